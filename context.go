@@ -1,0 +1,455 @@
+package activity
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// Context is what an activity's function gets. It is a context.Context: it ends
+// when the attempt is over, and context.Cause says why. (Err says
+// context.Canceled in every case, a timeout included. A library that looks at
+// Err alone takes a timeout for a cancellation.)
+//
+// Its methods may be called by several goroutines at once, and after the
+// attempt is over.
+//
+// Wrappers and other engines implement it too. To wrap one, embed it: it may
+// grow methods.
+type Context interface {
+	context.Context
+
+	// Sleep returns nil once d has passed on the runtime's clock. If the
+	// attempt is over or canceled before, it returns context.Cause at once.
+	// Sleeping is not a heartbeat; [Idle] is both.
+	Sleep(d time.Duration) error
+
+	// Heartbeat says that the attempt is alive and, with details, how far it
+	// got: what a later attempt needs to go on from there. Details are encoded
+	// at once; the newest win. Without details, or with a single nil, those
+	// recorded before stay.
+	//
+	// It returns context.Cause once the attempt is over or canceled: return
+	// that error from the function. Details that cannot be encoded or are too
+	// large ([ErrDetailsTooLarge]) are a [NonRetryable] error; the attempt still
+	// counts as alive, and the details recorded before stay.
+	Heartbeat(details ...any) error
+
+	// HeartbeatDetails decodes what this attempt resumes from into the
+	// pointers given: the details recorded last before it started. It reports
+	// false if there are none. Details that do not decode into what is asked
+	// for, or are fewer, are a [NonRetryable] error; more are not. The default
+	// Codec refuses fields that the target lacks; a field that was not
+	// recorded stays zero.
+	HeartbeatDetails(into ...any) (bool, error)
+
+	// Info describes the attempt.
+	Info() Info
+
+	// Logger is the runtime's, with the attributes id, name and attempt.
+	Logger() *slog.Logger
+}
+
+// Info describes an attempt to its function.
+type Info struct {
+	ID, Name               string
+	Attempt                int           // from 1
+	ScheduledAt            time.Time     // when the activity was scheduled: the same for all attempts
+	StartedAt              time.Time     // when this attempt started
+	Deadline               time.Time     // the earlier of start-to-close and schedule-to-close, on the runtime's clock; zero if there is none
+	StartToCloseTimeout    time.Duration // 0: none, as below
+	HeartbeatTimeout       time.Duration
+	ScheduleToCloseTimeout time.Duration
+	MaximumAttempts        int   // 0: no limit
+	LastFailure            error // how the attempt before ended; nil for the first
+}
+
+// An attempt is one run of an activity's function, and the Context it gets.
+type attempt struct {
+	context.Context // a cancelCtx of the standard library, which context.Cause and cheap child contexts depend on
+	cancel          context.CancelCauseFunc
+
+	a       *activity
+	number  int
+	started instant
+	startAt time.Time
+	resume  []byte // the details this attempt resumes from; never written
+	last    error  // how the attempt before ended
+
+	// Guarded by activity.mu.
+	over       error         // why the attempt is over: set once, fences it
+	beatBy     instant       // the heartbeat deadline
+	closeBy    instant       // the earlier of start-to-close and schedule-to-close; set once
+	granted    time.Duration // what rule "a pause is not a stall" gave since the last heartbeat
+	progressed bool          // recorded other details than it resumed from
+	told       bool          // Sleep, Idle, Range or Guard returned the attempt's cause
+	ranged     bool          // Range was called
+	guards     int           // functions inside Guard now
+
+	// Guarded by Runtime.mu.
+	returned  bool // the function has returned
+	abandoned bool // left behind by a timeout, or at the end of CancelGrace
+	reported  bool // EventAbandoned was told
+	stall     *burst
+
+	// The function's result: the attempt's goroutine's own.
+	out any
+	err error
+}
+
+type (
+	contextKey struct{} // finds the Context
+	attemptKey struct{} // finds the *attempt under all wrappers
+)
+
+func (t *attempt) Value(key any) any {
+	switch key {
+	case contextKey{}, attemptKey{}:
+		return t
+	}
+	return t.Context.Value(key)
+}
+
+// Deadline is for the standard library, which compares it with the wall clock:
+// under any other clock there is none.
+func (t *attempt) Deadline() (time.Time, bool) {
+	if !t.a.rt.real {
+		return time.Time{}, false
+	}
+	callers, ok := t.Context.Deadline()
+	own := t.deadline()
+	if own.IsZero() || ok && callers.Before(own) {
+		return callers, ok
+	}
+	return own, true
+}
+
+func (t *attempt) deadline() time.Time {
+	if t.closeBy == never {
+		return time.Time{}
+	}
+	return t.startAt.Add(time.Duration(t.closeBy - t.started))
+}
+
+// due reports whether a deadline has been reached. Activity.mu is held.
+func (t *attempt) due(now instant) bool {
+	return now >= t.beatBy || now >= t.closeBy
+}
+
+// cause is why the Context ended.
+func (t *attempt) cause() error { return context.Cause(t.Context) }
+
+// tell returns the attempt's cause, and notes that the function was told of it.
+func (t *attempt) tell() error {
+	t.a.mu.Lock()
+	t.told = true
+	t.a.mu.Unlock()
+	return t.cause()
+}
+
+// Info implements [Context].
+func (t *attempt) Info() Info {
+	o := &t.a.opts
+	return Info{
+		ID: t.a.id(), Name: t.a.name(),
+		Attempt:     t.number,
+		ScheduledAt: t.a.scheduledAt, StartedAt: t.startAt, Deadline: t.deadline(),
+		StartToCloseTimeout: o.StartToCloseTimeout, HeartbeatTimeout: o.HeartbeatTimeout, ScheduleToCloseTimeout: o.ScheduleToCloseTimeout,
+		MaximumAttempts: o.RetryPolicy.MaximumAttempts,
+		LastFailure:     t.last,
+	}
+}
+
+// Logger implements [Context].
+func (t *attempt) Logger() *slog.Logger {
+	return t.a.rt.logger().With("id", t.a.id(), "name", t.a.name(), "attempt", t.number)
+}
+
+// Sleep implements [Context].
+func (t *attempt) Sleep(d time.Duration) error { return t.sleep(t, d) }
+
+// sleep ends with ctx, which is t or derived from it.
+func (t *attempt) sleep(ctx context.Context, d time.Duration) error {
+	if ctx.Err() == nil && d > 0 {
+		rt := t.a.rt
+		s := alarm{rank: rankWake, wake: make(chan struct{}, 1)}
+		now := rt.lock()
+		s.when, s.seq = now.add(d), rt.nextSeq()
+		rt.queue.push(&s)
+		rt.unlock()
+		awake := false
+		select {
+		case <-s.wake:
+			awake = true
+		case <-ctx.Done():
+		case <-t.Done(): // ctx need not be derived from t
+		}
+		if !awake {
+			rt.lock()
+			rt.queue.remove(&s)
+			rt.unlock()
+		}
+	}
+	// Looked at after the wake-up too: at the same instant, a timeout comes first.
+	if t.Err() != nil {
+		t.tell()
+	}
+	if err := ended(ctx); err != nil {
+		return err
+	}
+	return ended(t)
+}
+
+// ended returns the cause of a context that has ended, else nil.
+func ended(ctx context.Context) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return context.Cause(ctx)
+}
+
+// Guard implements [Guard].
+func (t *attempt) Guard(f func() error) error {
+	a := t.a
+	now := a.rt.now()
+	a.mu.Lock()
+	if t.due(now) {
+		a.mu.Unlock()
+		a.rt.catchUp()
+		a.mu.Lock()
+	}
+	if t.over != nil || t.Err() != nil {
+		a.mu.Unlock()
+		return t.tell()
+	}
+	t.guards++
+	a.mu.Unlock()
+
+	defer func() {
+		a.mu.Lock()
+		t.guards--
+		free := t.guards == 0 && t.over != nil
+		a.mu.Unlock()
+		if free {
+			now := a.rt.lock()
+			a.unblock(now)
+			a.rt.unlock()
+		}
+	}()
+	return f()
+}
+
+// NewContext returns a context, derived from ctx, from which [FromContext] gives
+// c. It is for wrappers and other engines.
+func NewContext(ctx context.Context, c Context) context.Context {
+	return context.WithValue(ctx, contextKey{}, c)
+}
+
+// FromContext returns the activity's Context that ctx is derived from, and
+// whether there is one. What it returns keeps ctx's own values and
+// cancellation: its Sleep ends when ctx ends, and its Heartbeat then returns
+// ctx's cause, although it still records.
+func FromContext(ctx context.Context) (Context, bool) {
+	if c, ok := ctx.(Context); ok {
+		return c, true
+	}
+	c, ok := ctx.Value(contextKey{}).(Context)
+	if !ok {
+		return nil, false
+	}
+	return &derived{Context: c, ctx: ctx}, true
+}
+
+// derived is an activity's Context as seen from a context derived from it.
+type derived struct {
+	Context
+	ctx context.Context
+}
+
+func (d *derived) Deadline() (time.Time, bool) { return d.ctx.Deadline() }
+func (d *derived) Done() <-chan struct{}       { return d.ctx.Done() }
+func (d *derived) Err() error                  { return d.ctx.Err() }
+func (d *derived) Value(key any) any           { return d.ctx.Value(key) }
+
+func (d *derived) Heartbeat(details ...any) error {
+	if err := d.Context.Heartbeat(details...); err != nil {
+		return err
+	}
+	return ended(d.ctx)
+}
+
+func (d *derived) Sleep(dur time.Duration) error {
+	if d.ctx.Done() == d.Context.Done() {
+		return d.Context.Sleep(dur)
+	}
+	if t, ok := d.Context.(*attempt); ok {
+		return t.sleep(d.ctx, dur)
+	}
+	if d.ctx.Err() != nil {
+		return ended(d.ctx)
+	}
+	// A wrapper's Sleep knows nothing of ctx.
+	slept := make(chan error, 1)
+	go func() { slept <- d.Context.Sleep(dur) }()
+	select {
+	case err := <-slept:
+		return err
+	case <-d.ctx.Done():
+		return ended(d.ctx)
+	}
+}
+
+func (d *derived) Guard(f func() error) error {
+	if err := ended(d.ctx); err != nil {
+		tellIfOver(d)
+		return err
+	}
+	return Guard(d.Context, f)
+}
+
+// tellIfOver notes that the function was told to end, if its attempt has ended.
+func tellIfOver(ctx context.Context) {
+	if t, ok := ctx.Value(attemptKey{}).(*attempt); ok && t.Err() != nil {
+		t.tell()
+	}
+}
+
+// Resume returns what the attempt resumes from: the heartbeat details recorded
+// last, or initial if there are none. It returns initial with the error of
+// [Context.HeartbeatDetails].
+func Resume[T any](ctx Context, initial T) (T, error) {
+	var details T
+	found, err := ctx.HeartbeatDetails(&details)
+	if err != nil || !found {
+		return initial, err
+	}
+	return details, nil
+}
+
+// RangeProgress is what [Range] records: the next number, and where it ends.
+type RangeProgress struct{ Next, To int }
+
+// Range is a loop that resumes: it calls body for each i with from <= i < to,
+// starting with the first that no earlier attempt has recorded as done, and
+// records a [RangeProgress] with a heartbeat after each. A body must heartbeat
+// only without details, if it takes longer than the heartbeat timeout.
+//
+// An error of body ends the loop and is returned as it is. Range returns the
+// cause if the attempt is over before the last body is done, and the error if
+// recording fails. Once the last body is done it returns nil.
+//
+// One activity has one Range: a second one, details that no Range recorded and
+// a recorded Next above to are NonRetryable errors. For phases, [Resume] a
+// struct of your own.
+func Range(ctx Context, from, to int, body func(i int) error) error {
+	t, _ := ctx.Value(attemptKey{}).(*attempt)
+	if t != nil && !t.beginRange() {
+		return NonRetryable(fmt.Errorf("%s: attempt %d called activity.Range twice; one activity has one Range, for phases Resume a struct of your own", t.a, t.number))
+	}
+	var progress RangeProgress
+	found, err := ctx.HeartbeatDetails(&progress)
+	if err != nil {
+		return fmt.Errorf("activity.Range: what was recorded is not a Range's: %w", err)
+	}
+	next := from
+	if found {
+		next = max(from, progress.Next)
+	}
+	if found && progress.Next > to {
+		return NonRetryable(fmt.Errorf("activity.Range from %d to %d: an earlier attempt recorded %d as the next, which is beyond the end", from, to, progress.Next))
+	}
+	t.noteRange(next-from, to-from)
+	for i := next; i < to; i++ {
+		if ctx.Err() != nil {
+			tellIfOver(ctx)
+			return context.Cause(ctx)
+		}
+		if err := body(i); err != nil {
+			return err
+		}
+		err := ctx.Heartbeat(RangeProgress{i + 1, to})
+		switch {
+		case err == nil || ctx.Err() != nil:
+			t.noteRange(i+1-from, to-from) // a canceled attempt's details are recorded
+		case i+1 == to:
+			ctx.Logger().Error("activity: the end of a Range is not recorded, a later attempt would run its last body again", "error", err)
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+// beginRange reports whether this is the attempt's first Range.
+func (t *attempt) beginRange() bool {
+	t.a.mu.Lock()
+	defer t.a.mu.Unlock()
+	first := !t.ranged
+	t.ranged = true
+	return first
+}
+
+// noteRange is for Status.
+func (t *attempt) noteRange(done, total int) {
+	if t == nil {
+		return
+	}
+	t.a.mu.Lock()
+	defer t.a.mu.Unlock()
+	if t.over == nil {
+		t.a.rangeDone, t.a.rangeTotal = done, max(total, 0)
+	}
+}
+
+// Idle is a Sleep for pollers: it sends a heartbeat without details when it
+// begins, and at least one every half HeartbeatTimeout until d has passed. It
+// returns what [Context.Sleep] and [Context.Heartbeat] do.
+func Idle(ctx Context, d time.Duration) error {
+	step := d
+	if timeout := ctx.Info().HeartbeatTimeout; timeout > 0 {
+		step = max(timeout/2, 1)
+	}
+	for {
+		if err := ctx.Heartbeat(); err != nil {
+			tellIfOver(ctx)
+			return err
+		}
+		if d <= 0 {
+			return nil
+		}
+		nap := min(d, step)
+		if err := ctx.Sleep(nap); err != nil {
+			return err
+		}
+		if d -= nap; d <= 0 {
+			return nil
+		}
+	}
+}
+
+// Guard runs f, for side effects that must not overlap the work of a later
+// attempt: it runs f only while the attempt's Context has not ended, else it
+// returns the cause; and while f runs no later attempt starts, nor a new
+// execution of the same ID ([ErrAlreadyRunning]). f's error or panic passes
+// through. Keep f short: a stall inside f holds up the retry.
+//
+// A Context that has a method Guard(f func() error) error does it itself.
+func Guard(ctx Context, f func() error) error {
+	type guard interface{ Guard(f func() error) error }
+	if g, ok := ctx.(guard); ok {
+		return g.Guard(f)
+	}
+	// A wrapper that only embeds a Context.
+	if g, ok := ctx.Value(contextKey{}).(guard); ok {
+		if err := ended(ctx); err != nil {
+			tellIfOver(ctx)
+			return err
+		}
+		return g.Guard(f)
+	}
+	if err := ended(ctx); err != nil {
+		return err
+	}
+	return f()
+}

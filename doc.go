@@ -1,0 +1,2 @@
+// Package activity is an embedded, in-process activity runtime.
+package activity

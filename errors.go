@@ -1,0 +1,270 @@
+package activity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+var (
+	// ErrShutdown is what Start, Run and Execute return once [Runtime.Shutdown]
+	// was called, and the cause with which Shutdown cancels what is running.
+	ErrShutdown = errors.New("activity: the runtime is shut down")
+
+	// ErrAlreadyRunning refuses a start whose Options.ID is in use in this
+	// Runtime: by an activity that has not ended, or by one that has and whose
+	// function is still inside [Guard].
+	ErrAlreadyRunning = errors.New("activity: an activity with this ID is already running")
+
+	// ErrDetailsTooLarge refuses heartbeat details that encode to more than
+	// Config.MaxDetailsSize.
+	ErrDetailsTooLarge = errors.New("heartbeat details are too large")
+
+	// ErrGoexit is how an attempt ended whose function called runtime.Goexit,
+	// as t.FailNow does. It is not retried.
+	ErrGoexit = errors.New("the function called runtime.Goexit")
+
+	// errReturned is the cause of a Context whose function has returned.
+	errReturned = fmt.Errorf("activity: the attempt is over, its function has returned (%w)", context.Canceled)
+)
+
+// Error is the end of an activity that did not complete. Every error that Run,
+// Execute and Wait return for an activity that ran is an *Error.
+type Error struct {
+	ID, Name   string
+	Attempt    int        // the last attempt that was started; 0: none was
+	RetryState RetryState // why there is no further attempt
+	Err        error      // how the last attempt ended; Unwrap gives it
+}
+
+func (e *Error) Error() string {
+	when := "in attempt " + strconv.Itoa(e.Attempt)
+	if e.Attempt == 0 {
+		when = "before its first attempt"
+	}
+	if e.RetryState == RetryStateCancelRequested {
+		return fmt.Sprintf("%s was canceled %s: %s", label(e.ID, e.Name), when, short(e.Err))
+	}
+	return fmt.Sprintf("%s failed %s, no further attempt (%s): %s", label(e.ID, e.Name), when, e.RetryState, short(e.Err))
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// RetryState says why an activity that failed gets no further attempt.
+type RetryState int
+
+const (
+	_                                RetryState = iota
+	RetryStateNonRetryableFailure               // the error was NonRetryable, or RetryPolicy.Retryable said no
+	RetryStateMaximumAttemptsReached            // it was the last of RetryPolicy.MaximumAttempts
+	RetryStateTimeout                           // schedule-to-close or schedule-to-start, or no time left before schedule-to-close
+	RetryStateCancelRequested                   // the caller's context ended, Handle.Cancel or Shutdown was called
+)
+
+func (s RetryState) String() string {
+	return enum("RetryState", int(s), "", "non-retryable failure", "maximum attempts reached", "timeout", "cancel requested")
+}
+
+// TimeoutType says which of its timeouts an attempt ran into.
+type TimeoutType int
+
+const (
+	_                      TimeoutType = iota
+	TimeoutStartToClose                // Options.StartToCloseTimeout: the attempt took too long
+	TimeoutHeartbeat                   // Options.HeartbeatTimeout: no heartbeat for too long
+	TimeoutScheduleToStart             // Options.ScheduleToStartTimeout: no slot for too long
+	TimeoutScheduleToClose             // Options.ScheduleToCloseTimeout: all attempts together took too long
+)
+
+func (t TimeoutType) String() string {
+	return enum("TimeoutType", int(t), "", "start-to-close timeout", "heartbeat timeout", "schedule-to-start timeout", "schedule-to-close timeout")
+}
+
+// TimeoutError is how an attempt ended that ran into one of its timeouts. It
+// is also the cause with which that attempt's Context ends.
+//
+// errors.Is(err, context.DeadlineExceeded) holds for it.
+type TimeoutError struct {
+	ID, Name string
+	Type     TimeoutType
+	Attempt  int           // the attempt that timed out; of one that got no slot: the attempt before, or 0
+	After    time.Duration // the timeout that was reached
+
+	// Stack is where the function was when it timed out, as runtime.Stack
+	// prints it. Empty if it was not running, or if taking it would have cost
+	// too much: the error's text then says so.
+	Stack []byte
+
+	// LastFailure is how the attempt before ended. One level only: a
+	// *TimeoutError here has no LastFailure of its own.
+	LastFailure error
+
+	// Details are the heartbeat details that were recorded last, as a
+	// [Checkpoint] has them, and Codec what they were encoded with; nil: none,
+	// and JSON. [TimeoutError.HeartbeatDetails] reads them.
+	Details []byte
+	Codec   Codec
+
+	noStack string // why Stack is empty
+}
+
+func (e *TimeoutError) Error() string {
+	if e.ID == "" {
+		return "activity: " + e.short()
+	}
+	return label(e.ID, e.Name) + ": " + e.short()
+}
+
+// short leaves out which activity it was, for where that is said already.
+func (e *TimeoutError) short() string {
+	attempt := "attempt " + strconv.Itoa(e.Attempt)
+	var s string
+	switch e.Type {
+	case TimeoutHeartbeat:
+		s = fmt.Sprintf("%s: %s had no heartbeat for %s", e.Type, attempt, e.After)
+	case TimeoutScheduleToStart:
+		s = fmt.Sprintf("%s: attempt %d got no slot of MaxConcurrent within %s", e.Type, e.Attempt+1, e.After)
+	case TimeoutScheduleToClose:
+		s = fmt.Sprintf("%s: not done %s after it was scheduled, in %s", e.Type, e.After, attempt)
+	default:
+		s = fmt.Sprintf("%s: %s was not done within %s", e.Type, attempt, e.After)
+	}
+	if e.Details != nil {
+		s += "; the last heartbeat's details are kept"
+	} else {
+		s += "; no heartbeat details were recorded"
+	}
+	if e.noStack != "" {
+		s += "; no stack: " + e.noStack
+	}
+	if e.LastFailure != nil {
+		s += "; the attempt before: " + short(e.LastFailure)
+	}
+	return s
+}
+
+// Timeout reports true, as net.Error has it.
+func (e *TimeoutError) Timeout() bool { return true }
+
+// Is reports whether target is context.DeadlineExceeded.
+func (e *TimeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
+
+// HeartbeatDetails decodes the details that the last heartbeat before the
+// timeout recorded, as [Context.HeartbeatDetails] does.
+func (e *TimeoutError) HeartbeatDetails(into ...any) (bool, error) {
+	return decodeDetails(e.Codec, e.Details, into)
+}
+
+// PanicError is how an attempt ended whose function panicked.
+type PanicError struct {
+	Value any    // what was passed to panic
+	Stack []byte // where, as debug.Stack prints it
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
+
+// Unwrap gives Value if that is an error.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// NonRetryable marks an error that no further attempt can mend: an activity
+// whose function returns it, or an error that wraps it, ends. It decides for
+// that activity only, not for an outer one that passes on the inner one's
+// [*Error]. The error's text stays the same. NonRetryable(nil) is nil.
+//
+// The wrapper has a method NonRetryable() bool, for errors.As.
+func NonRetryable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &nonRetryableError{err}
+}
+
+type nonRetryableError struct{ err error }
+
+func (e *nonRetryableError) Error() string      { return e.err.Error() }
+func (e *nonRetryableError) Unwrap() error      { return e.err }
+func (e *nonRetryableError) NonRetryable() bool { return true }
+
+// RetryAfter marks an error with the time until the next attempt, which
+// replaces the policy's interval once, MaximumInterval and Jitter included. A
+// negative d counts as 0. Like [NonRetryable] it decides for the activity whose
+// function returns it only. RetryAfter(nil, d) is nil.
+//
+// The wrapper has a method RetryDelay() time.Duration, for errors.As.
+func RetryAfter(err error, d time.Duration) error {
+	if err == nil {
+		return nil
+	}
+	return &retryAfterError{err, max(d, 0)}
+}
+
+type retryAfterError struct {
+	err   error
+	delay time.Duration
+}
+
+func (e *retryAfterError) Error() string             { return e.err.Error() }
+func (e *retryAfterError) Unwrap() error             { return e.err }
+func (e *retryAfterError) RetryDelay() time.Duration { return e.delay }
+
+// canceledError is how an activity ended that was canceled: the cause, and
+// what its function made of it.
+type canceledError struct {
+	cause  error
+	result error  // what the last attempt ended with; nil: nothing of its own
+	note   string // what else there is to say
+}
+
+func (e *canceledError) Error() string {
+	s := short(e.cause)
+	switch {
+	case e.result == nil:
+	case errors.Is(e.result, e.cause):
+		s = short(e.result)
+	default:
+		s += "; its last attempt ended with: " + short(e.result)
+	}
+	return s + e.note
+}
+
+func (e *canceledError) Unwrap() []error {
+	if e.result == nil {
+		return []error{e.cause}
+	}
+	return []error{e.cause, e.result}
+}
+
+// label is how error texts and logs name an activity.
+func label(id, name string) string {
+	if name == "" {
+		return fmt.Sprintf("activity %q", id)
+	}
+	return fmt.Sprintf("activity %q (%s)", id, name)
+}
+
+// short is err's text without the activity that it names, if it is ours.
+func short(err error) string {
+	switch e := err.(type) {
+	case nil:
+		return "no error"
+	case *TimeoutError:
+		return e.short()
+	}
+	return err.Error()
+}
+
+// enum gives the name of an enum's value. An empty name is an unset value.
+func enum(typ string, v int, names ...string) string {
+	if v == 0 {
+		return "unset"
+	}
+	if v > 0 && v < len(names) {
+		return names[v]
+	}
+	return typ + "(" + strconv.Itoa(v) + ")"
+}

@@ -1,0 +1,274 @@
+package activity
+
+import (
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+)
+
+// An Event is a step in an activity's life, told to Config.Observer.
+type Event struct {
+	Kind     EventKind
+	Time     time.Time
+	ID, Name string
+	Attempt  int           // the attempt it speaks of; 0: none was started
+	Err      error         // why; nil for a good step
+	Delay    time.Duration // of EventAttemptFailed: until the next attempt; 0 as well if there is none
+
+	details []byte
+	codec   Codec
+}
+
+// HeartbeatDetails decodes what an EventHeartbeat recorded, as
+// [Context.HeartbeatDetails] does. A heartbeat without details recorded none.
+func (e Event) HeartbeatDetails(into ...any) (bool, error) {
+	return decodeDetails(e.codec, e.details, into)
+}
+
+// EventKind says what happened. After EventCompleted, EventFailed or
+// EventCanceled, which end an activity, only EventAbandonedReturned may follow.
+type EventKind int
+
+const (
+	_                      EventKind = iota
+	EventScheduled                   // Start has accepted the activity
+	EventAttemptStarted              // an attempt starts
+	EventHeartbeat                   // a heartbeat of an attempt that is not over
+	EventAttemptFailed               // an attempt ended in Err, a timeout included; not told of canceled attempts
+	EventAbandoned                   // a function still runs although its attempt is over
+	EventAbandonedReturned           // it has returned
+	EventBlocked                     // the next attempt waits for functions that hang; Attempt is the one that hangs
+	EventCompleted                   // the function returned nil
+	EventFailed                      // there is no further attempt
+	EventCanceled                    // by the caller's context, Handle.Cancel or Shutdown
+)
+
+func (k EventKind) String() string {
+	return enum("EventKind", int(k), "", "scheduled", "attempt started", "heartbeat", "attempt failed", "abandoned", "abandoned returned", "blocked", "completed", "failed", "canceled")
+}
+
+// A letter is a thing to tell the user's code, outside every lock.
+type letter struct {
+	event Event
+	log   func()
+	last  bool // the activity has ended: let its callers know
+}
+
+// tell posts an event, and a log line that goes with it. Runtime.mu is held, and
+// activity.mu is not. What is posted is delivered by Runtime.unlock.
+func (a *activity) tell(now instant, e Event, log func()) {
+	if a.rt.cfg.Observer == nil {
+		if log == nil {
+			return
+		}
+		e.Kind = 0
+	} else {
+		e.Time = a.rt.wall(now)
+	}
+	a.post(letter{event: e, log: log})
+}
+
+func (a *activity) post(l letter) {
+	a.mu.Lock()
+	a.outbox = append(a.outbox, l)
+	a.mu.Unlock()
+	a.rt.told = append(a.rt.told, a)
+}
+
+// close lets the activity's callers go on, once they may. Runtime.mu is held.
+func (a *activity) close() {
+	a.mu.Lock()
+	idle := len(a.outbox) == 0 && !a.delivering
+	a.mu.Unlock()
+	if idle && a.release == nil {
+		close(a.ended)
+		a.rt.closed()
+	} else {
+		a.post(letter{last: true})
+	}
+}
+
+// deliver tells the user's code what is in the outbox, in order. If another
+// goroutine is at it, that one goes on with what is new.
+func (a *activity) deliver() {
+	a.mu.Lock()
+	if a.delivering {
+		a.mu.Unlock()
+		return
+	}
+	a.delivering = true
+	whole := false
+	defer func() {
+		if !whole { // an Observer or a Logger called runtime.Goexit
+			a.mu.Lock()
+			a.delivering = false
+			a.mu.Unlock()
+			go a.deliver()
+		}
+	}()
+	for len(a.outbox) > 0 {
+		l := a.outbox[0]
+		a.outbox = a.outbox[1:]
+		a.mu.Unlock()
+		a.open(l)
+		a.mu.Lock()
+	}
+	a.outbox = nil
+	a.delivering = false
+	whole = true
+	a.mu.Unlock()
+}
+
+func (a *activity) open(l letter) {
+	if l.log != nil {
+		l.log()
+	}
+	if e := l.event; e.Kind != 0 {
+		e.ID, e.Name = a.id(), a.name()
+		a.rt.guarded(a, "Config.Observer", func() { a.rt.cfg.Observer(e) })
+	}
+	if l.last {
+		if a.release != nil {
+			a.release()
+		}
+		close(a.ended)
+		a.rt.mu.Lock()
+		a.rt.closed()
+		a.rt.mu.Unlock()
+	}
+}
+
+// guarded calls the user's code f. A panic is logged, and is all that happens.
+func (rt *Runtime) guarded(a *activity, what string, f func()) {
+	defer func() {
+		if v := recover(); v != nil {
+			p := newPanicError(v)
+			rt.log(slog.LevelError, "activity: "+what+" panicked", a, 0, slog.Any("error", p), slog.String("stack", string(p.Stack)))
+		}
+	}()
+	f()
+}
+
+// log writes a line about an activity. It is not called under a lock.
+func (rt *Runtime) log(level slog.Level, msg string, a *activity, attempt int, attrs ...slog.Attr) {
+	defer func() { _ = recover() }() // a Handler's panic has nowhere to go
+	l := rt.logger()
+	if !l.Enabled(rt.ctx, level) {
+		return
+	}
+	all := []slog.Attr{slog.String("id", a.id()), slog.String("name", a.name())}
+	if attempt > 0 {
+		all = append(all, slog.Int("attempt", attempt))
+	}
+	l.LogAttrs(rt.ctx, level, msg, append(all, attrs...)...)
+}
+
+func (rt *Runtime) logger() *slog.Logger {
+	if rt.cfg.Logger != nil {
+		return rt.cfg.Logger
+	}
+	return slog.Default()
+}
+
+// A burst is what is logged of one kind at one instant: thousands that stall
+// together are a few lines, not thousands of stacks.
+type burst struct {
+	total int          // final before the first line is written
+	seen  atomic.Int64 // how many have come to be written
+}
+
+const burstLines = 5
+
+// line writes a line in full if it is one of the first, and a last one that
+// counts the rest. A nil burst writes all.
+func (b *burst) line(full func(), rest func(n int)) {
+	if b == nil {
+		full()
+		return
+	}
+	n := int(b.seen.Add(1))
+	if n <= burstLines {
+		full()
+	}
+	if n == b.total && n > burstLines {
+		rest(n - burstLines)
+	}
+}
+
+// failedLog is the line about an attempt that failed or timed out.
+func (rt *Runtime) failedLog(t *attempt, err error, retry RetryState, delay time.Duration) func() {
+	full := func() {
+		next := slog.Duration("retry_in", delay)
+		if retry != 0 {
+			next = slog.String("no_retry", retry.String())
+		}
+		attrs := []slog.Attr{slog.String("error", short(err)), next}
+		if stack := stackOf(err); stack != nil {
+			attrs = append(attrs, slog.String("stack", string(stack)))
+		}
+		rt.log(slog.LevelWarn, "activity: attempt failed", t.a, t.number, attrs...)
+	}
+	return func() {
+		t.stall.line(full, func(n int) {
+			rt.log(slog.LevelWarn, fmt.Sprintf("activity: this and %d more attempts timed out at the same instant", n-1), t.a, t.number, slog.String("error", short(err)))
+		})
+	}
+}
+
+func (rt *Runtime) abandonedLog(t *attempt, stack []byte, noStack string) func() {
+	return func() {
+		attr := slog.String("stack", string(stack))
+		if len(stack) == 0 {
+			attr = slog.String("no_stack", noStack)
+		}
+		rt.log(slog.LevelWarn, "activity: canceled, but the function does not return: abandoned", t.a, t.number, attr)
+	}
+}
+
+// blockedLog is the line about an activity whose next attempt waits for t's
+// function, or for one of an attempt before.
+func (rt *Runtime) blockedLog(t *attempt) func() {
+	var b *burst
+	if rt.settling {
+		if rt.blocks == nil {
+			rt.blocks = &burst{}
+		}
+		b = rt.blocks
+		b.total++
+	}
+	inGuard, zombies, stack := t.a.guarded(), t.a.zombies, stackOf(t.a.failure)
+	return func() {
+		b.line(func() {
+			why := fmt.Sprintf("%d functions of earlier attempts still run, and MaxAbandoned is %d", zombies, max(t.a.opts.MaxAbandoned, 0))
+			if inGuard {
+				why = "the function of the last attempt is still inside Guard"
+			}
+			rt.log(slog.LevelError, "activity: the next attempt is blocked by a function that hangs", t.a, t.number, slog.String("waits_for", why), slog.String("stack", string(stack)))
+		}, func(n int) {
+			rt.log(slog.LevelError, fmt.Sprintf("activity: the next attempts of this and %d more activities are blocked by functions that hang", n-1), t.a, t.number)
+		})
+	}
+}
+
+// stackOf is where an attempt that ended with err was.
+func stackOf(err error) []byte {
+	switch e := err.(type) {
+	case *TimeoutError:
+		return e.Stack
+	case *PanicError:
+		return e.Stack
+	}
+	return nil
+}
+
+// oneLevel takes the failure before err's off err.
+func oneLevel(err error) error {
+	e, ok := err.(*TimeoutError)
+	if !ok || e.LastFailure == nil {
+		return err
+	}
+	c := *e
+	c.LastFailure = nil
+	return &c
+}

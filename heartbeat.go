@@ -1,0 +1,240 @@
+package activity
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"reflect"
+	"strconv"
+)
+
+// Heartbeat implements [Context].
+func (t *attempt) Heartbeat(details ...any) error {
+	a := t.a
+	var scratch [24]byte
+	var one [1][]byte
+	values, failed := one[:0], error(nil)
+	switch {
+	case len(details) == 0 || len(details) == 1 && details[0] == nil:
+	case len(details) == 1:
+		// What most loops report needs no encoder and no allocation.
+		if n, ok := details[0].(int); ok && a.rt.plainInts {
+			values = append(values, strconv.AppendInt(scratch[:0], int64(n), 10))
+		} else {
+			values, failed = t.encode(values, details)
+		}
+	default:
+		values, failed = t.encode(nil, details)
+	}
+
+	now := a.rt.now()
+	a.mu.Lock()
+	if t.due(now) {
+		a.mu.Unlock()
+		a.rt.catchUp()
+		a.mu.Lock()
+	}
+	if t.over != nil {
+		a.mu.Unlock()
+		return t.over
+	}
+	t.beat(now)
+	if len(values) > 0 {
+		a.record(t, values)
+	}
+	if a.rt.cfg.Observer != nil {
+		e := Event{Kind: EventHeartbeat, Time: a.rt.wall(now), Attempt: t.number}
+		if len(values) > 0 {
+			e.details, e.codec = a.latestDetails(), a.rt.cfg.Codec
+		}
+		a.outbox = append(a.outbox, letter{event: e})
+		a.mu.Unlock()
+		a.deliver()
+	} else {
+		a.mu.Unlock()
+	}
+	if t.Err() != nil {
+		return t.cause()
+	}
+	return failed
+}
+
+// beat notes a heartbeat. Activity.mu is held.
+func (t *attempt) beat(now instant) {
+	a := t.a
+	a.beats++
+	a.lastBeat = max(a.lastBeat, now)
+	t.granted = 0
+	if a.opts.HeartbeatTimeout > 0 {
+		t.beatBy = now.add(a.opts.HeartbeatTimeout)
+	}
+}
+
+// record keeps details as the newest. The buffer is used again by the next
+// record, so nobody may keep it: readers take a copy. Activity.mu is held.
+func (a *activity) record(t *attempt, values [][]byte) {
+	a.setDetails(values)
+	if !t.progressed {
+		t.progressed = !bytes.Equal(a.details, t.resume)
+	}
+}
+
+func (a *activity) setDetails(values [][]byte) {
+	a.details = a.details[:0]
+	for _, v := range values {
+		a.details = appendValue(a.details, v)
+	}
+	a.recorded = true
+}
+
+// latestDetails is a copy of the newest recorded details; nil if there are none.
+// Activity.mu is held.
+func (a *activity) latestDetails() []byte {
+	if !a.recorded {
+		return nil
+	}
+	return append([]byte{}, a.details...)
+}
+
+// HeartbeatDetails implements [Context].
+func (t *attempt) HeartbeatDetails(into ...any) (bool, error) {
+	found, err := decodeDetails(t.a.rt.cfg.Codec, t.resume, into)
+	if err != nil {
+		t.logCodecPanic(err)
+		err = NonRetryable(fmt.Errorf("%s: attempt %d cannot resume: %w", t.a, t.number, err))
+	}
+	return found, err
+}
+
+// encode appends the values of details to values, each encoded.
+func (t *attempt) encode(values [][]byte, details []any) ([][]byte, error) {
+	values, err := t.a.rt.encode(values, details)
+	if err != nil {
+		t.logCodecPanic(err)
+		return nil, NonRetryable(fmt.Errorf("%s: attempt %d: this heartbeat's details are not recorded, the earlier ones are kept: %w", t.a, t.number, err))
+	}
+	return values, nil
+}
+
+func (t *attempt) logCodecPanic(err error) {
+	if p := (*PanicError)(nil); errors.As(err, &p) {
+		t.a.rt.log(slog.LevelError, "activity: a Codec panicked", t.a, t.number, slog.Any("error", err), slog.String("stack", string(p.Stack)))
+	}
+}
+
+func (rt *Runtime) encode(values [][]byte, details []any) ([][]byte, error) {
+	size := 0
+	for i, d := range details {
+		data, err := marshal(rt.cfg.Codec, d)
+		if err != nil {
+			return nil, fmt.Errorf("cannot encode value %d of %d, a %T: %w", i+1, len(details), d, err)
+		}
+		size += len(data)
+		values = append(values, data)
+	}
+	if size > rt.cfg.MaxDetailsSize {
+		return nil, fmt.Errorf("%w: %d bytes encoded, and Config.MaxDetailsSize is %d", ErrDetailsTooLarge, size, rt.cfg.MaxDetailsSize)
+	}
+	return values, nil
+}
+
+// Recorded details are one value after the other, each as its length in bytes
+// (a uvarint) and that many bytes in the Codec's form.
+
+func appendValue(details, value []byte) []byte {
+	details = binary.AppendUvarint(details, uint64(len(value)))
+	return append(details, value...)
+}
+
+func cutValue(details []byte) (value, rest []byte, err error) {
+	n, size := binary.Uvarint(details)
+	if size <= 0 || n > uint64(len(details)-size) {
+		return nil, nil, errors.New("the recorded details are damaged")
+	}
+	end := size + int(n)
+	return details[size:end:end], details[end:], nil
+}
+
+// decodeDetails decodes the first recorded values into the pointers given. It
+// reports false if nothing was recorded.
+func decodeDetails(c Codec, details []byte, into []any) (bool, error) {
+	if details == nil {
+		return false, nil
+	}
+	if c == nil {
+		c = jsonCodec{}
+	}
+	for i, p := range into {
+		if len(details) == 0 {
+			return false, NonRetryable(fmt.Errorf("heartbeat details: %d values asked for, only %d were recorded", len(into), i))
+		}
+		value, rest, err := cutValue(details)
+		if err == nil {
+			err = unmarshal(c, value, p)
+		}
+		if err != nil {
+			return false, NonRetryable(fmt.Errorf("heartbeat details: cannot decode value %d into %T: %w", i+1, p, err))
+		}
+		details = rest
+	}
+	return true, nil
+}
+
+// A Codec turns heartbeat details and inputs into bytes and back. It must be
+// safe for concurrent use, and Marshal must not keep what it returns. The
+// default is encoding/json, strict: see [Config].
+type Codec interface {
+	Marshal(v any) ([]byte, error)
+	Unmarshal(data []byte, v any) error
+}
+
+// jsonCodec is the default Codec. It refuses what encoding/json would pass over
+// in silence, so that details that were recorded by another version of the
+// program are an error and not a start from zero.
+type jsonCodec struct{}
+
+func (jsonCodec) Marshal(v any) ([]byte, error) { return json.Marshal(v) }
+
+func (jsonCodec) Unmarshal(data []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("there is more after the JSON value")
+	}
+	if bytes.Equal(bytes.TrimSpace(data), []byte("null")) {
+		if _, custom := v.(json.Unmarshaler); custom {
+			return nil
+		}
+		switch k := reflect.TypeOf(v).Elem().Kind(); k {
+		case reflect.Pointer, reflect.Map, reflect.Slice, reflect.Interface:
+		default:
+			return fmt.Errorf("a null is no %s", k)
+		}
+	}
+	return nil
+}
+
+// marshal and unmarshal make a Codec's panic an error.
+
+func marshal(c Codec, v any) (data []byte, err error) {
+	defer panicToError("Codec.Marshal", &err)
+	return c.Marshal(v)
+}
+
+func unmarshal(c Codec, data []byte, v any) (err error) {
+	defer panicToError("Codec.Unmarshal", &err)
+	return c.Unmarshal(data, v)
+}
+
+func panicToError(where string, err *error) {
+	if v := recover(); v != nil {
+		*err = fmt.Errorf("%s panicked: %w", where, newPanicError(v))
+	}
+}

@@ -1,0 +1,633 @@
+package activity
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"reflect"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/benbjohnson/clock"
+)
+
+// Config configures a Runtime. The zero Config is ready to use.
+type Config struct {
+	// Clock is what all timeouts, waits and Sleeps live on. nil: the real
+	// clock, which clock.New() is too. Tests use a synctest bubble and no
+	// Clock, or clock.NewMock().
+	Clock clock.Clock
+
+	// Store keeps checkpoints across processes. nil: they live in memory, for
+	// the retries of one execution. Other Stores are not supported yet: New
+	// panics.
+	Store Store
+
+	// Codec encodes heartbeat details. nil: encoding/json, strict: it refuses
+	// fields that the target lacks, a null for what cannot be nil, and anything
+	// after the value.
+	Codec Codec
+
+	// Logger gets a Warn for each attempt that failed or timed out, and an
+	// Error for what needs a person. nil: slog.Default().
+	Logger *slog.Logger
+
+	// Observer is told of every step of every activity: those of one activity
+	// in order and one at a time, the last one before Run returns; those of
+	// several activities concurrently. It must be quick, and must not wait for
+	// an activity. A panic in it is logged.
+	Observer func(Event)
+
+	// Interceptor is called around every attempt, in its goroutine. It calls
+	// next with ctx or with a wrapper of it, which the function then gets, and
+	// which FromContext finds. What it returns is how the attempt ended.
+	Interceptor func(ctx Context, next func(Context) error) error
+
+	// MaxConcurrent is how many attempts may run at once. Others wait for a
+	// slot, which goes to who has waited longest. Abandoned functions and
+	// waits between attempts hold none. 0: no limit.
+	MaxConcurrent int
+
+	// MaxDetailsSize is the largest size of heartbeat details, in bytes,
+	// encoded. 0: 2 MiB.
+	MaxDetailsSize int
+
+	// SyncInterval is how long recorded details may wait for the Store. 0: 100 ms.
+	SyncInterval time.Duration
+
+	// Rand returns the random numbers, in [0,1), for RetryPolicy.Jitter. It is
+	// called by one goroutine at a time, under a lock: it must be quick, and
+	// must not call the Runtime. nil: math/rand/v2.
+	Rand func() float64
+}
+
+// Options describe one activity. The zero Options are ready to use: no timeouts,
+// and retries for ever.
+type Options struct {
+	// ID identifies the activity: while one with it runs, another cannot be
+	// started. "": made up, and unique in the Runtime. At most 1 KiB.
+	ID string
+	// Name says what kind of activity it is. "": the function's name.
+	Name string
+
+	StartToCloseTimeout    time.Duration // for one attempt; 0: none
+	HeartbeatTimeout       time.Duration // between heartbeats, counted from the attempt's start; 0: none
+	ScheduleToStartTimeout time.Duration // for each wait for a slot of MaxConcurrent; not retried; 0: none
+	ScheduleToCloseTimeout time.Duration // for all attempts and the waits between them; not retried; 0: none
+
+	RetryPolicy RetryPolicy
+
+	// HeartbeatDetails are what the first attempt resumes from, each a value as
+	// Heartbeat takes it: in unit tests, or for a start in the middle.
+	HeartbeatDetails []any
+
+	// MaxAbandoned is how many functions whose attempt has timed out may still
+	// be running when another attempt starts. With more, the next attempt waits
+	// until one returns. 0: 10; NoOverlap: none.
+	MaxAbandoned int
+
+	// CancelGrace is how long a canceled attempt may take to return, before
+	// the caller gets its answer all the same. 0: 10 s.
+	CancelGrace time.Duration
+
+	// SyncHeartbeats makes Heartbeat with details return only when the Store
+	// holds them. Without a Store it has no effect.
+	SyncHeartbeats bool
+}
+
+// NoOverlap, as Options.MaxAbandoned, lets no attempt start while the function
+// of an earlier one still runs.
+const NoOverlap = -1
+
+const (
+	maxID                 = 1 << 10
+	defaultMaxDetailsSize = 2 << 20
+	defaultSyncInterval   = 100 * time.Millisecond
+	defaultMaxAbandoned   = 10
+	defaultCancelGrace    = 10 * time.Second
+)
+
+// validate returns an error that names the first field that makes no sense.
+func (o *Options) validate() error {
+	switch {
+	case len(o.ID) > maxID:
+		return invalid("ID", fmt.Sprintf("%.20q... (%d bytes)", o.ID, len(o.ID)), "is longer than %d bytes", maxID)
+	case o.StartToCloseTimeout < 0:
+		return invalid("StartToCloseTimeout", o.StartToCloseTimeout, "is negative")
+	case o.HeartbeatTimeout < 0:
+		return invalid("HeartbeatTimeout", o.HeartbeatTimeout, "is negative")
+	case o.ScheduleToStartTimeout < 0:
+		return invalid("ScheduleToStartTimeout", o.ScheduleToStartTimeout, "is negative")
+	case o.ScheduleToCloseTimeout < 0:
+		return invalid("ScheduleToCloseTimeout", o.ScheduleToCloseTimeout, "is negative")
+	case o.MaxAbandoned < NoOverlap:
+		return invalid("MaxAbandoned", o.MaxAbandoned, "is negative and not NoOverlap")
+	case o.CancelGrace < 0:
+		return invalid("CancelGrace", o.CancelGrace, "is negative")
+	}
+	return o.RetryPolicy.validate()
+}
+
+func (o Options) withDefaults() Options {
+	if o.MaxAbandoned == 0 {
+		o.MaxAbandoned = defaultMaxAbandoned
+	}
+	if o.CancelGrace == 0 {
+		o.CancelGrace = defaultCancelGrace
+	}
+	o.RetryPolicy = o.RetryPolicy.withDefaults()
+	return o
+}
+
+// A Runtime runs activities. It owns no goroutine while none runs, and needs no
+// Shutdown then. In a synctest bubble, make one in the bubble.
+type Runtime struct {
+	cfg       Config // with defaults
+	real      bool   // cfg.Clock is the real clock
+	plainInts bool   // an int needs no Codec and fits
+	base      time.Time
+	ctx       context.Context // for what wants one and has none
+
+	// mu comes before every activity.mu.
+	mu        sync.Mutex
+	queue     queue
+	timer     *clock.Timer // the only one on the clock
+	armed     instant      // when timer fires; never: it is not set
+	head      *activity    // of the list of those that have not ended, oldest first
+	tail      *activity
+	byID      map[string]*activity // those whose ID was given
+	reserved  map[uint64]bool      // numbers that a given ID looks like the made-up ID of
+	number    uint64               // of the last activity
+	sleeps    uint64
+	slots     int       // free, of MaxConcurrent
+	waiting   list.List // of *activity, who has waited longest first
+	open      int       // activities whose callers have not had their answer
+	shutdown  bool
+	idle      chan struct{} // closed when open is 0; made by Shutdown
+	told      []*activity   // have letters that unlock delivers
+	states    [StateCanceled + 1]uint64
+	abandoned int
+	attempts  uint64
+	beats     uint64 // of activities that have ended
+	timeouts  uint64
+	dumpAfter instant // no dump of goroutines before
+
+	// Of the settle that is under way.
+	settling       bool
+	due            []*alarm
+	stalls, blocks *burst
+	stacks         *dump
+}
+
+// New returns a Runtime. It panics if a field of cfg is negative, and names it.
+func New(cfg Config) *Runtime {
+	switch {
+	case cfg.MaxConcurrent < 0:
+		panic(fmt.Sprintf("activity: Config.MaxConcurrent is %d, which is negative", cfg.MaxConcurrent))
+	case cfg.MaxDetailsSize < 0:
+		panic(fmt.Sprintf("activity: Config.MaxDetailsSize is %d, which is negative", cfg.MaxDetailsSize))
+	case cfg.SyncInterval < 0:
+		panic(fmt.Sprintf("activity: Config.SyncInterval is %s, which is negative", cfg.SyncInterval))
+	case cfg.Store != nil:
+		panic("activity: Config.Store is set, and this version keeps checkpoints in memory only")
+	}
+	rt := &Runtime{ctx: context.Background(), armed: never, slots: cfg.MaxConcurrent}
+	rt.real = cfg.Clock == nil || reflect.TypeOf(cfg.Clock) == reflect.TypeOf(clock.New())
+	if cfg.Clock == nil {
+		cfg.Clock = clock.New()
+	}
+	if cfg.MaxDetailsSize == 0 {
+		cfg.MaxDetailsSize = defaultMaxDetailsSize
+	}
+	if cfg.SyncInterval == 0 {
+		cfg.SyncInterval = defaultSyncInterval
+	}
+	if cfg.Rand == nil {
+		cfg.Rand = rand.Float64
+	}
+	if cfg.Codec == nil {
+		cfg.Codec = jsonCodec{}
+		rt.plainInts = cfg.MaxDetailsSize >= len("-9223372036854775808")
+	}
+	rt.cfg = cfg
+	rt.base = cfg.Clock.Now()
+	return rt
+}
+
+// start makes an activity of body and starts it. fn is the function it is named after.
+func (rt *Runtime) start(ctx context.Context, opts Options, fn any, body func(Context) (any, error)) (*activity, error) {
+	if err := opts.validate(); err != nil {
+		return nil, err
+	}
+	entry := reflect.ValueOf(fn)
+	if entry.IsNil() {
+		return nil, errors.New("activity: the function is nil")
+	}
+	a := &activity{
+		rt: rt, opts: opts.withDefaults(), body: body, fn: entry.Pointer(),
+		caller: ctx, base: ctx, ended: make(chan struct{}),
+	}
+	if len(opts.HeartbeatDetails) > 0 {
+		values, err := rt.encode(nil, opts.HeartbeatDetails)
+		if err != nil {
+			return nil, fmt.Errorf("activity: Options.HeartbeatDetails: %w", err)
+		}
+		a.setDetails(values)
+	}
+	if ctx.Err() != nil {
+		return nil, a.notStarted(context.Cause(ctx))
+	}
+	if ctx.Done() != nil {
+		base, cancel := context.WithCancelCause(ctx)
+		stop := context.AfterFunc(base, func() {
+			now := rt.lock()
+			a.cancel(now, context.Cause(base))
+			rt.unlock()
+		})
+		a.base, a.release = base, func() { stop(); cancel(nil) }
+	}
+	a.first.Context, a.first.cancel = context.WithCancelCause(a.base)
+
+	if err := rt.schedule(a); err != nil {
+		if a.release != nil {
+			a.release()
+		}
+		return nil, err
+	}
+	return a, nil
+}
+
+// notStarted is the error of an activity whose context ended before its start.
+func (a *activity) notStarted(cause error) error {
+	return &Error{ID: a.opts.ID, Name: a.name(), RetryState: RetryStateCancelRequested, Err: cause}
+}
+
+// schedule takes the activity in, and starts its first attempt or lets it wait.
+func (rt *Runtime) schedule(a *activity) error {
+	rt.mu.Lock()
+	defer rt.unlock()
+	clockNow := rt.cfg.Clock.Now()
+	now := instant(clockNow.Sub(rt.base))
+	rt.settle(now)
+	id := a.opts.ID
+	switch {
+	case a.cancelCause != nil:
+		return a.notStarted(a.cancelCause)
+	case rt.shutdown:
+		return refusal(a.opts.ID, ErrShutdown)
+	case id != "" && rt.inUse(id):
+		return refusal(id, ErrAlreadyRunning)
+	}
+	rt.takeID(a)
+	a.scheduledAt, a.scheduled = clockNow.Round(0), now
+	a.closeBy = now.deadline(a.opts.ScheduleToCloseTimeout)
+	a.alarm = alarm{when: never, a: a, seq: a.number}
+	rt.link(a)
+	rt.open++
+	a.tell(now, Event{Kind: EventScheduled}, nil)
+	a.proceed(now)
+	return nil
+}
+
+func refusal(id string, err error) error {
+	if id == "" {
+		return err
+	}
+	return fmt.Errorf("activity %q: %w", id, err)
+}
+
+// nextSeq orders alarms of Sleeps.
+func (rt *Runtime) nextSeq() uint64 {
+	rt.sleeps++
+	return rt.sleeps
+}
+
+// IDs. A made-up ID is its activity's number in words, which a given ID can
+// look like: then that number is passed over.
+
+func (rt *Runtime) inUse(id string) bool {
+	if rt.byID[id] != nil {
+		return true
+	}
+	if n, ok := madeUpNumber(id); ok && n <= rt.number {
+		for a := rt.head; a != nil; a = a.next {
+			if a.opts.ID == "" && a.number == n {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (rt *Runtime) takeID(a *activity) {
+	rt.number++
+	for a.opts.ID == "" && rt.reserved[rt.number] {
+		rt.number++
+	}
+	a.number = rt.number
+	if a.opts.ID == "" {
+		return
+	}
+	if rt.byID == nil {
+		rt.byID, rt.reserved = map[string]*activity{}, map[uint64]bool{}
+	}
+	rt.byID[a.opts.ID] = a
+	if n, ok := madeUpNumber(a.opts.ID); ok {
+		rt.reserved[n] = true
+	}
+}
+
+func (rt *Runtime) freeID(a *activity) {
+	if a.opts.ID == "" || rt.byID[a.opts.ID] != a {
+		return
+	}
+	delete(rt.byID, a.opts.ID)
+	if n, ok := madeUpNumber(a.opts.ID); ok {
+		delete(rt.reserved, n)
+	}
+}
+
+// madeUpNumber is the number of the activity that would make id up.
+func madeUpNumber(id string) (uint64, bool) {
+	digits, ok := strings.CutPrefix(id, madeUpPrefix)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(digits, 10, 64)
+	return n, err == nil && madeUpID(n) == id
+}
+
+// link and unlink keep the list of activities that have not ended.
+
+func (rt *Runtime) link(a *activity) {
+	if a.prev = rt.tail; a.prev != nil {
+		a.prev.next = a
+	} else {
+		rt.head = a
+	}
+	rt.tail = a
+}
+
+func (rt *Runtime) unlink(a *activity) {
+	if a.prev != nil {
+		a.prev.next = a.next
+	} else {
+		rt.head = a.next
+	}
+	if a.next != nil {
+		a.next.prev = a.prev
+	} else {
+		rt.tail = a.prev
+	}
+	a.prev, a.next = nil, nil
+}
+
+// closed counts an activity whose callers have their answer. mu is held.
+func (rt *Runtime) closed() {
+	rt.open--
+	if rt.open == 0 && rt.idle != nil {
+		close(rt.idle)
+		rt.idle = nil
+	}
+}
+
+// random is for the jitter of p. mu is held.
+func (rt *Runtime) random(p *RetryPolicy) (r float64) {
+	if p.Jitter == 0 {
+		return 0
+	}
+	defer func() {
+		if recover() != nil || !(r >= 0) {
+			r = 0
+		}
+		r = min(r, math.Nextafter(1, 0))
+	}()
+	return rt.cfg.Rand()
+}
+
+// Run runs fn as an activity and waits for its end. It returns nil if fn
+// completed, an [*Error] if it did not, and another error if it was never
+// started: options that make no sense, [ErrShutdown], [ErrAlreadyRunning].
+//
+// ctx's end cancels the activity. Run then returns when fn has, or
+// Options.CancelGrace later.
+func (rt *Runtime) Run(ctx context.Context, opts Options, fn func(Context) error) error {
+	a, err := rt.start(ctx, opts, fn, func(ctx Context) (any, error) { return nil, fn(ctx) })
+	if err != nil {
+		return err
+	}
+	<-a.ended
+	return a.err
+}
+
+// Execute is [Runtime.Run] for a function with an input and a result. With an
+// error the result is the zero Out.
+func Execute[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn func(Context, In) (Out, error), in In) (Out, error) {
+	h, err := Start(ctx, rt, opts, fn, in)
+	if err != nil {
+		var zero Out
+		return zero, err
+	}
+	<-h.a.ended
+	return h.result()
+}
+
+// Start starts fn as an activity and returns at once. Its errors are those of
+// [Runtime.Run] for an activity that was never started. ctx's end cancels the
+// activity, not only its start.
+func Start[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn func(Context, In) (Out, error), in In) (*Handle[Out], error) {
+	a, err := rt.start(ctx, opts, fn, func(ctx Context) (any, error) { return fn(ctx, in) })
+	if err != nil {
+		return nil, err
+	}
+	return &Handle[Out]{a}, nil
+}
+
+// A Handle is a started activity.
+type Handle[Out any] struct{ a *activity }
+
+// ID returns Options.ID, or the ID that was made up.
+func (h *Handle[Out]) ID() string { return h.a.id() }
+
+// Done is closed when the activity has ended: Wait then returns at once.
+func (h *Handle[Out]) Done() <-chan struct{} { return h.a.ended }
+
+// Wait waits for the activity's end and returns what [Execute] does. If ctx ends
+// first it returns ctx's cause, and cancels nothing.
+func (h *Handle[Out]) Wait(ctx context.Context) (Out, error) {
+	select {
+	case <-h.a.ended:
+		return h.result()
+	default:
+	}
+	select {
+	case <-h.a.ended:
+		return h.result()
+	case <-ctx.Done():
+		var zero Out
+		return zero, context.Cause(ctx)
+	}
+}
+
+func (h *Handle[Out]) result() (Out, error) {
+	var zero Out
+	if h.a.err != nil {
+		return zero, h.a.err
+	}
+	out, ok := h.a.out.(Out)
+	if !ok { // a nil of an interface type
+		return zero, nil
+	}
+	return out, nil
+}
+
+// Cancel cancels the activity: its Context ends with cause (nil:
+// context.Canceled), it gets no further attempt, and Wait returns an [*Error]
+// that wraps cause. The first cause wins. It does not wait.
+func (h *Handle[Out]) Cancel(cause error) {
+	if cause == nil {
+		cause = context.Canceled
+	}
+	now := h.a.rt.lock()
+	h.a.cancel(now, cause)
+	h.a.rt.unlock()
+}
+
+// Status describes the activity as it is now.
+func (h *Handle[Out]) Status() Status {
+	h.a.rt.lock()
+	defer h.a.rt.unlock()
+	return h.a.status()
+}
+
+// Status describes an activity at one moment.
+type Status struct {
+	ID, Name      string
+	State         State
+	Attempt       int // the last attempt that was started; 0: none was
+	ScheduledAt   time.Time
+	StartedAt     time.Time // of that attempt
+	LastHeartbeat time.Time // zero before the first
+	NextAttempt   time.Time // in StateBackingOff
+	Done, Total   int       // of its Range
+	LastFailure   error     // how the last attempt that has ended did
+	Abandoned     int       // functions of its earlier attempts that still run
+
+	details []byte
+	codec   Codec
+}
+
+// HeartbeatDetails decodes the details recorded last, as
+// [Context.HeartbeatDetails] does.
+func (s Status) HeartbeatDetails(into ...any) (bool, error) {
+	return decodeDetails(s.codec, s.details, into)
+}
+
+// status needs Runtime.mu.
+func (a *activity) status() Status {
+	rt := a.rt
+	s := Status{
+		ID: a.id(), Name: a.name(), State: a.state, Attempt: a.attempt(),
+		ScheduledAt: a.scheduledAt, LastFailure: a.failure, Abandoned: a.zombies, codec: rt.cfg.Codec,
+	}
+	if a.latest != nil {
+		s.StartedAt = a.latest.startAt
+	}
+	if a.state == StateBackingOff {
+		s.NextAttempt = rt.wall(a.backoffTo)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.beats > 0 {
+		s.LastHeartbeat = rt.wall(a.lastBeat)
+	}
+	s.Done, s.Total, s.details = a.rangeDone, a.rangeTotal, a.latestDetails()
+	return s
+}
+
+// Activities describes the activities that have not ended, oldest first.
+func (rt *Runtime) Activities() []Status {
+	rt.lock()
+	defer rt.unlock()
+	var all []Status
+	for a := rt.head; a != nil; a = a.next {
+		all = append(all, a.status())
+	}
+	return all
+}
+
+// Stats counts activities: first how many there are now, then how many there
+// have been since New.
+type Stats struct {
+	Running, Waiting, BackingOff, Blocked int // activities in that State
+	Abandoned                             int // functions that still run although their attempt is over
+
+	Scheduled, Completed, Failed, Canceled uint64 // activities
+	Attempts                               uint64 // started
+	Heartbeats                             uint64 // of attempts that were not over
+	Timeouts                               uint64 // of all types
+}
+
+// Stats returns the counts as they are now.
+func (rt *Runtime) Stats() Stats {
+	rt.lock()
+	defer rt.unlock()
+	n := &rt.states
+	s := Stats{
+		Running: int(n[StateRunning]), Waiting: int(n[StateWaiting]), BackingOff: int(n[StateBackingOff]), Blocked: int(n[StateBlocked]),
+		Abandoned: rt.abandoned,
+		Completed: n[StateCompleted], Failed: n[StateFailed], Canceled: n[StateCanceled],
+		Attempts: rt.attempts, Heartbeats: rt.beats, Timeouts: rt.timeouts,
+	}
+	s.Scheduled = uint64(s.Running+s.Waiting+s.BackingOff+s.Blocked) + s.Completed + s.Failed + s.Canceled
+	for a := rt.head; a != nil; a = a.next {
+		a.mu.Lock()
+		s.Heartbeats += a.beats
+		a.mu.Unlock()
+	}
+	return s
+}
+
+// Shutdown refuses new activities, cancels the running ones with [ErrShutdown]
+// as the cause, and waits until they have ended and the Observer has been told.
+// If ctx ends first it returns an error that says how many are left and wraps
+// ctx's cause. Functions that were abandoned are logged, and not waited for. It
+// may be called again. An activity must not call it and wait.
+func (rt *Runtime) Shutdown(ctx context.Context) error {
+	now := rt.lock()
+	rt.shutdown = true
+	for a := rt.head; a != nil; {
+		next := a.next // cancel may take a off the list
+		a.cancel(now, ErrShutdown)
+		a = next
+	}
+	idle := rt.idle
+	if rt.open > 0 && idle == nil {
+		idle = make(chan struct{})
+		rt.idle = idle
+	}
+	rt.unlock()
+
+	if idle != nil {
+		select {
+		case <-idle:
+		case <-ctx.Done():
+		}
+	}
+	rt.lock()
+	open, abandoned := rt.open, rt.abandoned
+	rt.unlock()
+	if abandoned > 0 {
+		rt.logger().Warn("activity: shut down; functions that were abandoned still run", "abandoned", abandoned)
+	}
+	if open > 0 {
+		return fmt.Errorf("activity: shutdown: %d activities have not ended: %w", open, context.Cause(ctx))
+	}
+	return nil
+}

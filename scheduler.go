@@ -1,0 +1,245 @@
+package activity
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+)
+
+// An instant is a point on a Runtime's clock: nanoseconds since it was made.
+type instant int64
+
+// never is a deadline that there is none of.
+const never = instant(math.MaxInt64)
+
+// add saturates at never.
+func (i instant) add(d time.Duration) instant {
+	if i > 0 && instant(d) > never-i {
+		return never
+	}
+	return i + instant(d)
+}
+
+// deadline is the instant that a timeout counted from i ends at.
+func (i instant) deadline(timeout time.Duration) instant {
+	if timeout == 0 {
+		return never
+	}
+	return i.add(timeout)
+}
+
+// What is due at one instant is done in this order.
+const (
+	rankTimeout = iota
+	rankStart
+	rankWake
+)
+
+// An alarm is an entry of a Runtime's queue: the next thing that an activity
+// waits for, or the end of a Sleep. Guarded by Runtime.mu.
+type alarm struct {
+	when instant
+	rank int
+	seq  uint64 // orders what has the same when and rank
+	slot int    // index in the queue, plus 1; 0: not in it
+
+	a    *activity     // whose alarm it is, or
+	wake chan struct{} // who sleeps
+}
+
+func (x *alarm) compare(y *alarm) int {
+	if x.when != y.when {
+		return cmp.Compare(x.when, y.when)
+	}
+	if x.rank != y.rank {
+		return cmp.Compare(x.rank, y.rank)
+	}
+	return cmp.Compare(x.seq, y.seq)
+}
+
+// A queue is a binary heap of alarms, the earliest first.
+type queue []*alarm
+
+func (q *queue) push(al *alarm) {
+	*q = append(*q, al)
+	al.slot = len(*q)
+	q.up(al)
+}
+
+func (q *queue) remove(al *alarm) {
+	if al.slot == 0 {
+		return
+	}
+	hole := al.slot
+	last := (*q)[len(*q)-1]
+	(*q)[len(*q)-1] = nil
+	*q = (*q)[:len(*q)-1]
+	al.slot = 0
+	if last != al {
+		q.put(last, hole)
+		q.down(last)
+		q.up(last)
+	}
+}
+
+func (q queue) put(al *alarm, slot int) {
+	q[slot-1], al.slot = al, slot
+}
+
+func (q queue) up(al *alarm) {
+	for al.slot > 1 {
+		parent := q[al.slot/2-1]
+		if parent.compare(al) <= 0 {
+			return
+		}
+		slot := parent.slot
+		q.put(parent, al.slot)
+		q.put(al, slot)
+	}
+}
+
+func (q queue) down(al *alarm) {
+	for {
+		child := 2 * al.slot
+		if child > len(q) {
+			return
+		}
+		if child < len(q) && q[child].compare(q[child-1]) < 0 {
+			child++
+		}
+		least := q[child-1]
+		if al.compare(least) <= 0 {
+			return
+		}
+		q.put(least, al.slot)
+		q.put(al, child)
+	}
+}
+
+func (q queue) next() instant {
+	if len(q) == 0 {
+		return never
+	}
+	return q[0].when
+}
+
+// now reads the clock. The monotonic reading alone is half the cost of
+// time.Now.
+func (rt *Runtime) now() instant {
+	if rt.real {
+		return instant(time.Since(rt.base))
+	}
+	return instant(rt.cfg.Clock.Now().Sub(rt.base))
+}
+
+// wall is the time of day at i, as of now: the wall clock may have been set.
+func (rt *Runtime) wall(i instant) time.Time {
+	now := rt.cfg.Clock.Now()
+	return now.Add(time.Duration(i) - now.Sub(rt.base)).Round(0)
+}
+
+// lock locks rt.mu and does what is due, so that at any instant a timeout comes
+// before whatever else happens at it. It returns that instant.
+func (rt *Runtime) lock() instant {
+	rt.mu.Lock()
+	now := rt.now()
+	rt.settle(now)
+	return now
+}
+
+// catchUp does what is due.
+func (rt *Runtime) catchUp() {
+	rt.lock()
+	rt.unlock()
+}
+
+// unlock sees to it that the timer is set for the next alarm, unlocks rt.mu,
+// and then calls the user's code that is to hear of what happened under it.
+func (rt *Runtime) unlock() {
+	for try := 1; rt.queue.next() < rt.armed; try++ {
+		now := rt.now()
+		next := rt.queue.next()
+		if next <= now {
+			// A Mock's timer that is set to what is due fires only when its time moves on.
+			rt.settle(now)
+			continue
+		}
+		if d := time.Duration(next - now); rt.timer == nil {
+			rt.timer = rt.cfg.Clock.AfterFunc(d, rt.tick)
+		} else {
+			rt.timer.Reset(d)
+		}
+		// A Mock may have moved on meanwhile, and the timer be set late by that.
+		if rt.real || rt.now() == now || try > 3 {
+			rt.armed = next
+		}
+	}
+	told := rt.told
+	rt.told = nil
+	rt.mu.Unlock()
+	for _, a := range told {
+		a.deliver()
+	}
+}
+
+// tick is what the timer calls.
+func (rt *Runtime) tick() {
+	rt.mu.Lock()
+	rt.armed = never
+	rt.settle(rt.now())
+	rt.unlock()
+}
+
+// settle does all that is due at now: the earlier first, and at one instant
+// timeouts, then starts, then wake-ups. It is called before anything else that
+// happens at now. Runtime.mu is held.
+func (rt *Runtime) settle(now instant) {
+	if rt.queue.next() > now {
+		return
+	}
+	rt.settling = true
+	due := rt.due[:0]
+	earliest := now
+	for rt.queue.next() <= now {
+		al := rt.queue[0]
+		rt.queue.remove(al)
+		if al.a != nil {
+			// A heartbeat does not touch the queue: its deadline may have moved.
+			if al.when, al.rank = al.a.nextAlarm(); al.when > now {
+				if al.when != never {
+					rt.queue.push(al)
+				}
+				continue
+			}
+			if al.rank == rankTimeout {
+				earliest = min(earliest, al.when)
+			}
+		}
+		due = append(due, al)
+	}
+	slices.SortFunc(due, (*alarm).compare)
+	for _, al := range due {
+		if al.wake != nil {
+			al.wake <- struct{}{}
+		} else {
+			al.a.expire(now, time.Duration(now-earliest))
+		}
+	}
+	clear(due)
+	rt.due = due
+	rt.settling, rt.stalls, rt.blocks, rt.stacks = false, nil, nil, nil
+}
+
+// setAlarm puts a's alarm to what it waits for now. Runtime.mu is held.
+func (a *activity) setAlarm() {
+	rt := a.rt
+	when, rank := a.nextAlarm()
+	if when != a.alarm.when || rank != a.alarm.rank {
+		rt.queue.remove(&a.alarm)
+		a.alarm.when, a.alarm.rank = when, rank
+	}
+	if a.alarm.slot == 0 && when != never {
+		rt.queue.push(&a.alarm)
+	}
+}

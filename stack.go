@@ -1,0 +1,67 @@
+package activity
+
+import (
+	"bytes"
+	"fmt"
+	"runtime"
+	"time"
+)
+
+// A dump of all goroutines stops the world and takes some 4 us for each. Where
+// there are more than maxGoroutines none is taken, and dumps take at most one
+// part in dumpShare of the time.
+const (
+	maxGoroutines = 4000
+	dumpShare     = 20
+)
+
+// A dump is where the attempts were at an instant: one serves all that stall at it.
+type dump struct {
+	stacks map[string][]byte // by the attempt's address
+	none   string            // why there are no stacks
+}
+
+// stack returns where t's function is, or why that is not known. Runtime.mu is
+// held, which costs nobody anything while the world stands still.
+func (rt *Runtime) stack(t *attempt, now instant) ([]byte, string) {
+	if rt.stacks == nil {
+		rt.stacks = rt.dump(now)
+	}
+	if rt.stacks.none != "" {
+		return nil, rt.stacks.none
+	}
+	if s := rt.stacks.stacks[fmt.Sprintf("%p", t)]; s != nil {
+		return bytes.Clone(s), "" // the dump is not kept for one stack
+	}
+	return nil, "the function had just returned"
+}
+
+func (rt *Runtime) dump(now instant) *dump {
+	if n := runtime.NumGoroutine(); n > maxGoroutines {
+		return &dump{none: fmt.Sprintf("there are %d goroutines, and no dump is taken of more than %d", n, maxGoroutines)}
+	}
+	if now < rt.dumpAfter {
+		return &dump{none: fmt.Sprintf("dumps may take a %dth of the time, and one was taken just before", dumpShare)}
+	}
+	var buf []byte
+	for size := (runtime.NumGoroutine() + 8) * 1024; ; size *= 2 {
+		buf = make([]byte, size)
+		if n := runtime.Stack(buf, true); n < size {
+			buf = buf[:n]
+			break
+		}
+	}
+	d := &dump{stacks: map[string][]byte{}}
+	for _, g := range bytes.Split(buf, []byte("\n\n")) {
+		_, call, ok := bytes.Cut(g, []byte(").call(0x")) // (*attempt).call(0xc000123456)
+		if !ok {
+			continue
+		}
+		if end := bytes.IndexAny(call, "?,)"); end > 0 {
+			d.stacks["0x"+string(call[:end])] = g
+		}
+	}
+	end := rt.now()
+	rt.dumpAfter = end.add(time.Duration(end-now) * (dumpShare - 1))
+	return d
+}
