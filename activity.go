@@ -39,47 +39,56 @@ func (s State) ended() bool { return s >= StateCompleted }
 type activity struct {
 	rt          *Runtime
 	opts        Options // with defaults
-	body        func(Context) (any, error)
+	body        body
 	fn          uintptr         // the function that names the activity if Options.Name does not
 	number      uint64          // in order of scheduling; makes the ID if Options.ID does not
-	caller      context.Context // Start's
-	base        context.Context // what attempts derive from; the standard library's own, so that no user code runs when they do
-	release     func()          // takes base off caller; nil: nothing to do
+	base        context.Context // what attempts derive from
+	caller      *caller         // nil: base is Start's context, and never ends
 	scheduledAt time.Time
 	scheduled   instant
 	closeBy     instant       // the schedule-to-close deadline
-	ended       chan struct{} // closed when out and err are set and the last event is delivered
+	ended       chan struct{} // closed when err is set and the last event is delivered
 
 	// Guarded by Runtime.mu.
 	state       State
 	prev, next  *activity // in Runtime.live
 	alarm       alarm
 	waiting     *list.Element // in Runtime.waiting
-	slot        bool          // has a slot of MaxConcurrent
 	current     *attempt      // the attempt that runs; nil: it is over
 	latest      *attempt      // the last that was started
 	countedFrom int           // attempts up to this number no longer count
 	failure     error         // how latest ended
-	stalled     bool          // the attempt before latest ended in a heartbeat timeout
-	startBy     instant       // in StateWaiting: the schedule-to-start deadline
-	backoffTo   instant       // in StateBackingOff
-	graceBy     instant       // once canceled: when a function that does not return is given up
+	until       instant       // StateWaiting: schedule-to-start; StateBackingOff: the next attempt; canceled: the end of CancelGrace
 	cancelCause error         // set once
-	zombies     int           // abandoned functions that still run
-	out         any           // set once
 	err         error         // set once
+	zombies     int32         // abandoned functions that still run
+	slot        bool          // has a slot of MaxConcurrent
+	stalled     bool          // the attempt before latest ended in a heartbeat timeout
 
 	mu         sync.Mutex
-	details    []byte // the newest recorded; the buffer is used again, see record
-	recorded   bool   // there are details
+	details    []byte // the newest recorded, or, if isInt, intDetails; nil: none; see encodedDetails
+	intDetails int
+	isInt      bool
 	beats      uint64
 	lastBeat   instant
-	rangeDone  int
-	rangeTotal int
-	outbox     []letter
-	delivering bool
+	loop       *rangeState // of its Range; nil: none yet
+	mail       *mailbox    // nil until there is something to tell
 
 	first attempt
+}
+
+// A caller is what becomes of a context, given to Start, that can end. Attempts
+// derive from a context of the standard library's between it and them, so that
+// no user code runs when they are made or canceled.
+type caller struct {
+	ctx    context.Context
+	stop   func() bool // no word of its end any more
+	cancel context.CancelCauseFunc
+}
+
+func (c *caller) release() {
+	c.stop()
+	c.cancel(nil)
 }
 
 // id is made up each time where it is not given: it is seldom asked for.
@@ -120,12 +129,12 @@ func (a *activity) proceed(now instant) {
 	if a.blocked() {
 		a.setState(StateBlocked)
 		a.setAlarm()
-		a.tell(now, Event{Kind: EventBlocked, Attempt: a.attempt(), Err: a.failure}, rt.blockedLog(a.latest))
+		a.tell(now, EventBlocked, a.attempt(), a.failure, 0, rt.blockedLog(a.latest))
 		a.giveUpSlot(now)
 		return
 	}
 	if !a.slot && rt.cfg.MaxConcurrent > 0 {
-		a.startBy = now.deadline(a.opts.ScheduleToStartTimeout)
+		a.until = now.deadline(a.opts.ScheduleToStartTimeout)
 		a.waiting = rt.waiting.PushBack(a)
 		a.setState(StateWaiting)
 		a.setAlarm()
@@ -141,7 +150,7 @@ func (a *activity) blocked() bool {
 	if a.latest == nil {
 		return false
 	}
-	return a.zombies > max(a.opts.MaxAbandoned, 0) || a.guarded()
+	return int(a.zombies) > max(a.opts.MaxAbandoned, 0) || a.guarded()
 }
 
 // guarded reports whether a function is inside Guard. It can only be the latest
@@ -172,37 +181,37 @@ func (a *activity) begin(now instant) {
 		t = &attempt{}
 		t.Context, t.cancel = context.WithCancelCause(a.base)
 	}
-	t.a, t.number, t.started, t.startAt, t.last = a, a.attempt()+1, now, a.scheduledAt, oneLevel(a.failure)
+	t.a, t.number, t.started, t.last = a, a.attempt()+1, now, oneLevel(a.failure)
 	if now != a.scheduled {
-		t.startAt = rt.wall(now)
+		t.startedAfter = rt.wall(now).Sub(a.scheduledAt)
 	}
-	a.mu.Lock()
-	t.resume = a.latestDetails()
 	t.beatBy = now.deadline(o.HeartbeatTimeout)
 	t.closeBy = min(a.closeBy, now.deadline(o.StartToCloseTimeout))
+	a.mu.Lock()
+	t.resume = a.latestDetails()
 	a.mu.Unlock()
 	a.latest, a.current = t, t
 	a.setState(StateRunning)
 	a.setAlarm()
 	rt.attempts++
-	a.tell(now, Event{Kind: EventAttemptStarted, Attempt: t.number}, nil)
-	go t.run()
+	a.tell(now, EventAttemptStarted, t.number, nil, 0, nil)
+	rt.run(t)
 }
 
 // nextAlarm is what the activity waits for now.
-func (a *activity) nextAlarm() (instant, int) {
+func (a *activity) nextAlarm() (instant, int32) {
 	switch a.state {
 	case StateWaiting:
-		return min(a.startBy, a.closeBy), rankTimeout
+		return min(a.until, a.closeBy), rankTimeout
 	case StateBlocked:
 		return a.closeBy, rankTimeout
 	case StateBackingOff:
-		return a.backoffTo, rankStart
+		return a.until, rankStart
 	case StateRunning:
 		switch t := a.current; {
 		case t == nil:
 		case a.cancelCause != nil:
-			return a.graceBy, rankTimeout
+			return a.until, rankTimeout
 		default:
 			a.mu.Lock()
 			defer a.mu.Unlock()
@@ -221,7 +230,7 @@ func (a *activity) expire(now instant, late time.Duration) {
 	}
 	switch a.state {
 	case StateWaiting:
-		if a.closeBy <= a.startBy {
+		if a.closeBy <= a.until {
 			a.finish(now, StateFailed, RetryStateTimeout, a.timeout(TimeoutScheduleToClose))
 		} else {
 			a.finish(now, StateFailed, RetryStateTimeout, a.timeout(TimeoutScheduleToStart))
@@ -283,7 +292,7 @@ func (a *activity) expireAttempt(now instant, late time.Duration) {
 		a.rt.stalls = &burst{}
 	}
 	a.rt.stalls.total++
-	t.stall = a.rt.stalls
+	err.stall = a.rt.stalls
 	if typ == TimeoutScheduleToClose || a.opts.RetryPolicy.Retryable == nil {
 		a.resolve(now, verdict{})
 	} else {
@@ -307,7 +316,7 @@ func (a *activity) giveUp(now instant) {
 	t.over = a.cancelCause
 	a.mu.Unlock()
 	a.abandon(t)
-	a.tell(now, Event{Kind: EventAbandoned, Attempt: t.number}, a.rt.abandonedLog(t, stack, noStack))
+	a.tell(now, EventAbandoned, t.number, nil, 0, a.rt.abandonedLog(t, stack, noStack))
 	t.reported = true
 	a.finish(now, StateCanceled, RetryStateCancelRequested, &canceledError{
 		cause: a.cancelCause,
@@ -365,12 +374,12 @@ func (a *activity) resolve(now instant, v verdict) {
 	keepSlot := heartbeat && delay == 0
 	a.stalled = heartbeat
 
-	a.tell(now, Event{Kind: EventAttemptFailed, Attempt: t.number, Err: a.failure, Delay: delay}, a.rt.failedLog(t, a.failure, retry, delay))
+	a.tell(now, EventAttemptFailed, t.number, a.failure, delay, a.rt.failedLog(t, a.failure, retry, delay))
 	if t.abandoned {
-		a.tell(now, Event{Kind: EventAbandoned, Attempt: t.number}, nil)
+		a.tell(now, EventAbandoned, t.number, nil, 0, nil)
 		t.reported = true
 		if t.returned {
-			a.tell(now, Event{Kind: EventAbandonedReturned, Attempt: t.number}, nil)
+			a.tell(now, EventAbandonedReturned, t.number, nil, 0, nil)
 		}
 	}
 	switch {
@@ -388,7 +397,7 @@ func (a *activity) resolve(now instant, v verdict) {
 		a.proceed(now)
 		return
 	}
-	a.backoffTo = next
+	a.until = next
 	a.setState(StateBackingOff)
 	a.setAlarm()
 }
@@ -411,7 +420,7 @@ func (a *activity) cancel(now instant, cause error) {
 	case a.current != nil:
 		a.current.cancel(cause)
 		a.cancelCause = a.current.cause()
-		a.graceBy = now.add(a.opts.CancelGrace)
+		a.until = now.add(a.opts.CancelGrace)
 		a.setAlarm()
 	}
 }
@@ -423,12 +432,9 @@ func (a *activity) finish(now instant, state State, retry RetryState, err error)
 	a.setState(state)
 	a.setAlarm()
 	rt.unlink(a)
-	if !a.guarded() {
+	if a.opts.ID != "" && !a.guarded() {
 		rt.freeID(a)
 	}
-	a.mu.Lock()
-	rt.beats += a.beats
-	a.mu.Unlock()
 	kind := EventCompleted
 	if err != nil {
 		a.err = &Error{ID: a.id(), Name: a.name(), Attempt: a.attempt(), RetryState: retry, Err: err}
@@ -437,7 +443,7 @@ func (a *activity) finish(now instant, state State, retry RetryState, err error)
 			kind = EventCanceled
 		}
 	}
-	a.tell(now, Event{Kind: kind, Attempt: a.attempt(), Err: a.err}, nil)
+	a.tell(now, kind, a.attempt(), a.err, 0, nil)
 	a.close()
 	a.giveUpSlot(now)
 }
@@ -467,7 +473,7 @@ func (rt *Runtime) grantSlots(now instant) {
 	for e := rt.waiting.Front(); e != nil && rt.slots > 0; {
 		a := e.Value.(*activity)
 		e = e.Next()
-		if min(a.startBy, a.closeBy) <= now {
+		if min(a.until, a.closeBy) <= now {
 			continue // timed out at this instant, and about to be told
 		}
 		rt.slots--
@@ -480,12 +486,16 @@ func (rt *Runtime) grantSlots(now instant) {
 
 func (t *attempt) run() {
 	defer t.end() // also if the function calls runtime.Goexit
-	t.a.mu.Lock()
-	over := t.over != nil
-	t.a.mu.Unlock()
-	if !over {
+	if t.Err() == nil || !t.fenced() {
 		t.call()
 	}
+}
+
+// fenced reports whether the attempt is over already.
+func (t *attempt) fenced() bool {
+	t.a.mu.Lock()
+	defer t.a.mu.Unlock()
+	return t.over != nil
 }
 
 // call runs the function. The receiver that a dump of all goroutines prints for
@@ -505,10 +515,10 @@ func (t *attempt) call() {
 		}
 	}()
 	if intercept := t.a.rt.cfg.Interceptor; intercept == nil {
-		t.out, t.err = t.a.body(t)
+		t.out, t.err = t.a.body.run(t)
 	} else {
 		t.err = intercept(t, func(c Context) (err error) {
-			t.out, err = t.a.body(handOn(c))
+			t.out, err = t.a.body.run(handOn(c))
 			return err
 		})
 	}
@@ -533,8 +543,8 @@ func (t *attempt) end() {
 	a, rt := t.a, t.a.rt
 	// The function may know of the caller's cancellation before we do.
 	var cause error
-	if a.caller.Err() != nil {
-		cause = context.Cause(a.caller)
+	if a.caller != nil && a.caller.ctx.Err() != nil {
+		cause = context.Cause(a.caller.ctx)
 	}
 	rt.mu.Lock()
 	now := rt.now()
@@ -556,7 +566,6 @@ func (t *attempt) end() {
 	a.current = nil
 	switch {
 	case t.err == nil && !(a.cancelCause != nil && told):
-		a.out = t.out
 		a.finish(now, StateCompleted, 0, nil)
 	case a.cancelCause != nil:
 		err := a.cancelCause
@@ -580,7 +589,7 @@ func (t *attempt) endAbandoned(now instant) {
 	a.zombies--
 	a.rt.abandoned--
 	if t.reported {
-		a.tell(now, Event{Kind: EventAbandonedReturned, Attempt: t.number}, nil)
+		a.tell(now, EventAbandonedReturned, t.number, nil, 0, nil)
 	}
 	a.unblock(now)
 }

@@ -70,12 +70,13 @@ type attempt struct {
 	context.Context // a cancelCtx of the standard library, which context.Cause and cheap child contexts depend on
 	cancel          context.CancelCauseFunc
 
-	a       *activity
-	number  int
-	started instant
-	startAt time.Time
-	resume  []byte // the details this attempt resumes from; never written
-	last    error  // how the attempt before ended
+	a            *activity
+	number       int
+	started      instant
+	startedAfter time.Duration // after activity.scheduledAt, on the wall clock
+	resume       []byte        // the details this attempt resumes from; never written
+	last         error         // how the attempt before ended
+	runNext      *attempt      // see Runtime.run
 
 	// Guarded by activity.mu.
 	over       error         // why the attempt is over: set once, fences it
@@ -85,13 +86,12 @@ type attempt struct {
 	progressed bool          // recorded other details than it resumed from
 	told       bool          // Sleep, Idle, Range or Guard returned the attempt's cause
 	ranged     bool          // Range was called
-	guards     int           // functions inside Guard now
+	guards     int32         // functions inside Guard now
 
 	// Guarded by Runtime.mu.
 	returned  bool // the function has returned
 	abandoned bool // left behind by a timeout, or at the end of CancelGrace
 	reported  bool // EventAbandoned was told
-	stall     *burst
 
 	// The function's result: the attempt's goroutine's own.
 	out any
@@ -125,11 +125,13 @@ func (t *attempt) Deadline() (time.Time, bool) {
 	return own, true
 }
 
+func (t *attempt) startedAt() time.Time { return t.a.scheduledAt.Add(t.startedAfter) }
+
 func (t *attempt) deadline() time.Time {
 	if t.closeBy == never {
 		return time.Time{}
 	}
-	return t.startAt.Add(time.Duration(t.closeBy - t.started))
+	return t.startedAt().Add(time.Duration(t.closeBy - t.started))
 }
 
 // due reports whether a deadline has been reached. Activity.mu is held.
@@ -154,7 +156,7 @@ func (t *attempt) Info() Info {
 	return Info{
 		ID: t.a.id(), Name: t.a.name(),
 		Attempt:     t.number,
-		ScheduledAt: t.a.scheduledAt, StartedAt: t.startAt, Deadline: t.deadline(),
+		ScheduledAt: t.a.scheduledAt, StartedAt: t.startedAt(), Deadline: t.deadline(),
 		StartToCloseTimeout: o.StartToCloseTimeout, HeartbeatTimeout: o.HeartbeatTimeout, ScheduleToCloseTimeout: o.ScheduleToCloseTimeout,
 		MaximumAttempts: o.RetryPolicy.MaximumAttempts,
 		LastFailure:     t.last,
@@ -390,6 +392,8 @@ func (t *attempt) beginRange() bool {
 	return first
 }
 
+type rangeState struct{ done, total int }
+
 // noteRange is for Status.
 func (t *attempt) noteRange(done, total int) {
 	if t == nil {
@@ -398,7 +402,7 @@ func (t *attempt) noteRange(done, total int) {
 	t.a.mu.Lock()
 	defer t.a.mu.Unlock()
 	if t.over == nil {
-		t.a.rangeDone, t.a.rangeTotal = done, max(total, 0)
+		t.a.loop = &rangeState{done, max(total, 0)}
 	}
 }
 

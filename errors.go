@@ -108,6 +108,7 @@ type TimeoutError struct {
 	Codec   Codec
 
 	noStack string // why Stack is empty
+	stall   *burst // what timed out at the same instant
 }
 
 func (e *TimeoutError) Error() string {

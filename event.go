@@ -55,67 +55,80 @@ type letter struct {
 	last  bool // the activity has ended: let its callers know
 }
 
-// tell posts an event, and a log line that goes with it. Runtime.mu is held, and
-// activity.mu is not. What is posted is delivered by Runtime.unlock.
-func (a *activity) tell(now instant, e Event, log func()) {
-	if a.rt.cfg.Observer == nil {
-		if log == nil {
-			return
-		}
-		e.Kind = 0
-	} else {
-		e.Time = a.rt.wall(now)
-	}
-	a.post(letter{event: e, log: log})
+// A mailbox holds what is to be told of one activity, in order.
+type mailbox struct {
+	letters    []letter
+	delivering bool // a goroutine is at it
 }
 
-func (a *activity) post(l letter) {
+// tell posts an event, and a log line that goes with it. Runtime.mu is held, and
+// activity.mu is not. What is posted is delivered by Runtime.unlock.
+func (a *activity) tell(now instant, kind EventKind, attempt int, err error, delay time.Duration, log func()) {
+	observed := a.rt.cfg.Observer != nil
+	if !observed && log == nil {
+		return
+	}
+	l := letter{log: log}
+	if observed {
+		l.event = Event{Kind: kind, Time: a.rt.wall(now), Attempt: attempt, Err: err, Delay: delay}
+	}
 	a.mu.Lock()
-	a.outbox = append(a.outbox, l)
+	a.post(l)
 	a.mu.Unlock()
 	a.rt.told = append(a.rt.told, a)
 }
 
-// close lets the activity's callers go on, once they may. Runtime.mu is held.
-func (a *activity) close() {
-	a.mu.Lock()
-	idle := len(a.outbox) == 0 && !a.delivering
-	a.mu.Unlock()
-	if idle && a.release == nil {
-		close(a.ended)
-		a.rt.closed()
-	} else {
-		a.post(letter{last: true})
+// post needs activity.mu.
+func (a *activity) post(l letter) {
+	if a.mail == nil {
+		a.mail = &mailbox{}
 	}
+	a.mail.letters = append(a.mail.letters, l)
 }
 
-// deliver tells the user's code what is in the outbox, in order. If another
-// goroutine is at it, that one goes on with what is new.
+// close lets the activity's callers go on, once everything has been told. No
+// attempt runs any more. Runtime.mu is held.
+func (a *activity) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.rt.beats += a.beats
+	if a.caller == nil && (a.mail == nil || len(a.mail.letters) == 0 && !a.mail.delivering) {
+		close(a.ended)
+		a.rt.closed()
+		return
+	}
+	a.post(letter{last: true})
+	a.rt.told = append(a.rt.told, a)
+}
+
+// deliver tells the user's code what is in the mailbox. If another goroutine is
+// at it, that one goes on with what is new.
 func (a *activity) deliver() {
 	a.mu.Lock()
-	if a.delivering {
+	m := a.mail
+	if m.delivering {
 		a.mu.Unlock()
 		return
 	}
-	a.delivering = true
+	m.delivering = true
 	whole := false
 	defer func() {
 		if !whole { // an Observer or a Logger called runtime.Goexit
 			a.mu.Lock()
-			a.delivering = false
+			m.delivering = false
 			a.mu.Unlock()
 			go a.deliver()
 		}
 	}()
-	for len(a.outbox) > 0 {
-		l := a.outbox[0]
-		a.outbox = a.outbox[1:]
+	for len(m.letters) > 0 {
+		l := m.letters[0]
+		m.letters = m.letters[1:]
 		a.mu.Unlock()
 		a.open(l)
 		a.mu.Lock()
 	}
-	a.outbox = nil
-	a.delivering = false
+	m.letters = nil
+	m.delivering = false
 	whole = true
 	a.mu.Unlock()
 }
@@ -129,8 +142,8 @@ func (a *activity) open(l letter) {
 		a.rt.guarded(a, "Config.Observer", func() { a.rt.cfg.Observer(e) })
 	}
 	if l.last {
-		if a.release != nil {
-			a.release()
+		if a.caller != nil {
+			a.caller.release()
 		}
 		close(a.ended)
 		a.rt.mu.Lock()
@@ -209,8 +222,12 @@ func (rt *Runtime) failedLog(t *attempt, err error, retry RetryState, delay time
 		}
 		rt.log(slog.LevelWarn, "activity: attempt failed", t.a, t.number, attrs...)
 	}
+	var stall *burst
+	if e, ok := err.(*TimeoutError); ok {
+		stall = e.stall
+	}
 	return func() {
-		t.stall.line(full, func(n int) {
+		stall.line(full, func(n int) {
 			rt.log(slog.LevelWarn, fmt.Sprintf("activity: this and %d more attempts timed out at the same instant", n-1), t.a, t.number, slog.String("error", short(err)))
 		})
 	}

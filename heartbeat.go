@@ -15,20 +15,15 @@ import (
 // Heartbeat implements [Context].
 func (t *attempt) Heartbeat(details ...any) error {
 	a := t.a
-	var scratch [24]byte
-	var one [1][]byte
-	values, failed := one[:0], error(nil)
-	switch {
-	case len(details) == 0 || len(details) == 1 && details[0] == nil:
-	case len(details) == 1:
-		// What most loops report needs no encoder and no allocation.
-		if n, ok := details[0].(int); ok && a.rt.plainInts {
-			values = append(values, strconv.AppendInt(scratch[:0], int64(n), 10))
-		} else {
-			values, failed = t.encode(values, details)
+	var e encoded
+	var failed error
+	n, isInt := 0, false
+	if len(details) > 1 || len(details) == 1 && details[0] != nil {
+		// What most loops report is encoded when it is asked for, if at all.
+		if n, isInt = details[0].(int); !isInt || len(details) > 1 || !a.rt.plainInts {
+			e, failed = t.encode(details)
+			isInt = false
 		}
-	default:
-		values, failed = t.encode(nil, details)
 	}
 
 	now := a.rt.now()
@@ -43,15 +38,22 @@ func (t *attempt) Heartbeat(details ...any) error {
 		return t.over
 	}
 	t.beat(now)
-	if len(values) > 0 {
-		a.record(t, values)
+	if isInt || e.data != nil {
+		if isInt {
+			a.intDetails, a.isInt = n, true
+		} else {
+			a.setDetails(e)
+		}
+		if !t.progressed {
+			t.progressed = !bytes.Equal(a.encodedDetails(), t.resume)
+		}
 	}
 	if a.rt.cfg.Observer != nil {
-		e := Event{Kind: EventHeartbeat, Time: a.rt.wall(now), Attempt: t.number}
-		if len(values) > 0 {
-			e.details, e.codec = a.latestDetails(), a.rt.cfg.Codec
+		ev := Event{Kind: EventHeartbeat, Time: a.rt.wall(now), Attempt: t.number}
+		if isInt || e.data != nil {
+			ev.details, ev.codec = a.latestDetails(), a.rt.cfg.Codec
 		}
-		a.outbox = append(a.outbox, letter{event: e})
+		a.post(letter{event: ev})
 		a.mu.Unlock()
 		a.deliver()
 	} else {
@@ -74,30 +76,29 @@ func (t *attempt) beat(now instant) {
 	}
 }
 
-// record keeps details as the newest. The buffer is used again by the next
-// record, so nobody may keep it: readers take a copy. Activity.mu is held.
-func (a *activity) record(t *attempt, values [][]byte) {
-	a.setDetails(values)
-	if !t.progressed {
-		t.progressed = !bytes.Equal(a.details, t.resume)
+// setDetails makes e the newest details. Activity.mu is held.
+func (a *activity) setDetails(e encoded) {
+	a.isInt = false
+	if e.several {
+		a.details = append(a.details[:0], e.data...)
+	} else {
+		a.details = appendValue(a.details[:0], e.data)
 	}
 }
 
-func (a *activity) setDetails(values [][]byte) {
-	a.details = a.details[:0]
-	for _, v := range values {
-		a.details = appendValue(a.details, v)
+// encodedDetails are the newest details; nil if there are none. The buffer is
+// used again, so nobody may keep it. Activity.mu is held.
+func (a *activity) encodedDetails() []byte {
+	if a.isInt {
+		var digits [24]byte
+		a.setDetails(encoded{data: strconv.AppendInt(digits[:0], int64(a.intDetails), 10)})
 	}
-	a.recorded = true
+	return a.details
 }
 
-// latestDetails is a copy of the newest recorded details; nil if there are none.
-// Activity.mu is held.
+// latestDetails is a copy of the newest details. Activity.mu is held.
 func (a *activity) latestDetails() []byte {
-	if !a.recorded {
-		return nil
-	}
-	return append([]byte{}, a.details...)
+	return bytes.Clone(a.encodedDetails())
 }
 
 // HeartbeatDetails implements [Context].
@@ -110,14 +111,20 @@ func (t *attempt) HeartbeatDetails(into ...any) (bool, error) {
 	return found, err
 }
 
-// encode appends the values of details to values, each encoded.
-func (t *attempt) encode(values [][]byte, details []any) ([][]byte, error) {
-	values, err := t.a.rt.encode(values, details)
+// encoded is one value in the Codec's form, or several as details have them;
+// data is nil if there is none.
+type encoded struct {
+	data    []byte
+	several bool
+}
+
+func (t *attempt) encode(details []any) (encoded, error) {
+	e, err := t.a.rt.encode(details)
 	if err != nil {
 		t.logCodecPanic(err)
-		return nil, NonRetryable(fmt.Errorf("%s: attempt %d: this heartbeat's details are not recorded, the earlier ones are kept: %w", t.a, t.number, err))
+		err = NonRetryable(fmt.Errorf("%s: attempt %d: this heartbeat's details are not recorded, the earlier ones are kept: %w", t.a, t.number, err))
 	}
-	return values, nil
+	return e, err
 }
 
 func (t *attempt) logCodecPanic(err error) {
@@ -126,20 +133,24 @@ func (t *attempt) logCodecPanic(err error) {
 	}
 }
 
-func (rt *Runtime) encode(values [][]byte, details []any) ([][]byte, error) {
+func (rt *Runtime) encode(details []any) (encoded, error) {
+	e := encoded{several: len(details) > 1}
 	size := 0
 	for i, d := range details {
-		data, err := marshal(rt.cfg.Codec, d)
+		value, err := marshal(rt.cfg.Codec, d)
 		if err != nil {
-			return nil, fmt.Errorf("cannot encode value %d of %d, a %T: %w", i+1, len(details), d, err)
+			return encoded{}, fmt.Errorf("cannot encode value %d of %d, a %T: %w", i+1, len(details), d, err)
 		}
-		size += len(data)
-		values = append(values, data)
+		if size += len(value); size > rt.cfg.MaxDetailsSize {
+			return encoded{}, fmt.Errorf("%w: %d bytes encoded, and Config.MaxDetailsSize is %d", ErrDetailsTooLarge, size, rt.cfg.MaxDetailsSize)
+		}
+		if e.several {
+			e.data = appendValue(e.data, value)
+		} else if e.data = value; value == nil {
+			e.data = []byte{}
+		}
 	}
-	if size > rt.cfg.MaxDetailsSize {
-		return nil, fmt.Errorf("%w: %d bytes encoded, and Config.MaxDetailsSize is %d", ErrDetailsTooLarge, size, rt.cfg.MaxDetailsSize)
-	}
-	return values, nil
+	return e, nil
 }
 
 // Recorded details are one value after the other, each as its length in bytes

@@ -57,8 +57,8 @@ func invalid(field string, value any, why string, args ...any) error {
 	return fmt.Errorf("activity: Options.%s is %v, which %s", field, value, fmt.Sprintf(why, args...))
 }
 
-// withDefaults fills in what is zero.
-func (p RetryPolicy) withDefaults() RetryPolicy {
+// setDefaults fills in what is zero.
+func (p *RetryPolicy) setDefaults() {
 	if p.InitialInterval == 0 {
 		p.InitialInterval = time.Second
 		if p.MaximumInterval > 0 {
@@ -74,7 +74,6 @@ func (p RetryPolicy) withDefaults() RetryPolicy {
 			p.MaximumInterval = 100 * p.InitialInterval
 		}
 	}
-	return p
 }
 
 // interval is the time between the n-th attempt that counts and the next, for

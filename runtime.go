@@ -134,15 +134,15 @@ func (o *Options) validate() error {
 	return o.RetryPolicy.validate()
 }
 
-func (o Options) withDefaults() Options {
+// setDefaults fills in what is zero.
+func (o *Options) setDefaults() {
 	if o.MaxAbandoned == 0 {
 		o.MaxAbandoned = defaultMaxAbandoned
 	}
 	if o.CancelGrace == 0 {
 		o.CancelGrace = defaultCancelGrace
 	}
-	o.RetryPolicy = o.RetryPolicy.withDefaults()
-	return o
+	o.RetryPolicy.setDefaults()
 }
 
 // A Runtime runs activities. It owns no goroutine while none runs, and needs no
@@ -171,6 +171,8 @@ type Runtime struct {
 	shutdown  bool
 	idle      chan struct{} // closed when open is 0; made by Shutdown
 	told      []*activity   // have letters that unlock delivers
+	runFirst  *attempt      // of the list of those that unlock runs
+	runLast   *attempt
 	states    [StateCanceled + 1]uint64
 	abandoned int
 	attempts  uint64
@@ -220,8 +222,24 @@ func New(cfg Config) *Runtime {
 	return rt
 }
 
+// A body is an activity's function. What run returns is its result.
+type body interface {
+	run(ctx Context) (any, error)
+}
+
+type plain func(Context) error
+
+func (f plain) run(ctx Context) (any, error) { return nil, f(ctx) }
+
+type call[In, Out any] struct {
+	fn func(Context, In) (Out, error)
+	in In
+}
+
+func (c *call[In, Out]) run(ctx Context) (any, error) { return c.fn(ctx, c.in) }
+
 // start makes an activity of body and starts it. fn is the function it is named after.
-func (rt *Runtime) start(ctx context.Context, opts Options, fn any, body func(Context) (any, error)) (*activity, error) {
+func (rt *Runtime) start(ctx context.Context, opts *Options, fn any, body body) (*activity, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
@@ -230,15 +248,16 @@ func (rt *Runtime) start(ctx context.Context, opts Options, fn any, body func(Co
 		return nil, errors.New("activity: the function is nil")
 	}
 	a := &activity{
-		rt: rt, opts: opts.withDefaults(), body: body, fn: entry.Pointer(),
-		caller: ctx, base: ctx, ended: make(chan struct{}),
+		rt: rt, opts: *opts, body: body, fn: entry.Pointer(),
+		base: ctx, ended: make(chan struct{}),
 	}
+	a.opts.setDefaults()
 	if len(opts.HeartbeatDetails) > 0 {
-		values, err := rt.encode(nil, opts.HeartbeatDetails)
+		e, err := rt.encode(opts.HeartbeatDetails)
 		if err != nil {
 			return nil, fmt.Errorf("activity: Options.HeartbeatDetails: %w", err)
 		}
-		a.setDetails(values)
+		a.setDetails(e)
 	}
 	if ctx.Err() != nil {
 		return nil, a.notStarted(context.Cause(ctx))
@@ -250,13 +269,13 @@ func (rt *Runtime) start(ctx context.Context, opts Options, fn any, body func(Co
 			a.cancel(now, context.Cause(base))
 			rt.unlock()
 		})
-		a.base, a.release = base, func() { stop(); cancel(nil) }
+		a.base, a.caller = base, &caller{ctx, stop, cancel}
 	}
 	a.first.Context, a.first.cancel = context.WithCancelCause(a.base)
 
 	if err := rt.schedule(a); err != nil {
-		if a.release != nil {
-			a.release()
+		if a.caller != nil {
+			a.caller.release()
 		}
 		return nil, err
 	}
@@ -290,7 +309,7 @@ func (rt *Runtime) schedule(a *activity) error {
 	a.alarm = alarm{when: never, a: a, seq: a.number}
 	rt.link(a)
 	rt.open++
-	a.tell(now, Event{Kind: EventScheduled}, nil)
+	a.tell(now, EventScheduled, 0, nil, 0, nil)
 	a.proceed(now)
 	return nil
 }
@@ -418,7 +437,7 @@ func (rt *Runtime) random(p *RetryPolicy) (r float64) {
 // ctx's end cancels the activity. Run then returns when fn has, or
 // Options.CancelGrace later.
 func (rt *Runtime) Run(ctx context.Context, opts Options, fn func(Context) error) error {
-	a, err := rt.start(ctx, opts, fn, func(ctx Context) (any, error) { return nil, fn(ctx) })
+	a, err := rt.start(ctx, &opts, fn, plain(fn))
 	if err != nil {
 		return err
 	}
@@ -442,7 +461,7 @@ func Execute[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn fun
 // [Runtime.Run] for an activity that was never started. ctx's end cancels the
 // activity, not only its start.
 func Start[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn func(Context, In) (Out, error), in In) (*Handle[Out], error) {
-	a, err := rt.start(ctx, opts, fn, func(ctx Context) (any, error) { return fn(ctx, in) })
+	a, err := rt.start(ctx, &opts, fn, &call[In, Out]{fn, in})
 	if err != nil {
 		return nil, err
 	}
@@ -476,14 +495,11 @@ func (h *Handle[Out]) Wait(ctx context.Context) (Out, error) {
 }
 
 func (h *Handle[Out]) result() (Out, error) {
-	var zero Out
 	if h.a.err != nil {
+		var zero Out
 		return zero, h.a.err
 	}
-	out, ok := h.a.out.(Out)
-	if !ok { // a nil of an interface type
-		return zero, nil
-	}
+	out, _ := h.a.latest.out.(Out) // only the latest attempt can have completed; a nil of an interface type has no type
 	return out, nil
 }
 
@@ -534,20 +550,23 @@ func (a *activity) status() Status {
 	rt := a.rt
 	s := Status{
 		ID: a.id(), Name: a.name(), State: a.state, Attempt: a.attempt(),
-		ScheduledAt: a.scheduledAt, LastFailure: a.failure, Abandoned: a.zombies, codec: rt.cfg.Codec,
+		ScheduledAt: a.scheduledAt, LastFailure: a.failure, Abandoned: int(a.zombies), codec: rt.cfg.Codec,
 	}
 	if a.latest != nil {
-		s.StartedAt = a.latest.startAt
+		s.StartedAt = a.latest.startedAt()
 	}
 	if a.state == StateBackingOff {
-		s.NextAttempt = rt.wall(a.backoffTo)
+		s.NextAttempt = rt.wall(a.until)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.beats > 0 {
 		s.LastHeartbeat = rt.wall(a.lastBeat)
 	}
-	s.Done, s.Total, s.details = a.rangeDone, a.rangeTotal, a.latestDetails()
+	if a.loop != nil {
+		s.Done, s.Total = a.loop.done, a.loop.total
+	}
+	s.details = a.latestDetails()
 	return s
 }
 

@@ -40,9 +40,9 @@ const (
 // waits for, or the end of a Sleep. Guarded by Runtime.mu.
 type alarm struct {
 	when instant
-	rank int
 	seq  uint64 // orders what has the same when and rank
-	slot int    // index in the queue, plus 1; 0: not in it
+	rank int32
+	slot int32 // index in the queue, plus 1; 0: not in it
 
 	a    *activity     // whose alarm it is, or
 	wake chan struct{} // who sleeps
@@ -63,7 +63,7 @@ type queue []*alarm
 
 func (q *queue) push(al *alarm) {
 	*q = append(*q, al)
-	al.slot = len(*q)
+	al.slot = int32(len(*q))
 	q.up(al)
 }
 
@@ -83,7 +83,7 @@ func (q *queue) remove(al *alarm) {
 	}
 }
 
-func (q queue) put(al *alarm, slot int) {
+func (q queue) put(al *alarm, slot int32) {
 	q[slot-1], al.slot = al, slot
 }
 
@@ -100,12 +100,13 @@ func (q queue) up(al *alarm) {
 }
 
 func (q queue) down(al *alarm) {
+	n := int32(len(q))
 	for {
 		child := 2 * al.slot
-		if child > len(q) {
+		if child > n {
 			return
 		}
-		if child < len(q) && q[child].compare(q[child-1]) < 0 {
+		if child < n && q[child].compare(q[child-1]) < 0 {
 			child++
 		}
 		least := q[child-1]
@@ -175,12 +176,27 @@ func (rt *Runtime) unlock() {
 			rt.armed = next
 		}
 	}
-	told := rt.told
-	rt.told = nil
+	told, run := rt.told, rt.runFirst
+	rt.told, rt.runFirst, rt.runLast = nil, nil, nil
 	rt.mu.Unlock()
+	for t := run; t != nil; {
+		next := t.runNext // t is its own goroutine's from here on
+		go t.run()
+		t = next
+	}
 	for _, a := range told {
 		a.deliver()
 	}
+}
+
+// run lets unlock start t's goroutine: under rt.mu it would soon wait for it.
+func (rt *Runtime) run(t *attempt) {
+	if rt.runLast == nil {
+		rt.runFirst = t
+	} else {
+		rt.runLast.runNext = t
+	}
+	rt.runLast = t
 }
 
 // tick is what the timer calls.

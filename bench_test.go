@@ -1,0 +1,264 @@
+package activity_test
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+// Each benchmark stands beside its floor: compare within one run.
+
+func bothTimeouts() activity.Options {
+	return activity.Options{StartToCloseTimeout: time.Hour, HeartbeatTimeout: 10 * time.Second}
+}
+
+func noop(activity.Context) error { return nil }
+
+// One no-op activity with both timeouts, from Run to its return.
+func BenchmarkRun(b *testing.B) {
+	ctx := context.Background()
+	b.Run("floor=spawn-and-join", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			done := make(chan struct{})
+			go func() { close(done) }()
+			<-done
+		}
+	})
+	b.Run("by-hand", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := runByHand(ctx, time.Hour, 10*time.Second, func(context.Context, func()) error { return nil }); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("activity", func(b *testing.B) {
+		rt := activity.New(activity.Config{})
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := rt.Run(ctx, bothTimeouts(), noop); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("activity-cancellable", func(b *testing.B) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		rt := activity.New(activity.Config{})
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := rt.Run(ctx, bothTimeouts(), noop); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func BenchmarkRunParallel(b *testing.B) {
+	rt := activity.New(activity.Config{})
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if err := rt.Run(context.Background(), bothTimeouts(), noop); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// runByHand is what one would write without this package: no retry, no details.
+func runByHand(ctx context.Context, startToClose, heartbeat time.Duration, f func(context.Context, func()) error) error {
+	ctx, cancel := context.WithTimeout(ctx, startToClose)
+	defer cancel()
+	stalled := make(chan struct{})
+	timer := time.AfterFunc(heartbeat, func() { close(stalled) })
+	defer timer.Stop()
+	done := make(chan error, 1)
+	go func() { done <- f(ctx, func() { timer.Reset(heartbeat) }) }()
+	select {
+	case err := <-done:
+		return err
+	case <-stalled:
+		return context.DeadlineExceeded
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+type position struct {
+	File   string
+	Line   int
+	Offset int64
+	Bytes  int64
+	Done   bool
+}
+
+// One heartbeat.
+func BenchmarkHeartbeat(b *testing.B) {
+	now := time.Now()
+	where := position{File: "a/b/c.csv", Line: 1000, Offset: 123456, Bytes: 654321}
+	b.Run("floor=time.Now", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			now = time.Now()
+		}
+	})
+	b.Run("floor=json.Marshal", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := json.Marshal(where); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	run := func(name string, beat func(ctx activity.Context, i int) error) {
+		b.Run(name, func(b *testing.B) {
+			rt := activity.New(activity.Config{})
+			err := rt.Run(context.Background(), bothTimeouts(), func(ctx activity.Context) error {
+				b.ReportAllocs()
+				for i := 1000; b.Loop(); i++ {
+					if err := beat(ctx, i); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+	run("none", func(ctx activity.Context, _ int) error { return ctx.Heartbeat() })
+	run("int", func(ctx activity.Context, i int) error { return ctx.Heartbeat(i) })
+	run("struct", func(ctx activity.Context, _ int) error { return ctx.Heartbeat(where) })
+	runtime.KeepAlive(now)
+}
+
+// 100,000 activities outstanding at once: bytes each, beside a goroutine with a
+// context.WithTimeout.
+func BenchmarkOutstanding(b *testing.B) {
+	const n = 100_000
+	b.Run("floor=goroutine-with-timeout", func(b *testing.B) {
+		for b.Loop() {
+			outstanding(b, n, func(ctx context.Context, wait func()) {
+				ctx, cancel := context.WithTimeout(ctx, time.Hour)
+				go func() {
+					defer cancel()
+					_ = ctx
+					wait()
+				}()
+			})
+		}
+	})
+	b.Run("activity", func(b *testing.B) {
+		for b.Loop() {
+			rt := activity.New(activity.Config{})
+			outstanding(b, n, func(ctx context.Context, wait func()) {
+				_, err := activity.Start(ctx, rt, bothTimeouts(), func(activity.Context, struct{}) (struct{}, error) {
+					wait()
+					return struct{}{}, nil
+				}, struct{}{})
+				if err != nil {
+					b.Fatal(err)
+				}
+			})
+		}
+	})
+}
+
+func outstanding(b *testing.B, n int, start func(ctx context.Context, wait func())) {
+	b.StopTimer()
+	var ended sync.WaitGroup
+	ended.Add(n)
+	release := make(chan struct{})
+	wait := func() { <-release; ended.Done() }
+	before := memory()
+	b.StartTimer()
+	for range n {
+		start(context.Background(), wait)
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(memory()-before)/float64(n), "bytes/activity")
+	b.StartTimer()
+	close(release)
+	ended.Wait()
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/activity")
+}
+
+func memory() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapInuse + m.StackInuse
+}
+
+// 10,000 activities that stall in the same instant: until all have their next
+// attempt, logging included.
+func BenchmarkStall10000(b *testing.B) {
+	const n = 10_000
+	for b.Loop() {
+		b.StopTimer()
+		var first, second sync.WaitGroup
+		first.Add(n)
+		second.Add(n)
+		var late atomic.Int64
+		ctx, cancel := context.WithCancel(context.Background())
+		rt := activity.New(activity.Config{Logger: slog.New(slog.DiscardHandler)})
+		opts := activity.Options{HeartbeatTimeout: 2 * time.Second}
+		for range n {
+			_, err := activity.Start(ctx, rt, opts, func(ctx activity.Context, _ struct{}) (struct{}, error) {
+				if ctx.Info().Attempt == 1 {
+					first.Done()
+					<-ctx.Done()
+					return struct{}{}, context.Cause(ctx)
+				}
+				late.Add(int64(time.Since(ctx.Info().StartedAt)))
+				second.Done()
+				return struct{}{}, nil
+			}, struct{}{})
+			if err != nil {
+				b.Fatal(err)
+			}
+		}
+		first.Wait()
+		b.StartTimer()
+		second.Wait()
+		b.ReportMetric(float64(late.Load())/n, "ns-start-to-first-line")
+		cancel()
+	}
+}
+
+// The end of an activity costs no more when many others wait for a deadline.
+func BenchmarkRunBesides(b *testing.B) {
+	for _, n := range []int{100, 100_000} {
+		b.Run(map[int]string{100: "100", 100_000: "100000"}[n], func(b *testing.B) {
+			rt := activity.New(activity.Config{})
+			ctx, cancel := context.WithCancel(context.Background())
+			var all sync.WaitGroup
+			defer all.Wait()
+			defer cancel()
+			all.Add(n)
+			for range n {
+				_, err := activity.Start(ctx, rt, bothTimeouts(), func(ctx activity.Context, _ struct{}) (struct{}, error) {
+					defer all.Done()
+					return struct{}{}, activity.Idle(ctx, time.Hour)
+				}, struct{}{})
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			for b.Loop() {
+				if err := rt.Run(context.Background(), bothTimeouts(), noop); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
