@@ -62,6 +62,7 @@ type activity struct {
 	cancelCause error         // set once
 	err         error         // set once
 	zombies     int32         // abandoned functions that still run
+	deciding    bool          // latest has failed, and what follows is not decided yet
 	slot        bool          // has a slot of MaxConcurrent
 	stalled     bool          // the attempt before latest ended in a heartbeat timeout
 
@@ -120,16 +121,29 @@ func (a *activity) attempt() int {
 	return a.latest.number
 }
 
-// The life of an activity. All that follows, to the end of expire, needs
-// Runtime.mu.
+// The life of an activity. All that follows, down to the goroutine of an
+// attempt, needs Runtime.mu, but for decide.
+
+// heed cancels the activity, and returns true, if the caller's context has ended
+// and we have not been told yet.
+func (a *activity) heed(now instant) bool {
+	if a.caller == nil || a.cancelCause != nil || a.base.Err() == nil {
+		return false
+	}
+	a.cancel(now, nil)
+	return true
+}
 
 // proceed starts the next attempt, or waits for what it needs.
 func (a *activity) proceed(now instant) {
 	rt := a.rt
+	if a.heed(now) {
+		return
+	}
 	if a.blocked() {
 		a.setState(StateBlocked)
 		a.setAlarm()
-		a.tell(now, EventBlocked, a.attempt(), a.failure, 0, rt.blockedLog(a.latest))
+		a.tell(now, EventBlocked, a.attempt(), a.failure, 0, a.blockedLog())
 		a.giveUpSlot(now)
 		return
 	}
@@ -224,21 +238,28 @@ func (a *activity) nextAlarm() (instant, int32) {
 // expire does what is due. late is how long ago the earliest deadline of all
 // that are due was.
 func (a *activity) expire(now instant, late time.Duration) {
+	if a.heed(now) {
+		return
+	}
 	if when, _ := a.nextAlarm(); when > now {
 		a.setAlarm() // something that was done at the same instant has changed it
 		return
 	}
 	switch a.state {
 	case StateWaiting:
+		typ := TimeoutScheduleToStart
 		if a.closeBy <= a.until {
-			a.finish(now, StateFailed, RetryStateTimeout, a.timeout(TimeoutScheduleToClose))
-		} else {
-			a.finish(now, StateFailed, RetryStateTimeout, a.timeout(TimeoutScheduleToStart))
+			typ = TimeoutScheduleToClose
 		}
+		a.expireWait(now, typ)
 	case StateBlocked:
-		a.finish(now, StateFailed, RetryStateTimeout, a.timeout(TimeoutScheduleToClose))
+		a.expireWait(now, TimeoutScheduleToClose)
 	case StateBackingOff:
-		a.proceed(now)
+		if a.closeBy <= now { // the timer comes late
+			a.finish(now, StateFailed, RetryStateTimeout, a.failure)
+		} else {
+			a.proceed(now)
+		}
 	case StateRunning:
 		if a.cancelCause != nil {
 			a.giveUp(now)
@@ -248,13 +269,17 @@ func (a *activity) expire(now instant, late time.Duration) {
 	}
 }
 
+// expireWait ends an activity that waited for an attempt for too long.
+func (a *activity) expireWait(now instant, typ TimeoutType) {
+	a.mu.Lock()
+	err := a.timeout(typ)
+	a.mu.Unlock()
+	a.finish(now, StateFailed, RetryStateTimeout, err)
+}
+
 // expireAttempt fences the running attempt if it has timed out.
 func (a *activity) expireAttempt(now instant, late time.Duration) {
 	t, timeout := a.current, a.opts.HeartbeatTimeout
-	if t.Err() != nil {
-		a.cancel(now, t.cause()) // the caller's cancellation was there first
-		return
-	}
 	a.mu.Lock()
 	// A pause of the process is not a stall: then we come late as well.
 	if t.beatBy <= now && late > max(timeout/10, time.Millisecond) {
@@ -279,20 +304,22 @@ func (a *activity) expireAttempt(now instant, late time.Duration) {
 	// the function can hear of it. To fence and to cancel is one step for
 	// Heartbeat, which looks at both under this lock.
 	err := a.timeout(typ)
-	err.LastFailure = t.last
-	err.Details = a.latestDetails()
 	err.Stack, err.noStack = a.rt.stack(t, now)
-	t.over = err
 	t.cancel(err)
+	if t.cause() != error(err) { // the caller's cancellation was just there first
+		a.mu.Unlock()
+		a.rt.timeouts--
+		a.heed(now)
+		return
+	}
+	t.over = err
 	a.mu.Unlock()
 
 	a.abandon(t)
-	a.current, a.failure = nil, err
-	if a.rt.stalls == nil {
-		a.rt.stalls = &burst{}
-	}
-	a.rt.stalls.total++
-	err.stall = a.rt.stalls
+	t.timedOut, t.burst = typ, a.rt.burstNow()
+	t.burst.pending++
+	a.current, a.failure, a.deciding = nil, err, true
+	a.setAlarm()
 	if typ == TimeoutScheduleToClose || a.opts.RetryPolicy.Retryable == nil {
 		a.resolve(now, verdict{})
 	} else {
@@ -316,7 +343,7 @@ func (a *activity) giveUp(now instant) {
 	t.over = a.cancelCause
 	a.mu.Unlock()
 	a.abandon(t)
-	a.tell(now, EventAbandoned, t.number, nil, 0, a.rt.abandonedLog(t, stack, noStack))
+	a.tell(now, EventAbandoned, t.number, nil, 0, a.abandonedLog(stack, noStack))
 	t.reported = true
 	a.finish(now, StateCanceled, RetryStateCancelRequested, &canceledError{
 		cause: a.cancelCause,
@@ -333,14 +360,18 @@ func (a *activity) decide(err error) {
 		a.resolve(now, v)
 		a.rt.unlock()
 	}()
-	v = a.judge(err)
+	a.judge(err, &v)
 }
 
 // resolve decides what follows an attempt that has failed.
 func (a *activity) resolve(now instant, v verdict) {
+	if !a.deciding {
+		return // canceled meanwhile
+	}
+	a.deciding = false
+	a.heed(now)
 	t, p := a.latest, &a.opts.RetryPolicy
-	timeout, _ := a.failure.(*TimeoutError)
-	heartbeat := timeout != nil && timeout.Type == TimeoutHeartbeat
+	heartbeat := t.timedOut == TimeoutHeartbeat
 	a.mu.Lock()
 	progressed := t.progressed
 	a.mu.Unlock()
@@ -354,7 +385,7 @@ func (a *activity) resolve(now instant, v verdict) {
 	switch {
 	case a.cancelCause != nil:
 		retry = RetryStateCancelRequested
-	case timeout != nil && timeout.Type == TimeoutScheduleToClose:
+	case t.timedOut == TimeoutScheduleToClose:
 		retry = RetryStateTimeout
 	case v.final:
 		retry = RetryStateNonRetryableFailure
@@ -371,35 +402,33 @@ func (a *activity) resolve(now instant, v verdict) {
 	if retry == 0 && a.closeBy != never && next >= a.closeBy {
 		retry, delay = RetryStateTimeout, 0
 	}
-	keepSlot := heartbeat && delay == 0
 	a.stalled = heartbeat
 
-	a.tell(now, EventAttemptFailed, t.number, a.failure, delay, a.rt.failedLog(t, a.failure, retry, delay))
+	a.tell(now, EventAttemptFailed, t.number, a.failure, delay, a.failedLog(retry, delay))
 	if t.abandoned {
 		a.tell(now, EventAbandoned, t.number, nil, 0, nil)
 		t.reported = true
-		if t.returned {
-			a.tell(now, EventAbandonedReturned, t.number, nil, 0, nil)
-		}
 	}
 	switch {
 	case retry == RetryStateCancelRequested:
 		a.finish(now, StateCanceled, retry, &canceledError{cause: a.cancelCause, result: a.failure})
-		return
 	case retry != 0:
 		a.finish(now, StateFailed, retry, a.failure)
-		return
-	}
-	if !keepSlot {
+	case delay == 0:
+		if !heartbeat {
+			a.giveUpSlot(now)
+		}
+		a.proceed(now)
+	default:
+		a.until = next
+		a.setState(StateBackingOff)
+		a.setAlarm()
 		a.giveUpSlot(now)
 	}
-	if delay == 0 {
-		a.proceed(now)
-		return
+	if t.abandoned && t.returned { // while Retryable was asked
+		t.endAbandoned(now)
 	}
-	a.until = next
-	a.setState(StateBackingOff)
-	a.setAlarm()
+	t.burst.resolved()
 }
 
 // cancel ends the attempt's context, or the wait for the next attempt. The
@@ -408,20 +437,22 @@ func (a *activity) cancel(now instant, cause error) {
 	if a.state.ended() || a.cancelCause != nil {
 		return
 	}
+	if a.caller != nil && a.base.Err() != nil {
+		cause = context.Cause(a.base)
+	}
 	a.cancelCause = cause
-	switch {
-	case a.state == 0: // start sees it
-	case a.state != StateRunning:
-		err := cause
-		if a.failure != nil {
-			err = &canceledError{cause: cause, result: a.failure}
-		}
-		a.finish(now, StateCanceled, RetryStateCancelRequested, err)
-	case a.current != nil:
-		a.current.cancel(cause)
-		a.cancelCause = a.current.cause()
+	switch t := a.current; {
+	case a.state == 0: // schedule sees it
+	case t != nil:
+		t.cancel(cause)
 		a.until = now.add(a.opts.CancelGrace)
 		a.setAlarm()
+	case a.state == StateRunning:
+		a.resolve(now, verdict{}) // does nothing if that is what called us
+	case a.failure != nil:
+		a.finish(now, StateCanceled, RetryStateCancelRequested, &canceledError{cause: cause, result: a.failure})
+	default:
+		a.finish(now, StateCanceled, RetryStateCancelRequested, cause)
 	}
 }
 
@@ -432,7 +463,9 @@ func (a *activity) finish(now instant, state State, retry RetryState, err error)
 	a.setState(state)
 	a.setAlarm()
 	rt.unlink(a)
-	if a.opts.ID != "" && !a.guarded() {
+	if a.guarded() {
+		rt.keepID(a) // until unblock
+	} else if a.opts.ID != "" {
 		rt.freeID(a)
 	}
 	kind := EventCompleted
@@ -470,11 +503,17 @@ func (a *activity) giveUpSlot(now instant) {
 
 // grantSlots gives free slots to who has waited longest.
 func (rt *Runtime) grantSlots(now instant) {
+	if rt.shutdown {
+		return // whoever waits is about to be canceled
+	}
 	for e := rt.waiting.Front(); e != nil && rt.slots > 0; {
 		a := e.Value.(*activity)
 		e = e.Next()
 		if min(a.until, a.closeBy) <= now {
 			continue // timed out at this instant, and about to be told
+		}
+		if a.heed(now) {
+			continue
 		}
 		rt.slots--
 		a.slot = true
@@ -554,7 +593,9 @@ func (t *attempt) end() {
 	rt.settle(now)
 	t.returned = true
 	if t != a.current {
-		t.endAbandoned(now)
+		if t.reported { // else resolve does it, so that the order is the same with a Retryable and without
+			t.endAbandoned(now)
+		}
 		rt.unlock()
 		return
 	}
@@ -574,7 +615,7 @@ func (t *attempt) end() {
 		}
 		a.finish(now, StateCanceled, RetryStateCancelRequested, err)
 	default:
-		a.failure = t.err
+		a.failure, a.deciding = t.err, true
 		a.setAlarm()
 		rt.unlock()
 		a.decide(t.err)
@@ -588,18 +629,16 @@ func (t *attempt) endAbandoned(now instant) {
 	a := t.a
 	a.zombies--
 	a.rt.abandoned--
-	if t.reported {
-		a.tell(now, EventAbandonedReturned, t.number, nil, 0, nil)
-	}
+	a.tell(now, EventAbandonedReturned, t.number, nil, 0, nil)
 	a.unblock(now)
 }
 
-// timeout makes the error of a timeout.
+// timeout makes the error of a timeout. Activity.mu is held.
 func (a *activity) timeout(typ TimeoutType) *TimeoutError {
 	a.rt.timeouts++
 	e := &TimeoutError{
 		ID: a.id(), Name: a.name(), Type: typ, Attempt: a.attempt(),
-		LastFailure: oneLevel(a.failure), Codec: a.rt.cfg.Codec,
+		LastFailure: oneLevel(a.failure), Details: a.latestDetails(), Codec: a.rt.cfg.Codec,
 	}
 	switch typ {
 	case TimeoutHeartbeat:

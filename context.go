@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"reflect"
+	"sync/atomic"
 	"time"
 )
 
@@ -85,13 +87,16 @@ type attempt struct {
 	granted    time.Duration // what rule "a pause is not a stall" gave since the last heartbeat
 	progressed bool          // recorded other details than it resumed from
 	told       bool          // Sleep, Idle, Range or Guard returned the attempt's cause
-	ranged     bool          // Range was called
 	guards     int32         // functions inside Guard now
 
 	// Guarded by Runtime.mu.
 	returned  bool // the function has returned
 	abandoned bool // left behind by a timeout, or at the end of CancelGrace
 	reported  bool // EventAbandoned was told
+	timedOut  TimeoutType
+	burst     *burst // of the attempts that timed out at the same instant
+
+	ranged atomic.Bool // Range was called
 
 	// The function's result: the attempt's goroutine's own.
 	out any
@@ -142,12 +147,28 @@ func (t *attempt) due(now instant) bool {
 // cause is why the Context ended.
 func (t *attempt) cause() error { return context.Cause(t.Context) }
 
-// tell returns the attempt's cause, and notes that the function was told of it.
-func (t *attempt) tell() error {
-	t.a.mu.Lock()
-	t.told = true
-	t.a.mu.Unlock()
-	return t.cause()
+// tell notes that the function has been told of the attempt's end, if err, which
+// it is about to get, is the attempt's cause and not that of a context of its own.
+func (t *attempt) tell(err error) error {
+	if err != nil && t.Err() != nil && reflect.DeepEqual(err, t.cause()) {
+		t.a.mu.Lock()
+		t.told = true
+		t.a.mu.Unlock()
+	}
+	return err
+}
+
+// tell does so for the attempt that ctx is derived from.
+func tell(ctx context.Context, err error) error {
+	if t := attemptOf(ctx); t != nil {
+		return t.tell(err)
+	}
+	return err
+}
+
+func attemptOf(ctx context.Context) *attempt {
+	t, _ := ctx.Value(attemptKey{}).(*attempt)
+	return t
 }
 
 // Info implements [Context].
@@ -169,10 +190,10 @@ func (t *attempt) Logger() *slog.Logger {
 }
 
 // Sleep implements [Context].
-func (t *attempt) Sleep(d time.Duration) error { return t.sleep(t, d) }
+func (t *attempt) Sleep(d time.Duration) error { return t.SleepContext(t, d) }
 
-// sleep ends with ctx, which is t or derived from it.
-func (t *attempt) sleep(ctx context.Context, d time.Duration) error {
+// SleepContext is Sleep that ends when ctx ends, too; see [FromContext].
+func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 	if ctx.Err() == nil && d > 0 {
 		rt := t.a.rt
 		s := alarm{rank: rankWake, wake: make(chan struct{}, 1)}
@@ -194,13 +215,11 @@ func (t *attempt) sleep(ctx context.Context, d time.Duration) error {
 		}
 	}
 	// Looked at after the wake-up too: at the same instant, a timeout comes first.
-	if t.Err() != nil {
-		t.tell()
+	err := ended(ctx)
+	if err == nil {
+		err = ended(t)
 	}
-	if err := ended(ctx); err != nil {
-		return err
-	}
-	return ended(t)
+	return t.tell(err)
 }
 
 // ended returns the cause of a context that has ended, else nil.
@@ -223,7 +242,7 @@ func (t *attempt) Guard(f func() error) error {
 	}
 	if t.over != nil || t.Err() != nil {
 		a.mu.Unlock()
-		return t.tell()
+		return t.tell(t.cause())
 	}
 	t.guards++
 	a.mu.Unlock()
@@ -252,6 +271,11 @@ func NewContext(ctx context.Context, c Context) context.Context {
 // whether there is one. What it returns keeps ctx's own values and
 // cancellation: its Sleep ends when ctx ends, and its Heartbeat then returns
 // ctx's cause, although it still records.
+//
+// For that Sleep, a Context that has a method SleepContext(ctx context.Context,
+// d time.Duration) error, which ends when ctx ends, is asked by that method. The
+// runtime's own has it. A wrapper that does not is passed over, and another
+// engine's Context that does not sleeps on until its own end.
 func FromContext(ctx context.Context) (Context, bool) {
 	if c, ok := ctx.(Context); ok {
 		return c, true
@@ -285,36 +309,30 @@ func (d *derived) Sleep(dur time.Duration) error {
 	if d.ctx.Done() == d.Context.Done() {
 		return d.Context.Sleep(dur)
 	}
-	if t, ok := d.Context.(*attempt); ok {
-		return t.sleep(d.ctx, dur)
+	return d.SleepContext(d.ctx, dur)
+}
+
+func (d *derived) SleepContext(ctx context.Context, dur time.Duration) error {
+	type sleeper interface {
+		SleepContext(ctx context.Context, d time.Duration) error
 	}
-	if d.ctx.Err() != nil {
-		return ended(d.ctx)
+	if s, ok := d.Context.(sleeper); ok {
+		return s.SleepContext(ctx, dur)
 	}
-	// A wrapper's Sleep knows nothing of ctx.
-	slept := make(chan error, 1)
-	go func() { slept <- d.Context.Sleep(dur) }()
-	select {
-	case err := <-slept:
+	if t := attemptOf(d); t != nil {
+		return t.SleepContext(ctx, dur)
+	}
+	if err := d.Context.Sleep(dur); err != nil {
 		return err
-	case <-d.ctx.Done():
-		return ended(d.ctx)
 	}
+	return ended(ctx)
 }
 
 func (d *derived) Guard(f func() error) error {
 	if err := ended(d.ctx); err != nil {
-		tellIfOver(d)
-		return err
+		return tell(d, err)
 	}
 	return Guard(d.Context, f)
-}
-
-// tellIfOver notes that the function was told to end, if its attempt has ended.
-func tellIfOver(ctx context.Context) {
-	if t, ok := ctx.Value(attemptKey{}).(*attempt); ok && t.Err() != nil {
-		t.tell()
-	}
 }
 
 // Resume returns what the attempt resumes from: the heartbeat details recorded
@@ -345,8 +363,8 @@ type RangeProgress struct{ Next, To int }
 // a recorded Next above to are NonRetryable errors. For phases, [Resume] a
 // struct of your own.
 func Range(ctx Context, from, to int, body func(i int) error) error {
-	t, _ := ctx.Value(attemptKey{}).(*attempt)
-	if t != nil && !t.beginRange() {
+	t := attemptOf(ctx)
+	if t != nil && t.ranged.Swap(true) {
 		return NonRetryable(fmt.Errorf("%s: attempt %d called activity.Range twice; one activity has one Range, for phases Resume a struct of your own", t.a, t.number))
 	}
 	var progress RangeProgress
@@ -361,49 +379,35 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 	if found && progress.Next > to {
 		return NonRetryable(fmt.Errorf("activity.Range from %d to %d: an earlier attempt recorded %d as the next, which is beyond the end", from, to, progress.Next))
 	}
-	t.noteRange(next-from, to-from)
+	if t != nil {
+		t.a.noteRange(&rangeState{from, next, to})
+	}
 	for i := next; i < to; i++ {
-		if ctx.Err() != nil {
-			tellIfOver(ctx)
-			return context.Cause(ctx)
+		if err := ended(ctx); err != nil {
+			return tell(ctx, err)
 		}
 		if err := body(i); err != nil {
 			return err
 		}
 		err := ctx.Heartbeat(RangeProgress{i + 1, to})
-		switch {
-		case err == nil || ctx.Err() != nil:
-			t.noteRange(i+1-from, to-from) // a canceled attempt's details are recorded
-		case i+1 == to:
-			ctx.Logger().Error("activity: the end of a Range is not recorded, a later attempt would run its last body again", "error", err)
-		default:
+		if err == nil || ctx.Err() != nil {
+			continue // recorded, or else logged
+		}
+		if i+1 < to {
 			return err
 		}
+		ctx.Logger().Error("activity: the end of a Range is not recorded, a later attempt would run its last body again", "error", err)
 	}
 	return nil
 }
 
-// beginRange reports whether this is the attempt's first Range.
-func (t *attempt) beginRange() bool {
-	t.a.mu.Lock()
-	defer t.a.mu.Unlock()
-	first := !t.ranged
-	t.ranged = true
-	return first
-}
+// rangeState is a Range, for Status.
+type rangeState struct{ from, next, to int }
 
-type rangeState struct{ done, total int }
-
-// noteRange is for Status.
-func (t *attempt) noteRange(done, total int) {
-	if t == nil {
-		return
-	}
-	t.a.mu.Lock()
-	defer t.a.mu.Unlock()
-	if t.over == nil {
-		t.a.loop = &rangeState{done, max(total, 0)}
-	}
+func (a *activity) noteRange(s *rangeState) {
+	a.mu.Lock()
+	a.loop = s
+	a.mu.Unlock()
 }
 
 // Idle is a Sleep for pollers: it sends a heartbeat without details when it
@@ -416,8 +420,7 @@ func Idle(ctx Context, d time.Duration) error {
 	}
 	for {
 		if err := ctx.Heartbeat(); err != nil {
-			tellIfOver(ctx)
-			return err
+			return tell(ctx, err)
 		}
 		if d <= 0 {
 			return nil
@@ -438,22 +441,19 @@ func Idle(ctx Context, d time.Duration) error {
 // execution of the same ID ([ErrAlreadyRunning]). f's error or panic passes
 // through. Keep f short: a stall inside f holds up the retry.
 //
-// A Context that has a method Guard(f func() error) error does it itself.
+// A Context that has a method Guard(f func() error) error does it itself. A
+// wrapper that has one, and may be wrapped again, needs a Value method as well,
+// which passes on to NewContext(inner, wrapper).Value.
 func Guard(ctx Context, f func() error) error {
 	type guard interface{ Guard(f func() error) error }
 	if g, ok := ctx.(guard); ok {
 		return g.Guard(f)
 	}
-	// A wrapper that only embeds a Context.
-	if g, ok := ctx.Value(contextKey{}).(guard); ok {
-		if err := ended(ctx); err != nil {
-			tellIfOver(ctx)
-			return err
-		}
-		return g.Guard(f)
-	}
 	if err := ended(ctx); err != nil {
-		return err
+		return tell(ctx, err)
+	}
+	if g, ok := ctx.Value(contextKey{}).(guard); ok { // under a wrapper that only embeds a Context
+		return g.Guard(f)
 	}
 	return f()
 }

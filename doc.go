@@ -1,2 +1,145 @@
 // Package activity is an embedded, in-process activity runtime.
+//
+// An activity is an ordinary function that does long work and may stall, fail
+// or panic. A [Runtime] runs it, watches its heartbeats, retries it, and hands
+// the details of the last heartbeat to the next attempt, so that it goes on
+// where the last one left off. The ideas and the names are those of Temporal's
+// activities; there is no server.
+//
+//	func importRows(ctx activity.Context) error {
+//		next, err := activity.Resume(ctx, 0) // the last heartbeat's details, or 0
+//		if err != nil {
+//			return err
+//		}
+//		for ; next < len(rows); next++ {
+//			if err := importRow(ctx, rows[next]); err != nil {
+//				return err
+//			}
+//			if err := ctx.Heartbeat(next + 1); err != nil {
+//				return err
+//			}
+//		}
+//		return nil
+//	}
+//
+//	rt := activity.New(activity.Config{})
+//	err := rt.Run(ctx, activity.Options{
+//		StartToCloseTimeout: time.Hour,        // one attempt takes no longer
+//		HeartbeatTimeout:    10 * time.Second, // and is never silent for longer
+//	}, importRows)
+//
+// If importRows is silent for 10 s, its attempt is over: its Context ends, and
+// the next attempt starts at once and resumes from the last details.
+//
+// [Runtime.Run] runs a func(Context) error. [Execute] and [Start] run functions
+// with an input and a result; Start gives a [Handle] and does not wait.
+// [Range] is the loop above, and [Idle] a Sleep for pollers.
+//
+// # The life of an attempt
+//
+//	Start ──> waiting ──slot──> running ──returns nil───────────────> completed
+//	             ^                 │
+//	             │                 ├─returns an error, panics ───┐
+//	             │                 ├─start-to-close timeout ─────┤
+//	             │                 ├─heartbeat timeout ──────────┤
+//	             │                 ├─schedule-to-close timeout ──┼──> failed
+//	             │                 └─canceled, then returns ─────┼──> canceled
+//	             │                                               │
+//	             │      no further attempt <── is it retried? <──┘
+//	             │          (failed)             │
+//	             ├──at once, after a heartbeat timeout
+//	             ├──backing off <────────────────┤
+//	             └──blocked <── earlier functions still run
+//
+// An attempt that has timed out is fenced at that instant, whether or not its
+// function listens: its Context has ended, and whatever it still reports or
+// returns is ignored. If its function still runs it is abandoned. At most
+// Options.MaxAbandoned abandoned functions may exist when a next attempt
+// starts; else the activity is blocked until one returns. Go cannot end a
+// goroutine from outside: a function that hangs for ever is a leak, which
+// Stats, Status, events and the log show, with the stack where it hangs.
+//
+// At one instant a timeout comes before everything else: a heartbeat or a
+// return that is just as old as its timeout comes too late.
+//
+// # Heartbeats
+//
+// [Context.Heartbeat] says that the attempt is alive, and its details say how
+// far it got. Details are encoded at once, and the newest win. Without details
+// those recorded before stay. An attempt that records none passes on those it
+// got. A heartbeat costs about a reading of the clock: beat often.
+//
+// Record what is done, never what is about to be: a step that was done and not
+// recorded is done again, which is why steps should bear that. Where they
+// cannot, [Guard] keeps them from overlapping a later attempt, and details can
+// say how far to cut back: a file's length, a transaction's number.
+//
+// Details that cannot be decoded into what the function asks for are an error,
+// and not retried: never a silent start from the beginning.
+//
+// A pause of the whole process, such as SIGSTOP, a frozen virtual machine or a
+// starved CPU, is not a stall. When the timer, or whoever finds a deadline due,
+// comes late itself, by more than a tenth of the heartbeat timeout, a heartbeat
+// deadline that is due moves on by as much, by one heartbeat timeout at most.
+//
+// # Timeouts
+//
+// Four, each 0 for none: start-to-close for one attempt; heartbeat for the time
+// between heartbeats; schedule-to-start for each wait for a slot of
+// Config.MaxConcurrent; schedule-to-close for everything together. The first
+// two are retried, the last two are not. A Context's cause is then a
+// [*TimeoutError]; its Err is context.Canceled in every case, so a library that
+// looks at Err alone takes a timeout for a cancellation.
+//
+// # Retries
+//
+// An error, a panic ([*PanicError]) and a start-to-close timeout are followed by
+// the interval of the [RetryPolicy]. A heartbeat timeout is not: the timeout was
+// the wait, and the next attempt starts at once. (A Temporal server adds its
+// backoff here.) Only when the attempt before ended in a heartbeat timeout too,
+// and this one recorded nothing new, the interval comes first, so that what
+// always hangs does not spin.
+//
+// Not retried are errors marked with [NonRetryable], those that
+// RetryPolicy.Retryable refuses, runtime.Goexit ([ErrGoexit]), cancellation, the
+// last of MaximumAttempts, and the two schedule timeouts. [RetryAfter] says when
+// to come again.
+//
+// # Cancellation
+//
+// The end of the caller's context, [Handle.Cancel] and [Runtime.Shutdown] end the
+// attempt's Context at once, and context.Cause says why. The caller gets its
+// answer when the function has returned, or Options.CancelGrace later. There is
+// no further attempt.
+//
+// # Return every error
+//
+// Sleep, Heartbeat, Idle, Range and Guard return an error once the attempt is
+// over or canceled, and a function that returns it ends in time. One that does
+// not:
+//
+//   - drops the error of Sleep, Idle, Range or Guard and returns nil: if it was
+//     canceled that nil is taken for the cause, so that a loop which was cut
+//     short is not taken for done;
+//   - drops the error of its last Heartbeat and returns nil: it has succeeded,
+//     canceled or not, since everything was done;
+//   - goes on after a timeout: it is abandoned, and everything it reports or
+//     returns is ignored. What it does to the outside is not: use [Guard];
+//   - goes on after a cancellation: it is abandoned after CancelGrace;
+//   - returns the error of a Heartbeat whose details cannot be encoded: the
+//     activity ends, since every retry would meet it again.
+//
+// # Durability
+//
+// In this version details live in memory, for the retries of one execution. The
+// [Store] and [Checkpoint] types are declared, and not in use yet.
+//
+// # Testing
+//
+// In a [testing/synctest] bubble the zero Config runs on the bubble's virtual
+// time: an hour of Sleeps and timeouts takes microseconds, nothing has to be
+// driven, and the same program gives the same events at the same instants.
+// Where a test wants to stop at an instant and look, Config.Clock takes a
+// [github.com/benbjohnson/clock.Mock]. Options.HeartbeatDetails starts a function
+// in the middle. Make the Runtime in the bubble.
 package activity

@@ -108,13 +108,9 @@ type TimeoutError struct {
 	Codec   Codec
 
 	noStack string // why Stack is empty
-	stall   *burst // what timed out at the same instant
 }
 
 func (e *TimeoutError) Error() string {
-	if e.ID == "" {
-		return "activity: " + e.short()
-	}
 	return label(e.ID, e.Name) + ": " + e.short()
 }
 
@@ -128,7 +124,12 @@ func (e *TimeoutError) short() string {
 	case TimeoutScheduleToStart:
 		s = fmt.Sprintf("%s: attempt %d got no slot of MaxConcurrent within %s", e.Type, e.Attempt+1, e.After)
 	case TimeoutScheduleToClose:
-		s = fmt.Sprintf("%s: not done %s after it was scheduled, in %s", e.Type, e.After, attempt)
+		if e.Attempt == 0 {
+			attempt = "before its first attempt"
+		} else {
+			attempt = "in " + attempt
+		}
+		s = fmt.Sprintf("%s: not done %s after it was scheduled, %s", e.Type, e.After, attempt)
 	default:
 		s = fmt.Sprintf("%s: %s was not done within %s", e.Type, attempt, e.After)
 	}
@@ -242,8 +243,8 @@ func (e *canceledError) Unwrap() []error {
 
 // label is how error texts and logs name an activity.
 func label(id, name string) string {
-	if name == "" {
-		return fmt.Sprintf("activity %q", id)
+	if id == "" { // it was never given one
+		return fmt.Sprintf("activity (%s)", name)
 	}
 	return fmt.Sprintf("activity %q (%s)", id, name)
 }

@@ -3,7 +3,6 @@ package activity
 import (
 	"fmt"
 	"log/slog"
-	"sync/atomic"
 	"time"
 )
 
@@ -135,7 +134,7 @@ func (a *activity) deliver() {
 
 func (a *activity) open(l letter) {
 	if l.log != nil {
-		l.log()
+		a.rt.guarded(a, "an error's text", l.log)
 	}
 	if e := l.event; e.Kind != 0 {
 		e.ID, e.Name = a.id(), a.name()
@@ -163,14 +162,17 @@ func (rt *Runtime) guarded(a *activity, what string, f func()) {
 	f()
 }
 
-// log writes a line about an activity. It is not called under a lock.
+// log writes a line, about an activity if a is not nil. It is not called under a lock.
 func (rt *Runtime) log(level slog.Level, msg string, a *activity, attempt int, attrs ...slog.Attr) {
 	defer func() { _ = recover() }() // a Handler's panic has nowhere to go
 	l := rt.logger()
 	if !l.Enabled(rt.ctx, level) {
 		return
 	}
-	all := []slog.Attr{slog.String("id", a.id()), slog.String("name", a.name())}
+	var all []slog.Attr
+	if a != nil {
+		all = append(all, slog.String("id", a.id()), slog.String("name", a.name()))
+	}
 	if attempt > 0 {
 		all = append(all, slog.Int("attempt", attempt))
 	}
@@ -184,34 +186,84 @@ func (rt *Runtime) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// A burst is what is logged of one kind at one instant: thousands that stall
-// together are a few lines, not thousands of stacks.
+// A burst is what is logged of one instant: thousands that stall together are a
+// few lines, not thousands of stacks. Guarded by Runtime.mu.
 type burst struct {
-	total int          // final before the first line is written
-	seen  atomic.Int64 // how many have come to be written
+	open    bool // the settle goes on
+	pending int  // attempts that timed out, and whose Retryable is being asked
+	last    *activity
+	lines   [len(burstKinds)]int
 }
 
-const burstLines = 5
+const burstLines = 5 // of each kind are written in full
 
-// line writes a line in full if it is one of the first, and a last one that
-// counts the rest. A nil burst writes all.
-func (b *burst) line(full func(), rest func(n int)) {
+const (
+	lineFailed = iota
+	lineBlocked
+	lineAbandoned
+)
+
+var burstKinds = [...]struct {
+	level slog.Level
+	rest  string
+}{
+	lineFailed:    {slog.LevelWarn, "activity: %d more attempts timed out at the same instant"},
+	lineBlocked:   {slog.LevelError, "activity: %d more activities were blocked by functions that hang at the same instant"},
+	lineAbandoned: {slog.LevelWarn, "activity: %d more canceled functions were abandoned at the same instant"},
+}
+
+// burstNow is that of the settle that is under way.
+func (rt *Runtime) burstNow() *burst {
+	if rt.burst == nil {
+		rt.burst = &burst{open: true}
+	}
+	return rt.burst
+}
+
+// full reports whether one more line is to be written in full. Of a nil burst
+// all are.
+func (b *burst) full(kind int, a *activity) bool {
 	if b == nil {
-		full()
+		return true
+	}
+	b.last = a
+	b.lines[kind]++
+	return b.lines[kind] <= burstLines
+}
+
+// resolved counts an attempt that timed out and has had its line.
+func (b *burst) resolved() {
+	if b != nil {
+		b.pending--
+		b.sum()
+	}
+}
+
+// sum writes the lines that count the rest, once all is known.
+func (b *burst) sum() {
+	a := b.last
+	if b.open || b.pending > 0 {
 		return
 	}
-	n := int(b.seen.Add(1))
-	if n <= burstLines {
-		full()
-	}
-	if n == b.total && n > burstLines {
-		rest(n - burstLines)
+	for kind, n := range b.lines {
+		if rest := n - burstLines; rest > 0 {
+			a.mu.Lock()
+			a.post(letter{log: func() {
+				a.rt.log(burstKinds[kind].level, fmt.Sprintf(burstKinds[kind].rest, rest), nil, 0)
+			}})
+			a.mu.Unlock()
+			a.rt.told = append(a.rt.told, a)
+		}
 	}
 }
 
-// failedLog is the line about an attempt that failed or timed out.
-func (rt *Runtime) failedLog(t *attempt, err error, retry RetryState, delay time.Duration) func() {
-	full := func() {
+// failedLog is the line about the latest attempt, which has failed.
+func (a *activity) failedLog(retry RetryState, delay time.Duration) func() {
+	t, err := a.latest, a.failure
+	if !t.burst.full(lineFailed, a) {
+		return nil
+	}
+	return func() {
 		next := slog.Duration("retry_in", delay)
 		if retry != 0 {
 			next = slog.String("no_retry", retry.String())
@@ -220,51 +272,43 @@ func (rt *Runtime) failedLog(t *attempt, err error, retry RetryState, delay time
 		if stack := stackOf(err); stack != nil {
 			attrs = append(attrs, slog.String("stack", string(stack)))
 		}
-		rt.log(slog.LevelWarn, "activity: attempt failed", t.a, t.number, attrs...)
-	}
-	var stall *burst
-	if e, ok := err.(*TimeoutError); ok {
-		stall = e.stall
-	}
-	return func() {
-		stall.line(full, func(n int) {
-			rt.log(slog.LevelWarn, fmt.Sprintf("activity: this and %d more attempts timed out at the same instant", n-1), t.a, t.number, slog.String("error", short(err)))
-		})
+		a.rt.log(slog.LevelWarn, "activity: attempt failed", a, t.number, attrs...)
 	}
 }
 
-func (rt *Runtime) abandonedLog(t *attempt, stack []byte, noStack string) func() {
+// abandonedLog is the line about the latest attempt, which is canceled and whose
+// function is given up.
+func (a *activity) abandonedLog(stack []byte, noStack string) func() {
+	t := a.latest
+	if !a.rt.burstNow().full(lineAbandoned, a) {
+		return nil
+	}
 	return func() {
 		attr := slog.String("stack", string(stack))
 		if len(stack) == 0 {
 			attr = slog.String("no_stack", noStack)
 		}
-		rt.log(slog.LevelWarn, "activity: canceled, but the function does not return: abandoned", t.a, t.number, attr)
+		a.rt.log(slog.LevelWarn, "activity: canceled, but the function does not return: abandoned", a, t.number, attr)
 	}
 }
 
-// blockedLog is the line about an activity whose next attempt waits for t's
-// function, or for one of an attempt before.
-func (rt *Runtime) blockedLog(t *attempt) func() {
-	var b *burst
-	if rt.settling {
-		if rt.blocks == nil {
-			rt.blocks = &burst{}
-		}
-		b = rt.blocks
-		b.total++
+// blockedLog is the line about an activity whose next attempt waits for the
+// latest one's function, or for one of an attempt before.
+func (a *activity) blockedLog() func() {
+	t, b := a.latest, a.latest.burst
+	if a.rt.settling {
+		b = a.rt.burstNow()
 	}
-	inGuard, zombies, stack := t.a.guarded(), t.a.zombies, stackOf(t.a.failure)
+	if !b.full(lineBlocked, a) {
+		return nil
+	}
+	why := fmt.Sprintf("%d functions of earlier attempts still run, and MaxAbandoned is %d", a.zombies, max(a.opts.MaxAbandoned, 0))
+	if a.guarded() {
+		why = "the function of the last attempt is still inside Guard"
+	}
+	stack := stackOf(a.failure)
 	return func() {
-		b.line(func() {
-			why := fmt.Sprintf("%d functions of earlier attempts still run, and MaxAbandoned is %d", zombies, max(t.a.opts.MaxAbandoned, 0))
-			if inGuard {
-				why = "the function of the last attempt is still inside Guard"
-			}
-			rt.log(slog.LevelError, "activity: the next attempt is blocked by a function that hangs", t.a, t.number, slog.String("waits_for", why), slog.String("stack", string(stack)))
-		}, func(n int) {
-			rt.log(slog.LevelError, fmt.Sprintf("activity: the next attempts of this and %d more activities are blocked by functions that hang", n-1), t.a, t.number)
-		})
+		a.rt.log(slog.LevelError, "activity: the next attempt is blocked by a function that hangs", a, t.number, slog.String("waits_for", why), slog.String("stack", string(stack)))
 	}
 }
 

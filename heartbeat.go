@@ -35,7 +35,7 @@ func (t *attempt) Heartbeat(details ...any) error {
 	}
 	if t.over != nil {
 		a.mu.Unlock()
-		return t.over
+		return t.cause()
 	}
 	t.beat(now)
 	if isInt || e.data != nil {
@@ -43,6 +43,9 @@ func (t *attempt) Heartbeat(details ...any) error {
 			a.intDetails, a.isInt = n, true
 		} else {
 			a.setDetails(e)
+		}
+		if r, ok := details[0].(RangeProgress); ok && a.loop != nil {
+			a.loop.next = r.Next
 		}
 		if !t.progressed {
 			t.progressed = !bytes.Equal(a.encodedDetails(), t.resume)
@@ -60,6 +63,9 @@ func (t *attempt) Heartbeat(details ...any) error {
 		a.mu.Unlock()
 	}
 	if t.Err() != nil {
+		if failed != nil {
+			a.rt.log(slog.LevelError, "activity: a canceled attempt's heartbeat details are not recorded", a, t.number, slog.Any("error", failed))
+		}
 		return t.cause()
 	}
 	return failed
@@ -72,7 +78,7 @@ func (t *attempt) beat(now instant) {
 	a.lastBeat = max(a.lastBeat, now)
 	t.granted = 0
 	if a.opts.HeartbeatTimeout > 0 {
-		t.beatBy = now.add(a.opts.HeartbeatTimeout)
+		t.beatBy = max(t.beatBy, now.add(a.opts.HeartbeatTimeout))
 	}
 }
 
@@ -164,7 +170,7 @@ func appendValue(details, value []byte) []byte {
 func cutValue(details []byte) (value, rest []byte, err error) {
 	n, size := binary.Uvarint(details)
 	if size <= 0 || n > uint64(len(details)-size) {
-		return nil, nil, errors.New("the recorded details are damaged")
+		return nil, nil, errors.New("heartbeat details: what was recorded is damaged")
 	}
 	end := size + int(n)
 	return details[size:end:end], details[end:], nil
@@ -173,24 +179,27 @@ func cutValue(details []byte) (value, rest []byte, err error) {
 // decodeDetails decodes the first recorded values into the pointers given. It
 // reports false if nothing was recorded.
 func decodeDetails(c Codec, details []byte, into []any) (bool, error) {
-	if details == nil {
+	if len(details) == 0 {
 		return false, nil
 	}
 	if c == nil {
 		c = jsonCodec{}
 	}
-	for i, p := range into {
-		if len(details) == 0 {
-			return false, NonRetryable(fmt.Errorf("heartbeat details: %d values asked for, only %d were recorded", len(into), i))
-		}
-		value, rest, err := cutValue(details)
-		if err == nil {
-			err = unmarshal(c, value, p)
-		}
+	var values [][]byte
+	for rest := details; len(rest) > 0; {
+		value, after, err := cutValue(rest)
 		if err != nil {
+			return false, NonRetryable(err)
+		}
+		values, rest = append(values, value), after
+	}
+	if len(into) > len(values) {
+		return false, NonRetryable(fmt.Errorf("heartbeat details: %d values asked for, only %d were recorded", len(into), len(values)))
+	}
+	for i, p := range into {
+		if err := unmarshal(c, values[i], p); err != nil {
 			return false, NonRetryable(fmt.Errorf("heartbeat details: cannot decode value %d into %T: %w", i+1, p, err))
 		}
-		details = rest
 	}
 	return true, nil
 }
@@ -220,8 +229,8 @@ func (jsonCodec) Unmarshal(data []byte, v any) error {
 		return errors.New("there is more after the JSON value")
 	}
 	if bytes.Equal(bytes.TrimSpace(data), []byte("null")) {
-		if _, custom := v.(json.Unmarshaler); custom {
-			return nil
+		if back, err := json.Marshal(v); err == nil && string(back) == "null" {
+			return nil // a type that has a null of its own
 		}
 		switch k := reflect.TypeOf(v).Elem().Kind(); k {
 		case reflect.Pointer, reflect.Map, reflect.Slice, reflect.Interface:

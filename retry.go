@@ -94,28 +94,24 @@ type verdict struct {
 	delay    time.Duration // from RetryAfter
 }
 
-// judge calls user code: not under a lock.
-func (a *activity) judge(err error) verdict {
-	var v verdict
-	var after interface{ RetryDelay() time.Duration }
-	if own(err, func(err error) bool {
-		n, ok := err.(interface{ NonRetryable() bool })
-		return ok && n.NonRetryable()
-	}) {
-		v.final = true
-		return v
-	}
-	if own(err, func(err error) bool {
-		r, ok := err.(interface{ RetryDelay() time.Duration })
-		after = r
-		return ok
-	}) {
-		v.override, v.delay = true, max(after.RetryDelay(), 0)
-	}
-	if retryable := a.opts.RetryPolicy.Retryable; retryable != nil {
+// judge calls user code: not under a lock. What panics has no say.
+func (a *activity) judge(err error, v *verdict) {
+	a.rt.guarded(a, "the returned error", func() {
+		v.final = own(err, func(err error) bool {
+			n, ok := err.(interface{ NonRetryable() bool })
+			return ok && n.NonRetryable()
+		})
+		own(err, func(err error) bool {
+			r, ok := err.(interface{ RetryDelay() time.Duration })
+			if ok {
+				v.override, v.delay = true, max(r.RetryDelay(), 0)
+			}
+			return ok
+		})
+	})
+	if retryable := a.opts.RetryPolicy.Retryable; retryable != nil && !v.final {
 		a.rt.guarded(a, "RetryPolicy.Retryable", func() { v.final = !retryable(err) })
 	}
-	return v
 }
 
 // own reports whether match holds for err or an error that it wraps, looking

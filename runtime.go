@@ -45,8 +45,9 @@ type Config struct {
 	Observer func(Event)
 
 	// Interceptor is called around every attempt, in its goroutine. It calls
-	// next with ctx or with a wrapper of it, which the function then gets, and
-	// which FromContext finds. What it returns is how the attempt ended.
+	// next with ctx or with a wrapper of it, whose methods the function's
+	// Context then has, and which FromContext finds. What it returns is how the
+	// attempt ended.
 	Interceptor func(ctx Context, next func(Context) error) error
 
 	// MaxConcurrent is how many attempts may run at once. Others wait for a
@@ -181,10 +182,10 @@ type Runtime struct {
 	dumpAfter instant // no dump of goroutines before
 
 	// Of the settle that is under way.
-	settling       bool
-	due            []*alarm
-	stalls, blocks *burst
-	stacks         *dump
+	settling bool
+	due      []*alarm
+	burst    *burst // nil until something of it is to be logged
+	stacks   *dump  // nil until a stack is wanted
 }
 
 // New returns a Runtime. It panics if a field of cfg is negative, and names it.
@@ -252,7 +253,7 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, fn any, body body) 
 		base: ctx, ended: make(chan struct{}),
 	}
 	a.opts.setDefaults()
-	if len(opts.HeartbeatDetails) > 0 {
+	if d := opts.HeartbeatDetails; len(d) > 1 || len(d) == 1 && d[0] != nil {
 		e, err := rt.encode(opts.HeartbeatDetails)
 		if err != nil {
 			return nil, fmt.Errorf("activity: Options.HeartbeatDetails: %w", err)
@@ -294,6 +295,7 @@ func (rt *Runtime) schedule(a *activity) error {
 	clockNow := rt.cfg.Clock.Now()
 	now := instant(clockNow.Sub(rt.base))
 	rt.settle(now)
+	a.heed(now)
 	id := a.opts.ID
 	switch {
 	case a.cancelCause != nil:
@@ -353,23 +355,29 @@ func (rt *Runtime) takeID(a *activity) {
 	if a.opts.ID == "" {
 		return
 	}
-	if rt.byID == nil {
-		rt.byID, rt.reserved = map[string]*activity{}, map[uint64]bool{}
-	}
-	rt.byID[a.opts.ID] = a
+	rt.keepID(a)
 	if n, ok := madeUpNumber(a.opts.ID); ok {
 		rt.reserved[n] = true
 	}
 }
 
 func (rt *Runtime) freeID(a *activity) {
-	if a.opts.ID == "" || rt.byID[a.opts.ID] != a {
+	id := a.id()
+	if rt.byID[id] != a {
 		return
 	}
-	delete(rt.byID, a.opts.ID)
-	if n, ok := madeUpNumber(a.opts.ID); ok {
+	delete(rt.byID, id)
+	if n, ok := madeUpNumber(id); ok {
 		delete(rt.reserved, n)
 	}
+}
+
+// keepID keeps the activity's ID from others.
+func (rt *Runtime) keepID(a *activity) {
+	if rt.byID == nil {
+		rt.byID, rt.reserved = map[string]*activity{}, map[uint64]bool{}
+	}
+	rt.byID[a.id()] = a
 }
 
 // madeUpNumber is the number of the activity that would make id up.
@@ -564,7 +572,7 @@ func (a *activity) status() Status {
 		s.LastHeartbeat = rt.wall(a.lastBeat)
 	}
 	if a.loop != nil {
-		s.Done, s.Total = a.loop.done, a.loop.total
+		s.Done, s.Total = a.loop.next-a.loop.from, max(a.loop.to-a.loop.from, 0)
 	}
 	s.details = a.latestDetails()
 	return s

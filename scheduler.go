@@ -184,8 +184,20 @@ func (rt *Runtime) unlock() {
 		go t.run()
 		t = next
 	}
-	for _, a := range told {
-		a.deliver()
+	deliver(told)
+}
+
+// deliver goes on in another goroutine if an Observer calls runtime.Goexit.
+func deliver(told []*activity) {
+	next := 0
+	defer func() {
+		if next < len(told) {
+			go deliver(told[next:])
+		}
+	}()
+	for next < len(told) {
+		next++
+		told[next-1].deliver()
 	}
 }
 
@@ -242,9 +254,13 @@ func (rt *Runtime) settle(now instant) {
 			al.a.expire(now, time.Duration(now-earliest))
 		}
 	}
+	if b := rt.burst; b != nil {
+		b.open = false
+		b.sum()
+	}
 	clear(due)
 	rt.due = due
-	rt.settling, rt.stalls, rt.blocks, rt.stacks = false, nil, nil, nil
+	rt.settling, rt.burst, rt.stacks = false, nil, nil
 }
 
 // setAlarm puts a's alarm to what it waits for now. Runtime.mu is held.

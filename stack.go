@@ -36,6 +36,10 @@ func (rt *Runtime) stack(t *attempt, now instant) ([]byte, string) {
 	return nil, "the function had just returned"
 }
 
+// frame is how a dump shows the method that calls the function; the attempt's
+// address follows.
+var frame = []byte("activity.(*attempt).call(")
+
 func (rt *Runtime) dump(now instant) *dump {
 	if n := runtime.NumGoroutine(); n > maxGoroutines {
 		return &dump{none: fmt.Sprintf("there are %d goroutines, and no dump is taken of more than %d", n, maxGoroutines)}
@@ -43,8 +47,9 @@ func (rt *Runtime) dump(now instant) *dump {
 	if now < rt.dumpAfter {
 		return &dump{none: fmt.Sprintf("dumps may take a %dth of the time, and one was taken just before", dumpShare)}
 	}
+	begin := rt.now()
 	var buf []byte
-	for size := (runtime.NumGoroutine() + 8) * 1024; ; size *= 2 {
+	for size := (runtime.NumGoroutine() + 8) * 2048; ; size *= 2 {
 		buf = make([]byte, size)
 		if n := runtime.Stack(buf, true); n < size {
 			buf = buf[:n]
@@ -52,16 +57,17 @@ func (rt *Runtime) dump(now instant) *dump {
 		}
 	}
 	d := &dump{stacks: map[string][]byte{}}
-	for _, g := range bytes.Split(buf, []byte("\n\n")) {
-		_, call, ok := bytes.Cut(g, []byte(").call(0x")) // (*attempt).call(0xc000123456)
-		if !ok {
+	for g := range bytes.SplitSeq(buf, []byte("\n\n")) {
+		at := bytes.LastIndex(g, frame) // the outermost: only that can be ours
+		if at < 0 {
 			continue
 		}
-		if end := bytes.IndexAny(call, "?,)"); end > 0 {
-			d.stacks["0x"+string(call[:end])] = g
+		address := g[at+len(frame):]
+		if end := bytes.IndexAny(address, "?,)"); end > 0 {
+			d.stacks[string(address[:end])] = g
 		}
 	}
 	end := rt.now()
-	rt.dumpAfter = end.add(time.Duration(end-now) * (dumpShare - 1))
+	rt.dumpAfter = end.add(time.Duration(end-begin) * (dumpShare - 1))
 	return d
 }

@@ -1,0 +1,728 @@
+package activity_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/benbjohnson/clock"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+var cancelCause = errors.New("the user left")
+
+// cancelStart starts fn in the test's bubble.
+func cancelStart(t *testing.T, ctx context.Context, rt *activity.Runtime, opts activity.Options, fn func(activity.Context) error) *activity.Handle[string] {
+	t.Helper()
+	h, err := activity.Start(ctx, rt, opts, func(ctx activity.Context, _ int) (string, error) { return "done", fn(ctx) }, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func cancelUntilEnded(ctx activity.Context) error {
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+// A cancelPhase brings an activity to where it is to be canceled.
+type cancelPhase struct {
+	name    string
+	state   activity.State
+	attempt int
+	opts    activity.Options
+	fn      func(ctx activity.Context, release <-chan struct{}) error
+}
+
+var cancelPhases = []cancelPhase{
+	{"running", activity.StateRunning, 1, activity.Options{}, func(ctx activity.Context, _ <-chan struct{}) error { return cancelUntilEnded(ctx) }},
+	{"sleeping", activity.StateRunning, 1, activity.Options{}, func(ctx activity.Context, _ <-chan struct{}) error { return ctx.Sleep(time.Hour) }},
+	{"idling", activity.StateRunning, 1, activity.Options{HeartbeatTimeout: time.Second}, func(ctx activity.Context, _ <-chan struct{}) error { return activity.Idle(ctx, time.Hour) }},
+	{"waiting", activity.StateWaiting, 0, activity.Options{}, nil},
+	{"backing off", activity.StateBackingOff, 1, activity.Options{RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}}, func(activity.Context, <-chan struct{}) error { return retryBoom }},
+	{"blocked", activity.StateBlocked, 1, activity.Options{HeartbeatTimeout: time.Second, MaxAbandoned: activity.NoOverlap}, func(_ activity.Context, release <-chan struct{}) error {
+		<-release
+		return nil
+	}},
+}
+
+// Whatever the activity does, and whoever cancels it: the answer comes at the same instant.
+func TestRule18CancelEndsEveryPhaseAtOnce(t *testing.T) {
+	type job struct {
+		cancel context.CancelCauseFunc
+		h      *activity.Handle[string]
+		rt     *activity.Runtime
+	}
+	ways := []struct {
+		name   string
+		cause  error
+		cancel func(job)
+	}{
+		{"context", cancelCause, func(j job) { j.cancel(cancelCause) }},
+		{"context without cause", context.Canceled, func(j job) { j.cancel(nil) }},
+		{"handle", cancelCause, func(j job) { j.h.Cancel(cancelCause) }},
+		{"handle without cause", context.Canceled, func(j job) { j.h.Cancel(nil) }},
+		{"shutdown", activity.ErrShutdown, func(j job) { _ = j.rt.Shutdown(context.Background()) }},
+	}
+	for _, phase := range cancelPhases {
+		for _, way := range ways {
+			t.Run(phase.name+" by "+way.name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var l retryLog
+					rt := activity.New(activity.Config{Observer: l.observe, Logger: retryQuiet, MaxConcurrent: 1})
+					release := make(chan struct{})
+					if phase.name == "waiting" {
+						other := cancelStart(t, t.Context(), rt, activity.Options{ID: "other"}, cancelUntilEnded)
+						defer func() { other.Cancel(nil); <-other.Done() }()
+					}
+					ctx, cancel := context.WithCancelCause(t.Context())
+					defer cancel(nil)
+					opts := phase.opts
+					opts.ID = "it"
+					h := cancelStart(t, ctx, rt, opts, func(ctx activity.Context) error { return phase.fn(ctx, release) })
+					time.Sleep(time.Minute + time.Second/3)
+					if s := h.Status(); s.State != phase.state || s.Attempt != phase.attempt {
+						t.Fatalf("it is %s in attempt %d, want %s in %d", s.State, s.Attempt, phase.state, phase.attempt)
+					}
+					at := time.Now()
+					way.cancel(job{cancel, h, rt})
+					out, err := h.Wait(context.Background())
+					if d := time.Since(at); d != 0 {
+						t.Errorf("the answer took %s", d)
+					}
+					retryEnd(t, err, phase.attempt, activity.RetryStateCancelRequested, way.cause)
+					if out != "" {
+						t.Errorf("out is %q", out)
+					}
+					s := h.Status()
+					if s.State != activity.StateCanceled {
+						t.Errorf("state is %s", s.State)
+					}
+					if s.LastFailure != nil && !errors.Is(err, s.LastFailure) {
+						t.Errorf("%v does not wrap how the last attempt ended, %v", err, s.LastFailure)
+					}
+					kinds := l.kinds("it")
+					if last := kinds[len(kinds)-1]; last != activity.EventCanceled {
+						t.Errorf("the last event is %s", last)
+					}
+					close(release)
+					synctest.Wait()
+					if s := rt.Stats(); s.Abandoned != 0 || s.Canceled != 1 && phase.name != "waiting" {
+						t.Errorf("%+v", s)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestRule17ContextEndsWithTheCause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, cancelCause)
+		defer cancel()
+		rt := activity.New(activity.Config{Logger: retryQuiet})
+		var seen error
+		var after time.Duration
+		err := rt.Run(ctx, activity.Options{}, func(ctx activity.Context) error {
+			<-ctx.Done()
+			after, seen = time.Since(ctx.Info().StartedAt), context.Cause(ctx)
+			if err := ctx.Heartbeat(); err != cancelCause {
+				t.Errorf("Heartbeat: %v", err)
+			}
+			if err := ctx.Sleep(0); err != cancelCause {
+				t.Errorf("Sleep: %v", err)
+			}
+			return seen
+		})
+		if seen != cancelCause || after != time.Minute {
+			t.Errorf("cause %v after %s", seen, after)
+		}
+		retryEnd(t, err, 1, activity.RetryStateCancelRequested, cancelCause)
+	})
+}
+
+// A canceled attempt is no failed attempt, whatever its function does then.
+func TestRule17AfterCancel(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		fn   func(ctx activity.Context) error
+		is   error
+	}{
+		{"fails", func(activity.Context) error { return io.EOF }, io.EOF},
+		{"returns the cause", func(ctx activity.Context) error { return context.Cause(ctx) }, nil},
+		{"wraps the cause", func(ctx activity.Context) error { return fmt.Errorf("%w: %w", io.EOF, context.Cause(ctx)) }, io.EOF},
+		{"fails for good", func(activity.Context) error { return activity.NonRetryable(io.EOF) }, io.EOF},
+		{"wants to come back", func(activity.Context) error { return activity.RetryAfter(io.EOF, 0) }, io.EOF},
+		{"panics", func(activity.Context) error { panic(io.EOF) }, io.EOF},
+		{"calls Goexit", func(activity.Context) error { runtime.Goexit(); return nil }, activity.ErrGoexit},
+		{"fails when told", func(ctx activity.Context) error { _ = ctx.Sleep(1); return io.EOF }, io.EOF},
+		{"fails late", func(activity.Context) error { time.Sleep(10*time.Second - 1); return io.EOF }, io.EOF},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var l retryLog
+				rt := activity.New(activity.Config{Logger: retryQuiet, Observer: l.observe})
+				h := cancelStart(t, t.Context(), rt, activity.Options{
+					ID: "it", HeartbeatTimeout: 2 * time.Second, StartToCloseTimeout: 3 * time.Second, ScheduleToCloseTimeout: 4 * time.Second,
+				}, func(ctx activity.Context) error {
+					<-ctx.Done()
+					return tt.fn(ctx)
+				})
+				time.Sleep(time.Second)
+				h.Cancel(cancelCause)
+				out, err := h.Wait(t.Context())
+				retryEnd(t, err, 1, activity.RetryStateCancelRequested, cancelCause)
+				if tt.is != nil && !errors.Is(err, tt.is) {
+					t.Errorf("%v does not wrap what the function returned, %v", err, tt.is)
+				}
+				if out != "" {
+					t.Errorf("out is %q", out)
+				}
+				retryDiff(t, "events", l.kinds("it"), []activity.EventKind{activity.EventScheduled, activity.EventAttemptStarted, activity.EventCanceled})
+				if s := rt.Stats(); s.Timeouts != 0 {
+					t.Errorf("a timeout ran although it was canceled: %+v", s)
+				}
+			})
+		})
+	}
+}
+
+// Who has been told to end and returns nil has forgotten an error; who has not has succeeded.
+func TestRule17Told(t *testing.T) {
+	derived := func(ctx activity.Context) activity.Context {
+		c, _ := activity.FromContext(context.WithValue(ctx, cancelKey{}, 1))
+		return c
+	}
+	for _, tt := range []struct {
+		name string
+		told bool
+		fn   func(ctx activity.Context)
+	}{
+		{"nothing", false, func(ctx activity.Context) {}},
+		{"Sleep", true, func(ctx activity.Context) { _ = ctx.Sleep(time.Second) }},
+		{"Sleep of 0", true, func(ctx activity.Context) { _ = ctx.Sleep(0) }},
+		{"Sleep in a loop", true, func(ctx activity.Context) {
+			for range 100 {
+				_ = ctx.Sleep(time.Second)
+			}
+		}},
+		{"Idle", true, func(ctx activity.Context) { _ = activity.Idle(ctx, time.Second) }},
+		{"Idle of 0", true, func(ctx activity.Context) { _ = activity.Idle(ctx, 0) }},
+		{"Guard", true, func(ctx activity.Context) { _ = activity.Guard(ctx, func() error { return nil }) }},
+		{"Range", true, func(ctx activity.Context) { _ = activity.Range(ctx, 0, 3, func(int) error { return nil }) }},
+		{"Range with nothing to do", false, func(ctx activity.Context) { _ = activity.Range(ctx, 3, 3, func(int) error { return nil }) }},
+		{"Heartbeat", false, func(ctx activity.Context) { _ = ctx.Heartbeat(); _ = ctx.Heartbeat(1) }},
+		{"Err and Cause", false, func(ctx activity.Context) { _, _ = ctx.Err(), context.Cause(ctx) }},
+		{"derived Sleep", true, func(ctx activity.Context) { _ = derived(ctx).Sleep(time.Second) }},
+		{"derived Idle", true, func(ctx activity.Context) { _ = activity.Idle(derived(ctx), time.Second) }},
+		{"derived Guard", true, func(ctx activity.Context) { _ = activity.Guard(derived(ctx), func() error { return nil }) }},
+		{"derived Range", true, func(ctx activity.Context) {
+			_ = activity.Range(derived(ctx), 0, 3, func(int) error { return nil })
+		}},
+		{"derived Heartbeat", false, func(ctx activity.Context) { _ = derived(ctx).Heartbeat() }},
+		{"wrapped Sleep", true, func(ctx activity.Context) { _ = cancelWrapper{ctx}.Sleep(time.Second) }},
+		{"wrapped Idle", true, func(ctx activity.Context) { _ = activity.Idle(cancelWrapper{ctx}, time.Second) }},
+		{"wrapped Guard", true, func(ctx activity.Context) {
+			_ = activity.Guard(cancelWrapper{ctx}, func() error { return nil })
+		}},
+		{"wrapped Range", true, func(ctx activity.Context) {
+			_ = activity.Range(cancelWrapper{ctx}, 0, 3, func(int) error { return nil })
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cancelTold(t, tt.told, func(ctx activity.Context) { <-ctx.Done(); tt.fn(ctx) })
+		})
+	}
+	// What f and body return is theirs, also if it is the cause.
+	t.Run("f of Guard", func(t *testing.T) {
+		cancelTold(t, false, func(ctx activity.Context) {
+			_ = activity.Guard(ctx, func() error { return cancelUntilEnded(ctx) })
+		})
+	})
+	t.Run("body of Range", func(t *testing.T) {
+		cancelTold(t, false, func(ctx activity.Context) {
+			_ = activity.Range(ctx, 0, 3, func(int) error { return cancelUntilEnded(ctx) })
+		})
+	})
+	t.Run("the last body of Range", func(t *testing.T) {
+		cancelTold(t, false, func(ctx activity.Context) {
+			if err := activity.Range(ctx, 0, 1, func(int) error { <-ctx.Done(); return nil }); err != nil {
+				t.Errorf("Range: %v", err)
+			}
+		})
+	})
+	t.Run("the last body but one of Range", func(t *testing.T) {
+		cancelTold(t, true, func(ctx activity.Context) {
+			_ = activity.Range(ctx, 0, 2, func(int) error { <-ctx.Done(); return nil })
+		})
+	})
+	t.Run("in the middle of Sleep", func(t *testing.T) {
+		cancelTold(t, true, func(ctx activity.Context) { _ = ctx.Sleep(time.Hour) })
+	})
+	// A context of the function's own ended, not the attempt.
+	t.Run("by a context of its own", func(t *testing.T) {
+		cancelTold(t, false, func(ctx activity.Context) {
+			sub, cancel := context.WithCancelCause(ctx)
+			c, _ := activity.FromContext(sub)
+			cancel(io.EOF)
+			if err := c.Sleep(time.Hour); err != io.EOF {
+				t.Errorf("Sleep: %v", err)
+			}
+			if err := activity.Guard(c, func() error { return nil }); err != io.EOF {
+				t.Errorf("Guard: %v", err)
+			}
+			<-ctx.Done()
+		})
+	})
+}
+
+type cancelKey struct{}
+
+type cancelWrapper struct{ activity.Context }
+
+func cancelTold(t *testing.T, told bool, fn func(ctx activity.Context)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		rt := activity.New(activity.Config{Logger: retryQuiet})
+		h := cancelStart(t, t.Context(), rt, activity.Options{}, func(ctx activity.Context) error { fn(ctx); return nil })
+		time.Sleep(time.Second)
+		h.Cancel(cancelCause)
+		out, err := h.Wait(t.Context())
+		switch {
+		case told:
+			retryEnd(t, err, 1, activity.RetryStateCancelRequested, cancelCause)
+			if out != "" || h.Status().State != activity.StateCanceled {
+				t.Errorf("out %q, state %s", out, h.Status().State)
+			}
+		case err != nil || out != "done" || h.Status().State != activity.StateCompleted:
+			t.Errorf("got %q, %v, state %s; it has succeeded", out, err, h.Status().State)
+		}
+	})
+}
+
+func TestRule17CancelGrace(t *testing.T) {
+	for _, grace := range []time.Duration{0, 3 * time.Second} { // 0: 10 s
+		limit := grace
+		if limit == 0 {
+			limit = 10 * time.Second
+		}
+		for _, late := range []time.Duration{-1, 0, 1} {
+			for _, result := range []error{nil, io.EOF} {
+				t.Run(fmt.Sprint(limit, late, result), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						var l retryLog
+						rt := activity.New(activity.Config{Logger: retryQuiet, Observer: l.observe})
+						opts := activity.Options{ID: "it", CancelGrace: grace, HeartbeatTimeout: 2 * time.Second, StartToCloseTimeout: 2 * time.Second}
+						h := cancelStart(t, t.Context(), rt, opts, func(ctx activity.Context) error {
+							<-ctx.Done()
+							time.Sleep(limit + late)
+							return result
+						})
+						time.Sleep(time.Second)
+						h.Cancel(cancelCause)
+						at := time.Now()
+						time.Sleep(time.Second)
+						h.Cancel(io.ErrUnexpectedEOF) // too late: it changes nothing
+						out, err := h.Wait(t.Context())
+						took := time.Since(at)
+						started := []activity.EventKind{activity.EventScheduled, activity.EventAttemptStarted}
+						switch {
+						case late < 0 && result == nil:
+							if err != nil || out != "done" || took != limit-1 {
+								t.Errorf("got %q, %v after %s", out, err, took)
+							}
+							retryDiff(t, "events", l.kinds("it"), append(started, activity.EventCompleted))
+						case late < 0:
+							retryEnd(t, err, 1, activity.RetryStateCancelRequested, cancelCause, io.EOF)
+							retryDiff(t, "events", l.kinds("it"), append(started, activity.EventCanceled))
+						default:
+							retryEnd(t, err, 1, activity.RetryStateCancelRequested, cancelCause)
+							if out != "" || took != limit || errors.Is(err, io.EOF) {
+								t.Errorf("got %q, %v after %s", out, err, took)
+							}
+							time.Sleep(time.Second)
+							retryDiff(t, "events", l.kinds("it"), append(started, activity.EventAbandoned, activity.EventCanceled, activity.EventAbandonedReturned))
+						}
+						if s := rt.Stats(); s.Abandoned != 0 || s.Timeouts != 0 {
+							t.Errorf("%+v", s)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// Under a Mock the order at one instant is the test's to choose.
+func TestRule17CancelAndTimeoutAtOneInstant(t *testing.T) {
+	options := map[activity.TimeoutType]activity.Options{
+		activity.TimeoutHeartbeat:       {HeartbeatTimeout: time.Minute},
+		activity.TimeoutStartToClose:    {StartToCloseTimeout: time.Minute},
+		activity.TimeoutScheduleToClose: {ScheduleToCloseTimeout: time.Minute},
+	}
+	for typ, opts := range options {
+		for _, by := range []string{"context", "handle"} {
+			for _, first := range []string{"cancel", "timeout"} {
+				t.Run(fmt.Sprint(typ, " ", by, " ", first, " first"), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						mock := clock.NewMock()
+						rt := activity.New(activity.Config{Clock: mock, Logger: retryQuiet})
+						ctx, cancel := context.WithCancelCause(t.Context())
+						defer cancel(nil)
+						h := cancelStart(t, ctx, rt, opts, cancelUntilEnded)
+						both := func() {
+							if by == "handle" {
+								h.Cancel(cancelCause)
+							} else {
+								cancel(cancelCause)
+							}
+						}
+						mock.Add(time.Minute - 1)
+						synctest.Wait()
+						if first == "cancel" {
+							both()
+							mock.Add(1)
+						} else {
+							mock.Add(1)
+							synctest.Wait()
+							both()
+						}
+						_, err := h.Wait(context.Background())
+						var timeout *activity.TimeoutError
+						timedOut := errors.As(err, &timeout)
+						if first == "cancel" && timedOut {
+							t.Errorf("it was canceled before: %v", err)
+						}
+						if first == "timeout" && !(timedOut && timeout.Type == typ) && typ != activity.TimeoutHeartbeat {
+							t.Errorf("it timed out before: %v", err)
+						}
+						if first == "timeout" && typ == activity.TimeoutScheduleToClose {
+							retryEnd(t, err, 1, activity.RetryStateTimeout)
+						} else {
+							attempt := 1
+							if first == "timeout" && typ == activity.TimeoutHeartbeat {
+								attempt = 2 // which is what was canceled
+							}
+							retryEnd(t, err, attempt, activity.RetryStateCancelRequested, cancelCause)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+func TestRule17CancelAndReturnAtOneInstant(t *testing.T) {
+	for _, result := range []error{nil, io.EOF} {
+		for _, cancelFirst := range []bool{true, false} {
+			t.Run(fmt.Sprint(result, cancelFirst), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					rt := activity.New(activity.Config{Logger: retryQuiet})
+					ctx, cancel := context.WithCancelCause(t.Context())
+					defer cancel(nil)
+					release := make(chan struct{})
+					h := cancelStart(t, ctx, rt, activity.Options{}, func(activity.Context) error { <-release; return result })
+					time.Sleep(time.Second)
+					if cancelFirst {
+						cancel(cancelCause)
+						close(release)
+					} else {
+						close(release)
+						synctest.Wait()
+						cancel(cancelCause)
+					}
+					out, err := h.Wait(context.Background())
+					if result == nil {
+						if err != nil || out != "done" {
+							t.Errorf("got %q, %v; it has succeeded", out, err)
+						}
+						return
+					}
+					retryEnd(t, err, 1, activity.RetryStateCancelRequested, cancelCause, io.EOF)
+				})
+			})
+		}
+	}
+}
+
+func TestRule17ContextThatEndedBeforeTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l retryLog
+		rt := activity.New(activity.Config{Logger: retryQuiet, Observer: l.observe})
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(cancelCause)
+		expired, stop := context.WithTimeout(t.Context(), 0)
+		defer stop()
+		opts := activity.Options{ID: "it", Name: "job"}
+		ran := func(activity.Context) error { t.Error("it runs"); return nil }
+		call := func(ctx activity.Context, _ int) (int, error) { return 1, ran(ctx) }
+
+		out, executed := activity.Execute(ctx, rt, opts, call, 0)
+		h, started := activity.Start(ctx, rt, opts, call, 0)
+		for _, err := range []error{rt.Run(ctx, opts, ran), executed, started} {
+			retryEnd(t, err, 0, activity.RetryStateCancelRequested, cancelCause)
+			var e *activity.Error
+			if errors.As(err, &e) && (e.ID != "it" || e.Name != "job") {
+				t.Errorf("%q, %q", e.ID, e.Name)
+			}
+		}
+		retryEnd(t, rt.Run(expired, opts, ran), 0, activity.RetryStateCancelRequested, context.DeadlineExceeded)
+		if out != 0 || h != nil || len(l.events) != 0 || rt.Stats() != (activity.Stats{}) {
+			t.Errorf("out %d, handle %v, %d events, %+v", out, h, len(l.events), rt.Stats())
+		}
+		// The ID is free.
+		if err := rt.Run(t.Context(), opts, func(activity.Context) error { return nil }); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestRule17FirstCauseWins(t *testing.T) {
+	for _, phase := range cancelPhases {
+		if phase.state == activity.StateWaiting || phase.state == activity.StateBlocked {
+			continue
+		}
+		for _, order := range []string{"handle, handle", "handle, context", "context, handle", "context, shutdown", "handle, shutdown"} {
+			t.Run(phase.name+" "+order, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					rt := activity.New(activity.Config{Logger: retryQuiet})
+					ctx, cancel := context.WithCancelCause(t.Context())
+					defer cancel(nil)
+					h := cancelStart(t, ctx, rt, phase.opts, func(ctx activity.Context) error { return phase.fn(ctx, nil) })
+					time.Sleep(time.Second + 1)
+					cause := cancelCause
+					for by := range strings.SplitSeq(order, ", ") {
+						switch by {
+						case "handle":
+							h.Cancel(cause)
+						case "context":
+							cancel(cause)
+						case "shutdown":
+							_ = rt.Shutdown(t.Context())
+						}
+						cause = io.EOF
+					}
+					_, err := h.Wait(context.Background())
+					retryEnd(t, err, 1, activity.RetryStateCancelRequested, cancelCause)
+					if errors.Is(err, io.EOF) || errors.Is(err, activity.ErrShutdown) {
+						t.Errorf("the second cause won: %v", err)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestRule17CancelAfterTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := activity.New(activity.Config{Logger: retryQuiet})
+		h := cancelStart(t, t.Context(), rt, activity.Options{}, func(activity.Context) error { return nil })
+		<-h.Done()
+		h.Cancel(cancelCause)
+		if out, err := h.Wait(t.Context()); out != "done" || err != nil || h.Status().State != activity.StateCompleted {
+			t.Errorf("got %q, %v, %s", out, err, h.Status().State)
+		}
+	})
+}
+
+func TestErrAlreadyRunningUntilTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := activity.New(activity.Config{Logger: retryQuiet, MaxConcurrent: 3})
+		release := make(chan struct{})
+		for name, fn := range map[string]func(activity.Context) error{
+			"success":     func(ctx activity.Context) error { return ctx.Sleep(time.Second) },
+			"failure":     func(ctx activity.Context) error { _ = ctx.Sleep(time.Second); return activity.NonRetryable(io.EOF) },
+			"backing off": func(activity.Context) error { return activity.RetryAfter(io.EOF, time.Hour) },
+			"deaf":        func(activity.Context) error { <-release; return nil },
+		} {
+			opts := activity.Options{ID: "same", MaxAbandoned: activity.NoOverlap}
+			h := cancelStart(t, t.Context(), rt, opts, fn)
+			synctest.Wait()
+			if err := rt.Run(t.Context(), opts, fn); !errors.Is(err, activity.ErrAlreadyRunning) {
+				t.Errorf("%s: %v", name, err)
+			}
+			time.Sleep(2 * time.Second)
+			h.Cancel(nil)
+			<-h.Done()
+			if err := rt.Run(t.Context(), opts, func(activity.Context) error { return nil }); err != nil {
+				t.Errorf("%s, after the end: %v", name, err)
+			}
+		}
+		close(release)
+	})
+}
+
+// A cancelOwn is a context that is not the standard library's: it has a Done
+// channel of its own.
+type cancelOwn struct {
+	context.Context
+	done chan struct{}
+}
+
+func cancelNewOwn(ctx context.Context) *cancelOwn { return &cancelOwn{ctx, make(chan struct{})} }
+
+func (c *cancelOwn) cancel()               { close(c.done) }
+func (c *cancelOwn) Done() <-chan struct{} { return c.done }
+func (c *cancelOwn) Err() error {
+	select {
+	case <-c.done:
+		return cancelCause
+	default:
+		return nil
+	}
+}
+
+func TestRule17ContextOfAnotherType(t *testing.T) {
+	for _, phase := range cancelPhases {
+		t.Run(phase.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rt := activity.New(activity.Config{Logger: retryQuiet, MaxConcurrent: 1})
+				release := make(chan struct{})
+				if phase.name == "waiting" {
+					other := cancelStart(t, t.Context(), rt, activity.Options{}, cancelUntilEnded)
+					defer func() { other.Cancel(nil); <-other.Done() }()
+				}
+				std, stop := context.WithCancel(t.Context()) // below it, and not canceled
+				defer stop()
+				own := cancelNewOwn(std)
+				h := cancelStart(t, own, rt, phase.opts, func(ctx activity.Context) error { return phase.fn(ctx, release) })
+				time.Sleep(time.Second + 1)
+				at := time.Now()
+				own.cancel()
+				_, err := h.Wait(t.Context())
+				retryEnd(t, err, phase.attempt, activity.RetryStateCancelRequested, cancelCause)
+				if d := time.Since(at); d != 0 {
+					t.Errorf("the answer took %s", d)
+				}
+				retryEnd(t, rt.Run(own, activity.Options{}, cancelUntilEnded), 0, activity.RetryStateCancelRequested, cancelCause)
+				close(release)
+			})
+		})
+	}
+	// Nothing watches it once the activity has ended: else the bubble would not end.
+	t.Run("never canceled", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			rt := activity.New(activity.Config{Logger: retryQuiet})
+			if err := rt.Run(cancelNewOwn(t.Context()), activity.Options{}, func(activity.Context) error { return nil }); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+}
+
+// The function knows of the caller's cancellation before the runtime does.
+func TestRule17FunctionKnowsFirst(t *testing.T) {
+	for name, fn := range map[string]func() error{
+		"fails":               func() error { return io.EOF },
+		"wants to come back":  func() error { return activity.RetryAfter(io.EOF, 0) },
+		"fails for good":      func() error { return activity.NonRetryable(io.EOF) },
+		"panics":              func() error { panic(io.EOF) },
+		"succeeds all anyway": func() error { return nil },
+	} {
+		for _, kind := range []string{"standard", "own"} {
+			t.Run(name+" "+kind, func(t *testing.T) {
+				for range 20 {
+					synctest.Test(t, func(t *testing.T) {
+						rt := activity.New(activity.Config{Logger: retryQuiet})
+						ctx, cancelStd := context.WithCancelCause(t.Context())
+						defer cancelStd(nil)
+						cancel := func() { cancelStd(cancelCause) }
+						if kind == "own" {
+							own := cancelNewOwn(t.Context())
+							ctx, cancel = own, own.cancel
+						}
+						err := rt.Run(ctx, activity.Options{}, func(ctx activity.Context) error {
+							if ctx.Info().Attempt > 1 {
+								return ctx.Sleep(time.Hour)
+							}
+							cancel()
+							return fn()
+						})
+						if strings.HasPrefix(name, "succeeds") {
+							if err != nil {
+								t.Error(err)
+							}
+							return
+						}
+						retryEnd(t, err, 1, activity.RetryStateCancelRequested, cancelCause, io.EOF)
+						if s := rt.Stats(); s.Attempts != 1 || s.Canceled != 1 {
+							t.Errorf("%+v", s)
+						}
+					})
+				}
+			})
+		}
+	}
+}
+
+// No attempt starts for a caller whose context has ended, although the runtime
+// has not been told yet. Each race is run a few times.
+func TestRule18NothingStartsAfterTheCancellation(t *testing.T) {
+	rounds := func(name string, f func(t *testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			for range 20 {
+				synctest.Test(t, f)
+			}
+		})
+	}
+	check := func(t *testing.T, h *activity.Handle[string], attempt int) {
+		t.Helper()
+		_, err := h.Wait(context.Background())
+		retryEnd(t, err, attempt, activity.RetryStateCancelRequested, cancelCause)
+	}
+	rounds("in Retryable", func(t *testing.T) {
+		rt := activity.New(activity.Config{Logger: retryQuiet})
+		ctx, cancel := context.WithCancelCause(t.Context())
+		opts := activity.Options{RetryPolicy: activity.RetryPolicy{Retryable: func(error) bool { cancel(cancelCause); return true }}}
+		check(t, cancelStart(t, ctx, rt, opts, func(activity.Context) error { return activity.RetryAfter(retryBoom, 0) }), 1)
+	})
+	rounds("at the end of a backoff", func(t *testing.T) {
+		mock := clock.NewMock()
+		rt := activity.New(activity.Config{Logger: retryQuiet, Clock: mock})
+		ctx, cancel := context.WithCancelCause(t.Context())
+		h := cancelStart(t, ctx, rt, activity.Options{}, func(activity.Context) error { return retryBoom })
+		synctest.Wait()
+		cancel(cancelCause)
+		mock.Add(time.Second)
+		check(t, h, 1)
+	})
+	rounds("when a slot gets free", func(t *testing.T) {
+		rt := activity.New(activity.Config{Logger: retryQuiet, MaxConcurrent: 1})
+		ctx, cancel := context.WithCancelCause(t.Context())
+		release := make(chan struct{})
+		other := cancelStart(t, t.Context(), rt, activity.Options{}, func(activity.Context) error {
+			<-release
+			cancel(cancelCause)
+			return nil
+		})
+		h := cancelStart(t, ctx, rt, activity.Options{}, func(activity.Context) error { return nil })
+		close(release)
+		<-other.Done()
+		check(t, h, 0)
+	})
+	rounds("when a function that hangs returns", func(t *testing.T) {
+		rt := activity.New(activity.Config{Logger: retryQuiet})
+		ctx, cancel := context.WithCancelCause(t.Context())
+		release := make(chan struct{})
+		opts := activity.Options{HeartbeatTimeout: time.Second, MaxAbandoned: activity.NoOverlap}
+		h := cancelStart(t, ctx, rt, opts, func(activity.Context) error {
+			<-release
+			cancel(cancelCause)
+			return nil
+		})
+		time.Sleep(time.Minute)
+		if s := h.Status().State; s != activity.StateBlocked {
+			t.Errorf("state is %s", s)
+		}
+		close(release)
+		check(t, h, 1)
+	})
+}

@@ -1,0 +1,770 @@
+package activity_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+// An observerBuffer is a log that many may write.
+type observerBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *observerBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *observerBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+func (b *observerBuffer) logger() *slog.Logger { return slog.New(slog.NewTextHandler(b, nil)) }
+
+// observerGoroutines counts the goroutines of the bubble.
+func observerGoroutines(t *testing.T) int {
+	t.Helper()
+	own := make([]byte, 200)
+	own = own[:runtime.Stack(own, false)]
+	bubble := regexp.MustCompile(`synctest bubble \d+`).Find(own)
+	if bubble == nil {
+		t.Fatalf("not in a bubble: %s", own)
+	}
+	all := make([]byte, 4<<20)
+	all = all[:runtime.Stack(all, true)]
+	return bytes.Count(all, append(bubble, ']')) + bytes.Count(all, append(bubble, ','))
+}
+
+func TestEventOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got []string
+		base := time.Now()
+		rt := activity.New(activity.Config{Logger: retryQuiet, Observer: func(e activity.Event) {
+			got = append(got, observerLine(t, base, e))
+		}})
+		opts := activity.Options{ID: "a1", Name: "job", HeartbeatTimeout: 10 * time.Second, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 3}}
+		err := rt.Run(t.Context(), opts, func(ctx activity.Context) error {
+			if err := ctx.Sleep(time.Second); err != nil {
+				return err
+			}
+			switch ctx.Info().Attempt {
+			case 1:
+				_ = ctx.Heartbeat(1)
+				_ = ctx.Heartbeat()
+				_ = ctx.Heartbeat(nil)
+				_ = ctx.Heartbeat(func() {}) // refused, and alive
+				return retryBoom
+			case 2:
+				time.Sleep(14 * time.Second)
+				return io.EOF // nobody hears it
+			}
+			_ = ctx.Sleep(5 * time.Second)
+			return activity.NonRetryable(retryBoom)
+		})
+		retryEnd(t, err, 3, activity.RetryStateNonRetryableFailure, retryBoom)
+		retryDiff(t, "events", got, []string{
+			"0s scheduled 0",
+			"0s attempt started 1",
+			"1s heartbeat 1 details 1",
+			"1s heartbeat 1",
+			"1s heartbeat 1",
+			"1s heartbeat 1",
+			"1s attempt failed 1 boom, next in 1s",
+			"2s attempt started 2",
+			"12s attempt failed 2 heartbeat timeout, next in 0s",
+			"12s abandoned 2",
+			"12s attempt started 3",
+			"17s abandoned returned 2",
+			"18s attempt failed 3 boom, next in 0s",
+			"18s failed 3 " + err.Error(),
+		})
+	})
+}
+
+func observerLine(t *testing.T, base time.Time, e activity.Event) string {
+	if e.ID != "a1" || e.Name != "job" {
+		t.Errorf("an event of %q, %q", e.ID, e.Name)
+	}
+	line := fmt.Sprintf("%s %s %d", e.Time.Sub(base), e.Kind, e.Attempt)
+	var n int
+	if ok, err := e.HeartbeatDetails(&n); err != nil {
+		t.Error(err)
+	} else if ok {
+		line += fmt.Sprintf(" details %d", n)
+	}
+	var timeout *activity.TimeoutError
+	switch {
+	case errors.As(e.Err, &timeout):
+		line += " " + timeout.Type.String()
+	case e.Err != nil:
+		line += " " + e.Err.Error()
+	}
+	if e.Kind == activity.EventAttemptFailed {
+		line += fmt.Sprintf(", next in %s", e.Delay)
+	}
+	return line
+}
+
+// An Observer that takes its time holds up the answer, not the other activities.
+func TestLastEventComesBeforeTheAnswer(t *testing.T) {
+	for name, tt := range map[string]struct {
+		fn     func(ctx activity.Context) error
+		last   activity.EventKind
+		cancel bool
+	}{
+		"completed": {func(activity.Context) error { return nil }, activity.EventCompleted, false},
+		"failed":    {func(activity.Context) error { return activity.NonRetryable(io.EOF) }, activity.EventFailed, false},
+		"canceled":  {cancelUntilEnded, activity.EventCanceled, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var told atomic.Int32
+				rt := activity.New(activity.Config{Logger: retryQuiet, Observer: func(e activity.Event) {
+					if e.Kind == tt.last && e.ID == "slow" {
+						time.Sleep(time.Minute)
+						told.Add(1)
+					}
+				}})
+				h := cancelStart(t, t.Context(), rt, activity.Options{ID: "slow"}, tt.fn)
+				if tt.cancel {
+					go h.Cancel(nil)
+				}
+				time.Sleep(time.Second)
+				_ = rt.Run(t.Context(), activity.Options{}, func(activity.Context) error { return nil })
+				select {
+				case <-h.Done():
+					t.Error("the answer came before the last event was told")
+				default:
+				}
+				if told.Load() != 0 {
+					t.Error("the other activity waited for the slow one's event")
+				}
+				if err := rt.Shutdown(t.Context()); err != nil || told.Load() != 1 {
+					t.Errorf("Shutdown: %v, told %d", err, told.Load())
+				}
+				<-h.Done()
+			})
+		})
+	}
+}
+
+// The events of one activity come one at a time, also when many goroutines heartbeat.
+func TestEventsOneAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inside, heartbeats := 0, 0 // unguarded: the race detector looks on
+		rt := activity.New(activity.Config{Logger: retryQuiet, Observer: func(e activity.Event) {
+			inside++
+			if inside != 1 {
+				t.Error("two at a time")
+			}
+			if e.Kind == activity.EventHeartbeat {
+				heartbeats++
+				runtime.Gosched()
+			}
+			inside--
+		}})
+		err := rt.Run(t.Context(), activity.Options{}, func(ctx activity.Context) error {
+			var wg sync.WaitGroup
+			for range 20 {
+				wg.Go(func() {
+					for i := range 20 {
+						_ = ctx.Heartbeat(i)
+					}
+				})
+			}
+			wg.Wait()
+			return nil
+		})
+		if err != nil || heartbeats != 400 || rt.Stats().Heartbeats != 400 {
+			t.Errorf("%v, %d events, %+v", err, heartbeats, rt.Stats())
+		}
+	})
+}
+
+func TestObserverThatPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log observerBuffer
+		var calls atomic.Int32
+		rt := activity.New(activity.Config{Logger: log.logger(), Observer: func(e activity.Event) {
+			calls.Add(1)
+			errorsPanicHere("observer " + e.Kind.String())
+		}})
+		err := rt.Run(t.Context(), activity.Options{}, func(ctx activity.Context) error {
+			if err := ctx.Heartbeat(1); err != nil {
+				return err
+			}
+			if ctx.Info().Attempt == 1 {
+				return retryBoom
+			}
+			return nil
+		})
+		if err != nil || calls.Load() != 7 {
+			t.Errorf("%v, %d events", err, calls.Load())
+		}
+		for _, want := range []string{"level=ERROR", "observer completed", "errorsPanicHere"} {
+			if !strings.Contains(log.String(), want) {
+				t.Errorf("the log has no %q:\n%s", want, log.String())
+			}
+		}
+	})
+}
+
+// An Observer that ends its goroutine ends no activity but, at worst, the one
+// whose function's goroutine it was; all are told, and all end.
+func TestObserverThatCallsGoexit(t *testing.T) {
+	for _, kind := range []activity.EventKind{
+		activity.EventScheduled, activity.EventAttemptStarted, activity.EventAttemptFailed, activity.EventAbandoned, activity.EventCompleted,
+	} {
+		t.Run(kind.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var l retryLog
+				rt := activity.New(activity.Config{Logger: retryQuiet, Observer: func(e activity.Event) {
+					l.observe(e)
+					if e.Kind == kind {
+						runtime.Goexit()
+					}
+				}})
+				// All stall at one instant, and one timer tells of all of them.
+				opts := activity.Options{HeartbeatTimeout: time.Second}
+				for range 5 {
+					go func() {
+						_ = rt.Run(t.Context(), opts, func(ctx activity.Context) error {
+							if ctx.Info().Attempt == 1 {
+								return ctx.Sleep(time.Hour)
+							}
+							return nil
+						})
+					}()
+				}
+				time.Sleep(time.Minute)
+				if s := rt.Stats(); s.Completed != 5 || s.Abandoned != 0 {
+					t.Errorf("%+v", s)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				if err := rt.Shutdown(ctx); err != nil {
+					t.Error(err)
+				}
+				if n := len(l.of(activity.EventCompleted)); n != 5 {
+					t.Errorf("%d activities were told to have completed, want 5", n)
+				}
+			})
+		})
+	}
+}
+
+// As above, with functions that give no second chance to tell of the end.
+func TestObserverThatCallsGoexitAtTheEnd(t *testing.T) {
+	for _, kind := range []activity.EventKind{activity.EventAttemptFailed, activity.EventAbandoned, activity.EventFailed} {
+		t.Run(kind.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var l retryLog
+				rt := activity.New(activity.Config{Logger: retryQuiet, Observer: func(e activity.Event) {
+					l.observe(e)
+					if e.Kind == kind {
+						runtime.Goexit()
+					}
+				}})
+				release := make(chan struct{})
+				opts := activity.Options{HeartbeatTimeout: time.Second, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 1}}
+				var handles []*activity.Handle[string]
+				for range 5 {
+					handles = append(handles, cancelStart(t, t.Context(), rt, opts, func(activity.Context) error { <-release; return nil }))
+				}
+				time.Sleep(2 * time.Second)
+				for i, h := range handles {
+					select {
+					case <-h.Done():
+					default:
+						t.Errorf("the caller of number %d has no answer, and its state is %s", i+1, h.Status().State)
+					}
+				}
+				if n := len(l.of(activity.EventFailed)); n != 5 {
+					t.Errorf("%d activities were told to have failed, want 5", n)
+				}
+				close(release)
+				time.Sleep(time.Second)
+			})
+		})
+	}
+}
+
+// User code is called outside every lock: it may look at everything.
+func TestUserCodeMayCallTheRuntime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var rt *activity.Runtime
+		var handle atomic.Pointer[activity.Handle[string]]
+		var looks atomic.Int32
+		look := func() {
+			looks.Add(1)
+			rt.Stats()
+			rt.Activities()
+			if h := handle.Load(); h != nil {
+				h.Status()
+			}
+		}
+		rt = activity.New(activity.Config{
+			Logger:        slog.New(observerHandler{slog.DiscardHandler, look}),
+			Codec:         observerCodec{look},
+			MaxConcurrent: 1,
+			Observer: func(e activity.Event) {
+				look()
+				if e.Kind == activity.EventAttemptStarted && e.Attempt == 4 {
+					handle.Load().Cancel(cancelCause)
+				}
+			},
+			Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
+				look()
+				defer look()
+				return next(ctx)
+			},
+		})
+		opts := activity.Options{HeartbeatTimeout: time.Second, HeartbeatDetails: []any{0}}
+		opts.RetryPolicy.Retryable = func(error) bool { look(); return true }
+		h := cancelStart(t, t.Context(), rt, opts, func(ctx activity.Context) error {
+			n, err := activity.Resume(ctx, 0)
+			if err != nil {
+				return err
+			}
+			if err := ctx.Heartbeat(n + 1); err != nil {
+				return err
+			}
+			switch ctx.Info().Attempt {
+			case 1:
+				return &observerError{look}
+			case 2:
+				panic(&observerError{look})
+			}
+			return ctx.Sleep(time.Hour)
+		})
+		handle.Store(h)
+		_, err := h.Wait(t.Context())
+		look()
+		retryEnd(t, err, 4, activity.RetryStateCancelRequested, cancelCause)
+		if looks.Load() < 20 {
+			t.Errorf("only %d looks", looks.Load())
+		}
+	})
+}
+
+type observerError struct{ look func() }
+
+func (e *observerError) Error() string      { e.look(); return "looks" }
+func (e *observerError) NonRetryable() bool { e.look(); return false }
+func (e *observerError) Unwrap() error      { e.look(); return nil }
+
+type observerHandler struct {
+	slog.Handler
+	look func()
+}
+
+func (h observerHandler) Enabled(context.Context, slog.Level) bool { h.look(); return true }
+func (h observerHandler) Handle(_ context.Context, r slog.Record) error {
+	h.look()
+	r.Attrs(func(a slog.Attr) bool { _ = a.Value.String(); return true })
+	return nil
+}
+
+type observerCodec struct{ look func() }
+
+func (c observerCodec) Marshal(v any) ([]byte, error) { c.look(); return fmt.Append(nil, v), nil }
+func (c observerCodec) Unmarshal(data []byte, v any) error {
+	c.look()
+	_, err := fmt.Sscan(string(data), v)
+	return err
+}
+
+func TestStatusInEachState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := activity.New(activity.Config{Logger: retryQuiet, MaxConcurrent: 1})
+		base := time.Now()
+		cancelStart(t, t.Context(), rt, activity.Options{}, func(ctx activity.Context) error { return ctx.Sleep(5 * time.Second) })
+		release := make(chan struct{})
+		opts := activity.Options{ID: "it", Name: "job", HeartbeatTimeout: 10 * time.Second, MaxAbandoned: activity.NoOverlap, RetryPolicy: activity.RetryPolicy{InitialInterval: 4 * time.Second}}
+		h := cancelStart(t, t.Context(), rt, opts, func(ctx activity.Context) error {
+			_ = ctx.Sleep(time.Second)
+			switch ctx.Info().Attempt {
+			case 1:
+				err := activity.Range(ctx, 2, 12, func(i int) error {
+					if i == 5 {
+						return io.EOF
+					}
+					return nil
+				})
+				_ = ctx.Sleep(time.Second)
+				return err
+			case 2:
+				<-release
+			}
+			return nil
+		})
+		const running, waiting, backing, blocked, completed = activity.StateRunning, activity.StateWaiting, activity.StateBackingOff, activity.StateBlocked, activity.StateCompleted
+		for _, tt := range []struct {
+			at, started, heartbeat, next float64 // seconds; 0: never
+			state                        activity.State
+			attempt, done, abandoned     int
+			failure                      error
+		}{
+			{at: 4, state: waiting},
+			{at: 5.5, state: running, attempt: 1, started: 5},
+			{at: 6.5, state: running, attempt: 1, started: 5, heartbeat: 6, done: 3},
+			{at: 8, state: backing, attempt: 1, started: 5, heartbeat: 6, done: 3, failure: io.EOF, next: 11},
+			{at: 12.5, state: running, attempt: 2, started: 11, heartbeat: 6, done: 3, failure: io.EOF},
+			{at: 22, state: blocked, attempt: 2, started: 11, heartbeat: 6, done: 3, failure: context.DeadlineExceeded, abandoned: 1},
+			{at: 30.5, state: running, attempt: 3, started: 30, heartbeat: 6, done: 3, failure: context.DeadlineExceeded},
+			{at: 32, state: completed, attempt: 3, started: 30, heartbeat: 6, done: 3, failure: context.DeadlineExceeded},
+		} {
+			if tt.attempt == 3 && tt.state == running {
+				time.Sleep(time.Until(base.Add(30 * time.Second)))
+				close(release)
+			}
+			time.Sleep(time.Until(base.Add(time.Duration(tt.at * float64(time.Second)))))
+			synctest.Wait()
+			got := h.Status()
+			when := func(s float64) (w time.Time) {
+				if s > 0 {
+					w = base.Add(time.Duration(s * float64(time.Second)))
+				}
+				return w
+			}
+			var p activity.RangeProgress
+			total := 0
+			if ok, err := got.HeartbeatDetails(&p); err != nil || ok != (tt.done > 0) || ok && p != (activity.RangeProgress{Next: 5, To: 12}) {
+				t.Errorf("at %v: details %v, %t, %v", tt.at, p, ok, err)
+			} else if ok {
+				total = 10
+			}
+			if got.ID != "it" || got.Name != "job" || got.State != tt.state || got.Attempt != tt.attempt || got.Done != tt.done || got.Total != total || got.Abandoned != tt.abandoned ||
+				!got.ScheduledAt.Equal(base) || !got.StartedAt.Equal(when(tt.started)) || !got.LastHeartbeat.Equal(when(tt.heartbeat)) || !got.NextAttempt.Equal(when(tt.next)) ||
+				!errors.Is(got.LastFailure, tt.failure) {
+				t.Errorf("at %v: %+v\nwant %+v", tt.at, got, tt)
+			}
+			listed := false
+			for _, s := range rt.Activities() {
+				listed = listed || s.ID == "it" && s.State == tt.state && s.Attempt == tt.attempt
+			}
+			if listed != (tt.state != completed) {
+				t.Errorf("at %v: among the Activities %t, in state %s", tt.at, listed, tt.state)
+			}
+		}
+	})
+}
+
+func TestStatusOfFailedActivity(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := activity.New(activity.Config{Logger: retryQuiet})
+		h := cancelStart(t, t.Context(), rt, activity.Options{}, func(activity.Context) error { return activity.NonRetryable(io.EOF) })
+		<-h.Done()
+		if s := h.Status(); s.State != activity.StateFailed || !errors.Is(s.LastFailure, io.EOF) || !strings.Contains(s.Name, "cancelStart") || s.ID == "" {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestActivitiesOldestFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := activity.New(activity.Config{Logger: retryQuiet, MaxConcurrent: 2})
+		ids := func() string {
+			var ids []string
+			for _, s := range rt.Activities() {
+				ids = append(ids, s.ID)
+			}
+			return strings.Join(ids, " ")
+		}
+		handles := map[string]*activity.Handle[string]{}
+		for _, id := range strings.Fields("c a e b d") {
+			handles[id] = cancelStart(t, t.Context(), rt, activity.Options{ID: id}, cancelUntilEnded)
+		}
+		snapshot := rt.Activities()
+		for _, step := range []struct{ end, left string }{{"", "c a e b d"}, {"e", "c a b d"}, {"c", "a b d"}, {"d", "a b"}, {"a", "b"}, {"b", ""}} {
+			if step.end != "" {
+				handles[step.end].Cancel(nil)
+				<-handles[step.end].Done()
+			}
+			if got := ids(); got != step.left {
+				t.Errorf("after the end of %q: %q, want %q", step.end, got, step.left)
+			}
+		}
+		if len(snapshot) != 5 || snapshot[0].ID != "c" || snapshot[0].State != activity.StateRunning || snapshot[4].State != activity.StateWaiting {
+			t.Errorf("the snapshot has changed: %+v", snapshot)
+		}
+	})
+}
+
+func TestStats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := activity.New(activity.Config{Logger: retryQuiet, MaxConcurrent: 2})
+		release := make(chan struct{})
+		check := func(what string, want activity.Stats) {
+			t.Helper()
+			synctest.Wait()
+			retryDiff(t, what, rt.Stats(), want)
+		}
+		check("new", activity.Stats{})
+		beat := func(ctx activity.Context) error {
+			for range 3 {
+				_ = ctx.Heartbeat()
+			}
+			_ = ctx.Heartbeat(func() {}) // refused, and counted
+			return ctx.Sleep(time.Hour)
+		}
+		a := cancelStart(t, t.Context(), rt, activity.Options{}, beat)
+		b := cancelStart(t, t.Context(), rt, activity.Options{RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}}, func(activity.Context) error { return io.EOF })
+		synctest.Wait()
+		check("one runs, one backs off", activity.Stats{Running: 1, BackingOff: 1, Scheduled: 2, Attempts: 2, Heartbeats: 4})
+		c := cancelStart(t, t.Context(), rt, activity.Options{HeartbeatTimeout: time.Second, MaxAbandoned: activity.NoOverlap}, func(ctx activity.Context) error {
+			<-release
+			_ = ctx.Heartbeat() // not counted: the attempt is over
+			return nil
+		})
+		time.Sleep(time.Second)
+		d := cancelStart(t, t.Context(), rt, activity.Options{}, cancelUntilEnded)
+		e := cancelStart(t, t.Context(), rt, activity.Options{}, func(activity.Context) error { return activity.NonRetryable(io.EOF) })
+		check("one of each", activity.Stats{Running: 2, Waiting: 1, BackingOff: 1, Blocked: 1, Abandoned: 1, Scheduled: 5, Attempts: 4, Heartbeats: 4, Timeouts: 1})
+		close(release)
+		check("unblocked", activity.Stats{Running: 2, Waiting: 2, BackingOff: 1, Scheduled: 5, Attempts: 4, Heartbeats: 4, Timeouts: 1})
+		a.Cancel(nil)
+		b.Cancel(nil)
+		d.Cancel(nil)
+		for _, h := range []*activity.Handle[string]{a, b, c, d, e} {
+			<-h.Done()
+		}
+		check("the end", activity.Stats{Scheduled: 5, Completed: 1, Failed: 1, Canceled: 3, Attempts: 6, Heartbeats: 5, Timeouts: 1})
+	})
+}
+
+func TestStatsCountsEachTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := activity.New(activity.Config{Logger: retryQuiet, MaxConcurrent: 1})
+		once := activity.RetryPolicy{MaximumAttempts: 1}
+		for i, opts := range []activity.Options{
+			{HeartbeatTimeout: time.Second, RetryPolicy: once},
+			{StartToCloseTimeout: time.Second, RetryPolicy: once},
+			{ScheduleToCloseTimeout: time.Second},
+		} {
+			_ = rt.Run(t.Context(), opts, cancelUntilEnded)
+			if n := rt.Stats().Timeouts; n != uint64(i+1) {
+				t.Errorf("%d timeouts after %d", n, i+1)
+			}
+		}
+		other := cancelStart(t, t.Context(), rt, activity.Options{}, cancelUntilEnded)
+		_ = rt.Run(t.Context(), activity.Options{ScheduleToStartTimeout: time.Second}, cancelUntilEnded)
+		_ = rt.Run(t.Context(), activity.Options{ScheduleToCloseTimeout: time.Second}, cancelUntilEnded)
+		if s := rt.Stats(); s.Timeouts != 5 || s.Failed != 5 || s.Attempts != 4 {
+			t.Errorf("%+v", s)
+		}
+		other.Cancel(nil)
+		<-other.Done()
+	})
+}
+
+func TestHandleWaitWhoseOwnContextEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := activity.New(activity.Config{Logger: retryQuiet})
+		h := cancelStart(t, t.Context(), rt, activity.Options{}, func(ctx activity.Context) error { return ctx.Sleep(time.Hour) })
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, cancelCause)
+		defer cancel()
+		at := time.Now()
+		if out, err := h.Wait(ctx); err != cancelCause || out != "" || time.Since(at) != time.Minute {
+			t.Errorf("got %q, %v after %s", out, err, time.Since(at))
+		}
+		if out, err := h.Wait(t.Context()); err != nil || out != "done" || time.Since(at) != time.Hour {
+			t.Errorf("got %q, %v after %s: it was not canceled", out, err, time.Since(at))
+		}
+		for range 100 { // what has ended is told, ended context or not
+			if out, err := h.Wait(ctx); err != nil || out != "done" {
+				t.Fatalf("got %q, %v", out, err)
+			}
+		}
+	})
+}
+
+func TestRule19ShutdownOfAnIdleRuntime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := activity.New(activity.Config{Logger: retryQuiet})
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 2 {
+			if err := rt.Shutdown(ended); err != nil {
+				t.Error(err)
+			}
+		}
+		fn := func(activity.Context) error { t.Error("it runs"); return nil }
+		call := func(ctx activity.Context, _ int) (int, error) { return 1, fn(ctx) }
+		def := activity.Definition[int, int]{Name: "d", Func: call}
+		_, executed := activity.Execute(t.Context(), rt, activity.Options{}, call, 0)
+		_, started := activity.Start(t.Context(), rt, activity.Options{ID: "x"}, call, 0)
+		_, defined := def.Start(t.Context(), rt, "x", 0)
+		for _, err := range []error{rt.Run(t.Context(), activity.Options{}, fn), executed, started, defined} {
+			var e *activity.Error
+			if !errors.Is(err, activity.ErrShutdown) || errors.As(err, &e) {
+				t.Errorf("%v (%T)", err, err)
+			}
+		}
+		if s := rt.Stats(); s != (activity.Stats{}) {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestRule19ShutdownWaitsForFunctions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := activity.New(activity.Config{Logger: retryQuiet})
+		var cleaned atomic.Int32
+		clean := func(ctx activity.Context) error {
+			<-ctx.Done()
+			if context.Cause(ctx) != activity.ErrShutdown {
+				t.Errorf("cause %v", context.Cause(ctx))
+			}
+			time.Sleep(2 * time.Second)
+			cleaned.Add(1)
+			return context.Cause(ctx)
+		}
+		h := cancelStart(t, t.Context(), rt, activity.Options{}, clean)
+		cancelStart(t, t.Context(), rt, activity.Options{}, clean)
+		at := time.Now()
+		var wg sync.WaitGroup
+		for range 3 { // at the same time
+			wg.Go(func() {
+				if err := rt.Shutdown(t.Context()); err != nil || cleaned.Load() != 2 || time.Since(at) != 2*time.Second {
+					t.Errorf("%v after %s, %d have cleaned up", err, time.Since(at), cleaned.Load())
+				}
+			})
+		}
+		wg.Wait()
+		if err := rt.Shutdown(t.Context()); err != nil { // and afterwards
+			t.Error(err)
+		}
+		_, err := h.Wait(t.Context())
+		retryEnd(t, err, 1, activity.RetryStateCancelRequested, activity.ErrShutdown)
+	})
+}
+
+func TestRule19ShutdownGivesUpAtCancelGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log observerBuffer
+		rt := activity.New(activity.Config{Logger: log.logger()})
+		release := make(chan struct{})
+		h := cancelStart(t, t.Context(), rt, activity.Options{ID: "deaf"}, func(activity.Context) error { <-release; return nil })
+		cancelStart(t, t.Context(), rt, activity.Options{CancelGrace: time.Hour}, cancelUntilEnded)
+		at := time.Now()
+		if err := rt.Shutdown(t.Context()); err != nil || time.Since(at) != 10*time.Second {
+			t.Errorf("%v after %s", err, time.Since(at))
+		}
+		_, err := h.Wait(t.Context())
+		retryEnd(t, err, 1, activity.RetryStateCancelRequested, activity.ErrShutdown)
+		if n := rt.Stats().Abandoned; n != 1 || !strings.Contains(log.String(), "abandoned=1") || !strings.Contains(log.String(), "deaf") {
+			t.Errorf("%d abandoned, log:\n%s", n, log.String())
+		}
+		// Only an abandoned one is left: nothing to wait for.
+		if err := rt.Shutdown(t.Context()); err != nil || time.Since(at) != 10*time.Second {
+			t.Errorf("%v after %s", err, time.Since(at))
+		}
+		close(release)
+		synctest.Wait()
+		if n := rt.Stats().Abandoned; n != 0 {
+			t.Errorf("%d abandoned", n)
+		}
+	})
+}
+
+// A function that a timeout left behind is not waited for either.
+func TestRule19ShutdownWithAbandonedOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log observerBuffer
+		rt := activity.New(activity.Config{Logger: log.logger()})
+		release := make(chan struct{})
+		opts := activity.Options{HeartbeatTimeout: time.Second, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 2}}
+		_ = rt.Run(t.Context(), opts, func(activity.Context) error { <-release; return nil })
+		at := time.Now()
+		if err := rt.Shutdown(t.Context()); err != nil || time.Since(at) != 0 {
+			t.Errorf("%v after %s", err, time.Since(at))
+		}
+		if !strings.Contains(log.String(), "abandoned=2") {
+			t.Errorf("log:\n%s", log.String())
+		}
+		close(release)
+	})
+}
+
+func TestRule19ShutdownWhoseContextEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := activity.New(activity.Config{Logger: retryQuiet})
+		for i := range 5 {
+			cancelStart(t, t.Context(), rt, activity.Options{}, func(ctx activity.Context) error {
+				<-ctx.Done()
+				time.Sleep(time.Duration(i) * time.Second)
+				return nil
+			})
+		}
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Second+time.Second/2, cancelCause)
+		defer cancel()
+		at := time.Now()
+		err := rt.Shutdown(ctx)
+		if !errors.Is(err, cancelCause) || !strings.Contains(fmt.Sprint(err), "2 activities") || time.Since(at) != 2*time.Second+time.Second/2 {
+			t.Errorf("%v after %s", err, time.Since(at))
+		}
+		if err := rt.Shutdown(ctx); !errors.Is(err, cancelCause) {
+			t.Errorf("again: %v", err)
+		}
+		if err := rt.Shutdown(t.Context()); err != nil || time.Since(at) != 4*time.Second {
+			t.Errorf("the rest: %v after %s", err, time.Since(at))
+		}
+	})
+}
+
+// A Runtime owns no goroutine while nothing runs, nor for those that wait.
+func TestRule19NoGoroutines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		before := observerGoroutines(t)
+		check := func(what string, extra int) {
+			t.Helper()
+			synctest.Wait()
+			if n := observerGoroutines(t) - before; n != extra {
+				t.Errorf("%s: %d goroutines more than before, want %d", what, n, extra)
+			}
+		}
+		var l retryLog
+		rt := activity.New(activity.Config{Logger: retryQuiet, Observer: l.observe, MaxConcurrent: 1})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		check("new", 0)
+		opts := activity.Options{HeartbeatTimeout: time.Hour, StartToCloseTimeout: time.Hour, RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}}
+		if err := rt.Run(ctx, opts, func(ctx activity.Context) error { return ctx.Heartbeat(1) }); err != nil {
+			t.Error(err)
+		}
+		check("one has run", 0)
+		var handles []*activity.Handle[string]
+		for range 20 {
+			handles = append(handles, cancelStart(t, ctx, rt, opts, func(activity.Context) error { return io.EOF }))
+		}
+		check("20 back off", 0)
+		for range 20 {
+			handles = append(handles, cancelStart(t, ctx, rt, opts, func(ctx activity.Context) error { return ctx.Sleep(time.Minute) }))
+		}
+		check("one runs, and 19 wait", 1)
+		cancel()
+		for _, h := range handles {
+			<-h.Done()
+		}
+		check("the end", 0)
+	})
+}

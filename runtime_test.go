@@ -1,0 +1,464 @@
+package activity_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/benbjohnson/clock"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+func story() activity.Options {
+	return activity.Options{StartToCloseTimeout: time.Hour, HeartbeatTimeout: 10 * time.Second}
+}
+
+// The first listing of "How to Heartbeat an Activity": plain heartbeats.
+func TestStoryPlainHeartbeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		rt := activity.New(activity.Config{})
+		err := rt.Run(t.Context(), story(), func(ctx activity.Context) error {
+			for range 1000 {
+				if err := ctx.Sleep(time.Second); err != nil {
+					return err
+				}
+				if err := ctx.Heartbeat(); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took != 1000*time.Second {
+			t.Errorf("1,000 steps of a second took %s", took)
+		}
+		want := activity.Stats{Scheduled: 1, Completed: 1, Attempts: 1, Heartbeats: 1000}
+		if diff := cmp.Diff(want, rt.Stats()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// steps is the second listing: 100 steps with details, which resume. It hangs
+// after step 42 of the first attempt.
+type steps struct {
+	interval time.Duration
+	hang     func(ctx activity.Context)
+	resumed  []int // where each attempt began
+	causes   []error
+}
+
+func (s *steps) run(ctx activity.Context) error {
+	start, err := activity.Resume(ctx, 1)
+	if err != nil {
+		return err
+	}
+	s.resumed = append(s.resumed, start)
+	for progress := start; progress <= 100; progress++ {
+		if err := ctx.Sleep(s.interval); err != nil {
+			return err
+		}
+		if err := ctx.Heartbeat(progress); err != nil {
+			return err
+		}
+		if progress == 42 && ctx.Info().Attempt == 1 {
+			s.hang(ctx)
+			s.causes = append(s.causes, context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// journal keeps what an Observer is told.
+type journal struct {
+	mu     sync.Mutex
+	start  time.Time
+	events []activity.Event
+}
+
+func (j *journal) observe(e activity.Event) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.events = append(j.events, e)
+}
+
+// lines leaves the heartbeats out.
+func (j *journal) lines() []string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var lines []string
+	for _, e := range j.events {
+		if e.Kind == activity.EventHeartbeat {
+			continue
+		}
+		line := fmt.Sprintf("%s %s %d", e.Time.Sub(j.start), e.Kind, e.Attempt)
+		if e.Err != nil {
+			var timeout *activity.TimeoutError
+			if errors.As(e.Err, &timeout) {
+				line += " " + timeout.Type.String()
+			}
+			line += fmt.Sprintf(" retry in %s", e.Delay)
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+var storyWithStall = []string{
+	"0s scheduled 0",
+	"0s attempt started 1",
+	"52s attempt failed 1 heartbeat timeout retry in 0s",
+	"52s abandoned 1",
+	"52s attempt started 2",
+	"52s abandoned returned 1",
+	"1m51s completed 2",
+}
+
+func checkStory(t *testing.T, s *steps, j *journal, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]int{1, 42}, s.resumed); diff != "" {
+		t.Error("where the attempts began:", diff)
+	}
+	if diff := cmp.Diff(storyWithStall, j.lines()); diff != "" {
+		t.Error(diff)
+	}
+	var timeout *activity.TimeoutError
+	if len(s.causes) != 1 || !errors.As(s.causes[0], &timeout) || timeout.Type != activity.TimeoutHeartbeat {
+		t.Errorf("the stalled attempt was told %v", s.causes)
+	}
+}
+
+// In a bubble with the zero Config: nothing has to be driven.
+func TestStoryStallInABubble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := &journal{start: time.Now()}
+		s := &steps{interval: time.Second, hang: func(ctx activity.Context) { <-ctx.Done() }}
+		rt := activity.New(activity.Config{Observer: j.observe, Logger: quiet})
+		err := rt.Run(t.Context(), story(), s.run)
+		synctest.Wait()
+		checkStory(t, s, j, err)
+	})
+}
+
+// With a mock clock in a bubble: the test stops at an instant and looks.
+func TestStoryStallUnderAMock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mock := clock.NewMock()
+		j := &journal{start: mock.Now()}
+		s := &steps{interval: time.Second, hang: func(ctx activity.Context) { <-ctx.Done() }}
+		rt := activity.New(activity.Config{Clock: mock, Observer: j.observe, Logger: quiet})
+		h, err := activity.Start(t.Context(), rt, story(), func(ctx activity.Context, _ struct{}) (struct{}, error) {
+			return struct{}{}, s.run(ctx)
+		}, struct{}{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 42 {
+			synctest.Wait()
+			mock.Add(time.Second)
+		}
+		mock.Add(10*time.Second - 1)
+		synctest.Wait()
+		if got := h.Status(); got.Attempt != 1 || got.State != activity.StateRunning {
+			t.Fatalf("1 ns before the heartbeat timeout: attempt %d %s", got.Attempt, got.State)
+		}
+		mock.Add(1)
+		synctest.Wait()
+		status := h.Status()
+		var details int
+		if _, err := status.HeartbeatDetails(&details); err != nil || details != 42 || status.Attempt != 2 {
+			t.Fatalf("at the heartbeat timeout: attempt %d, details %d, %v", status.Attempt, details, err)
+		}
+		for range 59 {
+			mock.Add(time.Second)
+			synctest.Wait()
+		}
+		_, err = h.Wait(t.Context())
+		checkStory(t, s, j, err)
+	})
+}
+
+// On the real clock, with short times. Nothing here depends on how fast the
+// machine is: a machine too slow for the heartbeat timeout only adds attempts.
+func TestStoryStallOnTheRealClock(t *testing.T) {
+	var mu sync.Mutex
+	done := map[int]int{}
+	var stalled *activity.TimeoutError
+	rt := activity.New(activity.Config{Logger: quiet})
+	opts := activity.Options{StartToCloseTimeout: time.Hour, HeartbeatTimeout: 50 * time.Millisecond}
+	err := rt.Run(t.Context(), opts, func(ctx activity.Context) error {
+		start, err := activity.Resume(ctx, 1)
+		if err != nil {
+			return err
+		}
+		for progress := start; progress <= 100; progress++ {
+			mu.Lock()
+			done[progress]++
+			mu.Unlock()
+			if err := ctx.Heartbeat(progress + 1); err != nil {
+				return err
+			}
+			if progress == 42 && ctx.Info().Attempt == 1 {
+				<-ctx.Done()
+				mu.Lock()
+				errors.As(context.Cause(ctx), &stalled)
+				mu.Unlock()
+				return context.Cause(ctx)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for i := 1; i <= 100; i++ {
+		if done[i] == 0 {
+			t.Errorf("step %d was never done", i)
+		}
+	}
+	if rt.Stats().Attempts < 2 {
+		t.Error("the stall was not noticed")
+	}
+}
+
+// Rule 25: the same program, 1,000 times, in bubbles with the zero Config.
+func TestRule25SameEventsEveryTime(t *testing.T) {
+	runs := 1000
+	if testing.Short() || raceEnabled {
+		runs = 50
+	}
+	var first string
+	for i := range runs {
+		var got string
+		synctest.Test(t, func(t *testing.T) { got = eventsOfAProgram(t) })
+		if i == 0 {
+			first = got
+			if n := strings.Count(got, "\n"); n < 100 {
+				t.Fatalf("only %d events:\n%s", n, got)
+			}
+		}
+		if got != first {
+			t.Fatalf("run %d differs: %s", i, cmp.Diff(first, got))
+		}
+	}
+}
+
+// eventsOfAProgram runs activities that stall, fail, beat and wait for slots,
+// many of them at the same instants.
+func eventsOfAProgram(t *testing.T) string {
+	var mu sync.Mutex
+	events := map[string]*bytes.Buffer{}
+	rt := activity.New(activity.Config{Logger: quiet, Observer: func(e activity.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		if events[e.ID] == nil {
+			events[e.ID] = &bytes.Buffer{}
+		}
+		fmt.Fprintf(events[e.ID], "%+v\n", e)
+	}})
+	var all []*activity.Handle[int]
+	for i := range 12 {
+		opts := activity.Options{
+			HeartbeatTimeout:       time.Duration(1+i%3) * time.Second,
+			StartToCloseTimeout:    6 * time.Second,
+			ScheduleToCloseTimeout: 40 * time.Second,
+			RetryPolicy:            activity.RetryPolicy{MaximumAttempts: 6},
+			MaxAbandoned:           activity.NoOverlap,
+		}
+		h, err := activity.Start(t.Context(), rt, opts, func(ctx activity.Context, i int) (int, error) {
+			next, err := activity.Resume(ctx, 0)
+			if err != nil {
+				return 0, err
+			}
+			for ; next < 8; next++ {
+				if err := ctx.Sleep(time.Duration(1+(i+next)%3) * time.Second); err != nil {
+					return 0, err
+				}
+				if err := ctx.Heartbeat(next); err != nil {
+					return 0, err
+				}
+				if (next+i)%5 == 4 && ctx.Info().Attempt%2 == 1 {
+					return 0, errors.New("fails")
+				}
+			}
+			return i, nil
+		}, i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, h)
+	}
+	var b strings.Builder
+	for _, h := range all {
+		out, err := h.Wait(t.Context())
+		fmt.Fprintln(&b, h.ID(), out, err)
+	}
+	synctest.Wait()
+	mu.Lock()
+	defer mu.Unlock()
+	for _, h := range all {
+		b.Write(events[h.ID()].Bytes())
+	}
+	return b.String()
+}
+
+// countingClock counts the timers that are set on it.
+type countingClock struct {
+	*clock.Mock
+	timers atomic.Int64
+}
+
+func (c *countingClock) AfterFunc(d time.Duration, f func()) *clock.Timer {
+	c.timers.Add(1)
+	return c.Mock.AfterFunc(d, f)
+}
+
+// 100,000 activities outstanding at once, with both timeouts, sleeping and
+// beating: one timer on the clock.
+func TestManyOutstanding(t *testing.T) {
+	n := 100_000
+	if testing.Short() || raceEnabled {
+		n = 5_000
+	}
+	synctest.Test(t, func(t *testing.T) {
+		c := &countingClock{Mock: clock.NewMock()}
+		rt := activity.New(activity.Config{Clock: c})
+		for range n {
+			_, err := activity.Start(t.Context(), rt, story(), func(ctx activity.Context, _ struct{}) (struct{}, error) {
+				for range 3 {
+					if err := ctx.Sleep(9 * time.Second); err != nil {
+						return struct{}{}, err
+					}
+					if err := ctx.Heartbeat(); err != nil {
+						return struct{}{}, err
+					}
+				}
+				return struct{}{}, nil
+			}, struct{}{})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := rt.Stats().Running; got != n {
+			t.Fatalf("%d of %d run", got, n)
+		}
+		for range 3 {
+			synctest.Wait()
+			c.Add(9 * time.Second)
+		}
+		synctest.Wait()
+		want := activity.Stats{Scheduled: uint64(n), Completed: uint64(n), Attempts: uint64(n), Heartbeats: 3 * uint64(n)}
+		if diff := cmp.Diff(want, rt.Stats()); diff != "" {
+			t.Error(diff)
+		}
+		if got := c.timers.Load(); got != 1 {
+			t.Errorf("%d timers were made", got)
+		}
+	})
+}
+
+// A Runtime owns no goroutine while nothing runs, and none for an activity that
+// waits for a slot or backs off.
+func TestNoGoroutineForAWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		before := runtime.NumGoroutine()
+		rt := activity.New(activity.Config{MaxConcurrent: 1, Logger: quiet})
+		ctx, cancel := context.WithCancel(t.Context())
+		fail := func(ctx activity.Context, _ struct{}) (struct{}, error) { return struct{}{}, errors.New("fails") }
+		for range 100 { // each takes the slot, fails, and backs off or waits for the slot again
+			if _, err := activity.Start(ctx, rt, activity.Options{}, fail, struct{}{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if got := rt.Stats(); got.BackingOff+got.Waiting != 100 {
+			t.Fatalf("%+v", got)
+		}
+		if got := goroutines(before); got > before {
+			t.Errorf("%d goroutines more than without", got-before)
+		}
+		cancel()
+		synctest.Wait()
+		if got := goroutines(before); got > before {
+			t.Errorf("%d goroutines are left", got-before)
+		}
+		if got := rt.Stats(); got.Canceled != 100 {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// goroutines counts them, once those that are about to end have ended: that a
+// bubble waits is no proof that the count has followed.
+func goroutines(want int) int {
+	n := runtime.NumGoroutine()
+	for i := 0; i < 10_000 && n > want; i++ {
+		runtime.Gosched()
+		n = runtime.NumGoroutine()
+	}
+	return n
+}
+
+// Allocation budgets of what users call in hot loops.
+func TestAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	rt := activity.New(activity.Config{})
+	run := testing.AllocsPerRun(1000, func() {
+		if err := rt.Run(context.Background(), story(), func(activity.Context) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if run > 5 {
+		t.Errorf("Run of a no-op allocates %v times", run)
+	}
+	err := rt.Run(context.Background(), story(), func(ctx activity.Context) error {
+		where := &position{File: "a.csv", Line: 7}
+		big := 1000 // small ints are boxed for nothing
+		marshal := testing.AllocsPerRun(1000, func() { _, _ = json.Marshal(where) })
+		for _, c := range []struct {
+			name   string
+			budget float64
+			beat   func() error
+		}{
+			{"Heartbeat()", 0, func() error { return ctx.Heartbeat() }},
+			{"Heartbeat(int)", 2, func() error { big++; return ctx.Heartbeat(big) }}, // the call boxes the int, and makes the slice
+			{"Heartbeat(*struct)", 1 + marshal, func() error { return ctx.Heartbeat(where) }},
+		} {
+			if got := testing.AllocsPerRun(1000, func() {
+				if err := c.beat(); err != nil {
+					t.Fatal(err)
+				}
+			}); got > c.budget {
+				t.Errorf("%s allocates %v times, its budget is %v", c.name, got, c.budget)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
