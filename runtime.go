@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/benbjohnson/clock"
@@ -153,6 +154,7 @@ type Runtime struct {
 	real      bool   // cfg.Clock is the real clock
 	plainInts bool   // an int needs no Codec and fits
 	base      time.Time
+	moved     atomic.Int64    // see wall
 	ctx       context.Context // for what wants one and has none
 
 	// mu comes before every activity.mu.
@@ -306,7 +308,7 @@ func (rt *Runtime) schedule(a *activity) error {
 		return refusal(id, ErrAlreadyRunning)
 	}
 	rt.takeID(a)
-	a.scheduledAt, a.scheduled = clockNow.Round(0), now
+	a.scheduledAt, a.scheduled = rt.wallFrom(clockNow, now), now
 	a.closeBy = now.deadline(a.opts.ScheduleToCloseTimeout)
 	a.alarm = alarm{when: never, a: a, seq: a.number}
 	rt.link(a)

@@ -134,11 +134,21 @@ func (rt *Runtime) now() instant {
 	return instant(rt.cfg.Clock.Now().Sub(rt.base))
 }
 
-// wall is the time of day at i, as of now: the wall clock may have been set.
-func (rt *Runtime) wall(i instant) time.Time {
-	now := rt.cfg.Clock.Now()
-	return now.Add(time.Duration(i) - now.Sub(rt.base)).Round(0)
+// wall is the time of day at i. What the wall clock has moved by itself since the
+// Runtime was made (it was set, or the machine slept) is put right when it is
+// more than a little: two readings of both clocks are not of one instant.
+func (rt *Runtime) wall(i instant) time.Time { return rt.wallFrom(rt.cfg.Clock.Now(), i) }
+
+// wallFrom is wall with a reading of the clock.
+func (rt *Runtime) wallFrom(now time.Time, i instant) time.Time {
+	moved := int64(now.Round(0).Sub(rt.base.Round(0)) - now.Sub(rt.base))
+	if d := moved - rt.moved.Load(); d > int64(wallSlack) || d < -int64(wallSlack) {
+		rt.moved.Store(moved)
+	}
+	return rt.base.Round(0).Add(time.Duration(i) + time.Duration(rt.moved.Load()))
 }
+
+const wallSlack = 10 * time.Millisecond
 
 // lock locks rt.mu and does what is due, so that at any instant a timeout comes
 // before whatever else happens at it. It returns that instant.
