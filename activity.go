@@ -224,6 +224,7 @@ func (a *activity) nextAlarm() (instant, int32) {
 	case StateRunning:
 		switch t := a.current; {
 		case t == nil:
+			return a.closeBy, rankTimeout
 		case a.cancelCause != nil:
 			return a.until, rankTimeout
 		default:
@@ -261,9 +262,12 @@ func (a *activity) expire(now instant, late time.Duration) {
 			a.proceed(now)
 		}
 	case StateRunning:
-		if a.cancelCause != nil {
+		switch {
+		case a.current == nil:
+			a.resolve(now, verdict{}) // Retryable takes its time
+		case a.cancelCause != nil:
 			a.giveUp(now)
-		} else {
+		default:
 			a.expireAttempt(now, late)
 		}
 	}
@@ -274,6 +278,7 @@ func (a *activity) expireWait(now instant, typ TimeoutType) {
 	a.mu.Lock()
 	err := a.timeout(typ)
 	a.mu.Unlock()
+	a.rt.timeouts++
 	a.finish(now, StateFailed, RetryStateTimeout, err)
 }
 
@@ -308,13 +313,13 @@ func (a *activity) expireAttempt(now instant, late time.Duration) {
 	t.cancel(err)
 	if t.cause() != error(err) { // the caller's cancellation was just there first
 		a.mu.Unlock()
-		a.rt.timeouts--
 		a.heed(now)
 		return
 	}
 	t.over = err
 	a.mu.Unlock()
 
+	a.rt.timeouts++
 	a.abandon(t)
 	t.timedOut, t.burst = typ, a.rt.burstNow()
 	t.burst.pending++
@@ -366,7 +371,7 @@ func (a *activity) decide(err error) {
 // resolve decides what follows an attempt that has failed.
 func (a *activity) resolve(now instant, v verdict) {
 	if !a.deciding {
-		return // canceled meanwhile
+		return // something has decided meanwhile
 	}
 	a.deciding = false
 	a.heed(now)
@@ -635,7 +640,6 @@ func (t *attempt) endAbandoned(now instant) {
 
 // timeout makes the error of a timeout. Activity.mu is held.
 func (a *activity) timeout(typ TimeoutType) *TimeoutError {
-	a.rt.timeouts++
 	e := &TimeoutError{
 		ID: a.id(), Name: a.name(), Type: typ, Attempt: a.attempt(),
 		LastFailure: oneLevel(a.failure), Details: a.latestDetails(), Codec: a.rt.cfg.Codec,

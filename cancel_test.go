@@ -16,7 +16,7 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-var cancelCause = errors.New("the user left")
+var errCancel = errors.New("the user left")
 
 // cancelStart starts fn in the test's bubble.
 func cancelStart(t *testing.T, ctx context.Context, rt *activity.Runtime, opts activity.Options, fn func(activity.Context) error) *activity.Handle[string] {
@@ -47,7 +47,7 @@ var cancelPhases = []cancelPhase{
 	{"sleeping", activity.StateRunning, 1, activity.Options{}, func(ctx activity.Context, _ <-chan struct{}) error { return ctx.Sleep(time.Hour) }},
 	{"idling", activity.StateRunning, 1, activity.Options{HeartbeatTimeout: time.Second}, func(ctx activity.Context, _ <-chan struct{}) error { return activity.Idle(ctx, time.Hour) }},
 	{"waiting", activity.StateWaiting, 0, activity.Options{}, nil},
-	{"backing off", activity.StateBackingOff, 1, activity.Options{RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}}, func(activity.Context, <-chan struct{}) error { return retryBoom }},
+	{"backing off", activity.StateBackingOff, 1, activity.Options{RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}}, func(activity.Context, <-chan struct{}) error { return errBoom }},
 	{"blocked", activity.StateBlocked, 1, activity.Options{HeartbeatTimeout: time.Second, MaxAbandoned: activity.NoOverlap}, func(_ activity.Context, release <-chan struct{}) error {
 		<-release
 		return nil
@@ -66,9 +66,9 @@ func TestRule18CancelEndsEveryPhaseAtOnce(t *testing.T) {
 		cause  error
 		cancel func(job)
 	}{
-		{"context", cancelCause, func(j job) { j.cancel(cancelCause) }},
+		{"context", errCancel, func(j job) { j.cancel(errCancel) }},
 		{"context without cause", context.Canceled, func(j job) { j.cancel(nil) }},
-		{"handle", cancelCause, func(j job) { j.h.Cancel(cancelCause) }},
+		{"handle", errCancel, func(j job) { j.h.Cancel(errCancel) }},
 		{"handle without cause", context.Canceled, func(j job) { j.h.Cancel(nil) }},
 		{"shutdown", activity.ErrShutdown, func(j job) { _ = j.rt.Shutdown(context.Background()) }},
 	}
@@ -126,7 +126,7 @@ func TestRule18CancelEndsEveryPhaseAtOnce(t *testing.T) {
 
 func TestRule17ContextEndsWithTheCause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, cancelCause)
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errCancel)
 		defer cancel()
 		rt := activity.New(activity.Config{Logger: retryQuiet})
 		var seen error
@@ -134,18 +134,18 @@ func TestRule17ContextEndsWithTheCause(t *testing.T) {
 		err := rt.Run(ctx, activity.Options{}, func(ctx activity.Context) error {
 			<-ctx.Done()
 			after, seen = time.Since(ctx.Info().StartedAt), context.Cause(ctx)
-			if err := ctx.Heartbeat(); err != cancelCause {
+			if err := ctx.Heartbeat(); err != errCancel {
 				t.Errorf("Heartbeat: %v", err)
 			}
-			if err := ctx.Sleep(0); err != cancelCause {
+			if err := ctx.Sleep(0); err != errCancel {
 				t.Errorf("Sleep: %v", err)
 			}
 			return seen
 		})
-		if seen != cancelCause || after != time.Minute {
+		if seen != errCancel || after != time.Minute {
 			t.Errorf("cause %v after %s", seen, after)
 		}
-		retryEnd(t, err, 1, activity.RetryStateCancelRequested, cancelCause)
+		retryEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel)
 	})
 }
 
@@ -177,9 +177,9 @@ func TestRule17AfterCancel(t *testing.T) {
 					return tt.fn(ctx)
 				})
 				time.Sleep(time.Second)
-				h.Cancel(cancelCause)
+				h.Cancel(errCancel)
 				out, err := h.Wait(t.Context())
-				retryEnd(t, err, 1, activity.RetryStateCancelRequested, cancelCause)
+				retryEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel)
 				if tt.is != nil && !errors.Is(err, tt.is) {
 					t.Errorf("%v does not wrap what the function returned, %v", err, tt.is)
 				}
@@ -294,11 +294,11 @@ func cancelTold(t *testing.T, told bool, fn func(ctx activity.Context)) {
 		rt := activity.New(activity.Config{Logger: retryQuiet})
 		h := cancelStart(t, t.Context(), rt, activity.Options{}, func(ctx activity.Context) error { fn(ctx); return nil })
 		time.Sleep(time.Second)
-		h.Cancel(cancelCause)
+		h.Cancel(errCancel)
 		out, err := h.Wait(t.Context())
 		switch {
 		case told:
-			retryEnd(t, err, 1, activity.RetryStateCancelRequested, cancelCause)
+			retryEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel)
 			if out != "" || h.Status().State != activity.StateCanceled {
 				t.Errorf("out %q, state %s", out, h.Status().State)
 			}
@@ -327,7 +327,7 @@ func TestRule17CancelGrace(t *testing.T) {
 							return result
 						})
 						time.Sleep(time.Second)
-						h.Cancel(cancelCause)
+						h.Cancel(errCancel)
 						at := time.Now()
 						time.Sleep(time.Second)
 						h.Cancel(io.ErrUnexpectedEOF) // too late: it changes nothing
@@ -341,10 +341,10 @@ func TestRule17CancelGrace(t *testing.T) {
 							}
 							retryDiff(t, "events", l.kinds("it"), append(started, activity.EventCompleted))
 						case late < 0:
-							retryEnd(t, err, 1, activity.RetryStateCancelRequested, cancelCause, io.EOF)
+							retryEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel, io.EOF)
 							retryDiff(t, "events", l.kinds("it"), append(started, activity.EventCanceled))
 						default:
-							retryEnd(t, err, 1, activity.RetryStateCancelRequested, cancelCause)
+							retryEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel)
 							if out != "" || took != limit || errors.Is(err, io.EOF) {
 								t.Errorf("got %q, %v after %s", out, err, took)
 							}
@@ -380,9 +380,9 @@ func TestRule17CancelAndTimeoutAtOneInstant(t *testing.T) {
 						h := cancelStart(t, ctx, rt, opts, cancelUntilEnded)
 						both := func() {
 							if by == "handle" {
-								h.Cancel(cancelCause)
+								h.Cancel(errCancel)
 							} else {
-								cancel(cancelCause)
+								cancel(errCancel)
 							}
 						}
 						mock.Add(time.Minute - 1)
@@ -411,7 +411,7 @@ func TestRule17CancelAndTimeoutAtOneInstant(t *testing.T) {
 							if first == "timeout" && typ == activity.TimeoutHeartbeat {
 								attempt = 2 // which is what was canceled
 							}
-							retryEnd(t, err, attempt, activity.RetryStateCancelRequested, cancelCause)
+							retryEnd(t, err, attempt, activity.RetryStateCancelRequested, errCancel)
 						}
 					})
 				})
@@ -432,12 +432,12 @@ func TestRule17CancelAndReturnAtOneInstant(t *testing.T) {
 					h := cancelStart(t, ctx, rt, activity.Options{}, func(activity.Context) error { <-release; return result })
 					time.Sleep(time.Second)
 					if cancelFirst {
-						cancel(cancelCause)
+						cancel(errCancel)
 						close(release)
 					} else {
 						close(release)
 						synctest.Wait()
-						cancel(cancelCause)
+						cancel(errCancel)
 					}
 					out, err := h.Wait(context.Background())
 					if result == nil {
@@ -446,7 +446,7 @@ func TestRule17CancelAndReturnAtOneInstant(t *testing.T) {
 						}
 						return
 					}
-					retryEnd(t, err, 1, activity.RetryStateCancelRequested, cancelCause, io.EOF)
+					retryEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel, io.EOF)
 				})
 			})
 		}
@@ -458,7 +458,7 @@ func TestRule17ContextThatEndedBeforeTheStart(t *testing.T) {
 		var l retryLog
 		rt := activity.New(activity.Config{Logger: retryQuiet, Observer: l.observe})
 		ctx, cancel := context.WithCancelCause(t.Context())
-		cancel(cancelCause)
+		cancel(errCancel)
 		expired, stop := context.WithTimeout(t.Context(), 0)
 		defer stop()
 		opts := activity.Options{ID: "it", Name: "job"}
@@ -468,7 +468,7 @@ func TestRule17ContextThatEndedBeforeTheStart(t *testing.T) {
 		out, executed := activity.Execute(ctx, rt, opts, call, 0)
 		h, started := activity.Start(ctx, rt, opts, call, 0)
 		for _, err := range []error{rt.Run(ctx, opts, ran), executed, started} {
-			retryEnd(t, err, 0, activity.RetryStateCancelRequested, cancelCause)
+			retryEnd(t, err, 0, activity.RetryStateCancelRequested, errCancel)
 			var e *activity.Error
 			if errors.As(err, &e) && (e.ID != "it" || e.Name != "job") {
 				t.Errorf("%q, %q", e.ID, e.Name)
@@ -498,7 +498,7 @@ func TestRule17FirstCauseWins(t *testing.T) {
 					defer cancel(nil)
 					h := cancelStart(t, ctx, rt, phase.opts, func(ctx activity.Context) error { return phase.fn(ctx, nil) })
 					time.Sleep(time.Second + 1)
-					cause := cancelCause
+					cause := errCancel
 					for by := range strings.SplitSeq(order, ", ") {
 						switch by {
 						case "handle":
@@ -511,7 +511,7 @@ func TestRule17FirstCauseWins(t *testing.T) {
 						cause = io.EOF
 					}
 					_, err := h.Wait(context.Background())
-					retryEnd(t, err, 1, activity.RetryStateCancelRequested, cancelCause)
+					retryEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel)
 					if errors.Is(err, io.EOF) || errors.Is(err, activity.ErrShutdown) {
 						t.Errorf("the second cause won: %v", err)
 					}
@@ -526,7 +526,7 @@ func TestRule17CancelAfterTheEnd(t *testing.T) {
 		rt := activity.New(activity.Config{Logger: retryQuiet})
 		h := cancelStart(t, t.Context(), rt, activity.Options{}, func(activity.Context) error { return nil })
 		<-h.Done()
-		h.Cancel(cancelCause)
+		h.Cancel(errCancel)
 		if out, err := h.Wait(t.Context()); out != "done" || err != nil || h.Status().State != activity.StateCompleted {
 			t.Errorf("got %q, %v, %s", out, err, h.Status().State)
 		}
@@ -574,7 +574,7 @@ func (c *cancelOwn) Done() <-chan struct{} { return c.done }
 func (c *cancelOwn) Err() error {
 	select {
 	case <-c.done:
-		return cancelCause
+		return errCancel
 	default:
 		return nil
 	}
@@ -598,11 +598,11 @@ func TestRule17ContextOfAnotherType(t *testing.T) {
 				at := time.Now()
 				own.cancel()
 				_, err := h.Wait(t.Context())
-				retryEnd(t, err, phase.attempt, activity.RetryStateCancelRequested, cancelCause)
+				retryEnd(t, err, phase.attempt, activity.RetryStateCancelRequested, errCancel)
 				if d := time.Since(at); d != 0 {
 					t.Errorf("the answer took %s", d)
 				}
-				retryEnd(t, rt.Run(own, activity.Options{}, cancelUntilEnded), 0, activity.RetryStateCancelRequested, cancelCause)
+				retryEnd(t, rt.Run(own, activity.Options{}, cancelUntilEnded), 0, activity.RetryStateCancelRequested, errCancel)
 				close(release)
 			})
 		})
@@ -634,7 +634,7 @@ func TestRule17FunctionKnowsFirst(t *testing.T) {
 						rt := activity.New(activity.Config{Logger: retryQuiet})
 						ctx, cancelStd := context.WithCancelCause(t.Context())
 						defer cancelStd(nil)
-						cancel := func() { cancelStd(cancelCause) }
+						cancel := func() { cancelStd(errCancel) }
 						if kind == "own" {
 							own := cancelNewOwn(t.Context())
 							ctx, cancel = own, own.cancel
@@ -652,7 +652,7 @@ func TestRule17FunctionKnowsFirst(t *testing.T) {
 							}
 							return
 						}
-						retryEnd(t, err, 1, activity.RetryStateCancelRequested, cancelCause, io.EOF)
+						retryEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel, io.EOF)
 						if s := rt.Stats(); s.Attempts != 1 || s.Canceled != 1 {
 							t.Errorf("%+v", s)
 						}
@@ -676,21 +676,21 @@ func TestRule18NothingStartsAfterTheCancellation(t *testing.T) {
 	check := func(t *testing.T, h *activity.Handle[string], attempt int) {
 		t.Helper()
 		_, err := h.Wait(context.Background())
-		retryEnd(t, err, attempt, activity.RetryStateCancelRequested, cancelCause)
+		retryEnd(t, err, attempt, activity.RetryStateCancelRequested, errCancel)
 	}
 	rounds("in Retryable", func(t *testing.T) {
 		rt := activity.New(activity.Config{Logger: retryQuiet})
 		ctx, cancel := context.WithCancelCause(t.Context())
-		opts := activity.Options{RetryPolicy: activity.RetryPolicy{Retryable: func(error) bool { cancel(cancelCause); return true }}}
-		check(t, cancelStart(t, ctx, rt, opts, func(activity.Context) error { return activity.RetryAfter(retryBoom, 0) }), 1)
+		opts := activity.Options{RetryPolicy: activity.RetryPolicy{Retryable: func(error) bool { cancel(errCancel); return true }}}
+		check(t, cancelStart(t, ctx, rt, opts, func(activity.Context) error { return activity.RetryAfter(errBoom, 0) }), 1)
 	})
 	rounds("at the end of a backoff", func(t *testing.T) {
 		mock := clock.NewMock()
 		rt := activity.New(activity.Config{Logger: retryQuiet, Clock: mock})
 		ctx, cancel := context.WithCancelCause(t.Context())
-		h := cancelStart(t, ctx, rt, activity.Options{}, func(activity.Context) error { return retryBoom })
+		h := cancelStart(t, ctx, rt, activity.Options{}, func(activity.Context) error { return errBoom })
 		synctest.Wait()
-		cancel(cancelCause)
+		cancel(errCancel)
 		mock.Add(time.Second)
 		check(t, h, 1)
 	})
@@ -700,7 +700,7 @@ func TestRule18NothingStartsAfterTheCancellation(t *testing.T) {
 		release := make(chan struct{})
 		other := cancelStart(t, t.Context(), rt, activity.Options{}, func(activity.Context) error {
 			<-release
-			cancel(cancelCause)
+			cancel(errCancel)
 			return nil
 		})
 		h := cancelStart(t, ctx, rt, activity.Options{}, func(activity.Context) error { return nil })
@@ -715,7 +715,7 @@ func TestRule18NothingStartsAfterTheCancellation(t *testing.T) {
 		opts := activity.Options{HeartbeatTimeout: time.Second, MaxAbandoned: activity.NoOverlap}
 		h := cancelStart(t, ctx, rt, opts, func(activity.Context) error {
 			<-release
-			cancel(cancelCause)
+			cancel(errCancel)
 			return nil
 		})
 		time.Sleep(time.Minute)

@@ -408,7 +408,7 @@ func TestRule27GuardAtTheTimeout(t *testing.T) {
 					return nil
 				})
 				err := hbWait(t, h)
-				time.Sleep(2) // the function may be late by 1 ns
+				time.Sleep(2 * time.Nanosecond) // the function may be late by 1 ns
 				if early > 0 {
 					cxWantErr(t, err, nil)
 				} else {
@@ -459,7 +459,7 @@ func TestRule27GuardHoldsUpTheNextAttempt(t *testing.T) {
 				})
 				time.Sleep(time.Minute - 1)
 				cxState(t, h, activity.StateRunning)
-				time.Sleep(2)
+				time.Sleep(2 * time.Nanosecond)
 				cxState(t, h, activity.StateBlocked)
 				synctest.Wait()
 				if n := rt.Stats().Blocked; n != 1 || len(blocked) != 1 || blocked[0].Attempt != 1 {
@@ -590,7 +590,7 @@ func TestRule27GuardKeepsTheID(t *testing.T) {
 				cxWantErr(t, again(), activity.ErrAlreadyRunning)
 				time.Sleep(59*time.Minute - 1)
 				cxWantErr(t, again(), activity.ErrAlreadyRunning)
-				time.Sleep(2)
+				time.Sleep(2 * time.Nanosecond)
 				cxWantErr(t, again(), nil)
 			})
 		})

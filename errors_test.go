@@ -159,7 +159,7 @@ func (errorsFinal) Error() string        { return "typed" }
 func (e errorsFinal) NonRetryable() bool { return bool(e) }
 
 func TestRule15NonRetryable(t *testing.T) {
-	final := activity.NonRetryable(retryBoom)
+	final := activity.NonRetryable(errBoom)
 	inner := &activity.Error{ID: "inner", Attempt: 1, RetryState: activity.RetryStateNonRetryableFailure, Err: final}
 	goexit := &activity.Error{ID: "inner", Attempt: 1, RetryState: activity.RetryStateNonRetryableFailure, Err: activity.ErrGoexit}
 	for _, tt := range []struct {
@@ -172,12 +172,12 @@ func TestRule15NonRetryable(t *testing.T) {
 		{"joined", errors.Join(io.EOF, final), true},
 		{"two %w", fmt.Errorf("%w, %w", io.EOF, final), true},
 		{"in RetryAfter", activity.RetryAfter(final, time.Second), true},
-		{"around RetryAfter", activity.NonRetryable(activity.RetryAfter(retryBoom, time.Second)), true},
+		{"around RetryAfter", activity.NonRetryable(activity.RetryAfter(errBoom, time.Second)), true},
 		{"typed method", errorsFinal(true), true},
 		{"typed method, wrapped", fmt.Errorf("x: %w", errorsFinal(true)), true},
 		{"typed method that says no", errorsFinal(false), false},
 		{"one that says no around one", errors.Join(errorsFinal(false), errorsFinal(true)), true},
-		{"plain", retryBoom, false},
+		{"plain", errBoom, false},
 		{"an inner activity's", inner, false},
 		{"an inner activity's, wrapped", fmt.Errorf("x: %w", inner), false},
 		{"an inner activity's, joined", errors.Join(io.EOF, inner), false},
@@ -223,7 +223,7 @@ func TestRule15InnerActivityDoesNotDecide(t *testing.T) {
 			}
 			err := rt.Run(ctx, activity.Options{Name: "inner"}, func(activity.Context) error {
 				inner++
-				return activity.NonRetryable(retryBoom)
+				return activity.NonRetryable(errBoom)
 			})
 			if outer == 1 {
 				return err
@@ -240,9 +240,9 @@ func TestNonRetryableError(t *testing.T) {
 	if err := activity.NonRetryable(nil); err != nil {
 		t.Errorf("of nil: %v", err)
 	}
-	err := fmt.Errorf("x: %w", activity.NonRetryable(retryBoom))
+	err := fmt.Errorf("x: %w", activity.NonRetryable(errBoom))
 	var n interface{ NonRetryable() bool }
-	if !errors.As(err, &n) || !n.NonRetryable() || !errors.Is(err, retryBoom) || err.Error() != "x: boom" {
+	if !errors.As(err, &n) || !n.NonRetryable() || !errors.Is(err, errBoom) || err.Error() != "x: boom" {
 		t.Error(err)
 	}
 }
@@ -263,7 +263,7 @@ func TestRule15Retryable(t *testing.T) {
 			var timeout *activity.TimeoutError
 			switch s.Attempt {
 			case 1:
-				return errors.Is(err, retryBoom)
+				return errors.Is(err, errBoom)
 			case 2:
 				return errors.As(err, &timeout) && timeout.Type == activity.TimeoutHeartbeat
 			case 3:
@@ -278,7 +278,7 @@ func TestRule15Retryable(t *testing.T) {
 			switch ctx.Info().Attempt {
 			case 1:
 				<-set
-				return 0, retryBoom
+				return 0, errBoom
 			case 2:
 				return 0, ctx.Sleep(time.Hour)
 			case 3:
@@ -301,7 +301,7 @@ func TestRule15Retryable(t *testing.T) {
 func TestRule15RetryableIsNotAsked(t *testing.T) {
 	ask := func(err error) bool { t.Errorf("asked about %v", err); return true }
 	for name, fn := range map[string]func(ctx activity.Context) error{
-		"NonRetryable":      func(activity.Context) error { return activity.NonRetryable(retryBoom) },
+		"NonRetryable":      func(activity.Context) error { return activity.NonRetryable(errBoom) },
 		"schedule-to-close": func(ctx activity.Context) error { return ctx.Sleep(time.Hour) },
 		"success":           func(activity.Context) error { return nil },
 	} {
@@ -331,20 +331,20 @@ func TestRule15RetryableThatCancels(t *testing.T) {
 		opts := activity.Options{RetryPolicy: activity.RetryPolicy{Retryable: func(error) bool { h.Cancel(io.EOF); return true }}}
 		h, err := activity.Start(t.Context(), rt, opts, func(activity.Context, int) (int, error) {
 			<-set
-			return 0, activity.RetryAfter(retryBoom, 0)
+			return 0, activity.RetryAfter(errBoom, 0)
 		}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		close(set)
 		_, err = h.Wait(t.Context())
-		retryEnd(t, err, 1, activity.RetryStateCancelRequested, io.EOF, retryBoom)
+		retryEnd(t, err, 1, activity.RetryStateCancelRequested, io.EOF, errBoom)
 	})
 }
 
 func TestRule15RetryableThatPanicsOrExits(t *testing.T) {
 	for name, f := range map[string]func(){"panic": func() { panic("hm") }, "Goexit": runtime.Goexit} {
-		for _, fail := range []error{retryBoom, activity.RetryAfter(retryBoom, 7*time.Second), nil} {
+		for _, fail := range []error{errBoom, activity.RetryAfter(errBoom, 7*time.Second), nil} {
 			t.Run(fmt.Sprintf("%s after %T", name, fail), func(t *testing.T) {
 				var asked atomic.Int32
 				opts := activity.Options{StartToCloseTimeout: time.Minute}
@@ -469,11 +469,11 @@ func TestErrorTexts(t *testing.T) {
 		fn     func(activity.Context) error
 		want   string
 	}{
-		{"failure", activity.Options{RetryPolicy: activity.RetryPolicy{MaximumAttempts: 2}}, false, report(retryBoom),
+		{"failure", activity.Options{RetryPolicy: activity.RetryPolicy{MaximumAttempts: 2}}, false, report(errBoom),
 			job + "failed in attempt 2, no further attempt (maximum attempts reached): boom"},
-		{"NonRetryable", activity.Options{}, false, report(activity.NonRetryable(retryBoom)),
+		{"NonRetryable", activity.Options{}, false, report(activity.NonRetryable(errBoom)),
 			job + "failed in attempt 1, no further attempt (non-retryable failure): boom"},
-		{"no time left", activity.Options{ScheduleToCloseTimeout: time.Second}, false, report(retryBoom),
+		{"no time left", activity.Options{ScheduleToCloseTimeout: time.Second}, false, report(errBoom),
 			job + "failed in attempt 1, no further attempt (timeout): boom"},
 		{"panic", errorsAttempts(1), false, func(activity.Context) error { panic("kaboom") },
 			job + "failed in attempt 1, no further attempt (maximum attempts reached): panic: kaboom"},
@@ -495,7 +495,7 @@ func TestErrorTexts(t *testing.T) {
 			job + "was canceled in attempt 1: the user left; its last attempt ended with: panic: kaboom"},
 		{"canceled, and deaf", activity.Options{CancelGrace: 3 * time.Second}, true, deaf,
 			job + "was canceled in attempt 1: the user left; its function had not returned 3s later and is abandoned"},
-		{"canceled while backing off", activity.Options{RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}}, true, report(retryBoom),
+		{"canceled while backing off", activity.Options{RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}}, true, report(errBoom),
 			job + "was canceled in attempt 1: the user left; its last attempt ended with: boom"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -505,7 +505,7 @@ func TestErrorTexts(t *testing.T) {
 				h := cancelStart(t, t.Context(), rt, tt.opts, tt.fn)
 				if tt.cancel {
 					time.Sleep(time.Minute)
-					h.Cancel(cancelCause)
+					h.Cancel(errCancel)
 				}
 				_, err := h.Wait(t.Context())
 				if fmt.Sprint(err) != tt.want {
@@ -523,7 +523,7 @@ func TestErrorTextsBeforeTheFirstAttempt(t *testing.T) {
 		rt := activity.New(activity.Config{Logger: retryQuiet, MaxConcurrent: 1})
 		other := cancelStart(t, t.Context(), rt, activity.Options{ID: "other"}, cancelUntilEnded)
 		ended, cancel := context.WithCancelCause(t.Context())
-		cancel(cancelCause)
+		cancel(errCancel)
 		fn := func(activity.Context) error { return nil }
 		text := func(ctx context.Context, opts activity.Options) string {
 			opts.ID, opts.Name = "a1", "job"
@@ -767,7 +767,7 @@ func TestDefinition(t *testing.T) {
 			Options: activity.Options{ID: "ignored", Name: "ignored", RetryPolicy: activity.RetryPolicy{MaximumAttempts: 2}},
 			Func: func(ctx activity.Context, in int) (string, error) {
 				if info := ctx.Info(); info.Attempt == 1 || info.MaximumAttempts != 2 {
-					return "", retryBoom
+					return "", errBoom
 				}
 				return fmt.Sprint(ctx.Info().ID, " ", ctx.Info().Name, " ", in), nil
 			},

@@ -71,15 +71,15 @@ func TestEventOrder(t *testing.T) {
 				_ = ctx.Heartbeat()
 				_ = ctx.Heartbeat(nil)
 				_ = ctx.Heartbeat(func() {}) // refused, and alive
-				return retryBoom
+				return errBoom
 			case 2:
 				time.Sleep(14 * time.Second)
 				return io.EOF // nobody hears it
 			}
 			_ = ctx.Sleep(5 * time.Second)
-			return activity.NonRetryable(retryBoom)
+			return activity.NonRetryable(errBoom)
 		})
-		retryEnd(t, err, 3, activity.RetryStateNonRetryableFailure, retryBoom)
+		retryEnd(t, err, 3, activity.RetryStateNonRetryableFailure, errBoom)
 		retryDiff(t, "events", got, []string{
 			"0s scheduled 0",
 			"0s attempt started 1",
@@ -212,7 +212,7 @@ func TestObserverThatPanics(t *testing.T) {
 				return err
 			}
 			if ctx.Info().Attempt == 1 {
-				return retryBoom
+				return errBoom
 			}
 			return nil
 		})
@@ -328,7 +328,7 @@ func TestUserCodeMayCallTheRuntime(t *testing.T) {
 			Observer: func(e activity.Event) {
 				look()
 				if e.Kind == activity.EventAttemptStarted && e.Attempt == 4 {
-					handle.Load().Cancel(cancelCause)
+					handle.Load().Cancel(errCancel)
 				}
 			},
 			Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
@@ -358,7 +358,7 @@ func TestUserCodeMayCallTheRuntime(t *testing.T) {
 		handle.Store(h)
 		_, err := h.Wait(t.Context())
 		look()
-		retryEnd(t, err, 4, activity.RetryStateCancelRequested, cancelCause)
+		retryEnd(t, err, 4, activity.RetryStateCancelRequested, errCancel)
 		if looks.Load() < 20 {
 			t.Errorf("only %d looks", looks.Load())
 		}
@@ -580,10 +580,10 @@ func TestHandleWaitWhoseOwnContextEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := activity.New(activity.Config{Logger: retryQuiet})
 		h := cancelStart(t, t.Context(), rt, activity.Options{}, func(ctx activity.Context) error { return ctx.Sleep(time.Hour) })
-		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, cancelCause)
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errCancel)
 		defer cancel()
 		at := time.Now()
-		if out, err := h.Wait(ctx); err != cancelCause || out != "" || time.Since(at) != time.Minute {
+		if out, err := h.Wait(ctx); err != errCancel || out != "" || time.Since(at) != time.Minute {
 			t.Errorf("got %q, %v after %s", out, err, time.Since(at))
 		}
 		if out, err := h.Wait(t.Context()); err != nil || out != "done" || time.Since(at) != time.Hour {
@@ -715,14 +715,14 @@ func TestRule19ShutdownWhoseContextEnds(t *testing.T) {
 				return nil
 			})
 		}
-		ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Second+time.Second/2, cancelCause)
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Second+time.Second/2, errCancel)
 		defer cancel()
 		at := time.Now()
 		err := rt.Shutdown(ctx)
-		if !errors.Is(err, cancelCause) || !strings.Contains(fmt.Sprint(err), "2 activities") || time.Since(at) != 2*time.Second+time.Second/2 {
+		if !errors.Is(err, errCancel) || !strings.Contains(fmt.Sprint(err), "2 activities") || time.Since(at) != 2*time.Second+time.Second/2 {
 			t.Errorf("%v after %s", err, time.Since(at))
 		}
-		if err := rt.Shutdown(ctx); !errors.Is(err, cancelCause) {
+		if err := rt.Shutdown(ctx); !errors.Is(err, errCancel) {
 			t.Errorf("again: %v", err)
 		}
 		if err := rt.Shutdown(t.Context()); err != nil || time.Since(at) != 4*time.Second {

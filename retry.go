@@ -30,7 +30,8 @@ type RetryPolicy struct {
 
 	// Retryable decides whether an attempt that ended with err may be retried.
 	// It is asked about timeouts too, not about NonRetryable errors and
-	// cancellation. nil: every error is. One that panics says yes.
+	// cancellation. nil: every error is. One that panics says yes. It must be
+	// quick: the activity counts as running meanwhile.
 	Retryable func(err error) bool
 }
 

@@ -21,7 +21,7 @@ import (
 
 var (
 	retryQuiet = slog.New(slog.DiscardHandler)
-	retryBoom  = errors.New("boom")
+	errBoom    = errors.New("boom")
 )
 
 // A retryLog is an Observer that keeps what it is told.
@@ -101,7 +101,7 @@ func retryFail(last int, fail func(n int) error) func(activity.Context, int) err
 	}
 }
 
-func retryPlain(int) error { return retryBoom }
+func retryPlain(int) error { return errBoom }
 
 func retryDiff(t *testing.T, what string, got, want any) {
 	t.Helper()
@@ -173,10 +173,10 @@ func TestRule13HugeIntervals(t *testing.T) {
 		err    error
 		want   time.Duration
 	}{
-		{"both the largest", activity.RetryPolicy{InitialInterval: huge, MaximumInterval: huge}, retryBoom, huge},
-		{"default maximum saturates", activity.RetryPolicy{InitialInterval: huge}, retryBoom, huge},
-		{"largest coefficient", activity.RetryPolicy{InitialInterval: huge, BackoffCoefficient: math.MaxFloat64}, retryBoom, huge},
-		{"RetryAfter", activity.RetryPolicy{}, activity.RetryAfter(retryBoom, huge), huge},
+		{"both the largest", activity.RetryPolicy{InitialInterval: huge, MaximumInterval: huge}, errBoom, huge},
+		{"default maximum saturates", activity.RetryPolicy{InitialInterval: huge}, errBoom, huge},
+		{"largest coefficient", activity.RetryPolicy{InitialInterval: huge, BackoffCoefficient: math.MaxFloat64}, errBoom, huge},
+		{"RetryAfter", activity.RetryPolicy{}, activity.RetryAfter(errBoom, huge), huge},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -193,7 +193,7 @@ func TestRule13HugeIntervals(t *testing.T) {
 					t.Errorf("state is %s", s)
 				}
 				h.Cancel(nil)
-				if _, err := h.Wait(t.Context()); !errors.Is(err, context.Canceled) || !errors.Is(err, retryBoom) {
+				if _, err := h.Wait(t.Context()); !errors.Is(err, context.Canceled) || !errors.Is(err, errBoom) {
 					t.Error(err)
 				}
 			})
@@ -280,7 +280,7 @@ func (d retryDelayer) RetryDelay() time.Duration { return time.Duration(d) }
 
 func TestRule13RetryAfter(t *testing.T) {
 	const s = time.Second
-	after := func(d time.Duration) error { return activity.RetryAfter(retryBoom, d) }
+	after := func(d time.Duration) error { return activity.RetryAfter(errBoom, d) }
 	for _, tt := range []struct {
 		name string
 		fail []error
@@ -291,7 +291,7 @@ func TestRule13RetryAfter(t *testing.T) {
 		{"the most negative", []error{after(math.MinInt64)}, []time.Duration{0}},
 		{"1 ns", []error{after(1)}, []time.Duration{1}},
 		{"beyond MaximumInterval", []error{after(time.Hour)}, []time.Duration{time.Hour}},
-		{"counts for the exponent", []error{after(7 * s), retryBoom, after(0), retryBoom}, retryTimes(s, 7, 2, 0, 8)},
+		{"counts for the exponent", []error{after(7 * s), errBoom, after(0), errBoom}, retryTimes(s, 7, 2, 0, 8)},
 		{"wrapped", []error{fmt.Errorf("x: %w", after(7*s))}, retryTimes(s, 7)},
 		{"joined", []error{errors.Join(errors.New("x"), fmt.Errorf("y: %w", after(7*s)))}, retryTimes(s, 7)},
 		{"the outer of two", []error{activity.RetryAfter(after(3*s), 7*s)}, retryTimes(s, 7)},
@@ -316,13 +316,13 @@ func TestRule13RetryAfter(t *testing.T) {
 
 func TestRule13RetryAfterHasNoJitter(t *testing.T) {
 	opts := activity.Options{RetryPolicy: activity.RetryPolicy{Jitter: 1}}
-	fail := func(int) error { return activity.RetryAfter(retryBoom, 8*time.Second) }
+	fail := func(int) error { return activity.RetryAfter(errBoom, 8*time.Second) }
 	delays, _ := retryRun(t, activity.Config{Rand: func() float64 { return 0.5 }}, opts, retryFail(2, fail))
 	retryDiff(t, "delays", delays, []time.Duration{8 * time.Second})
 }
 
 func TestRule13RetryAfterInAPanic(t *testing.T) {
-	delays, err := retryRun(t, activity.Config{}, activity.Options{}, retryFail(2, func(int) error { panic(activity.RetryAfter(retryBoom, 7*time.Second)) }))
+	delays, err := retryRun(t, activity.Config{}, activity.Options{}, retryFail(2, func(int) error { panic(activity.RetryAfter(errBoom, 7*time.Second)) }))
 	if err != nil {
 		t.Error(err)
 	}
@@ -333,13 +333,13 @@ func TestRetryAfterError(t *testing.T) {
 	if err := activity.RetryAfter(nil, time.Second); err != nil {
 		t.Errorf("of nil: %v", err)
 	}
-	err := fmt.Errorf("x: %w", activity.RetryAfter(retryBoom, -1))
+	err := fmt.Errorf("x: %w", activity.RetryAfter(errBoom, -1))
 	var r interface{ RetryDelay() time.Duration }
 	if !errors.As(err, &r) || r.RetryDelay() != 0 {
 		t.Errorf("RetryDelay of a negative one: %v", r)
 	}
-	err = fmt.Errorf("x: %w", activity.RetryAfter(retryBoom, 3))
-	if !errors.As(err, &r) || r.RetryDelay() != 3 || !errors.Is(err, retryBoom) || err.Error() != "x: boom" {
+	err = fmt.Errorf("x: %w", activity.RetryAfter(errBoom, 3))
+	if !errors.As(err, &r) || r.RetryDelay() != 3 || !errors.Is(err, errBoom) || err.Error() != "x: boom" {
 		t.Errorf("%v, delay %v", err, r)
 	}
 }
@@ -347,8 +347,8 @@ func TestRetryAfterError(t *testing.T) {
 // The attempts that RetryAfter speeds up count for MaximumAttempts as well.
 func TestRule15RetryAfterCounts(t *testing.T) {
 	opts := activity.Options{RetryPolicy: activity.RetryPolicy{MaximumAttempts: 3}}
-	delays, err := retryRun(t, activity.Config{}, opts, retryFail(9, func(int) error { return activity.RetryAfter(retryBoom, 0) }))
-	retryEnd(t, err, 3, activity.RetryStateMaximumAttemptsReached, retryBoom)
+	delays, err := retryRun(t, activity.Config{}, opts, retryFail(9, func(int) error { return activity.RetryAfter(errBoom, 0) }))
+	retryEnd(t, err, 3, activity.RetryStateMaximumAttemptsReached, errBoom)
 	retryDiff(t, "delays", delays, []time.Duration{0, 0, 0})
 }
 
@@ -375,7 +375,7 @@ func TestRule15MaximumAttempts(t *testing.T) {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
 			opts := activity.Options{RetryPolicy: activity.RetryPolicy{MaximumAttempts: limit}}
 			delays, err := retryRun(t, activity.Config{}, opts, retryFail(limit+1, retryPlain))
-			retryEnd(t, err, limit, activity.RetryStateMaximumAttemptsReached, retryBoom)
+			retryEnd(t, err, limit, activity.RetryStateMaximumAttemptsReached, errBoom)
 			if len(delays) != limit || delays[limit-1] != 0 {
 				t.Errorf("delays %v, want %d of which the last is 0", delays, limit)
 			}
@@ -407,7 +407,7 @@ func TestRule13RetryAfterAtScheduleToClose(t *testing.T) {
 	}{{limit - 1, true}, {limit, false}, {limit + 1, false}, {math.MaxInt64, false}} {
 		t.Run(tt.after.String(), func(t *testing.T) {
 			opts := activity.Options{ScheduleToCloseTimeout: limit}
-			delays, err := retryRun(t, activity.Config{}, opts, retryFail(2, func(int) error { return activity.RetryAfter(retryBoom, tt.after) }))
+			delays, err := retryRun(t, activity.Config{}, opts, retryFail(2, func(int) error { return activity.RetryAfter(errBoom, tt.after) }))
 			if tt.runs {
 				if err != nil {
 					t.Error(err)
@@ -415,7 +415,7 @@ func TestRule13RetryAfterAtScheduleToClose(t *testing.T) {
 				retryDiff(t, "delays", delays, []time.Duration{tt.after})
 				return
 			}
-			retryEnd(t, err, 1, activity.RetryStateTimeout, retryBoom)
+			retryEnd(t, err, 1, activity.RetryStateTimeout, errBoom)
 			retryDiff(t, "delays", delays, []time.Duration{0})
 		})
 	}
@@ -444,7 +444,7 @@ func TestRule15ResetOnProgressBackoff(t *testing.T) {
 				if err := ctx.Heartbeat(tt.report[n-1]); err != nil {
 					return err
 				}
-				return retryBoom
+				return errBoom
 			})
 			if err != nil {
 				t.Error(err)
@@ -479,9 +479,9 @@ func TestRule15ResetOnProgressMaximumAttempts(t *testing.T) {
 						return err
 					}
 				}
-				return retryBoom
+				return errBoom
 			})
-			retryEnd(t, err, tt.attempt, activity.RetryStateMaximumAttemptsReached, retryBoom)
+			retryEnd(t, err, tt.attempt, activity.RetryStateMaximumAttemptsReached, errBoom)
 		})
 	}
 }
@@ -650,7 +650,7 @@ func TestRule16NewPanicsOnNegativeFields(t *testing.T) {
 func retryFuzzed(ctx activity.Context) error {
 	n := ctx.Info().Attempt
 	if n == 9 { // it times out again and again
-		return activity.NonRetryable(retryBoom)
+		return activity.NonRetryable(errBoom)
 	}
 	if err := ctx.Heartbeat(n); err != nil {
 		return err
@@ -660,11 +660,11 @@ func retryFuzzed(ctx activity.Context) error {
 	}
 	switch n {
 	case 1:
-		return retryBoom
+		return errBoom
 	case 2:
 		panic(2)
 	case 3:
-		return activity.RetryAfter(retryBoom, 0)
+		return activity.RetryAfter(errBoom, 0)
 	case 4:
 		return ctx.Sleep(time.Minute)
 	}
