@@ -17,12 +17,6 @@ import (
 
 // Each benchmark stands beside its floor: compare within one run.
 
-func bothTimeouts() activity.Options {
-	return activity.Options{StartToCloseTimeout: time.Hour, HeartbeatTimeout: 10 * time.Second}
-}
-
-func noop(activity.Context) error { return nil }
-
 // One no-op activity with both timeouts, from Run to its return.
 func BenchmarkRun(b *testing.B) {
 	ctx := context.Background()
@@ -46,7 +40,7 @@ func BenchmarkRun(b *testing.B) {
 		rt := activity.New(activity.Config{})
 		b.ReportAllocs()
 		for b.Loop() {
-			if err := rt.Run(ctx, bothTimeouts(), noop); err != nil {
+			if err := rt.Run(ctx, story(), noop); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -57,7 +51,7 @@ func BenchmarkRun(b *testing.B) {
 		rt := activity.New(activity.Config{})
 		b.ReportAllocs()
 		for b.Loop() {
-			if err := rt.Run(ctx, bothTimeouts(), noop); err != nil {
+			if err := rt.Run(ctx, story(), noop); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -68,7 +62,7 @@ func BenchmarkRunParallel(b *testing.B) {
 	rt := activity.New(activity.Config{})
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if err := rt.Run(context.Background(), bothTimeouts(), noop); err != nil {
+			if err := rt.Run(context.Background(), story(), noop); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -123,7 +117,7 @@ func BenchmarkHeartbeat(b *testing.B) {
 	run := func(name string, beat func(ctx activity.Context, i int) error) {
 		b.Run(name, func(b *testing.B) {
 			rt := activity.New(activity.Config{})
-			err := rt.Run(context.Background(), bothTimeouts(), func(ctx activity.Context) error {
+			err := rt.Run(context.Background(), story(), func(ctx activity.Context) error {
 				b.ReportAllocs()
 				for i := 1000; b.Loop(); i++ {
 					if err := beat(ctx, i); err != nil {
@@ -163,7 +157,7 @@ func BenchmarkOutstanding(b *testing.B) {
 		for b.Loop() {
 			rt := activity.New(activity.Config{})
 			outstanding(b, n, func(ctx context.Context, wait func()) {
-				_, err := activity.Start(ctx, rt, bothTimeouts(), func(activity.Context, struct{}) (struct{}, error) {
+				_, err := activity.Start(ctx, rt, story(), func(activity.Context, struct{}) (struct{}, error) {
 					wait()
 					return struct{}{}, nil
 				}, struct{}{})
@@ -255,7 +249,7 @@ func BenchmarkRunBesides(b *testing.B) {
 			defer cancel()
 			all.Add(n)
 			for range n {
-				_, err := activity.Start(ctx, rt, bothTimeouts(), func(ctx activity.Context, _ struct{}) (struct{}, error) {
+				_, err := activity.Start(ctx, rt, story(), func(ctx activity.Context, _ struct{}) (struct{}, error) {
 					defer all.Done()
 					return struct{}{}, activity.Idle(ctx, time.Hour)
 				}, struct{}{})
@@ -264,7 +258,7 @@ func BenchmarkRunBesides(b *testing.B) {
 				}
 			}
 			for b.Loop() {
-				if err := rt.Run(context.Background(), bothTimeouts(), noop); err != nil {
+				if err := rt.Run(context.Background(), story(), noop); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -16,23 +16,6 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-var errCancel = errors.New("the user left")
-
-// cancelStart starts fn in the test's bubble.
-func cancelStart(t *testing.T, ctx context.Context, rt *activity.Runtime, opts activity.Options, fn func(activity.Context) error) *activity.Handle[string] {
-	t.Helper()
-	h, err := activity.Start(ctx, rt, opts, func(ctx activity.Context, _ int) (string, error) { return "done", fn(ctx) }, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return h
-}
-
-func cancelUntilEnded(ctx activity.Context) error {
-	<-ctx.Done()
-	return context.Cause(ctx)
-}
-
 // A cancelPhase brings an activity to where it is to be canceled.
 type cancelPhase struct {
 	name    string
@@ -43,7 +26,7 @@ type cancelPhase struct {
 }
 
 var cancelPhases = []cancelPhase{
-	{"running", activity.StateRunning, 1, activity.Options{}, func(ctx activity.Context, _ <-chan struct{}) error { return cancelUntilEnded(ctx) }},
+	{"running", activity.StateRunning, 1, activity.Options{}, func(ctx activity.Context, _ <-chan struct{}) error { return untilEnded(ctx) }},
 	{"sleeping", activity.StateRunning, 1, activity.Options{}, func(ctx activity.Context, _ <-chan struct{}) error { return ctx.Sleep(time.Hour) }},
 	{"idling", activity.StateRunning, 1, activity.Options{HeartbeatTimeout: time.Second}, func(ctx activity.Context, _ <-chan struct{}) error { return activity.Idle(ctx, time.Hour) }},
 	{"waiting", activity.StateWaiting, 0, activity.Options{}, nil},
@@ -75,19 +58,18 @@ func TestRule18CancelEndsEveryPhaseAtOnce(t *testing.T) {
 	for _, phase := range cancelPhases {
 		for _, way := range ways {
 			t.Run(phase.name+" by "+way.name, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					var l retryLog
-					rt := activity.New(activity.Config{Observer: l.observe, Logger: retryQuiet, MaxConcurrent: 1})
+				var j journal
+				bubble(t, activity.Config{Observer: j.observe, MaxConcurrent: 1}, func(t *testing.T, rt *activity.Runtime) {
 					release := make(chan struct{})
 					if phase.name == "waiting" {
-						other := cancelStart(t, t.Context(), rt, activity.Options{ID: "other"}, cancelUntilEnded)
+						other := start(t, rt, activity.Options{ID: "other"}, untilEnded)
 						defer func() { other.Cancel(nil); <-other.Done() }()
 					}
 					ctx, cancel := context.WithCancelCause(t.Context())
 					defer cancel(nil)
 					opts := phase.opts
 					opts.ID = "it"
-					h := cancelStart(t, ctx, rt, opts, func(ctx activity.Context) error { return phase.fn(ctx, release) })
+					h := startWith(t, ctx, rt, opts, func(ctx activity.Context) error { return phase.fn(ctx, release) })
 					time.Sleep(time.Minute + time.Second/3)
 					if s := h.Status(); s.State != phase.state || s.Attempt != phase.attempt {
 						t.Fatalf("it is %s in attempt %d, want %s in %d", s.State, s.Attempt, phase.state, phase.attempt)
@@ -98,7 +80,7 @@ func TestRule18CancelEndsEveryPhaseAtOnce(t *testing.T) {
 					if d := time.Since(at); d != 0 {
 						t.Errorf("the answer took %s", d)
 					}
-					retryEnd(t, err, phase.attempt, activity.RetryStateCancelRequested, way.cause)
+					checkEnd(t, err, phase.attempt, activity.RetryStateCancelRequested, way.cause)
 					if out != "" {
 						t.Errorf("out is %q", out)
 					}
@@ -109,7 +91,7 @@ func TestRule18CancelEndsEveryPhaseAtOnce(t *testing.T) {
 					if s.LastFailure != nil && !errors.Is(err, s.LastFailure) {
 						t.Errorf("%v does not wrap how the last attempt ended, %v", err, s.LastFailure)
 					}
-					kinds := l.kinds("it")
+					kinds := j.kinds("it")
 					if last := kinds[len(kinds)-1]; last != activity.EventCanceled {
 						t.Errorf("the last event is %s", last)
 					}
@@ -125,10 +107,9 @@ func TestRule18CancelEndsEveryPhaseAtOnce(t *testing.T) {
 }
 
 func TestRule17ContextEndsWithTheCause(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errCancel)
 		defer cancel()
-		rt := activity.New(activity.Config{Logger: retryQuiet})
 		var seen error
 		var after time.Duration
 		err := rt.Run(ctx, activity.Options{}, func(ctx activity.Context) error {
@@ -145,7 +126,7 @@ func TestRule17ContextEndsWithTheCause(t *testing.T) {
 		if seen != errCancel || after != time.Minute {
 			t.Errorf("cause %v after %s", seen, after)
 		}
-		retryEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel)
+		checkEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel)
 	})
 }
 
@@ -167,10 +148,9 @@ func TestRule17AfterCancel(t *testing.T) {
 		{"fails late", func(activity.Context) error { time.Sleep(10*time.Second - 1); return io.EOF }, io.EOF},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var l retryLog
-				rt := activity.New(activity.Config{Logger: retryQuiet, Observer: l.observe})
-				h := cancelStart(t, t.Context(), rt, activity.Options{
+			var j journal
+			bubble(t, activity.Config{Observer: j.observe}, func(t *testing.T, rt *activity.Runtime) {
+				h := start(t, rt, activity.Options{
 					ID: "it", HeartbeatTimeout: 2 * time.Second, StartToCloseTimeout: 3 * time.Second, ScheduleToCloseTimeout: 4 * time.Second,
 				}, func(ctx activity.Context) error {
 					<-ctx.Done()
@@ -179,133 +159,20 @@ func TestRule17AfterCancel(t *testing.T) {
 				time.Sleep(time.Second)
 				h.Cancel(errCancel)
 				out, err := h.Wait(t.Context())
-				retryEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel)
+				checkEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel)
 				if tt.is != nil && !errors.Is(err, tt.is) {
 					t.Errorf("%v does not wrap what the function returned, %v", err, tt.is)
 				}
 				if out != "" {
 					t.Errorf("out is %q", out)
 				}
-				retryDiff(t, "events", l.kinds("it"), []activity.EventKind{activity.EventScheduled, activity.EventAttemptStarted, activity.EventCanceled})
+				checkDiff(t, "events", j.kinds("it"), []activity.EventKind{activity.EventScheduled, activity.EventAttemptStarted, activity.EventCanceled})
 				if s := rt.Stats(); s.Timeouts != 0 {
 					t.Errorf("a timeout ran although it was canceled: %+v", s)
 				}
 			})
 		})
 	}
-}
-
-// Who has been told to end and returns nil has forgotten an error; who has not has succeeded.
-func TestRule17Told(t *testing.T) {
-	derived := func(ctx activity.Context) activity.Context {
-		c, _ := activity.FromContext(context.WithValue(ctx, cancelKey{}, 1))
-		return c
-	}
-	for _, tt := range []struct {
-		name string
-		told bool
-		fn   func(ctx activity.Context)
-	}{
-		{"nothing", false, func(ctx activity.Context) {}},
-		{"Sleep", true, func(ctx activity.Context) { _ = ctx.Sleep(time.Second) }},
-		{"Sleep of 0", true, func(ctx activity.Context) { _ = ctx.Sleep(0) }},
-		{"Sleep in a loop", true, func(ctx activity.Context) {
-			for range 100 {
-				_ = ctx.Sleep(time.Second)
-			}
-		}},
-		{"Idle", true, func(ctx activity.Context) { _ = activity.Idle(ctx, time.Second) }},
-		{"Idle of 0", true, func(ctx activity.Context) { _ = activity.Idle(ctx, 0) }},
-		{"Guard", true, func(ctx activity.Context) { _ = activity.Guard(ctx, func() error { return nil }) }},
-		{"Range", true, func(ctx activity.Context) { _ = activity.Range(ctx, 0, 3, func(int) error { return nil }) }},
-		{"Range with nothing to do", false, func(ctx activity.Context) { _ = activity.Range(ctx, 3, 3, func(int) error { return nil }) }},
-		{"Heartbeat", false, func(ctx activity.Context) { _ = ctx.Heartbeat(); _ = ctx.Heartbeat(1) }},
-		{"Err and Cause", false, func(ctx activity.Context) { _, _ = ctx.Err(), context.Cause(ctx) }},
-		{"derived Sleep", true, func(ctx activity.Context) { _ = derived(ctx).Sleep(time.Second) }},
-		{"derived Idle", true, func(ctx activity.Context) { _ = activity.Idle(derived(ctx), time.Second) }},
-		{"derived Guard", true, func(ctx activity.Context) { _ = activity.Guard(derived(ctx), func() error { return nil }) }},
-		{"derived Range", true, func(ctx activity.Context) {
-			_ = activity.Range(derived(ctx), 0, 3, func(int) error { return nil })
-		}},
-		{"derived Heartbeat", false, func(ctx activity.Context) { _ = derived(ctx).Heartbeat() }},
-		{"wrapped Sleep", true, func(ctx activity.Context) { _ = cancelWrapper{ctx}.Sleep(time.Second) }},
-		{"wrapped Idle", true, func(ctx activity.Context) { _ = activity.Idle(cancelWrapper{ctx}, time.Second) }},
-		{"wrapped Guard", true, func(ctx activity.Context) {
-			_ = activity.Guard(cancelWrapper{ctx}, func() error { return nil })
-		}},
-		{"wrapped Range", true, func(ctx activity.Context) {
-			_ = activity.Range(cancelWrapper{ctx}, 0, 3, func(int) error { return nil })
-		}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			cancelTold(t, tt.told, func(ctx activity.Context) { <-ctx.Done(); tt.fn(ctx) })
-		})
-	}
-	// What f and body return is theirs, also if it is the cause.
-	t.Run("f of Guard", func(t *testing.T) {
-		cancelTold(t, false, func(ctx activity.Context) {
-			_ = activity.Guard(ctx, func() error { return cancelUntilEnded(ctx) })
-		})
-	})
-	t.Run("body of Range", func(t *testing.T) {
-		cancelTold(t, false, func(ctx activity.Context) {
-			_ = activity.Range(ctx, 0, 3, func(int) error { return cancelUntilEnded(ctx) })
-		})
-	})
-	t.Run("the last body of Range", func(t *testing.T) {
-		cancelTold(t, false, func(ctx activity.Context) {
-			if err := activity.Range(ctx, 0, 1, func(int) error { <-ctx.Done(); return nil }); err != nil {
-				t.Errorf("Range: %v", err)
-			}
-		})
-	})
-	t.Run("the last body but one of Range", func(t *testing.T) {
-		cancelTold(t, true, func(ctx activity.Context) {
-			_ = activity.Range(ctx, 0, 2, func(int) error { <-ctx.Done(); return nil })
-		})
-	})
-	t.Run("in the middle of Sleep", func(t *testing.T) {
-		cancelTold(t, true, func(ctx activity.Context) { _ = ctx.Sleep(time.Hour) })
-	})
-	// A context of the function's own ended, not the attempt.
-	t.Run("by a context of its own", func(t *testing.T) {
-		cancelTold(t, false, func(ctx activity.Context) {
-			sub, cancel := context.WithCancelCause(ctx)
-			c, _ := activity.FromContext(sub)
-			cancel(io.EOF)
-			if err := c.Sleep(time.Hour); err != io.EOF {
-				t.Errorf("Sleep: %v", err)
-			}
-			if err := activity.Guard(c, func() error { return nil }); err != io.EOF {
-				t.Errorf("Guard: %v", err)
-			}
-			<-ctx.Done()
-		})
-	})
-}
-
-type cancelKey struct{}
-
-type cancelWrapper struct{ activity.Context }
-
-func cancelTold(t *testing.T, told bool, fn func(ctx activity.Context)) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		rt := activity.New(activity.Config{Logger: retryQuiet})
-		h := cancelStart(t, t.Context(), rt, activity.Options{}, func(ctx activity.Context) error { fn(ctx); return nil })
-		time.Sleep(time.Second)
-		h.Cancel(errCancel)
-		out, err := h.Wait(t.Context())
-		switch {
-		case told:
-			retryEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel)
-			if out != "" || h.Status().State != activity.StateCanceled {
-				t.Errorf("out %q, state %s", out, h.Status().State)
-			}
-		case err != nil || out != "done" || h.Status().State != activity.StateCompleted:
-			t.Errorf("got %q, %v, state %s; it has succeeded", out, err, h.Status().State)
-		}
-	})
 }
 
 func TestRule17CancelGrace(t *testing.T) {
@@ -317,11 +184,10 @@ func TestRule17CancelGrace(t *testing.T) {
 		for _, late := range []time.Duration{-1, 0, 1} {
 			for _, result := range []error{nil, io.EOF} {
 				t.Run(fmt.Sprint(limit, late, result), func(t *testing.T) {
-					synctest.Test(t, func(t *testing.T) {
-						var l retryLog
-						rt := activity.New(activity.Config{Logger: retryQuiet, Observer: l.observe})
+					var j journal
+					bubble(t, activity.Config{Observer: j.observe}, func(t *testing.T, rt *activity.Runtime) {
 						opts := activity.Options{ID: "it", CancelGrace: grace, HeartbeatTimeout: 2 * time.Second, StartToCloseTimeout: 2 * time.Second}
-						h := cancelStart(t, t.Context(), rt, opts, func(ctx activity.Context) error {
+						h := start(t, rt, opts, func(ctx activity.Context) error {
 							<-ctx.Done()
 							time.Sleep(limit + late)
 							return result
@@ -339,17 +205,17 @@ func TestRule17CancelGrace(t *testing.T) {
 							if err != nil || out != "done" || took != limit-1 {
 								t.Errorf("got %q, %v after %s", out, err, took)
 							}
-							retryDiff(t, "events", l.kinds("it"), append(started, activity.EventCompleted))
+							checkDiff(t, "events", j.kinds("it"), append(started, activity.EventCompleted))
 						case late < 0:
-							retryEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel, io.EOF)
-							retryDiff(t, "events", l.kinds("it"), append(started, activity.EventCanceled))
+							checkEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel, io.EOF)
+							checkDiff(t, "events", j.kinds("it"), append(started, activity.EventCanceled))
 						default:
-							retryEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel)
+							checkEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel)
 							if out != "" || took != limit || errors.Is(err, io.EOF) {
 								t.Errorf("got %q, %v after %s", out, err, took)
 							}
 							time.Sleep(time.Second)
-							retryDiff(t, "events", l.kinds("it"), append(started, activity.EventAbandoned, activity.EventCanceled, activity.EventAbandonedReturned))
+							checkDiff(t, "events", j.kinds("it"), append(started, activity.EventAbandoned, activity.EventCanceled, activity.EventAbandonedReturned))
 						}
 						if s := rt.Stats(); s.Abandoned != 0 || s.Timeouts != 0 {
 							t.Errorf("%+v", s)
@@ -374,10 +240,10 @@ func TestRule17CancelAndTimeoutAtOneInstant(t *testing.T) {
 				t.Run(fmt.Sprint(typ, " ", by, " ", first, " first"), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						mock := clock.NewMock()
-						rt := activity.New(activity.Config{Clock: mock, Logger: retryQuiet})
+						rt := activity.New(activity.Config{Clock: mock, Logger: quiet})
 						ctx, cancel := context.WithCancelCause(t.Context())
 						defer cancel(nil)
-						h := cancelStart(t, ctx, rt, opts, cancelUntilEnded)
+						h := startWith(t, ctx, rt, opts, untilEnded)
 						both := func() {
 							if by == "handle" {
 								h.Cancel(errCancel)
@@ -395,23 +261,22 @@ func TestRule17CancelAndTimeoutAtOneInstant(t *testing.T) {
 							synctest.Wait()
 							both()
 						}
-						_, err := h.Wait(context.Background())
-						var timeout *activity.TimeoutError
-						timedOut := errors.As(err, &timeout)
-						if first == "cancel" && timedOut {
+						err := wait(t, h)
+						timedOut := timeoutType(err)
+						if first == "cancel" && timedOut != 0 {
 							t.Errorf("it was canceled before: %v", err)
 						}
-						if first == "timeout" && !(timedOut && timeout.Type == typ) && typ != activity.TimeoutHeartbeat {
+						if first == "timeout" && timedOut != typ && typ != activity.TimeoutHeartbeat {
 							t.Errorf("it timed out before: %v", err)
 						}
 						if first == "timeout" && typ == activity.TimeoutScheduleToClose {
-							retryEnd(t, err, 1, activity.RetryStateTimeout)
+							checkEnd(t, err, 1, activity.RetryStateTimeout)
 						} else {
 							attempt := 1
 							if first == "timeout" && typ == activity.TimeoutHeartbeat {
 								attempt = 2 // which is what was canceled
 							}
-							retryEnd(t, err, attempt, activity.RetryStateCancelRequested, errCancel)
+							checkEnd(t, err, attempt, activity.RetryStateCancelRequested, errCancel)
 						}
 					})
 				})
@@ -424,12 +289,11 @@ func TestRule17CancelAndReturnAtOneInstant(t *testing.T) {
 	for _, result := range []error{nil, io.EOF} {
 		for _, cancelFirst := range []bool{true, false} {
 			t.Run(fmt.Sprint(result, cancelFirst), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					rt := activity.New(activity.Config{Logger: retryQuiet})
+				bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 					ctx, cancel := context.WithCancelCause(t.Context())
 					defer cancel(nil)
 					release := make(chan struct{})
-					h := cancelStart(t, ctx, rt, activity.Options{}, func(activity.Context) error { <-release; return result })
+					h := startWith(t, ctx, rt, activity.Options{}, func(activity.Context) error { <-release; return result })
 					time.Sleep(time.Second)
 					if cancelFirst {
 						cancel(errCancel)
@@ -446,7 +310,7 @@ func TestRule17CancelAndReturnAtOneInstant(t *testing.T) {
 						}
 						return
 					}
-					retryEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel, io.EOF)
+					checkEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel, io.EOF)
 				})
 			})
 		}
@@ -454,9 +318,8 @@ func TestRule17CancelAndReturnAtOneInstant(t *testing.T) {
 }
 
 func TestRule17ContextThatEndedBeforeTheStart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var l retryLog
-		rt := activity.New(activity.Config{Logger: retryQuiet, Observer: l.observe})
+	var j journal
+	bubble(t, activity.Config{Observer: j.observe}, func(t *testing.T, rt *activity.Runtime) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(errCancel)
 		expired, stop := context.WithTimeout(t.Context(), 0)
@@ -468,18 +331,18 @@ func TestRule17ContextThatEndedBeforeTheStart(t *testing.T) {
 		out, executed := activity.Execute(ctx, rt, opts, call, 0)
 		h, started := activity.Start(ctx, rt, opts, call, 0)
 		for _, err := range []error{rt.Run(ctx, opts, ran), executed, started} {
-			retryEnd(t, err, 0, activity.RetryStateCancelRequested, errCancel)
+			checkEnd(t, err, 0, activity.RetryStateCancelRequested, errCancel)
 			var e *activity.Error
 			if errors.As(err, &e) && (e.ID != "it" || e.Name != "job") {
 				t.Errorf("%q, %q", e.ID, e.Name)
 			}
 		}
-		retryEnd(t, rt.Run(expired, opts, ran), 0, activity.RetryStateCancelRequested, context.DeadlineExceeded)
-		if out != 0 || h != nil || len(l.events) != 0 || rt.Stats() != (activity.Stats{}) {
-			t.Errorf("out %d, handle %v, %d events, %+v", out, h, len(l.events), rt.Stats())
+		checkEnd(t, rt.Run(expired, opts, ran), 0, activity.RetryStateCancelRequested, context.DeadlineExceeded)
+		if out != 0 || h != nil || len(j.events) != 0 || rt.Stats() != (activity.Stats{}) {
+			t.Errorf("out %d, handle %v, %d events, %+v", out, h, len(j.events), rt.Stats())
 		}
 		// The ID is free.
-		if err := rt.Run(t.Context(), opts, func(activity.Context) error { return nil }); err != nil {
+		if err := rt.Run(t.Context(), opts, noop); err != nil {
 			t.Error(err)
 		}
 	})
@@ -492,11 +355,10 @@ func TestRule17FirstCauseWins(t *testing.T) {
 		}
 		for _, order := range []string{"handle, handle", "handle, context", "context, handle", "context, shutdown", "handle, shutdown"} {
 			t.Run(phase.name+" "+order, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					rt := activity.New(activity.Config{Logger: retryQuiet})
+				bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 					ctx, cancel := context.WithCancelCause(t.Context())
 					defer cancel(nil)
-					h := cancelStart(t, ctx, rt, phase.opts, func(ctx activity.Context) error { return phase.fn(ctx, nil) })
+					h := startWith(t, ctx, rt, phase.opts, func(ctx activity.Context) error { return phase.fn(ctx, nil) })
 					time.Sleep(time.Second + 1)
 					cause := errCancel
 					for by := range strings.SplitSeq(order, ", ") {
@@ -510,8 +372,8 @@ func TestRule17FirstCauseWins(t *testing.T) {
 						}
 						cause = io.EOF
 					}
-					_, err := h.Wait(context.Background())
-					retryEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel)
+					err := wait(t, h)
+					checkEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel)
 					if errors.Is(err, io.EOF) || errors.Is(err, activity.ErrShutdown) {
 						t.Errorf("the second cause won: %v", err)
 					}
@@ -522,41 +384,13 @@ func TestRule17FirstCauseWins(t *testing.T) {
 }
 
 func TestRule17CancelAfterTheEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rt := activity.New(activity.Config{Logger: retryQuiet})
-		h := cancelStart(t, t.Context(), rt, activity.Options{}, func(activity.Context) error { return nil })
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		h := start(t, rt, activity.Options{}, noop)
 		<-h.Done()
 		h.Cancel(errCancel)
 		if out, err := h.Wait(t.Context()); out != "done" || err != nil || h.Status().State != activity.StateCompleted {
 			t.Errorf("got %q, %v, %s", out, err, h.Status().State)
 		}
-	})
-}
-
-func TestErrAlreadyRunningUntilTheEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rt := activity.New(activity.Config{Logger: retryQuiet, MaxConcurrent: 3})
-		release := make(chan struct{})
-		for name, fn := range map[string]func(activity.Context) error{
-			"success":     func(ctx activity.Context) error { return ctx.Sleep(time.Second) },
-			"failure":     func(ctx activity.Context) error { _ = ctx.Sleep(time.Second); return activity.NonRetryable(io.EOF) },
-			"backing off": func(activity.Context) error { return activity.RetryAfter(io.EOF, time.Hour) },
-			"deaf":        func(activity.Context) error { <-release; return nil },
-		} {
-			opts := activity.Options{ID: "same", MaxAbandoned: activity.NoOverlap}
-			h := cancelStart(t, t.Context(), rt, opts, fn)
-			synctest.Wait()
-			if err := rt.Run(t.Context(), opts, fn); !errors.Is(err, activity.ErrAlreadyRunning) {
-				t.Errorf("%s: %v", name, err)
-			}
-			time.Sleep(2 * time.Second)
-			h.Cancel(nil)
-			<-h.Done()
-			if err := rt.Run(t.Context(), opts, func(activity.Context) error { return nil }); err != nil {
-				t.Errorf("%s, after the end: %v", name, err)
-			}
-		}
-		close(release)
 	})
 }
 
@@ -571,6 +405,7 @@ func cancelNewOwn(ctx context.Context) *cancelOwn { return &cancelOwn{ctx, make(
 
 func (c *cancelOwn) cancel()               { close(c.done) }
 func (c *cancelOwn) Done() <-chan struct{} { return c.done }
+
 func (c *cancelOwn) Err() error {
 	select {
 	case <-c.done:
@@ -583,35 +418,33 @@ func (c *cancelOwn) Err() error {
 func TestRule17ContextOfAnotherType(t *testing.T) {
 	for _, phase := range cancelPhases {
 		t.Run(phase.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				rt := activity.New(activity.Config{Logger: retryQuiet, MaxConcurrent: 1})
+			bubble(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, rt *activity.Runtime) {
 				release := make(chan struct{})
 				if phase.name == "waiting" {
-					other := cancelStart(t, t.Context(), rt, activity.Options{}, cancelUntilEnded)
+					other := start(t, rt, activity.Options{}, untilEnded)
 					defer func() { other.Cancel(nil); <-other.Done() }()
 				}
 				std, stop := context.WithCancel(t.Context()) // below it, and not canceled
 				defer stop()
 				own := cancelNewOwn(std)
-				h := cancelStart(t, own, rt, phase.opts, func(ctx activity.Context) error { return phase.fn(ctx, release) })
+				h := startWith(t, own, rt, phase.opts, func(ctx activity.Context) error { return phase.fn(ctx, release) })
 				time.Sleep(time.Second + 1)
 				at := time.Now()
 				own.cancel()
-				_, err := h.Wait(t.Context())
-				retryEnd(t, err, phase.attempt, activity.RetryStateCancelRequested, errCancel)
+				err := wait(t, h)
+				checkEnd(t, err, phase.attempt, activity.RetryStateCancelRequested, errCancel)
 				if d := time.Since(at); d != 0 {
 					t.Errorf("the answer took %s", d)
 				}
-				retryEnd(t, rt.Run(own, activity.Options{}, cancelUntilEnded), 0, activity.RetryStateCancelRequested, errCancel)
+				checkEnd(t, rt.Run(own, activity.Options{}, untilEnded), 0, activity.RetryStateCancelRequested, errCancel)
 				close(release)
 			})
 		})
 	}
 	// Nothing watches it once the activity has ended: else the bubble would not end.
 	t.Run("never canceled", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			rt := activity.New(activity.Config{Logger: retryQuiet})
-			if err := rt.Run(cancelNewOwn(t.Context()), activity.Options{}, func(activity.Context) error { return nil }); err != nil {
+		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+			if err := rt.Run(cancelNewOwn(t.Context()), activity.Options{}, noop); err != nil {
 				t.Error(err)
 			}
 		})
@@ -630,8 +463,7 @@ func TestRule17FunctionKnowsFirst(t *testing.T) {
 		for _, kind := range []string{"standard", "own"} {
 			t.Run(name+" "+kind, func(t *testing.T) {
 				for range 20 {
-					synctest.Test(t, func(t *testing.T) {
-						rt := activity.New(activity.Config{Logger: retryQuiet})
+					bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 						ctx, cancelStd := context.WithCancelCause(t.Context())
 						defer cancelStd(nil)
 						cancel := func() { cancelStd(errCancel) }
@@ -652,7 +484,7 @@ func TestRule17FunctionKnowsFirst(t *testing.T) {
 							}
 							return
 						}
-						retryEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel, io.EOF)
+						checkEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel, io.EOF)
 						if s := rt.Stats(); s.Attempts != 1 || s.Canceled != 1 {
 							t.Errorf("%+v", s)
 						}
@@ -675,45 +507,45 @@ func TestRule18NothingStartsAfterTheCancellation(t *testing.T) {
 	}
 	check := func(t *testing.T, h *activity.Handle[string], attempt int) {
 		t.Helper()
-		_, err := h.Wait(context.Background())
-		retryEnd(t, err, attempt, activity.RetryStateCancelRequested, errCancel)
+		err := wait(t, h)
+		checkEnd(t, err, attempt, activity.RetryStateCancelRequested, errCancel)
 	}
 	rounds("in Retryable", func(t *testing.T) {
-		rt := activity.New(activity.Config{Logger: retryQuiet})
+		rt := activity.New(activity.Config{Logger: quiet})
 		ctx, cancel := context.WithCancelCause(t.Context())
 		opts := activity.Options{RetryPolicy: activity.RetryPolicy{Retryable: func(error) bool { cancel(errCancel); return true }}}
-		check(t, cancelStart(t, ctx, rt, opts, func(activity.Context) error { return activity.RetryAfter(errBoom, 0) }), 1)
+		check(t, startWith(t, ctx, rt, opts, func(activity.Context) error { return activity.RetryAfter(errBoom, 0) }), 1)
 	})
 	rounds("at the end of a backoff", func(t *testing.T) {
 		mock := clock.NewMock()
-		rt := activity.New(activity.Config{Logger: retryQuiet, Clock: mock})
+		rt := activity.New(activity.Config{Logger: quiet, Clock: mock})
 		ctx, cancel := context.WithCancelCause(t.Context())
-		h := cancelStart(t, ctx, rt, activity.Options{}, func(activity.Context) error { return errBoom })
+		h := startWith(t, ctx, rt, activity.Options{}, func(activity.Context) error { return errBoom })
 		synctest.Wait()
 		cancel(errCancel)
 		mock.Add(time.Second)
 		check(t, h, 1)
 	})
 	rounds("when a slot gets free", func(t *testing.T) {
-		rt := activity.New(activity.Config{Logger: retryQuiet, MaxConcurrent: 1})
+		rt := activity.New(activity.Config{Logger: quiet, MaxConcurrent: 1})
 		ctx, cancel := context.WithCancelCause(t.Context())
 		release := make(chan struct{})
-		other := cancelStart(t, t.Context(), rt, activity.Options{}, func(activity.Context) error {
+		other := start(t, rt, activity.Options{}, func(activity.Context) error {
 			<-release
 			cancel(errCancel)
 			return nil
 		})
-		h := cancelStart(t, ctx, rt, activity.Options{}, func(activity.Context) error { return nil })
+		h := startWith(t, ctx, rt, activity.Options{}, noop)
 		close(release)
 		<-other.Done()
 		check(t, h, 0)
 	})
 	rounds("when a function that hangs returns", func(t *testing.T) {
-		rt := activity.New(activity.Config{Logger: retryQuiet})
+		rt := activity.New(activity.Config{Logger: quiet})
 		ctx, cancel := context.WithCancelCause(t.Context())
 		release := make(chan struct{})
 		opts := activity.Options{HeartbeatTimeout: time.Second, MaxAbandoned: activity.NoOverlap}
-		h := cancelStart(t, ctx, rt, opts, func(activity.Context) error {
+		h := startWith(t, ctx, rt, opts, func(activity.Context) error {
 			<-release
 			cancel(errCancel)
 			return nil

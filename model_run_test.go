@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -210,7 +209,7 @@ func (r *modelRig) turn(act, attempt, from int, gate bool) {
 func runPackage(s *modelScript) []modelTrace {
 	r := &modelRig{s: s, clock: &modelClock{Mock: clock.NewMock()}, did: make([]bool, len(s.actions)), shutAt: -1, bail: make(chan struct{})}
 	r.begun = r.clock.Now()
-	r.rt = activity.New(activity.Config{Clock: r.clock, MaxConcurrent: s.slots, Observer: r.observe, Logger: slog.New(slog.DiscardHandler)})
+	r.rt = activity.New(activity.Config{Clock: r.clock, MaxConcurrent: s.slots, Observer: r.observe, Logger: quiet})
 	for range s.acts {
 		ctx, cancel := context.WithCancelCause(context.Background())
 		r.acts = append(r.acts, &modelDriven{sleeps: map[int]int{}, modelTrace: modelTrace{endAt: -1}, ctx: ctx, cancel: cancel})

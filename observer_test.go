@@ -1,13 +1,11 @@
 package activity_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -19,45 +17,11 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// An observerBuffer is a log that many may write.
-type observerBuffer struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (b *observerBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *observerBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
-func (b *observerBuffer) logger() *slog.Logger { return slog.New(slog.NewTextHandler(b, nil)) }
-
-// observerGoroutines counts the goroutines of the bubble.
-func observerGoroutines(t *testing.T) int {
-	t.Helper()
-	own := make([]byte, 200)
-	own = own[:runtime.Stack(own, false)]
-	bubble := regexp.MustCompile(`synctest bubble \d+`).Find(own)
-	if bubble == nil {
-		t.Fatalf("not in a bubble: %s", own)
-	}
-	all := make([]byte, 4<<20)
-	all = all[:runtime.Stack(all, true)]
-	return bytes.Count(all, append(bubble, ']')) + bytes.Count(all, append(bubble, ','))
-}
-
 func TestEventOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got []string
 		base := time.Now()
-		rt := activity.New(activity.Config{Logger: retryQuiet, Observer: func(e activity.Event) {
+		rt := activity.New(activity.Config{Logger: quiet, Observer: func(e activity.Event) {
 			got = append(got, observerLine(t, base, e))
 		}})
 		opts := activity.Options{ID: "a1", Name: "job", HeartbeatTimeout: 10 * time.Second, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 3}}
@@ -79,8 +43,8 @@ func TestEventOrder(t *testing.T) {
 			_ = ctx.Sleep(5 * time.Second)
 			return activity.NonRetryable(errBoom)
 		})
-		retryEnd(t, err, 3, activity.RetryStateNonRetryableFailure, errBoom)
-		retryDiff(t, "events", got, []string{
+		checkEnd(t, err, 3, activity.RetryStateNonRetryableFailure, errBoom)
+		checkDiff(t, "events", got, []string{
 			"0s scheduled 0",
 			"0s attempt started 1",
 			"1s heartbeat 1 details 1",
@@ -130,25 +94,25 @@ func TestLastEventComesBeforeTheAnswer(t *testing.T) {
 		last   activity.EventKind
 		cancel bool
 	}{
-		"completed": {func(activity.Context) error { return nil }, activity.EventCompleted, false},
+		"completed": {noop, activity.EventCompleted, false},
 		"failed":    {func(activity.Context) error { return activity.NonRetryable(io.EOF) }, activity.EventFailed, false},
-		"canceled":  {cancelUntilEnded, activity.EventCanceled, true},
+		"canceled":  {untilEnded, activity.EventCanceled, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var told atomic.Int32
-				rt := activity.New(activity.Config{Logger: retryQuiet, Observer: func(e activity.Event) {
+				rt := activity.New(activity.Config{Logger: quiet, Observer: func(e activity.Event) {
 					if e.Kind == tt.last && e.ID == "slow" {
 						time.Sleep(time.Minute)
 						told.Add(1)
 					}
 				}})
-				h := cancelStart(t, t.Context(), rt, activity.Options{ID: "slow"}, tt.fn)
+				h := start(t, rt, activity.Options{ID: "slow"}, tt.fn)
 				if tt.cancel {
 					go h.Cancel(nil)
 				}
 				time.Sleep(time.Second)
-				_ = rt.Run(t.Context(), activity.Options{}, func(activity.Context) error { return nil })
+				_ = rt.Run(t.Context(), activity.Options{}, noop)
 				select {
 				case <-h.Done():
 					t.Error("the answer came before the last event was told")
@@ -170,7 +134,7 @@ func TestLastEventComesBeforeTheAnswer(t *testing.T) {
 func TestEventsOneAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inside, heartbeats := 0, 0 // unguarded: the race detector looks on
-		rt := activity.New(activity.Config{Logger: retryQuiet, Observer: func(e activity.Event) {
+		rt := activity.New(activity.Config{Logger: quiet, Observer: func(e activity.Event) {
 			inside++
 			if inside != 1 {
 				t.Error("two at a time")
@@ -199,13 +163,13 @@ func TestEventsOneAtATime(t *testing.T) {
 	})
 }
 
-func TestObserverThatPanics(t *testing.T) {
+func TestRule24ObserverThatPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log observerBuffer
+		log := &logbook{}
 		var calls atomic.Int32
-		rt := activity.New(activity.Config{Logger: log.logger(), Observer: func(e activity.Event) {
+		rt := activity.New(activity.Config{Logger: slog.New(log), Observer: func(e activity.Event) {
 			calls.Add(1)
-			errorsPanicHere("observer " + e.Kind.String())
+			panicHere("observer " + e.Kind.String())
 		}})
 		err := rt.Run(t.Context(), activity.Options{}, func(ctx activity.Context) error {
 			if err := ctx.Heartbeat(1); err != nil {
@@ -219,10 +183,8 @@ func TestObserverThatPanics(t *testing.T) {
 		if err != nil || calls.Load() != 7 {
 			t.Errorf("%v, %d events", err, calls.Load())
 		}
-		for _, want := range []string{"level=ERROR", "observer completed", "errorsPanicHere"} {
-			if !strings.Contains(log.String(), want) {
-				t.Errorf("the log has no %q:\n%s", want, log.String())
-			}
+		if log.has(slog.LevelError, "observer completed", "panicHere") == 0 {
+			t.Errorf("no error tells of the panic: %v", log.lines)
 		}
 	})
 }
@@ -235,9 +197,9 @@ func TestObserverThatCallsGoexit(t *testing.T) {
 	} {
 		t.Run(kind.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var l retryLog
-				rt := activity.New(activity.Config{Logger: retryQuiet, Observer: func(e activity.Event) {
-					l.observe(e)
+				var j journal
+				rt := activity.New(activity.Config{Logger: quiet, Observer: func(e activity.Event) {
+					j.observe(e)
 					if e.Kind == kind {
 						runtime.Goexit()
 					}
@@ -263,7 +225,7 @@ func TestObserverThatCallsGoexit(t *testing.T) {
 				if err := rt.Shutdown(ctx); err != nil {
 					t.Error(err)
 				}
-				if n := len(l.of(activity.EventCompleted)); n != 5 {
+				if n := len(j.of(activity.EventCompleted)); n != 5 {
 					t.Errorf("%d activities were told to have completed, want 5", n)
 				}
 			})
@@ -276,18 +238,18 @@ func TestObserverThatCallsGoexitAtTheEnd(t *testing.T) {
 	for _, kind := range []activity.EventKind{activity.EventAttemptFailed, activity.EventAbandoned, activity.EventFailed} {
 		t.Run(kind.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var l retryLog
-				rt := activity.New(activity.Config{Logger: retryQuiet, Observer: func(e activity.Event) {
-					l.observe(e)
+				var j journal
+				rt := activity.New(activity.Config{Logger: quiet, Observer: func(e activity.Event) {
+					j.observe(e)
 					if e.Kind == kind {
 						runtime.Goexit()
 					}
 				}})
 				release := make(chan struct{})
-				opts := activity.Options{HeartbeatTimeout: time.Second, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 1}}
+				opts := activity.Options{HeartbeatTimeout: time.Second, RetryPolicy: once}
 				var handles []*activity.Handle[string]
 				for range 5 {
-					handles = append(handles, cancelStart(t, t.Context(), rt, opts, func(activity.Context) error { <-release; return nil }))
+					handles = append(handles, start(t, rt, opts, func(activity.Context) error { <-release; return nil }))
 				}
 				time.Sleep(2 * time.Second)
 				for i, h := range handles {
@@ -297,7 +259,7 @@ func TestObserverThatCallsGoexitAtTheEnd(t *testing.T) {
 						t.Errorf("the caller of number %d has no answer, and its state is %s", i+1, h.Status().State)
 					}
 				}
-				if n := len(l.of(activity.EventFailed)); n != 5 {
+				if n := len(j.of(activity.EventFailed)); n != 5 {
 					t.Errorf("%d activities were told to have failed, want 5", n)
 				}
 				close(release)
@@ -339,7 +301,7 @@ func TestUserCodeMayCallTheRuntime(t *testing.T) {
 		})
 		opts := activity.Options{HeartbeatTimeout: time.Second, HeartbeatDetails: []any{0}}
 		opts.RetryPolicy.Retryable = func(error) bool { look(); return true }
-		h := cancelStart(t, t.Context(), rt, opts, func(ctx activity.Context) error {
+		h := start(t, rt, opts, func(ctx activity.Context) error {
 			n, err := activity.Resume(ctx, 0)
 			if err != nil {
 				return err
@@ -356,9 +318,9 @@ func TestUserCodeMayCallTheRuntime(t *testing.T) {
 			return ctx.Sleep(time.Hour)
 		})
 		handle.Store(h)
-		_, err := h.Wait(t.Context())
+		err := wait(t, h)
 		look()
-		retryEnd(t, err, 4, activity.RetryStateCancelRequested, errCancel)
+		checkEnd(t, err, 4, activity.RetryStateCancelRequested, errCancel)
 		if looks.Load() < 20 {
 			t.Errorf("only %d looks", looks.Load())
 		}
@@ -377,6 +339,7 @@ type observerHandler struct {
 }
 
 func (h observerHandler) Enabled(context.Context, slog.Level) bool { h.look(); return true }
+
 func (h observerHandler) Handle(_ context.Context, r slog.Record) error {
 	h.look()
 	r.Attrs(func(a slog.Attr) bool { _ = a.Value.String(); return true })
@@ -386,6 +349,7 @@ func (h observerHandler) Handle(_ context.Context, r slog.Record) error {
 type observerCodec struct{ look func() }
 
 func (c observerCodec) Marshal(v any) ([]byte, error) { c.look(); return fmt.Append(nil, v), nil }
+
 func (c observerCodec) Unmarshal(data []byte, v any) error {
 	c.look()
 	_, err := fmt.Sscan(string(data), v)
@@ -393,13 +357,12 @@ func (c observerCodec) Unmarshal(data []byte, v any) error {
 }
 
 func TestStatusInEachState(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rt := activity.New(activity.Config{Logger: retryQuiet, MaxConcurrent: 1})
+	bubble(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, rt *activity.Runtime) {
 		base := time.Now()
-		cancelStart(t, t.Context(), rt, activity.Options{}, func(ctx activity.Context) error { return ctx.Sleep(5 * time.Second) })
+		start(t, rt, activity.Options{}, func(ctx activity.Context) error { return ctx.Sleep(5 * time.Second) })
 		release := make(chan struct{})
 		opts := activity.Options{ID: "it", Name: "job", HeartbeatTimeout: 10 * time.Second, MaxAbandoned: activity.NoOverlap, RetryPolicy: activity.RetryPolicy{InitialInterval: 4 * time.Second}}
-		h := cancelStart(t, t.Context(), rt, opts, func(ctx activity.Context) error {
+		h := start(t, rt, opts, func(ctx activity.Context) error {
 			_ = ctx.Sleep(time.Second)
 			switch ctx.Info().Attempt {
 			case 1:
@@ -469,19 +432,17 @@ func TestStatusInEachState(t *testing.T) {
 }
 
 func TestStatusOfFailedActivity(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rt := activity.New(activity.Config{Logger: retryQuiet})
-		h := cancelStart(t, t.Context(), rt, activity.Options{}, func(activity.Context) error { return activity.NonRetryable(io.EOF) })
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		h := start(t, rt, activity.Options{}, func(activity.Context) error { return activity.NonRetryable(io.EOF) })
 		<-h.Done()
-		if s := h.Status(); s.State != activity.StateFailed || !errors.Is(s.LastFailure, io.EOF) || !strings.Contains(s.Name, "cancelStart") || s.ID == "" {
+		if s := h.Status(); s.State != activity.StateFailed || !errors.Is(s.LastFailure, io.EOF) || !strings.Contains(s.Name, "startWith") || s.ID == "" {
 			t.Errorf("%+v", s)
 		}
 	})
 }
 
 func TestActivitiesOldestFirst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rt := activity.New(activity.Config{Logger: retryQuiet, MaxConcurrent: 2})
+	bubble(t, activity.Config{MaxConcurrent: 2}, func(t *testing.T, rt *activity.Runtime) {
 		ids := func() string {
 			var ids []string
 			for _, s := range rt.Activities() {
@@ -491,7 +452,7 @@ func TestActivitiesOldestFirst(t *testing.T) {
 		}
 		handles := map[string]*activity.Handle[string]{}
 		for _, id := range strings.Fields("c a e b d") {
-			handles[id] = cancelStart(t, t.Context(), rt, activity.Options{ID: id}, cancelUntilEnded)
+			handles[id] = start(t, rt, activity.Options{ID: id}, untilEnded)
 		}
 		snapshot := rt.Activities()
 		for _, step := range []struct{ end, left string }{{"", "c a e b d"}, {"e", "c a b d"}, {"c", "a b d"}, {"d", "a b"}, {"a", "b"}, {"b", ""}} {
@@ -510,13 +471,12 @@ func TestActivitiesOldestFirst(t *testing.T) {
 }
 
 func TestStats(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rt := activity.New(activity.Config{Logger: retryQuiet, MaxConcurrent: 2})
+	bubble(t, activity.Config{MaxConcurrent: 2}, func(t *testing.T, rt *activity.Runtime) {
 		release := make(chan struct{})
 		check := func(what string, want activity.Stats) {
 			t.Helper()
 			synctest.Wait()
-			retryDiff(t, what, rt.Stats(), want)
+			checkDiff(t, what, rt.Stats(), want)
 		}
 		check("new", activity.Stats{})
 		beat := func(ctx activity.Context) error {
@@ -526,18 +486,18 @@ func TestStats(t *testing.T) {
 			_ = ctx.Heartbeat(func() {}) // refused, and counted
 			return ctx.Sleep(time.Hour)
 		}
-		a := cancelStart(t, t.Context(), rt, activity.Options{}, beat)
-		b := cancelStart(t, t.Context(), rt, activity.Options{RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}}, func(activity.Context) error { return io.EOF })
+		a := start(t, rt, activity.Options{}, beat)
+		b := start(t, rt, activity.Options{RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}}, func(activity.Context) error { return io.EOF })
 		synctest.Wait()
 		check("one runs, one backs off", activity.Stats{Running: 1, BackingOff: 1, Scheduled: 2, Attempts: 2, Heartbeats: 4})
-		c := cancelStart(t, t.Context(), rt, activity.Options{HeartbeatTimeout: time.Second, MaxAbandoned: activity.NoOverlap}, func(ctx activity.Context) error {
+		c := start(t, rt, activity.Options{HeartbeatTimeout: time.Second, MaxAbandoned: activity.NoOverlap}, func(ctx activity.Context) error {
 			<-release
 			_ = ctx.Heartbeat() // not counted: the attempt is over
 			return nil
 		})
 		time.Sleep(time.Second)
-		d := cancelStart(t, t.Context(), rt, activity.Options{}, cancelUntilEnded)
-		e := cancelStart(t, t.Context(), rt, activity.Options{}, func(activity.Context) error { return activity.NonRetryable(io.EOF) })
+		d := start(t, rt, activity.Options{}, untilEnded)
+		e := start(t, rt, activity.Options{}, func(activity.Context) error { return activity.NonRetryable(io.EOF) })
 		check("one of each", activity.Stats{Running: 2, Waiting: 1, BackingOff: 1, Blocked: 1, Abandoned: 1, Scheduled: 5, Attempts: 4, Heartbeats: 4, Timeouts: 1})
 		close(release)
 		check("unblocked", activity.Stats{Running: 2, Waiting: 2, BackingOff: 1, Scheduled: 5, Attempts: 4, Heartbeats: 4, Timeouts: 1})
@@ -552,219 +512,24 @@ func TestStats(t *testing.T) {
 }
 
 func TestStatsCountsEachTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rt := activity.New(activity.Config{Logger: retryQuiet, MaxConcurrent: 1})
-		once := activity.RetryPolicy{MaximumAttempts: 1}
+	bubble(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, rt *activity.Runtime) {
 		for i, opts := range []activity.Options{
 			{HeartbeatTimeout: time.Second, RetryPolicy: once},
 			{StartToCloseTimeout: time.Second, RetryPolicy: once},
 			{ScheduleToCloseTimeout: time.Second},
 		} {
-			_ = rt.Run(t.Context(), opts, cancelUntilEnded)
+			_ = rt.Run(t.Context(), opts, untilEnded)
 			if n := rt.Stats().Timeouts; n != uint64(i+1) {
 				t.Errorf("%d timeouts after %d", n, i+1)
 			}
 		}
-		other := cancelStart(t, t.Context(), rt, activity.Options{}, cancelUntilEnded)
-		_ = rt.Run(t.Context(), activity.Options{ScheduleToStartTimeout: time.Second}, cancelUntilEnded)
-		_ = rt.Run(t.Context(), activity.Options{ScheduleToCloseTimeout: time.Second}, cancelUntilEnded)
+		other := start(t, rt, activity.Options{}, untilEnded)
+		_ = rt.Run(t.Context(), activity.Options{ScheduleToStartTimeout: time.Second}, untilEnded)
+		_ = rt.Run(t.Context(), activity.Options{ScheduleToCloseTimeout: time.Second}, untilEnded)
 		if s := rt.Stats(); s.Timeouts != 5 || s.Failed != 5 || s.Attempts != 4 {
 			t.Errorf("%+v", s)
 		}
 		other.Cancel(nil)
 		<-other.Done()
-	})
-}
-
-func TestHandleWaitWhoseOwnContextEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rt := activity.New(activity.Config{Logger: retryQuiet})
-		h := cancelStart(t, t.Context(), rt, activity.Options{}, func(ctx activity.Context) error { return ctx.Sleep(time.Hour) })
-		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errCancel)
-		defer cancel()
-		at := time.Now()
-		if out, err := h.Wait(ctx); err != errCancel || out != "" || time.Since(at) != time.Minute {
-			t.Errorf("got %q, %v after %s", out, err, time.Since(at))
-		}
-		if out, err := h.Wait(t.Context()); err != nil || out != "done" || time.Since(at) != time.Hour {
-			t.Errorf("got %q, %v after %s: it was not canceled", out, err, time.Since(at))
-		}
-		for range 100 { // what has ended is told, ended context or not
-			if out, err := h.Wait(ctx); err != nil || out != "done" {
-				t.Fatalf("got %q, %v", out, err)
-			}
-		}
-	})
-}
-
-func TestRule19ShutdownOfAnIdleRuntime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rt := activity.New(activity.Config{Logger: retryQuiet})
-		ended, cancel := context.WithCancel(t.Context())
-		cancel()
-		for range 2 {
-			if err := rt.Shutdown(ended); err != nil {
-				t.Error(err)
-			}
-		}
-		fn := func(activity.Context) error { t.Error("it runs"); return nil }
-		call := func(ctx activity.Context, _ int) (int, error) { return 1, fn(ctx) }
-		def := activity.Definition[int, int]{Name: "d", Func: call}
-		_, executed := activity.Execute(t.Context(), rt, activity.Options{}, call, 0)
-		_, started := activity.Start(t.Context(), rt, activity.Options{ID: "x"}, call, 0)
-		_, defined := def.Start(t.Context(), rt, "x", 0)
-		for _, err := range []error{rt.Run(t.Context(), activity.Options{}, fn), executed, started, defined} {
-			var e *activity.Error
-			if !errors.Is(err, activity.ErrShutdown) || errors.As(err, &e) {
-				t.Errorf("%v (%T)", err, err)
-			}
-		}
-		if s := rt.Stats(); s != (activity.Stats{}) {
-			t.Errorf("%+v", s)
-		}
-	})
-}
-
-func TestRule19ShutdownWaitsForFunctions(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rt := activity.New(activity.Config{Logger: retryQuiet})
-		var cleaned atomic.Int32
-		clean := func(ctx activity.Context) error {
-			<-ctx.Done()
-			if context.Cause(ctx) != activity.ErrShutdown {
-				t.Errorf("cause %v", context.Cause(ctx))
-			}
-			time.Sleep(2 * time.Second)
-			cleaned.Add(1)
-			return context.Cause(ctx)
-		}
-		h := cancelStart(t, t.Context(), rt, activity.Options{}, clean)
-		cancelStart(t, t.Context(), rt, activity.Options{}, clean)
-		at := time.Now()
-		var wg sync.WaitGroup
-		for range 3 { // at the same time
-			wg.Go(func() {
-				if err := rt.Shutdown(t.Context()); err != nil || cleaned.Load() != 2 || time.Since(at) != 2*time.Second {
-					t.Errorf("%v after %s, %d have cleaned up", err, time.Since(at), cleaned.Load())
-				}
-			})
-		}
-		wg.Wait()
-		if err := rt.Shutdown(t.Context()); err != nil { // and afterwards
-			t.Error(err)
-		}
-		_, err := h.Wait(t.Context())
-		retryEnd(t, err, 1, activity.RetryStateCancelRequested, activity.ErrShutdown)
-	})
-}
-
-func TestRule19ShutdownGivesUpAtCancelGrace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var log observerBuffer
-		rt := activity.New(activity.Config{Logger: log.logger()})
-		release := make(chan struct{})
-		h := cancelStart(t, t.Context(), rt, activity.Options{ID: "deaf"}, func(activity.Context) error { <-release; return nil })
-		cancelStart(t, t.Context(), rt, activity.Options{CancelGrace: time.Hour}, cancelUntilEnded)
-		at := time.Now()
-		if err := rt.Shutdown(t.Context()); err != nil || time.Since(at) != 10*time.Second {
-			t.Errorf("%v after %s", err, time.Since(at))
-		}
-		_, err := h.Wait(t.Context())
-		retryEnd(t, err, 1, activity.RetryStateCancelRequested, activity.ErrShutdown)
-		if n := rt.Stats().Abandoned; n != 1 || !strings.Contains(log.String(), "abandoned=1") || !strings.Contains(log.String(), "deaf") {
-			t.Errorf("%d abandoned, log:\n%s", n, log.String())
-		}
-		// Only an abandoned one is left: nothing to wait for.
-		if err := rt.Shutdown(t.Context()); err != nil || time.Since(at) != 10*time.Second {
-			t.Errorf("%v after %s", err, time.Since(at))
-		}
-		close(release)
-		synctest.Wait()
-		if n := rt.Stats().Abandoned; n != 0 {
-			t.Errorf("%d abandoned", n)
-		}
-	})
-}
-
-// A function that a timeout left behind is not waited for either.
-func TestRule19ShutdownWithAbandonedOnes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var log observerBuffer
-		rt := activity.New(activity.Config{Logger: log.logger()})
-		release := make(chan struct{})
-		opts := activity.Options{HeartbeatTimeout: time.Second, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 2}}
-		_ = rt.Run(t.Context(), opts, func(activity.Context) error { <-release; return nil })
-		at := time.Now()
-		if err := rt.Shutdown(t.Context()); err != nil || time.Since(at) != 0 {
-			t.Errorf("%v after %s", err, time.Since(at))
-		}
-		if !strings.Contains(log.String(), "abandoned=2") {
-			t.Errorf("log:\n%s", log.String())
-		}
-		close(release)
-	})
-}
-
-func TestRule19ShutdownWhoseContextEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rt := activity.New(activity.Config{Logger: retryQuiet})
-		for i := range 5 {
-			cancelStart(t, t.Context(), rt, activity.Options{}, func(ctx activity.Context) error {
-				<-ctx.Done()
-				time.Sleep(time.Duration(i) * time.Second)
-				return nil
-			})
-		}
-		ctx, cancel := context.WithTimeoutCause(t.Context(), 2*time.Second+time.Second/2, errCancel)
-		defer cancel()
-		at := time.Now()
-		err := rt.Shutdown(ctx)
-		if !errors.Is(err, errCancel) || !strings.Contains(fmt.Sprint(err), "2 activities") || time.Since(at) != 2*time.Second+time.Second/2 {
-			t.Errorf("%v after %s", err, time.Since(at))
-		}
-		if err := rt.Shutdown(ctx); !errors.Is(err, errCancel) {
-			t.Errorf("again: %v", err)
-		}
-		if err := rt.Shutdown(t.Context()); err != nil || time.Since(at) != 4*time.Second {
-			t.Errorf("the rest: %v after %s", err, time.Since(at))
-		}
-	})
-}
-
-// A Runtime owns no goroutine while nothing runs, nor for those that wait.
-func TestRule19NoGoroutines(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		before := observerGoroutines(t)
-		check := func(what string, extra int) {
-			t.Helper()
-			synctest.Wait()
-			if n := observerGoroutines(t) - before; n != extra {
-				t.Errorf("%s: %d goroutines more than before, want %d", what, n, extra)
-			}
-		}
-		var l retryLog
-		rt := activity.New(activity.Config{Logger: retryQuiet, Observer: l.observe, MaxConcurrent: 1})
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		check("new", 0)
-		opts := activity.Options{HeartbeatTimeout: time.Hour, StartToCloseTimeout: time.Hour, RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}}
-		if err := rt.Run(ctx, opts, func(ctx activity.Context) error { return ctx.Heartbeat(1) }); err != nil {
-			t.Error(err)
-		}
-		check("one has run", 0)
-		var handles []*activity.Handle[string]
-		for range 20 {
-			handles = append(handles, cancelStart(t, ctx, rt, opts, func(activity.Context) error { return io.EOF }))
-		}
-		check("20 back off", 0)
-		for range 20 {
-			handles = append(handles, cancelStart(t, ctx, rt, opts, func(ctx activity.Context) error { return ctx.Sleep(time.Minute) }))
-		}
-		check("one runs, and 19 wait", 1)
-		cancel()
-		for _, h := range handles {
-			<-h.Done()
-		}
-		check("the end", 0)
 	})
 }

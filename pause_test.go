@@ -1,47 +1,20 @@
 package activity_test
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/benbjohnson/clock"
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/seed-9da638b0/activity"
 )
 
-// A pauseClock is a Mock whose time can jump ahead while its timers stand still,
-// as it does for a process that was stopped: they then come late.
-type pauseClock struct {
-	*clock.Mock
-	mu    sync.Mutex
-	ahead time.Duration
-}
-
-func (c *pauseClock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.Mock.Now().Add(c.ahead)
-}
-
-func (c *pauseClock) Since(t time.Time) time.Duration { return c.Now().Sub(t) }
-func (c *pauseClock) Until(t time.Time) time.Duration { return t.Sub(c.Now()) }
-
-func (c *pauseClock) jump(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ahead += d
-}
-
-// A pauseEnv is a timeoutEnv on a pauseClock. Its functions do nothing but what
+// A pauseEnv is an env on a pauseClock. Its functions do nothing but what
 // they are told.
 type pauseEnv struct {
-	*timeoutEnv
+	*env
 	pause *pauseClock
 	do    map[string]chan func(activity.Context) bool // by the activity's ID; true: return
 }
@@ -50,12 +23,12 @@ func pauseTest(t *testing.T, cfg activity.Config, test func(t *testing.T, e *pau
 	synctest.Test(t, func(t *testing.T) {
 		c := &pauseClock{Mock: clock.NewMock()}
 		cfg.Clock = c
-		test(t, &pauseEnv{newTimeoutEnv(t, cfg, c.Mock), c, map[string]chan func(activity.Context) bool{}})
+		test(t, &pauseEnv{newEnv(t, cfg, c.Mock), c, map[string]chan func(activity.Context) bool{}})
 	})
 }
 
 // begin starts an activity of one attempt whose function waits for orders.
-func (e *pauseEnv) begin(id string, opts activity.Options) *activity.Handle[struct{}] {
+func (e *pauseEnv) begin(id string, opts activity.Options) *activity.Handle[string] {
 	e.t.Helper()
 	do := make(chan func(activity.Context) bool)
 	e.do[id] = do
@@ -103,7 +76,7 @@ func (e *pauseEnv) late(at, late time.Duration) {
 
 // wantEnd checks that an activity times out at an instant, and not 1 ns before.
 // Its timer is in time.
-func (e *pauseEnv) wantEnd(h *activity.Handle[struct{}], at time.Duration, typ activity.TimeoutType) {
+func (e *pauseEnv) wantEnd(h *activity.Handle[string], at time.Duration, typ activity.TimeoutType) {
 	e.t.Helper()
 	if left := at - e.now(); left > 0 {
 		if left > 1 {
@@ -115,19 +88,19 @@ func (e *pauseEnv) wantEnd(h *activity.Handle[struct{}], at time.Duration, typ a
 	e.wantEnded(h, at, typ)
 }
 
-func (e *pauseEnv) wantEnded(h *activity.Handle[struct{}], at time.Duration, typ activity.TimeoutType) {
+func (e *pauseEnv) wantEnded(h *activity.Handle[string], at time.Duration, typ activity.TimeoutType) {
 	e.t.Helper()
-	if got := timeoutTypeOf(e.end(h)); got != typ {
+	if got := timeoutType(e.end(h)); got != typ {
 		e.t.Errorf("%s ended in %s, want %s", h.ID(), got, typ)
 	}
-	for _, event := range e.events {
+	for _, event := range e.all() {
 		if event.ID == h.ID() && event.Kind == activity.EventFailed && event.Time.Sub(e.base) != at {
 			e.t.Errorf("%s ended at %s, want %s", h.ID(), event.Time.Sub(e.base), at)
 		}
 	}
 }
 
-func (e *pauseEnv) wantAlive(h *activity.Handle[struct{}]) {
+func (e *pauseEnv) wantAlive(h *activity.Handle[string]) {
 	e.t.Helper()
 	select {
 	case <-h.Done():
@@ -136,8 +109,8 @@ func (e *pauseEnv) wantAlive(h *activity.Handle[struct{}]) {
 	}
 }
 
-// TestRule11Threshold: only who comes late by more than the larger of a tenth of
-// the heartbeat timeout and 1 ms takes it for a pause, whoever it is.
+// Only who comes late by more than the larger of a tenth of the heartbeat
+// timeout and 1 ms takes it for a pause, whoever it is.
 func TestRule11Threshold(t *testing.T) {
 	for timeout, threshold := range map[time.Duration]time.Duration{
 		10 * time.Second:         time.Second,
@@ -174,7 +147,7 @@ func TestRule11Threshold(t *testing.T) {
 						switch {
 						case more == 0:
 							e.wantEnded(h, at, activity.TimeoutHeartbeat)
-							if first == "heartbeat" && timeoutTypeOf(err) != activity.TimeoutHeartbeat {
+							if first == "heartbeat" && timeoutType(err) != activity.TimeoutHeartbeat {
 								t.Errorf("Heartbeat returned %v", err)
 							}
 						case err != nil:
@@ -193,8 +166,8 @@ func TestRule11Threshold(t *testing.T) {
 	}
 }
 
-// TestRule11Moves: each move is to now plus the lateness, and all moves after one
-// heartbeat grant together at most one HeartbeatTimeout: a real stall is found.
+// Each move is to now plus the lateness, and all moves after one heartbeat
+// grant together at most one HeartbeatTimeout: a real stall is found.
 func TestRule11Moves(t *testing.T) {
 	const s = time.Second
 	for _, test := range []struct {
@@ -234,8 +207,7 @@ func TestRule11Moves(t *testing.T) {
 	}
 }
 
-// TestRule11HeartbeatGrantsAnew: what was granted counts from the last heartbeat,
-// and for one attempt.
+// What was granted counts from the last heartbeat, and for one attempt.
 func TestRule11HeartbeatGrantsAnew(t *testing.T) {
 	const s = time.Second
 	pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
@@ -265,8 +237,7 @@ func TestRule11HeartbeatGrantsAnew(t *testing.T) {
 	})
 }
 
-// TestRule11PausedInSleep: a function that slept through the pause wakes up, and
-// is in time.
+// A function that slept through the pause wakes up, and is in time.
 func TestRule11PausedInSleep(t *testing.T) {
 	pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
 		h := e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
@@ -283,8 +254,8 @@ func TestRule11PausedInSleep(t *testing.T) {
 	})
 }
 
-// TestRule11OtherDeadlinesStay: only the heartbeat deadline moves, and before the
-// others are looked at. Of those that are left the earlier comes first (rule 7).
+// Only the heartbeat deadline moves, and before the others are looked at. Of
+// those that are left the earlier comes first (rule 7).
 func TestRule11OtherDeadlinesStay(t *testing.T) {
 	const ms = time.Millisecond
 	for _, test := range []struct {
@@ -327,8 +298,8 @@ func TestRule11OtherDeadlinesStay(t *testing.T) {
 	}
 }
 
-// TestRule11Several: the lateness counts from the earliest deadline that is due,
-// whosever it is and of whatever kind. Those not yet due stay.
+// The lateness counts from the earliest deadline that is due, whosever it is
+// and of whatever kind. Those not yet due stay.
 func TestRule11Several(t *testing.T) {
 	const s = time.Second
 	const heartbeat = activity.TimeoutHeartbeat
@@ -411,280 +382,4 @@ func TestRule11Several(t *testing.T) {
 		e.wantEnd(a, 12*s+2, heartbeat)
 		e.wantEnd(b, 21*s+1, heartbeat)
 	})
-}
-
-// TestRule10NoStartAfterClose: an attempt whose start comes late, at or after
-// schedule-to-close, does not begin.
-func TestRule10NoStartAfterClose(t *testing.T) {
-	for late, begins := range map[time.Duration]bool{0: true, time.Second - 1: true, time.Second: false, 2 * time.Second: false} {
-		t.Run(late.String(), func(t *testing.T) {
-			pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
-				failed := errors.New("failed")
-				h := e.start(activity.Options{
-					ID: "a", ScheduleToCloseTimeout: 6 * time.Second, RetryPolicy: activity.RetryPolicy{InitialInterval: 5 * time.Second},
-				}, func(ctx activity.Context) error {
-					if ctx.Info().Attempt == 1 {
-						return failed
-					}
-					return nil
-				})
-				e.late(5*time.Second, late)
-				err := e.end(h)
-				if begins {
-					if err != nil {
-						t.Error(err)
-					}
-					e.wantStarted("a", 2, 5*time.Second+late)
-					return
-				}
-				e.wantStarted("a", 2, -1)
-				if end := (*activity.Error)(nil); !errors.As(err, &end) || end.RetryState != activity.RetryStateTimeout || !errors.Is(err, failed) {
-					t.Errorf("it ended with %v, want the attempt's own error and %s", err, activity.RetryStateTimeout)
-				}
-			})
-		})
-	}
-}
-
-// TestRule10NextAttempt: one that would begin at or after schedule-to-close is
-// not waited for, and the last attempt's own error is the end.
-func TestRule10NextAttempt(t *testing.T) {
-	failed := errors.New("failed")
-	for _, how := range []string{"error", "retry after", "start-to-close", "second heartbeat timeout"} {
-		for _, more := range []time.Duration{-1, 0, 1} {
-			t.Run(fmt.Sprintf("%s/%d", how, more), func(t *testing.T) {
-				timeoutBoth(t, activity.Config{}, func(t *testing.T, e *timeoutEnv) {
-					opts := activity.Options{ID: "a"}
-					ends, next := time.Duration(0), time.Second // when the attempt ends, and the next begins
-					var want activity.TimeoutType
-					last := 1
-					switch how {
-					case "retry after":
-						next = time.Hour
-					case "start-to-close":
-						opts.StartToCloseTimeout = 3 * time.Second
-						ends, next, want = 3*time.Second, 4*time.Second, activity.TimeoutStartToClose
-					case "second heartbeat timeout":
-						opts.HeartbeatTimeout = 3 * time.Second
-						ends, next, want, last = 6*time.Second, 8*time.Second, activity.TimeoutHeartbeat, 2
-					}
-					opts.ScheduleToCloseTimeout = next + more
-					h := e.start(opts, func(ctx activity.Context) error {
-						switch {
-						case ctx.Info().Attempt > last:
-							<-ctx.Done()
-							return context.Cause(ctx)
-						case how == "error":
-							return failed
-						case how == "retry after":
-							return activity.RetryAfter(failed, time.Hour)
-						}
-						<-ctx.Done()
-						return context.Cause(ctx)
-					})
-					e.pass(ends)
-					if more == 1 {
-						e.pass(next - ends)
-						e.wantStarted("a", last+1, next)
-						e.pass(1)
-						want = activity.TimeoutScheduleToClose
-						ends = next + 1
-					} else {
-						e.wantStarted("a", last+1, -1)
-					}
-					err := e.end(h) // at once
-					if end := err.(*activity.Error); end.RetryState != activity.RetryStateTimeout || timeoutTypeOf(err) != want {
-						t.Errorf("it ended with %v (%s)", err, end.RetryState)
-					}
-					if want == 0 && !errors.Is(err, failed) {
-						t.Errorf("%v is not the attempt's own error", err)
-					}
-					for _, event := range e.events {
-						if event.Kind == activity.EventFailed && event.Time.Sub(e.base) != ends {
-							t.Errorf("it ended at %s, want %s", event.Time.Sub(e.base), ends)
-						}
-						if event.Kind == activity.EventAttemptFailed && more != 1 && event.Attempt == last && event.Delay != 0 {
-							t.Errorf("the last attempt's event has Delay %s", event.Delay)
-						}
-					}
-				})
-			})
-		}
-	}
-}
-
-// TestRule10CutsOff: an attempt that schedule-to-close cuts off is not retried,
-// whatever Retryable says. An immediate retry just before it has 1 ns.
-func TestRule10CutsOff(t *testing.T) {
-	timeoutBoth(t, activity.Config{}, func(t *testing.T, e *timeoutEnv) {
-		h := e.start(activity.Options{
-			ID: "a", HeartbeatTimeout: 10*time.Second - 1, ScheduleToCloseTimeout: 10 * time.Second,
-			RetryPolicy: activity.RetryPolicy{Retryable: func(error) bool { return true }},
-		}, e.hang)
-		e.pass(10 * time.Second)
-		err := e.end(h)
-		e.want("a",
-			"0s scheduled 0",
-			"0s attempt started 1",
-			"9.999999999s attempt failed 1: heartbeat timeout, next in 0s",
-			"9.999999999s abandoned 1",
-			"9.999999999s attempt started 2",
-			"10s attempt failed 2: schedule-to-close timeout, next in 0s",
-			"10s abandoned 2",
-			"10s failed 2: schedule-to-close timeout, timeout")
-		timeout := (*activity.TimeoutError)(nil)
-		if !errors.As(err, &timeout) || timeout.Attempt != 2 || timeoutTypeOf(timeout.LastFailure) != activity.TimeoutHeartbeat {
-			t.Errorf("it ended with %#v", timeout)
-		}
-	})
-}
-
-// TestRule10ScheduleToStart bounds the first wait for a slot, and a retry's. At
-// its very instant a slot that becomes free is the next one's.
-func TestRule10ScheduleToStart(t *testing.T) {
-	const s = time.Second
-	for _, how := range []string{"return before the timer", "return after the timer", "timeout"} {
-		for _, more := range []time.Duration{-1, 0, 1} {
-			t.Run(fmt.Sprintf("%s/%d", how, more), func(t *testing.T) {
-				timeoutBoth(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *timeoutEnv) {
-					free := 5*s + more
-					early, opts := e.clock.After(free), activity.Options{RetryPolicy: timeoutOnce}
-					if how == "timeout" {
-						opts.StartToCloseTimeout = free
-					}
-					e.start(opts, func(ctx activity.Context) error {
-						switch how {
-						case "return before the timer":
-							<-early
-						case "return after the timer":
-							<-e.clock.After(free)
-						default:
-							<-ctx.Done()
-						}
-						return nil
-					})
-					done := func(activity.Context) error { return nil }
-					h := e.start(activity.Options{ID: "a", ScheduleToStartTimeout: 5 * s, RetryPolicy: activity.RetryPolicy{Retryable: func(error) bool { return true }}}, done)
-					e.start(activity.Options{ID: "b"}, done)
-					if n := e.rt.Stats().Waiting; n != 2 {
-						t.Errorf("%d wait for a slot", n)
-					}
-					e.pass(free)
-					e.pass(s)
-					err := e.end(h)
-					e.wantStarted("b", 1, free)
-					if more < 0 {
-						e.wantStarted("a", 1, free)
-						return
-					}
-					e.want("a", "0s scheduled 0", "5s failed 0: schedule-to-start timeout, timeout")
-					if end := err.(*activity.Error); end.Attempt != 0 || !errors.Is(err, context.DeadlineExceeded) {
-						t.Errorf("it ended with %#v", end)
-					}
-				})
-			})
-		}
-	}
-	t.Run("retry", func(t *testing.T) {
-		timeoutBoth(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *timeoutEnv) {
-			failed := errors.New("failed")
-			h := e.start(activity.Options{ID: "a", ScheduleToStartTimeout: 5 * s}, func(activity.Context) error { return failed })
-			e.start(activity.Options{ID: "b"}, e.hang)
-			e.pass(6 * s)
-			err := e.end(h)
-			e.want("a",
-				"0s scheduled 0",
-				"0s attempt started 1",
-				"0s attempt failed 1: failed, next in 1s",
-				"6s failed 1: schedule-to-start timeout, timeout")
-			timeout := (*activity.TimeoutError)(nil)
-			if !errors.As(err, &timeout) || timeout.Attempt != 1 || timeout.LastFailure != failed || timeout.Stack != nil {
-				t.Errorf("it ended with %#v", timeout)
-			}
-		})
-	})
-	t.Run("schedule-to-close while waiting", func(t *testing.T) {
-		timeoutBoth(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *timeoutEnv) {
-			e.start(activity.Options{StartToCloseTimeout: 5 * s, RetryPolicy: timeoutOnce}, e.hang)
-			e.start(activity.Options{ID: "a", ScheduleToCloseTimeout: 5 * s}, e.hang)
-			e.start(activity.Options{ID: "b", ScheduleToCloseTimeout: 5*s + 1}, e.hang)
-			e.pass(5 * s)
-			e.want("a", "0s scheduled 0", "5s failed 0: schedule-to-close timeout, timeout")
-			e.want("b", "0s scheduled 0", "5s attempt started 1")
-		})
-	})
-}
-
-// TestSlotsFirstInFirstOut: a slot goes to who has waited longest, and a canceled
-// one is passed over.
-func TestSlotsFirstInFirstOut(t *testing.T) {
-	timeoutBoth(t, activity.Config{MaxConcurrent: 2}, func(t *testing.T, e *timeoutEnv) {
-		handles := map[string]*activity.Handle[struct{}]{}
-		for i := range 8 {
-			id := string(rune('a' + i))
-			handles[id] = e.start(activity.Options{ID: id}, e.hang)
-		}
-		running := func() (ids string) {
-			for _, s := range e.rt.Activities() {
-				if s.State == activity.StateRunning {
-					ids += s.ID
-				}
-			}
-			return ids
-		}
-		var got []string
-		got = append(got, running())
-		handles["d"].Cancel(nil)
-		synctest.Wait()
-		got = append(got, running())
-		for _, id := range []string{"b", "a", "c", "f", "e"} {
-			e.open(id + "1")
-			got = append(got, running())
-		}
-		if diff := cmp.Diff([]string{"ab", "ab", "ac", "ce", "ef", "eg", "gh"}, got); diff != "" {
-			t.Errorf("running (-want +got):\n%s", diff)
-		}
-		e.want("d", "0s scheduled 0", "0s canceled 0")
-		if s := e.rt.Stats(); s.Running != 2 || s.Waiting != 0 {
-			t.Errorf("Stats are %+v", s)
-		}
-	})
-}
-
-// TestSlotsRetry: the immediate retry keeps the slot, also while Retryable is
-// asked. A backoff gives it up, and the retry waits behind the others. A function
-// that is abandoned holds none.
-func TestSlotsRetry(t *testing.T) {
-	const s = time.Second
-	for _, retryable := range []func(error) bool{nil, func(error) bool { return true }} {
-		t.Run(fmt.Sprint(retryable != nil), func(t *testing.T) {
-			timeoutBoth(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *timeoutEnv) {
-				policy := activity.RetryPolicy{Retryable: retryable}
-				e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * s, RetryPolicy: policy}, e.hang)
-				e.start(activity.Options{ID: "b", StartToCloseTimeout: 3 * s, RetryPolicy: policy}, e.hang)
-				e.start(activity.Options{ID: "c"}, e.hang)
-				e.pass(time.Minute)
-				e.want("a",
-					"0s scheduled 0",
-					"0s attempt started 1",
-					"10s attempt failed 1: heartbeat timeout, next in 0s",
-					"10s abandoned 1",
-					"10s attempt started 2",
-					"20s attempt failed 2: heartbeat timeout, next in 2s",
-					"20s abandoned 2")
-				e.want("b",
-					"0s scheduled 0",
-					"20s attempt started 1",
-					"23s attempt failed 1: start-to-close timeout, next in 1s",
-					"23s abandoned 1")
-				e.wantStarted("c", 1, 23*s)
-				if s := e.rt.Stats(); s.Running != 1 || s.Waiting != 2 || s.Abandoned != 3 || s.Timeouts != 3 {
-					t.Errorf("Stats are %+v", s)
-				}
-				e.open("c1")
-				e.wantStarted("a", 3, 60*s) // it has waited since 22 s
-				e.wantStarted("b", 2, -1)   // and this one since 24 s
-			})
-		})
-	}
 }

@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,16 +19,10 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-var quiet = slog.New(slog.DiscardHandler)
-
-func story() activity.Options {
-	return activity.Options{StartToCloseTimeout: time.Hour, HeartbeatTimeout: 10 * time.Second}
-}
-
 // The first listing of "How to Heartbeat an Activity": plain heartbeats.
 func TestStoryPlainHeartbeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		start := time.Now()
+		begun := time.Now()
 		rt := activity.New(activity.Config{})
 		err := rt.Run(t.Context(), story(), func(ctx activity.Context) error {
 			for range 1000 {
@@ -46,13 +38,11 @@ func TestStoryPlainHeartbeats(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(start); took != 1000*time.Second {
+		if took := time.Since(begun); took != 1000*time.Second {
 			t.Errorf("1,000 steps of a second took %s", took)
 		}
 		want := activity.Stats{Scheduled: 1, Completed: 1, Attempts: 1, Heartbeats: 1000}
-		if diff := cmp.Diff(want, rt.Stats()); diff != "" {
-			t.Error(diff)
-		}
+		checkDiff(t, "Stats", rt.Stats(), want)
 	})
 }
 
@@ -86,45 +76,10 @@ func (s *steps) run(ctx activity.Context) error {
 	return nil
 }
 
-// journal keeps what an Observer is told.
-type journal struct {
-	mu     sync.Mutex
-	start  time.Time
-	events []activity.Event
-}
-
-func (j *journal) observe(e activity.Event) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.events = append(j.events, e)
-}
-
-// lines leaves the heartbeats out.
-func (j *journal) lines() []string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	var lines []string
-	for _, e := range j.events {
-		if e.Kind == activity.EventHeartbeat {
-			continue
-		}
-		line := fmt.Sprintf("%s %s %d", e.Time.Sub(j.start), e.Kind, e.Attempt)
-		if e.Err != nil {
-			var timeout *activity.TimeoutError
-			if errors.As(e.Err, &timeout) {
-				line += " " + timeout.Type.String()
-			}
-			line += fmt.Sprintf(" retry in %s", e.Delay)
-		}
-		lines = append(lines, line)
-	}
-	return lines
-}
-
 var storyWithStall = []string{
 	"0s scheduled 0",
 	"0s attempt started 1",
-	"52s attempt failed 1 heartbeat timeout retry in 0s",
+	"52s attempt failed 1: heartbeat timeout, next in 0s",
 	"52s abandoned 1",
 	"52s attempt started 2",
 	"52s abandoned returned 1",
@@ -136,12 +91,8 @@ func checkStory(t *testing.T, s *steps, j *journal, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]int{1, 42}, s.resumed); diff != "" {
-		t.Error("where the attempts began:", diff)
-	}
-	if diff := cmp.Diff(storyWithStall, j.lines()); diff != "" {
-		t.Error(diff)
-	}
+	checkDiff(t, "where the attempts began", s.resumed, []int{1, 42})
+	checkDiff(t, "events", j.lines("", activity.EventHeartbeat), storyWithStall)
 	var timeout *activity.TimeoutError
 	if len(s.causes) != 1 || !errors.As(s.causes[0], &timeout) || timeout.Type != activity.TimeoutHeartbeat {
 		t.Errorf("the stalled attempt was told %v", s.causes)
@@ -151,7 +102,7 @@ func checkStory(t *testing.T, s *steps, j *journal, err error) {
 // In a bubble with the zero Config: nothing has to be driven.
 func TestStoryStallInABubble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		j := &journal{start: time.Now()}
+		j := &journal{base: time.Now()}
 		s := &steps{interval: time.Second, hang: func(ctx activity.Context) { <-ctx.Done() }}
 		rt := activity.New(activity.Config{Observer: j.observe, Logger: quiet})
 		err := rt.Run(t.Context(), story(), s.run)
@@ -164,15 +115,12 @@ func TestStoryStallInABubble(t *testing.T) {
 func TestStoryStallUnderAMock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mock := clock.NewMock()
-		j := &journal{start: mock.Now()}
+		j := &journal{base: mock.Now()}
 		s := &steps{interval: time.Second, hang: func(ctx activity.Context) { <-ctx.Done() }}
 		rt := activity.New(activity.Config{Clock: mock, Observer: j.observe, Logger: quiet})
-		h, err := activity.Start(t.Context(), rt, story(), func(ctx activity.Context, _ struct{}) (struct{}, error) {
-			return struct{}{}, s.run(ctx)
-		}, struct{}{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		h := start(t, rt, story(), func(ctx activity.Context) error {
+			return s.run(ctx)
+		})
 		for range 42 {
 			synctest.Wait()
 			mock.Add(time.Second)
@@ -185,15 +133,15 @@ func TestStoryStallUnderAMock(t *testing.T) {
 		mock.Add(1)
 		synctest.Wait()
 		status := h.Status()
-		var details int
-		if _, err := status.HeartbeatDetails(&details); err != nil || details != 42 || status.Attempt != 2 {
-			t.Fatalf("at the heartbeat timeout: attempt %d, details %d, %v", status.Attempt, details, err)
+		checkDetails(t, status, 42)
+		if status.Attempt != 2 {
+			t.Fatalf("at the heartbeat timeout: attempt %d", status.Attempt)
 		}
 		for range 59 {
 			mock.Add(time.Second)
 			synctest.Wait()
 		}
-		_, err = h.Wait(t.Context())
+		err := wait(t, h)
 		checkStory(t, s, j, err)
 	})
 }
@@ -346,20 +294,17 @@ func TestManyOutstanding(t *testing.T) {
 		c := &countingClock{Mock: clock.NewMock()}
 		rt := activity.New(activity.Config{Clock: c})
 		for range n {
-			_, err := activity.Start(t.Context(), rt, story(), func(ctx activity.Context, _ struct{}) (struct{}, error) {
+			start(t, rt, story(), func(ctx activity.Context) error {
 				for range 3 {
 					if err := ctx.Sleep(9 * time.Second); err != nil {
-						return struct{}{}, err
+						return err
 					}
 					if err := ctx.Heartbeat(); err != nil {
-						return struct{}{}, err
+						return err
 					}
 				}
-				return struct{}{}, nil
-			}, struct{}{})
-			if err != nil {
-				t.Fatal(err)
-			}
+				return nil
+			})
 		}
 		if got := rt.Stats().Running; got != n {
 			t.Fatalf("%d of %d run", got, n)
@@ -370,61 +315,11 @@ func TestManyOutstanding(t *testing.T) {
 		}
 		synctest.Wait()
 		want := activity.Stats{Scheduled: uint64(n), Completed: uint64(n), Attempts: uint64(n), Heartbeats: 3 * uint64(n)}
-		if diff := cmp.Diff(want, rt.Stats()); diff != "" {
-			t.Error(diff)
-		}
+		checkDiff(t, "Stats", rt.Stats(), want)
 		if got := c.timers.Load(); got != 1 {
 			t.Errorf("%d timers were made", got)
 		}
 	})
-}
-
-// A Runtime owns no goroutine while nothing runs, and none for an activity that
-// waits for a slot or backs off.
-func TestNoGoroutineForAWait(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		before := bubbled()
-		rt := activity.New(activity.Config{MaxConcurrent: 1, Logger: quiet})
-		ctx, cancel := context.WithCancel(t.Context())
-		fail := func(ctx activity.Context, _ struct{}) (struct{}, error) { return struct{}{}, errors.New("fails") }
-		for range 100 { // each takes the slot, fails, and backs off or waits for the slot again
-			if _, err := activity.Start(ctx, rt, activity.Options{}, fail, struct{}{}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		synctest.Wait()
-		if got := rt.Stats(); got.BackingOff+got.Waiting != 100 {
-			t.Fatalf("%+v", got)
-		}
-		if got := goroutines(before); got > before {
-			t.Errorf("%d goroutines more than without", got-before)
-		}
-		cancel()
-		synctest.Wait()
-		if got := goroutines(before); got > before {
-			t.Errorf("%d goroutines are left", got-before)
-		}
-		if got := rt.Stats(); got.Canceled != 100 {
-			t.Errorf("%+v", got)
-		}
-	})
-}
-
-// goroutines counts those in bubbles: the Go runtime has some of its own, now and
-// then. It yields until those that are about to end have ended: that a bubble
-// waits is no proof that they have.
-func goroutines(want int) int {
-	n := bubbled()
-	for i := 0; i < 1000 && n > want; i++ {
-		runtime.Gosched()
-		n = bubbled()
-	}
-	return n
-}
-
-func bubbled() int {
-	buf := make([]byte, 1<<20)
-	return strings.Count(string(buf[:runtime.Stack(buf, true)]), "synctest bubble ")
 }
 
 // Allocation budgets of what users call in hot loops.
@@ -434,7 +329,7 @@ func TestAllocations(t *testing.T) {
 	}
 	rt := activity.New(activity.Config{})
 	run := testing.AllocsPerRun(1000, func() {
-		if err := rt.Run(context.Background(), story(), func(activity.Context) error { return nil }); err != nil {
+		if err := rt.Run(context.Background(), story(), noop); err != nil {
 			t.Fatal(err)
 		}
 	})

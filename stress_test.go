@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -35,7 +34,7 @@ type stressRun struct {
 
 func newStressRun(s *modelScript, unit time.Duration) *stressRun {
 	r := &stressRun{s: s, unit: unit, events: make([][]activity.Event, len(s.acts)), causes: map[[2]int]error{}, begun: time.Now()}
-	r.rt = activity.New(activity.Config{MaxConcurrent: s.slots, Logger: slog.New(slog.DiscardHandler), Observer: func(e activity.Event) {
+	r.rt = activity.New(activity.Config{MaxConcurrent: s.slots, Logger: quiet, Observer: func(e activity.Event) {
 		var i int
 		_, _ = fmt.Sscan(e.Name, &i)
 		r.mu.Lock()
@@ -176,10 +175,10 @@ func (r *stressRun) play(t *testing.T, after time.Duration) []*activity.Handle[i
 	return handles
 }
 
-// TestRule25Repeats: the same scripts in a bubble give each activity the same
-// events at the same times, byte for byte, every time. What an abandoned
-// function does at an instant at which a later attempt does something too is in
-// the order in which the two run, so EventAbandonedReturned is compared apart.
+// The same scripts in a bubble give each activity the same events at the same
+// times, byte for byte, every time. What an abandoned function does at an
+// instant at which a later attempt does something too is in the order in which
+// the two run, so EventAbandonedReturned is compared apart.
 func TestRule25Repeats(t *testing.T) {
 	runs := 300
 	if testing.Short() {
@@ -224,8 +223,8 @@ func TestRule25Repeats(t *testing.T) {
 	}
 }
 
-// TestRule25RetryableAsked: whether an attempt that times out and returns at once
-// blocks the next one is the same every time, also with a Retryable to ask.
+// Whether an attempt that times out and returns at once blocks the next one is
+// the same every time, also with a Retryable to ask.
 func TestRule25RetryableAsked(t *testing.T) {
 	runs := 300
 	if testing.Short() {
@@ -352,9 +351,9 @@ func (r *stressRun) check(handles []*activity.Handle[int]) activity.Stats {
 	return want
 }
 
-// TestStress runs scripts on the real clock, many at once, and looks for what is
-// lost, doubled, out of order or left over: rules 1, 4, 8, 17 and 19. It measures
-// no time. -model.seed sets its seed too.
+// TestStress runs scripts on the real clock, many at once, and looks for what
+// is lost, doubled, out of order or left over: rules 1, 4, 8, 17 and 19. It
+// measures no time. -model.seed sets its seed too.
 func TestStress(t *testing.T) {
 	scripts := 100
 	if testing.Short() {

@@ -4,213 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
+	"io"
 	"math"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/benbjohnson/clock"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/seed-9da638b0/activity"
 )
 
-// A timeoutEnv is a Runtime in a synctest bubble, and what its Observer heard.
-type timeoutEnv struct {
-	t     *testing.T
-	clock clock.Clock // what the functions may wait on
-	mock  *clock.Mock // nil: the zero Config, on the bubble's time
-	rt    *activity.Runtime
-	ctx   context.Context
-	base  time.Time
-
-	mu     sync.Mutex
-	events []activity.Event
-	gates  map[string]chan struct{}
-}
-
-// timeoutBoth runs a test on the zero Config in a bubble, and on a mock in one.
-func timeoutBoth(t *testing.T, cfg activity.Config, test func(t *testing.T, e *timeoutEnv)) {
-	t.Run("zero", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) { test(t, newTimeoutEnv(t, cfg, nil)) })
-	})
-	t.Run("mock", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) { test(t, newTimeoutEnv(t, cfg, clock.NewMock())) })
-	})
-}
-
-func newTimeoutEnv(t *testing.T, cfg activity.Config, mock *clock.Mock) *timeoutEnv {
-	e := &timeoutEnv{t: t, clock: clock.New(), mock: mock, gates: map[string]chan struct{}{}}
-	if mock != nil {
-		e.clock = mock
-		if cfg.Clock == nil {
-			cfg.Clock = mock
-		}
-	}
-	e.base = e.clock.Now()
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	cfg.Observer = func(event activity.Event) {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		e.events = append(e.events, event)
-	}
-	e.rt = activity.New(cfg)
-	ctx, cancel := context.WithCancel(t.Context())
-	e.ctx = ctx
-	t.Cleanup(func() { // what hangs must end with the bubble
-		cancel()
-		synctest.Wait()
-		e.openAll()
-		synctest.Wait()
-	})
-	return e
-}
-
-// pass lets time go by, and all that happens in it.
-func (e *timeoutEnv) pass(d time.Duration) {
-	if e.mock != nil {
-		e.mock.Add(d)
-	} else {
-		time.Sleep(d)
-	}
-	synctest.Wait()
-}
-
-func (e *timeoutEnv) start(opts activity.Options, fn func(activity.Context) error) *activity.Handle[struct{}] {
-	e.t.Helper()
-	h, err := activity.Start(e.ctx, e.rt, opts, func(ctx activity.Context, _ struct{}) (struct{}, error) {
-		return struct{}{}, fn(ctx)
-	}, struct{}{})
-	if err != nil {
-		e.t.Fatal(err)
-	}
-	synctest.Wait()
-	return h
-}
-
-// end is the error of an activity that has ended.
-func (e *timeoutEnv) end(h *activity.Handle[struct{}]) error {
-	e.t.Helper()
-	select {
-	case <-h.Done():
-	default:
-		e.t.Fatalf("the activity has not ended; its events: %s", strings.Join(e.lines(h.ID()), "\n"))
-	}
-	_, err := h.Wait(context.Background())
-	return err
-}
-
-// gate is a place where functions hang until open is called.
-func (e *timeoutEnv) gate(name string) chan struct{} {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.gates[name] == nil {
-		e.gates[name] = make(chan struct{})
-	}
-	return e.gates[name]
-}
-
-func (e *timeoutEnv) open(name string) {
-	close(e.gate(name))
-	synctest.Wait()
-}
-
-func (e *timeoutEnv) openAll() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, gate := range e.gates {
-		select {
-		case <-gate:
-		default:
-			close(gate)
-		}
-	}
-}
-
-// hang ignores its context, at a gate that is named after the attempt.
-func (e *timeoutEnv) hang(ctx activity.Context) error {
-	<-e.gate(fmt.Sprintf("%s%d", ctx.Info().ID, ctx.Info().Attempt))
-	return nil
-}
-
-// lines are the events of an activity, each as its time, kind and attempt.
-func (e *timeoutEnv) lines(id string) []string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var lines []string
-	for _, event := range e.events {
-		if event.ID != id {
-			continue
-		}
-		s := fmt.Sprintf("%s %s %d", event.Time.Sub(e.base), event.Kind, event.Attempt)
-		switch event.Kind {
-		case activity.EventAttemptFailed:
-			s += fmt.Sprintf(": %s, next in %s", timeoutWhat(event.Err), event.Delay)
-		case activity.EventFailed:
-			s += fmt.Sprintf(": %s, %s", timeoutWhat(event.Err), event.Err.(*activity.Error).RetryState)
-		}
-		lines = append(lines, s)
-	}
-	return lines
-}
-
-func (e *timeoutEnv) want(id string, want ...string) {
-	e.t.Helper()
-	if diff := cmp.Diff(want, e.lines(id)); diff != "" {
-		e.t.Errorf("events of %q (-want +got):\n%s", id, diff)
-	}
-}
-
-// started is when the n-th attempt of an activity started, or -1.
-func (e *timeoutEnv) started(id string, n int) time.Duration {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, event := range e.events {
-		if event.ID == id && event.Kind == activity.EventAttemptStarted && event.Attempt == n {
-			return event.Time.Sub(e.base)
-		}
-	}
-	return -1
-}
-
-func (e *timeoutEnv) wantStarted(id string, n int, at time.Duration) {
-	e.t.Helper()
-	if got := e.started(id, n); got != at {
-		e.t.Errorf("attempt %d of %q started at %s, want %s", n, id, got, at)
-	}
-}
-
-func timeoutWhat(err error) string {
-	if timeout := (*activity.TimeoutError)(nil); errors.As(err, &timeout) {
-		return timeout.Type.String()
-	}
-	if e, ok := err.(*activity.Error); ok {
-		err = e.Err
-	}
-	return err.Error()
-}
-
-func timeoutTypeOf(err error) activity.TimeoutType {
-	if timeout := (*activity.TimeoutError)(nil); errors.As(err, &timeout) {
-		return timeout.Type
-	}
-	return 0
-}
-
-var timeoutOnce = activity.RetryPolicy{MaximumAttempts: 1}
-
 // What a function can do at the instant of a deadline. Each returns what it was
 // told, if it was told something.
-var timeoutActions = map[string]func(e *timeoutEnv, ctx activity.Context) error{
-	"heartbeat": func(e *timeoutEnv, ctx activity.Context) error { return ctx.Heartbeat() },
-	"details":   func(e *timeoutEnv, ctx activity.Context) error { return ctx.Heartbeat(1) },
-	"return":    func(e *timeoutEnv, ctx activity.Context) error { return nil },
-	"guard": func(e *timeoutEnv, ctx activity.Context) error {
+var timeoutActions = map[string]func(e *env, ctx activity.Context) error{
+	"heartbeat": func(e *env, ctx activity.Context) error { return ctx.Heartbeat() },
+	"details":   func(e *env, ctx activity.Context) error { return ctx.Heartbeat(1) },
+	"return":    func(e *env, ctx activity.Context) error { return nil },
+	"guard": func(e *env, ctx activity.Context) error {
 		ran := false
 		err := activity.Guard(ctx, func() error { ran = true; return nil })
 		if ran != (err == nil) {
@@ -222,8 +34,8 @@ var timeoutActions = map[string]func(e *timeoutEnv, ctx activity.Context) error{
 	"idle":  nil,
 }
 
-// TestRule7TimeoutComesFirst: what a function does at the instant of a deadline
-// comes too late, whichever goroutine is there first.
+// What a function does at the instant of a deadline comes too late, whichever
+// goroutine is there first.
 func TestRule7TimeoutComesFirst(t *testing.T) {
 	const timeout = 10 * time.Second
 	options := map[activity.TimeoutType]activity.Options{
@@ -240,9 +52,9 @@ func TestRule7TimeoutComesFirst(t *testing.T) {
 				for _, first := range []string{"function", "runtime"} {
 					name := fmt.Sprintf("%s/%s/%d/%s", typ, action, after, first)
 					t.Run(name, func(t *testing.T) {
-						timeoutBoth(t, activity.Config{}, func(t *testing.T, e *timeoutEnv) {
+						both(t, activity.Config{}, func(t *testing.T, e *env) {
 							opts := opts
-							opts.ID, opts.RetryPolicy = "a", timeoutOnce
+							opts.ID, opts.RetryPolicy = "a", once
 							timeoutAt(t, e, opts, typ, action, timeout+after, timeout, first == "function")
 						})
 					})
@@ -253,7 +65,7 @@ func TestRule7TimeoutComesFirst(t *testing.T) {
 }
 
 // timeoutAt has a function act at the instant at.
-func timeoutAt(t *testing.T, e *timeoutEnv, opts activity.Options, typ activity.TimeoutType, action string, at, timeout time.Duration, functionFirst bool) {
+func timeoutAt(t *testing.T, e *env, opts activity.Options, typ activity.TimeoutType, action string, at, timeout time.Duration, functionFirst bool) {
 	var early <-chan time.Time
 	if functionFirst {
 		early = e.clock.After(at) // older than the Runtime's timer
@@ -291,12 +103,10 @@ func timeoutAt(t *testing.T, e *timeoutEnv, opts activity.Options, typ activity.
 			t.Errorf("before the deadline the function was told %v, and Run returned %v", told, err)
 		}
 		want := []string{"0s scheduled 0", "0s attempt started 1", "9.999999999s completed 1"}
-		if diff := cmp.Diff(want, calm); diff != "" {
-			t.Errorf("events (-want +got):\n%s", diff)
-		}
+		checkDiff(t, "events", calm, want)
 		return
 	}
-	if told == nil && action != "return" || told != nil && timeoutTypeOf(told) != typ {
+	if told == nil && action != "return" || told != nil && timeoutType(told) != typ {
 		t.Errorf("the function was told %v, want the %s", told, typ)
 	}
 	end, back := activity.RetryStateMaximumAttemptsReached, at
@@ -314,17 +124,15 @@ func timeoutAt(t *testing.T, e *timeoutEnv, opts activity.Options, typ activity.
 		fmt.Sprintf("10s failed 1: %s, %s", typ, end),
 		fmt.Sprintf("%s abandoned returned 1", back),
 	}
-	if diff := cmp.Diff(want, calm); diff != "" {
-		t.Errorf("events (-want +got):\n%s", diff)
-	}
+	checkDiff(t, "events", calm, want)
 }
 
-// TestRule7RetryAtTheSameInstant: the events are the same whether the function's
-// return, or the timer, is first at the deadline, and the retry is there at once.
+// The events are the same whether the function's return, or the timer, is first
+// at the deadline, and the retry is there at once.
 func TestRule7RetryAtTheSameInstant(t *testing.T) {
 	for _, first := range []string{"function", "runtime"} {
 		t.Run(first, func(t *testing.T) {
-			timeoutBoth(t, activity.Config{}, func(t *testing.T, e *timeoutEnv) {
+			both(t, activity.Config{}, func(t *testing.T, e *env) {
 				alarm := e.clock.After(math.MaxInt64)
 				if first == "function" {
 					alarm = e.clock.After(10 * time.Second)
@@ -357,10 +165,10 @@ func TestRule7RetryAtTheSameInstant(t *testing.T) {
 	}
 }
 
-// TestRule7HeartbeatMovesTheDeadline: it counts from the last heartbeat.
+// It counts from the last heartbeat.
 func TestRule7HeartbeatMovesTheDeadline(t *testing.T) {
-	timeoutBoth(t, activity.Config{}, func(t *testing.T, e *timeoutEnv) {
-		h := e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * time.Second, RetryPolicy: timeoutOnce}, func(ctx activity.Context) error {
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
+		h := e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * time.Second, RetryPolicy: once}, func(ctx activity.Context) error {
 			for _, d := range []time.Duration{10*time.Second - 1, 3 * time.Second} {
 				if err := ctx.Sleep(d); err != nil {
 					return err
@@ -385,8 +193,8 @@ func TestRule7HeartbeatMovesTheDeadline(t *testing.T) {
 	})
 }
 
-// TestRule7OrderOfDeadlines: the earlier instant first, and at one instant
-// schedule-to-close, then start-to-close, then heartbeat.
+// The earlier instant first, and at one instant schedule-to-close, then
+// start-to-close, then heartbeat.
 func TestRule7OrderOfDeadlines(t *testing.T) {
 	const s = 10 * time.Second
 	for _, test := range []struct {
@@ -405,13 +213,13 @@ func TestRule7OrderOfDeadlines(t *testing.T) {
 		{s, s, s - 1, activity.TimeoutScheduleToClose},
 	} {
 		t.Run(fmt.Sprint(test.heartbeat, test.start, test.schedule), func(t *testing.T) {
-			timeoutBoth(t, activity.Config{}, func(t *testing.T, e *timeoutEnv) {
+			both(t, activity.Config{}, func(t *testing.T, e *env) {
 				h := e.start(activity.Options{
-					ID: "a", RetryPolicy: timeoutOnce,
+					ID: "a", RetryPolicy: once,
 					HeartbeatTimeout: test.heartbeat, StartToCloseTimeout: test.start, ScheduleToCloseTimeout: test.schedule,
 				}, e.hang)
 				e.pass(s)
-				if got := timeoutTypeOf(e.end(h)); got != test.want {
+				if got := timeoutType(e.end(h)); got != test.want {
 					t.Errorf("the attempt ended in %s, want %s", got, test.want)
 				}
 			})
@@ -455,8 +263,8 @@ func timeoutScript(steps ...string) func(activity.Context) error {
 	}
 }
 
-// TestRule8Backoff: at once after a heartbeat timeout, unless the attempt before
-// ended so too and this one made no progress.
+// At once after a heartbeat timeout, unless the attempt before ended so too and
+// this one made no progress.
 func TestRule8Backoff(t *testing.T) {
 	const s = time.Second
 	for _, test := range []struct {
@@ -486,7 +294,7 @@ func TestRule8Backoff(t *testing.T) {
 		{"hang +slow hang hang", []time.Duration{0, 2 * s, 0, 8 * s}},
 	} {
 		t.Run(test.steps, func(t *testing.T) {
-			timeoutBoth(t, activity.Config{}, func(t *testing.T, e *timeoutEnv) {
+			both(t, activity.Config{}, func(t *testing.T, e *env) {
 				h := e.start(activity.Options{
 					ID: "a", HeartbeatTimeout: 10 * s, StartToCloseTimeout: 25 * s, HeartbeatDetails: []any{7},
 				}, timeoutScript(strings.Fields(test.steps)...))
@@ -495,23 +303,21 @@ func TestRule8Backoff(t *testing.T) {
 					t.Fatal(err)
 				}
 				var got []time.Duration
-				for _, event := range e.events {
+				for _, event := range e.all() {
 					if event.Kind != activity.EventAttemptFailed {
 						continue
 					}
 					got = append(got, event.Delay)
 					e.wantStarted("a", event.Attempt+1, event.Time.Sub(e.base)+event.Delay)
 				}
-				if diff := cmp.Diff(test.want, got); diff != "" {
-					t.Errorf("waits (-want +got):\n%s", diff)
-				}
+				checkDiff(t, "waits", got, test.want)
 			})
 		})
 	}
 }
 
-// TestRule8Cause: the attempt's context, and what derives from it, ends with the
-// *TimeoutError as the cause.
+// The attempt's context, and what derives from it, ends with the *TimeoutError
+// as the cause.
 func TestRule8Cause(t *testing.T) {
 	for typ, opts := range map[activity.TimeoutType]activity.Options{
 		activity.TimeoutHeartbeat:       {HeartbeatTimeout: time.Second},
@@ -519,8 +325,8 @@ func TestRule8Cause(t *testing.T) {
 		activity.TimeoutScheduleToClose: {ScheduleToCloseTimeout: time.Second},
 	} {
 		t.Run(typ.String(), func(t *testing.T) {
-			timeoutBoth(t, activity.Config{}, func(t *testing.T, e *timeoutEnv) {
-				opts.RetryPolicy = timeoutOnce
+			both(t, activity.Config{}, func(t *testing.T, e *env) {
+				opts.RetryPolicy = once
 				var at time.Time
 				var ctxErr error
 				var causes [4]error
@@ -560,11 +366,60 @@ func TestRule8Cause(t *testing.T) {
 	}
 }
 
-// TestRule8Fenced: what a timed out attempt reports or returns is ignored.
+// The cause of a timed-out attempt stands alone, so it names the activity.
+func TestRule8TimeoutErrorLayers(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		var cause, second error
+		opts := activity.Options{ID: "a1", Name: "job", StartToCloseTimeout: time.Minute, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 3}}
+		err := rt.Run(t.Context(), opts, func(ctx activity.Context) error {
+			switch ctx.Info().Attempt {
+			case 1:
+				return io.EOF
+			case 2:
+				_ = ctx.Heartbeat("x", 7)
+				<-ctx.Done()
+				cause = context.Cause(ctx)
+				return cause
+			}
+			second = ctx.Info().LastFailure
+			<-ctx.Done()
+			return nil
+		})
+		checkEnd(t, err, 3, activity.RetryStateMaximumAttemptsReached, context.DeadlineExceeded)
+		if want := `activity "a1" (job): start-to-close timeout: attempt 2 was not done within 1m0s; the last heartbeat's details are kept; the attempt before: EOF`; fmt.Sprint(cause) != want {
+			t.Errorf("got  %v\nwant %s", cause, want)
+		}
+		var timeout *activity.TimeoutError
+		if !errors.As(cause, &timeout) || timeout.LastFailure != io.EOF || timeout.Attempt != 2 || !timeout.Timeout() || errors.Is(cause, context.Canceled) {
+			t.Errorf("%+v", cause)
+		}
+		var net interface{ Timeout() bool }
+		if !errors.As(err, &net) || !net.Timeout() {
+			t.Errorf("%v is no Timeout", err)
+		}
+		var s string
+		var n int
+		if ok, err := timeout.HeartbeatDetails(&s, &n); !ok || err != nil || s != "x" || n != 7 {
+			t.Errorf("details %q, %d, %t, %v", s, n, ok, err)
+		}
+		// One level only: the failure before the failure before is gone.
+		if !errors.As(err, &timeout) || timeout.Attempt != 3 {
+			t.Fatal(err)
+		}
+		for _, last := range []error{second, timeout.LastFailure} {
+			var before *activity.TimeoutError
+			if !errors.As(last, &before) || before.Attempt != 2 || before.LastFailure != nil {
+				t.Errorf("LastFailure is %+v", last)
+			}
+		}
+	})
+}
+
+// What a timed out attempt reports or returns is ignored.
 func TestRule8Fenced(t *testing.T) {
 	for _, result := range []error{nil, errors.New("failed"), activity.NonRetryable(errors.New("final")), activity.RetryAfter(errors.New("later"), time.Hour)} {
 		t.Run(fmt.Sprint(result), func(t *testing.T) {
-			timeoutBoth(t, activity.Config{}, func(t *testing.T, e *timeoutEnv) {
+			both(t, activity.Config{}, func(t *testing.T, e *env) {
 				saw := make([]int, 4)
 				h := e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
 					n := ctx.Info().Attempt
@@ -585,7 +440,7 @@ func TestRule8Fenced(t *testing.T) {
 						activity.Idle(ctx, time.Hour),
 						activity.Guard(ctx, func() error { ran = true; return nil }),
 					} {
-						if timeoutTypeOf(err) != activity.TimeoutHeartbeat || err != context.Cause(ctx) {
+						if timeoutType(err) != activity.TimeoutHeartbeat || err != context.Cause(ctx) {
 							t.Errorf("call %d of the old attempt returned %v", i, err)
 						}
 					}
@@ -616,9 +471,7 @@ func TestRule8Fenced(t *testing.T) {
 					"20s abandoned 2",
 					"20s attempt started 3",
 					"20s completed 3")
-				if diff := cmp.Diff([]int{0, 0, 1, 2}, saw); diff != "" {
-					t.Errorf("the attempts resumed from (-want +got):\n%s", diff)
-				}
+				checkDiff(t, "the attempts resumed from", saw, []int{0, 0, 1, 2})
 				if n := e.rt.Stats().Heartbeats; n != 2 {
 					t.Errorf("Stats.Heartbeats is %d, want 2", n)
 				}
@@ -627,14 +480,30 @@ func TestRule8Fenced(t *testing.T) {
 	}
 }
 
-// TestRule8ReturnedTimeout: a *TimeoutError that the function returns, as that of
-// an inner activity, is an error as any other.
+// Careless: who drops the error of Sleep is fenced all the same.
+func TestRule8DroppedSleepError(t *testing.T) {
+	calls, err := runCalls(t, activity.Config{}, activity.Options{StartToCloseTimeout: time.Minute}, func(ctx activity.Context) error {
+		if ctx.Info().Attempt == 2 {
+			return nil
+		}
+		for range 100 {
+			_ = ctx.Sleep(time.Second)
+		}
+		return activity.NonRetryable(io.EOF)
+	})
+	if calls != 2 || err != nil {
+		t.Errorf("%d attempts, %v", calls, err)
+	}
+}
+
+// A *TimeoutError that the function returns, as that of an inner activity, is
+// an error as any other.
 func TestRule8ReturnedTimeout(t *testing.T) {
 	for _, typ := range []activity.TimeoutType{
 		activity.TimeoutHeartbeat, activity.TimeoutStartToClose, activity.TimeoutScheduleToStart, activity.TimeoutScheduleToClose,
 	} {
 		t.Run(typ.String(), func(t *testing.T) {
-			timeoutBoth(t, activity.Config{}, func(t *testing.T, e *timeoutEnv) {
+			both(t, activity.Config{}, func(t *testing.T, e *env) {
 				h := e.start(activity.Options{ID: "a"}, func(ctx activity.Context) error {
 					ctx.Heartbeat(ctx.Info().Attempt)
 					if ctx.Info().Attempt == 3 {
@@ -653,8 +522,8 @@ func TestRule8ReturnedTimeout(t *testing.T) {
 	}
 }
 
-// TestRule8NoSpin: a function that always hangs at the same place, and ends with
-// its context, is retried as the policy says and no more often.
+// A function that always hangs at the same place, and ends with its context, is
+// retried as the policy says and no more often.
 func TestRule8NoSpin(t *testing.T) {
 	want, at := 0, time.Duration(0)
 	for n := 1; at <= time.Hour; n++ {
@@ -664,7 +533,7 @@ func TestRule8NoSpin(t *testing.T) {
 			at += time.Duration(min(1<<min(n-1, 10), 100)) * time.Second
 		}
 	}
-	timeoutBoth(t, activity.Config{}, func(t *testing.T, e *timeoutEnv) {
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
 		e.start(activity.Options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
 			from, err := activity.Resume(ctx, 42)
 			if err != nil {
@@ -688,15 +557,141 @@ func TestRule8NoSpin(t *testing.T) {
 	})
 }
 
-// TestRule25RetryableRaces: the events are the same whether the function returns
-// before or after Retryable has answered, at the instant of the timeout.
+// An attempt whose start comes late, at or after schedule-to-close, does not
+// begin.
+func TestRule10NoStartAfterClose(t *testing.T) {
+	for late, begins := range map[time.Duration]bool{0: true, time.Second - 1: true, time.Second: false, 2 * time.Second: false} {
+		t.Run(late.String(), func(t *testing.T) {
+			pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
+				failed := errors.New("failed")
+				h := e.start(activity.Options{
+					ID: "a", ScheduleToCloseTimeout: 6 * time.Second, RetryPolicy: activity.RetryPolicy{InitialInterval: 5 * time.Second},
+				}, func(ctx activity.Context) error {
+					if ctx.Info().Attempt == 1 {
+						return failed
+					}
+					return nil
+				})
+				e.late(5*time.Second, late)
+				err := e.end(h)
+				if begins {
+					if err != nil {
+						t.Error(err)
+					}
+					e.wantStarted("a", 2, 5*time.Second+late)
+					return
+				}
+				e.wantStarted("a", 2, -1)
+				if end := (*activity.Error)(nil); !errors.As(err, &end) || end.RetryState != activity.RetryStateTimeout || !errors.Is(err, failed) {
+					t.Errorf("it ended with %v, want the attempt's own error and %s", err, activity.RetryStateTimeout)
+				}
+			})
+		})
+	}
+}
+
+// One that would begin at or after schedule-to-close is not waited for, and the
+// last attempt's own error is the end.
+func TestRule10NextAttempt(t *testing.T) {
+	failed := errors.New("failed")
+	for _, how := range []string{"error", "retry after", "start-to-close", "second heartbeat timeout"} {
+		for _, more := range []time.Duration{-1, 0, 1} {
+			t.Run(fmt.Sprintf("%s/%d", how, more), func(t *testing.T) {
+				both(t, activity.Config{}, func(t *testing.T, e *env) {
+					opts := activity.Options{ID: "a"}
+					ends, next := time.Duration(0), time.Second // when the attempt ends, and the next begins
+					var want activity.TimeoutType
+					last := 1
+					switch how {
+					case "retry after":
+						next = time.Hour
+					case "start-to-close":
+						opts.StartToCloseTimeout = 3 * time.Second
+						ends, next, want = 3*time.Second, 4*time.Second, activity.TimeoutStartToClose
+					case "second heartbeat timeout":
+						opts.HeartbeatTimeout = 3 * time.Second
+						ends, next, want, last = 6*time.Second, 8*time.Second, activity.TimeoutHeartbeat, 2
+					}
+					opts.ScheduleToCloseTimeout = next + more
+					h := e.start(opts, func(ctx activity.Context) error {
+						switch {
+						case ctx.Info().Attempt > last:
+							<-ctx.Done()
+							return context.Cause(ctx)
+						case how == "error":
+							return failed
+						case how == "retry after":
+							return activity.RetryAfter(failed, time.Hour)
+						}
+						<-ctx.Done()
+						return context.Cause(ctx)
+					})
+					e.pass(ends)
+					if more == 1 {
+						e.pass(next - ends)
+						e.wantStarted("a", last+1, next)
+						e.pass(1)
+						want = activity.TimeoutScheduleToClose
+						ends = next + 1
+					} else {
+						e.wantStarted("a", last+1, -1)
+					}
+					err := e.end(h) // at once
+					if end := err.(*activity.Error); end.RetryState != activity.RetryStateTimeout || timeoutType(err) != want {
+						t.Errorf("it ended with %v (%s)", err, end.RetryState)
+					}
+					if want == 0 && !errors.Is(err, failed) {
+						t.Errorf("%v is not the attempt's own error", err)
+					}
+					for _, event := range e.all() {
+						if event.Kind == activity.EventFailed && event.Time.Sub(e.base) != ends {
+							t.Errorf("it ended at %s, want %s", event.Time.Sub(e.base), ends)
+						}
+						if event.Kind == activity.EventAttemptFailed && more != 1 && event.Attempt == last && event.Delay != 0 {
+							t.Errorf("the last attempt's event has Delay %s", event.Delay)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// An attempt that schedule-to-close cuts off is not retried, whatever Retryable
+// says. An immediate retry just before it has 1 ns.
+func TestRule10CutsOff(t *testing.T) {
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
+		h := e.start(activity.Options{
+			ID: "a", HeartbeatTimeout: 10*time.Second - 1, ScheduleToCloseTimeout: 10 * time.Second,
+			RetryPolicy: activity.RetryPolicy{Retryable: func(error) bool { return true }},
+		}, e.hang)
+		e.pass(10 * time.Second)
+		err := e.end(h)
+		e.want("a",
+			"0s scheduled 0",
+			"0s attempt started 1",
+			"9.999999999s attempt failed 1: heartbeat timeout, next in 0s",
+			"9.999999999s abandoned 1",
+			"9.999999999s attempt started 2",
+			"10s attempt failed 2: schedule-to-close timeout, next in 0s",
+			"10s abandoned 2",
+			"10s failed 2: schedule-to-close timeout, timeout")
+		timeout := asTimeout(t, err)
+		if timeout.Attempt != 2 || timeoutType(timeout.LastFailure) != activity.TimeoutHeartbeat {
+			t.Errorf("it ended with %#v", timeout)
+		}
+	})
+}
+
+// The events are the same whether the function returns before or after
+// Retryable has answered, at the instant of the timeout.
 func TestRule25RetryableRaces(t *testing.T) {
 	for _, maxAbandoned := range []int{0, activity.NoOverlap} {
 		t.Run(fmt.Sprintf("MaxAbandoned=%d", maxAbandoned), func(t *testing.T) {
 			var seen [2][]string
 			for i := range seen {
 				synctest.Test(t, func(t *testing.T) {
-					e := newTimeoutEnv(t, activity.Config{}, nil)
+					e := newEnv(t, activity.Config{}, nil)
 					h := e.start(activity.Options{
 						ID: "a", HeartbeatTimeout: 10 * time.Second, MaxAbandoned: maxAbandoned,
 						RetryPolicy: activity.RetryPolicy{Retryable: func(error) bool {

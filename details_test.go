@@ -1,0 +1,651 @@
+package activity_test
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+func TestRule1DetailsAreEncodedAtOnce(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		err := run(t, rt, activity.Options{}, func(ctx activity.Context) error {
+			if ctx.Info().Attempt == 2 {
+				checkDetails(t, ctx, []int{1, 2})
+				return nil
+			}
+			details := []int{1, 2}
+			if err := ctx.Heartbeat(&details); err != nil {
+				t.Error(err)
+			}
+			details[0] = 100
+			details = append(details, 3)
+			return errBoom
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// reverseCodec is a Codec of its own format: the JSON, reversed.
+type reverseCodec struct{}
+
+func (reverseCodec) Marshal(v any) ([]byte, error) {
+	data, err := json.Marshal(v)
+	return reversed(data), err
+}
+
+func (reverseCodec) Unmarshal(data []byte, v any) error { return json.Unmarshal(reversed(data), v) }
+
+func reversed(data []byte) []byte {
+	var r []byte
+	for i := range data {
+		r = append(r, data[len(data)-1-i])
+	}
+	return r
+}
+
+// Every value goes through the Codec, plain ints too, and everywhere where details are read.
+func TestRule1CustomCodec(t *testing.T) {
+	var events atomic.Int64
+	cfg := activity.Config{Codec: reverseCodec{}, Observer: func(e activity.Event) {
+		n, s := 0, ""
+		if found, err := e.HeartbeatDetails(&n, &s); err != nil || found != (e.Kind == activity.EventHeartbeat) || found && (n != 123 || s != "ab") {
+			t.Errorf("%s: %v, %v: %d, %q", e.Kind, found, err, n, s)
+		} else if found {
+			events.Add(1)
+		}
+	}}
+	bubble(t, cfg, func(t *testing.T, rt *activity.Runtime) {
+		var timeout *activity.TimeoutError
+		h := start(t, rt, activity.Options{HeartbeatTimeout: time.Second, HeartbeatDetails: []any{12}}, func(ctx activity.Context) error {
+			if ctx.Info().Attempt == 1 {
+				checkDetails(t, ctx, 12)
+				if err := ctx.Heartbeat(123, "ab"); err != nil {
+					t.Error(err)
+				}
+				return ctx.Sleep(time.Hour)
+			}
+			timeout = ctx.Info().LastFailure.(*activity.TimeoutError)
+			checkDetails(t, ctx, 123)
+			return nil
+		})
+		if err := wait(t, h); err != nil {
+			t.Error(err)
+		}
+		for name, read := range map[string]func(into ...any) (bool, error){
+			"Status":       h.Status().HeartbeatDetails,
+			"TimeoutError": timeout.HeartbeatDetails,
+			"Checkpoint": func(into ...any) (bool, error) {
+				return activity.Checkpoint{Details: timeout.Details}.HeartbeatDetails(reverseCodec{}, into...)
+			},
+		} {
+			n, s := 0, ""
+			if found, err := read(&n, &s); !found || err != nil || n != 123 || s != "ab" {
+				t.Errorf("%s: %v, %v: %d, %q", name, found, err, n, s)
+			}
+		}
+		if events.Load() != 1 {
+			t.Errorf("%d heartbeat events with details, want 1", events.Load())
+		}
+	})
+}
+
+// What was read of the details once does not change when later ones come.
+func TestRule1DetailsThatWereReadStay(t *testing.T) {
+	var j journal
+	bubble(t, activity.Config{Observer: j.observe}, func(t *testing.T, rt *activity.Runtime) {
+		type view struct {
+			read func(into ...any) (bool, error)
+			want string
+		}
+		var views []view
+		h := start(t, rt, activity.Options{HeartbeatTimeout: time.Second, HeartbeatDetails: []any{"aaaa"}}, func(ctx activity.Context) error {
+			attempt := ctx.Info().Attempt
+			if timeout, ok := ctx.Info().LastFailure.(*activity.TimeoutError); ok {
+				views = append(views, view{timeout.HeartbeatDetails, strings.Repeat(string(rune('a'+attempt-1)), 4)})
+			}
+			if attempt <= 3 {
+				views = append(views,
+					view{ctx.HeartbeatDetails, strings.Repeat(string(rune('a'+attempt-1)), 4)},
+					view{rt.Activities()[0].HeartbeatDetails, strings.Repeat(string(rune('a'+attempt-1)), 4)})
+				details := strings.Repeat(string(rune('a'+attempt)), 4)
+				if err := ctx.Heartbeat(details); err != nil {
+					t.Error(err)
+				}
+				views = append(views, view{rt.Activities()[0].HeartbeatDetails, details})
+				return ctx.Sleep(time.Hour)
+			}
+			return ctx.Heartbeat("eeee")
+		})
+		if err := wait(t, h); err != nil {
+			t.Error(err)
+		}
+		for i, e := range j.of(activity.EventHeartbeat) {
+			views = append(views, view{e.HeartbeatDetails, strings.Repeat(string(rune('b'+i)), 4)})
+		}
+		if len(views) != 3*4+4 {
+			t.Errorf("there are %d views", len(views))
+		}
+		for i, v := range views {
+			var got string
+			if found, err := v.read(&got); !found || err != nil || got != v.want {
+				t.Errorf("view %d: %v, %v: %q, want %q", i, found, err, got, v.want)
+			}
+		}
+	})
+}
+
+// A nil with a type is a value, and so are two nils.
+func TestRule2TypedNilIsRecorded(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		err := run(t, rt, activity.Options{}, func(ctx activity.Context) error {
+			switch ctx.Info().Attempt {
+			case 1:
+				if err := ctx.Heartbeat(1); err != nil {
+					t.Error(err)
+				}
+				if err := ctx.Heartbeat((*int)(nil)); err != nil {
+					t.Error(err)
+				}
+				return errBoom
+			case 2:
+				seven := 7
+				if p, err := activity.Resume(ctx, &seven); p != nil || err != nil {
+					t.Errorf("resumed from %v, %v, want a nil pointer", p, err)
+				}
+				if err := ctx.Heartbeat(nil, nil); err != nil {
+					t.Error(err)
+				}
+				return errBoom
+			}
+			var p, q *int
+			if found, err := ctx.HeartbeatDetails(&p, &q); !found || err != nil || p != nil || q != nil {
+				t.Errorf("got %v, %v, %v, %v, want two nils", found, err, p, q)
+			}
+			n, err := activity.Resume(ctx, 5)
+			if n != 5 || err == nil {
+				t.Errorf("a null became %d, %v", n, err)
+			}
+			return err
+		})
+		checkEnd(t, err, 3, activity.RetryStateNonRetryableFailure)
+	})
+}
+
+type marshalPanics struct{}
+
+func (marshalPanics) MarshalJSON() ([]byte, error) { panic(errBoom) }
+
+type marshalFails struct{}
+
+func (marshalFails) MarshalJSON() ([]byte, error) { return nil, errBoom }
+
+func TestRule3DetailsThatCannotBeEncoded(t *testing.T) {
+	for name, bad := range map[string][]any{
+		"channel":            {make(chan int)},
+		"NaN":                {math.NaN()},
+		"second of two":      {1, func() {}},
+		"first of two":       {func() {}, 1},
+		"MarshalJSON fails":  {marshalFails{}},
+		"MarshalJSON panics": {marshalPanics{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := &logbook{}
+			bubble(t, activity.Config{Logger: slog.New(log)}, func(t *testing.T, rt *activity.Runtime) {
+				h := start(t, rt, activity.Options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
+					if err := ctx.Heartbeat("kept"); err != nil {
+						t.Error(err)
+					}
+					for range 3 { // it counts as alive, and moves the deadline
+						if err := ctx.Sleep(10*time.Second - 1); err != nil {
+							t.Error(err)
+						}
+						if err := ctx.Heartbeat(bad...); err == nil || ctx.Err() != nil {
+							t.Errorf("Heartbeat returned %v, and the context ended with %v", err, context.Cause(ctx))
+						}
+					}
+					return fmt.Errorf("wrapped: %w", ctx.Heartbeat(bad...))
+				})
+				err := wait(t, h)
+				checkEnd(t, err, 1, activity.RetryStateNonRetryableFailure)
+				if strings.HasPrefix(name, "MarshalJSON") && !errors.Is(err, errBoom) {
+					t.Errorf("%v does not wrap the encoder's error", err)
+				}
+				checkDetails(t, h.Status(), "kept")
+				if n := rt.Stats().Heartbeats; n != 5 {
+					t.Errorf("%d heartbeats were counted, want 5", n)
+				}
+				if logged := log.has(slog.LevelError) > 0; logged != (name == "MarshalJSON panics") {
+					t.Errorf("an Error was logged: %v", logged)
+				}
+			})
+		})
+	}
+}
+
+func TestRule3DetailsThatAreTooLarge(t *testing.T) {
+	longest := len(strconv.Itoa(math.MinInt))
+	tests := []struct {
+		limit   int
+		details []any
+		fits    bool
+	}{
+		{10, []any{"1234567"}, true}, // and two quotes
+		{10, []any{"12345678"}, true},
+		{10, []any{"123456789"}, false},
+		{10, []any{"1234", 123}, true},
+		{10, []any{"1234", 1234}, true},
+		{10, []any{"1234", 12345}, false},
+		{0, []any{strings.Repeat("x", 2<<20-3)}, true},
+		{0, []any{strings.Repeat("x", 2<<20-2)}, true},
+		{0, []any{strings.Repeat("x", 2<<20-1)}, false},
+		{1, []any{9}, true},
+		{1, []any{10}, false},
+		{1, []any{-1}, false},
+		{2, []any{10}, true},
+		{longest - 1, []any{math.MinInt}, false},
+		{longest, []any{math.MinInt}, true},
+		{longest + 1, []any{math.MinInt}, true},
+		{19, []any{int64(math.MinInt64)}, false},
+		{20, []any{int64(math.MinInt64)}, true},
+		{21, []any{int64(math.MinInt64)}, true},
+		{19, []any{math.MaxInt}, true},
+	}
+	for i, test := range tests {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			bubble(t, activity.Config{MaxDetailsSize: test.limit}, func(t *testing.T, rt *activity.Runtime) {
+				h := start(t, rt, activity.Options{}, func(ctx activity.Context) error {
+					if err := ctx.Heartbeat(7); err != nil {
+						t.Error(err)
+					}
+					return ctx.Heartbeat(test.details...)
+				})
+				err := wait(t, h)
+				if test.fits {
+					if err != nil {
+						t.Errorf("limit %d: %.100v", test.limit, err)
+					}
+					return
+				}
+				checkEnd(t, err, 1, activity.RetryStateNonRetryableFailure)
+				if !errors.Is(err, activity.ErrDetailsTooLarge) {
+					t.Errorf("%v is not ErrDetailsTooLarge", err)
+				}
+				checkDetails(t, h.Status(), 7)
+			})
+		})
+	}
+}
+
+// Careless: an error that says itself that it is not worth a retry is returned as it is.
+func TestRule3EncodeErrorEndsTheActivity(t *testing.T) {
+	calls, err := runCalls(t, activity.Config{}, atMost(5), func(ctx activity.Context) error { return ctx.Heartbeat(func() {}) })
+	checkEnd(t, err, 1, activity.RetryStateNonRetryableFailure)
+	if calls != 1 {
+		t.Errorf("%d attempts", calls)
+	}
+	calls, err = runCalls(t, activity.Config{MaxDetailsSize: 3}, atMost(5), func(ctx activity.Context) error { return ctx.Heartbeat(1234) })
+	checkEnd(t, err, 1, activity.RetryStateNonRetryableFailure, activity.ErrDetailsTooLarge)
+	if calls != 1 {
+		t.Errorf("%d attempts", calls)
+	}
+}
+
+type panicCodec struct{ marshal, unmarshal bool }
+
+func (c panicCodec) Marshal(v any) ([]byte, error) {
+	if c.marshal {
+		panic("Marshal")
+	}
+	return json.Marshal(v)
+}
+
+func (c panicCodec) Unmarshal(data []byte, v any) error {
+	if c.unmarshal {
+		panic("Unmarshal")
+	}
+	return json.Unmarshal(data, v)
+}
+
+// A Codec that panics is logged and taken for one that fails: rules 3 and 5.
+func TestRule3PanickingCodec(t *testing.T) {
+	for _, codec := range []panicCodec{{marshal: true}, {unmarshal: true}} {
+		log := &logbook{}
+		bubble(t, activity.Config{Codec: codec, Logger: slog.New(log)}, func(t *testing.T, rt *activity.Runtime) {
+			h := start(t, rt, activity.Options{}, func(ctx activity.Context) error {
+				if ctx.Info().Attempt == 1 {
+					if err := ctx.Heartbeat(1); err != nil {
+						return err
+					}
+					return errBoom
+				}
+				_, err := activity.Resume(ctx, 5)
+				return err
+			})
+			attempt := 1
+			if codec.unmarshal {
+				attempt = 2
+			}
+			err := wait(t, h)
+			checkEnd(t, err, attempt, activity.RetryStateNonRetryableFailure)
+			if p := (*activity.PanicError)(nil); !errors.As(err, &p) || len(p.Stack) == 0 {
+				t.Errorf("%v tells nothing of the panic", err)
+			}
+			if log.has(slog.LevelError) == 0 {
+				t.Error("nothing was logged")
+			}
+			if found, err := h.Status().HeartbeatDetails(new(int)); codec.unmarshal && (found || err == nil) {
+				t.Errorf("Status: %v, %v", found, err)
+			}
+		})
+	}
+}
+
+type twoFields struct {
+	A int
+	B string
+}
+
+func TestRule5Resume(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		err := run(t, rt, activity.Options{}, func(ctx activity.Context) error {
+			want := twoFields{1, "initial"}
+			if ctx.Info().Attempt == 2 {
+				want = twoFields{2, ""} // a field that was not recorded stays zero
+			}
+			if got, err := activity.Resume(ctx, twoFields{1, "initial"}); got != want || err != nil {
+				t.Errorf("attempt %d resumes from %v, %v, want %v", ctx.Info().Attempt, got, err, want)
+			}
+			if ctx.Info().Attempt == 2 {
+				return nil
+			}
+			if found, err := ctx.HeartbeatDetails(new(int), new(string)); found || err != nil {
+				t.Errorf("nothing was recorded: %v, %v", found, err)
+			}
+			if err := ctx.Heartbeat(struct{ A int }{2}); err != nil {
+				t.Error(err)
+			}
+			return errBoom
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		err = run(t, rt, activity.Options{HeartbeatDetails: []any{twoFields{3, "given"}, 4}}, func(ctx activity.Context) error {
+			checkDetails(t, ctx, twoFields{3, "given"})
+			n := 0
+			if found, err := ctx.HeartbeatDetails(new(twoFields), &n); !found || err != nil || n != 4 {
+				t.Errorf("the second value: %v, %v, %d", found, err, n)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestRule5OptionsHeartbeatDetailsAreChecked(t *testing.T) {
+	bubble(t, activity.Config{MaxDetailsSize: 10}, func(t *testing.T, rt *activity.Runtime) {
+		for _, details := range [][]any{{func() {}}, {1, marshalPanics{}}, {"123456789"}} {
+			err := rt.Run(t.Context(), activity.Options{HeartbeatDetails: details}, func(activity.Context) error {
+				t.Error("it ran")
+				return nil
+			})
+			if err == nil || !strings.Contains(err.Error(), "HeartbeatDetails") {
+				t.Errorf("%v: got %v", details, err)
+			}
+		}
+	})
+}
+
+func TestRule5DetailsThatDoNotDecode(t *testing.T) {
+	tests := map[string]struct {
+		details []any
+		into    []any
+		ok      bool
+	}{
+		"as many":                    {[]any{1, "x"}, []any{new(int), new(string)}, true},
+		"fewer":                      {[]any{1, "x"}, []any{new(int)}, true},
+		"none asked":                 {[]any{1}, nil, true},
+		"more":                       {[]any{1}, []any{new(int), new(int)}, false},
+		"another type":               {[]any{1}, []any{new(string)}, false},
+		"second of another type":     {[]any{1, 2}, []any{new(int), new(string)}, false},
+		"unknown field":              {[]any{struct{ A, C int }{1, 2}}, []any{new(twoFields)}, false},
+		"unknown field, deep":        {[]any{[]any{struct{ C int }{2}}}, []any{new([]twoFields)}, false},
+		"a field less":               {[]any{struct{ A int }{1}}, []any{new(twoFields)}, true},
+		"too large a number":         {[]any{300}, []any{new(int8)}, false},
+		"a fraction":                 {[]any{1.5}, []any{new(int)}, false},
+		"null into an int":           {[]any{(*int)(nil)}, []any{new(int)}, false},
+		"null into a string":         {[]any{(*int)(nil)}, []any{new(string)}, false},
+		"null into a bool":           {[]any{(*int)(nil)}, []any{new(bool)}, false},
+		"null into a float":          {[]any{(*int)(nil)}, []any{new(float64)}, false},
+		"null into a struct":         {[]any{(*int)(nil)}, []any{new(twoFields)}, false},
+		"null into an array":         {[]any{(*int)(nil)}, []any{new([2]int)}, false},
+		"null into a pointer":        {[]any{(*int)(nil)}, []any{new(*int)}, true},
+		"null into a slice":          {[]any{(*int)(nil)}, []any{new([]int)}, true},
+		"null into a map":            {[]any{(*int)(nil)}, []any{new(map[string]int)}, true},
+		"null into an interface":     {[]any{(*int)(nil)}, []any{new(any)}, true},
+		"null into json.RawMessage":  {[]any{(*int)(nil)}, []any{new(json.RawMessage)}, true},
+		"null second, into an int":   {[]any{1, (*int)(nil)}, []any{new(int), new(int)}, false},
+		"into what is no pointer":    {[]any{1}, []any{5}, false},
+		"into nil":                   {[]any{1}, []any{nil}, false},
+		"into a nil pointer":         {[]any{1}, []any{(*int)(nil)}, false},
+		"null into nil":              {[]any{(*int)(nil)}, []any{nil}, false},
+		"null into what is no ptr":   {[]any{(*int)(nil)}, []any{5}, false},
+		"null into a nil pointer":    {[]any{(*int)(nil)}, []any{(*int)(nil)}, false},
+		"null into a nil **int":      {[]any{(*int)(nil)}, []any{(**int)(nil)}, false},
+		"a struct into an interface": {[]any{twoFields{1, "x"}}, []any{new(any)}, true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+				h := start(t, rt, activity.Options{HeartbeatDetails: test.details}, func(ctx activity.Context) error {
+					found, err := ctx.HeartbeatDetails(test.into...)
+					if found != test.ok || (err == nil) != test.ok {
+						t.Errorf("got %v, %v", found, err)
+					}
+					if err != nil {
+						return fmt.Errorf("wrapped: %w", err)
+					}
+					return nil
+				})
+				if err := wait(t, h); test.ok {
+					if err != nil {
+						t.Error(err)
+					}
+				} else {
+					checkEnd(t, err, 1, activity.RetryStateNonRetryableFailure)
+				}
+			})
+		})
+	}
+}
+
+// What Resume cannot decode is never a silent start from the beginning.
+func TestRule5ResumeFailsOnce(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		err := run(t, rt, activity.Options{}, func(ctx activity.Context) error {
+			if ctx.Info().Attempt == 1 {
+				if err := ctx.Heartbeat("a text"); err != nil {
+					t.Error(err)
+				}
+				return errBoom
+			}
+			n, err := activity.Resume(ctx, 5)
+			if n != 5 || err == nil {
+				t.Errorf("Resume gave %d, %v", n, err)
+			}
+			return err
+		})
+		checkEnd(t, err, 2, activity.RetryStateNonRetryableFailure)
+	})
+}
+
+// rawCodec is a Codec for []byte values, which it stores as they are.
+type rawCodec struct{}
+
+func (rawCodec) Marshal(v any) ([]byte, error) { return v.([]byte), nil }
+
+func (rawCodec) Unmarshal(data []byte, v any) error {
+	*v.(*[]byte) = append([]byte{}, data...)
+	return nil
+}
+
+// record returns the opaque form in which values, encoded, are recorded.
+func record(t *testing.T, values ...string) (details []byte) {
+	t.Helper()
+	bubble(t, activity.Config{Codec: rawCodec{}}, func(t *testing.T, rt *activity.Runtime) {
+		var raw []any
+		for _, v := range values {
+			raw = append(raw, []byte(v))
+		}
+		opts := activity.Options{StartToCloseTimeout: 1, RetryPolicy: once}
+		err := run(t, rt, opts, func(ctx activity.Context) error {
+			if err := ctx.Heartbeat(raw...); err != nil {
+				t.Error(err)
+			}
+			return ctx.Sleep(time.Hour)
+		})
+		details = asTimeout(t, err).Details
+	})
+	if details == nil {
+		t.Fatal("nothing was recorded")
+	}
+	return details
+}
+
+// The default Codec takes one whole JSON value and nothing after it.
+func TestRule5TrailingData(t *testing.T) {
+	for value, ok := range map[string]bool{
+		"1": true, " 1 ": true, "1\n": true,
+		"1 2": false, "1,": false, "1}": false, "1 x": false, "": false, " ": false, "1\x00": false,
+		"null": false, " null\n": false,
+	} {
+		c := activity.Checkpoint{Details: record(t, value)}
+		n := 0
+		found, err := c.HeartbeatDetails(nil, &n)
+		if found != ok || (err == nil) != ok || ok && n != 1 {
+			t.Errorf("%q: %v, %v, %d", value, found, err, n)
+		}
+	}
+}
+
+// Damaged details are an error, however much of them is asked for.
+func TestRule5DamagedDetails(t *testing.T) {
+	whole := record(t, "11", "22")
+	cases := map[string][]byte{
+		"cut in the last value": whole[:len(whole)-1],
+		"cut before it":         whole[:len(whole)-2],
+		"more at the end":       append(append([]byte{}, whole...), 0xff),
+		"a huge length":         binary.AppendUvarint(nil, math.MaxUint64),
+		"a length of 2^63":      binary.AppendUvarint(nil, 1<<63),
+		"an endless length":     []byte(strings.Repeat("\xff", 20)),
+		"empty":                 {},
+	}
+	for name, details := range cases {
+		for asked := range 4 {
+			into := []any{new(any), new(any), new(any)}[:asked]
+			c := activity.Checkpoint{Details: details}
+			if found, err := c.HeartbeatDetails(nil, into...); found {
+				t.Errorf("%s, %d values asked for: reports %v, %v", name, asked, found, err)
+			}
+		}
+	}
+	if found, err := (activity.Checkpoint{}).HeartbeatDetails(nil, new(int)); found || err != nil {
+		t.Errorf("no details: %v, %v", found, err)
+	}
+}
+
+// frames counts the values in details; -1: they are damaged.
+func frames(details []byte) int {
+	n := 0
+	for ; len(details) > 0; n++ {
+		length, size := binary.Uvarint(details)
+		if size <= 0 || length > uint64(len(details)-size) {
+			return -1
+		}
+		details = details[size+int(length):]
+	}
+	return n
+}
+
+// Rule 5: no details make HeartbeatDetails panic or tell what was not recorded,
+// and rule 1: what Heartbeat records is what it reads.
+func FuzzHeartbeatDetails(f *testing.F) {
+	f.Add([]byte(nil), uint8(1))
+	f.Add([]byte{1, '1'}, uint8(1))
+	f.Add([]byte{1, '1', 3, '"', 'x', '"', 2, '{', '}'}, uint8(3))
+	f.Add([]byte{4, 'n', 'u', 'l', 'l'}, uint8(2))
+	f.Add([]byte{0x81, 0, '1'}, uint8(1))
+	f.Add([]byte{5, '1'}, uint8(1))
+	f.Add([]byte("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), uint8(1))
+	f.Add([]byte("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), uint8(4))
+	f.Fuzz(func(t *testing.T, data []byte, n uint8) {
+		c := activity.Checkpoint{Details: data}
+		into := []any{new(any), new(int), new(string), new(twoFields), new(json.RawMessage), new(*int)}
+		for first := range into {
+			targets := append(append([]any{}, into[first:]...), into[:first]...)[:int(n)%len(into)]
+			found, err := c.HeartbeatDetails(nil, targets...)
+			if found && (err != nil || frames(data) < max(len(targets), 1)) {
+				t.Fatalf("%d values of %q: true, %v", len(targets), data, err)
+			}
+			if !found && err == nil && len(data) > 0 {
+				t.Fatalf("%d values of %q: neither details nor an error", len(targets), data)
+			}
+		}
+
+		var values []any
+		for rest := data; len(values) <= int(n)%4; {
+			cut := min(len(rest), int(n)/4)
+			values, rest = append(values, rest[:cut:cut]), rest[cut:]
+		}
+		roundTrip(t, activity.Config{Codec: rawCodec{}}, values)
+		roundTrip(t, activity.Config{}, values)
+	})
+}
+
+// roundTrip records values, which are []byte, and reads them in the next attempt.
+func roundTrip(t *testing.T, cfg activity.Config, values []any) {
+	t.Helper()
+	bubble(t, cfg, func(t *testing.T, rt *activity.Runtime) {
+		err := run(t, rt, activity.Options{}, func(ctx activity.Context) error {
+			if ctx.Info().Attempt == 1 {
+				if err := ctx.Heartbeat(values...); err != nil {
+					t.Error(err)
+				}
+				return errBoom
+			}
+			into := make([]any, len(values))
+			for i := range into {
+				into[i] = new([]byte)
+			}
+			if found, err := ctx.HeartbeatDetails(into...); !found || err != nil {
+				t.Errorf("%v, %v", found, err)
+			}
+			for i, p := range into {
+				if got := *p.(*[]byte); string(got) != string(values[i].([]byte)) {
+					t.Errorf("value %d: %q, want %q", i, got, values[i])
+				}
+			}
+			if found, err := ctx.HeartbeatDetails(append(into, new([]byte))...); found || err == nil {
+				t.Errorf("one more: %v, %v", found, err)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}

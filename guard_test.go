@@ -1,0 +1,398 @@
+package activity_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+// Both sides of the instant of a timeout.
+func TestRule27GuardAtTheTimeout(t *testing.T) {
+	for _, opts := range []activity.Options{{HeartbeatTimeout: time.Minute}, {StartToCloseTimeout: time.Minute}, {ScheduleToCloseTimeout: time.Minute}} {
+		for _, early := range []time.Duration{1, 0, -1} {
+			bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+				opts.RetryPolicy = once
+				h := start(t, rt, opts, func(ctx activity.Context) error {
+					time.Sleep(time.Minute - early)
+					ran := false
+					err := activity.Guard(ctx, func() error { ran = true; return nil })
+					if ran != (early > 0) || early > 0 && err != nil || early <= 0 && (err == nil || err != context.Cause(ctx)) {
+						t.Errorf("%s before the timeout: ran %v, returned %v", early, ran, err)
+					}
+					return nil
+				})
+				err := wait(t, h)
+				time.Sleep(2 * time.Nanosecond) // the function may be late by 1 ns
+				if early > 0 {
+					checkErr(t, err, nil)
+				} else {
+					checkErr(t, err, context.DeadlineExceeded)
+				}
+			})
+		}
+	}
+}
+
+// While f runs no later attempt starts, and when it ends the next one does.
+func TestRule27GuardHoldsUpTheNextAttempt(t *testing.T) {
+	for name, leave := range map[string]func() error{
+		"nil":    func() error { return nil },
+		"error":  func() error { return errBoom },
+		"panic":  func() error { panic(errBoom) },
+		"Goexit": func() error { runtime.Goexit(); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var j journal
+			bubble(t, activity.Config{MaxConcurrent: 1, Observer: j.observe}, func(t *testing.T, rt *activity.Runtime) {
+				begun := time.Now()
+				inside := false
+				h := start(t, rt, activity.Options{HeartbeatTimeout: time.Minute}, func(ctx activity.Context) error {
+					if ctx.Info().Attempt == 2 {
+						if d := time.Since(begun); inside || d != 10*time.Minute {
+							t.Errorf("attempt 2 starts after %s, f runs: %v", d, inside)
+						}
+						return nil
+					}
+					return activity.Guard(ctx, func() error {
+						inside = true
+						defer func() { inside = false }()
+						ran := false
+						checkErr(t, activity.Guard(ctx, func() error { ran = true; return errCancel }), errCancel)
+						time.Sleep(10 * time.Minute)
+						err := activity.Guard(ctx, func() error { t.Error("the inner f runs"); return nil })
+						if !ran || err != context.Cause(ctx) || err == nil {
+							t.Errorf("nested: ran %v, then %v", ran, err)
+						}
+						return leave()
+					})
+				})
+				time.Sleep(time.Minute - 1)
+				checkState(t, h, activity.StateRunning)
+				time.Sleep(2 * time.Nanosecond)
+				checkState(t, h, activity.StateBlocked)
+				synctest.Wait()
+				blocked := j.of(activity.EventBlocked)
+				if n := rt.Stats().Blocked; n != 1 || len(blocked) != 1 || blocked[0].Attempt != 1 {
+					t.Errorf("%d blocked, events %v", n, blocked)
+				}
+				checkErr(t, run(t, rt, activity.Options{}, noop), nil) // the slot is free
+				time.Sleep(9*time.Minute - 2)
+				checkState(t, h, activity.StateBlocked)
+				checkErr(t, wait(t, h), nil)
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// The instant of a timeout counts, though no timer has run yet (rule 7).
+func TestRule27GuardBeforeTheTimerRan(t *testing.T) {
+	for _, early := range []time.Duration{1, 0} {
+		beforeTheTimer(t, 10*time.Second-early, func(ctx activity.Context) {
+			ran := false
+			err := activity.Guard(ctx, func() error { ran = true; return nil })
+			if ran != (early > 0) || early == 0 && (err == nil || err != context.Cause(ctx)) {
+				t.Errorf("%s before the timeout: ran %v, returned %v", early, ran, err)
+			}
+		})
+	}
+}
+
+// A wrapper around one that has a Guard of its own passes it on, if that one can be found.
+func TestRule27GuardOfAWrappedWrapper(t *testing.T) {
+	guarder := &ownGuard{}
+	cfg := activity.Config{Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
+		guarder.Context = ctx
+		return next(&countingWrapper{Context: guarder})
+	}}
+	bubble(t, cfg, func(t *testing.T, rt *activity.Runtime) {
+		err := run(t, rt, activity.Options{}, func(ctx activity.Context) error {
+			return activity.Guard(ctx, func() error { return nil })
+		})
+		checkErr(t, err, nil)
+		if n := guarder.guards.Load(); n != 1 {
+			t.Errorf("the inner wrapper's Guard was called %d times, want 1", n)
+		}
+	})
+}
+
+// f's result passes through while the attempt runs.
+func TestRule27GuardPassesThrough(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		err := run(t, rt, activity.Options{}, func(ctx activity.Context) error {
+			switch ctx.Info().Attempt {
+			case 1:
+				if err := activity.Guard(ctx, func() error { return errCancel }); err != errCancel {
+					t.Errorf("got %v", err)
+				}
+				if err := activity.Guard(ctx, func() error { return nil }); err != nil {
+					t.Error(err)
+				}
+				return activity.Guard(ctx, func() error { panic("in Guard") })
+			case 2:
+				p := (*activity.PanicError)(nil)
+				if !errors.As(ctx.Info().LastFailure, &p) || p.Value != "in Guard" {
+					t.Errorf("the panic became %v", ctx.Info().LastFailure)
+				}
+			}
+			return activity.Guard(ctx, func() error { runtime.Goexit(); return nil })
+		})
+		checkErr(t, err, activity.ErrGoexit)
+		checkEnd(t, err, 2, activity.RetryStateNonRetryableFailure)
+	})
+}
+
+// The function has returned, and a goroutine of its own is still inside Guard.
+func TestRule27GuardOutlivesTheFunction(t *testing.T) {
+	for _, result := range []error{nil, errBoom} {
+		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+			opts := activity.Options{ID: "one"}
+			begun := time.Now()
+			h := start(t, rt, opts, func(ctx activity.Context) error {
+				if ctx.Info().Attempt == 2 {
+					if d := time.Since(begun); d != time.Minute {
+						t.Errorf("attempt 2 starts after %s", d)
+					}
+					return nil
+				}
+				in := make(chan struct{})
+				go activity.Guard(ctx, func() error { close(in); time.Sleep(time.Minute); return nil })
+				<-in
+				return result
+			})
+			time.Sleep(30 * time.Second)
+			checkErr(t, rt.Run(t.Context(), opts, noop), activity.ErrAlreadyRunning)
+			if result != nil {
+				checkState(t, h, activity.StateBlocked)
+			}
+			checkErr(t, wait(t, h), nil)
+			time.Sleep(time.Minute)
+			checkErr(t, rt.Run(t.Context(), opts, noop), nil)
+		})
+	}
+}
+
+// The caller has its answer, and the ID stays in use until f returns.
+func TestRule27GuardKeepsTheID(t *testing.T) {
+	for name, opts := range map[string]activity.Options{
+		"schedule to close":          {ID: "one", ScheduleToCloseTimeout: time.Minute},
+		"blocked, schedule to close": {ID: "one", ScheduleToCloseTimeout: time.Minute, HeartbeatTimeout: time.Second},
+		"last attempt":               {ID: "one", StartToCloseTimeout: time.Minute, RetryPolicy: once},
+		"grace":                      {ID: "one", CancelGrace: time.Minute},
+		"made-up ID":                 {CancelGrace: time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+				begun := time.Now()
+				h := start(t, rt, opts, func(ctx activity.Context) error {
+					return activity.Guard(ctx, func() error { time.Sleep(time.Hour); return nil })
+				})
+				again := func() error {
+					return rt.Run(t.Context(), activity.Options{ID: h.ID()}, noop)
+				}
+				synctest.Wait()
+				if opts.CancelGrace > 0 {
+					h.Cancel(errCancel)
+				}
+				if err := wait(t, h); err == nil || time.Since(begun) != time.Minute {
+					t.Errorf("the caller had its answer, %v, after %s", err, time.Since(begun))
+				}
+				checkErr(t, again(), activity.ErrAlreadyRunning)
+				time.Sleep(59*time.Minute - 1)
+				checkErr(t, again(), activity.ErrAlreadyRunning)
+				time.Sleep(2 * time.Nanosecond)
+				checkErr(t, again(), nil)
+			})
+		})
+	}
+}
+
+// Who has been told to end and returns nil has forgotten an error; who has not has succeeded.
+func TestRule17Told(t *testing.T) {
+	derived := func(ctx activity.Context) activity.Context {
+		c, _ := activity.FromContext(context.WithValue(ctx, key{}, 1))
+		return c
+	}
+	for _, tt := range []struct {
+		name string
+		told bool
+		fn   func(ctx activity.Context)
+	}{
+		{"nothing", false, func(ctx activity.Context) {}},
+		{"Sleep", true, func(ctx activity.Context) { _ = ctx.Sleep(time.Second) }},
+		{"Sleep of 0", true, func(ctx activity.Context) { _ = ctx.Sleep(0) }},
+		{"Sleep in a loop", true, func(ctx activity.Context) {
+			for range 100 {
+				_ = ctx.Sleep(time.Second)
+			}
+		}},
+		{"Idle", true, func(ctx activity.Context) { _ = activity.Idle(ctx, time.Second) }},
+		{"Idle of 0", true, func(ctx activity.Context) { _ = activity.Idle(ctx, 0) }},
+		{"Guard", true, func(ctx activity.Context) { _ = activity.Guard(ctx, func() error { return nil }) }},
+		{"Range", true, func(ctx activity.Context) { _ = activity.Range(ctx, 0, 3, func(int) error { return nil }) }},
+		{"Range with nothing to do", false, func(ctx activity.Context) { _ = activity.Range(ctx, 3, 3, func(int) error { return nil }) }},
+		{"Heartbeat", false, func(ctx activity.Context) { _ = ctx.Heartbeat(); _ = ctx.Heartbeat(1) }},
+		{"Err and Cause", false, func(ctx activity.Context) { _, _ = ctx.Err(), context.Cause(ctx) }},
+		{"derived Sleep", true, func(ctx activity.Context) { _ = derived(ctx).Sleep(time.Second) }},
+		{"derived Idle", true, func(ctx activity.Context) { _ = activity.Idle(derived(ctx), time.Second) }},
+		{"derived Guard", true, func(ctx activity.Context) { _ = activity.Guard(derived(ctx), func() error { return nil }) }},
+		{"derived Range", true, func(ctx activity.Context) {
+			_ = activity.Range(derived(ctx), 0, 3, func(int) error { return nil })
+		}},
+		{"derived Heartbeat", false, func(ctx activity.Context) { _ = derived(ctx).Heartbeat() }},
+		{"wrapped Sleep", true, func(ctx activity.Context) { _ = plainWrapper{ctx}.Sleep(time.Second) }},
+		{"wrapped Idle", true, func(ctx activity.Context) { _ = activity.Idle(plainWrapper{ctx}, time.Second) }},
+		{"wrapped Guard", true, func(ctx activity.Context) {
+			_ = activity.Guard(plainWrapper{ctx}, func() error { return nil })
+		}},
+		{"wrapped Range", true, func(ctx activity.Context) {
+			_ = activity.Range(plainWrapper{ctx}, 0, 3, func(int) error { return nil })
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			checkTold(t, tt.told, func(ctx activity.Context) { <-ctx.Done(); tt.fn(ctx) })
+		})
+	}
+	// What f and body return is theirs, also if it is the cause.
+	t.Run("f of Guard", func(t *testing.T) {
+		checkTold(t, false, func(ctx activity.Context) {
+			_ = activity.Guard(ctx, func() error { return untilEnded(ctx) })
+		})
+	})
+	t.Run("body of Range", func(t *testing.T) {
+		checkTold(t, false, func(ctx activity.Context) {
+			_ = activity.Range(ctx, 0, 3, func(int) error { return untilEnded(ctx) })
+		})
+	})
+	t.Run("the last body of Range", func(t *testing.T) {
+		checkTold(t, false, func(ctx activity.Context) {
+			if err := activity.Range(ctx, 0, 1, func(int) error { <-ctx.Done(); return nil }); err != nil {
+				t.Errorf("Range: %v", err)
+			}
+		})
+	})
+	t.Run("the last body but one of Range", func(t *testing.T) {
+		checkTold(t, true, func(ctx activity.Context) {
+			_ = activity.Range(ctx, 0, 2, func(int) error { <-ctx.Done(); return nil })
+		})
+	})
+	t.Run("in the middle of Sleep", func(t *testing.T) {
+		checkTold(t, true, func(ctx activity.Context) { _ = ctx.Sleep(time.Hour) })
+	})
+	// A context of the function's own ended, not the attempt.
+	t.Run("by a context of its own", func(t *testing.T) {
+		checkTold(t, false, func(ctx activity.Context) {
+			sub, cancel := context.WithCancelCause(ctx)
+			c, _ := activity.FromContext(sub)
+			cancel(io.EOF)
+			if err := c.Sleep(time.Hour); err != io.EOF {
+				t.Errorf("Sleep: %v", err)
+			}
+			if err := activity.Guard(c, func() error { return nil }); err != io.EOF {
+				t.Errorf("Guard: %v", err)
+			}
+			<-ctx.Done()
+		})
+	})
+}
+
+type plainWrapper struct{ activity.Context }
+
+func checkTold(t *testing.T, told bool, fn func(ctx activity.Context)) {
+	t.Helper()
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		h := start(t, rt, activity.Options{}, func(ctx activity.Context) error { fn(ctx); return nil })
+		time.Sleep(time.Second)
+		h.Cancel(errCancel)
+		out, err := h.Wait(t.Context())
+		switch {
+		case told:
+			checkEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel)
+			if out != "" || h.Status().State != activity.StateCanceled {
+				t.Errorf("out %q, state %s", out, h.Status().State)
+			}
+		case err != nil || out != "done" || h.Status().State != activity.StateCompleted:
+			t.Errorf("got %q, %v, state %s; it has succeeded", out, err, h.Status().State)
+		}
+	})
+}
+
+// Rule 17: who was told to end has not succeeded, though it returns nil.
+func TestRule17WhoTells(t *testing.T) {
+	for name, test := range map[string]struct {
+		call func(ctx, child activity.Context) error // child ended before, with errBoom
+		want error
+		told bool
+	}{
+		"nothing":     {func(_, _ activity.Context) error { return nil }, nil, false},
+		"Cause":       {func(ctx, _ activity.Context) error { return context.Cause(ctx) }, errCancel, false},
+		"Heartbeat":   {func(ctx, _ activity.Context) error { return ctx.Heartbeat(1) }, errCancel, false},
+		"Sleep":       {func(ctx, _ activity.Context) error { return ctx.Sleep(1) }, errCancel, true},
+		"Sleep 0":     {func(ctx, _ activity.Context) error { return ctx.Sleep(0) }, errCancel, true},
+		"Idle":        {func(ctx, _ activity.Context) error { return activity.Idle(ctx, 1) }, errCancel, true},
+		"Guard":       {func(ctx, _ activity.Context) error { return activity.Guard(ctx, never) }, errCancel, true},
+		"Range":       {func(ctx, _ activity.Context) error { return activity.Range(ctx, 0, 1, nil) }, errCancel, true},
+		"empty Range": {func(ctx, _ activity.Context) error { return activity.Range(ctx, 0, 0, nil) }, nil, false},
+		"child Sleep": {func(_, child activity.Context) error { return child.Sleep(1) }, errBoom, false},
+		"child Guard": {func(_, child activity.Context) error { return activity.Guard(child, never) }, errBoom, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+				h := start(t, rt, activity.Options{}, func(ctx activity.Context) error {
+					derived, cancel := context.WithCancelCause(ctx)
+					cancel(errBoom)
+					child, _ := activity.FromContext(derived)
+					<-ctx.Done()
+					if err := test.call(ctx, child); err != test.want {
+						t.Errorf("got %v, want %v", err, test.want)
+					}
+					return nil
+				})
+				synctest.Wait()
+				h.Cancel(errCancel)
+				if err := wait(t, h); test.told {
+					checkErr(t, err, errCancel)
+				} else {
+					checkErr(t, err, nil)
+				}
+			})
+		})
+	}
+}
+
+// A Sleep that ended with a child context tells the function nothing later on
+// (rule 17), with a wrapper neither.
+func TestRule17SleepOfAChildUnderAWrapper(t *testing.T) {
+	for _, wrapped := range []bool{false, true} {
+		cfg := activity.Config{Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
+			if wrapped {
+				ctx = &countingWrapper{Context: ctx}
+			}
+			return next(ctx)
+		}}
+		bubble(t, cfg, func(t *testing.T, rt *activity.Runtime) {
+			h := start(t, rt, activity.Options{}, func(ctx activity.Context) error {
+				derived, cancel := context.WithTimeoutCause(ctx, time.Second, errBoom)
+				defer cancel()
+				child, _ := activity.FromContext(derived)
+				if err := child.Sleep(time.Hour); err != errBoom {
+					t.Errorf("Sleep returned %v", err)
+				}
+				<-ctx.Done()
+				time.Sleep(time.Second)
+				return nil // finished all the same
+			})
+			time.Sleep(time.Minute)
+			h.Cancel(errCancel)
+			if err := wait(t, h); err != nil {
+				t.Errorf("wrapped %v: %v, want success", wrapped, err)
+			}
+		})
+	}
+}

@@ -1,0 +1,215 @@
+package activity_test
+
+import (
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+// By default ten functions may be abandoned when another attempt starts. After
+// the eleventh the activity is blocked until one returns.
+func TestRule9ElevenHangs(t *testing.T) {
+	log := &logbook{}
+	both(t, activity.Config{Logger: slog.New(log)}, func(t *testing.T, e *env) {
+		log.lines = nil
+		var places [20]stackPlace
+		h := e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
+			n := ctx.Info().Attempt
+			return stackHangA(e.gate(fmt.Sprint(n)), &places[n])
+		})
+		e.pass(24 * time.Hour)
+		s := h.Status()
+		if s.State != activity.StateBlocked || s.Attempt != 11 || s.Abandoned != 11 {
+			t.Errorf("the status is %+v", s)
+		}
+		if s := e.rt.Stats(); s.Blocked != 1 || s.Running != 0 || s.Abandoned != 11 || s.Attempts != 11 {
+			t.Errorf("Stats are %+v", s)
+		}
+		events := e.all()
+		last := events[len(events)-1]
+		if last.Kind != activity.EventBlocked || last.Attempt != 11 {
+			t.Errorf("the last event is %+v", last)
+		}
+		at := places[11]
+		if log.has(slog.LevelError, at.function+"(", at.line) != 1 || log.has(slog.LevelError) != 1 {
+			t.Errorf("%d lines say that it is blocked, %d where it hangs", log.has(slog.LevelError), log.has(slog.LevelError, at.function+"(", at.line))
+		}
+		e.wantStarted("a", 12, -1)
+		e.open("3")
+		e.wantStarted("a", 12, 24*time.Hour)
+		e.pass(10 * time.Second) // it hangs too, and backs off
+		e.pass(24 * time.Hour)
+		e.wantStarted("a", 13, -1)
+		if s := h.Status(); s.State != activity.StateBlocked || s.Attempt != 12 || s.Abandoned != 11 {
+			t.Errorf("the status is %+v", s)
+		}
+	})
+}
+
+// So many may be left when another attempt starts.
+func TestRule9MaxAbandoned(t *testing.T) {
+	for maxAbandoned, want := range map[int]int{activity.NoOverlap: 1, 1: 2, 2: 3, 9: 10, 11: 12} {
+		both(t, activity.Config{}, func(t *testing.T, e *env) {
+			h := e.start(activity.Options{StartToCloseTimeout: time.Second, MaxAbandoned: maxAbandoned}, e.hang)
+			e.pass(24 * time.Hour)
+			if s := h.Status(); s.State != activity.StateBlocked || s.Attempt != want {
+				t.Errorf("with MaxAbandoned %d the status is %+v", maxAbandoned, s)
+			}
+		})
+	}
+}
+
+// The next attempt starts when the function has returned. A blocked activity
+// gives its slot up, and schedule-to-start does not run.
+func TestRule9NoOverlap(t *testing.T) {
+	both(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env) {
+		e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * time.Second, MaxAbandoned: activity.NoOverlap, ScheduleToStartTimeout: time.Second}, e.hang)
+		e.start(activity.Options{ID: "b"}, e.hang)
+		e.pass(time.Hour)
+		e.open("b1")
+		e.open("a1")
+		e.open("a2")
+		e.want("a",
+			"0s scheduled 0",
+			"0s attempt started 1",
+			"10s attempt failed 1: heartbeat timeout, next in 0s",
+			"10s abandoned 1",
+			"10s blocked 1",
+			"1h0m0s abandoned returned 1",
+			"1h0m0s attempt started 2",
+			"1h0m0s completed 2")
+		e.want("b", "0s scheduled 0", "10s attempt started 1", "1h0m0s completed 1")
+	})
+	// What was blocked waits for a slot again, and for no longer than schedule-to-start.
+	both(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env) {
+		h := e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * time.Second, MaxAbandoned: activity.NoOverlap, ScheduleToStartTimeout: time.Second}, e.hang)
+		e.start(activity.Options{ID: "b"}, e.hang)
+		e.pass(time.Minute)
+		e.open("a1")
+		if s := h.Status().State; s != activity.StateWaiting {
+			t.Errorf("it is %s", s)
+		}
+		e.pass(time.Second - 1)
+		if s := h.Status().State; s != activity.StateWaiting {
+			t.Errorf("it is %s", s)
+		}
+		e.pass(1)
+		if typ := timeoutType(e.end(h)); typ != activity.TimeoutScheduleToStart {
+			t.Errorf("it ended in %s", typ)
+		}
+	})
+	// A function that returns during the backoff blocks nothing.
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
+		e.start(activity.Options{ID: "a", StartToCloseTimeout: 10 * time.Second, MaxAbandoned: activity.NoOverlap}, e.hang)
+		e.pass(11*time.Second - 1)
+		e.open("a1")
+		e.pass(1)
+		e.open("a2")
+		e.want("a",
+			"0s scheduled 0",
+			"0s attempt started 1",
+			"10s attempt failed 1: start-to-close timeout, next in 1s",
+			"10s abandoned 1",
+			"10.999999999s abandoned returned 1",
+			"11s attempt started 2",
+			"11s completed 2")
+	})
+}
+
+// What waits for a function that was inside Guard goes on waiting, and says so
+// once, until the function has returned.
+func TestRule9StillBlocked(t *testing.T) {
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
+		e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * time.Second, MaxAbandoned: activity.NoOverlap}, func(ctx activity.Context) error {
+			if ctx.Info().Attempt == 2 {
+				return nil
+			}
+			if err := activity.Guard(ctx, func() error { <-e.gate("guard"); return nil }); err != nil {
+				return err
+			}
+			return e.hang(ctx)
+		})
+		e.pass(15 * time.Second)
+		e.open("guard")
+		e.pass(5 * time.Second)
+		e.open("a1")
+		e.want("a",
+			"0s scheduled 0",
+			"0s attempt started 1",
+			"10s attempt failed 1: heartbeat timeout, next in 0s",
+			"10s abandoned 1",
+			"10s blocked 1",
+			"20s abandoned returned 1",
+			"20s attempt started 2",
+			"20s completed 2")
+	})
+}
+
+// Schedule-to-close holds while an activity is blocked.
+func TestRule9ScheduleToCloseHolds(t *testing.T) {
+	for _, more := range []time.Duration{-1, 0, 1} {
+		both(t, activity.Config{}, func(t *testing.T, e *env) {
+			alarm := e.clock.After(20*time.Second + more)
+			h := e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * time.Second, ScheduleToCloseTimeout: 20 * time.Second, MaxAbandoned: activity.NoOverlap}, func(ctx activity.Context) error {
+				if ctx.Info().Attempt == 1 {
+					<-alarm
+				}
+				return nil
+			})
+			e.pass(20*time.Second + more)
+			err := e.end(h)
+			want := []string{
+				"0s scheduled 0",
+				"0s attempt started 1",
+				"10s attempt failed 1: heartbeat timeout, next in 0s",
+				"10s abandoned 1",
+				"10s blocked 1",
+			}
+			if more < 0 {
+				want = append(want, "19.999999999s abandoned returned 1", "19.999999999s attempt started 2", "19.999999999s completed 2")
+			} else {
+				want = append(want, "20s failed 1: schedule-to-close timeout, timeout", fmt.Sprintf("%s abandoned returned 1", 20*time.Second+more))
+			}
+			e.want("a", want...)
+			if (err != nil) != (more >= 0) {
+				t.Errorf("it ended with %v", err)
+			}
+		})
+	}
+}
+
+// An abandoned function may return after its activity has ended, and a new
+// execution of the ID does not wait for it.
+func TestRule9AfterTheEnd(t *testing.T) {
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
+		opts := activity.Options{ID: "a", HeartbeatTimeout: time.Second, MaxAbandoned: activity.NoOverlap, RetryPolicy: once}
+		first := e.start(opts, func(activity.Context) error { <-e.gate("first"); return nil })
+		e.pass(time.Second)
+		e.end(first)
+		second := e.start(opts, noop)
+		if err := e.end(second); err != nil {
+			t.Error(err)
+		}
+		if s := e.rt.Stats(); s.Abandoned != 1 || s.Completed != 1 || s.Failed != 1 {
+			t.Errorf("Stats are %+v", s)
+		}
+		e.pass(time.Second)
+		e.open("first")
+		if n := e.rt.Stats().Abandoned; n != 0 {
+			t.Errorf("%d functions are abandoned after the last has returned", n)
+		}
+		e.want("a",
+			"0s scheduled 0",
+			"0s attempt started 1",
+			"1s attempt failed 1: heartbeat timeout, next in 0s",
+			"1s abandoned 1",
+			"1s failed 1: heartbeat timeout, maximum attempts reached",
+			"1s scheduled 0",
+			"1s attempt started 1",
+			"1s completed 1",
+			"2s abandoned returned 1")
+	})
+}

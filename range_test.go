@@ -1,0 +1,362 @@
+package activity_test
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+func TestRule6RangeResumes(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		var calls []int
+		h := start(t, rt, activity.Options{}, func(ctx activity.Context) error {
+			return activity.Range(ctx, 2, 7, func(i int) error {
+				calls = append(calls, i)
+				s := rt.Activities()[0]
+				if s.Done != i-2 || s.Total != 5 {
+					t.Errorf("in body %d: %d of %d are done", i, s.Done, s.Total)
+				}
+				var p activity.RangeProgress
+				found, err := s.HeartbeatDetails(&p)
+				if err != nil || found != (i > 2) || found && p != (activity.RangeProgress{Next: i, To: 7}) {
+					t.Errorf("in body %d: recorded are %v, %v: %v", i, found, err, p)
+				}
+				if (i == 4 || i == 6) && len(calls) < 7 && calls[max(len(calls)-2, 0)] != i {
+					return errBoom
+				}
+				return nil
+			})
+		})
+		checkErr(t, wait(t, h), nil)
+		checkDiff(t, "bodies", calls, []int{2, 3, 4, 4, 5, 6, 6})
+		s := h.Status()
+		checkDetails(t, s, activity.RangeProgress{Next: 7, To: 7})
+		if s.Done != 5 || s.Total != 5 {
+			t.Errorf("at the end %d of %d are done", s.Done, s.Total)
+		}
+	})
+}
+
+func TestRule6RangeEdges(t *testing.T) {
+	progress := func(next, to int) []any { return []any{activity.RangeProgress{Next: next, To: to}} }
+	tests := map[string]struct {
+		from, to    int
+		details     []any
+		calls       []int
+		refused     bool
+		done, total int
+	}{
+		"whole":             {0, 3, nil, []int{0, 1, 2}, false, 3, 3},
+		"one":               {5, 6, nil, []int{5}, false, 1, 1},
+		"negative":          {-2, 1, nil, []int{-2, -1, 0}, false, 3, 3},
+		"at the far end":    {math.MaxInt - 2, math.MaxInt, nil, []int{math.MaxInt - 2, math.MaxInt - 1}, false, 2, 2},
+		"empty":             {4, 4, nil, nil, false, 0, 0},
+		"upside down":       {4, 2, nil, nil, false, 0, 0},
+		"below from":        {3, 5, progress(1, 5), []int{3, 4}, false, 2, 2},
+		"at from":           {3, 5, progress(3, 5), []int{3, 4}, false, 2, 2},
+		"above from":        {3, 5, progress(4, 5), []int{4}, false, 2, 2},
+		"at to":             {3, 5, progress(5, 5), nil, false, 2, 2},
+		"above to":          {3, 5, progress(6, 6), nil, true, 0, 0},
+		"above to and from": {3, 2, progress(3, 3), nil, true, 0, 0},
+		"another to":        {3, 5, progress(4, 9), []int{4}, false, 2, 2},
+		"a number":          {0, 3, []any{1}, nil, true, 0, 0},
+		"a text":            {0, 3, []any{"1"}, nil, true, 0, 0},
+		"another struct":    {0, 3, []any{twoFields{A: 1}}, nil, true, 0, 0},
+		"null":              {0, 3, []any{(*int)(nil)}, nil, true, 0, 0},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+				var calls []int
+				h := start(t, rt, activity.Options{HeartbeatDetails: test.details}, func(ctx activity.Context) error {
+					return activity.Range(ctx, test.from, test.to, func(i int) error {
+						calls = append(calls, i)
+						return nil
+					})
+				})
+				err := wait(t, h)
+				if test.refused {
+					checkEnd(t, err, 1, activity.RetryStateNonRetryableFailure)
+				} else {
+					checkErr(t, err, nil)
+				}
+				checkDiff(t, "bodies", calls, test.calls)
+				if s := h.Status(); s.Done != test.done || s.Total != test.total {
+					t.Errorf("%d of %d are done, want %d of %d", s.Done, s.Total, test.done, test.total)
+				}
+				if n := rt.Stats().Heartbeats; n != uint64(len(test.calls)) {
+					t.Errorf("%d heartbeats for %d bodies", n, len(test.calls))
+				}
+			})
+		})
+	}
+}
+
+func TestRule6OneRangeAnAttempt(t *testing.T) {
+	for _, first := range []int{0, 2} { // an empty one counts too
+		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+			err := run(t, rt, activity.Options{}, func(ctx activity.Context) error {
+				if err := activity.Range(ctx, 0, first, func(int) error { return nil }); err != nil {
+					t.Error(err)
+				}
+				child, _ := activity.FromContext(context.WithValue(ctx, key{}, 1))
+				return activity.Range(child, 0, 3, func(int) error {
+					t.Error("the second Range called its body")
+					return nil
+				})
+			})
+			checkEnd(t, err, 1, activity.RetryStateNonRetryableFailure)
+		})
+	}
+}
+
+// The body's error comes back as it is, canceled or not, and does not count as
+// being told to end (rule 17).
+func TestRule6BodyError(t *testing.T) {
+	for _, canceled := range []bool{false, true} {
+		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+			h := start(t, rt, activity.Options{RetryPolicy: once}, func(ctx activity.Context) error {
+				err := activity.Range(ctx, 0, 5, func(i int) error {
+					if i < 2 {
+						return nil
+					}
+					if canceled {
+						<-ctx.Done()
+						return context.Cause(ctx)
+					}
+					return errCancel
+				})
+				if err != errCancel {
+					t.Errorf("Range returned %v", err)
+				}
+				return nil
+			})
+			synctest.Wait()
+			if canceled {
+				h.Cancel(errCancel)
+			}
+			checkErr(t, wait(t, h), nil)
+			if s := h.Status(); s.Done != 2 {
+				t.Errorf("%d are done, want 2", s.Done)
+			}
+		})
+	}
+}
+
+func TestRule6CanceledRange(t *testing.T) {
+	for last, name := range []string{"before", "first", "middle", "last"} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+				var calls int
+				h := start(t, rt, activity.Options{}, func(ctx activity.Context) error {
+					if last == 0 {
+						<-ctx.Done()
+					}
+					err := activity.Range(ctx, 0, 3, func(i int) error {
+						if calls++; i == last-1 {
+							<-ctx.Done()
+						}
+						return nil
+					})
+					if want := errCancel; last < 3 && err != want || last == 3 && err != nil {
+						t.Errorf("Range returned %v", err)
+					}
+					return nil // told to end by Range: not taken for success (rule 17)
+				})
+				synctest.Wait()
+				h.Cancel(errCancel)
+				if last < 3 {
+					checkErr(t, wait(t, h), errCancel)
+				} else {
+					checkErr(t, wait(t, h), nil)
+				}
+				var p activity.RangeProgress
+				_, err := h.Status().HeartbeatDetails(&p)
+				if calls != last || err != nil || p.Next != last || h.Status().Done != last {
+					t.Errorf("%d bodies, recorded %v (%v), %d done; want %d", calls, p, err, h.Status().Done, last)
+				}
+			})
+		})
+	}
+}
+
+// A body that drops the error of a Sleep is done, but the activity is not.
+func TestRule6BodyDropsASleepError(t *testing.T) {
+	for _, to := range []int{1, 2} {
+		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+			h := start(t, rt, activity.Options{}, func(ctx activity.Context) error {
+				activity.Range(ctx, 0, to, func(i int) error {
+					if i > 0 {
+						t.Error("a further body runs")
+					}
+					ctx.Sleep(time.Hour)
+					return nil
+				})
+				return nil
+			})
+			synctest.Wait()
+			h.Cancel(errCancel)
+			checkErr(t, wait(t, h), errCancel)
+			checkState(t, h, activity.StateCanceled)
+		})
+	}
+}
+
+func TestRule6TimedOutRange(t *testing.T) {
+	for _, to := range []int{2, 3} { // in the last body, and before it
+		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+			over := make(chan struct{})
+			h := start(t, rt, activity.Options{HeartbeatTimeout: time.Minute}, func(ctx activity.Context) error {
+				if ctx.Info().Attempt == 2 {
+					checkDetails(t, ctx, activity.RangeProgress{Next: 1, To: to})
+					<-over
+					return nil
+				}
+				err := activity.Range(ctx, 0, to, func(i int) error {
+					if i == 1 {
+						<-ctx.Done()
+						time.Sleep(time.Second)
+					}
+					return nil
+				})
+				if cause := context.Cause(ctx); to == 2 && err != nil || to == 3 && err != cause {
+					t.Errorf("to %d: Range returned %v, and the cause is %v", to, err, cause)
+				}
+				close(over)
+				return nil
+			})
+			checkErr(t, wait(t, h), nil)
+			if s := h.Status(); s.Done != 1 || s.Total != to { // the fenced attempt is not seen
+				t.Errorf("%d of %d are done, want 1 of %d", s.Done, s.Total, to)
+			}
+		})
+	}
+}
+
+// {"Next":9,"To":10} and {"Next":10,"To":99} have 18 and 19 bytes.
+func TestRule6RecordingFails(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		to     int
+		cancel bool
+	}{{"middle", 99, false}, {"last", 10, false}, {"middle, canceled", 99, true}, {"last, canceled", 10, true}} {
+		t.Run(test.name, func(t *testing.T) {
+			log := &logbook{}
+			cfg := activity.Config{MaxDetailsSize: 18, Logger: slog.New(log)}
+			bubble(t, cfg, func(t *testing.T, rt *activity.Runtime) {
+				h := start(t, rt, activity.Options{}, func(ctx activity.Context) error {
+					return activity.Range(ctx, 0, test.to, func(i int) error {
+						if i > 9 {
+							t.Error("a body runs after a recording that failed")
+						}
+						if i == 9 && test.cancel {
+							<-ctx.Done()
+						}
+						return nil
+					})
+				})
+				synctest.Wait()
+				if test.cancel {
+					h.Cancel(errCancel)
+				}
+				err := wait(t, h)
+				switch {
+				case test.to == 10: // the last body is done
+					checkErr(t, err, nil)
+					if log.has(slog.LevelError) != 1 {
+						t.Errorf("%d errors were logged, want 1", log.has(slog.LevelError))
+					}
+				case test.cancel:
+					checkErr(t, err, errCancel)
+				default:
+					checkEnd(t, err, 1, activity.RetryStateNonRetryableFailure)
+					checkErr(t, err, activity.ErrDetailsTooLarge)
+				}
+			})
+		})
+	}
+}
+
+// noteBeats is an Observer that notes when heartbeats come.
+func noteBeats(beats *[]time.Duration) func(activity.Event) {
+	var begun time.Time
+	return func(e activity.Event) {
+		switch e.Kind {
+		case activity.EventScheduled:
+			begun = e.Time
+		case activity.EventHeartbeat:
+			*beats = append(*beats, e.Time.Sub(begun))
+		}
+	}
+}
+
+func TestRule7IdleHeartbeats(t *testing.T) {
+	for _, timeout := range []time.Duration{0, 2, 3, 7, 10 * time.Second} {
+		for _, idle := range []time.Duration{-1, 0, 1, 2, 21, timeout / 2, timeout/2 + 1, timeout, 5*timeout + 3} {
+			var beats []time.Duration
+			bubble(t, activity.Config{Observer: noteBeats(&beats)}, func(t *testing.T, rt *activity.Runtime) {
+				err := run(t, rt, activity.Options{HeartbeatTimeout: timeout, HeartbeatDetails: []any{5}, RetryPolicy: once}, func(ctx activity.Context) error {
+					before := timeout / 2
+					if err := ctx.Sleep(before); err != nil {
+						t.Error(err)
+					}
+					synctest.Wait() // for the first events to be delivered
+					if err := activity.Idle(ctx, idle); err != nil {
+						t.Errorf("timeout %s: Idle(%s) returned %v", timeout, idle, err)
+					}
+					end := time.Since(ctx.Info().StartedAt)
+					if end != before+max(idle, 0) {
+						t.Errorf("timeout %s: Idle(%s) took %s", timeout, idle, end-before)
+					}
+					if len(beats) == 0 || beats[0] != before {
+						t.Errorf("timeout %s: Idle(%s) began at %s, heartbeats came at %v", timeout, idle, before, beats)
+					}
+					for i, at := range append(slices.Clone(beats), end)[1:] {
+						if timeout > 0 && at-beats[i] > max(timeout/2, 1) {
+							t.Errorf("timeout %s: heartbeats at %v, end at %s", timeout, beats, end)
+						}
+					}
+					checkDetails(t, ctx, 5)
+					return nil
+				})
+				checkErr(t, err, nil)
+			})
+		}
+	}
+}
+
+// A heartbeat timeout of 1 ns cannot be kept, and must not make Idle spin.
+func TestRule7IdleWithTheSmallestTimeout(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		err := run(t, rt, activity.Options{HeartbeatTimeout: 1, RetryPolicy: once}, func(ctx activity.Context) error {
+			return activity.Idle(ctx, time.Hour)
+		})
+		checkErr(t, err, context.DeadlineExceeded)
+		synctest.Wait()
+	})
+}
+
+func TestRule18IdleEndsWithTheAttempt(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		h := start(t, rt, activity.Options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
+			for range 2 { // the second at once
+				if err := activity.Idle(ctx, time.Hour); err != errCancel {
+					t.Errorf("Idle returned %v", err)
+				}
+			}
+			if d := time.Since(ctx.Info().StartedAt); d != 7*time.Minute {
+				t.Errorf("Idle took %s", d)
+			}
+			return nil
+		})
+		time.Sleep(7 * time.Minute)
+		h.Cancel(errCancel)
+		checkErr(t, wait(t, h), errCancel) // told to end by Idle (rule 17)
+	})
+}
