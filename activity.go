@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"fmt"
+	"reflect"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -40,7 +41,6 @@ type activity struct {
 	rt          *Runtime
 	opts        Options // with defaults
 	body        body
-	fn          uintptr         // the function that names the activity if Options.Name does not
 	number      uint64          // in order of scheduling; makes the ID if Options.ID does not
 	base        context.Context // what attempts derive from
 	caller      *caller         // nil: base is Start's context, and never ends
@@ -60,16 +60,17 @@ type activity struct {
 	failure     error         // how latest ended
 	until       instant       // StateWaiting: schedule-to-start; StateBackingOff: the next attempt; canceled: the end of CancelGrace
 	cancelCause error         // set once
+	out         any           // set once
 	err         error         // set once
 	zombies     int32         // abandoned functions that still run
 	deciding    bool          // latest has failed, and what follows is not decided yet
 	slot        bool          // has a slot of MaxConcurrent
 	stalled     bool          // the attempt before latest ended in a heartbeat timeout
 
+	isInt      bool // guarded by mu, and up here for the size
 	mu         sync.Mutex
 	details    []byte // the newest recorded, or, if isInt, intDetails; nil: none; see encodedDetails
 	intDetails int
-	isInt      bool
 	beats      uint64
 	lastBeat   instant
 	loop       *rangeState // of its Range; nil: none yet
@@ -108,7 +109,7 @@ func (a *activity) name() string {
 	if a.opts.Name != "" {
 		return a.opts.Name
 	}
-	return runtime.FuncForPC(a.fn).Name()
+	return runtime.FuncForPC(reflect.ValueOf(a.body.function()).Pointer()).Name()
 }
 
 func (a *activity) String() string { return label(a.id(), a.name()) }
@@ -528,10 +529,17 @@ func (rt *Runtime) grantSlots(now instant) {
 
 // The goroutine of an attempt.
 
+// A result is what an attempt's function returned.
+type result struct {
+	out any
+	err error
+}
+
 func (t *attempt) run() {
-	defer t.end() // also if the function calls runtime.Goexit
+	var r result
+	defer t.end(&r) // also if the function calls runtime.Goexit
 	if t.Err() == nil || !t.fenced() {
-		t.call()
+		t.call(&r)
 	}
 }
 
@@ -546,28 +554,35 @@ func (t *attempt) fenced() bool {
 // this method finds the attempt's goroutine, which costs a run nothing.
 //
 //go:noinline
-func (t *attempt) call() {
+func (t *attempt) call(r *result) {
 	returned := false
 	defer func() {
 		if returned {
 			return
 		}
 		if v := recover(); v != nil {
-			t.err = newPanicError(v)
+			r.err = newPanicError(v)
 		} else {
-			t.err = NonRetryable(ErrGoexit)
+			r.err = NonRetryable(ErrGoexit)
 		}
 	}()
 	if intercept := t.a.rt.cfg.Interceptor; intercept == nil {
-		t.out, t.err = t.a.body.run(t)
+		r.out, r.err = t.a.body.run(t)
 	} else {
-		t.err = intercept(t, func(c Context) (err error) {
-			t.out, err = t.a.body.run(handOn(c))
-			return err
-		})
+		r.out, r.err = t.intercepted(intercept)
 	}
 	returned = true
 	runtime.KeepAlive(t)
+}
+
+// intercepted is apart from call for the sake of the closure's variable, which
+// would cost every run an allocation there.
+func (t *attempt) intercepted(intercept func(Context, func(Context) error) error) (out any, err error) {
+	err = intercept(t, func(c Context) (err error) {
+		out, err = t.a.body.run(handOn(c))
+		return err
+	})
+	return out, err
 }
 
 // handOn makes c what FromContext finds.
@@ -583,7 +598,7 @@ func newPanicError(v any) *PanicError {
 }
 
 // end hands in what the function returned.
-func (t *attempt) end() {
+func (t *attempt) end(r *result) {
 	a, rt := t.a, t.a.rt
 	// The function may know of the caller's cancellation before we do.
 	var cause error
@@ -611,19 +626,20 @@ func (t *attempt) end() {
 	a.mu.Unlock()
 	a.current = nil
 	switch {
-	case t.err == nil && !(a.cancelCause != nil && told):
+	case r.err == nil && !(a.cancelCause != nil && told):
+		a.out = r.out
 		a.finish(now, StateCompleted, 0, nil)
 	case a.cancelCause != nil:
 		err := a.cancelCause
-		if t.err != nil {
-			err = &canceledError{cause: a.cancelCause, result: t.err}
+		if r.err != nil {
+			err = &canceledError{cause: a.cancelCause, result: r.err}
 		}
 		a.finish(now, StateCanceled, RetryStateCancelRequested, err)
 	default:
-		a.failure, a.deciding = t.err, true
+		a.failure, a.deciding = r.err, true
 		a.setAlarm()
 		rt.unlock()
-		a.decide(t.err)
+		a.decide(r.err)
 		return
 	}
 	rt.unlock()

@@ -90,17 +90,13 @@ type attempt struct {
 	guards     int32         // functions inside Guard now
 
 	// Guarded by Runtime.mu.
-	returned  bool // the function has returned
-	abandoned bool // left behind by a timeout, or at the end of CancelGrace
-	reported  bool // EventAbandoned was told
 	timedOut  TimeoutType
 	burst     *burst // of the attempts that timed out at the same instant
+	returned  bool   // the function has returned
+	abandoned bool   // left behind by a timeout, or at the end of CancelGrace
+	reported  bool   // EventAbandoned was told
 
 	ranged atomic.Bool // Range was called
-
-	// The function's result: the attempt's goroutine's own.
-	out any
-	err error
 }
 
 type (

@@ -225,14 +225,16 @@ func New(cfg Config) *Runtime {
 	return rt
 }
 
-// A body is an activity's function. What run returns is its result.
+// A body is an activity's function, with its input.
 type body interface {
 	run(ctx Context) (any, error)
+	function() any // for its name
 }
 
 type plain func(Context) error
 
 func (f plain) run(ctx Context) (any, error) { return nil, f(ctx) }
+func (f plain) function() any                { return f }
 
 type call[In, Out any] struct {
 	fn func(Context, In) (Out, error)
@@ -240,18 +242,18 @@ type call[In, Out any] struct {
 }
 
 func (c *call[In, Out]) run(ctx Context) (any, error) { return c.fn(ctx, c.in) }
+func (c *call[In, Out]) function() any                { return c.fn }
 
-// start makes an activity of body and starts it. fn is the function it is named after.
-func (rt *Runtime) start(ctx context.Context, opts *Options, fn any, body body) (*activity, error) {
+// start makes an activity of body and starts it.
+func (rt *Runtime) start(ctx context.Context, opts *Options, body body) (*activity, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
-	entry := reflect.ValueOf(fn)
-	if entry.IsNil() {
+	if reflect.ValueOf(body.function()).IsNil() {
 		return nil, errors.New("activity: the function is nil")
 	}
 	a := &activity{
-		rt: rt, opts: *opts, body: body, fn: entry.Pointer(),
+		rt: rt, opts: *opts, body: body,
 		base: ctx, ended: make(chan struct{}),
 	}
 	a.opts.setDefaults()
@@ -447,7 +449,7 @@ func (rt *Runtime) random(p *RetryPolicy) (r float64) {
 // ctx's end cancels the activity. Run then returns when fn has, or
 // Options.CancelGrace later.
 func (rt *Runtime) Run(ctx context.Context, opts Options, fn func(Context) error) error {
-	a, err := rt.start(ctx, &opts, fn, plain(fn))
+	a, err := rt.start(ctx, &opts, plain(fn))
 	if err != nil {
 		return err
 	}
@@ -471,7 +473,7 @@ func Execute[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn fun
 // [Runtime.Run] for an activity that was never started. ctx's end cancels the
 // activity, not only its start.
 func Start[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn func(Context, In) (Out, error), in In) (*Handle[Out], error) {
-	a, err := rt.start(ctx, &opts, fn, &call[In, Out]{fn, in})
+	a, err := rt.start(ctx, &opts, &call[In, Out]{fn, in})
 	if err != nil {
 		return nil, err
 	}
@@ -509,7 +511,7 @@ func (h *Handle[Out]) result() (Out, error) {
 		var zero Out
 		return zero, h.a.err
 	}
-	out, _ := h.a.latest.out.(Out) // only the latest attempt can have completed; a nil of an interface type has no type
+	out, _ := h.a.out.(Out) // a nil of an interface type has no type
 	return out, nil
 }
 
