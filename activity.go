@@ -62,7 +62,7 @@ type activity struct {
 	cancelCause error         // set once
 	out         any           // set once
 	err         error         // set once
-	zombies     int32         // abandoned functions that still run
+	abandoned   int32         // abandoned functions that still run
 	deciding    bool          // latest has failed, and what follows is not decided yet
 	slot        bool          // has a slot of MaxConcurrent
 	stalled     bool          // the attempt before latest ended in a heartbeat timeout
@@ -114,6 +114,8 @@ func (a *activity) name() string {
 
 func (a *activity) String() string { return label(a.id(), a.name()) }
 
+func (t *attempt) String() string { return fmt.Sprintf("%s, attempt %d", t.a, t.number) }
+
 // attempt is the number of the last attempt that was started.
 func (a *activity) attempt() int {
 	if a.latest == nil {
@@ -125,9 +127,9 @@ func (a *activity) attempt() int {
 // The life of an activity. All that follows, down to the goroutine of an
 // attempt, needs Runtime.mu, but for decide.
 
-// heed cancels the activity, and returns true, if the caller's context has ended
+// checkCaller cancels the activity, and returns true, if the caller's context has ended
 // and we have not been told yet.
-func (a *activity) heed(now instant) bool {
+func (a *activity) checkCaller(now instant) bool {
 	if a.caller == nil || a.cancelCause != nil || a.base.Err() == nil {
 		return false
 	}
@@ -138,7 +140,7 @@ func (a *activity) heed(now instant) bool {
 // proceed starts the next attempt, or waits for what it needs.
 func (a *activity) proceed(now instant) {
 	rt := a.rt
-	if a.heed(now) {
+	if a.checkCaller(now) {
 		return
 	}
 	if a.blocked() {
@@ -165,7 +167,7 @@ func (a *activity) blocked() bool {
 	if a.latest == nil {
 		return false
 	}
-	return int(a.zombies) > max(a.opts.MaxAbandoned, 0) || a.guarded()
+	return int(a.abandoned) > max(a.opts.MaxAbandoned, 0) || a.guarded()
 }
 
 // guarded reports whether a function is inside Guard. It can only be the latest
@@ -240,7 +242,7 @@ func (a *activity) nextAlarm() (instant, int32) {
 // expire does what is due. late is how long ago the earliest deadline of all
 // that are due was.
 func (a *activity) expire(now instant, late time.Duration) {
-	if a.heed(now) {
+	if a.checkCaller(now) {
 		return
 	}
 	if when, _ := a.nextAlarm(); when > now {
@@ -314,7 +316,7 @@ func (a *activity) expireAttempt(now instant, late time.Duration) {
 	t.cancel(err)
 	if t.cause() != error(err) { // the caller's cancellation was just there first
 		a.mu.Unlock()
-		a.heed(now)
+		a.checkCaller(now)
 		return
 	}
 	t.over = err
@@ -337,7 +339,7 @@ func (a *activity) expireAttempt(now instant, late time.Duration) {
 // very instant: then end, which comes next, takes it back.
 func (a *activity) abandon(t *attempt) {
 	t.abandoned = true
-	a.zombies++
+	a.abandoned++
 	a.rt.abandoned++
 }
 
@@ -375,7 +377,7 @@ func (a *activity) resolve(now instant, v verdict) {
 		return // something has decided meanwhile
 	}
 	a.deciding = false
-	a.heed(now)
+	a.checkCaller(now)
 	t, p := a.latest, &a.opts.RetryPolicy
 	heartbeat := t.timedOut == TimeoutHeartbeat
 	a.mu.Lock()
@@ -451,6 +453,7 @@ func (a *activity) cancel(now instant, cause error) {
 	case a.state == 0: // schedule sees it
 	case t != nil:
 		t.cancel(cause)
+		a.cancelCause = t.cause()
 		a.until = now.add(a.opts.CancelGrace)
 		a.setAlarm()
 	case a.state == StateRunning:
@@ -518,7 +521,7 @@ func (rt *Runtime) grantSlots(now instant) {
 		if min(a.until, a.closeBy) <= now {
 			continue // timed out at this instant, and about to be told
 		}
-		if a.heed(now) {
+		if a.checkCaller(now) {
 			continue
 		}
 		rt.slots--
@@ -637,7 +640,6 @@ func (t *attempt) end(r *result) {
 		a.finish(now, StateCanceled, RetryStateCancelRequested, err)
 	default:
 		a.failure, a.deciding = r.err, true
-		a.setAlarm()
 		rt.unlock()
 		a.decide(r.err)
 		return
@@ -648,7 +650,7 @@ func (t *attempt) end(r *result) {
 // endAbandoned notes that an abandoned function has returned. Runtime.mu is held.
 func (t *attempt) endAbandoned(now instant) {
 	a := t.a
-	a.zombies--
+	a.abandoned--
 	a.rt.abandoned--
 	a.tell(now, EventAbandonedReturned, t.number, nil, 0, nil)
 	a.unblock(now)

@@ -143,10 +143,10 @@ func (t *attempt) due(now instant) bool {
 // cause is why the Context ended.
 func (t *attempt) cause() error { return context.Cause(t.Context) }
 
-// tell notes that the function has been told of the attempt's end, if err, which
+// noteTold notes that the function has been told of the attempt's end, if err, which
 // it is about to get, is the attempt's cause and not that of a context of its own.
-func (t *attempt) tell(err error) error {
-	if err != nil && t.Err() != nil && reflect.DeepEqual(err, t.cause()) {
+func (t *attempt) noteTold(err error) error {
+	if cause := t.cause(); err != nil && cause != nil && (!reflect.ValueOf(cause).Comparable() || err == cause) {
 		t.a.mu.Lock()
 		t.told = true
 		t.a.mu.Unlock()
@@ -154,10 +154,10 @@ func (t *attempt) tell(err error) error {
 	return err
 }
 
-// tell does so for the attempt that ctx is derived from.
-func tell(ctx context.Context, err error) error {
+// noteTold does so for the attempt that ctx is derived from.
+func noteTold(ctx context.Context, err error) error {
 	if t := attemptOf(ctx); t != nil {
-		return t.tell(err)
+		return t.noteTold(err)
 	}
 	return err
 }
@@ -215,7 +215,7 @@ func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 	if err == nil {
 		err = ended(t)
 	}
-	return t.tell(err)
+	return t.noteTold(err)
 }
 
 // ended returns the cause of a context that has ended, else nil.
@@ -236,9 +236,9 @@ func (t *attempt) Guard(f func() error) error {
 		a.rt.catchUp()
 		a.mu.Lock()
 	}
-	if t.over != nil || t.Err() != nil {
+	if t.Err() != nil {
 		a.mu.Unlock()
-		return t.tell(t.cause())
+		return t.noteTold(t.cause())
 	}
 	t.guards++
 	a.mu.Unlock()
@@ -326,7 +326,7 @@ func (d *derived) SleepContext(ctx context.Context, dur time.Duration) error {
 
 func (d *derived) Guard(f func() error) error {
 	if err := ended(d.ctx); err != nil {
-		return tell(d, err)
+		return noteTold(d, err)
 	}
 	return Guard(d.Context, f)
 }
@@ -380,7 +380,7 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 	}
 	for i := next; i < to; i++ {
 		if err := ended(ctx); err != nil {
-			return tell(ctx, err)
+			return noteTold(ctx, err)
 		}
 		if err := body(i); err != nil {
 			return err
@@ -416,7 +416,7 @@ func Idle(ctx Context, d time.Duration) error {
 	}
 	for {
 		if err := ctx.Heartbeat(); err != nil {
-			return tell(ctx, err)
+			return noteTold(ctx, err)
 		}
 		if d <= 0 {
 			return nil
@@ -446,7 +446,7 @@ func Guard(ctx Context, f func() error) error {
 		return g.Guard(f)
 	}
 	if err := ended(ctx); err != nil {
-		return tell(ctx, err)
+		return noteTold(ctx, err)
 	}
 	if g, ok := ctx.Value(contextKey{}).(guard); ok { // under a wrapper that only embeds a Context
 		return g.Guard(f)

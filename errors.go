@@ -11,12 +11,12 @@ import (
 var (
 	// ErrShutdown is what Start, Run and Execute return once [Runtime.Shutdown]
 	// was called, and the cause with which Shutdown cancels what is running.
-	ErrShutdown = errors.New("activity: the runtime is shut down")
+	ErrShutdown = errors.New("the activity runtime is shut down")
 
 	// ErrAlreadyRunning refuses a start whose Options.ID is in use in this
 	// Runtime: by an activity that has not ended, or by one that has and whose
 	// function is still inside [Guard].
-	ErrAlreadyRunning = errors.New("activity: an activity with this ID is already running")
+	ErrAlreadyRunning = errors.New("an activity with this ID is already running")
 
 	// ErrDetailsTooLarge refuses heartbeat details that encode to more than
 	// Config.MaxDetailsSize.

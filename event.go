@@ -54,14 +54,16 @@ type letter struct {
 	last  bool // the activity has ended: let its callers know
 }
 
-// A mailbox holds what is to be told of one activity, in order.
+// A mailbox holds what is to be told of one activity, in order. While there is
+// something in it, a goroutine delivers it: the user's code may take its time,
+// and may take locks that whoever called us holds. Guarded by activity.mu.
 type mailbox struct {
 	letters    []letter
-	delivering bool // a goroutine is at it
+	delivering bool
+	time       time.Time // of the last event: heartbeats read the clock before they get here
 }
 
-// tell posts an event, and a log line that goes with it. Runtime.mu is held, and
-// activity.mu is not. What is posted is delivered by Runtime.unlock.
+// tell posts an event, and a log line that goes with it. Activity.mu is not held.
 func (a *activity) tell(now instant, kind EventKind, attempt int, err error, delay time.Duration, log func()) {
 	observed := a.rt.cfg.Observer != nil
 	if !observed && log == nil {
@@ -74,15 +76,58 @@ func (a *activity) tell(now instant, kind EventKind, attempt int, err error, del
 	a.mu.Lock()
 	a.post(l)
 	a.mu.Unlock()
-	a.rt.told = append(a.rt.told, a)
 }
 
 // post needs activity.mu.
 func (a *activity) post(l letter) {
-	if a.mail == nil {
-		a.mail = &mailbox{}
+	m := a.mail
+	if m == nil {
+		m = &mailbox{}
+		a.mail = m
 	}
-	a.mail.letters = append(a.mail.letters, l)
+	if l.event.Kind != 0 {
+		if l.event.Time.Before(m.time) {
+			l.event.Time = m.time
+		}
+		m.time = l.event.Time
+	}
+	m.letters = append(m.letters, l)
+	if !m.delivering {
+		m.delivering = true
+		go a.deliver()
+	}
+}
+
+// deliver tells the user's code what is in the mailbox.
+func (a *activity) deliver() {
+	m, whole := a.mail, false
+	defer func() {
+		if !whole { // an Observer or a Logger called runtime.Goexit
+			go a.deliver()
+		}
+	}()
+	for {
+		a.mu.Lock()
+		if len(m.letters) == 0 {
+			m.letters, m.delivering, whole = nil, false, true
+			a.mu.Unlock()
+			return
+		}
+		l := m.letters[0]
+		m.letters = m.letters[1:]
+		a.mu.Unlock()
+
+		if l.log != nil {
+			a.rt.protect(a, "an error's text", l.log)
+		}
+		if e := l.event; e.Kind != 0 {
+			e.ID, e.Name = a.id(), a.name()
+			a.rt.protect(a, "Config.Observer", func() { a.rt.cfg.Observer(e) })
+		}
+		if l.last {
+			a.answer()
+		}
+	}
 }
 
 // close lets the activity's callers go on, once everything has been told. No
@@ -91,68 +136,30 @@ func (a *activity) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.rt.beats += a.beats
-	if a.caller == nil && (a.mail == nil || len(a.mail.letters) == 0 && !a.mail.delivering) {
+	switch {
+	case a.mail != nil && a.mail.delivering:
+		a.post(letter{last: true})
+	case a.caller != nil:
+		a.next, a.rt.answers = a.rt.answers, a // unlock does it: to release is user code
+	default:
 		close(a.ended)
-		a.rt.closed()
-		return
-	}
-	a.post(letter{last: true})
-	a.rt.told = append(a.rt.told, a)
-}
-
-// deliver tells the user's code what is in the mailbox. If another goroutine is
-// at it, that one goes on with what is new.
-func (a *activity) deliver() {
-	a.mu.Lock()
-	m := a.mail
-	if m.delivering {
-		a.mu.Unlock()
-		return
-	}
-	m.delivering = true
-	whole := false
-	defer func() {
-		if !whole { // an Observer or a Logger called runtime.Goexit
-			a.mu.Lock()
-			m.delivering = false
-			a.mu.Unlock()
-			go a.deliver()
-		}
-	}()
-	for len(m.letters) > 0 {
-		l := m.letters[0]
-		m.letters = m.letters[1:]
-		a.mu.Unlock()
-		a.open(l)
-		a.mu.Lock()
-	}
-	m.letters = nil
-	m.delivering = false
-	whole = true
-	a.mu.Unlock()
-}
-
-func (a *activity) open(l letter) {
-	if l.log != nil {
-		a.rt.guarded(a, "an error's text", l.log)
-	}
-	if e := l.event; e.Kind != 0 {
-		e.ID, e.Name = a.id(), a.name()
-		a.rt.guarded(a, "Config.Observer", func() { a.rt.cfg.Observer(e) })
-	}
-	if l.last {
-		if a.caller != nil {
-			a.caller.release()
-		}
-		close(a.ended)
-		a.rt.mu.Lock()
-		a.rt.closed()
-		a.rt.mu.Unlock()
+		a.rt.answered()
 	}
 }
 
-// guarded calls the user's code f. A panic is logged, and is all that happens.
-func (rt *Runtime) guarded(a *activity, what string, f func()) {
+// answer lets the activity's callers go on.
+func (a *activity) answer() {
+	if a.caller != nil {
+		a.caller.release()
+	}
+	a.rt.mu.Lock()
+	close(a.ended)
+	a.rt.answered()
+	a.rt.mu.Unlock()
+}
+
+// protect calls the user's code f. A panic is logged, and is all that happens.
+func (rt *Runtime) protect(a *activity, what string, f func()) {
 	defer func() {
 		if v := recover(); v != nil {
 			p := newPanicError(v)
@@ -189,10 +196,10 @@ func (rt *Runtime) logger() *slog.Logger {
 // A burst is what is logged of one instant: thousands that stall together are a
 // few lines, not thousands of stacks. Guarded by Runtime.mu.
 type burst struct {
-	open    bool // the settle goes on
-	pending int  // attempts that timed out, and whose Retryable is being asked
-	last    *activity
-	lines   [len(burstKinds)]int
+	settling bool // more may come
+	pending  int  // attempts that timed out, and whose Retryable is being asked
+	last     *activity
+	lines    [len(burstKinds)]int
 }
 
 const burstLines = 5 // of each kind are written in full
@@ -215,7 +222,7 @@ var burstKinds = [...]struct {
 // burstNow is that of the settle that is under way.
 func (rt *Runtime) burstNow() *burst {
 	if rt.burst == nil {
-		rt.burst = &burst{open: true}
+		rt.burst = &burst{settling: true}
 	}
 	return rt.burst
 }
@@ -242,7 +249,7 @@ func (b *burst) resolved() {
 // sum writes the lines that count the rest, once all is known.
 func (b *burst) sum() {
 	a := b.last
-	if b.open || b.pending > 0 {
+	if b.settling || b.pending > 0 {
 		return
 	}
 	for kind, n := range b.lines {
@@ -252,7 +259,6 @@ func (b *burst) sum() {
 				a.rt.log(burstKinds[kind].level, fmt.Sprintf(burstKinds[kind].rest, rest), nil, 0)
 			}})
 			a.mu.Unlock()
-			a.rt.told = append(a.rt.told, a)
 		}
 	}
 }
@@ -302,7 +308,7 @@ func (a *activity) blockedLog() func() {
 	if !b.full(lineBlocked, a) {
 		return nil
 	}
-	why := fmt.Sprintf("%d functions of earlier attempts still run, and MaxAbandoned is %d", a.zombies, max(a.opts.MaxAbandoned, 0))
+	why := fmt.Sprintf("%d functions of earlier attempts still run, and MaxAbandoned is %d", a.abandoned, max(a.opts.MaxAbandoned, 0))
 	if a.guarded() {
 		why = "the function of the last attempt is still inside Guard"
 	}

@@ -57,11 +57,8 @@ func (t *attempt) Heartbeat(details ...any) error {
 			ev.details, ev.codec = a.latestDetails(), a.rt.cfg.Codec
 		}
 		a.post(letter{event: ev})
-		a.mu.Unlock()
-		a.deliver()
-	} else {
-		a.mu.Unlock()
 	}
+	a.mu.Unlock()
 	if t.Err() != nil {
 		if failed != nil {
 			a.rt.log(slog.LevelError, "activity: a canceled attempt's heartbeat details are not recorded", a, t.number, slog.Any("error", failed))
@@ -109,7 +106,7 @@ func (a *activity) latestDetails() []byte {
 
 // HeartbeatDetails implements [Context].
 func (t *attempt) HeartbeatDetails(into ...any) (bool, error) {
-	found, err := decodeDetails(t.a.rt.cfg.Codec, t.resume, into)
+	found, err := decodeDetails(t.a.rt.cfg.Codec, bytes.Clone(t.resume), into)
 	if err != nil {
 		t.logCodecPanic(err)
 		err = NonRetryable(fmt.Errorf("%s: attempt %d cannot resume: %w", t.a, t.number, err))

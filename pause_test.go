@@ -143,6 +143,7 @@ func TestRule11Threshold(t *testing.T) {
 							e.finish("a")
 						case "status":
 							h.Status()
+							synctest.Wait()
 						}
 						switch {
 						case more == 0:

@@ -310,6 +310,7 @@ func TestRule7IdleHeartbeats(t *testing.T) {
 					if err := activity.Idle(ctx, idle); err != nil {
 						t.Errorf("timeout %s: Idle(%s) returned %v", timeout, idle, err)
 					}
+					synctest.Wait()
 					end := time.Since(ctx.Info().StartedAt)
 					if end != before+max(idle, 0) {
 						t.Errorf("timeout %s: Idle(%s) took %s", timeout, idle, end-before)

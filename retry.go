@@ -97,12 +97,12 @@ type verdict struct {
 
 // judge calls user code: not under a lock. What panics has no say.
 func (a *activity) judge(err error, v *verdict) {
-	a.rt.guarded(a, "the returned error", func() {
-		v.final = own(err, func(err error) bool {
+	a.rt.protect(a, "the returned error", func() {
+		v.final = findOwn(err, func(err error) bool {
 			n, ok := err.(interface{ NonRetryable() bool })
 			return ok && n.NonRetryable()
 		})
-		own(err, func(err error) bool {
+		findOwn(err, func(err error) bool {
 			r, ok := err.(interface{ RetryDelay() time.Duration })
 			if ok {
 				v.override, v.delay = true, max(r.RetryDelay(), 0)
@@ -111,13 +111,13 @@ func (a *activity) judge(err error, v *verdict) {
 		})
 	})
 	if retryable := a.opts.RetryPolicy.Retryable; retryable != nil && !v.final {
-		a.rt.guarded(a, "RetryPolicy.Retryable", func() { v.final = !retryable(err) })
+		a.rt.protect(a, "RetryPolicy.Retryable", func() { v.final = !retryable(err) })
 	}
 }
 
-// own reports whether match holds for err or an error that it wraps, looking
+// findOwn reports whether match holds for err or an error that it wraps, looking
 // no further than at an inner activity's *Error.
-func own(err error, match func(error) bool) bool {
+func findOwn(err error, match func(error) bool) bool {
 	for err != nil {
 		if _, inner := err.(*Error); inner {
 			return false
@@ -127,7 +127,7 @@ func own(err error, match func(error) bool) bool {
 		}
 		if many, ok := err.(interface{ Unwrap() []error }); ok {
 			for _, err := range many.Unwrap() {
-				if own(err, match) {
+				if findOwn(err, match) {
 					return true
 				}
 			}

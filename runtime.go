@@ -3,7 +3,6 @@ package activity
 import (
 	"container/list"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -31,8 +30,8 @@ type Config struct {
 	Store Store
 
 	// Codec encodes heartbeat details. nil: encoding/json, strict: it refuses
-	// fields that the target lacks, a null for what cannot be nil, and anything
-	// after the value.
+	// fields that the target lacks, a null as the whole of a value that cannot
+	// be nil, and anything after the value.
 	Codec Codec
 
 	// Logger gets a Warn for each attempt that failed or timed out, and an
@@ -41,8 +40,9 @@ type Config struct {
 
 	// Observer is told of every step of every activity: those of one activity
 	// in order and one at a time, the last one before Run returns; those of
-	// several activities concurrently. It must be quick, and must not wait for
-	// an activity. A panic in it is logged.
+	// several activities concurrently. It runs in goroutines of the Runtime's.
+	// It must be quick, since events that it has not taken pile up, and must
+	// not wait for an activity. A panic in it is logged.
 	Observer func(Event)
 
 	// Interceptor is called around every attempt, in its goroutine. It calls
@@ -53,7 +53,9 @@ type Config struct {
 
 	// MaxConcurrent is how many attempts may run at once. Others wait for a
 	// slot, which goes to who has waited longest. Abandoned functions and
-	// waits between attempts hold none. 0: no limit.
+	// waits between attempts hold none. An activity that waits for another of
+	// the same Runtime keeps its slot meanwhile: with too few slots both wait
+	// for ever, so give inner activities a Runtime of their own. 0: no limit.
 	MaxConcurrent int
 
 	// MaxDetailsSize is the largest size of heartbeat details, in bytes,
@@ -65,7 +67,7 @@ type Config struct {
 
 	// Rand returns the random numbers, in [0,1), for RetryPolicy.Jitter. It is
 	// called by one goroutine at a time, under a lock: it must be quick, and
-	// must not call the Runtime. nil: math/rand/v2.
+	// must not call the Runtime, nor runtime.Goexit. nil: math/rand/v2.
 	Rand func() float64
 }
 
@@ -158,30 +160,30 @@ type Runtime struct {
 	ctx       context.Context // for what wants one and has none
 
 	// mu comes before every activity.mu.
-	mu        sync.Mutex
-	queue     queue
-	timer     *clock.Timer // the only one on the clock
-	armed     instant      // when timer fires; never: it is not set
-	head      *activity    // of the list of those that have not ended, oldest first
-	tail      *activity
-	byID      map[string]*activity // those whose ID was given
-	reserved  map[uint64]bool      // numbers that a given ID looks like the made-up ID of
-	number    uint64               // of the last activity
-	sleeps    uint64
-	slots     int       // free, of MaxConcurrent
-	waiting   list.List // of *activity, who has waited longest first
-	open      int       // activities whose callers have not had their answer
-	shutdown  bool
-	idle      chan struct{} // closed when open is 0; made by Shutdown
-	told      []*activity   // have letters that unlock delivers
-	runFirst  *attempt      // of the list of those that unlock runs
-	runLast   *attempt
-	states    [StateCanceled + 1]uint64
-	abandoned int
-	attempts  uint64
-	beats     uint64 // of activities that have ended
-	timeouts  uint64
-	dumpAfter instant // no dump of goroutines before
+	mu         sync.Mutex
+	queue      queue
+	timer      *clock.Timer // the only one on the clock
+	armed      instant      // when timer fires; never: it is not set
+	head       *activity    // of the list of those that have not ended, oldest first
+	tail       *activity
+	byID       map[string]*activity // those whose ID was given
+	reserved   map[uint64]bool      // numbers that a given ID looks like the made-up ID of
+	number     uint64               // of the last activity
+	sleeps     uint64
+	slots      int       // free, of MaxConcurrent
+	waiting    list.List // of *activity, who has waited longest first
+	unanswered int       // activities whose callers have not had their answer
+	answers    *activity // of the list, linked by next, of those that unlock answers
+	shutdown   bool
+	idle       chan struct{} // closed when unanswered is 0; made by Shutdown
+	runFirst   *attempt      // of the list of those that unlock runs
+	runLast    *attempt
+	states     [StateCanceled + 1]uint64
+	abandoned  int
+	attempts   uint64
+	beats      uint64 // of activities that have ended
+	timeouts   uint64
+	dumpAfter  instant // no dump of goroutines before
 
 	// Of the settle that is under way.
 	settling bool
@@ -250,7 +252,7 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body) (*activi
 		return nil, err
 	}
 	if reflect.ValueOf(body.function()).IsNil() {
-		return nil, errors.New("activity: the function is nil")
+		return nil, fmt.Errorf("activity: the function is nil (Options.ID %q, Options.Name %q)", opts.ID, opts.Name)
 	}
 	a := &activity{
 		rt: rt, opts: *opts, body: body,
@@ -299,7 +301,7 @@ func (rt *Runtime) schedule(a *activity) error {
 	clockNow := rt.cfg.Clock.Now()
 	now := instant(clockNow.Sub(rt.base))
 	rt.settle(now)
-	a.heed(now)
+	a.checkCaller(now)
 	id := a.opts.ID
 	switch {
 	case a.cancelCause != nil:
@@ -314,7 +316,7 @@ func (rt *Runtime) schedule(a *activity) error {
 	a.closeBy = now.deadline(a.opts.ScheduleToCloseTimeout)
 	a.alarm = alarm{when: never, a: a, seq: a.number}
 	rt.link(a)
-	rt.open++
+	rt.unanswered++
 	a.tell(now, EventScheduled, 0, nil, 0, nil)
 	a.proceed(now)
 	return nil
@@ -322,9 +324,9 @@ func (rt *Runtime) schedule(a *activity) error {
 
 func refusal(id string, err error) error {
 	if id == "" {
-		return err
+		return fmt.Errorf("activity: not started: %w", err)
 	}
-	return fmt.Errorf("activity %q: %w", id, err)
+	return fmt.Errorf("activity %q: not started: %w", id, err)
 }
 
 // nextSeq orders alarms of Sleeps.
@@ -419,10 +421,10 @@ func (rt *Runtime) unlink(a *activity) {
 	a.prev, a.next = nil, nil
 }
 
-// closed counts an activity whose callers have their answer. mu is held.
-func (rt *Runtime) closed() {
-	rt.open--
-	if rt.open == 0 && rt.idle != nil {
+// answered counts an activity whose callers have their answer. mu is held.
+func (rt *Runtime) answered() {
+	rt.unanswered--
+	if rt.unanswered == 0 && rt.idle != nil {
 		close(rt.idle)
 		rt.idle = nil
 	}
@@ -562,7 +564,7 @@ func (a *activity) status() Status {
 	rt := a.rt
 	s := Status{
 		ID: a.id(), Name: a.name(), State: a.state, Attempt: a.attempt(),
-		ScheduledAt: a.scheduledAt, LastFailure: a.failure, Abandoned: int(a.zombies), codec: rt.cfg.Codec,
+		ScheduledAt: a.scheduledAt, LastFailure: a.failure, Abandoned: int(a.abandoned), codec: rt.cfg.Codec,
 	}
 	if a.latest != nil {
 		s.StartedAt = a.latest.startedAt()
@@ -639,7 +641,7 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 		a = next
 	}
 	idle := rt.idle
-	if rt.open > 0 && idle == nil {
+	if rt.unanswered > 0 && idle == nil {
 		idle = make(chan struct{})
 		rt.idle = idle
 	}
@@ -652,13 +654,17 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 		}
 	}
 	rt.lock()
-	open, abandoned := rt.open, rt.abandoned
+	left, abandoned := rt.unanswered, rt.abandoned
 	rt.unlock()
 	if abandoned > 0 {
 		rt.logger().Warn("activity: shut down; functions that were abandoned still run", "abandoned", abandoned)
 	}
-	if open > 0 {
-		return fmt.Errorf("activity: shutdown: %d activities have not ended: %w", open, context.Cause(ctx))
+	if left > 0 {
+		what := "activities have"
+		if left == 1 {
+			what = "activity has"
+		}
+		return fmt.Errorf("activity: shutdown: %d %s not ended: %w", left, what, context.Cause(ctx))
 	}
 	return nil
 }

@@ -41,8 +41,8 @@ const (
 type alarm struct {
 	when instant
 	seq  uint64 // orders what has the same when and rank
-	rank int32
-	slot int32 // index in the queue, plus 1; 0: not in it
+	rank int32  // set when it is due
+	slot int32  // index in the queue, plus 1; 0: not in it
 
 	a    *activity     // whose alarm it is, or
 	wake chan struct{} // who sleeps
@@ -58,7 +58,8 @@ func (x *alarm) compare(y *alarm) int {
 	return cmp.Compare(x.seq, y.seq)
 }
 
-// A queue is a binary heap of alarms, the earliest first.
+// A queue is a binary heap of alarms, the earliest first. What is due at one
+// instant is put in order when it is taken out, see settle.
 type queue []*alarm
 
 func (q *queue) push(al *alarm) {
@@ -90,7 +91,7 @@ func (q queue) put(al *alarm, slot int32) {
 func (q queue) up(al *alarm) {
 	for al.slot > 1 {
 		parent := q[al.slot/2-1]
-		if parent.compare(al) <= 0 {
+		if parent.when <= al.when {
 			return
 		}
 		slot := parent.slot
@@ -106,11 +107,11 @@ func (q queue) down(al *alarm) {
 		if child > n {
 			return
 		}
-		if child < n && q[child].compare(q[child-1]) < 0 {
+		if child < n && q[child].when < q[child-1].when {
 			child++
 		}
 		least := q[child-1]
-		if al.compare(least) <= 0 {
+		if al.when <= least.when {
 			return
 		}
 		q.put(least, al.slot)
@@ -165,8 +166,8 @@ func (rt *Runtime) catchUp() {
 	rt.unlock()
 }
 
-// unlock sees to it that the timer is set for the next alarm, unlocks rt.mu,
-// and then calls the user's code that is to hear of what happened under it.
+// unlock sees to it that the timer is set for the next alarm, unlocks rt.mu, and
+// then does what is left to do outside it.
 func (rt *Runtime) unlock() {
 	for try := 1; rt.queue.next() < rt.armed; try++ {
 		now := rt.now()
@@ -186,28 +187,19 @@ func (rt *Runtime) unlock() {
 			rt.armed = next
 		}
 	}
-	told, run := rt.told, rt.runFirst
-	rt.told, rt.runFirst, rt.runLast = nil, nil, nil
+	run, answers := rt.runFirst, rt.answers
+	rt.runFirst, rt.runLast, rt.answers = nil, nil, nil
 	rt.mu.Unlock()
 	for t := run; t != nil; {
 		next := t.runNext // t is its own goroutine's from here on
 		go t.run()
 		t = next
 	}
-	deliver(told)
-}
-
-// deliver goes on in another goroutine if an Observer calls runtime.Goexit.
-func deliver(told []*activity) {
-	next := 0
-	defer func() {
-		if next < len(told) {
-			go deliver(told[next:])
-		}
-	}()
-	for next < len(told) {
-		next++
-		told[next-1].deliver()
+	for a := answers; a != nil; {
+		next := a.next
+		a.next = nil
+		a.answer()
+		a = next
 	}
 }
 
@@ -265,7 +257,7 @@ func (rt *Runtime) settle(now instant) {
 		}
 	}
 	if b := rt.burst; b != nil {
-		b.open = false
+		b.settling = false
 		b.sum()
 	}
 	clear(due)
@@ -276,10 +268,10 @@ func (rt *Runtime) settle(now instant) {
 // setAlarm puts a's alarm to what it waits for now. Runtime.mu is held.
 func (a *activity) setAlarm() {
 	rt := a.rt
-	when, rank := a.nextAlarm()
-	if when != a.alarm.when || rank != a.alarm.rank {
+	when, _ := a.nextAlarm()
+	if when != a.alarm.when {
 		rt.queue.remove(&a.alarm)
-		a.alarm.when, a.alarm.rank = when, rank
+		a.alarm.when = when
 	}
 	if a.alarm.slot == 0 && when != never {
 		rt.queue.push(&a.alarm)

@@ -2,6 +2,7 @@ package activity
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"time"
 )
@@ -68,7 +69,7 @@ func (rt *Runtime) Forget(ctx context.Context, id string) error {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	if rt.inUse(id) {
-		return refusal(id, ErrAlreadyRunning)
+		return fmt.Errorf("activity %q: not forgotten: %w", id, ErrAlreadyRunning)
 	}
 	return nil
 }
