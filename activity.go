@@ -215,7 +215,7 @@ func (a *activity) begin(now instant) {
 	rt.run(t)
 }
 
-// nextAlarm is what the activity waits for now.
+// nextAlarm is what the activity waits for at present.
 func (a *activity) nextAlarm() (instant, int32) {
 	switch a.state {
 	case StateWaiting:

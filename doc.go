@@ -79,8 +79,9 @@
 //
 // A pause of the whole process, such as SIGSTOP, a frozen virtual machine or a
 // starved CPU, is not a stall. When the timer, or whoever finds a deadline due,
-// comes late itself, by more than a tenth of the heartbeat timeout, a heartbeat
-// deadline that is due moves on by as much, by one heartbeat timeout at most.
+// comes late itself, by more than a tenth of the heartbeat timeout (and 1 ms), a
+// heartbeat deadline that is due moves on by as much, by one heartbeat timeout at
+// most.
 //
 // # Timeouts
 //
@@ -125,9 +126,9 @@
 //   - drops the error of its last Heartbeat and returns nil: it has succeeded,
 //     canceled or not, since everything was done;
 //   - goes on after a timeout: it is abandoned, and everything it reports or
-//     returns is ignored. What it does to the outside is not: use [Guard]. So are
-//     variables that it captured and writes: the next attempt shares them with
-//     it. Keep state in the function's own variables and in details;
+//     returns is ignored. What it does to the outside is not: use [Guard]. Nor is
+//     what it writes to variables that it captured, which the next attempt
+//     shares: keep state in the function's own variables and in details;
 //   - goes on after a cancellation: it is abandoned after CancelGrace;
 //   - returns the error of a Heartbeat whose details cannot be encoded: the
 //     activity ends, since every retry would meet it again.

@@ -265,7 +265,7 @@ func (rt *Runtime) settle(now instant) {
 	rt.settling, rt.burst, rt.stacks = false, nil, nil
 }
 
-// setAlarm puts a's alarm to what it waits for now. Runtime.mu is held.
+// setAlarm puts a's alarm to what it waits for at present. Runtime.mu is held.
 func (a *activity) setAlarm() {
 	rt := a.rt
 	when, _ := a.nextAlarm()
