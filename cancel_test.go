@@ -558,3 +558,52 @@ func TestRule18NothingStartsAfterTheCancellation(t *testing.T) {
 		check(t, h, 1)
 	})
 }
+
+// A start that is refused leaves no goroutine that watches the caller's context.
+func TestRule19RefusedStartLeavesNoGoroutine(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		other := start(t, rt, activity.Options{ID: "a"}, untilEnded)
+		synctest.Wait()
+		before := bubbled(t)
+		own := cancelNewOwn(t.Context())
+		defer own.cancel()
+		refused := func(want error) {
+			t.Helper()
+			for range 10 {
+				checkErr(t, rt.Run(own, activity.Options{ID: "a"}, noop), want)
+			}
+			synctest.Wait()
+			if n := goroutines(t, before); n > before {
+				t.Errorf("%v: %d goroutines are left", want, n-before)
+			}
+		}
+		refused(activity.ErrAlreadyRunning)
+		other.Cancel(nil)
+		checkErr(t, rt.Shutdown(t.Context()), nil)
+		before = goroutines(t, before-1)
+		refused(activity.ErrShutdown)
+	})
+}
+
+// Of two cancellations that race one is the first, and the only cause.
+func TestRule17OneCauseOfTwo(t *testing.T) {
+	rt := activity.New(activity.Config{Logger: quiet})
+	rounds := 20_000
+	if raceEnabled {
+		rounds = 2_000
+	}
+	for i := range rounds {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		h := startWith(t, ctx, rt, activity.Options{}, untilEnded)
+		go cancel(errBoom)
+		for range i % 5000 { // each time a little later
+			_ = ctx.Err()
+		}
+		h.Cancel(errCancel)
+		err := wait(t, h)
+		checkEnd(t, err, 1, activity.RetryStateCancelRequested)
+		if errors.Is(err, errBoom) == errors.Is(err, errCancel) {
+			t.Fatalf("%v wraps both causes, or none", err)
+		}
+	}
+}

@@ -293,6 +293,7 @@ func (d *derived) Deadline() (time.Time, bool) { return d.ctx.Deadline() }
 func (d *derived) Done() <-chan struct{}       { return d.ctx.Done() }
 func (d *derived) Err() error                  { return d.ctx.Err() }
 func (d *derived) Value(key any) any           { return d.ctx.Value(key) }
+func (d *derived) String() string              { return fmt.Sprint(d.Context) }
 
 func (d *derived) Heartbeat(details ...any) error {
 	if err := d.Context.Heartbeat(details...); err != nil {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -459,4 +460,78 @@ func TestRule26InAndOutOfBubbles(t *testing.T) {
 		}
 	})
 	t.Run("outside again", func(t *testing.T) { use(t, activity.Config{}, 1) })
+}
+
+// A Context that is kept ends when the function has returned, and says so.
+func TestContextAfterTheReturn(t *testing.T) {
+	for _, result := range []error{nil, errBoom} {
+		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+			var kept activity.Context
+			_ = run(t, rt, atMost(1), func(ctx activity.Context) error { kept = ctx; return result })
+			cause := context.Cause(kept)
+			if kept.Err() != context.Canceled || !errors.Is(cause, context.Canceled) || !strings.Contains(fmt.Sprint(cause), "has returned") {
+				t.Errorf("Err is %v, the cause %v", kept.Err(), cause)
+			}
+			<-kept.Done()
+			if err := kept.Heartbeat(1); err != cause {
+				t.Errorf("Heartbeat returned %v", err)
+			}
+			if err := kept.Sleep(time.Hour); err != cause {
+				t.Errorf("Sleep returned %v", err)
+			}
+		})
+	}
+}
+
+// The Sleep of a child that does not end with the attempt ends with it all the
+// same, and a timeout comes before the wake-up of its instant (rule 7).
+func TestSleepOfAChildWithoutCancel(t *testing.T) {
+	for _, d := range []time.Duration{10*time.Second - 1, 10 * time.Second, time.Hour} {
+		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+			_ = run(t, rt, activity.Options{HeartbeatTimeout: 10 * time.Second, RetryPolicy: once}, func(ctx activity.Context) error {
+				child, _ := activity.FromContext(context.WithoutCancel(ctx))
+				begun := time.Now()
+				err := child.Sleep(d)
+				if over := d >= 10*time.Second; isTimeout(err, activity.TimeoutHeartbeat) != over || !over && err != nil {
+					t.Errorf("Sleep(%s) returned %v", d, err)
+				}
+				if slept := time.Since(begun); slept != min(d, 10*time.Second) {
+					t.Errorf("Sleep(%s) took %s", d, slept)
+				}
+				return err
+			})
+			time.Sleep(2 * time.Hour) // a Sleep that is too long is to be told
+		})
+	}
+}
+
+// A Context prints as its activity and attempt, while others use it: nothing of
+// its inside is read without a lock.
+func TestContextPrints(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		const want = `activity "a1" (job), attempt 1`
+		err := run(t, rt, atMost(1), func(ctx activity.Context) error {
+			child, _ := activity.FromContext(context.WithValue(ctx, key{}, 1))
+			var wg sync.WaitGroup
+			defer wg.Wait()
+			wg.Go(func() {
+				for i := range 1000 {
+					_ = ctx.Heartbeat(i, "details")
+				}
+			})
+			for range 100 {
+				if got := fmt.Sprint(ctx); got != want {
+					return fmt.Errorf("it prints as %s", got)
+				}
+				for _, c := range []context.Context{child, context.WithValue(ctx, key{}, 1)} {
+					if got := fmt.Sprint(c); !strings.Contains(got, want) {
+						return fmt.Errorf("a child prints as %s", got)
+					}
+				}
+				runtime.Gosched()
+			}
+			return nil
+		})
+		checkErr(t, err, nil)
+	})
 }

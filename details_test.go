@@ -649,3 +649,75 @@ func roundTrip(t *testing.T, cfg activity.Config, values []any) {
 		}
 	})
 }
+
+// nothingCodec encodes all as nothing.
+type nothingCodec struct{}
+
+func (nothingCodec) Marshal(any) ([]byte, error) { return nil, nil }
+func (nothingCodec) Unmarshal([]byte, any) error { return nil }
+
+// A value that encodes to nothing is one.
+func TestRule1EmptyValue(t *testing.T) {
+	bubble(t, activity.Config{Codec: nothingCodec{}}, func(t *testing.T, rt *activity.Runtime) {
+		err := run(t, rt, atMost(2), func(ctx activity.Context) error {
+			found, err := ctx.HeartbeatDetails(new(int))
+			if second := ctx.Info().Attempt == 2; found != second || err != nil {
+				t.Errorf("attempt %d: %v, %v", ctx.Info().Attempt, found, err)
+			} else if second {
+				return nil
+			}
+			if err := ctx.Heartbeat(1); err != nil {
+				t.Error(err)
+			}
+			return errBoom
+		})
+		checkErr(t, err, nil)
+	})
+}
+
+// spoiler is JSON by somebody who takes the data that Unmarshal gets for his own.
+type spoiler func(data []byte)
+
+func (spoiler) Marshal(v any) ([]byte, error) { return json.Marshal(v) }
+
+func (s spoiler) Unmarshal(data []byte, v any) error {
+	err := json.Unmarshal(data, v)
+	s(data)
+	return err
+}
+
+// A Codec that appends to one value's data does not write into the next.
+func TestRule5CodecThatAppends(t *testing.T) {
+	cfg := activity.Config{Codec: spoiler(func(data []byte) { copy(append(data, 0, 0)[len(data):], "99") })}
+	bubble(t, cfg, func(t *testing.T, rt *activity.Runtime) {
+		err := run(t, rt, activity.Options{HeartbeatDetails: []any{1, 2}, RetryPolicy: once}, func(ctx activity.Context) error {
+			var got [2]int
+			if found, err := ctx.HeartbeatDetails(&got[0], &got[1]); !found || err != nil || got != [2]int{1, 2} {
+				t.Errorf("%v, %v: %v", found, err, got)
+			}
+			return nil
+		})
+		checkErr(t, err, nil)
+	})
+}
+
+// A Codec that writes over what it is given does not change what the attempt
+// resumed from: to record the same again is no progress (rule 8).
+func TestRule8CodecThatSpoils(t *testing.T) {
+	cfg := activity.Config{Codec: spoiler(func(data []byte) { clear(data) })}
+	delays, err := runDelays(t, cfg, activity.Options{HeartbeatTimeout: time.Second}, func(ctx activity.Context, n int) error {
+		if n > 1 {
+			checkDetails(t, ctx, "so far")
+			checkDetails(t, ctx, "so far")
+		}
+		if n == 3 {
+			return nil
+		}
+		if err := ctx.Heartbeat("so far"); err != nil {
+			t.Error(err)
+		}
+		return ctx.Sleep(time.Hour)
+	})
+	checkErr(t, err, nil)
+	checkDiff(t, "delays", delays, times(time.Second, 0, 2))
+}

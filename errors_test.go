@@ -472,15 +472,17 @@ func TestErrorTextsBeforeTheFirstAttempt(t *testing.T) {
 		if !strings.HasPrefix(got, `activity "a1" (job) failed before its first attempt, no further attempt (timeout): schedule-to-close timeout: not done 5s after it was scheduled`) || strings.Contains(got, "attempt 0") {
 			t.Errorf("got %s", got)
 		}
-		err := rt.Run(t.Context(), activity.Options{ID: "other"}, fn)
-		if !errors.Is(err, activity.ErrAlreadyRunning) || !strings.Contains(err.Error(), `activity "other"`) {
-			t.Error(err)
+		refused := func(id string, is error, want string) {
+			t.Helper()
+			err := rt.Run(t.Context(), activity.Options{ID: id}, fn)
+			if !errors.Is(err, is) || err.Error() != want {
+				t.Errorf("got  %v\nwant %s", err, want)
+			}
 		}
+		refused("other", activity.ErrAlreadyRunning, `activity "other": not started: an activity with this ID is already running`)
 		_ = rt.Shutdown(t.Context())
-		err = rt.Run(t.Context(), activity.Options{ID: "a1"}, fn)
-		if !errors.Is(err, activity.ErrShutdown) || !strings.Contains(err.Error(), `activity "a1"`) {
-			t.Error(err)
-		}
+		refused("z", activity.ErrShutdown, `activity "z": not started: the activity runtime is shut down`)
+		refused("", activity.ErrShutdown, `activity: not started: the activity runtime is shut down`)
 		<-other.Done()
 	})
 }

@@ -160,3 +160,23 @@ func TestHandleWaitWhoseOwnContextEnds(t *testing.T) {
 		}
 	})
 }
+
+// A number that a given ID took from those that are made up is free again when
+// that activity has ended.
+func TestRule16MadeUpIDIsFreeAgain(t *testing.T) {
+	for _, free := range []bool{false, true} {
+		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+			given := start(t, rt, activity.Options{ID: "activity-2"}, untilEnded)
+			defer given.Cancel(nil)
+			if free {
+				given.Cancel(nil)
+				<-given.Done()
+			}
+			h := start(t, rt, activity.Options{}, noop)
+			checkErr(t, wait(t, h), nil)
+			if (h.ID() == given.ID()) != free {
+				t.Errorf("the made-up ID is %s, the given one is free: %t", h.ID(), free)
+			}
+		})
+	}
+}

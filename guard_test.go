@@ -213,6 +213,29 @@ func TestRule27GuardKeepsTheID(t *testing.T) {
 	}
 }
 
+// The function was abandoned and returns, and a goroutine of its own is still
+// inside Guard: the ID stays in use.
+func TestRule27GuardOutlivesTheAbandoned(t *testing.T) {
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
+		opts := activity.Options{ID: "a", StartToCloseTimeout: time.Second, RetryPolicy: once}
+		h := e.start(opts, func(ctx activity.Context) error {
+			go activity.Guard(ctx, func() error { <-e.gate("guard"); return nil })
+			return e.hang(ctx)
+		})
+		e.pass(time.Second)
+		checkEnd(t, e.end(h), 1, activity.RetryStateMaximumAttemptsReached, context.DeadlineExceeded)
+		again := func() error { return e.rt.Run(t.Context(), activity.Options{ID: "a"}, noop) }
+		checkErr(t, again(), activity.ErrAlreadyRunning)
+		e.open("a1")
+		if n := len(e.of(activity.EventAbandonedReturned)); n != 1 {
+			t.Fatalf("%d functions have returned, want 1", n)
+		}
+		checkErr(t, again(), activity.ErrAlreadyRunning)
+		e.open("guard")
+		checkErr(t, again(), nil)
+	})
+}
+
 // Who has been told to end and returns nil has forgotten an error; who has not has succeeded.
 func TestRule17Told(t *testing.T) {
 	derived := func(ctx activity.Context) activity.Context {
@@ -319,6 +342,27 @@ func checkTold(t *testing.T, told bool, fn func(ctx activity.Context)) {
 			}
 		case err != nil || out != "done" || h.Status().State != activity.StateCompleted:
 			t.Errorf("got %q, %v, state %s; it has succeeded", out, err, h.Status().State)
+		}
+	})
+}
+
+// An oddError cannot be compared.
+type oddError struct{ _ func() }
+
+func (oddError) Error() string { return "odd" }
+
+// A cause that cannot be compared is told like any other.
+func TestRule17ToldOfWhatCannotBeCompared(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		h := start(t, rt, activity.Options{}, func(ctx activity.Context) error { _ = ctx.Sleep(time.Hour); return nil })
+		time.Sleep(time.Second)
+		h.Cancel(oddError{})
+		err := wait(t, h)
+		checkEnd(t, err, 1, activity.RetryStateCancelRequested)
+		var cause oddError
+		var p *activity.PanicError
+		if !errors.As(err, &cause) || errors.As(err, &p) {
+			t.Errorf("it ended with %v", err)
 		}
 	})
 }

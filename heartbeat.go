@@ -106,7 +106,7 @@ func (a *activity) latestDetails() []byte {
 
 // HeartbeatDetails implements [Context].
 func (t *attempt) HeartbeatDetails(into ...any) (bool, error) {
-	found, err := decodeDetails(t.a.rt.cfg.Codec, bytes.Clone(t.resume), into)
+	found, err := decodeDetails(t.a.rt.cfg.Codec, t.resume, into)
 	if err != nil {
 		t.logCodecPanic(err)
 		err = NonRetryable(fmt.Errorf("%s: attempt %d cannot resume: %w", t.a, t.number, err))
@@ -194,7 +194,7 @@ func decodeDetails(c Codec, details []byte, into []any) (bool, error) {
 		return false, NonRetryable(fmt.Errorf("heartbeat details: %d values asked for, only %d were recorded", len(into), len(values)))
 	}
 	for i, p := range into {
-		if err := unmarshal(c, values[i], p); err != nil {
+		if err := unmarshal(c, bytes.Clone(values[i]), p); err != nil {
 			return false, NonRetryable(fmt.Errorf("heartbeat details: cannot decode value %d into %T: %w", i+1, p, err))
 		}
 	}
@@ -202,7 +202,8 @@ func decodeDetails(c Codec, details []byte, into []any) (bool, error) {
 }
 
 // A Codec turns heartbeat details and inputs into bytes and back. It must be
-// safe for concurrent use, and Marshal must not keep what it returns. The
+// safe for concurrent use, and Marshal must not keep what it returns; Unmarshal
+// may keep what it gets. The
 // default is encoding/json, strict: see [Config].
 type Codec interface {
 	Marshal(v any) ([]byte, error)

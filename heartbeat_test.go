@@ -356,8 +356,9 @@ func TestRule4HeartbeatBeforeTheTimerRan(t *testing.T) {
 // take back a later one of another goroutine (rule 7: the age since the last heartbeat).
 func TestRule7OvertakenHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var j journal
 		c := &heldClock{Mock: clock.NewMock()}
-		rt := activity.New(activity.Config{Clock: c, Logger: quiet})
+		rt := activity.New(activity.Config{Clock: c, Logger: quiet, Observer: j.observe})
 		opts := activity.Options{HeartbeatTimeout: 10 * time.Second, RetryPolicy: once}
 		got := make(chan activity.Context, 1)
 		done := make(chan struct{})
@@ -379,6 +380,13 @@ func TestRule7OvertakenHeartbeat(t *testing.T) {
 		}
 		close(release)
 		synctest.Wait()
+		if last := h.Status().LastHeartbeat; !last.Equal(c.Now()) {
+			t.Errorf("the last heartbeat was at %s, want %s", last, c.Now())
+		}
+		checkTimes(t, j.all())
+		if n := len(j.of(activity.EventHeartbeat)); n != 2 {
+			t.Errorf("%d heartbeats were told, want 2", n)
+		}
 		c.Add(10*time.Second - 1)
 		synctest.Wait()
 		if ctx.Err() != nil {

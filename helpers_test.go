@@ -296,6 +296,16 @@ func (j *journal) started(id string, n int) time.Duration {
 	return -1
 }
 
+// checkTimes checks that events do not run backwards.
+func checkTimes(t *testing.T, events []activity.Event) {
+	t.Helper()
+	for i, e := range events {
+		if i > 0 && e.Time.Before(events[i-1].Time) {
+			t.Errorf("a %s is told with a time %s before that of the event before", e.Kind, events[i-1].Time.Sub(e.Time))
+		}
+	}
+}
+
 // A logbook is a slog.Handler that keeps what is logged.
 type logbook struct {
 	mu    sync.Mutex

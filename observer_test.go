@@ -533,3 +533,139 @@ func TestStatsCountsEachTimeout(t *testing.T) {
 		<-other.Done()
 	})
 }
+
+// A slow Logger holds up the answer too: the line comes before it.
+func TestLogLineComesBeforeTheAnswer(t *testing.T) {
+	log := &logbook{}
+	bubble(t, activity.Config{Logger: slog.New(slowLog{log})}, func(t *testing.T, rt *activity.Runtime) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		for i, ctx := range []context.Context{context.WithoutCancel(ctx), ctx} { // one that never ends, and one that can
+			err := rt.Run(ctx, activity.Options{RetryPolicy: once}, func(activity.Context) error { return errBoom })
+			checkErr(t, err, errBoom)
+			if n := log.has(slog.LevelWarn, "attempt failed"); n != i+1 {
+				t.Errorf("%d lines, want %d", n, i+1)
+			}
+		}
+	})
+}
+
+type slowLog struct{ *logbook }
+
+func (l slowLog) Handle(ctx context.Context, r slog.Record) error {
+	time.Sleep(time.Minute)
+	return l.logbook.Handle(ctx, r)
+}
+
+// Nobody but the activity's own caller waits for an Observer that hangs on one of
+// its events: not who starts, cancels or looks at it, not its function, and not
+// another activity.
+func TestNobodyWaitsForTheObserver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var j journal
+		gate := make(chan struct{})
+		rt := activity.New(activity.Config{Logger: quiet, MaxConcurrent: 2, Observer: func(e activity.Event) {
+			if e.ID == "a" {
+				<-gate
+			}
+			j.observe(e)
+		}})
+		h := start(t, rt, activity.Options{ID: "a"}, func(ctx activity.Context) error {
+			for i := range 3 {
+				if err := ctx.Heartbeat(i); err != nil {
+					return err
+				}
+			}
+			return untilEnded(ctx)
+		})
+		synctest.Wait()
+		checkState(t, h, activity.StateRunning)
+		checkDetails(t, h.Status(), 2)
+		checkErr(t, rt.Run(t.Context(), activity.Options{ID: "b"}, func(ctx activity.Context) error { return ctx.Heartbeat() }), nil)
+		h.Cancel(errCancel)
+		synctest.Wait()
+		checkState(t, h, activity.StateCanceled)
+		checkErr(t, rt.Run(t.Context(), activity.Options{ID: "b"}, noop), nil)
+		select {
+		case <-h.Done():
+			t.Error("the answer came before the last event was told")
+		default:
+		}
+		if kinds := j.kinds("a"); kinds != nil {
+			t.Errorf("the Observer went on: %v", kinds)
+		}
+		close(gate)
+		checkEnd(t, wait(t, h), 1, activity.RetryStateCancelRequested, errCancel)
+		checkDiff(t, "events", j.kinds("a"), []activity.EventKind{
+			activity.EventScheduled, activity.EventAttemptStarted,
+			activity.EventHeartbeat, activity.EventHeartbeat, activity.EventHeartbeat,
+			activity.EventCanceled,
+		})
+	})
+}
+
+// The Observer may take a lock that is held by who calls the Runtime.
+func TestObserverTakesTheCallersLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lock := make(chan struct{}, 1) // a mutex that a bubble knows how to wait for
+		rt := activity.New(activity.Config{Logger: quiet, Observer: func(activity.Event) {
+			lock <- struct{}{}
+			<-lock
+		}})
+		lock <- struct{}{}
+		ended := start(t, rt, activity.Options{}, untilEnded)
+		waits := start(t, rt, activity.Options{}, func(activity.Context) error { return activity.RetryAfter(errBoom, time.Hour) })
+		time.Sleep(time.Second)
+		ended.Cancel(errCancel)
+		waits.Cancel(errCancel)
+		rt.Stats()
+		<-lock
+		checkErr(t, wait(t, ended), errCancel)
+		checkErr(t, wait(t, waits), errCancel)
+	})
+}
+
+// An Observer that ends its goroutine on one activity's event does not touch
+// another, though that one's function had caused it.
+func TestObserversGoexitIsItsOwn(t *testing.T) {
+	cfg := activity.Config{Observer: func(e activity.Event) {
+		if e.ID == "b" {
+			runtime.Goexit()
+		}
+	}}
+	bubble(t, cfg, func(t *testing.T, rt *activity.Runtime) {
+		err := run(t, rt, activity.Options{ID: "a", RetryPolicy: once}, func(ctx activity.Context) error {
+			b := start(t, rt, activity.Options{ID: "b"}, untilEnded)
+			b.Status()
+			b.Cancel(errCancel)
+			checkEnd(t, wait(t, b), 1, activity.RetryStateCancelRequested, errCancel)
+			return nil
+		})
+		checkErr(t, err, nil)
+	})
+}
+
+// On the real clock, with heartbeats that overtake each other.
+func TestEventTimesNeverRunBackwards(t *testing.T) {
+	for range 10 {
+		var j journal
+		rt := activity.New(activity.Config{Logger: quiet, Observer: j.observe})
+		err := rt.Run(t.Context(), activity.Options{}, func(ctx activity.Context) error {
+			var wg sync.WaitGroup
+			for range 8 {
+				wg.Go(func() {
+					for range 100 {
+						_ = ctx.Heartbeat()
+					}
+				})
+			}
+			wg.Wait()
+			return nil
+		})
+		checkErr(t, err, nil)
+		if n := len(j.of(activity.EventHeartbeat)); n != 800 {
+			t.Errorf("%d heartbeats were told, want 800", n)
+		}
+		checkTimes(t, j.all())
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -208,4 +209,54 @@ func TestRule19NoGoroutineForAWait(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 	})
+}
+
+// Shutdown heeds its context, although the Observer takes its time over each of
+// those that it cancels.
+func TestRule19ShutdownWithASlowObserver(t *testing.T) {
+	cfg := activity.Config{Observer: func(e activity.Event) {
+		if e.Kind == activity.EventCanceled {
+			time.Sleep(time.Second)
+		}
+	}}
+	bubble(t, cfg, func(t *testing.T, rt *activity.Runtime) {
+		for range 20 {
+			start(t, rt, activity.Options{}, func(activity.Context) error { return activity.RetryAfter(errBoom, time.Hour) })
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, errCancel)
+		defer cancel()
+		at := time.Now()
+		err := rt.Shutdown(ctx)
+		if !errors.Is(err, errCancel) || !strings.Contains(fmt.Sprint(err), "20 activities") || time.Since(at) != 100*time.Millisecond {
+			t.Errorf("%v after %s", err, time.Since(at))
+		}
+		checkErr(t, rt.Shutdown(t.Context()), nil)
+	})
+}
+
+// Who has had the answer is no longer counted: a Shutdown that cannot wait finds
+// nothing left.
+func TestRule19ShutdownRightAfterTheAnswer(t *testing.T) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, observer := range map[string]func(activity.Event){"": nil, "observer": func(activity.Event) {}} {
+		t.Run(name, func(t *testing.T) {
+			for range 1000 {
+				rt := activity.New(activity.Config{Logger: quiet, Observer: observer})
+				ctx, cancel := context.WithCancel(t.Context())
+				go func() { // others want the lock, too
+					for ctx.Err() == nil {
+						for range 100 {
+							rt.Stats()
+						}
+						runtime.Gosched()
+					}
+				}()
+				checkErr(t, rt.Run(ctx, activity.Options{}, noop), nil)
+				checkErr(t, rt.Shutdown(ended), nil)
+				cancel()
+			}
+		})
+	}
 }

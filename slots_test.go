@@ -185,3 +185,47 @@ func TestRule13IntervalThenSlot(t *testing.T) {
 		checkDiff(t, "delays", j.delays(), []time.Duration{time.Second})
 	})
 }
+
+// A retry without a wait gives the slot up as well: who waits is next.
+func TestSlotsRetryAfterNothing(t *testing.T) {
+	both(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env) {
+		e.start(activity.Options{ID: "a"}, func(ctx activity.Context) error {
+			_ = e.hang(ctx)
+			if ctx.Info().Attempt == 1 {
+				return activity.RetryAfter(errBoom, 0)
+			}
+			return nil
+		})
+		b := e.start(activity.Options{ID: "b"}, e.hang)
+		e.pass(time.Second)
+		e.open("a1")
+		checkState(t, b, activity.StateRunning)
+		e.wantStarted("a", 2, -1)
+		e.pass(time.Second)
+		e.open("b1")
+		e.wantStarted("a", 2, 2*time.Second)
+	})
+}
+
+// An activity that waits for another with too few slots waits until the caller's
+// context ends, and holds nothing up from then on.
+func TestSlotsNested(t *testing.T) {
+	bubble(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, rt *activity.Runtime) {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errCancel)
+		defer cancel()
+		begun := time.Now()
+		err := rt.Run(ctx, activity.Options{ID: "outer"}, func(ctx activity.Context) error {
+			err := rt.Run(ctx, activity.Options{ID: "inner"}, func(activity.Context) error { t.Error("it has a slot"); return nil })
+			checkEnd(t, err, 0, activity.RetryStateCancelRequested, errCancel)
+			return err
+		})
+		checkEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel)
+		if d := time.Since(begun); d != time.Minute {
+			t.Errorf("it took %s", d)
+		}
+		checkErr(t, rt.Run(t.Context(), activity.Options{ID: "inner"}, noop), nil)
+		if s := rt.Stats(); s.Running != 0 || s.Waiting != 0 || time.Since(begun) != time.Minute {
+			t.Errorf("afterwards: %+v after %s", s, time.Since(begun))
+		}
+	})
+}

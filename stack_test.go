@@ -194,6 +194,25 @@ func TestRule9StackOfEach(t *testing.T) {
 	})
 }
 
+// Of an activity that waits for another, each has its own stack.
+func TestRule9StackOfNested(t *testing.T) {
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
+		opts := activity.Options{StartToCloseTimeout: time.Second, RetryPolicy: once}
+		var at stackPlace
+		var inner error
+		h := e.start(opts, func(ctx activity.Context) error {
+			inner = e.rt.Run(context.WithoutCancel(ctx), opts, func(activity.Context) error { return stackHangA(e.gate("a"), &at) })
+			return inner
+		})
+		e.pass(time.Second)
+		outer := e.end(h)
+		stackWant(t, asTimeout(t, inner).Stack, at)
+		if stack := string(asTimeout(t, outer).Stack); !strings.Contains(stack, "TestRule9StackOfNested") || !strings.Contains(stack, ".(*Runtime).Run(") || strings.Contains(stack, at.function+"(") {
+			t.Errorf("the outer one's stack is\n%s", stack)
+		}
+	})
+}
+
 // One that returns at the very instant of its timeout has none, and the text
 // says so.
 func TestRule9StackOfWhatReturned(t *testing.T) {
@@ -414,22 +433,28 @@ func TestRule9BurstOfAFew(t *testing.T) {
 // A thousand that are blocked at one instant (rule 9).
 func TestRule9BurstOfBlocked(t *testing.T) {
 	for name, retryable := range stackRetryables() {
-		t.Run(name, func(t *testing.T) {
-			log := &logbook{}
-			synctest.Test(t, func(t *testing.T) {
-				e := newEnv(t, activity.Config{Logger: slog.New(log)}, nil)
-				for range 1000 {
-					e.start(activity.Options{HeartbeatTimeout: time.Second, MaxAbandoned: activity.NoOverlap, RetryPolicy: activity.RetryPolicy{Retryable: retryable}}, e.hang)
-				}
-				time.Sleep(time.Until(e.base.Add(time.Second)))
-				synctest.Wait()
-				if s := e.rt.Stats(); s.Blocked != 1000 {
-					t.Fatalf("Stats are %+v", s)
-				}
-				log.wantFew(t, slog.LevelWarn, 1000)
-				log.wantFew(t, slog.LevelError, 1000)
+		for when, opts := range map[string]activity.Options{
+			"at once":         {HeartbeatTimeout: 2 * time.Second},
+			"after a backoff": {StartToCloseTimeout: time.Second},
+		} {
+			t.Run(name+" "+when, func(t *testing.T) {
+				log := &logbook{}
+				synctest.Test(t, func(t *testing.T) {
+					e := newEnv(t, activity.Config{Logger: slog.New(log)}, nil)
+					opts.MaxAbandoned, opts.RetryPolicy.Retryable = activity.NoOverlap, retryable
+					for range 1000 {
+						e.start(opts, e.hang)
+					}
+					time.Sleep(time.Until(e.base.Add(2 * time.Second)))
+					synctest.Wait()
+					if s := e.rt.Stats(); s.Blocked != 1000 {
+						t.Fatalf("Stats are %+v", s)
+					}
+					log.wantFew(t, slog.LevelWarn, 1000)
+					log.wantFew(t, slog.LevelError, 1000)
+				})
 			})
-		})
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/benbjohnson/clock"
 	"io"
 	"math"
 	"strings"
@@ -720,4 +721,32 @@ func TestRule25RetryableRaces(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Rule 7 holds on a clock that was set back to before the Runtime was made.
+func TestRule7ClockSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mock := clock.NewMock()
+		mock.Add(time.Hour)
+		e := newEnv(t, activity.Config{}, mock)
+		mock.Set(mock.Now().Add(-time.Hour))
+		e.base = mock.Now()
+		e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
+			if ctx.Info().Attempt == 1 {
+				return e.hang(ctx)
+			}
+			return ctx.Sleep(time.Second)
+		})
+		e.pass(10*time.Second - 1)
+		e.want("a", "0s scheduled 0", "0s attempt started 1")
+		e.pass(1)
+		e.pass(time.Second)
+		e.want("a",
+			"0s scheduled 0",
+			"0s attempt started 1",
+			"10s attempt failed 1: heartbeat timeout, next in 0s",
+			"10s abandoned 1",
+			"10s attempt started 2",
+			"11s completed 2")
+	})
 }

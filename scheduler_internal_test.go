@@ -1,0 +1,116 @@
+// White box: these look at the scheduler's queue, which only the inside shows.
+
+package activity
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// checkQueue checks that q is a heap, and that each alarm knows its place.
+func checkQueue(t *testing.T, q queue) {
+	t.Helper()
+	for i, al := range q {
+		if int(al.slot) != i+1 {
+			t.Fatalf("the alarm at %d takes its slot for %d", i+1, al.slot)
+		}
+		if parent := q[max(0, (i+1)/2-1)]; parent.when > al.when {
+			t.Fatalf("%d, at %d, is later than %d, which is below it", parent.when, parent.slot, al.when)
+		}
+	}
+}
+
+func TestQueueRemove(t *testing.T) {
+	// The last of these is earlier than what stands above some that are removed.
+	whens := []instant{1, 100, 2, 101, 102, 3, 4, 103, 104, 105, 106, 5, 6, 7, 8}
+	for i := range whens {
+		var q queue
+		for _, when := range whens {
+			q.push(&alarm{when: when})
+		}
+		checkQueue(t, q)
+		al := q[i]
+		q.remove(al)
+		q.remove(al) // it is not in it any more
+		checkQueue(t, q)
+		if len(q) != len(whens)-1 || al.slot != 0 || slices.Contains(q, al) {
+			t.Errorf("%d was not removed", al.when)
+		}
+	}
+}
+
+// The queue against a slice that is sorted.
+func TestQueueRandom(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 200 {
+		var q queue
+		var all []*alarm
+		for range 200 {
+			if n := len(all); n == 0 || r.IntN(5) < 3 {
+				al := &alarm{when: instant(r.IntN(50))}
+				q.push(al)
+				all = append(all, al)
+			} else {
+				i := r.IntN(n)
+				q.remove(all[i])
+				all = slices.Delete(all, i, i+1)
+			}
+			checkQueue(t, q)
+		}
+		slices.SortFunc(all, (*alarm).compare)
+		for _, want := range all {
+			if got := q.next(); got != want.when {
+				t.Fatalf("the next is at %d, want %d", got, want.when)
+			}
+			q.remove(q[0])
+		}
+		if len(q) != 0 || q.next() != never {
+			t.Fatalf("%d are left", len(q))
+		}
+	}
+}
+
+// A Sleep that is cut short leaves nothing in the queue.
+func TestCanceledSleepLeavesTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := New(Config{Logger: slog.New(slog.DiscardHandler)})
+		queued := func() int {
+			rt.mu.Lock()
+			defer rt.mu.Unlock()
+			return len(rt.queue)
+		}
+		errEnough := errors.New("enough")
+		err := rt.Run(t.Context(), Options{RetryPolicy: RetryPolicy{MaximumAttempts: 1}}, func(ctx Context) error {
+			derived, cancel := context.WithCancelCause(ctx)
+			child, _ := FromContext(derived)
+			var wg sync.WaitGroup
+			for i := range 10 {
+				wg.Go(func() {
+					if err := child.Sleep(time.Duration(1+i) * time.Hour); err != errEnough {
+						t.Errorf("Sleep returned %v", err)
+					}
+				})
+			}
+			synctest.Wait()
+			if n := queued(); n != 10 {
+				t.Errorf("%d sleep, want 10", n)
+			}
+			cancel(errEnough)
+			wg.Wait()
+			if n := queued(); n != 0 {
+				t.Errorf("%d alarms are left", n)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
