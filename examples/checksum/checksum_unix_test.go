@@ -381,7 +381,7 @@ func testInterrupt(t *testing.T, p program) {
 	if r.code != 130 {
 		t.Errorf("exit code %d, want 130", r.code)
 	}
-	r.wants(t, "^$", `^checksum: interrupted\nchecksum: SHA256SUMS is left with the first 3 of 7 files; a new run starts over`)
+	r.wants(t, "^$", `(?m)^checksum: interrupted\nchecksum: SHA256SUMS is left with the first 3 of 7 files; a new run starts over`)
 	check(t, dir, "SHA256SUMS", strings.Join(strings.SplitAfter(want, "\n")[:3], ""))
 
 	p.run(t, dir, 0, noStall, "tree")
@@ -453,7 +453,7 @@ func testTerminal(t *testing.T, p program) {
 	if r.code != 0 {
 		t.Errorf("exit code %d, want 0", r.code)
 	}
-	r.wants(t, `hashing.*checksum: hanging at file 4, as -stall asks\r\n.*hashing.*\(3/7\).*checksum: attempt \d+ stalled(.*\n)+.*\rSHA256SUMS: 7 files, `, "")
+	r.wants(t, `checksum: hanging at file 4, as -stall asks\r\n(.|\n)*hashing.*\(\d/7\)(.|\n)*checksum: attempt \d+ stalled(.*\n)+.*\rSHA256SUMS: 7 files, `, "")
 	if strings.Contains(r.stdout, "of 7 files\r\n") {
 		t.Errorf("plain lines on a terminal:\n%q", r.stdout)
 	}
