@@ -84,7 +84,7 @@ type attempt struct {
 	over       error         // why the attempt is over: set once, fences it
 	beatBy     instant       // the heartbeat deadline
 	closeBy    instant       // the earlier of start-to-close and schedule-to-close; set once
-	granted    time.Duration // what rule "a pause is not a stall" gave since the last heartbeat
+	granted    time.Duration // what beatBy was moved by since the last heartbeat, for pauses of the process
 	progressed bool          // recorded other details than it resumed from
 	told       bool          // Sleep, Idle, Range or Guard returned the attempt's cause
 	guards     int32         // functions inside Guard now

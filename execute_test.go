@@ -180,3 +180,15 @@ func TestRule16MadeUpIDIsFreeAgain(t *testing.T) {
 		})
 	}
 }
+
+func TestDefinitionWithoutAName(t *testing.T) {
+	d := &activity.Definition[int, int]{Func: func(activity.Context, int) (int, error) { panic("runs") }}
+	rt := activity.New(activity.Config{Logger: quiet})
+	_, executed := d.Execute(t.Context(), rt, "d1", 1)
+	_, started := d.Start(t.Context(), rt, "d1", 1)
+	for _, err := range []error{executed, started} {
+		if err == nil || !strings.Contains(err.Error(), `"d1": Definition.Name is empty`) {
+			t.Error(err)
+		}
+	}
+}

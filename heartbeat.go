@@ -203,8 +203,7 @@ func decodeDetails(c Codec, details []byte, into []any) (bool, error) {
 
 // A Codec turns heartbeat details and inputs into bytes and back. It must be
 // safe for concurrent use, and Marshal must not keep what it returns; Unmarshal
-// may keep what it gets. The
-// default is encoding/json, strict: see [Config].
+// may keep what it gets. The default is encoding/json, strict: see [Config].
 type Codec interface {
 	Marshal(v any) ([]byte, error)
 	Unmarshal(data []byte, v any) error

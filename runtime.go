@@ -467,8 +467,7 @@ func Execute[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn fun
 		var zero Out
 		return zero, err
 	}
-	<-h.a.ended
-	return h.result()
+	return h.answer()
 }
 
 // Start starts fn as an activity and returns at once. Its errors are those of
@@ -496,19 +495,21 @@ func (h *Handle[Out]) Done() <-chan struct{} { return h.a.ended }
 func (h *Handle[Out]) Wait(ctx context.Context) (Out, error) {
 	select {
 	case <-h.a.ended:
-		return h.result()
+		return h.answer() // also if ctx has ended as well
 	default:
 	}
 	select {
 	case <-h.a.ended:
-		return h.result()
+		return h.answer()
 	case <-ctx.Done():
 		var zero Out
 		return zero, context.Cause(ctx)
 	}
 }
 
-func (h *Handle[Out]) result() (Out, error) {
+// answer waits for the activity's end.
+func (h *Handle[Out]) answer() (Out, error) {
+	<-h.a.ended
 	if h.a.err != nil {
 		var zero Out
 		return zero, h.a.err

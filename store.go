@@ -84,18 +84,23 @@ type Definition[In, Out any] struct {
 
 // Execute runs the activity with this ID, as [Execute] does.
 func (d *Definition[In, Out]) Execute(ctx context.Context, rt *Runtime, id string, in In) (Out, error) {
-	return Execute(ctx, rt, d.options(id), d.Func, in)
+	h, err := d.Start(ctx, rt, id, in)
+	if err != nil {
+		var zero Out
+		return zero, err
+	}
+	return h.answer()
 }
 
-// Start starts the activity with this ID, as [Start] does.
+// Start starts the activity with this ID, as [Start] does. A Definition without
+// a Name is refused.
 func (d *Definition[In, Out]) Start(ctx context.Context, rt *Runtime, id string, in In) (*Handle[Out], error) {
-	return Start(ctx, rt, d.options(id), d.Func, in)
-}
-
-func (d *Definition[In, Out]) options(id string) Options {
+	if d.Name == "" {
+		return nil, fmt.Errorf("activity %q: Definition.Name is empty, and it is what a stored activity's function is found by", id)
+	}
 	opts := d.Options
 	opts.ID, opts.Name = id, d.Name
-	return opts
+	return Start(ctx, rt, opts, d.Func, in)
 }
 
 func (d *Definition[In, Out]) definition() string { return d.Name }
