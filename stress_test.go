@@ -57,6 +57,23 @@ func (r *stressRun) told() [][]activity.Event {
 	return slices.Clone(r.events)
 }
 
+// allReturned reports whether of every abandoned function it was told that it has
+// returned.
+func (r *stressRun) allReturned() bool {
+	left := r.rt.Stats().Abandoned
+	for _, events := range r.told() {
+		for _, e := range events {
+			switch e.Kind {
+			case activity.EventAbandoned:
+				left++
+			case activity.EventAbandonedReturned:
+				left--
+			}
+		}
+	}
+	return left == 0
+}
+
 func (r *stressRun) cause(act, attempt int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -378,8 +395,16 @@ func TestStress(t *testing.T) {
 		})
 	}
 	all.Wait()
+	// What is left over is for go test's timeout to find. A goroutine of another
+	// test's may have been among those before, and be gone: the count alone does
+	// not say that all is over here.
+	for _, r := range runs {
+		for !r.allReturned() {
+			runtime.Gosched()
+		}
+	}
 	for runtime.NumGoroutine() > before {
-		runtime.Gosched() // a goroutine that is left over is for go test's timeout to find
+		runtime.Gosched()
 	}
 	for i, r := range runs {
 		want, got := r.check(handles[i]), r.rt.Stats()
