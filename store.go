@@ -66,8 +66,8 @@ func (rt *Runtime) Unfinished(ctx context.Context) iter.Seq2[Checkpoint, error] 
 // Forget drops the stored checkpoint of id, if there is one. It refuses with
 // [ErrAlreadyRunning] while id runs here.
 func (rt *Runtime) Forget(ctx context.Context, id string) error {
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
+	rt.lock()
+	defer rt.unlock()
 	if rt.inUse(id) {
 		return fmt.Errorf("activity %q: not forgotten: %w", id, ErrAlreadyRunning)
 	}
