@@ -8,17 +8,21 @@ import (
 )
 
 // A Store keeps checkpoints across processes. All methods must be safe for
-// concurrent use. One Runtime at a time may use a Store.
+// concurrent use, and return an error when ctx has ended. One Runtime at a time
+// may use a Store. Package storetest checks an implementation.
 type Store interface {
 	// Load returns the checkpoint with that ID, and whether there is one.
 	Load(ctx context.Context, id string) (Checkpoint, bool, error)
 	// Save writes all of batch or nothing, replacing what has the same ID. What
-	// it got is durable when it returns nil. It must not keep batch.
+	// it got is durable when it returns nil. It must not keep batch, nor the bytes
+	// in it.
 	Save(ctx context.Context, batch []Checkpoint) error
 	// Delete removes the checkpoints with these IDs; one that there is not is
 	// no error. They are durably gone when it returns nil.
 	Delete(ctx context.Context, ids []string) error
-	// All yields every checkpoint, in any order. An error ends it.
+	// All yields every checkpoint, in any order. An error ends it. The body of
+	// the loop may call the other methods; whether what it saves is yielded as
+	// well is open.
 	All(ctx context.Context) iter.Seq2[Checkpoint, error]
 }
 
@@ -28,6 +32,7 @@ type Checkpoint struct {
 	State       CheckpointState
 	Attempt     int       // the last attempt that was started
 	CountedFrom int       // attempts up to this number no longer count (RetryPolicy.ResetOnProgress)
+	Progressed  int       // the last attempt that made progress; 0: none did
 	Sequence    uint64    // grows with each write of the ID
 	ScheduledAt time.Time // when the activity was scheduled, which its schedule-to-close timeout counts from
 	UpdatedAt   time.Time
