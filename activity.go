@@ -17,8 +17,8 @@ type State int
 
 const (
 	_               State = iota
-	StateWaiting          // for a slot of MaxConcurrent
-	StateRunning          // an attempt runs, or has just ended and RetryPolicy.Retryable is being asked
+	StateWaiting          // for a slot of MaxConcurrent, or for the Store to hold the next attempt's start
+	StateRunning          // an attempt runs, or has just ended and RetryPolicy.Retryable is being asked, or the Store told of the end
 	StateBackingOff       // until the next attempt
 	StateBlocked          // the next attempt waits for functions of earlier ones that hang, or are inside Guard
 	StateCompleted        // final: the function returned nil
@@ -47,6 +47,7 @@ type activity struct {
 	scheduledAt time.Time
 	scheduled   instant
 	closeBy     instant       // the schedule-to-close deadline
+	rec         *record       // nil: nothing of it is stored
 	ended       chan struct{} // closed when err is set and the last event is delivered
 
 	// Guarded by Runtime.mu.
@@ -118,10 +119,13 @@ func (t *attempt) String() string { return fmt.Sprintf("%s, attempt %d", t.a, t.
 
 // attempt is the number of the last attempt that was started.
 func (a *activity) attempt() int {
-	if a.latest == nil {
-		return 0
+	switch {
+	case a.latest != nil:
+		return a.latest.number
+	case a.rec != nil:
+		return a.rec.before
 	}
-	return a.latest.number
+	return 0
 }
 
 // The life of an activity. All that follows, down to the goroutine of an
@@ -155,6 +159,7 @@ func (a *activity) proceed(now instant) {
 		a.waiting = rt.waiting.PushBack(a)
 		a.setState(StateWaiting)
 		a.setAlarm()
+		a.accept()
 		rt.grantSlots(now)
 		return
 	}
@@ -190,8 +195,16 @@ func (a *activity) unblock(now instant) {
 	}
 }
 
-// begin starts an attempt.
+// begin starts the next attempt; its start is durable before its function runs.
 func (a *activity) begin(now instant) {
+	if a.rec != nil {
+		a.saveStart()
+	} else {
+		a.startAttempt(now)
+	}
+}
+
+func (a *activity) startAttempt(now instant) {
 	rt, o := a.rt, &a.opts
 	t := &a.first
 	if a.latest != nil {
@@ -211,6 +224,7 @@ func (a *activity) begin(now instant) {
 	a.setState(StateRunning)
 	a.setAlarm()
 	rt.attempts++
+	a.accept()
 	a.tell(now, EventAttemptStarted, t.number, nil, 0, nil)
 	rt.run(t)
 }
@@ -226,14 +240,15 @@ func (a *activity) nextAlarm() (instant, int32) {
 		return a.until, rankStart
 	case StateRunning:
 		switch t := a.current; {
-		case t == nil:
-			return a.closeBy, rankTimeout
 		case a.cancelCause != nil:
 			return a.until, rankTimeout
+		case a.ending():
+		case t == nil:
+			return a.closeBy, rankTimeout
 		default:
 			a.mu.Lock()
 			defer a.mu.Unlock()
-			return min(t.beatBy, t.closeBy), rankTimeout
+			return min(t.heartbeatBy(), t.closeBy), rankTimeout
 		}
 	}
 	return never, rankTimeout
@@ -266,6 +281,8 @@ func (a *activity) expire(now instant, late time.Duration) {
 		}
 	case StateRunning:
 		switch {
+		case a.ending():
+			a.conclude(now, a.rec.ending)
 		case a.current == nil:
 			a.resolve(now, verdict{}) // Retryable takes its time
 		case a.cancelCause != nil:
@@ -290,13 +307,13 @@ func (a *activity) expireAttempt(now instant, late time.Duration) {
 	t, timeout := a.current, a.opts.HeartbeatTimeout
 	a.mu.Lock()
 	// A pause of the process is not a stall: then we come late as well.
-	if t.beatBy <= now && late > max(timeout/10, time.Millisecond) {
+	if t.heartbeatBy() <= now && late > max(timeout/10, time.Millisecond) {
 		if grant := min(late, timeout-t.granted); grant > 0 {
 			t.beatBy = now.add(grant)
 			t.granted += grant
 		}
 	}
-	typ, when := TimeoutHeartbeat, t.beatBy
+	typ, when := TimeoutHeartbeat, t.heartbeatBy()
 	if t.closeBy <= when {
 		typ, when = TimeoutStartToClose, t.closeBy
 		if t.closeBy == a.closeBy {
@@ -353,6 +370,7 @@ func (a *activity) giveUp(now instant) {
 	a.abandon(t)
 	a.tell(now, EventAbandoned, t.number, nil, 0, a.abandonedLog(stack, noStack))
 	t.reported = true
+	a.uncount(t)
 	a.finish(now, StateCanceled, RetryStateCancelRequested, &canceledError{
 		cause: a.cancelCause,
 		note:  fmt.Sprintf("; its function had not returned %s later and is abandoned", a.opts.CancelGrace),
@@ -380,12 +398,7 @@ func (a *activity) resolve(now instant, v verdict) {
 	a.checkCaller(now)
 	t, p := a.latest, &a.opts.RetryPolicy
 	heartbeat := t.timedOut == TimeoutHeartbeat
-	a.mu.Lock()
-	progressed := t.progressed
-	a.mu.Unlock()
-	if p.ResetOnProgress && progressed {
-		a.countedFrom = t.number - 1
-	}
+	progressed := a.noteProgress(t)
 	n := t.number - a.countedFrom
 
 	var retry RetryState
@@ -417,6 +430,9 @@ func (a *activity) resolve(now instant, v verdict) {
 		a.tell(now, EventAbandoned, t.number, nil, 0, nil)
 		t.reported = true
 	}
+	if a.rec != nil {
+		a.rec.saveBy(a.rt, now)
+	}
 	switch {
 	case retry == RetryStateCancelRequested:
 		a.finish(now, StateCanceled, retry, &canceledError{cause: a.cancelCause, result: a.failure})
@@ -428,15 +444,20 @@ func (a *activity) resolve(now instant, v verdict) {
 		}
 		a.proceed(now)
 	default:
-		a.until = next
-		a.setState(StateBackingOff)
-		a.setAlarm()
+		a.backOff(next)
 		a.giveUpSlot(now)
 	}
 	if t.abandoned && t.returned { // while Retryable was asked
 		t.endAbandoned(now)
 	}
 	t.burst.resolved()
+}
+
+// backOff waits for the next attempt.
+func (a *activity) backOff(next instant) {
+	a.until = next
+	a.setState(StateBackingOff)
+	a.setAlarm()
 }
 
 // cancel ends the attempt's context, or the wait for the next attempt. The
@@ -448,9 +469,15 @@ func (a *activity) cancel(now instant, cause error) {
 	if a.caller != nil && a.base.Err() != nil {
 		cause = context.Cause(a.base)
 	}
+	if a.ending() {
+		a.conclude(now, a.rec.ending)
+		return
+	}
 	a.cancelCause = cause
 	switch t := a.current; {
 	case a.state == 0: // schedule sees it
+	case a.rec != nil && a.rec.loading: // recall sees it
+		a.first.cancel(cause)
 	case t != nil:
 		t.cancel(cause)
 		a.cancelCause = t.cause()
@@ -465,10 +492,36 @@ func (a *activity) cancel(now instant, cause error) {
 	}
 }
 
-// finish ends the activity.
+// finish ends the activity. Its callers hear of success once its checkpoint is
+// gone, of a failure once the Store was tried, and of a cancellation at once.
 func (a *activity) finish(now instant, state State, retry RetryState, err error) {
-	rt := a.rt
 	a.current = nil
+	a.accept()
+	if err != nil {
+		a.err = &Error{ID: a.id(), Name: a.name(), Attempt: a.attempt(), RetryState: retry, Err: err}
+	}
+	switch r := a.rec; {
+	case r == nil:
+	case state == StateCanceled:
+		r.end(now, state, err, nil)
+	default:
+		r.end(now, state, err, a.endTried)
+		r.ending = state
+		a.setState(StateRunning)
+		a.setAlarm()
+		a.giveUpSlot(now)
+		return
+	}
+	a.conclude(now, state)
+}
+
+// ending reports whether the activity has ended, and its callers are to hear of it
+// when that is saved.
+func (a *activity) ending() bool { return a.rec != nil && a.rec.ending != 0 }
+
+// conclude tells of the end.
+func (a *activity) conclude(now instant, state State) {
+	rt := a.rt
 	a.setState(state)
 	a.setAlarm()
 	rt.unlink(a)
@@ -478,12 +531,11 @@ func (a *activity) finish(now instant, state State, retry RetryState, err error)
 		rt.freeID(a)
 	}
 	kind := EventCompleted
-	if err != nil {
-		a.err = &Error{ID: a.id(), Name: a.name(), Attempt: a.attempt(), RetryState: retry, Err: err}
+	switch {
+	case state == StateCanceled:
+		kind = EventCanceled
+	case a.err != nil:
 		kind = EventFailed
-		if state == StateCanceled {
-			kind = EventCanceled
-		}
 	}
 	a.tell(now, kind, a.attempt(), a.err, 0, nil)
 	a.close()
@@ -633,6 +685,7 @@ func (t *attempt) end(r *result) {
 		a.out = r.out
 		a.finish(now, StateCompleted, 0, nil)
 	case a.cancelCause != nil:
+		a.uncount(t)
 		err := a.cancelCause
 		if r.err != nil {
 			err = &canceledError{cause: a.cancelCause, result: r.err}

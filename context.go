@@ -82,12 +82,13 @@ type attempt struct {
 
 	// Guarded by activity.mu.
 	over       error         // why the attempt is over: set once, fences it
-	beatBy     instant       // the heartbeat deadline
+	beatBy     instant       // the heartbeat deadline; see heartbeatBy
 	closeBy    instant       // the earlier of start-to-close and schedule-to-close; set once
 	granted    time.Duration // what beatBy was moved by since the last heartbeat, for pauses of the process
 	progressed bool          // recorded other details than it resumed from
 	told       bool          // Sleep, Idle, Range or Guard returned the attempt's cause
 	guards     int32         // functions inside Guard now
+	syncing    int32         // heartbeats that wait for the Store now
 
 	// Guarded by Runtime.mu.
 	timedOut  TimeoutType
@@ -135,9 +136,18 @@ func (t *attempt) deadline() time.Time {
 	return t.startedAt().Add(time.Duration(t.closeBy - t.started))
 }
 
+// heartbeatBy is the heartbeat deadline, which rests while a heartbeat waits for
+// the Store. Activity.mu is held.
+func (t *attempt) heartbeatBy() instant {
+	if t.syncing > 0 {
+		return never
+	}
+	return t.beatBy
+}
+
 // due reports whether a deadline has been reached. Activity.mu is held.
 func (t *attempt) due(now instant) bool {
-	return now >= t.beatBy || now >= t.closeBy
+	return now >= t.heartbeatBy() || now >= t.closeBy
 }
 
 // cause is why the Context ended.

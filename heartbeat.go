@@ -38,6 +38,7 @@ func (t *attempt) Heartbeat(details ...any) error {
 		return t.cause()
 	}
 	t.beat(now)
+	unsaved, sync := false, false
 	if isInt || e.data != nil {
 		if isInt {
 			a.intDetails, a.isInt = n, true
@@ -50,6 +51,12 @@ func (t *attempt) Heartbeat(details ...any) error {
 		if !t.progressed {
 			t.progressed = !bytes.Equal(a.encodedDetails(), t.resume)
 		}
+		if a.rec != nil {
+			unsaved, a.rec.fresh = !a.rec.fresh, true
+			if sync = a.opts.SyncHeartbeats && t.Err() == nil; sync {
+				t.syncing++
+			}
+		}
 	}
 	if a.rt.cfg.Observer != nil {
 		ev := Event{Kind: EventHeartbeat, Time: a.rt.wall(now), Attempt: t.number}
@@ -59,6 +66,14 @@ func (t *attempt) Heartbeat(details ...any) error {
 		a.post(letter{event: ev})
 	}
 	a.mu.Unlock()
+	switch {
+	case sync:
+		failed = t.sync()
+	case unsaved:
+		a.rt.lock()
+		a.rec.saveBy(a.rt, now)
+		a.rt.unlock()
+	}
 	if t.Err() != nil {
 		if failed != nil {
 			a.rt.log(slog.LevelError, "activity: a canceled attempt's heartbeat details are not recorded", a, t.number, slog.Any("error", failed))

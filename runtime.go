@@ -24,12 +24,11 @@ type Config struct {
 	// Clock, or clock.NewMock().
 	Clock clock.Clock
 
-	// Store keeps checkpoints across processes. nil: they live in memory, for
-	// the retries of one execution. Other Stores are not supported yet: New
-	// panics.
+	// Store keeps the checkpoints of activities with an Options.ID across
+	// processes. nil: they live in memory, for the retries of one execution.
 	Store Store
 
-	// Codec encodes heartbeat details. nil: encoding/json, strict: it refuses
+	// Codec encodes heartbeat details and, for the Store, inputs. nil: encoding/json, strict: it refuses
 	// fields that the target lacks, a null as the whole of a value that cannot
 	// be nil, and anything after the value.
 	Codec Codec
@@ -62,7 +61,8 @@ type Config struct {
 	// encoded. 0: 2 MiB.
 	MaxDetailsSize int
 
-	// SyncInterval is how long recorded details may wait for the Store. 0: 100 ms.
+	// SyncInterval is how long recorded details may wait until they are given to
+	// the Store: what a crash can lose. 0: 100 ms.
 	SyncInterval time.Duration
 
 	// Rand returns the random numbers, in [0,1), for RetryPolicy.Jitter. It is
@@ -185,6 +185,16 @@ type Runtime struct {
 	timeouts   uint64
 	dumpAfter  instant // no dump of goroutines before
 
+	// What the Store is to hold; see record.
+	records       map[string]*record
+	dirty         []*record
+	flushAlarm    alarm
+	flushNow      bool          // do not wait for flushAlarm
+	flushing      bool          // the flusher runs
+	drained       chan struct{} // closed when nothing is dirty; made by Shutdown
+	turn          chan struct{} // held by who writes to the Store
+	storeFailures int           // in a row; whoever has the turn owns it
+
 	// Of the settle that is under way.
 	settling bool
 	due      []*alarm
@@ -201,8 +211,6 @@ func New(cfg Config) *Runtime {
 		panic(fmt.Sprintf("activity: Config.MaxDetailsSize is %d, which is negative", cfg.MaxDetailsSize))
 	case cfg.SyncInterval < 0:
 		panic(fmt.Sprintf("activity: Config.SyncInterval is %s, which is negative", cfg.SyncInterval))
-	case cfg.Store != nil:
-		panic("activity: Config.Store is set, and this version keeps checkpoints in memory only")
 	}
 	rt := &Runtime{ctx: context.Background(), armed: never, slots: cfg.MaxConcurrent}
 	rt.real = cfg.Clock == nil || reflect.TypeOf(cfg.Clock) == reflect.TypeOf(clock.New())
@@ -224,19 +232,24 @@ func New(cfg Config) *Runtime {
 	}
 	rt.cfg = cfg
 	rt.base = cfg.Clock.Now()
+	if cfg.Store != nil {
+		rt.records, rt.turn = map[string]*record{}, make(chan struct{}, 1)
+	}
 	return rt
 }
 
 // A body is an activity's function, with its input.
 type body interface {
 	run(ctx Context) (any, error)
-	function() any // for its name
+	function() any      // for its name
+	input() (any, bool) // false: it takes none
 }
 
 type plain func(Context) error
 
 func (f plain) run(ctx Context) (any, error) { return nil, f(ctx) }
 func (f plain) function() any                { return f }
+func (f plain) input() (any, bool)           { return nil, false }
 
 type call[In, Out any] struct {
 	fn func(Context, In) (Out, error)
@@ -245,9 +258,11 @@ type call[In, Out any] struct {
 
 func (c *call[In, Out]) run(ctx Context) (any, error) { return c.fn(ctx, c.in) }
 func (c *call[In, Out]) function() any                { return c.fn }
+func (c *call[In, Out]) input() (any, bool)           { return c.in, true }
 
-// start makes an activity of body and starts it.
-func (rt *Runtime) start(ctx context.Context, opts *Options, body body) (*activity, error) {
+// start makes an activity of body and starts it. What is stored is started when
+// accepted says so. Only what the Store holds as unfinished is recovered.
+func (rt *Runtime) start(ctx context.Context, opts *Options, body body, recovering bool) (*activity, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
@@ -266,6 +281,16 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body) (*activi
 		}
 		a.setDetails(e)
 	}
+	if rt.cfg.Store != nil && opts.ID != "" {
+		a.rec = &record{id: opts.ID, a: a, heard: make(chan struct{})}
+		if in, ok := body.input(); ok {
+			data, err := marshal(rt.cfg.Codec, in)
+			if err != nil {
+				return nil, refusal(opts.ID, fmt.Errorf("cannot encode its input, a %T: %w", in, err))
+			}
+			a.rec.input = data
+		}
+	}
 	if ctx.Err() != nil {
 		return nil, a.notStarted(context.Cause(ctx))
 	}
@@ -280,13 +305,35 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body) (*activi
 	}
 	a.first.Context, a.first.cancel = context.WithCancelCause(a.base)
 
-	if err := rt.schedule(a); err != nil {
-		if a.caller != nil {
-			a.caller.release()
-		}
+	err := rt.schedule(a)
+	if err == nil && a.rec != nil {
+		err = a.recall(recovering)
+	}
+	if err != nil {
+		a.release()
 		return nil, err
 	}
 	return a, nil
+}
+
+// accepted waits until the activity is started: until its first start is durable,
+// it waits, or has ended.
+func (a *activity) accepted() error {
+	if a.rec == nil {
+		return nil
+	}
+	<-a.rec.heard
+	if a.rec.refused != nil {
+		a.release()
+	}
+	return a.rec.refused
+}
+
+// release lets go of the caller's context.
+func (a *activity) release() {
+	if a.caller != nil {
+		a.caller.release()
+	}
 }
 
 // notStarted is the error of an activity whose context ended before its start.
@@ -295,6 +342,7 @@ func (a *activity) notStarted(cause error) error {
 }
 
 // schedule takes the activity in, and starts its first attempt or lets it wait.
+// What is stored it only takes in.
 func (rt *Runtime) schedule(a *activity) error {
 	rt.mu.Lock()
 	defer rt.unlock()
@@ -317,6 +365,16 @@ func (rt *Runtime) schedule(a *activity) error {
 	a.alarm = alarm{when: never, a: a, seq: a.number}
 	rt.link(a)
 	rt.unanswered++
+	if r := a.rec; r != nil {
+		if r.replaces = rt.records[id]; r.replaces != nil {
+			r.sequence = r.replaces.sequence
+		}
+		rt.records[id] = r
+		r.asked, r.loading = now, true
+		a.until = never
+		a.setState(StateWaiting)
+		return nil
+	}
 	a.tell(now, EventScheduled, 0, nil, 0, nil)
 	a.proceed(now)
 	return nil
@@ -451,7 +509,10 @@ func (rt *Runtime) random(p *RetryPolicy) (r float64) {
 // ctx's end cancels the activity. Run then returns when fn has, or
 // Options.CancelGrace later.
 func (rt *Runtime) Run(ctx context.Context, opts Options, fn func(Context) error) error {
-	a, err := rt.start(ctx, &opts, plain(fn))
+	a, err := rt.start(ctx, &opts, plain(fn), false)
+	if err == nil {
+		err = a.accepted()
+	}
 	if err != nil {
 		return err
 	}
@@ -474,7 +535,10 @@ func Execute[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn fun
 // [Runtime.Run] for an activity that was never started. ctx's end cancels the
 // activity, not only its start.
 func Start[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn func(Context, In) (Out, error), in In) (*Handle[Out], error) {
-	a, err := rt.start(ctx, &opts, &call[In, Out]{fn, in})
+	a, err := rt.start(ctx, &opts, &call[In, Out]{fn, in}, false)
+	if err == nil {
+		err = a.accepted()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -525,9 +589,15 @@ func (h *Handle[Out]) Cancel(cause error) {
 	if cause == nil {
 		cause = context.Canceled
 	}
-	now := h.a.rt.lock()
-	h.a.cancel(now, cause)
-	h.a.rt.unlock()
+	a := h.a
+	now := a.rt.lock()
+	if !a.checkCaller(now) && a.cancelCause == nil {
+		if a.rec != nil {
+			a.rec.onPurpose = true
+		}
+		a.cancel(now, cause)
+	}
+	a.rt.unlock()
 }
 
 // Status describes the activity as it is now.
@@ -654,8 +724,9 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
+	rt.drain(ctx)
 	rt.lock()
-	left, abandoned := rt.unanswered, rt.abandoned
+	left, unsaved, abandoned := rt.unanswered, len(rt.records), rt.abandoned
 	rt.unlock()
 	if abandoned > 0 {
 		rt.logger().Warn("activity: shut down; functions that were abandoned still run", "abandoned", abandoned)
@@ -666,6 +737,9 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 			what = "activity has"
 		}
 		return fmt.Errorf("activity: shutdown: %d %s not ended: %w", left, what, context.Cause(ctx))
+	}
+	if unsaved > 0 {
+		return fmt.Errorf("activity: shutdown: the Store does not hold how %d activities have ended: %w", unsaved, context.Cause(ctx))
 	}
 	return nil
 }

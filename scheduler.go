@@ -45,7 +45,7 @@ type alarm struct {
 	slot int32  // index in the queue, plus 1; 0: not in it
 
 	a    *activity     // whose alarm it is, or
-	wake chan struct{} // who sleeps
+	wake chan struct{} // who sleeps; neither: the Store is to be written to
 }
 
 func (x *alarm) compare(y *alarm) int {
@@ -189,7 +189,14 @@ func (rt *Runtime) unlock() {
 	}
 	run, answers := rt.runFirst, rt.answers
 	rt.runFirst, rt.runLast, rt.answers = nil, nil, nil
+	flush := rt.flushNow && !rt.flushing
+	if flush {
+		rt.flushing = true
+	}
 	rt.mu.Unlock()
+	if flush {
+		go rt.flush()
+	}
 	for t := run; t != nil; {
 		next := t.runNext // t is its own goroutine's from here on
 		go t.run()
@@ -250,10 +257,13 @@ func (rt *Runtime) settle(now instant) {
 	}
 	slices.SortFunc(due, (*alarm).compare)
 	for _, al := range due {
-		if al.wake != nil {
+		switch {
+		case al.wake != nil:
 			al.wake <- struct{}{}
-		} else {
+		case al.a != nil:
 			al.a.expire(now, time.Duration(now-earliest))
+		default:
+			rt.flushNow = true
 		}
 	}
 	if b := rt.burst; b != nil {

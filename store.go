@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -62,62 +64,108 @@ func (s CheckpointState) String() string {
 	return enum("CheckpointState", int(s), "", "running", "interrupted", "failed", "canceled")
 }
 
-// Unfinished lists the checkpoints in the Store of activities that have not
-// completed and are not running here now. Without a Store there are none.
+// Unfinished lists the checkpoints of activities that have not completed and are
+// not running here now: what was interrupted by a crash or a shutdown, what has
+// failed for good, what was canceled. The loop's body may start and forget
+// activities. Without a Store there are none.
 func (rt *Runtime) Unfinished(ctx context.Context) iter.Seq2[Checkpoint, error] {
-	return func(func(Checkpoint, error) bool) {}
+	return func(yield func(Checkpoint, error) bool) {
+		if rt.cfg.Store == nil {
+			return
+		}
+		// What is not saved yet stands for what the Store has.
+		told := map[string]bool{}
+		rt.lock()
+		var unsaved []*record
+		for _, r := range rt.records {
+			if r.a == nil {
+				unsaved = append(unsaved, r)
+				told[r.id] = true
+			}
+		}
+		rt.unlock()
+		slices.SortFunc(unsaved, func(r, s *record) int { return strings.Compare(r.id, s.id) })
+		for _, r := range unsaved {
+			if !r.gone && !rt.isRunning(r.id) && !yield(r.remains(rt), nil) {
+				return
+			}
+		}
+		for cp, err := range rt.stored(ctx) {
+			if err == nil && (told[cp.ID] || rt.isRunning(cp.ID)) {
+				continue
+			}
+			if !yield(cp, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func (rt *Runtime) isRunning(id string) bool {
+	rt.lock()
+	defer rt.unlock()
+	return rt.inUse(id)
+}
+
+// stored is Store.All. A panic of the Store's is an error, and one of the loop's
+// body passes through.
+func (rt *Runtime) stored(ctx context.Context) iter.Seq2[Checkpoint, error] {
+	return func(yield func(Checkpoint, error) bool) {
+		next, stop := iter.Pull2(func(yield func(Checkpoint, error) bool) { rt.cfg.Store.All(ctx)(yield) })
+		defer func() {
+			_ = rt.callStore("All", func() error { stop(); return nil })
+		}()
+		for {
+			var cp Checkpoint
+			more := false
+			err := rt.callStore("All", func() (err error) {
+				cp, err, more = next()
+				return err
+			})
+			if err != nil {
+				yield(Checkpoint{}, err)
+				return
+			}
+			if !more || !yield(cp, nil) {
+				return
+			}
+		}
+	}
 }
 
 // Forget drops the stored checkpoint of id, if there is one. It refuses with
-// [ErrAlreadyRunning] while id runs here.
+// [ErrAlreadyRunning] while id runs here. With another error the checkpoint is
+// still there.
 func (rt *Runtime) Forget(ctx context.Context, id string) error {
 	rt.lock()
-	defer rt.unlock()
-	if rt.inUse(id) {
+	used := rt.inUse(id)
+	place := &activity{rt: rt, opts: Options{ID: id}}
+	if !used && rt.cfg.Store != nil {
+		rt.keepID(place)
+	}
+	rt.unlock()
+	switch {
+	case used:
 		return fmt.Errorf("activity %q: not forgotten: %w", id, ErrAlreadyRunning)
+	case rt.cfg.Store == nil:
+		return nil
 	}
+	defer func() {
+		rt.lock()
+		rt.freeID(place)
+		rt.unlock()
+	}()
+	select {
+	case rt.turn <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("activity %q: not forgotten: %w", id, context.Cause(ctx))
+	}
+	defer func() { <-rt.turn }()
+	if err := rt.callStore("Delete", func() error { return rt.cfg.Store.Delete(ctx, []string{id}) }); err != nil {
+		return fmt.Errorf("activity %q: not forgotten: %w", id, err)
+	}
+	rt.lock()
+	delete(rt.records, id)
+	rt.unlock()
 	return nil
-}
-
-// A Definition is an activity with a name that outlives the process, which is
-// what [Recover] finds a stored activity's function by.
-type Definition[In, Out any] struct {
-	Name    string
-	Options Options // for every execution; ID and Name are ignored
-	Func    func(Context, In) (Out, error)
-}
-
-// Execute runs the activity with this ID, as [Execute] does.
-func (d *Definition[In, Out]) Execute(ctx context.Context, rt *Runtime, id string, in In) (Out, error) {
-	h, err := d.Start(ctx, rt, id, in)
-	if err != nil {
-		var zero Out
-		return zero, err
-	}
-	return h.answer()
-}
-
-// Start starts the activity with this ID, as [Start] does. A Definition without
-// a Name is refused.
-func (d *Definition[In, Out]) Start(ctx context.Context, rt *Runtime, id string, in In) (*Handle[Out], error) {
-	if d.Name == "" {
-		return nil, fmt.Errorf("activity %q: Definition.Name is empty, and it is what a stored activity's function is found by", id)
-	}
-	opts := d.Options
-	opts.ID, opts.Name = id, d.Name
-	return Start(ctx, rt, opts, d.Func, in)
-}
-
-func (d *Definition[In, Out]) definition() string { return d.Name }
-
-// A Recoverable is a *[Definition], of any types.
-type Recoverable interface {
-	definition() string
-}
-
-// Recover starts every unfinished activity in the Store anew, each by the
-// Definition of its Name, and returns how many. Without a Store there is
-// nothing to recover.
-func Recover(ctx context.Context, rt *Runtime, defs ...Recoverable) (int, error) {
-	return 0, nil
 }
