@@ -41,7 +41,6 @@ type activity struct {
 	rt          *Runtime
 	opts        Options // with defaults
 	body        body
-	number      uint64          // in order of scheduling; makes the ID if Options.ID does not
 	base        context.Context // what attempts derive from
 	caller      *caller         // nil: base is Start's context, and never ends
 	scheduledAt time.Time
@@ -52,8 +51,8 @@ type activity struct {
 
 	// Guarded by Runtime.mu.
 	state       State
-	prev, next  *activity // in Runtime.live
-	alarm       alarm
+	prev, next  *activity     // in Runtime.live
+	alarm       alarm         // its seq is the activity's number, in order of scheduling
 	waiting     *list.Element // in Runtime.waiting
 	current     *attempt      // the attempt that runs; nil: it is over
 	latest      *attempt      // the last that was started
@@ -99,7 +98,7 @@ func (a *activity) id() string {
 	if a.opts.ID != "" {
 		return a.opts.ID
 	}
-	return madeUpID(a.number)
+	return madeUpID(a.alarm.seq)
 }
 
 const madeUpPrefix = "activity-"

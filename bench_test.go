@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/storetest"
 )
 
 // Each benchmark stands beside its floor: compare within one run.
@@ -115,21 +116,28 @@ func BenchmarkHeartbeat(b *testing.B) {
 		}
 	})
 	run := func(name string, beat func(ctx activity.Context, i int) error) {
-		b.Run(name, func(b *testing.B) {
-			rt := activity.New(activity.Config{})
-			err := rt.Run(context.Background(), story(), func(ctx activity.Context) error {
-				b.ReportAllocs()
-				for i := 1000; b.Loop(); i++ {
-					if err := beat(ctx, i); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-			if err != nil {
-				b.Fatal(err)
+		for _, store := range []activity.Store{nil, &storetest.Memory{}} {
+			what := name
+			if store != nil {
+				what += "-stored"
 			}
-		})
+			b.Run(what, func(b *testing.B) {
+				rt, opts := activity.New(activity.Config{Store: store}), story()
+				opts.ID = "a"
+				err := rt.Run(context.Background(), opts, func(ctx activity.Context) error {
+					b.ReportAllocs()
+					for i := 1000; b.Loop(); i++ {
+						if err := beat(ctx, i); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+				if err != nil {
+					b.Fatal(err)
+				}
+			})
+		}
 	}
 	run("none", func(ctx activity.Context, _ int) error { return ctx.Heartbeat() })
 	run("int", func(ctx activity.Context, i int) error { return ctx.Heartbeat(i) })

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
-	"sync/atomic"
 	"time"
 )
 
@@ -87,17 +86,16 @@ type attempt struct {
 	granted    time.Duration // what beatBy was moved by since the last heartbeat, for pauses of the process
 	progressed bool          // recorded other details than it resumed from
 	told       bool          // Sleep, Idle, Range or Guard returned the attempt's cause
+	ranged     bool          // Range was called
 	guards     int32         // functions inside Guard now
 	syncing    int32         // heartbeats that wait for the Store now
 
 	// Guarded by Runtime.mu.
+	returned  bool // the function has returned
+	abandoned bool // left behind by a timeout, or at the end of CancelGrace
+	reported  bool // EventAbandoned was told
 	timedOut  TimeoutType
 	burst     *burst // of the attempts that timed out at the same instant
-	returned  bool   // the function has returned
-	abandoned bool   // left behind by a timeout, or at the end of CancelGrace
-	reported  bool   // EventAbandoned was told
-
-	ranged atomic.Bool // Range was called
 }
 
 type (
@@ -371,7 +369,7 @@ type RangeProgress struct{ Next, To int }
 // struct of your own.
 func Range(ctx Context, from, to int, body func(i int) error) error {
 	t := attemptOf(ctx)
-	if t != nil && t.ranged.Swap(true) {
+	if t != nil && t.rangesAgain() {
 		return NonRetryable(fmt.Errorf("%s: attempt %d called activity.Range twice; one activity has one Range, for phases Resume a struct of your own", t.a, t.number))
 	}
 	var progress RangeProgress
@@ -406,6 +404,15 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 		ctx.Logger().Error("activity: the end of a Range is not recorded, a later attempt would run its last body again", "error", err)
 	}
 	return nil
+}
+
+// rangesAgain reports whether the attempt has called Range before.
+func (t *attempt) rangesAgain() bool {
+	t.a.mu.Lock()
+	defer t.a.mu.Unlock()
+	again := t.ranged
+	t.ranged = true
+	return again
 }
 
 // rangeState is a Range, for Status.

@@ -362,7 +362,7 @@ func (rt *Runtime) schedule(a *activity) error {
 	rt.takeID(a)
 	a.scheduledAt, a.scheduled = rt.wallFrom(clockNow, now), now
 	a.closeBy = now.deadline(a.opts.ScheduleToCloseTimeout)
-	a.alarm = alarm{when: never, a: a, seq: a.number}
+	a.alarm.when, a.alarm.a = never, a
 	rt.link(a)
 	rt.unanswered++
 	if r := a.rec; r != nil {
@@ -402,7 +402,7 @@ func (rt *Runtime) inUse(id string) bool {
 	}
 	if n, ok := madeUpNumber(id); ok && n <= rt.number {
 		for a := rt.head; a != nil; a = a.next {
-			if a.opts.ID == "" && a.number == n {
+			if a.opts.ID == "" && a.alarm.seq == n {
 				return true
 			}
 		}
@@ -415,7 +415,7 @@ func (rt *Runtime) takeID(a *activity) {
 	for a.opts.ID == "" && rt.reserved[rt.number] {
 		rt.number++
 	}
-	a.number = rt.number
+	a.alarm.seq = rt.number
 	if a.opts.ID == "" {
 		return
 	}
