@@ -186,14 +186,17 @@ type Runtime struct {
 	dumpAfter  instant // no dump of goroutines before
 
 	// What the Store is to hold; see record.
-	records       map[string]*record
-	dirty         []*record
-	flushAlarm    alarm
-	flushNow      bool          // do not wait for flushAlarm
-	flushing      bool          // the flusher runs
-	drained       chan struct{} // closed when nothing is dirty; made by Shutdown
-	turn          chan struct{} // held by who writes to the Store
-	storeFailures int           // in a row; whoever has the turn owns it
+	records    map[string]*record
+	dirty      []*record
+	flushAlarm alarm
+	flushNow   bool          // do not wait for flushAlarm
+	flushing   bool          // the flusher runs
+	drained    chan struct{} // closed when nothing is dirty; made by Shutdown
+
+	turn           chan struct{} // held by who writes to the Store, who owns:
+	deletes        bool          // what is written now is to be deleted
+	saveFailures   int           // in a row
+	deleteFailures int
 
 	// Of the settle that is under way.
 	settling bool

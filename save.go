@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"time"
 )
@@ -15,9 +16,9 @@ import (
 // holds how the activity has ended, and stands for the ID until then.
 //
 // What changes makes it dirty. One goroutine, which there is only while there is
-// something to do, brings all that is dirty to the Store, in one Save and one
-// Delete; while they are on their way, the next batch gathers. So there is one
-// writer, and of two writes of an ID the newer comes last.
+// something to do, brings all that is dirty to the Store, with Save and Delete in
+// turns; while one is on its way, the next batch gathers. So there is one writer,
+// and of two writes of an ID the newer comes last.
 //
 // Guarded by Runtime.mu, but for fresh.
 type record struct {
@@ -395,6 +396,7 @@ func (rt *Runtime) flush() {
 		}
 	}()
 	for rt.flushOnce() {
+		runtime.Gosched()
 	}
 	whole = true
 }
@@ -413,15 +415,16 @@ func (rt *Runtime) flushOnce() bool {
 // A write is what of a record is on its way to the Store.
 type write struct {
 	r       *record
-	cp      Checkpoint // still to be filled
+	cp      Checkpoint // still to be filled; of no use to a Delete
 	a       *activity  // whose details cp gets; nil: cp has them
 	latest  *attempt
 	failure error
-	gone    bool
 	waiters []waiter
 }
 
-// takeDirty returns what is to be written now, and false if the flusher is to end.
+// takeDirty returns what is to be saved or what is to be deleted now, and false
+// if the flusher is to end. They take turns, so that those whom one lets go on can
+// share the other.
 func (rt *Runtime) takeDirty() (batch []write, more bool) {
 	now := rt.lock()
 	defer rt.unlock()
@@ -433,26 +436,37 @@ func (rt *Runtime) takeDirty() (batch []write, more bool) {
 		}
 		return nil, false
 	}
-	rt.flushNow = false
 	rt.queue.remove(&rt.flushAlarm)
+	rt.deletes = !rt.deletes
+	later := rt.dirty[:0]
 	for _, r := range rt.dirty {
-		r.dirty = false
-		if rt.records[r.id] != r {
-			continue // a newer execution stands for the ID
+		switch {
+		case rt.records[r.id] != r: // a newer execution stands for the ID
+			r.dirty = false
+		case r.gone != rt.deletes:
+			later = append(later, r)
+		default:
+			r.dirty = false
+			batch = append(batch, r.write(now))
 		}
-		w := write{r: r, cp: r.last, failure: r.failure, gone: r.gone, waiters: r.waiters}
-		if a := r.a; a != nil {
-			w.cp = r.checkpoint(CheckpointRunning, now)
-			w.a, w.latest, w.failure = a, a.latest, a.failure
-		}
-		r.sequence++
-		w.cp.Sequence = r.sequence
-		r.waiters, r.written = nil, true
-		batch = append(batch, w)
 	}
-	clear(rt.dirty)
-	rt.dirty = rt.dirty[:0]
+	clear(rt.dirty[len(later):])
+	rt.dirty = later
+	rt.flushNow = len(later) > 0
 	return batch, true
+}
+
+// write is the record as it is now.
+func (r *record) write(now instant) write {
+	w := write{r: r, cp: r.last, failure: r.failure, waiters: r.waiters}
+	if a := r.a; a != nil {
+		w.cp = r.checkpoint(CheckpointRunning, now)
+		w.a, w.latest, w.failure = a, a.latest, a.failure
+	}
+	r.sequence++
+	w.cp.Sequence = r.sequence
+	r.waiters, r.written = nil, true
+	return w
 }
 
 // fill fills in what is not to be had under Runtime.mu.
@@ -493,51 +507,41 @@ func (rt *Runtime) lastFailure(a *activity, err error, known string) string {
 
 // bring brings a batch to the Store.
 func (rt *Runtime) bring(batch []write) {
-	saved, deleted := errStoreGoexit, errStoreGoexit
-	defer func() {
-		if saved != nil || deleted != nil {
-			rt.storeFailures++
-		} else {
-			rt.storeFailures = 0
+	err := errStoreGoexit
+	defer func() { rt.tried(batch, err) }() // also if the Store calls runtime.Goexit
+	if rt.deletes {
+		ids := make([]string, len(batch))
+		for i := range batch {
+			ids[i] = batch[i].r.id
 		}
-		for _, err := range []error{saved, deleted} {
-			if err != nil {
-				rt.log(slog.LevelError, "activity: the Store failed; what it did not take stays in memory and is tried again", nil, 0,
-					slog.Any("error", err), slog.Int("checkpoints", len(batch)), slog.Duration("retry_in", rt.storePause()))
-			}
-		}
-		rt.tried(batch, saved, deleted)
-	}()
-	var cps []Checkpoint
-	var ids []string
+		err = rt.callStore("Delete", func() error { return rt.cfg.Store.Delete(rt.ctx, ids) })
+		return
+	}
+	cps := make([]Checkpoint, len(batch))
 	for i := range batch {
-		if w := &batch[i]; w.gone {
-			ids = append(ids, w.r.id)
-		} else {
-			w.fill(rt)
-			cps = append(cps, w.cp)
-		}
+		batch[i].fill(rt)
+		cps[i] = batch[i].cp
 	}
-	saved, deleted = nil, nil
-	if len(cps) > 0 {
-		saved = errStoreGoexit
-		saved = rt.callStore("Save", func() error { return rt.cfg.Store.Save(rt.ctx, cps) })
-	}
-	if len(ids) > 0 {
-		deleted = errStoreGoexit
-		deleted = rt.callStore("Delete", func() error { return rt.cfg.Store.Delete(rt.ctx, ids) })
-	}
+	err = rt.callStore("Save", func() error { return rt.cfg.Store.Save(rt.ctx, cps) })
 }
 
 // tried tells those who wait how it went, and keeps what the Store did not take.
-func (rt *Runtime) tried(batch []write, saved, deleted error) {
+func (rt *Runtime) tried(batch []write, err error) {
+	failures := &rt.saveFailures
+	if rt.deletes {
+		failures = &rt.deleteFailures
+	}
+	*failures++
+	if err == nil {
+		*failures = 0
+	} else {
+		rt.log(slog.LevelError, "activity: the Store failed; what it did not take stays in memory and is tried again", nil, 0,
+			slog.Any("error", err), slog.Int("checkpoints", len(batch)), slog.Duration("retry_in", rt.storePause()))
+	}
 	now := rt.lock()
 	defer rt.unlock()
-	for _, w := range batch {
-		err := saved
-		if w.gone {
-			err = deleted
-		}
+	for i := range batch {
+		w := &batch[i]
 		for _, f := range w.waiters {
 			f(now, err)
 		}
@@ -551,7 +555,7 @@ func (rt *Runtime) tried(batch []write, saved, deleted error) {
 			}
 		}
 	}
-	if rt.storeFailures > 0 && len(rt.dirty) > 0 {
+	if err != nil && len(rt.dirty) > 0 {
 		rt.setFlush(now.add(rt.storePause()))
 	}
 }
@@ -559,7 +563,8 @@ func (rt *Runtime) tried(batch []write, saved, deleted error) {
 // storePause is the time until a Store that has failed is tried again, if nobody
 // waits for it.
 func (rt *Runtime) storePause() time.Duration {
-	return max(rt.cfg.SyncInterval, min(maxStorePause, rt.cfg.SyncInterval<<min(rt.storeFailures-1, 16)))
+	n := max(rt.saveFailures, rt.deleteFailures, 1)
+	return max(rt.cfg.SyncInterval, min(maxStorePause, rt.cfg.SyncInterval<<min(n-1, 16)))
 }
 
 // callStore names the method in its error, and makes a panic one.
