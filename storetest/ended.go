@@ -1,0 +1,173 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+var errStop = errors.New("stop")
+
+// ended are contexts that have ended, by what ended them.
+func ended(ctx context.Context) map[string]context.Context {
+	canceled, cancel := context.WithCancel(ctx)
+	cancel()
+	stopped, stop := context.WithCancelCause(ctx)
+	stop(errStop)
+	expired, expire := context.WithDeadline(ctx, time.Now().Add(-time.Second))
+	expire()
+	return map[string]context.Context{"canceled": canceled, "canceled with a cause": stopped, "past its deadline": expired}
+}
+
+// tellsEnd checks that err is that of a method whose ctx has ended.
+func tellsEnd(ctx context.Context, method string, err error) error {
+	switch {
+	case err == nil:
+		return fmt.Errorf("%s: no error, and its context has ended", method)
+	case errors.Is(err, ctx.Err()), errors.Is(err, context.Cause(ctx)):
+		return nil
+	}
+	return fmt.Errorf("%s: its error is %q, which wraps neither the context's %q nor its cause", method, err, ctx.Err())
+}
+
+// A call is one of a Store's methods.
+type call struct {
+	method string
+	do     func(ctx context.Context) error
+}
+
+// calls are of all methods of s, which should fail.
+func calls(s activity.Store) []call {
+	return []call{
+		{"Load", func(ctx context.Context) error { _, _, err := s.Load(ctx, "a"); return err }},
+		{"Load of what is missing", func(ctx context.Context) error { _, _, err := s.Load(ctx, "missing"); return err }},
+		{"Save", func(ctx context.Context) error { return s.Save(ctx, []activity.Checkpoint{checkpoint("a", 2)}) }},
+		{"Delete", func(ctx context.Context) error { return s.Delete(ctx, []string{"a"}) }},
+		{"Delete of what is missing", func(ctx context.Context) error { return s.Delete(ctx, []string{"missing"}) }},
+		{"All", func(ctx context.Context) error {
+			got, err := collect(s.All(ctx))
+			if len(got) > 0 {
+				return fmt.Errorf("%w: it yields %d checkpoints, want nothing but an error (it is %v)", errGoesOn, len(got), err)
+			}
+			return err
+		}},
+	}
+}
+
+func contextEnded(s *subject) error {
+	if err := save(s.ctx, s, checkpoint("a", 1)); err != nil {
+		return err
+	}
+	for how, ctx := range ended(s.ctx) {
+		for _, c := range calls(s) {
+			if err := tellsEnd(ctx, c.method, c.do(ctx)); err != nil {
+				return fmt.Errorf("context %s: %w", how, err)
+			}
+		}
+	}
+	return nil
+}
+
+func contextEndedSavesNothing(s *subject) error {
+	a := checkpoint("a", 1)
+	if err := save(s.ctx, s, a); err != nil {
+		return err
+	}
+	for how, ctx := range ended(s.ctx) {
+		batch := []activity.Checkpoint{checkpoint("a", 2), checkpoint("b", 2)}
+		if s.Save(ctx, batch) == nil {
+			return fmt.Errorf("Save with a context that is %s: no error", how)
+		}
+		if err := errors.Join(holds(s.ctx, s, a), holds(s.ctx, s.reopen(), a)); err != nil {
+			return fmt.Errorf("Save with a context that is %s wrote something: %w", how, err)
+		}
+	}
+	return nil
+}
+
+func contextEndsDuringAll(s *subject) error {
+	cs := checkpoints(100, 1)
+	if err := save(s.ctx, s, cs...); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(s.ctx)
+	defer cancel(nil)
+	err := each(s.All(ctx), func(activity.Checkpoint) bool {
+		cancel(errStop)
+		return true
+	})
+	if err := tellsEnd(ctx, "All", err); err != nil {
+		return fmt.Errorf("the context ended when the first of %d was yielded, look at it before each: %w", len(cs), err)
+	}
+	return holds(s.ctx, s, cs...)
+}
+
+// closes closes s.
+func closes(s *subject) error {
+	closer, ok := s.Store.(io.Closer)
+	if !ok {
+		return errNotApplicable
+	}
+	if err := closer.Close(); err != nil {
+		return fmt.Errorf("Close: %w", err)
+	}
+	return nil
+}
+
+func closed(s *subject) error {
+	if err := save(s.ctx, s, checkpoint("a", 1)); err != nil {
+		return err
+	}
+	return unstuck(func(step func(string)) error {
+		step("Close")
+		if err := closes(s); err != nil {
+			return err
+		}
+		for _, c := range calls(s) {
+			step(c.method + " after Close")
+			err := caught(func() error {
+				switch err := c.do(s.ctx); {
+				case err == nil:
+					return errors.New("no error")
+				case errors.Is(err, errGoesOn):
+					return err
+				}
+				return nil
+			})
+			if err != nil {
+				return fmt.Errorf("%s after Close: %w", c.method, err)
+			}
+		}
+		return nil
+	})
+}
+
+func closedTwice(s *subject) error {
+	return unstuck(func(step func(string)) error {
+		step("Close")
+		if err := closes(s); err != nil {
+			return err
+		}
+		step("the second Close")
+		_ = s.Store.(io.Closer).Close() // it may return an error
+		return nil
+	})
+}
+
+func closedKeeps(s *subject) error {
+	cs := checkpoints(3, 1)
+	if err := errors.Join(save(s.ctx, s, cs...), remove(s.ctx, s, cs[0].ID)); err != nil {
+		return err
+	}
+	if err := closes(s); err != nil {
+		return err
+	}
+	if err := holds(s.ctx, s.reopen(), cs[1:]...); err != nil {
+		return fmt.Errorf("reopened after Close: %w", err)
+	}
+	return nil
+}

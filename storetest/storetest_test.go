@@ -1,0 +1,163 @@
+package storetest
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+// fails runs one check on a new store that is broken by breaks, if that is not
+// nil, in a bubble: waiting for what hangs takes no time.
+func fails(t *testing.T, c check, breaks func(*fake)) (err error) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(new(Memory))
+		if breaks != nil {
+			breaks(f)
+		}
+		err = c.run(&subject{Store: f, ctx: t.Context(), reopen: func() activity.Store { return f.reopen() }, short: true})
+		close(f.released)
+	})
+	return err
+}
+
+func checkNamed(t *testing.T, name string) check {
+	t.Helper()
+	i := slices.IndexFunc(checks, func(c check) bool { return c.name == name })
+	if i < 0 {
+		t.Fatalf("there is no check %q", name)
+	}
+	return checks[i]
+}
+
+func TestSoundStorePasses(t *testing.T) {
+	for _, c := range checks {
+		t.Run(c.name, func(t *testing.T) {
+			if err := fails(t, c, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestBrokenStoreIsFound(t *testing.T) {
+	for _, b := range brokenStores() {
+		t.Run(b.name, func(t *testing.T) {
+			for check, message := range b.found {
+				err := fails(t, checkNamed(t, check), b.breaks)
+				if err == nil {
+					t.Errorf("%s passes", check)
+				} else if !strings.Contains(err.Error(), message) {
+					t.Errorf("%s fails with %q, want %q in it", check, err, message)
+				}
+			}
+		})
+	}
+}
+
+func TestEveryCheckFindsSomething(t *testing.T) {
+	finds := make(map[string]bool)
+	for _, b := range brokenStores() {
+		for check := range b.found {
+			finds[check] = true
+		}
+	}
+	names := make(map[string]bool)
+	for _, c := range checks {
+		if names[c.name] {
+			t.Errorf("two checks are named %s", c.name)
+		}
+		names[c.name] = true
+		if !finds[c.name] {
+			t.Errorf("no broken store is found by %s", c.name)
+		}
+	}
+}
+
+func TestEachFieldThatIsDroppedIsFound(t *testing.T) {
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[activity.Checkpoint]()) {
+		t.Run(field.Name, func(t *testing.T) {
+			err := fails(t, checkNamed(t, "Fields"), func(f *fake) {
+				f.onRead(func(c activity.Checkpoint) activity.Checkpoint {
+					reflect.ValueOf(&c).Elem().FieldByIndex(field.Index).SetZero()
+					return c
+				})
+			})
+			if err == nil || !strings.Contains(err.Error(), "another "+field.Name) {
+				t.Errorf("got %v, want an error that names %s", err, field.Name)
+			}
+		})
+	}
+}
+
+func TestUnknownFieldIsFound(t *testing.T) {
+	typ := reflect.TypeFor[struct {
+		Labels map[string]string
+		hidden int
+	}]()
+	for i, want := range []string{"no samples for Checkpoint.Labels", "Checkpoint.hidden is not exported"} {
+		if _, err := samples(typ.Field(i)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}
+
+func TestSamplesKnowAllStates(t *testing.T) {
+	field, _ := reflect.TypeFor[activity.Checkpoint]().FieldByName("State")
+	states, err := samples(field)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, state := range states {
+		if want := activity.CheckpointState(i + 1); state != want {
+			t.Errorf("sample %d is %v, want %v", i, state, want)
+		}
+	}
+	if next := activity.CheckpointState(len(states) + 1); !strings.Contains(next.String(), "(") {
+		t.Errorf("%v is not among the samples", next)
+	}
+}
+
+func TestTextsAreDifferent(t *testing.T) {
+	seen := make(map[string]bool)
+	for _, text := range texts {
+		if seen[text] {
+			t.Errorf("%+q is there twice", text)
+		}
+		seen[text] = true
+	}
+}
+
+func TestStoreWithoutCloseIsNotClosed(t *testing.T) {
+	for _, name := range []string{"Closed", "ClosedTwice", "ClosedKeeps"} {
+		s := struct{ activity.Store }{new(Memory)}
+		err := checkNamed(t, name).run(&subject{Store: s, ctx: t.Context()})
+		if err != errNotApplicable {
+			t.Errorf("%s: got %v, want %v", name, err, errNotApplicable)
+		}
+	}
+}
+
+func TestMemoryAllSkipsWhatIsDeleted(t *testing.T) {
+	var m Memory
+	if err := m.Save(t.Context(), checkpoints(3, 1)); err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for c, err := range m.All(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, c.ID)
+		if err := m.Delete(t.Context(), []string{"id-0001"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []string{"id-0000", "id-0002"}; !slices.Equal(ids, want) {
+		t.Errorf("got %q, want %q", ids, want)
+	}
+}
