@@ -56,7 +56,7 @@ type Context interface {
 type Info struct {
 	ID, Name               string
 	Attempt                int           // from 1
-	ScheduledAt            time.Time     // when the activity was scheduled: the same for all attempts
+	ScheduledAt            time.Time     // when the activity was scheduled: the same for all attempts, restarts included
 	StartedAt              time.Time     // when this attempt started
 	Deadline               time.Time     // the earlier of start-to-close and schedule-to-close, on the runtime's clock; zero if there is none
 	StartToCloseTimeout    time.Duration // 0: none, as below

@@ -137,7 +137,7 @@
 //
 // Config.Logger gets a Warn for each attempt that failed or timed out, with the
 // stack where it hung or panicked, and an Error for what needs a person: a
-// blocked activity, a panic in a callback. Nothing is logged of success. Of
+// blocked activity, a panic in a callback, a Store that fails. Nothing is logged of success. Of
 // thousands that stall at one instant a few are logged in full, and the rest is
 // counted. A command-line program, whose screen is its own, may want
 // slog.New(slog.DiscardHandler) and an Observer.
@@ -149,8 +149,42 @@
 //
 // # Durability
 //
-// In this version details live in memory, for the retries of one execution. The
-// [Store] and [Checkpoint] types are declared, and not in use yet.
+// With a Config.Store, such as package boltstore's, a [Checkpoint] of each activity
+// that has an Options.ID outlives the process:
+//
+//   - An attempt's start is durable before its function runs, so that one which
+//     kills the process counts.
+//   - Details are given to the Store within Config.SyncInterval (100 ms), those of
+//     all activities in one Save. Heartbeat does not wait for it, so a crash can
+//     lose what was recorded in the last SyncInterval and while the last Save was
+//     under way. With Options.SyncHeartbeats it waits, and a crash loses nothing.
+//   - When the caller hears of success, the checkpoint is durably gone. A final
+//     failure leaves it.
+//
+// What the next execution of the ID makes of the checkpoint depends on its
+// [CheckpointState]:
+//
+//   - running: the process ended. It goes on with the details, the count of
+//     attempts and the schedule time: at once, if the attempt had made progress;
+//     else after the policy's interval, counted from the last write, since what
+//     kills its process must not do so at every boot.
+//   - interrupted, by [Runtime.Shutdown] or the end of the caller's context: it goes
+//     on at once, and the attempt that was canceled does not count.
+//   - failed for good, or canceled by [Handle.Cancel]: a new execution, attempt 1,
+//     which resumes from the details.
+//
+// [Recover] does that for everything that was running or interrupted: call it when
+// the program starts, with a [Definition] for each kind of activity. What was
+// canceled on purpose stays canceled. [Runtime.Unfinished] lists what is stored, and
+// [Runtime.Forget] drops it. Give Shutdown the time to save everything before the
+// Store is closed; after a kill -9 nothing has to be done.
+//
+// A Store that fails at a start fails the start. Later it is logged and tried
+// again, and the activities go on: what is not saved yet stays in memory, the
+// newest of each only.
+//
+// What durability is not: a step that was done and whose heartbeat was not saved
+// is done again. One Runtime at a time may use a Store.
 //
 // # Testing
 //

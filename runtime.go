@@ -25,7 +25,9 @@ type Config struct {
 	Clock clock.Clock
 
 	// Store keeps the checkpoints of activities with an Options.ID across
-	// processes. nil: they live in memory, for the retries of one execution.
+	// processes; package boltstore has one on a file. One Runtime at a time may
+	// use it, and it must stay open until Shutdown has returned nil. nil:
+	// checkpoints live in memory, for the retries of one execution.
 	Store Store
 
 	// Codec encodes heartbeat details and, for the Store, inputs. nil: encoding/json, strict: it refuses
@@ -75,7 +77,8 @@ type Config struct {
 // and retries for ever.
 type Options struct {
 	// ID identifies the activity: while one with it runs, another cannot be
-	// started. "": made up, and unique in the Runtime. At most 1 KiB.
+	// started; and what Config.Store holds of it, the next execution finds. "":
+	// made up, unique in the Runtime, and never stored. At most 1 KiB.
 	ID string
 	// Name says what kind of activity it is. "": the function's name.
 	Name string
@@ -87,8 +90,9 @@ type Options struct {
 
 	RetryPolicy RetryPolicy
 
-	// HeartbeatDetails are what the first attempt resumes from, each a value as
-	// Heartbeat takes it: in unit tests, or for a start in the middle.
+	// HeartbeatDetails are what the first attempt resumes from if nothing is
+	// stored, each a value as Heartbeat takes it: in unit tests, or for a start in
+	// the middle.
 	HeartbeatDetails []any
 
 	// MaxAbandoned is how many functions whose attempt has timed out may still
@@ -101,7 +105,9 @@ type Options struct {
 	CancelGrace time.Duration
 
 	// SyncHeartbeats makes Heartbeat with details return only when the Store
-	// holds them. Without a Store it has no effect.
+	// holds them: a few milliseconds on a disk. If the Store fails, Heartbeat
+	// returns its error, and the details are kept and saved later all the same.
+	// Without a Store it has no effect.
 	SyncHeartbeats bool
 }
 
@@ -149,8 +155,9 @@ func (o *Options) setDefaults() {
 	o.RetryPolicy.setDefaults()
 }
 
-// A Runtime runs activities. It owns no goroutine while none runs, and needs no
-// Shutdown then. In a synctest bubble, make one in the bubble.
+// A Runtime runs activities. It owns no goroutine while none runs and nothing is
+// to be saved; without a Store it needs no Shutdown then. In a synctest bubble,
+// make one in the bubble.
 type Runtime struct {
 	cfg       Config // with defaults
 	real      bool   // cfg.Clock is the real clock
@@ -507,10 +514,12 @@ func (rt *Runtime) random(p *RetryPolicy) (r float64) {
 
 // Run runs fn as an activity and waits for its end. It returns nil if fn
 // completed, an [*Error] if it did not, and another error if it was never
-// started: options that make no sense, [ErrShutdown], [ErrAlreadyRunning].
+// started: options that make no sense, [ErrShutdown], [ErrAlreadyRunning], a
+// Store that failed.
 //
 // ctx's end cancels the activity. Run then returns when fn has, or
-// Options.CancelGrace later.
+// Options.CancelGrace later. With Config.Store and Options.ID, what the Store
+// holds of the ID decides where it begins: see the package's doc on durability.
 func (rt *Runtime) Run(ctx context.Context, opts Options, fn func(Context) error) error {
 	a, err := rt.start(ctx, &opts, plain(fn), false)
 	if err == nil {
@@ -534,9 +543,14 @@ func Execute[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn fun
 	return h.answer()
 }
 
-// Start starts fn as an activity and returns at once. Its errors are those of
-// [Runtime.Run] for an activity that was never started. ctx's end cancels the
-// activity, not only its start.
+// Start starts fn as an activity and does not wait for its end. Its errors are
+// those of [Runtime.Run] for an activity that was never started. ctx's end cancels
+// the activity, not only its start.
+//
+// With Config.Store and Options.ID it returns when the start of the first attempt
+// is durable, or that attempt has to wait: for a slot, or, after a crash without
+// progress, for the policy's interval. If the Store fails only after that wait,
+// Wait returns its error. in is encoded with Config.Codec and stored too.
 func Start[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn func(Context, In) (Out, error), in In) (*Handle[Out], error) {
 	a, err := rt.start(ctx, &opts, &call[In, Out]{fn, in}, false)
 	if err == nil {
@@ -702,9 +716,9 @@ func (rt *Runtime) Stats() Stats {
 }
 
 // Shutdown refuses new activities, cancels the running ones with [ErrShutdown]
-// as the cause, and waits until they have ended and the Observer has been told.
-// If ctx ends first it returns an error that says how many are left and wraps
-// ctx's cause. Functions that were abandoned are logged, and not waited for. It
+// as the cause, and waits until they have ended, the Observer has been told, and
+// the Store holds everything. If ctx ends first it returns an error that says how
+// many are left and wraps ctx's cause. Functions that were abandoned are logged, and not waited for. It
 // may be called again. An activity must not call it and wait.
 func (rt *Runtime) Shutdown(ctx context.Context) error {
 	now := rt.lock()

@@ -16,11 +16,11 @@ type Store interface {
 	// Load returns the checkpoint with that ID, and whether there is one.
 	Load(ctx context.Context, id string) (Checkpoint, bool, error)
 	// Save writes all of batch or nothing, replacing what has the same ID. What
-	// it got is durable when it returns nil. It must not keep batch, nor the bytes
-	// in it.
+	// it got is durable when it returns nil. It must not change batch, nor keep it
+	// or the bytes in it.
 	Save(ctx context.Context, batch []Checkpoint) error
 	// Delete removes the checkpoints with these IDs; one that there is not is
-	// no error. They are durably gone when it returns nil.
+	// no error. They are durably gone when it returns nil. It must not change ids.
 	Delete(ctx context.Context, ids []string) error
 	// All yields every checkpoint, in any order. An error ends it. The body of
 	// the loop may call the other methods; whether what it saves is yielded as
@@ -49,7 +49,8 @@ func (c Checkpoint) HeartbeatDetails(codec Codec, into ...any) (bool, error) {
 	return decodeDetails(codec, c.Details, into)
 }
 
-// CheckpointState says what the next execution of the ID makes of a Checkpoint.
+// CheckpointState says what the next execution of the ID makes of a Checkpoint: see
+// the package's doc on durability.
 type CheckpointState int
 
 const (
