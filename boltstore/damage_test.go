@@ -1,0 +1,283 @@
+package boltstore_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/boltstore"
+	"go.etcd.io/bbolt"
+)
+
+// sample is the content of a file with branch and leaf pages, overflow, and a
+// freelist, and what is stored in it. Its last two commits store the same, since
+// a file with one bad meta page is read as of the commit before.
+func sample(t *testing.T) ([]byte, map[string]activity.Checkpoint) {
+	t.Helper()
+	path := newPath(t)
+	s := open(t, path)
+	stored := map[string]activity.Checkpoint{}
+	var batch []activity.Checkpoint
+	var gone []string
+	for i := range 120 {
+		c := checkpoint(fmt.Sprintf("activity %d", i), bytes.Repeat([]byte{byte(i)}, i%40*20))
+		if i%30 == 0 {
+			c.Details = bytes.Repeat([]byte{byte(i)}, 9000)
+		}
+		batch = append(batch, c)
+		if i%3 == 1 {
+			gone = append(gone, c.ID)
+		} else {
+			stored[c.ID] = c
+		}
+	}
+	save(t, s, batch...)
+	if err := s.Delete(t.Context(), gone); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		save(t, s, batch[0])
+	}
+	return read(t, path), stored
+}
+
+// examine opens a file with that content, which must be refused and left alone,
+// or be read as what was stored, but for records with an error. What is read it
+// also writes.
+func examine(t *testing.T, content []byte, stored map[string]activity.Checkpoint) (opened bool) {
+	t.Helper()
+	path := newPath(t)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := boltstore.Open(path)
+	if err != nil {
+		if !strings.Contains(err.Error(), path) {
+			t.Errorf("the error does not name the file: %v", err)
+		}
+		if !bytes.Equal(read(t, path), content) {
+			t.Errorf("the file was refused, and changed: %v", err)
+		}
+		return false
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	n, damaged := 0, false
+	for c, err := range s.All(t.Context()) {
+		if err != nil {
+			damaged = true
+			break
+		}
+		n++
+		if !reflect.DeepEqual(c, stored[c.ID]) {
+			t.Errorf("All yielded %q as %+v", c.ID, c)
+		}
+	}
+	if !damaged && n != len(stored) {
+		t.Errorf("All yielded %d checkpoints, not %d", n, len(stored))
+	}
+	for id, want := range stored {
+		c, found, err := s.Load(t.Context(), id)
+		if err == nil && (!found || !reflect.DeepEqual(c, want)) {
+			t.Errorf("Load gave %q as %+v, %v", id, c, found)
+		}
+	}
+	added := checkpoint("added", make([]byte, 30_000))
+	save(t, s, added, checkpoint("activity 0", nil))
+	again := open(t, copyFile(t, path))
+	if c, found, err := again.Load(t.Context(), "added"); err != nil || !found || !reflect.DeepEqual(c, added) {
+		t.Errorf("Load gave what was added as %+v, %v, %v", c, found, err)
+	}
+	return true
+}
+
+func TestTruncated(t *testing.T) {
+	content, stored := sample(t)
+	opened := 0
+	for size := 1; size <= len(content); size += 509 {
+		if examine(t, content[:size], stored) {
+			opened++
+		}
+	}
+	if !examine(t, content, stored) {
+		t.Error("the whole file was refused")
+	}
+	if full := len(content) / 509; opened > full/2 {
+		t.Errorf("%d of %d sizes were opened", opened, full)
+	}
+}
+
+func TestFlippedBytes(t *testing.T) {
+	content, stored := sample(t)
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	runs, opened := 1000, 0
+	if testing.Short() {
+		runs = 200
+	}
+	pageSize := os.Getpagesize()
+	for i := range runs {
+		at := random.IntN(len(content))
+		if i%2 == 0 { // a page's header and its first elements, or a meta page's fields
+			at = at / pageSize * pageSize
+			at += random.IntN(80)
+		}
+		damaged := slices.Clone(content)
+		for range 1 + random.IntN(4) {
+			damaged[at] ^= byte(1 + random.IntN(255))
+			at = min(at+1, len(content)-1)
+		}
+		if examine(t, damaged, stored) {
+			opened++
+		}
+		if t.Failed() {
+			t.Fatalf("after a change before byte %d, in run %d", at, i)
+		}
+	}
+	if opened == 0 || opened == runs {
+		t.Errorf("%d of %d files were opened", opened, runs)
+	}
+}
+
+func TestForeignFiles(t *testing.T) {
+	withBuckets := func(names ...string) []byte {
+		path := newPath(t)
+		db, err := bbolt.Open(path, 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = db.Update(func(tx *bbolt.Tx) error {
+			for _, name := range names {
+				if _, err := tx.CreateBucket([]byte(name)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return read(t, path)
+	}
+	content, stored := sample(t)
+	badMeta := slices.Clone(content)
+	badMeta[20]++
+	badMeta[os.Getpagesize()+20]++
+	for _, test := range []struct {
+		name    string
+		content []byte
+		want    string
+	}{
+		{"one byte", []byte{0}, "not a bbolt file"},
+		{"text", bytes.Repeat([]byte("SQLite format 3\n"), 5000), "not a bbolt file"},
+		{"zeros", make([]byte, 1<<16), "not a bbolt file"},
+		{"meta pages", badMeta, "a bbolt file of version 3, not 2"},
+		{"another's", withBuckets("users"), `of something else: it has "users"`},
+		{"another's too", withBuckets("activity checkpoints 1", "users"), `of something else: it has "users"`},
+		{"newer", withBuckets("activity checkpoints 2"), `of another version: "activity checkpoints 2"`},
+		{"half a file", content[:len(content)/2], "open: truncated: "},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if examine(t, test.content, stored) {
+				t.Error("the file was opened")
+			}
+			path := newPath(t)
+			if err := os.WriteFile(path, test.content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := boltstore.Open(path)
+			wantError(t, err, path, test.want)
+			wantError(t, err, path, "left as it is")
+		})
+	}
+	if !examine(t, withBuckets(), nil) {
+		t.Error("a bbolt file with nothing in it was refused")
+	}
+}
+
+// One bad record is an error where it is read, and can be replaced or deleted.
+func TestDamagedRecord(t *testing.T) {
+	path := newPath(t)
+	s := open(t, path)
+	save(t, s, checkpoint("a", nil), checkpoint("b", []byte("details of b")), checkpoint("c", []byte("details of c")), checkpoint("d", nil))
+	content := read(t, path)
+	for _, details := range []string{"details of b", "details of c"} {
+		at := bytes.Index(content, []byte(details))
+		if at < 0 {
+			t.Fatal("the details are not in the file")
+		}
+		content[at]++
+	}
+	path = filepath.Join(t.TempDir(), "damaged.db")
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path)
+	got, err := ids(s)
+	wantError(t, err, path, `"b": the record is damaged`)
+	if !slices.Equal(got, []string{"a"}) {
+		t.Errorf("before the error All yielded %q", got)
+	}
+	_, _, err = s.Load(t.Context(), "b")
+	wantError(t, err, path, `load "b": the record is damaged`)
+	save(t, s, checkpoint("b", nil))
+	if err := s.Delete(t.Context(), []string{"c"}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ids(open(t, copyFile(t, path))); err != nil || !slices.Equal(got, []string{"a", "b", "d"}) {
+		t.Errorf("the store has %q, %v", got, err)
+	}
+}
+
+// A mapped file that somebody cuts short is a fault to read.
+func TestTruncatedWhileOpen(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a mapped file cannot be cut short")
+	}
+	for _, operation := range []string{"load", "save", "delete", "read all"} {
+		t.Run(operation, func(t *testing.T) {
+			path := newPath(t)
+			s := open(t, path)
+			save(t, s, checkpoint("a", make([]byte, 100_000)), checkpoint("b", nil))
+			if err := os.Truncate(path, int64(2*os.Getpagesize())); err != nil {
+				t.Fatal(err)
+			}
+			call := func() error {
+				switch operation {
+				case "load":
+					_, _, err := s.Load(t.Context(), "a")
+					return err
+				case "save":
+					return s.Save(t.Context(), []activity.Checkpoint{checkpoint("a", nil)})
+				case "delete":
+					return s.Delete(t.Context(), []string{"a"})
+				}
+				_, err := ids(s)
+				return err
+			}
+			for range 2 {
+				wantError(t, call(), path, "damaged while it was open")
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+			_, err := boltstore.Open(path)
+			wantError(t, err, path, "open: truncated: ")
+		})
+	}
+}

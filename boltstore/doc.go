@@ -1,0 +1,76 @@
+// Package boltstore keeps the checkpoints of activities in one local file, by
+// way of [go.etcd.io/bbolt]: an [activity.Store] without a server.
+//
+//	store, err := boltstore.Open("activities.db")
+//	if err != nil {
+//		return err
+//	}
+//	defer store.Close() // after the Runtime's Shutdown
+//	rt := activity.New(activity.Config{Store: store})
+//
+// # One at a time
+//
+// The file is locked while a Store has it open, by one process and one Store in
+// it; give it to one Runtime. Another Open waits for half a second and fails.
+// Copy the file only while no Store has it open.
+//
+// # Durability
+//
+// What Save and Delete have returned nil for survives the end of the process and
+// a loss of power: each is one bbolt transaction that is synced to the disk, and
+// so is the file's name in its folder. That costs two fdatasync calls, whose time
+// is the disk's; one Save of many checkpoints costs hardly more than of one. It
+// holds as far as the file system and the disk keep to what they have said they
+// wrote. A network file system may not, nor know locks: use a local one.
+//
+// On a full disk Save and Delete fail and change nothing, and work again once
+// there is space. After a failed sync nobody knows what the disk has: every
+// method fails from then on, until the file is closed and opened anew.
+//
+// The file grows with what is stored at one time, and never shrinks; the space is
+// used again. A large one with little in it can be rewritten while no Store has
+// it open: bbolt compact -o new.db activities.db.
+//
+// # Damaged files
+//
+// bbolt trusts its file. So Open first reads all of it, without bbolt, and refuses
+// a file that is truncated, is damaged or is something else, with an error that
+// names it; it is left as it is. Put a copy of a sound file in its place, or
+// move it away, which makes every activity that was in it begin anew. The command
+// bbolt surgery may save some of it. Only a file of length 0 is taken for a new
+// one. A file of which one of its two meta pages is damaged is read as of the
+// other, which may be one commit older: to bbolt that is a commit that a loss of
+// power cut short.
+//
+// A record that is damaged inside is found when it is read: Load returns an error,
+// and All ends with one, that names the ID. Save replaces it, and Delete removes it.
+//
+// A file that somebody truncates while it is open makes the methods that read
+// what is missing return an error, and every method from then on.
+//
+// # The file
+//
+// A bbolt file of format 2, with one bucket, "activity checkpoints 1": 1 is the
+// version of what follows. Its keys are the IDs, its values the records, and its
+// sequence number is the sum, modulo 2^64, of the 64-bit FNV-1a hash of each key
+// and the first 5 bytes of its record. A record is
+//
+//	version      1 byte: 1
+//	checksum     4 bytes, big-endian: CRC-32C of the ID and of all that follows
+//	Name         bytes
+//	State        varint
+//	Attempt      varint
+//	CountedFrom  varint
+//	Progressed   varint
+//	Sequence     uvarint
+//	ScheduledAt  varint, seconds since 1970, and uvarint, nanoseconds below 1e9
+//	UpdatedAt    as ScheduledAt
+//	Input        bytes
+//	Details      bytes
+//	LastFailure  bytes
+//
+// where varint and uvarint are those of [encoding/binary], and bytes are a uvarint,
+// 0 for nil or else their number plus 1, and then themselves. Times come back in
+// UTC. A record whose version is higher, and a bucket of another version, are
+// refused, never guessed at.
+package boltstore

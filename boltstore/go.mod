@@ -1,0 +1,13 @@
+module github.com/seed-9da638b0/activity/boltstore
+
+go 1.25.0
+
+require (
+	github.com/seed-9da638b0/activity v0.1.0
+	go.etcd.io/bbolt v1.5.0
+	golang.org/x/sys v0.45.0
+)
+
+require github.com/benbjohnson/clock v1.3.5 // indirect
+
+replace github.com/seed-9da638b0/activity => ../

@@ -1,0 +1,193 @@
+package boltstore
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+	"go.etcd.io/bbolt"
+)
+
+var farYear = time.Unix(1<<62, 999999999).UTC()
+
+func FuzzRecord(f *testing.F) {
+	add := func(c activity.Checkpoint) {
+		record, err := encodeRecord(&c)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(c.ID, record[markSize:])
+	}
+	add(activity.Checkpoint{ID: "a"})
+	add(activity.Checkpoint{
+		ID: "\xff\x00", Name: "name", State: activity.CheckpointCanceled, Attempt: math.MaxInt, CountedFrom: math.MinInt, Progressed: -1,
+		Sequence: math.MaxUint64, ScheduledAt: farYear, UpdatedAt: time.Unix(-1, 1), Input: []byte{}, Details: []byte{0}, LastFailure: "\xff",
+	})
+	f.Add("", []byte{})
+	f.Fuzz(func(t *testing.T, id string, fields []byte) {
+		_, _ = decodeRecord(id, fields) // does not panic
+		c, err := decodeFields(id, fields)
+		if err != nil || id == "" || len(id) > bbolt.MaxKeySize {
+			return
+		}
+		record, err := encodeRecord(&c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := decodeRecord(id, record)
+		if err != nil || !reflect.DeepEqual(again, c) {
+			t.Fatalf("%+v became %+v, %v", c, again, err)
+		}
+	})
+}
+
+// The bytes are what other programs of this version have written.
+func TestRecordFormat(t *testing.T) {
+	c := activity.Checkpoint{
+		ID: "id", Name: "n", State: activity.CheckpointFailed, Attempt: 3, CountedFrom: 1, Progressed: 2, Sequence: 300,
+		ScheduledAt: time.Unix(1, 5).UTC(), Input: []byte{}, Details: []byte("d"), LastFailure: "f",
+	}
+	record, err := encodeRecord(&c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []byte("\x02n" + "\x06\x06\x02\x04" + "\xac\x02" + "\x02\x05" + "\xff\xdb\x8f\xf9\xce\x03\x00" + "\x01" + "\x02d" + "\x02f")
+	if !bytes.Equal(record[markSize:], want) {
+		t.Errorf("the fields are %q", record[markSize:])
+	}
+	if record[0] != 1 || binary.BigEndian.Uint32(record[1:]) != 0x226a7699 {
+		t.Errorf("the record begins with %x", record[:markSize])
+	}
+	got, err := decodeRecord(c.ID, record)
+	if err != nil || !reflect.DeepEqual(got, c) {
+		t.Errorf("%+v became %+v, %v", c, got, err)
+	}
+}
+
+func TestRecordFields(t *testing.T) {
+	zone := time.FixedZone("zone", 3600)
+	for _, c := range []activity.Checkpoint{
+		{},
+		{Attempt: math.MaxInt, CountedFrom: math.MinInt, Progressed: math.MaxInt, Sequence: math.MaxUint64},
+		{ScheduledAt: farYear, UpdatedAt: time.Date(-1000, 1, 1, 0, 0, 0, 1, zone)},
+		{ScheduledAt: time.Now()},
+		{Input: []byte{}, Details: []byte{}},
+		{Input: bytes.Repeat([]byte{0xff}, 1000), Name: "\xff", LastFailure: strings.Repeat("\x00", 16<<10)},
+	} {
+		c.ID = "id"
+		record, err := encodeRecord(&c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := decodeRecord(c.ID, record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range []*time.Time{&c.ScheduledAt, &c.UpdatedAt} {
+			*at = at.Round(0).UTC()
+		}
+		if !reflect.DeepEqual(got, c) {
+			t.Errorf("%+v became %+v", c, got)
+		}
+	}
+}
+
+func TestDamagedRecords(t *testing.T) {
+	c := activity.Checkpoint{ID: "id", Name: "name", Input: []byte("input"), Details: []byte("details"), LastFailure: "failure"}
+	record, err := encodeRecord(&c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := func(what, id string, record []byte) {
+		t.Helper()
+		if got, err := decodeRecord(id, record); err == nil {
+			t.Errorf("%s: read as %+v", what, got)
+		}
+	}
+	for n := range record {
+		refused("truncated", c.ID, record[:n])
+		if _, err := decodeFields(c.ID, record[markSize:max(n, markSize)]); err == nil {
+			t.Errorf("fields were read up to %d bytes", n)
+		}
+		changed := bytes.Clone(record)
+		changed[n]++
+		refused("changed", c.ID, changed)
+	}
+	refused("another's", "di", record)
+	if _, err := decodeFields(c.ID, append(bytes.Clone(record[markSize:]), 0)); err == nil {
+		t.Error("fields with something after them were read")
+	}
+	nanoseconds := func(n uint64) []byte {
+		b := []byte("\x01\x00\x00\x00\x00\x00\x00") // up to ScheduledAt's seconds
+		return append(binary.AppendUvarint(b, n), "\x00\x00\x00\x00\x01"...)
+	}
+	if _, err := decodeFields("id", nanoseconds(1e9-1)); err != nil {
+		t.Error(err)
+	}
+	if _, err := decodeFields("id", nanoseconds(1e9)); err == nil {
+		t.Error("a second with 1e9 nanoseconds was read")
+	}
+	tooLarge := binary.AppendVarint([]byte("\x01\x00"), math.MaxInt32+1) // Attempt
+	tooLarge = append(tooLarge, "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01"...)
+	if c, err := decodeFields("id", tooLarge); (err == nil) != (math.MaxInt > math.MaxInt32) {
+		t.Errorf("an Attempt beyond 32 bits was read as %d, %v", c.Attempt, err)
+	}
+}
+
+func TestNewerRecord(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "activities.db")
+	s, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { s.Close() }()
+	if err := s.Save(t.Context(), []activity.Checkpoint{{ID: "a"}, {ID: "b"}}); err != nil {
+		t.Fatal(err)
+	}
+	err = s.db.Update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte(bucketName))
+		id := []byte("b")
+		newer := bytes.Clone(b.Get(id))
+		sum := b.Sequence() - mark(id, newer)
+		newer[0] = recordVersion + 1
+		if err := b.SetSequence(sum + mark(id, newer)); err != nil {
+			return err
+		}
+		return b.Put(id, newer)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Open(path); err != nil {
+		t.Fatal(err)
+	}
+	check := func(err error) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), `"b": the record has version 2`) {
+			t.Errorf("the error is %v", err)
+		}
+	}
+	_, found, err := s.Load(t.Context(), "b")
+	if check(err); found {
+		t.Error("it was found")
+	}
+	var yielded []string
+	var errs []error
+	for c, err := range s.All(t.Context()) {
+		yielded = append(yielded, c.ID)
+		errs = append(errs, err)
+	}
+	if !reflect.DeepEqual(yielded, []string{"a", ""}) || errs[0] != nil {
+		t.Fatalf("All yielded %q and %v", yielded, errs)
+	}
+	check(errs[1])
+}

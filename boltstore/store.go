@@ -1,0 +1,429 @@
+package boltstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+const (
+	bucketPrefix = "activity checkpoints "
+	bucketName   = bucketPrefix + "1" // the version of the file format
+
+	lockWait  = 500 * time.Millisecond // for a process that is just ending
+	lockRetry = 20 * time.Millisecond
+
+	// What All reads at once: as many checkpoints, or as many bytes and what
+	// goes beyond them.
+	chunkCount = 256
+	chunkBytes = 1 << 20
+)
+
+var errInUse = errors.New("in use: another process, or another Store of this one, has the file open; end or close that one, or give each its own file")
+
+// A Store is an [activity.Store] in one file. Its methods are safe for
+// concurrent use.
+type Store struct {
+	path    string
+	file    *os.File // bbolt's
+	db      *bbolt.DB
+	writing chan struct{} // holds a value while one writes
+	broken  atomic.Pointer[error]
+}
+
+var _ activity.Store = (*Store)(nil)
+
+// Open opens the file, or creates it, readable for its owner only. The folder
+// must exist. A file that is damaged, is no Store's or is in use by another is
+// refused and left as it is; the error says which, and names the file.
+func Open(path string) (*Store, error) {
+	s := &Store{path: path, writing: make(chan struct{}, 1)}
+	if err := s.open(); err != nil {
+		s.abandon()
+		return nil, s.failed("open", err)
+	}
+	return s, nil
+}
+
+func (s *Store) open() error {
+	switch info, err := os.Stat(s.path); {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := create(s.path); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return errors.New("not a regular file")
+	}
+	return noPanic(func() (err error) {
+		s.db, err = bbolt.Open(s.path, 0o600, options(s.openFile))
+		if errors.Is(err, bolterrors.ErrTimeout) {
+			return errInUse
+		}
+		if err != nil {
+			return err
+		}
+		if err = addBucket(s.db); err == nil {
+			err = syncFolder(s.path)
+		}
+		if err != nil {
+			s.db.Close()
+		}
+		return err
+	})
+}
+
+func options(openFile func(string, int, os.FileMode) (*os.File, error)) *bbolt.Options {
+	return &bbolt.Options{
+		Timeout:      lockWait,
+		FreelistType: bbolt.FreelistMapType,
+		NoStatistics: true,
+		OpenFile:     openFile,
+	}
+}
+
+// openFile gives bbolt a file that it can trust.
+func (s *Store) openFile(path string, flag int, mode os.FileMode) (*os.File, error) {
+	file, err := os.OpenFile(path, flag, mode)
+	if err != nil {
+		return nil, err
+	}
+	s.file = file
+	for start := time.Now(); ; time.Sleep(lockRetry) {
+		switch locked, err := tryLock(file); {
+		case err != nil:
+			return nil, fmt.Errorf("lock: %w", err)
+		case !locked && time.Since(start) >= lockWait:
+			return nil, errInUse
+		case !locked:
+			continue
+		}
+		break
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > 0 {
+		if err := verify(file, info.Size()); err != nil {
+			return nil, fmt.Errorf("%w; the file was left as it is: give another path, or put a copy of a sound file in its place", err)
+		}
+	}
+	if lockedTwice {
+		return file, nil
+	}
+	return file, unlock(file)
+}
+
+// create makes an empty Store appear under path, whole or not at all, unless
+// somebody else is first.
+func create(path string) error {
+	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(file.Name())
+	if err := file.Close(); err != nil {
+		return err
+	}
+	db, err := bbolt.Open(file.Name(), 0o600, options(nil))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(addBucket(db), db.Close()); err != nil {
+		return err
+	}
+	// Where there are no hard links, bbolt makes the file in its place.
+	_ = os.Link(file.Name(), path)
+	return nil
+}
+
+func addBucket(db *bbolt.DB) error {
+	found := false
+	err := db.View(func(tx *bbolt.Tx) error {
+		found = tx.Bucket([]byte(bucketName)) != nil
+		return nil
+	})
+	if err != nil || found {
+		return err
+	}
+	return db.Update(func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucket([]byte(bucketName))
+		return err
+	})
+}
+
+// syncFolder makes the file's name durable: by whom it was created, and
+// whether that process came to do it, cannot be known.
+func syncFolder(path string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	folder, err := os.Open(filepath.Dir(path))
+	if errors.Is(err, fs.ErrPermission) {
+		return nil // a folder that one may not list
+	}
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	if err := folder.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) { // some file systems cannot
+		return err
+	}
+	return nil
+}
+
+// Close waits for the calls that run, and gives the file up. A second Close does
+// nothing.
+func (s *Store) Close() error {
+	s.writing <- struct{}{}
+	defer func() { <-s.writing }()
+	if s.broken.Load() != nil {
+		s.abandon()
+		return nil
+	}
+	if err := s.db.Close(); err != nil {
+		return s.failed("close", err)
+	}
+	return nil
+}
+
+// abandon gives the file up without bbolt, whose Close might wait for ever for a
+// mutex that a panic left locked. The mapping stays.
+func (s *Store) abandon() {
+	if s.file != nil {
+		_ = unlock(s.file)
+		s.file.Close()
+	}
+}
+
+// Load is [activity.Store]'s.
+func (s *Store) Load(ctx context.Context, id string) (c activity.Checkpoint, found bool, err error) {
+	operation := fmt.Sprintf("load %q", id)
+	err = s.view(ctx, operation, func(b *bbolt.Bucket) error {
+		record := b.Get([]byte(id))
+		if record == nil {
+			return nil
+		}
+		found = true
+		c, err = decodeRecord(id, record)
+		return err
+	})
+	if err != nil {
+		return activity.Checkpoint{}, false, err
+	}
+	return c, found, nil
+}
+
+// Save is [activity.Store]'s: one durable commit for the batch.
+func (s *Store) Save(ctx context.Context, batch []activity.Checkpoint) error {
+	const operation = "save"
+	records := make([][]byte, len(batch))
+	for i := range batch {
+		record, err := encodeRecord(&batch[i])
+		if err != nil {
+			return s.failed(fmt.Sprintf("%s %q", operation, batch[i].ID), err)
+		}
+		records[i] = record
+	}
+	return s.update(ctx, operation, len(batch), func(b *bbolt.Bucket, i int) (uint64, error) {
+		id := []byte(batch[i].ID)
+		change := mark(id, records[i])
+		if old := b.Get(id); old != nil {
+			change -= mark(id, old)
+		}
+		return change, b.Put(id, records[i])
+	})
+}
+
+// Delete is [activity.Store]'s: one durable commit for all.
+func (s *Store) Delete(ctx context.Context, ids []string) error {
+	return s.update(ctx, "delete", len(ids), func(b *bbolt.Bucket, i int) (uint64, error) {
+		id := []byte(ids[i])
+		old := b.Get(id)
+		if old == nil {
+			return 0, nil
+		}
+		return -mark(id, old), b.Delete(id)
+	})
+}
+
+// All is [activity.Store]'s. It reads some at a time, and no transaction is open
+// while the loop's body runs: a write in it would wait for that.
+func (s *Store) All(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
+	return func(yield func(activity.Checkpoint, error) bool) {
+		var last []byte
+		for {
+			chunk, err := s.chunk(ctx, last)
+			for _, c := range chunk {
+				if err := ended(ctx); err != nil {
+					yield(activity.Checkpoint{}, s.failed("read all", err))
+					return
+				}
+				if !yield(c, nil) {
+					return
+				}
+				last = []byte(c.ID)
+			}
+			if err != nil {
+				yield(activity.Checkpoint{}, err)
+				return
+			}
+			if len(chunk) == 0 {
+				return
+			}
+		}
+	}
+}
+
+// chunk gives some of the checkpoints after the ID last, and those before an
+// error with it.
+func (s *Store) chunk(ctx context.Context, last []byte) (chunk []activity.Checkpoint, err error) {
+	err = s.view(ctx, "read all", func(b *bbolt.Bucket) error {
+		cursor := b.Cursor()
+		id, record := cursor.Seek(last)
+		if last != nil && bytes.Equal(id, last) {
+			id, record = cursor.Next()
+		}
+		for size := 0; id != nil && len(chunk) < chunkCount && size < chunkBytes; id, record = cursor.Next() {
+			c, err := decodeRecord(string(id), record)
+			if err != nil {
+				return fmt.Errorf("%q: %w", id, err)
+			}
+			chunk = append(chunk, c)
+			size += len(record)
+		}
+		return nil
+	})
+	return chunk, err
+}
+
+func (s *Store) view(ctx context.Context, operation string, read func(*bbolt.Bucket) error) error {
+	return s.guarded(ctx, operation, func() error {
+		return s.db.View(func(tx *bbolt.Tx) error {
+			return read(tx.Bucket([]byte(bucketName)))
+		})
+	})
+}
+
+// update calls write for each of n in one transaction. What write returns is
+// added to the bucket's sum, which is what verify compares its records with.
+// bbolt's sequence number, which costs no page of its own, holds it.
+func (s *Store) update(ctx context.Context, operation string, n int, write func(b *bbolt.Bucket, i int) (uint64, error)) error {
+	select {
+	case <-ctx.Done():
+		return s.failed(operation, ended(ctx))
+	case s.writing <- struct{}{}:
+		defer func() { <-s.writing }()
+	}
+	return s.guarded(ctx, operation, func() error {
+		if n == 0 {
+			return nil
+		}
+		committing := false
+		err := s.db.Update(func(tx *bbolt.Tx) error {
+			b := tx.Bucket([]byte(bucketName))
+			sum := b.Sequence()
+			for i := range n {
+				change, err := write(b, i)
+				if err != nil {
+					return err
+				}
+				sum += change
+			}
+			committing = true
+			return b.SetSequence(sum)
+		})
+		if err != nil && committing && !undone(err) {
+			return s.breakDown(fmt.Errorf("a commit failed, and what is on the disk is no longer known: close and open the file anew: %w", err))
+		}
+		return err
+	})
+}
+
+// undone says whether a commit failed before anything of it counted: bbolt could
+// not make the file longer, or not write a page. After a failed fsync, however,
+// the system may take for written what is not, also for later commits.
+func undone(err error) bool {
+	var pathError *fs.PathError
+	return errors.As(err, &pathError) && pathError.Op == "write" ||
+		strings.HasPrefix(err.Error(), "file resize error") // bbolt hides its cause
+}
+
+// guarded runs f, unless ctx has ended or an earlier panic or failed commit has
+// left the Store unusable.
+func (s *Store) guarded(ctx context.Context, operation string, f func() error) error {
+	if err := ended(ctx); err != nil {
+		return s.failed(operation, err)
+	}
+	if broken := s.broken.Load(); broken != nil {
+		return s.failed(operation, *broken)
+	}
+	err := noPanic(f)
+	if err == nil {
+		return nil
+	}
+	if p := (*panicError)(nil); errors.As(err, &p) {
+		err = s.breakDown(err)
+	}
+	return s.failed(operation, err)
+}
+
+func (s *Store) breakDown(err error) error {
+	s.broken.CompareAndSwap(nil, &err)
+	return err
+}
+
+func (s *Store) failed(operation string, err error) error {
+	return fmt.Errorf("boltstore: %s: %s: %w", s.path, operation, err)
+}
+
+// ended gives an error that wraps ctx.Err() and its cause, or nil.
+func ended(ctx context.Context) error {
+	err := ctx.Err()
+	if err == nil {
+		return nil
+	}
+	if cause := context.Cause(ctx); !errors.Is(cause, err) {
+		return fmt.Errorf("%w: %w", err, cause)
+	}
+	return context.Cause(ctx)
+}
+
+type panicError struct{ value any }
+
+func (p *panicError) Error() string {
+	return fmt.Sprintf("bbolt gave up, the file has been damaged while it was open: %v", p.value)
+}
+
+// noPanic returns bbolt's panics as errors, and also the fault of reading a
+// mapped page that the file no longer has.
+func noPanic(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = &panicError{value: p}
+		}
+	}()
+	return f()
+}
