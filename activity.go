@@ -468,12 +468,10 @@ func (a *activity) cancel(now instant, cause error) {
 	if a.caller != nil && a.base.Err() != nil {
 		cause = context.Cause(a.base)
 	}
-	if a.ending() {
-		a.conclude(now, a.rec.ending)
-		return
-	}
 	a.cancelCause = cause
 	switch t := a.current; {
+	case a.ending():
+		a.cancelEnding(now)
 	case a.state == 0: // schedule sees it
 	case a.rec != nil && a.rec.loading: // recall sees it
 		a.first.cancel(cause)

@@ -48,6 +48,7 @@ type record struct {
 	attempt    int           // the last attempt that counts, or is about to start
 	progressed int           // the last attempt that made progress
 	ending     State         // how the activity has ended, while that is being saved; else 0
+	endFailed  bool          // the Store has failed at it
 
 	gone    bool
 	last    Checkpoint
@@ -311,9 +312,21 @@ func (a *activity) endTried(now instant, err error) {
 	switch r := a.rec; {
 	case a.state.ended(): // it was canceled meanwhile
 	case err != nil && r.gone && a.cancelCause == nil:
+		r.endFailed = true
 		r.waiters = append(r.waiters, a.endTried) // until it works
 	default:
 		a.conclude(now, r.ending)
+	}
+}
+
+// cancelEnding does not let the callers wait any longer than for one try of the
+// delete, and for CancelGrace.
+func (a *activity) cancelEnding(now instant) {
+	if r := a.rec; !r.gone || r.endFailed {
+		a.conclude(now, r.ending)
+	} else {
+		a.until = now.add(a.opts.CancelGrace)
+		a.setAlarm()
 	}
 }
 

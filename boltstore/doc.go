@@ -38,7 +38,10 @@
 // names it; it is left as it is. Put a copy of a sound file in its place, or
 // move it away, which makes every activity that was in it begin anew. The command
 // bbolt surgery may save some of it. Only a file of length 0 is taken for a new
-// one. A file of which one of its two meta pages is damaged is read as of the
+// one. A process that is killed in its very first Open can leave another beside
+// it, with ".new" in its name, which nobody needs.
+//
+// A file of which one of its two meta pages is damaged is read as of the
 // other, which may be one commit older: to bbolt that is a commit that a loss of
 // power cut short.
 //

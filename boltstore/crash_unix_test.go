@@ -1,0 +1,427 @@
+//go:build linux || darwin
+
+package boltstore_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/boltstore"
+)
+
+// A child runs activities that count, is killed at any moment, and is run again,
+// until all have completed. What it tells of is checked as it comes, and the
+// file after each life.
+
+var (
+	crashKills = flag.Int("crash.kills", 200, "how often TestCrash kills its child")
+	crashSeed  = flag.Uint64("crash.seed", 0, "when TestCrash kills its child; 0: random")
+)
+
+const counters = 50
+
+func counterID(i int) string { return fmt.Sprintf("a%02d", i) }
+
+func counterTarget(id string) int {
+	var i int
+	if _, err := fmt.Sscanf(id, "a%d", &i); err != nil {
+		panic(err)
+	}
+	return 5 + i
+}
+
+var counting = &activity.Definition[int, int]{
+	Name: "count",
+	Options: activity.Options{RetryPolicy: activity.RetryPolicy{
+		InitialInterval: time.Millisecond, MaximumInterval: 10 * time.Millisecond,
+	}},
+	Func: count,
+}
+
+func count(ctx activity.Context, target int) (int, error) {
+	info := ctx.Info()
+	note := func(what string, n int) { tell(event{What: what, ID: info.ID, Attempt: info.Attempt, N: n}) }
+	if target != counterTarget(info.ID) {
+		return 0, activity.NonRetryable(fmt.Errorf("the input is %d", target))
+	}
+	n, err := activity.Resume(ctx, 0)
+	if err != nil {
+		return 0, err
+	}
+	note("started", n)
+	if rand.IntN(5) == 0 {
+		return 0, errors.Join(ctx.Sleep(rand.N(40*time.Millisecond)), errors.New("no progress"))
+	}
+	for n < target {
+		if err := ctx.Sleep(rand.N(6 * time.Millisecond)); err != nil {
+			return 0, err
+		}
+		if rand.IntN(20) == 0 {
+			return 0, errors.New("bad luck")
+		}
+		n++
+		note("step", n)
+		if err := ctx.Heartbeat(n); err != nil {
+			return 0, err
+		}
+	}
+	note("counted", n)
+	return n, nil
+}
+
+// A telling Store tells of each write once it is durable, and before the Runtime
+// hears of it.
+type telling struct{ activity.Store }
+
+func (s telling) Save(ctx context.Context, batch []activity.Checkpoint) error {
+	if err := s.Store.Save(ctx, batch); err != nil {
+		return err
+	}
+	var events []event
+	for _, cp := range batch {
+		events = append(events, event{What: "saved", ID: cp.ID, Saved: storedOf(cp)})
+	}
+	tell(events...)
+	return nil
+}
+
+func (s telling) Delete(ctx context.Context, ids []string) error {
+	if err := s.Store.Delete(ctx, ids); err != nil {
+		return err
+	}
+	var events []event
+	for _, id := range ids {
+		events = append(events, event{What: "deleted", ID: id})
+	}
+	tell(events...)
+	return nil
+}
+
+// stored is what the file has of an activity. State 0: nothing.
+type stored struct {
+	State    activity.CheckpointState
+	Attempt  int
+	N        int // steps done
+	Sequence uint64
+}
+
+func storedOf(cp activity.Checkpoint) stored {
+	s := stored{State: cp.State, Attempt: cp.Attempt, Sequence: cp.Sequence}
+	if _, err := cp.HeartbeatDetails(nil, &s.N); err != nil {
+		panic(err)
+	}
+	return s
+}
+
+func init() {
+	children["counters"] = func(path string) error {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		tell(event{What: "begun"})
+		told := strings.Split(os.Args[2], ",")
+		s, err := boltstore.Open(path)
+		if err != nil {
+			return err
+		}
+		ended := make(chan error, 2*counters)
+		rt := activity.New(activity.Config{
+			Store: telling{s}, SyncInterval: 2 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
+			Observer: func(e activity.Event) {
+				switch e.Kind {
+				case activity.EventAttemptFailed:
+					tell(event{What: "failed", ID: e.ID, Attempt: e.Attempt})
+				case activity.EventCompleted:
+					tell(event{What: "told", ID: e.ID})
+					ended <- nil
+				case activity.EventFailed:
+					ended <- e.Err
+				}
+			},
+		})
+		unfinished, err := ids(s)
+		if err != nil {
+			return err
+		}
+		left := 0
+		for i := range counters {
+			id := counterID(i)
+			if slices.Contains(told, id) {
+				continue
+			}
+			left++
+			if i%3 > 0 && slices.Contains(unfinished, id) {
+				continue // left to Recover
+			}
+			go func() {
+				switch _, err := counting.Execute(context.Background(), rt, id, counterTarget(id)); {
+				case err == nil:
+					tell(event{What: "told", ID: id})
+				case errors.Is(err, activity.ErrAlreadyRunning): // Recover was first
+				case !errors.Is(err, activity.ErrShutdown):
+					ended <- err
+				}
+			}()
+		}
+		if _, err := activity.Recover(context.Background(), rt, counting); err != nil {
+			return err
+		}
+		for ; left > 0 && ctx.Err() == nil; left-- {
+			select {
+			case err := <-ended:
+				if err != nil {
+					return err
+				}
+			case <-ctx.Done():
+			}
+		}
+		if err := errors.Join(rt.Shutdown(context.Background()), s.Close()); err != nil {
+			return err
+		}
+		tell(event{What: "shut down"})
+		return nil
+	}
+}
+
+// A past is what children have told of an activity.
+type past struct {
+	id    string
+	told  bool   // the caller knows of its success
+	found stored // when this life began
+	saved stored // by the last write that is known to have returned
+
+	// In this life:
+	attempt int  // the last that started; 0: none
+	failed  int  // the last that counts after a shutdown as well
+	n       int  // the last step done
+	counted bool // the function is about to return success
+	deleted bool
+}
+
+// hear checks an event. The process may be terminated: told to shut down.
+func (p *past) hear(e event, terminated bool) error {
+	switch e.What {
+	case "started":
+		last, from := p.found.Attempt, p.found.N
+		if p.attempt > 0 {
+			last, from = p.attempt, p.n
+		}
+		switch {
+		case p.told || p.counted:
+			return errors.New("runs again after success")
+		case e.Attempt != last+1 || e.N != from:
+			return fmt.Errorf("not attempt %d from %d", last+1, from)
+		case p.saved != stored{activity.CheckpointRunning, e.Attempt, e.N, p.saved.Sequence}:
+			return errors.New("the start was not saved before")
+		}
+		p.attempt = e.Attempt
+	case "step":
+		if e.Attempt != p.attempt || e.N != p.n+1 {
+			return errors.New("not the next step")
+		}
+		p.n = e.N
+	case "failed":
+		p.failed = e.Attempt
+	case "counted":
+		if p.n != counterTarget(p.id) {
+			return errors.New("success before the target")
+		}
+		p.counted = true
+	case "told":
+		if !p.deleted {
+			return errors.New("success is told before the delete")
+		}
+		p.told = true
+	case "saved":
+		if err := p.saves(e.Saved, terminated); err != nil {
+			return err
+		}
+		p.saved = e.Saved
+	case "deleted":
+		if !p.counted {
+			return errors.New("deleted before success")
+		}
+		p.saved, p.deleted = stored{}, true
+	default:
+		return errors.New("nobody tells this")
+	}
+	return nil
+}
+
+// saves checks a write.
+func (p *past) saves(s stored, terminated bool) error {
+	last := max(p.attempt, p.found.Attempt)
+	running := s.State == activity.CheckpointRunning && s.Attempt >= max(p.attempt, p.failed) && s.Attempt <= last+1
+	interrupted := s.State == activity.CheckpointInterrupted && s.Attempt >= p.failed && s.Attempt <= last
+	switch {
+	case p.told || p.deleted:
+		return errors.New("comes back after the delete")
+	case s.Sequence <= p.saved.Sequence:
+		return errors.New("older than what was saved before")
+	case s.N < p.saved.N || s.N > p.n:
+		return errors.New("not what was recorded")
+	case !running && !(interrupted && terminated):
+		return errors.New("this makes no sense now")
+	}
+	return nil
+}
+
+// killed checks what a life that was killed has left: what was saved last, or
+// what a write has brought of which nobody could tell any more.
+func (p *past) killed(left stored, terminated bool) error {
+	switch {
+	case left == p.saved:
+		return nil
+	case left != stored{}:
+		return p.saves(left, terminated)
+	case !p.counted:
+		return errors.New("gone before success")
+	}
+	return nil
+}
+
+// shutDown checks what a life that ended with a Shutdown has left.
+func (p *past) shutDown(left stored) error {
+	found := p.found
+	found.Sequence = left.Sequence
+	switch interrupted := (stored{activity.CheckpointInterrupted, p.failed, p.n, left.Sequence}); {
+	case left != p.saved:
+		return errors.New("not what was saved last")
+	case p.deleted:
+		return nil
+	case p.attempt > 0 && left != interrupted:
+		return fmt.Errorf("not %+v", interrupted)
+	case p.attempt == 0 && left != found && (p.found.State != 0 || left != interrupted):
+		return errors.New("changed, although no attempt started")
+	}
+	return nil
+}
+
+func (p *past) nextLife(left stored) {
+	*p = past{id: p.id, told: p.told, found: left, saved: left, failed: left.Attempt, n: left.N}
+}
+
+func TestCrash(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short")
+	}
+	seed := *crashSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("-crash.seed %d", seed)
+	c := &crash{random: rand.New(rand.NewPCG(seed, 0))}
+	for c.kills < *crashKills {
+		c.untilAllHaveCompleted(t)
+	}
+	t.Logf("%+v", c.tally)
+}
+
+type crash struct {
+	random *rand.Rand
+	tally
+}
+
+type tally struct {
+	lives, kills, attempts int
+	unheard                int // writes that were durable when a kill came, of which nobody had heard
+}
+
+func (c *crash) untilAllHaveCompleted(t *testing.T) {
+	path := newPath(t)
+	pasts := map[string]*past{}
+	for i := range counters {
+		pasts[counterID(i)] = &past{id: counterID(i)}
+	}
+	for {
+		var told []string
+		for id, p := range pasts {
+			if p.told {
+				told = append(told, id)
+			}
+		}
+		if len(told) == counters {
+			return
+		}
+		c.life(t, path, pasts, told)
+	}
+}
+
+// life runs one child and checks what it leaves.
+func (c *crash) life(t *testing.T, path string, pasts map[string]*past, told []string) {
+	c.lives++
+	cmd := child(t, "counters", path)
+	cmd.Args = append(cmd.Args, strings.Join(told, ","))
+	send := func(sig os.Signal) { _ = cmd.Process.Signal(sig) } // it may have ended by itself
+	kill := func() { send(syscall.SIGKILL) }
+	until := 1 + c.random.IntN([]int{1, 30, 600, 600}[c.random.IntN(4)])
+	wait := time.Duration(c.random.Int64N(int64(3 * time.Millisecond)))
+	kind := c.random.IntN(6)
+	if c.kills >= *crashKills {
+		until = 0 // it may run to its end
+	}
+	events, terminated, shutDown := 0, false, false
+	status := live(t, cmd, func(e event) {
+		if events++; events == until {
+			if terminated = kind < 2; terminated {
+				send(syscall.SIGTERM)
+			}
+			if kind > 0 {
+				time.AfterFunc(wait, kill)
+			}
+		}
+		switch e.What {
+		case "begun":
+			return
+		case "shut down":
+			shutDown = true
+			return
+		case "started":
+			c.attempts++
+		}
+		p := pasts[e.ID]
+		if err := p.hear(e, terminated); err != nil {
+			t.Fatalf("life %d: %+v: %v, after %+v", c.lives, e, err, *p)
+		}
+	})
+	switch {
+	case status.Signaled():
+		c.kills++
+	case status != 0 || !shutDown:
+		t.Fatalf("life %d: status %#x", c.lives, status)
+	}
+
+	checkpoints := unfinished(t, path)
+	for id, p := range pasts {
+		var left stored
+		if cp, found := checkpoints[id]; found {
+			left = storedOf(cp)
+			delete(checkpoints, id)
+		}
+		err := p.killed(left, terminated)
+		if shutDown {
+			err = p.shutDown(left)
+		}
+		if err != nil {
+			t.Fatalf("life %d left %+v of %s: %v, after %+v", c.lives, left, id, err, *p)
+		}
+		if left != p.saved {
+			c.unheard++
+		}
+		p.nextLife(left)
+	}
+	if len(checkpoints) > 0 {
+		t.Fatalf("life %d left what nobody started: %v", c.lives, checkpoints)
+	}
+}
