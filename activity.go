@@ -158,8 +158,9 @@ func (a *activity) proceed(now instant) {
 		a.waiting = rt.waiting.PushBack(a)
 		a.setState(StateWaiting)
 		a.setAlarm()
-		a.accept()
-		rt.grantSlots(now)
+		if rt.grantSlots(now); a.waiting != nil {
+			a.accept()
+		}
 		return
 	}
 	a.begin(now)
@@ -544,7 +545,7 @@ func (a *activity) setState(state State) {
 	a.rt.states[a.state]--
 	a.rt.states[state]++
 	a.state = state
-	if a.waiting != nil && state != StateWaiting {
+	if a.waiting != nil && (state != StateWaiting || a.slot) {
 		a.rt.waiting.Remove(a.waiting)
 		a.waiting = nil
 	}

@@ -196,12 +196,12 @@ type Runtime struct {
 	records    map[string]*record
 	dirty      []*record
 	flushAlarm alarm
-	flushNow   bool          // do not wait for flushAlarm
+	urgent     int           // of dirty
+	flushNow   bool          // whether or not something is urgent
 	flushing   bool          // the flusher runs
 	drained    chan struct{} // closed when nothing is dirty; made by Shutdown
 
 	turn           chan struct{} // held by who writes to the Store, who owns:
-	deletes        bool          // what is written now is to be deleted
 	saveFailures   int           // in a row
 	deleteFailures int
 
@@ -748,15 +748,17 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	if abandoned > 0 {
 		rt.logger().Warn("activity: shut down; functions that were abandoned still run", "abandoned", abandoned)
 	}
-	if left > 0 {
-		what := "activities have"
-		if left == 1 {
-			what = "activity has"
+	have := func(n int) string {
+		if n == 1 {
+			return "1 activity has"
 		}
-		return fmt.Errorf("activity: shutdown: %d %s not ended: %w", left, what, context.Cause(ctx))
+		return fmt.Sprintf("%d activities have", n)
 	}
-	if unsaved > 0 {
-		return fmt.Errorf("activity: shutdown: the Store does not hold how %d activities have ended: %w", unsaved, context.Cause(ctx))
+	switch {
+	case left > 0:
+		return fmt.Errorf("activity: shutdown: %s not ended: %w", have(left), context.Cause(ctx))
+	case unsaved > 0:
+		return fmt.Errorf("activity: shutdown: the Store does not hold how %s ended: %w", have(unsaved), context.Cause(ctx))
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ type record struct {
 	a        *activity // nil: it has ended, and gone or last is what remains
 	sequence uint64    // of the last write
 	dirty    bool      // in Runtime.dirty
+	urgent   bool      // and somebody waits for it; counted in Runtime.urgent
 	unsaved  bool      // the Store does not hold the newest
 	fresh    bool      // there are details that no write has; guarded by activity.mu
 	waiters  []waiter  // for the next try to save it
@@ -91,8 +92,8 @@ var errNotRecovered = errors.New("there is nothing to recover")
 func (a *activity) recalled(cp Checkpoint, found, recovering bool, err error) error {
 	now := a.rt.lock()
 	defer a.rt.unlock()
-	a.rec.loading = false
 	a.checkCaller(now)
+	a.rec.loading = false
 	if !found {
 		cp = Checkpoint{}
 	}
@@ -374,7 +375,10 @@ func (r *record) save(rt *Runtime, f waiter) {
 		r.waiters = append(r.waiters, f)
 	}
 	rt.gather(r)
-	rt.flushNow = true
+	if !r.urgent {
+		r.urgent = true
+		rt.urgent++
+	}
 }
 
 // saveBy makes the record dirty, to be saved within Config.SyncInterval from
@@ -409,20 +413,42 @@ func (rt *Runtime) flush() {
 		}
 	}()
 	for rt.flushOnce() {
-		runtime.Gosched()
 	}
 	whole = true
 }
 
-// flushOnce reports whether there may be more to do at once.
+// flushOnce saves what is to be saved, and then deletes what is to be deleted. It
+// reports whether there may be more to do at once.
 func (rt *Runtime) flushOnce() bool {
 	rt.turn <- struct{}{}
 	defer func() { <-rt.turn }()
-	batch, more := rt.takeDirty()
-	if len(batch) > 0 {
-		rt.bring(batch)
+	if !rt.flushDue() {
+		return false
 	}
-	return more
+	for _, gone := range []bool{false, true} {
+		if batch := rt.takeDirty(gone); len(batch) > 0 {
+			rt.bring(batch, gone)
+			runtime.Gosched() // those whom it let go on can share the next
+		}
+	}
+	return true
+}
+
+// flushDue reports whether there is something to do now. If not, the flusher ends.
+func (rt *Runtime) flushDue() bool {
+	rt.lock()
+	defer rt.unlock()
+	if rt.flushNow || rt.urgent > 0 {
+		rt.flushNow = false
+		rt.queue.remove(&rt.flushAlarm)
+		return true
+	}
+	rt.flushing = false
+	if len(rt.dirty) == 0 && rt.drained != nil {
+		close(rt.drained)
+		rt.drained = nil
+	}
+	return false
 }
 
 // A write is what of a record is on its way to the Store.
@@ -435,38 +461,28 @@ type write struct {
 	waiters []waiter
 }
 
-// takeDirty returns what is to be saved or what is to be deleted now, and false
-// if the flusher is to end. They take turns, so that those whom one lets go on can
-// share the other.
-func (rt *Runtime) takeDirty() (batch []write, more bool) {
+// takeDirty returns what is dirty, of what is gone or of what is not.
+func (rt *Runtime) takeDirty(gone bool) (batch []write) {
 	now := rt.lock()
 	defer rt.unlock()
-	if !rt.flushNow {
-		rt.flushing = false
-		if len(rt.dirty) == 0 && rt.drained != nil {
-			close(rt.drained)
-			rt.drained = nil
-		}
-		return nil, false
-	}
-	rt.queue.remove(&rt.flushAlarm)
-	rt.deletes = !rt.deletes
 	later := rt.dirty[:0]
 	for _, r := range rt.dirty {
-		switch {
-		case rt.records[r.id] != r: // a newer execution stands for the ID
-			r.dirty = false
-		case r.gone != rt.deletes:
+		if r.gone != gone {
 			later = append(later, r)
-		default:
-			r.dirty = false
+			continue
+		}
+		r.dirty = false
+		if r.urgent {
+			r.urgent = false
+			rt.urgent--
+		}
+		if rt.records[r.id] == r { // else a newer execution stands for the ID
 			batch = append(batch, r.write(now))
 		}
 	}
 	clear(rt.dirty[len(later):])
 	rt.dirty = later
-	rt.flushNow = len(later) > 0
-	return batch, true
+	return batch
 }
 
 // write is the record as it is now.
@@ -519,10 +535,10 @@ func (rt *Runtime) lastFailure(a *activity, err error, known string) string {
 }
 
 // bring brings a batch to the Store.
-func (rt *Runtime) bring(batch []write) {
+func (rt *Runtime) bring(batch []write, gone bool) {
 	err := errStoreGoexit
-	defer func() { rt.tried(batch, err) }() // also if the Store calls runtime.Goexit
-	if rt.deletes {
+	defer func() { rt.tried(batch, gone, err) }() // also if the Store calls runtime.Goexit
+	if gone {
 		ids := make([]string, len(batch))
 		for i := range batch {
 			ids[i] = batch[i].r.id
@@ -539,9 +555,9 @@ func (rt *Runtime) bring(batch []write) {
 }
 
 // tried tells those who wait how it went, and keeps what the Store did not take.
-func (rt *Runtime) tried(batch []write, err error) {
+func (rt *Runtime) tried(batch []write, gone bool, err error) {
 	failures := &rt.saveFailures
-	if rt.deletes {
+	if gone {
 		failures = &rt.deleteFailures
 	}
 	*failures++

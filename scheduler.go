@@ -189,7 +189,7 @@ func (rt *Runtime) unlock() {
 	}
 	run, answers := rt.runFirst, rt.answers
 	rt.runFirst, rt.runLast, rt.answers = nil, nil, nil
-	flush := rt.flushNow && !rt.flushing
+	flush := (rt.flushNow || rt.urgent > 0) && !rt.flushing
 	if flush {
 		rt.flushing = true
 	}

@@ -1,0 +1,323 @@
+package activity_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+// A Store that fails during a run is logged and tried again, and the activity does
+// not notice.
+func TestRule24TheActivityGoesOn(t *testing.T) {
+	log := &logbook{}
+	durable(t, activity.Config{Logger: slog.New(log)}, func(t *testing.T, e *env, s *faultyStore) {
+		beat := func(ctx activity.Context) error {
+			<-e.gate("broken")
+			for i := range 70 {
+				if err := errors.Join(ctx.Heartbeat(i), ctx.Sleep(time.Second)); err != nil {
+					return err
+				}
+			}
+			return untilEnded(ctx)
+		}
+		for i := range 3 {
+			e.start(activity.Options{ID: fmt.Sprint(i)}, beat)
+		}
+		at := time.Now()
+		e.pass(time.Minute)
+		before := len(s.of("Save"))
+		s.on("Save", failing)
+		e.open("broken")
+		at = at.Add(time.Minute)
+		e.pass(20 * time.Second)
+		// What is recorded meanwhile does not make it be tried more often.
+		want := times(time.Millisecond, 100, 200, 400, 800, 1600, 3200, 6400, 11400, 16400)
+		checkDiff(t, "times of Save", s.times("Save", at)[before:], want)
+		for i, wait := range times(time.Millisecond, 100, 200, 400, 800, 1600, 3200) {
+			if n := log.has(slog.LevelError, errDisk.Error(), "checkpoints=3", "retry_in="+wait.String()); n != 1 {
+				t.Errorf("%d: %d lines: %v", i, n, log.lines)
+			}
+		}
+		if n := log.has(slog.LevelError, "retry_in=5s"); n != 3 {
+			t.Errorf("%d lines: %v", n, log.lines)
+		}
+		s.on("Save", nil)
+		e.pass(1400 * time.Millisecond)
+		for i := range 3 { // the newest
+			checkDetails(t, stored{s.get(fmt.Sprint(i))}, 21)
+		}
+		e.pass(time.Second)
+		checkDetails(t, stored{s.get("0")}, 22) // as soon as ever again
+		if got := e.rt.Stats(); got.Running != 3 || got.Attempts != 3 {
+			t.Errorf("%+v", got)
+		}
+		if n := log.has(slog.LevelError); n != len(want) {
+			t.Errorf("%d lines: %v", n, log.lines)
+		}
+	})
+}
+
+// The start of a later attempt waits for one try only.
+func TestRule24ALaterStartWaitsForOneTry(t *testing.T) {
+	for name, hook := range map[string]func(context.Context) error{
+		"fails":  func(context.Context) error { time.Sleep(time.Minute); return errDisk },
+		"panics": func(context.Context) error { time.Sleep(time.Minute); panicHere(errDisk); return nil },
+		"goexit": func(context.Context) error { time.Sleep(time.Minute); runtime.Goexit(); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+				e.start(job, func(ctx activity.Context) error {
+					if ctx.Info().Attempt == 1 {
+						return activity.RetryAfter(errBoom, time.Second)
+					}
+					return untilEnded(ctx)
+				})
+				e.pass(time.Second - 1)
+				s.on("Save", hook)
+				e.pass(time.Minute)
+				if at := e.started("a", 2); at >= 0 {
+					t.Errorf("started at %s", at)
+				}
+				e.pass(1)
+				e.wantStarted("a", 2, time.Minute+time.Second)
+				if got := s.get("a"); got.Attempt != 1 {
+					t.Errorf("%+v", got)
+				}
+				s.on("Save", nil)
+				e.pass(2 * time.Minute)
+				s.want(activity.Checkpoint{ID: "a", State: activity.CheckpointRunning, Attempt: 2, Input: []byte("{}"), LastFailure: "boom"})
+			})
+		})
+	}
+}
+
+// What a Store does to its caller is the Store's error, and no more.
+func TestRule24StoresThatPanic(t *testing.T) {
+	for name, hook := range map[string]func(context.Context) error{
+		"panic":  func(context.Context) error { panicHere(errDisk); return nil },
+		"goexit": func(context.Context) error { runtime.Goexit(); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := &logbook{}
+			durable(t, activity.Config{Logger: slog.New(log)}, func(t *testing.T, e *env, s *faultyStore) {
+				s.on("Save", hook)
+				err := e.rt.Run(e.ctx, job, noop)
+				if err == nil || !strings.Contains(err.Error(), "Store") || name == "panic" && !errors.Is(err, errDisk) {
+					t.Error(err)
+				}
+				s.on("Save", nil)
+				s.on("Delete", hook)
+				h := e.start(job, noop)
+				other := activity.Options{ID: "b", RetryPolicy: once}
+				checkErr(t, e.rt.Run(e.ctx, other, func(activity.Context) error { return errBoom }), errBoom)
+				checkState(t, h, activity.StateRunning)
+				s.on("Delete", nil)
+				e.pass(5 * time.Second)
+				checkErr(t, e.end(h), nil)
+				checkDiff(t, "unfinished", e.unfinished(), []string{"b"})
+				if n := log.has(slog.LevelError, "panicHere"); name == "panic" && n < 2 {
+					t.Errorf("%d lines: %v", n, log.lines)
+				}
+			})
+		})
+	}
+}
+
+// A Save that fails does not fail a Delete of the same moment, nor the other way
+// round.
+func TestRule24SaveAndDeleteFailApart(t *testing.T) {
+	for broken, want := range map[string][]string{"Save": {"failed"}, "Delete": {"failed"}} {
+		t.Run(broken, func(t *testing.T) {
+			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+				end := e.gate("end")
+				done := e.start(activity.Options{ID: "done"}, func(activity.Context) error { <-end; return nil })
+				failed := e.start(activity.Options{ID: "failed"}, func(activity.Context) error { <-end; return activity.NonRetryable(errBoom) })
+				open := s.block("Save")
+				e.launch(e.ctx, activity.Options{ID: "x"}, noop) // holds the Store
+				e.open("end")
+				s.on(broken, failing)
+				open()
+				s.on(broken, failing)
+				synctest.Wait()
+				checkErr(t, e.end(failed), errBoom)
+				checkDiff(t, "unfinished", e.unfinished(), want)
+				if broken == "Save" {
+					checkErr(t, e.end(done), nil)
+					return
+				}
+				checkState(t, done, activity.StateRunning)
+				if got := s.get("failed").State; got != activity.CheckpointFailed {
+					t.Errorf("%s", got)
+				}
+			})
+		})
+	}
+}
+
+// Shutdown.
+
+func TestRule19ShutdownSavesEverything(t *testing.T) {
+	bothDurable(t, activity.Config{SyncInterval: time.Hour}, func(t *testing.T, e *env, s *faultyStore) {
+		for i := range 5 {
+			e.start(activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {
+				_ = ctx.Heartbeat(i)
+				if i == 4 {
+					return activity.RetryAfter(errBoom, time.Hour)
+				}
+				return untilEnded(ctx)
+			})
+		}
+		saves := len(s.of("Save"))
+		e.stop()
+		for i := range 5 {
+			want := activity.Checkpoint{ID: fmt.Sprint(i), State: activity.CheckpointInterrupted, Input: []byte("{}"), Details: details(i)}
+			if i == 4 { // which had failed
+				want.Attempt, want.Progressed, want.LastFailure = 1, 1, "boom"
+			}
+			s.want(want)
+		}
+		calls := len(s.of(""))
+		if n := len(s.of("Save")) - saves; n > 5 {
+			t.Errorf("%d Saves", n)
+		}
+		e.stop()
+		e.pass(10 * time.Hour)
+		checkErr(t, e.rt.Run(e.ctx, job, noop), activity.ErrShutdown)
+		if n := len(s.of("")); n != calls {
+			t.Errorf("%d calls of the Store", n-calls)
+		}
+		// Each goes on with its number.
+		after, _ := e.reboot(s, activity.Config{})
+		for i, want := range []int{1, 1, 1, 1, 2} {
+			after.start(activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {
+				if n := ctx.Info().Attempt; n != want {
+					t.Errorf("%d goes on with attempt %d", i, n)
+				}
+				checkDetails(t, ctx, i)
+				return nil
+			})
+		}
+		checkErr(t, s.Close(), nil) // is safe
+		checkErr(t, e.rt.Shutdown(e.ctx), nil)
+	})
+}
+
+func TestRule19ShutdownWithAStoreThatFails(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		for i := range 3 {
+			e.start(activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {
+				_ = ctx.Heartbeat(i)
+				return untilEnded(ctx)
+			})
+		}
+		e.start(activity.Options{ID: "b"}, func(ctx activity.Context) error { <-ctx.Done(); return nil }) // succeeds
+		s.on("Save", failing)
+		s.on("Delete", failing)
+		shutdown := func(d time.Duration) error {
+			ctx, cancel := context.WithTimeoutCause(e.t.Context(), d, errCancel)
+			defer cancel()
+			return e.rt.Shutdown(ctx)
+		}
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				err := shutdown(time.Minute)
+				if checkErr(t, err, errCancel); !strings.Contains(fmt.Sprint(err), "4 activities") || time.Since(e.base) != time.Minute {
+					t.Errorf("%v after %s", err, time.Since(e.base))
+				}
+			})
+		}
+		wg.Wait()
+		if n := len(e.rt.Activities()); n != 0 {
+			t.Errorf("%d activities have not been told", n)
+		}
+		s.on("Delete", nil)
+		if err := shutdown(time.Minute); !strings.Contains(fmt.Sprint(err), "3 activities") {
+			t.Error(err)
+		}
+		time.AfterFunc(time.Minute, func() { s.on("Save", nil) })
+		at := time.Now()
+		if err := shutdown(time.Hour); err != nil || time.Since(at) > time.Minute+5*time.Second { // it is tried meanwhile
+			t.Errorf("%v after %s", err, time.Since(at))
+		}
+		for i := range 3 {
+			s.want(activity.Checkpoint{ID: fmt.Sprint(i), State: activity.CheckpointInterrupted, Input: []byte("{}"), Details: details(i)})
+		}
+		s.want(activity.Checkpoint{ID: "b"})
+	})
+}
+
+// One that is left is told as one.
+func TestRule19ShutdownWithOneUnsaved(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		e.start(job, untilEnded)
+		open := s.block("Save")
+		ctx, cancel := context.WithTimeoutCause(e.ctx, time.Minute, errCancel)
+		defer cancel()
+		err := e.rt.Shutdown(ctx)
+		if checkErr(t, err, errCancel); !strings.Contains(fmt.Sprint(err), "1 activity ") {
+			t.Error(err)
+		}
+		open()
+		e.stop()
+		s.want(activity.Checkpoint{ID: "a", State: activity.CheckpointInterrupted, Input: []byte("{}")})
+	})
+}
+
+// Shutdown ends the wait for a delete that fails, and tells of it.
+func TestRule19ShutdownWhileADeleteFails(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		s.on("Delete", failing)
+		h := e.start(job, noop)
+		e.pass(time.Hour)
+		checkState(t, h, activity.StateRunning)
+		s.on("Delete", nil)
+		e.stop() // at once
+		checkErr(t, e.end(h), nil)
+		s.want(activity.Checkpoint{ID: "a"})
+		if d := time.Since(e.base); d != time.Hour {
+			t.Errorf("after %s", d)
+		}
+	})
+}
+
+// Shutdown during the first start's Save and while others wait for a slot.
+func TestRule19ShutdownDuringStarts(t *testing.T) {
+	durable(t, activity.Config{MaxConcurrent: 2}, func(t *testing.T, e *env, s *faultyStore) {
+		open := s.block("Save")
+		var all []*launch
+		for i := range 5 {
+			all = append(all, e.launch(e.ctx, activity.Options{ID: fmt.Sprint(i)}, func(activity.Context) error { t.Error("it runs"); return nil }))
+		}
+		done := make(chan error, 1)
+		go func() { done <- e.rt.Shutdown(e.t.Context()) }()
+		synctest.Wait()
+		for i, l := range all {
+			if !l.returned.Load() {
+				t.Errorf("Start %d has not returned", i)
+			} else if l.err == nil {
+				l.err = e.end(l.h)
+			}
+			checkErr(t, l.err, activity.ErrShutdown)
+		}
+		select {
+		case err := <-done:
+			t.Errorf("Shutdown has returned: %v", err)
+		default:
+		}
+		open()
+		checkErr(t, <-done, nil)
+		for i := range 5 {
+			s.want(activity.Checkpoint{ID: fmt.Sprint(i), State: activity.CheckpointInterrupted, Input: []byte("{}")})
+		}
+	})
+}

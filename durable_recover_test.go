@@ -1,0 +1,921 @@
+package activity_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+// Crashes.
+
+// What the next process makes of an attempt that was killed.
+func TestRule20AfterACrash(t *testing.T) {
+	bothDurable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		e.start(job, func(ctx activity.Context) error {
+			_ = ctx.Heartbeat(7)
+			return untilEnded(ctx)
+		})
+		e.pass(time.Minute)
+		after, s2 := e.reboot(s, activity.Config{})
+		var info activity.Info
+		after.start(job, func(ctx activity.Context) error {
+			info = ctx.Info()
+			checkDetails(t, ctx, 7)
+			return untilEnded(ctx)
+		})
+		if info.Attempt != 2 || !info.ScheduledAt.Equal(e.base) || !info.StartedAt.Equal(e.base.Add(time.Minute)) {
+			t.Errorf("%+v", info)
+		}
+		if got := fmt.Sprint(info.LastFailure); !strings.Contains(got, "process ended") || !strings.Contains(got, "attempt 1") {
+			t.Errorf("LastFailure %s", got)
+		}
+		s2.want(activity.Checkpoint{
+			ID: "a", State: activity.CheckpointRunning, Attempt: 2, Progressed: 1, ScheduledAt: e.base, UpdatedAt: e.base.Add(time.Minute),
+			Input: []byte("{}"), Details: details(7), LastFailure: info.LastFailure.Error(), Sequence: s.get("a").Sequence + 1,
+		})
+	})
+}
+
+// What kills its process without progress waits longer each time.
+func TestRule20CrashAfterCrash(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		beats := map[int]int{1: 1, 4: 1, 5: 2} // attempt 4 records what it resumes from
+		// Each process is killed one second after its attempt started.
+		for i, wait := range times(time.Second, 0, 0, 1, 2, 4, 0, 1) {
+			h := e.start(job, func(ctx activity.Context) error {
+				if ctx.Info().Attempt != i+1 {
+					t.Errorf("attempt %d, want %d", ctx.Info().Attempt, i+1)
+				}
+				if n := beats[i+1]; n > 0 {
+					_ = ctx.Heartbeat(n)
+				}
+				return untilEnded(ctx)
+			})
+			updated := s.get("a").UpdatedAt
+			if wait > 0 {
+				e.pass(time.Until(updated.Add(wait)) - 1)
+				checkState(t, h, activity.StateBackingOff)
+				if at := h.Status().NextAttempt; at.Sub(updated) != wait || h.Status().Attempt != i {
+					t.Errorf("%+v", h.Status())
+				}
+				e.pass(1)
+			}
+			checkState(t, h, activity.StateRunning)
+			e.pass(500 * time.Millisecond)
+			e, s = e.reboot(s, activity.Config{})
+		}
+	})
+}
+
+// How long the next execution of an ID waits, by what is stored.
+func TestRule20CrashInterval(t *testing.T) {
+	jitter := activity.RetryPolicy{Jitter: 0.5}
+	reset := activity.RetryPolicy{ResetOnProgress: true}
+	for _, test := range []struct {
+		name   string
+		policy activity.RetryPolicy
+		cp     activity.Checkpoint
+		ago    time.Duration // that it was updated
+		want   time.Duration
+	}{
+		{"first", activity.RetryPolicy{}, activity.Checkpoint{Attempt: 1}, 0, time.Second},
+		{"third", activity.RetryPolicy{}, activity.Checkpoint{Attempt: 3}, 0, 4 * time.Second},
+		{"second without progress", activity.RetryPolicy{}, activity.Checkpoint{Attempt: 5, Progressed: 3}, 0, 2 * time.Second},
+		{"progress", activity.RetryPolicy{}, activity.Checkpoint{Attempt: 5, Progressed: 5}, 0, 0},
+		{"counted from", reset, activity.Checkpoint{Attempt: 5, CountedFrom: 2, Progressed: 3}, 0, 2 * time.Second},
+		{"most", activity.RetryPolicy{}, activity.Checkpoint{Attempt: 90}, 0, 100 * time.Second},
+		{"policy", activity.RetryPolicy{InitialInterval: time.Minute, BackoffCoefficient: 3, MaximumInterval: time.Hour}, activity.Checkpoint{Attempt: 3}, 0, 9 * time.Minute},
+		{"jitter", jitter, activity.Checkpoint{Attempt: 1}, 0, 875 * time.Millisecond},
+		{"some downtime", activity.RetryPolicy{}, activity.Checkpoint{Attempt: 1}, time.Second - 1, 1},
+		{"enough downtime", activity.RetryPolicy{}, activity.Checkpoint{Attempt: 1}, time.Second, 0},
+		{"much downtime", activity.RetryPolicy{}, activity.Checkpoint{Attempt: 1}, 1000 * time.Hour, 0},
+		{"the clock was set back", activity.RetryPolicy{}, activity.Checkpoint{Attempt: 1}, -time.Hour, time.Second},
+		{"interrupted", activity.RetryPolicy{}, activity.Checkpoint{Attempt: 3, State: activity.CheckpointInterrupted}, 0, 0},
+		{"failed", activity.RetryPolicy{}, activity.Checkpoint{Attempt: 3, State: activity.CheckpointFailed}, 0, 0},
+		{"canceled", activity.RetryPolicy{}, activity.Checkpoint{Attempt: 3, State: activity.CheckpointCanceled}, 0, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bothDurable(t, activity.Config{Rand: func() float64 { return 0.25 }}, func(t *testing.T, e *env, s *faultyStore) {
+				cp := test.cp
+				cp.UpdatedAt = e.base.Add(-test.ago)
+				cp.ScheduledAt = e.base.Add(-2000 * time.Hour)
+				number := cp.Attempt + 1
+				switch cp.State {
+				case 0:
+					cp.State = activity.CheckpointRunning
+				case activity.CheckpointFailed, activity.CheckpointCanceled:
+					number = 1
+				}
+				s.put(cp)
+				opts := job
+				opts.RetryPolicy = test.policy
+				h := e.start(opts, untilEnded)
+				if test.want > 0 {
+					e.pass(test.want - 1)
+					checkState(t, h, activity.StateBackingOff)
+					e.pass(1)
+				}
+				checkState(t, h, activity.StateRunning)
+				e.wantStarted("a", number, test.want)
+			})
+		})
+	}
+}
+
+// What ends the wait for that interval, and what it leaves.
+func TestRule20EndDuringTheCrashInterval(t *testing.T) {
+	for _, test := range []struct {
+		how   string
+		end   func(e *env, h *activity.Handle[string], cancel context.CancelCauseFunc)
+		cause error
+	}{
+		{"context", func(_ *env, _ *activity.Handle[string], cancel context.CancelCauseFunc) { cancel(errCancel) }, errCancel},
+		{"shutdown", func(e *env, _ *activity.Handle[string], _ context.CancelCauseFunc) { e.stop() }, activity.ErrShutdown},
+		{"handle", func(_ *env, h *activity.Handle[string], _ context.CancelCauseFunc) { h.Cancel(errCancel) }, errCancel},
+	} {
+		t.Run(test.how, func(t *testing.T) {
+			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+				left := s.put(activity.Checkpoint{
+					State: activity.CheckpointRunning, Attempt: 2, Progressed: 1, Details: details(1), LastFailure: "eh", Input: []byte("8"),
+				})
+				ctx, cancel := context.WithCancelCause(e.ctx)
+				defer cancel(nil)
+				h := startWith(t, ctx, e.rt, job, func(activity.Context) error { t.Error("it runs"); return nil })
+				e.pass(time.Second - 1)
+				test.end(e, h, cancel)
+				synctest.Wait()
+				checkEnd(t, e.end(h), 2, activity.RetryStateCancelRequested, test.cause)
+				e.pass(time.Hour)
+				if test.how == "handle" {
+					left.State, left.Sequence, left.Input, left.UpdatedAt = activity.CheckpointCanceled, 8, []byte("{}"), e.base.Add(time.Second-1)
+					left.LastFailure = s.get("a").LastFailure
+				} else if n := len(s.of("Save")); n != 0 {
+					t.Errorf("%d Saves", n)
+				}
+				s.want(left)
+			})
+		})
+	}
+}
+
+func TestRule20AttemptsUsedUp(t *testing.T) {
+	three := activity.RetryPolicy{MaximumAttempts: 3}
+	reset := activity.RetryPolicy{MaximumAttempts: 3, ResetOnProgress: true}
+	for _, test := range []struct {
+		name   string
+		policy activity.RetryPolicy
+		cp     activity.Checkpoint
+		used   bool
+	}{
+		{"two of three", three, activity.Checkpoint{Attempt: 2, Progressed: 2}, false},
+		{"three of three", three, activity.Checkpoint{Attempt: 3, Progressed: 3}, true},
+		{"no progress", three, activity.Checkpoint{Attempt: 3}, true},
+		{"interrupted after two", three, activity.Checkpoint{State: activity.CheckpointInterrupted, Attempt: 2}, false},
+		{"interrupted after three", three, activity.Checkpoint{State: activity.CheckpointInterrupted, Attempt: 3}, true},
+		{"failed", three, activity.Checkpoint{State: activity.CheckpointFailed, Attempt: 3}, false},
+		{"progress counts", reset, activity.Checkpoint{Attempt: 5, CountedFrom: 1, Progressed: 5}, false},
+		{"earlier progress", reset, activity.Checkpoint{Attempt: 5, CountedFrom: 3, Progressed: 4}, false},
+		{"progress too long ago", reset, activity.Checkpoint{Attempt: 5, CountedFrom: 2, Progressed: 3}, true},
+		{"only one", activity.RetryPolicy{MaximumAttempts: 1, ResetOnProgress: true}, activity.Checkpoint{Attempt: 1, Progressed: 1}, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+				cp := test.cp
+				cp.Details, cp.Input, cp.ScheduledAt = details(7), []byte("8"), e.base.Add(-time.Hour)
+				if cp.State == 0 {
+					cp.State = activity.CheckpointRunning
+				}
+				cp = s.put(cp)
+				opts := job
+				opts.RetryPolicy = test.policy
+				l := e.launch(e.ctx, opts, noop)
+				if !test.used {
+					e.pass(time.Hour)
+					checkErr(t, e.end(l.h), nil)
+					return
+				}
+				checkEnd(t, e.end(l.h), cp.Attempt, activity.RetryStateMaximumAttemptsReached)
+				checkDiff(t, "events", e.kinds("a"), []activity.EventKind{activity.EventScheduled, activity.EventFailed})
+				got := s.get("a")
+				if crashed := cp.State == activity.CheckpointRunning; crashed && !strings.Contains(got.LastFailure, "process ended") {
+					t.Errorf("LastFailure %q", got.LastFailure)
+				}
+				checkDetails(t, stored{got}, 7)
+				if got.State != activity.CheckpointFailed || got.Attempt != cp.Attempt {
+					t.Errorf("%+v", got)
+				}
+				e.pass(time.Second)
+				err := e.rt.Run(e.ctx, opts, func(ctx activity.Context) error { // a new one
+					if i := ctx.Info(); i.Attempt != 1 || i.LastFailure != nil || !i.ScheduledAt.Equal(e.base.Add(time.Second)) {
+						t.Errorf("%+v", i)
+					}
+					checkDetails(t, ctx, 7)
+					return nil
+				})
+				checkErr(t, err, nil)
+			})
+		})
+	}
+}
+
+// CountedFrom goes through a crash, and MaximumAttempts counts on from it.
+func TestRule20ResetOnProgressAcrossACrash(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		opts := job
+		opts.RetryPolicy = activity.RetryPolicy{MaximumAttempts: 2, ResetOnProgress: true}
+		e.start(opts, func(ctx activity.Context) error {
+			if n := ctx.Info().Attempt; n <= 3 {
+				return errors.Join(ctx.Heartbeat(n), errBoom)
+			}
+			_ = ctx.Heartbeat(4)
+			return untilEnded(ctx)
+		})
+		e.pass(time.Minute)
+		if got := s.get("a"); got.Attempt != 4 || got.CountedFrom != 3 || got.Progressed != 4 {
+			t.Errorf("%+v", got)
+		}
+		after, s2 := e.reboot(s, activity.Config{})
+		h := after.start(opts, func(activity.Context) error { return errBoom })
+		after.pass(time.Minute)
+		checkEnd(t, after.end(h), 5, activity.RetryStateMaximumAttemptsReached, errBoom)
+		if got := s2.get("a"); got.Attempt != 5 || got.CountedFrom != 3 || got.Progressed != 4 {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// Schedule-to-close counts the time that no process ran.
+func TestRule20ScheduleToCloseCountsTheDowntime(t *testing.T) {
+	type outcome int
+	const (
+		runs    outcome = iota
+		over            // the deadline has passed
+		tooLate         // the interval would end at it or after it
+	)
+	for _, test := range []struct {
+		name string
+		cp   activity.Checkpoint
+		ago  time.Duration // that it was scheduled; it was updated just now
+		want outcome
+	}{
+		{"1 ns is left", activity.Checkpoint{Attempt: 1, Progressed: 1}, time.Hour - 1, runs},
+		{"nothing is left", activity.Checkpoint{Attempt: 1, Progressed: 1}, time.Hour, over},
+		{"long ago", activity.Checkpoint{Attempt: 1, Progressed: 1}, 10000 * time.Hour, over},
+		{"no progress", activity.Checkpoint{Attempt: 1}, time.Hour, over},
+		{"interrupted, 1 ns is left", activity.Checkpoint{State: activity.CheckpointInterrupted, LastFailure: "eh"}, time.Hour - 1, runs},
+		{"interrupted", activity.Checkpoint{State: activity.CheckpointInterrupted, LastFailure: "eh"}, time.Hour, over},
+		{"the interval fits", activity.Checkpoint{Attempt: 1}, time.Hour - time.Second - 1, runs},
+		{"the interval does not", activity.Checkpoint{Attempt: 1}, time.Hour - time.Second, tooLate},
+		{"failed", activity.Checkpoint{State: activity.CheckpointFailed, Attempt: 1}, time.Hour, runs},
+		{"the clock was set back", activity.Checkpoint{Attempt: 1, Progressed: 1}, -time.Hour, runs},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bothDurable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+				cp := test.cp
+				cp.ScheduledAt, cp.UpdatedAt, cp.Details = e.base.Add(-test.ago), e.base, details(7)
+				if cp.State == 0 {
+					cp.State = activity.CheckpointRunning
+				}
+				s.put(cp)
+				opts := job
+				opts.ScheduleToCloseTimeout = time.Hour
+				var deadline time.Duration
+				h := e.start(opts, func(ctx activity.Context) error {
+					deadline = ctx.Info().Deadline.Sub(e.base)
+					return nil
+				})
+				if test.want == runs {
+					e.pass(time.Second)
+					checkErr(t, e.end(h), nil)
+					want := time.Hour - test.ago
+					if cp.State == activity.CheckpointFailed || test.ago < 0 { // is scheduled now
+						want = time.Hour
+					}
+					if deadline != want {
+						t.Errorf("the deadline is in %s, want %s", deadline, want)
+					}
+					return
+				}
+				err := e.end(h)
+				checkEnd(t, err, cp.Attempt, activity.RetryStateTimeout)
+				if (timeoutType(err) == activity.TimeoutScheduleToClose) != (test.want == over) {
+					t.Error(err)
+				}
+				failure := err
+				if test.want == over {
+					failure = asTimeout(t, err).LastFailure
+				}
+				if text := fmt.Sprint(failure); !strings.Contains(text, "process ended") && !strings.Contains(text, "eh") {
+					t.Errorf("the failure before: %s", text)
+				}
+				if got := s.get("a"); got.State != activity.CheckpointFailed || got.Attempt != cp.Attempt {
+					t.Errorf("%+v", got)
+				}
+				checkDetails(t, stored{s.get("a")}, 7)
+				checkDiff(t, "events", e.kinds("a"), []activity.EventKind{activity.EventScheduled, activity.EventFailed})
+			})
+		})
+	}
+}
+
+func TestRule20ScheduledAtInTheFuture(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		s.put(activity.Checkpoint{State: activity.CheckpointInterrupted, ScheduledAt: e.base.Add(1)})
+		e.pass(1)
+		e.start(job, func(ctx activity.Context) error { // it is now
+			if at := ctx.Info().ScheduledAt.Sub(e.base); at != 1 {
+				t.Errorf("scheduled at %s", at)
+			}
+			return untilEnded(ctx)
+		})
+	})
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		s.put(activity.Checkpoint{State: activity.CheckpointInterrupted, ScheduledAt: e.base.Add(time.Hour)})
+		h := e.start(job, func(ctx activity.Context) error {
+			if i := ctx.Info(); !i.ScheduledAt.Equal(e.base) || !i.StartedAt.Equal(e.base) {
+				t.Errorf("%+v", i)
+			}
+			return untilEnded(ctx)
+		})
+		if at := h.Status().ScheduledAt; !at.Equal(e.base) {
+			t.Errorf("scheduled at %s", at)
+		}
+		s.want(activity.Checkpoint{ID: "a", State: activity.CheckpointRunning, Attempt: 1, ScheduledAt: e.base, UpdatedAt: e.base, Input: []byte("{}")})
+	})
+}
+
+// A shutdown or a crash during a backoff: it is not resumed.
+func TestRule20ABackoffIsNotResumed(t *testing.T) {
+	for name, end := range map[string]func(e *env){"shutdown": (*env).stop, "crash": func(*env) {}} {
+		t.Run(name, func(t *testing.T) {
+			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+				e.start(job, func(activity.Context) error { return activity.RetryAfter(errBoom, 100*time.Hour) })
+				e.pass(time.Hour)
+				end(e)
+				after, _ := e.reboot(s, activity.Config{})
+				var info activity.Info
+				after.start(job, func(ctx activity.Context) error {
+					info = ctx.Info()
+					return untilEnded(ctx)
+				})
+				if info.Attempt != 2 || info.LastFailure == nil {
+					t.Errorf("%+v", info)
+				}
+				if got := fmt.Sprint(info.LastFailure); name == "shutdown" && got != "boom" {
+					t.Errorf("LastFailure %q", got)
+				}
+			})
+		})
+	}
+}
+
+// Attempts that were interrupted do not count, and what they recorded does.
+func TestRule20AnInterruptedAttemptsNumberIsUsedAgain(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		opts := job
+		opts.RetryPolicy = activity.RetryPolicy{MaximumAttempts: 2, ResetOnProgress: true}
+		var e2 *env
+		for i := range 3 { // attempt 2, three times
+			h := e.start(opts, func(ctx activity.Context) error {
+				if ctx.Info().Attempt == 1 {
+					return errBoom
+				}
+				if n := ctx.Info().Attempt; n != 2 || i > 0 && fmt.Sprint(ctx.Info().LastFailure) != "boom" {
+					t.Errorf("process %d: %+v", i, ctx.Info())
+				}
+				_ = ctx.Heartbeat(i)
+				return untilEnded(ctx)
+			})
+			if i == 0 {
+				e.pass(time.Second)
+			}
+			checkState(t, h, activity.StateRunning) // at once
+			e.stop()
+			checkEnd(t, e.end(h), 2, activity.RetryStateCancelRequested, activity.ErrShutdown)
+			s.want(activity.Checkpoint{
+				ID: "a", State: activity.CheckpointInterrupted, Attempt: 1, CountedFrom: 1, Progressed: 1,
+				Input: []byte("{}"), Details: details(i), LastFailure: "boom",
+			})
+			e2, s = e.reboot(s, activity.Config{})
+			e = e2
+		}
+		// With the progress of the attempts 2, the next is the first of two again.
+		h := e.start(opts, func(activity.Context) error { return errBoom })
+		e.pass(time.Hour)
+		checkEnd(t, e.end(h), 3, activity.RetryStateMaximumAttemptsReached, errBoom)
+	})
+}
+
+// Unfinished.
+
+// seed stores one checkpoint of each kind, each with the state as its name.
+func seed(s *faultyStore, name string) map[string]activity.CheckpointState {
+	kinds := map[string]activity.CheckpointState{
+		"crashed": activity.CheckpointRunning, "interrupted": activity.CheckpointInterrupted,
+		"failed": activity.CheckpointFailed, "canceled": activity.CheckpointCanceled,
+	}
+	for id, state := range kinds {
+		store(s, activity.Checkpoint{ID: id, Name: name, State: state, Attempt: 1, Progressed: 1, Input: []byte("5"), Details: details(7)})
+	}
+	return kinds
+}
+
+func store(s *faultyStore, cp activity.Checkpoint) {
+	cp.ScheduledAt, cp.UpdatedAt, cp.Sequence = time.Now().Round(0), time.Now().Round(0), 7
+	if err := s.Memory.Save(context.Background(), []activity.Checkpoint{cp}); err != nil {
+		s.t.Error(err)
+	}
+}
+
+func TestRule28Unfinished(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		kinds := seed(s, "job")
+		check := func(want map[string]activity.CheckpointState) {
+			t.Helper()
+			got := map[string]activity.CheckpointState{}
+			for cp, err := range e.rt.Unfinished(e.ctx) {
+				checkErr(t, err, nil)
+				if _, twice := got[cp.ID]; twice {
+					t.Errorf("%q comes twice", cp.ID)
+				}
+				got[cp.ID] = cp.State
+			}
+			checkDiff(t, "unfinished", got, want)
+		}
+		check(kinds)
+		e.start(activity.Options{ID: "crashed"}, untilEnded) // runs here now
+		delete(kinds, "crashed")
+		check(kinds)
+		h := e.start(activity.Options{ID: "failed"}, untilEnded)
+		open := s.block("Save")
+		h.Cancel(errCancel)
+		synctest.Wait()
+		kinds["failed"] = activity.CheckpointCanceled // which only the memory knows
+		check(kinds)
+		for cp := range e.rt.Unfinished(e.ctx) {
+			if checkDetails(t, stored{cp}, 7); cp.ID == "failed" {
+				clear(cp.Details) // is the caller's
+				clear(cp.Input)
+			}
+		}
+		open()
+		synctest.Wait()
+		checkDetails(t, stored{s.get("failed")}, 7)
+		check(kinds)
+		s.on("Delete", failing)
+		h = e.start(activity.Options{ID: "canceled"}, noop)
+		h.Cancel(errCancel)
+		synctest.Wait()
+		checkErr(t, e.end(h), nil) // has succeeded, and the Store does not know it yet
+		delete(kinds, "canceled")
+		check(kinds)
+	})
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) { // no Store
+		for cp, err := range rt.Unfinished(t.Context()) {
+			t.Error(cp, err)
+		}
+	})
+}
+
+// An allStore is a Store with an All of its own.
+type allStore struct {
+	*faultyStore
+	all func(yield func(activity.Checkpoint, error) bool)
+}
+
+func (s *allStore) All(context.Context) iter.Seq2[activity.Checkpoint, error] { return s.all }
+
+func TestRule24AllFails(t *testing.T) {
+	cp := activity.Checkpoint{ID: "a", Name: "job", State: activity.CheckpointInterrupted}
+	for name, all := range map[string]func(yield func(activity.Checkpoint, error) bool){
+		"error": func(yield func(activity.Checkpoint, error) bool) {
+			if yield(cp, nil) && yield(activity.Checkpoint{}, errDisk) {
+				yield(cp, nil)
+			}
+		},
+		"panic": func(yield func(activity.Checkpoint, error) bool) {
+			yield(cp, nil)
+			panic(errDisk)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+				rt := activity.New(activity.Config{Store: &allStore{s, all}, Logger: quiet})
+				var errs []error
+				for _, err := range rt.Unfinished(e.ctx) {
+					errs = append(errs, err)
+				}
+				if len(errs) != 2 || errs[0] != nil || !errors.Is(errs[1], errDisk) {
+					t.Errorf("%v", errs)
+				}
+				def := &activity.Definition[int, int]{Name: "job"}
+				n, err := activity.Recover(e.ctx, rt, def)
+				if checkErr(t, err, errDisk); n != 0 {
+					t.Errorf("%d recovered", n)
+				}
+			})
+		})
+	}
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		seed(s, "job")
+		ctx, cancel := context.WithCancelCause(e.ctx)
+		cancel(errCancel)
+		var errs []error
+		for _, err := range e.rt.Unfinished(ctx) {
+			errs = append(errs, err)
+		}
+		if len(errs) != 1 || !errors.Is(errs[0], errCancel) {
+			t.Errorf("%v", errs)
+		}
+	})
+}
+
+// The loop's body may do what it likes.
+func TestRule28UnfinishedLoops(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		before := bubbled(t)
+		kinds := seed(s, "job")
+		n := 0
+		for range e.rt.Unfinished(e.ctx) {
+			n++
+			break
+		}
+		if n != 1 || goroutines(t, before) != before {
+			t.Errorf("%d, and %d goroutines more", n, bubbled(t)-before)
+		}
+		func() {
+			defer func() {
+				if v := recover(); v != errBoom {
+					t.Errorf("recovered %v", v)
+				}
+			}()
+			for range e.rt.Unfinished(e.ctx) {
+				panic(errBoom)
+			}
+		}()
+		if n := goroutines(t, before); n != before {
+			t.Errorf("%d goroutines more", n-before)
+		}
+		all := slices.Sorted(maps.Keys(kinds))
+		for cp := range e.rt.Unfinished(e.ctx) {
+			if cp.ID != "crashed" {
+				checkErr(t, e.rt.Forget(e.ctx, cp.ID), nil)
+			}
+			checkErr(t, e.rt.Run(e.ctx, activity.Options{ID: cp.ID}, noop), nil)
+			all = slices.DeleteFunc(all, func(id string) bool { return id == cp.ID })
+		}
+		if left := e.unfinished(); len(left)+len(all) != 0 {
+			t.Errorf("%v were not listed, and %v are left", all, left)
+		}
+	})
+}
+
+// Forget.
+
+func TestRule28Forget(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		kinds := seed(s, "job")
+		s.on("Delete", failing)
+		checkErr(t, e.rt.Forget(e.ctx, "failed"), errDisk)
+		s.on("Delete", func(context.Context) error { panic(errDisk) })
+		checkErr(t, e.rt.Forget(e.ctx, "failed"), errDisk)
+		if got := s.get("failed"); got.State != activity.CheckpointFailed {
+			t.Errorf("%+v", got)
+		}
+		if left := e.unfinished(); len(left) != 4 {
+			t.Errorf("%v", left)
+		}
+		s.on("Delete", nil)
+		for id := range kinds {
+			checkErr(t, e.rt.Forget(e.ctx, id), nil)
+			s.want(activity.Checkpoint{ID: id})
+			checkErr(t, e.rt.Forget(e.ctx, id), nil) // absent
+		}
+		ended, cancel := context.WithCancelCause(e.ctx)
+		cancel(errCancel)
+		seed(s, "job")
+		checkErr(t, e.rt.Forget(ended, "failed"), errCancel)
+		if left := e.unfinished(); len(left) != 4 {
+			t.Errorf("%v", left)
+		}
+	})
+}
+
+// While an ID is in use, in whatever state, it is not forgotten.
+func TestRule28ForgetWhatRuns(t *testing.T) {
+	durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
+		s.put(activity.Checkpoint{State: activity.CheckpointRunning, Attempt: 1})
+		refused := func() {
+			t.Helper()
+			checkErr(t, e.rt.Forget(e.ctx, "a"), activity.ErrAlreadyRunning)
+		}
+		running := e.gate("running")
+		h := e.start(job, func(activity.Context) error { <-running; return nil })
+		checkState(t, h, activity.StateBackingOff)
+		refused()
+		other := e.start(activity.Options{}, untilDone(time.Minute))
+		e.pass(time.Second)
+		checkState(t, h, activity.StateWaiting)
+		refused()
+		checkErr(t, e.rt.Forget(e.ctx, other.ID()), activity.ErrAlreadyRunning)
+		e.pass(time.Minute)
+		checkState(t, h, activity.StateRunning)
+		refused()
+		open := s.block("Delete")
+		e.open("running")
+		refused() // its end is being saved
+		open()
+		synctest.Wait()
+		checkErr(t, e.end(h), nil)
+		checkErr(t, e.rt.Forget(e.ctx, "a"), nil)
+	})
+}
+
+// What waits in memory for a Store that fails is forgotten as well.
+func TestRule28ForgetWhatIsNotSaved(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		opts := job
+		opts.RetryPolicy = once
+		h := e.start(opts, func(ctx activity.Context) error { s.on("Save", failing); return errBoom })
+		checkErr(t, e.end(h), errBoom)
+		checkDiff(t, "unfinished", e.unfinished(), []string{"a"})
+		s.on("Delete", failing)
+		checkErr(t, e.rt.Forget(e.ctx, "a"), errDisk)
+		checkDiff(t, "unfinished", e.unfinished(), []string{"a"})
+		s.on("Delete", nil)
+		checkErr(t, e.rt.Forget(e.ctx, "a"), nil)
+		s.on("Save", nil)
+		saves := len(s.of("Save"))
+		e.pass(time.Hour)
+		s.want(activity.Checkpoint{ID: "a"})
+		checkDiff(t, "unfinished", e.unfinished(), []string(nil))
+		if n := len(s.of("Save")); n != saves {
+			t.Errorf("%d Saves after it", n-saves)
+		}
+	})
+}
+
+// A Save of the ID that is under way comes first.
+func TestRule28ForgetDuringASave(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		open := func() {}
+		h := e.start(job, func(ctx activity.Context) error {
+			<-ctx.Done()
+			open = s.block("Save")
+			return context.Cause(ctx)
+		})
+		h.Cancel(errCancel)
+		synctest.Wait()
+		checkErr(t, e.end(h), errCancel)
+		short, cancel := context.WithTimeoutCause(e.ctx, time.Minute, errCancel)
+		defer cancel()
+		checkErr(t, e.rt.Forget(short, "a"), errCancel)
+		checkDiff(t, "unfinished", e.unfinished(), []string{"a"})
+		forgotten := make(chan error, 1)
+		go func() { forgotten <- e.rt.Forget(e.ctx, "a") }()
+		synctest.Wait()
+		open()
+		checkErr(t, <-forgotten, nil)
+		e.pass(time.Hour)
+		s.want(activity.Checkpoint{ID: "a"})
+	})
+}
+
+// No start of the ID comes between.
+func TestRule28ForgetAndStart(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		s.put(activity.Checkpoint{State: activity.CheckpointFailed, Attempt: 1, Details: details(7)})
+		open := s.block("Delete")
+		forgotten := make(chan error, 1)
+		go func() { forgotten <- e.rt.Forget(e.ctx, "a") }()
+		synctest.Wait()
+		checkErr(t, e.rt.Run(e.ctx, job, noop), activity.ErrAlreadyRunning)
+		checkErr(t, e.rt.Forget(e.ctx, "a"), activity.ErrAlreadyRunning)
+		open()
+		checkErr(t, <-forgotten, nil)
+		err := e.rt.Run(e.ctx, job, func(ctx activity.Context) error {
+			if found, err := ctx.HeartbeatDetails(); found || err != nil {
+				t.Errorf("%v, %v", found, err)
+			}
+			return nil
+		})
+		checkErr(t, err, nil)
+	})
+}
+
+// Recover.
+
+func definition(name string, fn func(ctx activity.Context, in int) error) *activity.Definition[int, string] {
+	return &activity.Definition[int, string]{Name: name, Options: activity.Options{ID: "ignored", Name: "ignored"},
+		Func: func(ctx activity.Context, in int) (string, error) { return "done", fn(ctx, in) }}
+}
+
+func TestRule28Recover(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		kinds := seed(s, "job")
+		store(s, activity.Checkpoint{ID: "killer", Name: "other", State: activity.CheckpointRunning, Attempt: 1, Input: []byte("6")})
+		store(s, activity.Checkpoint{ID: "running", Name: "other", State: activity.CheckpointRunning, Attempt: 1, Progressed: 1, Input: []byte("6")})
+		other := definition("other", func(ctx activity.Context, _ int) error { return untilEnded(ctx) })
+		_, err := other.Start(e.ctx, e.rt, "running", 6)
+		checkErr(t, err, nil)
+		ctx, cancel := context.WithCancelCause(e.ctx)
+		n, err := activity.Recover(ctx, e.rt, other, definition("job", func(ctx activity.Context, in int) error {
+			if i := ctx.Info(); in != 5 || i.Name != "job" || i.Attempt != 2 || kinds[i.ID] == 0 {
+				t.Errorf("%d, %+v", in, i)
+			}
+			checkDetails(t, ctx, 7)
+			return untilEnded(ctx)
+		}))
+		if checkErr(t, err, nil); n != 3 {
+			t.Errorf("%d recovered", n)
+		}
+		states := map[string]activity.State{}
+		for _, a := range e.rt.Activities() {
+			states[a.ID] = a.State
+		}
+		checkDiff(t, "states", states, map[string]activity.State{
+			"crashed": activity.StateRunning, "interrupted": activity.StateRunning, "killer": activity.StateBackingOff, "running": activity.StateRunning,
+		})
+		for _, id := range []string{"crashed", "interrupted"} {
+			if got := s.get(id); string(got.Input) != "5" || got.Attempt != 2 || got.Name != "job" {
+				t.Errorf("%+v", got)
+			}
+		}
+		if n, err := activity.Recover(e.ctx, e.rt, other, definition("job", nil)); n != 0 || err != nil { // all are
+			t.Error(n, err)
+		}
+		cancel(errCancel) // ctx is theirs
+		synctest.Wait()
+		if left := e.rt.Activities(); len(left) != 1 {
+			t.Errorf("%+v", left)
+		}
+		kinds["crashed"] = activity.CheckpointInterrupted
+		for id, state := range kinds {
+			if got := s.get(id).State; got != state {
+				t.Errorf("%s: %s", id, got)
+			}
+		}
+	})
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) { // no Store
+		if n, err := activity.Recover(t.Context(), rt, definition("job", nil)); n != 0 || err != nil {
+			t.Error(n, err)
+		}
+	})
+}
+
+// What cannot be recovered is named, left as it is, and does not hold up the rest.
+func TestRule28RecoverWhatItCannot(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		interrupted := activity.Checkpoint{State: activity.CheckpointInterrupted, Name: "job", Input: []byte("5")}
+		for id, change := range map[string]func(cp *activity.Checkpoint){
+			"a": func(*activity.Checkpoint) {},
+			"b": func(cp *activity.Checkpoint) { cp.Name = "nobody" },
+			"c": func(cp *activity.Checkpoint) { cp.Input = []byte(`"five"`) },
+			"d": func(cp *activity.Checkpoint) { cp.Input = nil },
+			"e": func(cp *activity.Checkpoint) { cp.Attempt = -1 },
+			"f": func(*activity.Checkpoint) {},
+		} {
+			cp := interrupted
+			cp.ID = id
+			change(&cp)
+			store(s, cp)
+		}
+		def := definition("job", func(ctx activity.Context, in int) error { return untilEnded(ctx) })
+		n, err := activity.Recover(e.ctx, e.rt, def)
+		if n != 2 {
+			t.Errorf("%d recovered", n)
+		}
+		lines := strings.Split(fmt.Sprint(err), "\n")
+		for i, id := range []string{"b", "c", "d", "e"} {
+			if len(lines) != 4 || !strings.Contains(lines[i], fmt.Sprintf("%q", id)) {
+				t.Fatalf("%v", err)
+			}
+			if got := s.get(id); got.Sequence != 7 {
+				t.Errorf("%+v", got)
+			}
+		}
+		if !strings.Contains(lines[0], "nobody") {
+			t.Error(lines[0])
+		}
+		calls := len(s.of(""))
+		for _, defs := range [][]activity.Recoverable{{def, definition("job", nil)}, {definition("", nil)}} {
+			if n, err := activity.Recover(e.ctx, e.rt, defs...); n != 0 || err == nil || !strings.Contains(err.Error(), `"`+defs[0].(*activity.Definition[int, string]).Name+`"`) {
+				t.Errorf("%d, %v", n, err)
+			}
+		}
+		if n := len(s.of("")); n != calls {
+			t.Errorf("%d calls of the Store", n-calls)
+		}
+	})
+}
+
+func TestRule28RecoverMany(t *testing.T) {
+	// many has the first start's Save begin before the second start.
+	many := func(s *faultyStore) {
+		s.on("Load", func(context.Context) error { time.Sleep(time.Nanosecond); return nil })
+		for i := range 64 {
+			store(s, activity.Checkpoint{ID: fmt.Sprintf("%02d", i), Name: "job", State: activity.CheckpointInterrupted, Input: []byte("5")})
+		}
+	}
+	def := definition("job", func(ctx activity.Context, in int) error { return ctx.Sleep(time.Hour) })
+	t.Run("share Saves", func(t *testing.T) {
+		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+			many(s)
+			s.on("Save", func(context.Context) error { time.Sleep(time.Second); return nil })
+			n, err := activity.Recover(e.ctx, e.rt, def)
+			if checkErr(t, err, nil); n != 64 || time.Since(e.base) != 2*time.Second+1 || len(s.of("Save")) != 2 {
+				t.Errorf("%d after %s, %d Saves", n, time.Since(e.base), len(s.of("Save")))
+			}
+		})
+	})
+	t.Run("with few slots", func(t *testing.T) {
+		durable(t, activity.Config{MaxConcurrent: 5}, func(t *testing.T, e *env, s *faultyStore) {
+			many(s)
+			n, err := activity.Recover(e.ctx, e.rt, def)
+			if checkErr(t, err, nil); n != 64 || time.Since(e.base) != 64 {
+				t.Errorf("%d after %s", n, time.Since(e.base))
+			}
+			synctest.Wait()
+			if got := e.rt.Stats(); got.Running != 5 || got.Waiting != 59 {
+				t.Errorf("%+v", got)
+			}
+			e.pass(13 * time.Hour)
+			if got := e.rt.Stats(); got.Completed != 64 || len(e.unfinished()) != 0 {
+				t.Errorf("%+v", got)
+			}
+		})
+	})
+	t.Run("a start fails", func(t *testing.T) {
+		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+			many(s)
+			first := true
+			s.on("Save", func(context.Context) error {
+				time.Sleep(time.Second)
+				if first {
+					first = false
+					return errDisk
+				}
+				return nil
+			})
+			n, err := activity.Recover(e.ctx, e.rt, def)
+			if checkErr(t, err, errDisk); n != 63 || !strings.Contains(fmt.Sprint(err), `"00"`) || strings.Contains(fmt.Sprint(err), "\n") {
+				t.Errorf("%d, %v", n, err)
+			}
+			if got := s.get("00"); got.Sequence != 7 {
+				t.Errorf("%+v", got)
+			}
+			if n, err := activity.Recover(e.ctx, e.rt, def); n != 1 || err != nil { // again
+				t.Error(n, err)
+			}
+		})
+	})
+	t.Run("context ends", func(t *testing.T) {
+		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+			many(s)
+			ctx, cancel := context.WithCancelCause(e.ctx)
+			s.on("Load", func(context.Context) error {
+				if len(s.of("Load")) == 10 {
+					cancel(errCancel)
+				}
+				return nil
+			})
+			_, err := activity.Recover(ctx, e.rt, def)
+			checkErr(t, err, errCancel)
+			e.pass(time.Minute)
+			if len(e.rt.Activities()) != 0 || len(e.unfinished()) != 64 {
+				t.Errorf("%+v, %v", e.rt.Activities(), e.unfinished())
+			}
+			if n := len(s.of("Load")); n > 11 {
+				t.Errorf("%d Loads", n)
+			}
+		})
+	})
+}
+
+// What somebody else has started, completed or canceled since it was listed.
+func TestRule28RecoverWhatChangesMeanwhile(t *testing.T) {
+	for name, change := range map[string]func(e *env, s *faultyStore){
+		"completed": func(e *env, s *faultyStore) { _ = s.Memory.Delete(e.ctx, []string{"a"}) },
+		"failed":    func(e *env, s *faultyStore) { s.put(activity.Checkpoint{State: activity.CheckpointFailed}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+				s.put(activity.Checkpoint{State: activity.CheckpointInterrupted, Input: []byte("5")})
+				s.on("Load", func(context.Context) error { change(e, s); return nil })
+				n, err := activity.Recover(e.ctx, e.rt, definition("job", nil), definition("other", nil))
+				if n != 0 || err != nil || len(s.of("Load")) != 1 {
+					t.Error(n, err)
+				}
+			})
+		})
+	}
+}

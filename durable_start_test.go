@@ -1,0 +1,636 @@
+package activity_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+// Each attempt finds its start in the Store in its first line.
+func TestRule20StartIsDurableBeforeTheFunction(t *testing.T) {
+	bothDurable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		opts := job
+		opts.RetryPolicy.MaximumAttempts = 3
+		want := activity.Checkpoint{
+			ID: "a", Name: "job", State: activity.CheckpointRunning,
+			ScheduledAt: e.base, Input: []byte("{}"),
+		}
+		h := e.start(opts, func(ctx activity.Context) error {
+			n := ctx.Info().Attempt
+			want.Attempt, want.UpdatedAt = n, e.clock.Now()
+			want.Progressed, want.LastFailure = n-1, ""
+			if n > 1 {
+				want.Details, want.LastFailure = details(n-1), "boom"
+			}
+			s.want(want)
+			checkErr(t, ctx.Heartbeat(n), nil)
+			return errBoom
+		})
+		e.pass(time.Second)
+		e.pass(2 * time.Second)
+		checkEnd(t, e.end(h), 3, activity.RetryStateMaximumAttemptsReached, errBoom)
+		want.State, want.Progressed, want.Details = activity.CheckpointFailed, 3, details(3)
+		s.want(want)
+	})
+}
+
+// A Save that hangs holds the start, the first and later ones.
+func TestRule20ASaveThatHangsHoldsTheStart(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		check := func(attempt int, started bool) {
+			t.Helper()
+			all := e.rt.Activities()
+			if len(all) != 1 || (all[0].State == activity.StateRunning) != started || !started && all[0].State != activity.StateWaiting {
+				t.Errorf("%+v", all)
+			}
+			if at := e.started("a", attempt); (at >= 0) != started {
+				t.Errorf("attempt %d started at %s", attempt, at)
+			}
+		}
+		open := s.block("Save")
+		l := e.launch(e.ctx, job, func(ctx activity.Context) error {
+			if ctx.Info().Attempt == 1 {
+				return ctx.Sleep(time.Hour)
+			}
+			return untilEnded(ctx)
+		})
+		e.pass(time.Hour)
+		check(1, false)
+		if l.returned.Load() {
+			t.Error("Start has returned")
+		}
+		open()
+		synctest.Wait()
+		check(1, true)
+		if !l.returned.Load() || l.err != nil {
+			t.Errorf("Start: %v, %v", l.returned.Load(), l.err)
+		}
+		e.wantStarted("a", 1, time.Hour)
+	})
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		h := e.start(job, func(ctx activity.Context) error {
+			if ctx.Info().Attempt == 1 {
+				return errBoom
+			}
+			return untilEnded(ctx)
+		})
+		open := s.block("Save")
+		e.pass(time.Hour)
+		checkState(t, h, activity.StateWaiting)
+		open()
+		synctest.Wait()
+		checkState(t, h, activity.StateRunning)
+		e.wantStarted("a", 2, time.Hour)
+	})
+}
+
+// What ends an activity during the Save of its first start ends it at once, and the
+// Store then holds what stood before, or that it was interrupted.
+func TestRule20EndDuringTheFirstStartsSave(t *testing.T) {
+	cp := func(state activity.CheckpointState) activity.Checkpoint {
+		return activity.Checkpoint{State: state, Attempt: 2, Progressed: 2, Details: details(1), LastFailure: "eh", Input: []byte("8")}
+	}
+	begun := activity.Checkpoint{ID: "a", State: activity.CheckpointInterrupted, Input: []byte("{}")}
+	resumed := begun
+	resumed.Details = details(1)
+	for _, before := range []struct {
+		activity.Checkpoint
+		left    activity.Checkpoint // no State: the same
+		attempt int                 // that the answer names
+	}{
+		{Checkpoint: activity.Checkpoint{}, left: begun},
+		{Checkpoint: cp(activity.CheckpointFailed), left: resumed},
+		{Checkpoint: cp(activity.CheckpointCanceled), left: resumed},
+		{Checkpoint: cp(activity.CheckpointRunning), attempt: 2},
+		{Checkpoint: cp(activity.CheckpointInterrupted), attempt: 2},
+	} {
+		for how, end := range map[string]func(e *env, cancel context.CancelCauseFunc) error{
+			"context": func(_ *env, cancel context.CancelCauseFunc) error { cancel(errCancel); return errCancel },
+			"shutdown": func(e *env, _ context.CancelCauseFunc) error {
+				go func() { checkErr(e.t, e.rt.Shutdown(e.t.Context()), nil) }()
+				return activity.ErrShutdown
+			},
+		} {
+			t.Run(fmt.Sprintf("%s/%s", before.State, how), func(t *testing.T) {
+				durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+					left := before.left
+					if before.State != 0 {
+						stood := s.put(before.Checkpoint)
+						if left.State == 0 {
+							left, left.Sequence = stood, 0
+						}
+					}
+					open := s.block("Save")
+					ctx, cancel := context.WithCancelCause(e.ctx)
+					defer cancel(nil)
+					l := e.launch(ctx, job, func(activity.Context) error { t.Error("it runs"); return nil })
+					e.pass(time.Minute)
+					want := end(e, cancel)
+					synctest.Wait()
+					err := l.err
+					if !l.returned.Load() {
+						t.Fatal("Start has not returned")
+					} else if err == nil {
+						err = e.end(l.h)
+					}
+					checkEnd(t, err, before.attempt, activity.RetryStateCancelRequested, want)
+					open()
+					e.pass(time.Minute)
+					s.want(left)
+				})
+			})
+		}
+	}
+}
+
+// The same during the Save of a later start.
+func TestRule20EndDuringALaterStartsSave(t *testing.T) {
+	for _, test := range []struct {
+		how   string
+		end   func(e *env, h *activity.Handle[string], cancel context.CancelCauseFunc)
+		cause error
+		left  activity.CheckpointState
+	}{
+		{"context", func(_ *env, _ *activity.Handle[string], cancel context.CancelCauseFunc) { cancel(errCancel) }, errCancel, activity.CheckpointInterrupted},
+		{"handle", func(_ *env, h *activity.Handle[string], _ context.CancelCauseFunc) { h.Cancel(errCancel) }, errCancel, activity.CheckpointCanceled},
+		{"shutdown", func(e *env, _ *activity.Handle[string], _ context.CancelCauseFunc) {
+			go func() { checkErr(e.t, e.rt.Shutdown(e.t.Context()), nil) }()
+		}, activity.ErrShutdown, activity.CheckpointInterrupted},
+	} {
+		t.Run(test.how, func(t *testing.T) {
+			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+				ctx, cancel := context.WithCancelCause(e.ctx)
+				defer cancel(nil)
+				h := startWith(t, ctx, e.rt, job, func(ctx activity.Context) error {
+					if ctx.Info().Attempt > 1 {
+						t.Error("it runs")
+					}
+					return errors.Join(ctx.Heartbeat(7), errBoom)
+				})
+				synctest.Wait()
+				e.pass(time.Second - 1)
+				open := s.block("Save")
+				e.pass(1)
+				checkState(t, h, activity.StateWaiting)
+				test.end(e, h, cancel)
+				synctest.Wait()
+				checkEnd(t, e.end(h), 1, activity.RetryStateCancelRequested, test.cause, errBoom)
+				open()
+				e.pass(time.Minute)
+				s.want(activity.Checkpoint{
+					ID: "a", State: test.left, Attempt: 1, Progressed: 1, ScheduledAt: e.base,
+					Input: []byte("{}"), Details: details(7), LastFailure: s.get("a").LastFailure,
+				})
+				if got := s.get("a").LastFailure; !strings.Contains(got, "boom") {
+					t.Errorf("LastFailure %q", got)
+				}
+			})
+		})
+	}
+}
+
+// Schedule-to-close ends the wait for the start's Save: the function does not run.
+func TestRule20ScheduleToCloseDuringTheStartsSave(t *testing.T) {
+	for _, test := range []struct {
+		save  time.Duration
+		start bool
+	}{{time.Second - 1, true}, {time.Second, false}} {
+		t.Run(test.save.String(), func(t *testing.T) {
+			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+				open := s.block("Save")
+				opts := job
+				opts.ScheduleToCloseTimeout = time.Second
+				l := e.launch(e.ctx, opts, noop)
+				e.pass(test.save)
+				if l.returned.Load() == test.start { // the end is decided, and still to be saved
+					t.Errorf("Start: %v", l.returned.Load())
+				}
+				open()
+				synctest.Wait()
+				err := e.end(l.h)
+				if timeout := timeoutType(err) == activity.TimeoutScheduleToClose; timeout == test.start || timeout != (err != nil) {
+					t.Error(err)
+				}
+				if started := len(e.of(activity.EventAttemptStarted)) > 0; started != test.start {
+					t.Errorf("started: %v", started)
+				}
+				if !test.start {
+					checkEnd(t, err, 0, activity.RetryStateTimeout)
+					s.want(activity.Checkpoint{ID: "a", State: activity.CheckpointFailed, Input: []byte("{}"), LastFailure: s.get("a").LastFailure})
+				}
+			})
+		})
+	}
+}
+
+// When Start returns: the other cases are above.
+func TestRule20StartReturnsWhenItWaits(t *testing.T) {
+	t.Run("slot", func(t *testing.T) {
+		durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
+			e.start(activity.Options{}, func(ctx activity.Context) error { return ctx.Sleep(time.Minute) })
+			l := e.launch(e.ctx, job, noop)
+			if !l.returned.Load() || l.err != nil {
+				t.Fatalf("%v, %v", l.returned.Load(), l.err)
+			}
+			checkState(t, l.h, activity.StateWaiting)
+			if n := len(s.of("Save")); n != 0 {
+				t.Errorf("%d Saves while it waits for a slot", n)
+			}
+			e.pass(time.Minute)
+			checkErr(t, e.end(l.h), nil)
+		})
+	})
+	t.Run("crash interval", func(t *testing.T) {
+		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+			s.put(activity.Checkpoint{State: activity.CheckpointRunning, Attempt: 1})
+			l := e.launch(e.ctx, job, noop)
+			if !l.returned.Load() || l.err != nil {
+				t.Fatalf("%v, %v", l.returned.Load(), l.err)
+			}
+			checkState(t, l.h, activity.StateBackingOff)
+			if n := len(s.of("Save")); n != 0 {
+				t.Errorf("%d Saves while it waits", n)
+			}
+		})
+	})
+}
+
+// Where a slot is free Start waits for none, and returns when the start is durable.
+func TestRule20StartWithAFreeSlot(t *testing.T) {
+	durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
+		s.on("Save", func(context.Context) error { time.Sleep(time.Minute); return errDisk })
+		l := e.launch(e.ctx, job, noop)
+		if l.returned.Load() {
+			t.Error("Start has returned during the Save")
+		}
+		e.pass(time.Minute)
+		if checkErr(t, l.err, errDisk); len(e.all()) != 0 {
+			t.Errorf("events: %v", e.lines(""))
+		}
+		s.on("Save", nil)
+		h := e.start(job, noop) // the slot is free again
+		checkErr(t, e.end(h), nil)
+	})
+}
+
+// A slot that is waited for is given once, to who is then started when that is saved.
+func TestRule20SlotsAndSaves(t *testing.T) {
+	durable(t, activity.Config{MaxConcurrent: 3}, func(t *testing.T, e *env, s *faultyStore) {
+		s.on("Save", func(context.Context) error { time.Sleep(time.Second); return nil })
+		for i := range 9 {
+			e.launch(e.ctx, activity.Options{ID: fmt.Sprint(i)}, untilDone(time.Minute))
+		}
+		check := func(running, waiting, completed int) {
+			t.Helper()
+			if got := e.rt.Stats(); got.Running != running || got.Waiting != waiting || got.Completed != uint64(completed) {
+				t.Errorf("%d, %d and %d: %+v", running, waiting, completed, got)
+			}
+		}
+		check(0, 9, 0)
+		e.pass(2 * time.Second) // in two Saves
+		check(3, 6, 0)
+		e.pass(62 * time.Second)
+		check(3, 3, 3)
+		e.pass(62 * time.Second)
+		check(3, 0, 6)
+		e.pass(time.Hour)
+		check(0, 0, 9)
+	})
+}
+
+// 64 starts take two Saves: the one that the first causes, and the one that gathers
+// the others meanwhile.
+func TestRule20StartsShareSaves(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		s.on("Save", func(context.Context) error { time.Sleep(time.Second); return nil })
+		var all []*launch
+		for i := range 64 {
+			all = append(all, e.launch(e.ctx, activity.Options{ID: fmt.Sprint(i)}, untilEnded))
+		}
+		e.pass(2 * time.Second)
+		for i, l := range all {
+			if !l.returned.Load() || l.err != nil {
+				t.Errorf("%d: %v, %v", i, l.returned.Load(), l.err)
+			}
+		}
+		checkDiff(t, "times of Save", s.times("Save", e.base), times(time.Second, 0, 1))
+		if a, b := len(s.of("Save")[0].batch), len(s.of("Save")[1].batch); a != 1 || b != 63 {
+			t.Errorf("%d and %d checkpoints", a, b)
+		}
+	})
+}
+
+// A Load that fails is a Start that fails: nothing has happened, and the ID is free.
+func TestRule24LoadFails(t *testing.T) {
+	log := &logbook{}
+	for _, test := range []struct {
+		name string
+		load func(context.Context) error
+		want error
+	}{
+		{"error", failing, errDisk},
+		{"panic", func(context.Context) error { panicHere(errDisk); return nil }, errDisk},
+		{"its context ended", func(context.Context) error { return context.Canceled }, context.Canceled},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			durable(t, activity.Config{MaxConcurrent: 1, Logger: slog.New(log)}, func(t *testing.T, e *env, s *faultyStore) {
+				s.on("Load", test.load)
+				l := e.launch(e.ctx, job, noop)
+				var asError *activity.Error
+				if !errors.Is(l.err, test.want) || errors.As(l.err, &asError) || l.h != nil || !strings.Contains(fmt.Sprint(l.err), `"a"`) {
+					t.Errorf("%v (%T)", l.err, l.err)
+				}
+				checkDiff(t, "events", e.all(), []activity.Event(nil))
+				checkDiff(t, "Stats", e.rt.Stats(), activity.Stats{})
+				s.on("Load", nil)
+				checkErr(t, e.rt.Run(e.ctx, job, noop), nil)
+				s.on("Load", test.load)
+				e.launch(e.ctx, job, noop)
+				e.stop()
+				if n := len(s.of("Save")); n != 1 {
+					t.Errorf("%d Saves", n)
+				}
+			})
+		})
+	}
+	if log.has(slog.LevelError, "panicked", "panicHere") == 0 {
+		t.Errorf("log: %v", log.lines)
+	}
+}
+
+func TestRule24LoadCallsGoexit(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		s.on("Load", func(context.Context) error { runtime.Goexit(); return nil })
+		e.launch(e.ctx, job, noop)
+		s.on("Load", nil)
+		checkErr(t, e.rt.Run(e.ctx, job, noop), nil)
+		e.stop()
+	})
+}
+
+// A Load that hangs ends with the caller's context, and with Shutdown.
+func TestRule24LoadHangs(t *testing.T) {
+	heeding := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	refused := func(t *testing.T, l *launch) {
+		t.Helper()
+		synctest.Wait()
+		if e := (*activity.Error)(nil); !errors.Is(l.err, activity.ErrShutdown) || errors.As(l.err, &e) {
+			t.Errorf("%v (%T)", l.err, l.err)
+		}
+	}
+	t.Run("context", func(t *testing.T) {
+		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+			s.on("Load", heeding)
+			ctx, cancel := context.WithCancelCause(e.ctx)
+			l := e.launch(ctx, job, noop)
+			e.pass(time.Hour)
+			if all := e.rt.Activities(); l.returned.Load() || len(all) != 1 || all[0].State != activity.StateWaiting {
+				t.Errorf("%v, %+v", l.returned.Load(), all)
+			}
+			checkErr(t, e.rt.Run(e.ctx, job, noop), activity.ErrAlreadyRunning)
+			cancel(errCancel)
+			synctest.Wait()
+			checkEnd(t, l.err, 0, activity.RetryStateCancelRequested, errCancel)
+			s.on("Load", nil)
+			checkErr(t, e.rt.Run(e.ctx, job, noop), nil)
+			e.stop()
+		})
+	})
+	t.Run("shutdown", func(t *testing.T) {
+		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+			s.on("Load", heeding)
+			l := e.launch(e.ctx, job, noop)
+			e.stop()
+			refused(t, l)
+		})
+	})
+	t.Run("shutdown, and Load succeeds", func(t *testing.T) {
+		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+			open := s.block("Load") // it does not heed its context
+			l := e.launch(e.ctx, job, func(activity.Context) error { t.Error("it runs"); return nil })
+			ctx, cancel := context.WithTimeoutCause(e.ctx, time.Minute, errCancel)
+			defer cancel()
+			err := e.rt.Shutdown(ctx)
+			if checkErr(t, err, errCancel); !strings.Contains(fmt.Sprint(err), "1 activity") {
+				t.Error(err)
+			}
+			open()
+			e.stop()
+			refused(t, l)
+			if n := len(s.of("Save")); n != 0 {
+				t.Errorf("%d Saves", n)
+			}
+		})
+	})
+}
+
+// A first start that fails leaves what stood before.
+func TestRule24AStartThatFailsLeavesWhatStood(t *testing.T) {
+	for _, state := range []activity.CheckpointState{0, activity.CheckpointFailed, activity.CheckpointCanceled, activity.CheckpointRunning, activity.CheckpointInterrupted} {
+		t.Run(state.String(), func(t *testing.T) {
+			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+				before := activity.Checkpoint{ID: "a", State: state}
+				if state != 0 {
+					before.Attempt, before.Progressed, before.Details, before.Input, before.LastFailure = 2, 2, details(1), []byte("8"), "eh"
+					before = s.put(before)
+				}
+				for range 2 {
+					s.on("Save", failing)
+					l := e.launch(e.ctx, job, noop)
+					var asError *activity.Error
+					if !errors.Is(l.err, errDisk) || errors.As(l.err, &asError) || l.h != nil {
+						t.Errorf("%v (%T)", l.err, l.err)
+					}
+					s.on("Save", nil)
+					e.pass(time.Hour)
+					s.want(before)
+				}
+				checkDiff(t, "events", e.all(), []activity.Event(nil))
+				checkDiff(t, "Stats", e.rt.Stats(), activity.Stats{})
+				if n := len(s.of("Save")); n != 2 {
+					t.Errorf("%d Saves", n)
+				}
+				err := e.rt.Run(e.ctx, job, func(ctx activity.Context) error {
+					if found, err := ctx.HeartbeatDetails(); found != (state != 0) || err != nil {
+						t.Errorf("%v, %v", found, err)
+					}
+					return nil
+				})
+				checkErr(t, err, nil)
+				e.stop()
+			})
+		})
+	}
+}
+
+// The same where what stood is in memory only, since the Store has not taken it yet.
+func TestRule24AStartThatFailsLeavesWhatIsNotSavedYet(t *testing.T) {
+	t.Run("failed", func(t *testing.T) {
+		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+			opts := job
+			opts.RetryPolicy = once
+			h := e.start(opts, func(ctx activity.Context) error {
+				s.on("Save", failing)
+				return errors.Join(ctx.Heartbeat(7), errBoom)
+			})
+			checkErr(t, e.end(h), errBoom)
+			s.want(activity.Checkpoint{ID: "a", State: activity.CheckpointRunning, Attempt: 1, Input: []byte("{}")})
+			checkErr(t, e.launch(e.ctx, opts, noop).err, errDisk)
+			checkDiff(t, "unfinished", e.unfinished(), []string{"a"})
+			for cp := range e.rt.Unfinished(e.ctx) {
+				checkDetails(t, stored{cp}, 7)
+			}
+			loads := len(s.of("Load"))
+			s.on("Save", nil)
+			e.pass(time.Hour)
+			s.want(activity.Checkpoint{
+				ID: "a", State: activity.CheckpointFailed, Attempt: 1, Progressed: 1, ScheduledAt: e.base, UpdatedAt: e.base,
+				Input: []byte("{}"), Details: details(7), LastFailure: s.get("a").LastFailure,
+			})
+			if n := len(s.of("Load")); n != loads {
+				t.Errorf("%d more Loads", n-loads)
+			}
+		})
+	})
+	t.Run("gone", func(t *testing.T) {
+		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+			s.on("Delete", failing)
+			h := e.start(job, untilDone(time.Second))
+			e.pass(time.Second)
+			h.Cancel(errCancel)
+			synctest.Wait()
+			checkErr(t, e.end(h), nil)
+			s.on("Save", failing)
+			checkErr(t, e.launch(e.ctx, job, noop).err, errDisk)
+			checkDiff(t, "unfinished", e.unfinished(), []string(nil))
+			s.on("Save", nil)
+			s.on("Delete", nil)
+			e.pass(time.Hour)
+			s.want(activity.Checkpoint{ID: "a"})
+			e.stop()
+		})
+	})
+}
+
+// untilDone is a function that takes d.
+func untilDone(d time.Duration) func(activity.Context) error {
+	return func(ctx activity.Context) error { return ctx.Sleep(d) }
+}
+
+// After a wait for a slot, it is Wait that has the Store's error.
+func TestRule20AStartThatFailsAfterAWait(t *testing.T) {
+	for name, before := range map[string]activity.CheckpointState{"slot": activity.CheckpointFailed, "crash interval": activity.CheckpointRunning} {
+		t.Run(name, func(t *testing.T) {
+			durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
+				stood := s.put(activity.Checkpoint{State: before, Attempt: 1, Details: details(1)})
+				if before == activity.CheckpointFailed {
+					e.start(activity.Options{}, untilDone(time.Second))
+				}
+				h := e.start(job, func(activity.Context) error { t.Error("it runs"); return nil })
+				s.on("Save", failing)
+				e.pass(time.Second)
+				err := e.end(h)
+				var asError *activity.Error
+				if !errors.Is(err, errDisk) || errors.As(err, &asError) {
+					t.Errorf("%v (%T)", err, err)
+				}
+				checkDiff(t, "events", e.kinds("a"), []activity.EventKind{activity.EventScheduled, activity.EventFailed})
+				checkState(t, h, activity.StateFailed)
+				s.on("Save", nil)
+				s.want(stood)
+				checkDiff(t, "unfinished", e.unfinished(), []string{"a"})
+				h = e.start(job, noop) // the slot and the ID are free
+				e.pass(time.Second)
+				checkErr(t, e.end(h), nil)
+				e.stop()
+			})
+		})
+	}
+}
+
+// What the Store is to hold of the call.
+func TestRule20Input(t *testing.T) {
+	type in struct{ A, B int }
+	fn := func(ctx activity.Context, in in) (int, error) { return in.A + in.B, errBoom }
+	opts := job
+	opts.RetryPolicy = once
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		_, err := activity.Execute(e.ctx, e.rt, opts, fn, in{1, 2})
+		checkErr(t, err, errBoom)
+		checkDiff(t, "input", string(s.get("a").Input), `{"A":1,"B":2}`)
+		_, err = activity.Execute(e.ctx, e.rt, opts, fn, in{3, 4}) // replaces it
+		checkErr(t, err, errBoom)
+		checkDiff(t, "input", string(s.get("a").Input), `{"A":3,"B":4}`)
+		checkErr(t, e.rt.Run(e.ctx, opts, func(activity.Context) error { return errBoom }), errBoom) // has none
+		checkDiff(t, "input", s.get("a").Input, []byte(nil))
+
+		calls := len(s.of(""))
+		_, err = activity.Start(e.ctx, e.rt, job, func(ctx activity.Context, _ chan int) (int, error) { return 0, nil }, nil)
+		if err == nil || !strings.Contains(err.Error(), "chan int") || !strings.Contains(err.Error(), `"a"`) {
+			t.Error(err)
+		}
+		if n := len(s.of("")); n != calls {
+			t.Errorf("%d calls of the Store", n-calls)
+		}
+		_, err = activity.Execute(e.ctx, e.rt, activity.Options{}, func(activity.Context, chan int) (int, error) { return 0, nil }, nil)
+		checkErr(t, err, nil) // is not stored
+	})
+}
+
+// Options.HeartbeatDetails are for the first attempt, if nothing is stored.
+func TestRule20HeartbeatDetailsOption(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		before activity.Checkpoint
+		want   int
+	}{
+		{"nothing stored", activity.Checkpoint{}, 5},
+		{"no details stored", activity.Checkpoint{State: activity.CheckpointFailed, Attempt: 1}, 5},
+		{"failed", activity.Checkpoint{State: activity.CheckpointFailed, Attempt: 1, Details: details(3)}, 3},
+		{"interrupted", activity.Checkpoint{State: activity.CheckpointInterrupted, Details: details(3)}, 3},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+				if test.before.State != 0 {
+					s.put(test.before)
+				}
+				opts := job
+				opts.HeartbeatDetails = []any{5}
+				err := e.rt.Run(e.ctx, opts, func(ctx activity.Context) error {
+					checkDetails(t, ctx, test.want)
+					checkDetails(t, stored{s.get("a")}, test.want)
+					return nil
+				})
+				checkErr(t, err, nil)
+			})
+		})
+	}
+}
+
+// A checkpoint that cannot be is not taken for a start from the beginning.
+func TestRule20ACheckpointThatMakesNoSense(t *testing.T) {
+	for _, cp := range []activity.Checkpoint{
+		{State: activity.CheckpointCanceled + 1, Attempt: 1},
+		{State: -1, Attempt: 1},
+		{State: activity.CheckpointRunning, Attempt: -1},
+		{State: activity.CheckpointRunning, Attempt: 1, CountedFrom: 2},
+		{State: activity.CheckpointRunning, Attempt: 1, Progressed: 2},
+	} {
+		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+			cp := s.put(cp)
+			if l := e.launch(e.ctx, job, noop); l.err == nil {
+				t.Errorf("%+v is taken", cp)
+			}
+			s.want(cp)
+			e.stop()
+		})
+	}
+}
