@@ -7,8 +7,12 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
+	"io/fs"
+	"math"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,8 +23,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/seed-9da638b0/activity"
 )
 
 // The whole program, as a user runs it. A stall that a slow machine adds must
@@ -41,11 +48,15 @@ func TestProgram(t *testing.T) {
 	if out, err := exec.Command("go", append(build, ".")...).CombinedOutput(); err != nil {
 		t.Fatalf("go %q: %v\n%s", build, err, out)
 	}
-	runtime.KeepAlive(main) // linked in, so that go test knows when the program has changed
+	if t.Name() == "" { // never, but it links the program in, so that go test knows when it has changed
+		main()
+	}
 	for name, test := range map[string]func(*testing.T, program){
 		"Plain": testPlain, "DefaultDir": testDefaultDir, "Stall": testStall, "LateWaker": testLateWaker, "Fail": testFail, "StallAndFail": testStallAndFail,
 		"OddNames": testOddNames, "Unreadable": testUnreadable, "TwoDirs": testTwoDirs, "Interrupt": testInterrupt,
 		"FullDisk": testFullDisk, "Refused": testRefused, "Terminal": testTerminal,
+		"Kill": testKill, "GoesOn": testGoesOn, "KeepsDying": testKeepsDying, "InUse": testInUse,
+		"DamagedCheckpoint": testDamagedCheckpoint, "StoreFails": testStoreFails,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -70,10 +81,20 @@ func (p program) command(dir string, args ...string) *exec.Cmd {
 
 func finish(t *testing.T, cmd *exec.Cmd) result {
 	t.Helper()
+	return finishOrKill(t, cmd, math.MaxInt64)
+}
+
+// finishOrKill kills it if it has not finished after d.
+func finishOrKill(t *testing.T, cmd *exec.Cmd, d time.Duration) result {
+	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer time.AfterFunc(d, func() { cmd.Process.Kill() }).Stop()
 	var exit *exec.ExitError
-	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
 	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
@@ -170,6 +191,13 @@ func testPlain(t *testing.T, p program) {
 	check(t, dir, "tree/SUMS", want)
 	p.run(t, dir, 0, noStall, "-o", "tree/SUMS", "-v", "tree/").wants(t, "7 files", `event: attempt started, attempt 1\n(.*\n)*event: completed, attempt 1\n`)
 	check(t, dir, "tree/SUMS", want)
+
+	// A checkpoint elsewhere is a file like others.
+	write(t, filepath.Join(dir, "tree/a/SUMS.checkpoint"), "")
+	p.run(t, dir, 0, noStall, "-o", "tree/SUMS", "tree").wants(t, "SUMS: 8 files", "")
+	if err := os.Remove(filepath.Join(dir, "tree/a/SUMS.checkpoint")); err != nil {
+		t.Fatal(err)
+	}
 
 	// Many files are not many lines.
 	for i := range 1000 {
@@ -282,11 +310,6 @@ func testOddNames(t *testing.T, p program) {
 	}
 }
 
-func sum(content string) []byte {
-	s := sha256.Sum256([]byte(content))
-	return s[:]
-}
-
 // Root reads everything, so for root the program runs as nobody.
 func testUnreadable(t *testing.T, p program) {
 	dir, want := tree(t)
@@ -301,10 +324,15 @@ func testUnreadable(t *testing.T, p program) {
 		t.Fatal(err)
 	}
 	cmd := p.command(dir, noStall, "-fail=5", "-o=out/SUMS", "tree")
-	locked := p.command(dir, noStall, "-o=locked", "tree")
+	write(t, filepath.Join(out, "locked"), "as it was\n")
+	if err := os.Chmod(filepath.Join(out, "locked"), 0o444); err != nil {
+		t.Fatal(err)
+	}
+	lockedFile := p.command(dir, noStall, "-o=out/locked", "tree")
+	lockedDir := p.command(dir, noStall, "-o=locked", "tree")
 	if os.Getuid() == 0 {
 		nobody := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-		cmd.SysProcAttr, locked.SysProcAttr = nobody, nobody
+		cmd.SysProcAttr, lockedFile.SysProcAttr, lockedDir.SysProcAttr = nobody, nobody, nobody
 		if err := os.Chown(out, 65534, 65534); err != nil {
 			t.Skip("root cannot have an unreadable file, and cannot be somebody else here:", err)
 		}
@@ -326,11 +354,21 @@ func testUnreadable(t *testing.T, p program) {
 	want = regexp.MustCompile(`(?m)^.*  tree/(a\.b|b/c/3)\n`).ReplaceAllString(want, "")
 	check(t, dir, "out/SUMS", want)
 
-	r = finish(t, locked)
+	r = finish(t, lockedFile)
 	if r.code != 1 {
 		t.Errorf("a manifest that may not be written: exit code %d, want 1", r.code)
 	}
-	r.wants(t, "^$", `checksum: locked: permission denied\nchecksum: gave up in attempt 1 \(non-retryable failure\)`)
+	r.wants(t, "^$", `checksum: out/locked: permission denied\nchecksum: gave up in attempt 1 \(non-retryable failure\), at file 1 of 6, tree/-x\n$`)
+	if got := read(t, filepath.Join(out, "locked")); got != "as it was\n" {
+		t.Errorf("a manifest that may not be written was: %q", got)
+	}
+	noCheckpoint(t, filepath.Join(out, "locked"))
+
+	r = finish(t, lockedDir)
+	if r.code != 1 {
+		t.Errorf("a folder that may not be written: exit code %d, want 1", r.code)
+	}
+	r.wants(t, "^$", `^(.*permission denied\n)?checksum: cannot keep a checkpoint beside locked: .*locked\.checkpoint.*: permission denied\n$`)
 }
 
 func testTwoDirs(t *testing.T, p program) {
@@ -350,52 +388,339 @@ func testTwoDirs(t *testing.T, p program) {
 	check(t, dir, "SHA256SUMS", beside+under)
 }
 
-// The stall makes sure that the signal comes in the middle.
-func testInterrupt(t *testing.T, p program) {
-	dir, want := tree(t)
-	cmd := p.command(dir, noStall, "-stall=4", "tree")
-	var stdout bytes.Buffer
-	cmd.Stdout = &stdout
-	stderr, err := cmd.StderrPipe()
+// hang starts the program, which must be told to hang, and waits until it does.
+func (p program) hang(t *testing.T, dir string, args ...string) *hanging {
+	t.Helper()
+	h := &hanging{cmd: p.command(dir, args...)}
+	h.cmd.Stdout = &h.stdout
+	stderr, err := h.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := h.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	lines := bufio.NewReader(stderr)
-	for line := ""; !strings.Contains(line, "hanging at file 4"); {
-		if line, err = lines.ReadString('\n'); err != nil {
+	t.Cleanup(func() { h.cmd.Process.Kill() })
+	h.stderr = bufio.NewReader(stderr)
+	for line := ""; !strings.Contains(line, "hanging at file"); {
+		if line, err = h.stderr.ReadString('\n'); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+	return h
+}
+
+type hanging struct {
+	cmd    *exec.Cmd
+	stdout bytes.Buffer
+	stderr *bufio.Reader
+}
+
+// end sends sig, and returns what was said after the hang.
+func (h *hanging) end(t *testing.T, sig os.Signal) result {
+	t.Helper()
+	if err := h.cmd.Process.Signal(sig); err != nil {
 		t.Fatal(err)
 	}
-	rest, err := io.ReadAll(lines)
+	rest, err := io.ReadAll(h.stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd.Wait()
-	r := result{cmd.ProcessState.ExitCode(), stdout.String(), string(rest)}
+	h.cmd.Wait()
+	return result{h.cmd.ProcessState.ExitCode(), h.stdout.String(), string(rest)}
+}
+
+func noCheckpoint(t *testing.T, manifest string) {
+	t.Helper()
+	if found, err := filepath.Glob(storeFile(manifest) + "*"); len(found) > 0 || err != nil {
+		t.Errorf("left behind: %q, error %v", found, err)
+	}
+}
+
+// The stall makes sure that the signal comes in the middle.
+func testInterrupt(t *testing.T, p program) {
+	dir, want := tree(t)
+	r := p.hang(t, dir, noStall, "-stall=4", "tree").end(t, os.Interrupt)
 	if r.code != 130 {
 		t.Errorf("exit code %d, want 130", r.code)
 	}
-	r.wants(t, "^$", `(?m)^checksum: interrupted\nchecksum: SHA256SUMS is left with the first 3 of 7 files; a new run starts over`)
+	r.wants(t, "^$", `(?m)^checksum: interrupted\nchecksum: SHA256SUMS is left with the first 3 of 7 files; run the same command to go on\n`)
 	check(t, dir, "SHA256SUMS", strings.Join(strings.SplitAfter(want, "\n")[:3], ""))
+	if info, err := os.Stat(filepath.Join(dir, "SHA256SUMS.checkpoint")); err != nil || info.Mode() != 0o600 {
+		t.Errorf("checkpoint: %v, error %v, want one for its owner only", info, err)
+	}
 
-	p.run(t, dir, 0, noStall, "tree")
+	p.run(t, dir, 0, noStall, "tree").wants(t, "^SHA256SUMS: 7 files, .*attempts: 1\n$", `^checksum: going on with file 4 of 7, tree/a\.b\n`)
+	check(t, dir, "SHA256SUMS", want)
+	noCheckpoint(t, filepath.Join(dir, "SHA256SUMS"))
+
+	// What is finished is not gone on with.
+	p.run(t, dir, 0, noStall, "tree").wants(t, "^SHA256SUMS: 7 files, ", `^checksum: 1 of 7 files\n`)
 	check(t, dir, "SHA256SUMS", want)
 }
 
-// A limit on the size of files stands for the disk: after five attempts that get
-// no further than the second, which did, the program gives up.
+// Whatever becomes of the files and the manifest while nothing runs, the next run
+// ends with the manifest of one that starts from the beginning.
+func testGoesOn(t *testing.T, p program) {
+	const (
+		goesOn   = `^checksum: going on with file 5 of %d, tree/\S+\n`
+		changed  = `^checksum: the first 4 files are not those of the run before, or have changed; starting over\nchecksum: 1 of %d files\n`
+		tampered = `^checksum: SHA256SUMS is not as it was written: somebody else has changed it; starting over\nchecksum: 1 of %d files\n`
+	)
+	for name, c := range map[string]struct {
+		change func(dir string) error
+		args   string
+		files  int
+		stderr string
+	}{
+		"Nothing":   {nil, "tree", 7, goesOn},
+		"FileAfter": {func(dir string) error { return os.WriteFile(dir+"/tree/z", nil, 0o644) }, "tree", 8, goesOn},
+		"NoneAfter": {func(dir string) error {
+			return errors.Join(os.RemoveAll(dir+"/tree/b"), os.Remove(dir+"/tree/empty"), os.Remove(dir+"/tree/large"))
+		}, "tree", 4, `^checksum: going on with the end\n$`},
+		"FileBefore":  {func(dir string) error { return os.WriteFile(dir+"/tree/a/0", nil, 0o644) }, "tree", 8, changed},
+		"FileGone":    {func(dir string) error { return os.Remove(dir + "/tree/a/1") }, "tree", 6, changed},
+		"FileRenamed": {func(dir string) error { return os.Rename(dir+"/tree/a/1", dir+"/tree/a/10") }, "tree", 7, changed},
+		"FileLonger": {func(dir string) error {
+			return os.WriteFile(dir+"/tree/a/1", []byte("longer than it was before"), 0o644)
+		}, "tree", 7, changed},
+		"FileTouched":  {func(dir string) error { return os.Chtimes(dir+"/tree/a/1", time.Time{}, time.Unix(1, 0)) }, "tree", 7, changed},
+		"FileMode":     {func(dir string) error { return os.Chmod(dir+"/tree/a/1", 0o600) }, "tree", 7, changed},
+		"OtherDir":     {nil, "tree/b", 1, changed},
+		"DirBefore":    {nil, "tree/b tree", 8, changed},
+		"DirAfter":     {nil, "tree tree/b", 8, goesOn},
+		"Longer":       {func(dir string) error { return appendTo(dir+"/SHA256SUMS", "half a li") }, "tree", 7, goesOn},
+		"Shorter":      {func(dir string) error { return os.Truncate(dir+"/SHA256SUMS", 200) }, "tree", 7, tampered},
+		"Gone":         {func(dir string) error { return os.Remove(dir + "/SHA256SUMS") }, "tree", 7, tampered},
+		"Edited":       {func(dir string) error { return os.WriteFile(dir+"/SHA256SUMS", bytes.Repeat([]byte("x"), 1000), 0o644) }, "tree", 7, tampered},
+		"NoCheckpoint": {func(dir string) error { return os.Remove(dir + "/SHA256SUMS.checkpoint") }, "tree", 7, `^checksum: 1 of %d files\n`},
+		"EmptyStore":   {func(dir string) error { return os.Truncate(dir+"/SHA256SUMS.checkpoint", 0) }, "tree", 7, `^checksum: 1 of %d files\n`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, _ := tree(t)
+			if r := p.hang(t, dir, noStall, "-stall=5", "-stall-for=1ns", "tree").end(t, os.Interrupt); r.code != 130 {
+				t.Fatalf("exit code %d, want 130:\n%s", r.code, r.stderr)
+			}
+			if c.change != nil {
+				if err := c.change(dir); err != nil {
+					t.Fatal(err)
+				}
+			}
+			args := append([]string{noStall}, strings.Fields(c.args)...)
+			stderr := c.stderr
+			if strings.Contains(stderr, "%d") {
+				stderr = fmt.Sprintf(stderr, c.files)
+			}
+			p.run(t, dir, 0, args...).wants(t, fmt.Sprintf("^SHA256SUMS: %d files, ", c.files), stderr)
+			noCheckpoint(t, filepath.Join(dir, "SHA256SUMS"))
+			p.run(t, dir, 0, append([]string{"-o=whole"}, args...)...)
+			check(t, dir, "SHA256SUMS", read(t, filepath.Join(dir, "whole")))
+		})
+	}
+}
+
+func appendTo(file, content string) error {
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(content)
+	return errors.Join(err, f.Close())
+}
+
+// After five attempts at the same file that end the process it gives up, and the
+// next run goes on all the same.
+func testKeepsDying(t *testing.T, p program) {
+	dir, want := tree(t)
+	p.hang(t, dir, noStall, "-stall=4", "-stall-for=1ns", "tree").end(t, os.Interrupt)
+	for range 5 {
+		p.hang(t, dir, noStall, "-stall=4", "tree").end(t, os.Kill)
+	}
+	const place = `file 4 of 7, tree/a\.b\n`
+	p.run(t, dir, 1, noStall, "tree").wants(t, "^$", `^checksum: going on with `+place+`checksum: the process ended during attempt 5\n`+
+		`checksum: gave up in attempt 5 \(maximum attempts reached\), at `+place+`checksum: SHA256SUMS is left with the first 3 of 7 files; run the same command to go on\n$`)
+	p.run(t, dir, 0, noStall, "tree").wants(t, "attempts: 1\n$", `^checksum: going on with `+place)
+	check(t, dir, "SHA256SUMS", want)
+}
+
+func testInUse(t *testing.T, p program) {
+	dir, want := tree(t)
+	first := p.hang(t, dir, noStall, "-stall=4", "-stall-for=1ns", "tree")
+	p.run(t, dir, 1, noStall, "tree").wants(t, "^$", `^checksum: cannot keep a checkpoint beside SHA256SUMS: boltstore: SHA256SUMS\.checkpoint: open: in use: another process.*\n$`)
+	check(t, dir, "SHA256SUMS", strings.Join(strings.SplitAfter(want, "\n")[:3], ""))
+	p.run(t, dir, 0, noStall, "-o=other", "tree")
+	check(t, dir, "other", want)
+	if r := first.end(t, os.Interrupt); r.code != 130 {
+		t.Errorf("exit code %d, want 130", r.code)
+	}
+	p.run(t, dir, 0, noStall, "tree").wants(t, "", `^checksum: going on with file 4 of 7, `)
+	check(t, dir, "SHA256SUMS", want)
+}
+
+// What cannot be synced, such as a device, shows that the manifest is synced.
+func TestManifestIsOnDiskBeforeCheckpoint(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("knows only of Linux that /dev/null cannot be synced")
+	}
+	s, err := openStore(filepath.Join(t.TempDir(), "SUMS"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	batch := []activity.Checkpoint{{ID: id, State: activity.CheckpointRunning}}
+	s.manifest = "/dev/null"
+	if err := s.Save(t.Context(), batch); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("Save of a manifest that cannot be synced: error %v, want %v", err, syscall.EINVAL)
+	}
+	if _, found, err := s.Load(t.Context(), id); found || err != nil {
+		t.Errorf("the checkpoint is there, or error %v", err)
+	}
+	s.manifest = filepath.Join(t.TempDir(), "SUMS")
+	write(t, s.manifest, "a line\n")
+	if err := s.Save(t.Context(), batch); err != nil {
+		t.Error(err)
+	}
+	if _, found, err := s.Load(t.Context(), id); !found || err != nil {
+		t.Errorf("the checkpoint is not there, error %v", err)
+	}
+}
+
+func testDamagedCheckpoint(t *testing.T, p program) {
+	dir, _ := tree(t)
+	p.hang(t, dir, noStall, "-stall=4", "-stall-for=1ns", "tree").end(t, os.Interrupt)
+	manifest, checkpoint := filepath.Join(dir, "SHA256SUMS"), filepath.Join(dir, "SHA256SUMS.checkpoint")
+	lines, damaged := read(t, manifest), strings.Repeat("damaged", 10_000)
+	write(t, checkpoint, damaged)
+	p.run(t, dir, 1, noStall, "tree").wants(t, "^$", `^checksum: cannot keep a checkpoint beside SHA256SUMS: boltstore: SHA256SUMS\.checkpoint: open: .*the file was left as it is.*\n$`)
+	if read(t, manifest) != lines || read(t, checkpoint) != damaged {
+		t.Error("the manifest or the damaged checkpoint was overwritten")
+	}
+}
+
+func testStoreFails(t *testing.T, p program) {
+	dir, _ := tree(t)
+	h := p.hang(t, dir, noStall, "-stall=4", "-stall-for=1ns", "tree")
+	if err := os.Truncate(filepath.Join(dir, "SHA256SUMS.checkpoint"), 100); err != nil {
+		t.Fatal(err)
+	}
+	r := h.end(t, os.Interrupt)
+	if r.code != 130 {
+		t.Errorf("exit code %d, want 130", r.code)
+	}
+	r.wants(t, "^$", `level=ERROR msg="activity: the Store failed(.|\n)*checksum: activity: shutdown: the Store does not hold(.|\n)*checksum: interrupted\n`)
+}
+
+var (
+	kills = flag.Int("kills", 12, "how often the program is killed in the test of that")
+	seed  = flag.Uint64("seed", rand.Uint64(), "for the moments at which it is killed")
+)
+
+// Killed at random moments, the program is started again and again until it has
+// come to the end. It must never start over, and never go on behind the lines that
+// the manifest has.
+func testKill(t *testing.T, p program) {
+	if testing.Short() {
+		t.Skip("hashes files for some seconds")
+	}
+	const files = 500
+	dir := t.TempDir()
+	content := strings.Repeat("a long file.", 100_000)
+	write(t, filepath.Join(dir, "file"), content)
+	if err := os.Mkdir(filepath.Join(dir, "tree"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	want := ""
+	for i := range files {
+		name := fmt.Sprintf("tree/%03d", i)
+		if err := os.Link(filepath.Join(dir, "file"), filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		want += line(sum(content), name)
+	}
+	start := time.Now()
+	p.run(t, dir, 0, noStall, "-o=whole", "tree")
+	took := time.Since(start)
+	if diff := cmp.Diff(want, read(t, filepath.Join(dir, "whole"))); diff != "" {
+		t.Fatalf("the manifest of one run (-want +got):\n%s", diff)
+	}
+
+	t.Logf("-seed=%d", *seed)
+	moments := rand.New(rand.NewPCG(*seed, 0))
+	manifest := filepath.Join(dir, "tree/SUMS") // it and the checkpoint are among the files
+	killed, wentOn, usedUp := 0, 0, 0
+	for killed < *kills || wentOn == 0 {
+		at, lines := 1, 0 // the file that the run before went on with, and the lines that it left
+		for done := false; !done; {
+			if killed > 10**kills {
+				t.Fatalf("killed %d times, and it went on %d times", killed, wentOn)
+			}
+			if lines == files {
+				at = 1 // it may have been killed when all was done, and the checkpoint removed
+			}
+			moment := time.Duration(math.MaxInt64)
+			if killed < *kills || wentOn == 0 {
+				moment = time.Duration(moments.Int64N(int64(took)))
+			}
+			r := finishOrKill(t, p.command(dir, noStall, "-o=tree/SUMS", "tree"), moment)
+			switch {
+			case r.code == -1:
+				killed++
+			case r.code == 0:
+				done = true
+			case r.code == 1 && strings.Contains(r.stderr, "maximum attempts reached"): // killed five times before it got anywhere
+				usedUp++
+			default:
+				t.Fatalf("exit code %d:\n%s", r.code, r.stderr)
+			}
+			if m := goingOn.FindStringSubmatch(r.stderr); m != nil {
+				wentOn++
+				next := files + 1
+				if m[1] != "" {
+					fmt.Sscan(m[1], &next)
+				}
+				if next < at || next > lines+1 {
+					t.Fatalf("went on with file %d, although the run before did with %d, and left %d lines", next, at, lines)
+				}
+				at = next
+			}
+			now, err := os.ReadFile(manifest)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) || !strings.HasPrefix(want, string(now)) {
+				t.Fatalf("the manifest is none, error %v (-want +got):\n%s", err, cmp.Diff(want, string(now)))
+			}
+			if lines = bytes.Count(now, []byte("\n")); lines < at-1 {
+				t.Fatalf("the manifest has %d lines, although a run went on with file %d", lines, at)
+			}
+		}
+		if diff := cmp.Diff(want, read(t, manifest)); diff != "" {
+			t.Fatalf("manifest (-one run's +this):\n%s", diff)
+		}
+		if _, err := os.Stat(storeFile(manifest)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the checkpoint is left behind: %v", err)
+		}
+		if err := os.Remove(manifest); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("killed %d times, went on %d times, gave up %d times", killed, wentOn, usedUp)
+}
+
+var goingOn = regexp.MustCompile(`checksum: going on with (?:the end|file (\d+) of)`)
+
+// A limit on the size of files, which the checkpoint keeps to, stands for the
+// disk: after five attempts that get no further than the second, which did, the
+// program gives up.
 func testFullDisk(t *testing.T, p program) {
 	dir, want := tree(t)
-	cmd := exec.Command("sh", "-c", `ulimit -f 1 || exit 99; exec "$0" "$@"`, p.bin, noStall, "-fail=2", "tree")
+	cmd := exec.Command("sh", "-c", `ulimit -f 128 || exit 99; exec "$0" "$@"`, p.bin, noStall, "-fail=2", "tree")
 	cmd.Dir = dir
-	for i := range 20 {
-		write(t, filepath.Join(dir, fmt.Sprintf("tree/z%d", i)), "")
+	if err := os.Mkdir(filepath.Join(dir, "tree/z"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 1000 {
+		name := fmt.Sprintf("tree/z/%03d%s", i, strings.Repeat("z", 200))
+		write(t, filepath.Join(dir, name), "")
+		want += line(sum(""), name)
 	}
 	r := finish(t, cmd)
 	if r.code == 99 {
@@ -404,14 +729,9 @@ func testFullDisk(t *testing.T, p program) {
 	if r.code != 1 {
 		t.Errorf("exit code %d, want 1", r.code)
 	}
-	r.wants(t, "^$", `checksum: SHA256SUMS: file too large\nchecksum: gave up in attempt 6 \(maximum attempts reached\), at file \d+ of 27, .*\nchecksum: SHA256SUMS is left with the first \d+ of 27 files`)
-
-	for i := range 20 {
-		if err := os.Remove(filepath.Join(dir, fmt.Sprintf("tree/z%d", i))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	p.run(t, dir, 0, noStall, "tree")
+	r.wants(t, "^$", `checksum: SHA256SUMS: file too large\nchecksum: gave up in attempt 6 \(maximum attempts reached\), at file \d+ of 1007, .*\nchecksum: SHA256SUMS is left with the first \d+ of 1007 files; run the same command to go on\n$`)
+	place := regexp.MustCompile(`gave up .*, at (file \d+ of 1007, \S+)`).FindStringSubmatch(r.stderr)
+	p.run(t, dir, 0, noStall, "tree").wants(t, "attempts: 1\n$", "^checksum: going on with "+place[1]+"\n")
 	check(t, dir, "SHA256SUMS", want)
 }
 
@@ -425,7 +745,7 @@ func testRefused(t *testing.T, p program) {
 		{1, "missing", `missing: no such file or directory`},
 		{1, "tree missing", `missing: no such file or directory`},
 		{1, "tree/a.b", `tree/a\.b: not a directory`},
-		{1, "-o=missing/SUMS tree", `missing/SUMS: no such file or directory\nchecksum: gave up in attempt 1 \(non-retryable failure\), at file 1 of 7, tree/-x`},
+		{1, "-o=missing/SUMS tree", `cannot keep a checkpoint beside missing/SUMS: boltstore: missing/SUMS\.checkpoint: open: .*: no such file or directory`},
 		{1, "-o=tree tree", `tree: not a regular file, so it cannot be the manifest`},
 		{1, "-o=tree/pipe tree", `tree/pipe: not a regular file, so it cannot be the manifest`},
 		{1, "-heartbeat-timeout=-1s tree", `activity: Options\.HeartbeatTimeout is -1s, which is negative`},

@@ -9,6 +9,10 @@
 //
 //	go run ./examples/checksum -stall 500
 //
+// The end of the process costs no more: until the manifest is finished, its
+// checkpoint stands beside it in SHA256SUMS.checkpoint (see checkpoint.go). Kill
+// it at any moment, run the same command, and it goes on with the next file.
+//
 // The exit code is 1 if there is no manifest, or one that lacks files that
 // could not be read; 2 for a wrong flag, 130 after Ctrl-C.
 package main
@@ -62,12 +66,12 @@ func run(ctx context.Context, dirs []string) int {
 		}
 		dirs = []string{filepath.Join(strings.TrimSpace(string(root)), "src")}
 	}
-	old, err := os.Stat(*manifest)
-	if err == nil && !old.Mode().IsRegular() {
+	info, err := os.Stat(*manifest)
+	if err == nil && !info.Mode().IsRegular() {
 		say("%s: not a regular file, so it cannot be the manifest", show(*manifest))
 		return 1
 	}
-	files, unread, err := list(ctx, dirs, old, say)
+	files, unread, err := list(ctx, dirs, *manifest, say)
 	switch {
 	case ctx.Err() != nil:
 		say("interrupted before the first file")
@@ -80,12 +84,31 @@ func run(ctx context.Context, dirs []string) int {
 		return 2
 	}
 
+	store, err := openStore(*manifest)
+	if err != nil {
+		say("cannot keep a checkpoint beside %s: %v", show(*manifest), err)
+		return 1
+	}
+	defer store.Close()
+	done, err := store.recall(files, say)
+	if err != nil {
+		say("%s", reason(err))
+		return 1
+	}
 	screen := newScreen(os.Stderr, files, *verbose)
-	j := &job{manifest: *manifest, say: screen.say, trouble: trouble{stallAt: *stall, stallFor: *stallFor, failAt: *fail}}
+	if screen.done = done; done.Next > 0 {
+		screen.say("going on with %s", screen.place())
+	}
+	j := &job{manifest: *manifest, files: files, say: screen.say, trouble: trouble{stallAt: *stall, stallFor: *stallFor, failAt: *fail}}
 	var running sync.WaitGroup // functions, those of attempts that are over included
+	level := slog.LevelError   // what needs a person, such as a store that fails
+	if *verbose {
+		level = slog.LevelInfo
+	}
 	cfg := activity.Config{
+		Store:    store,
 		Observer: screen.observe,
-		Logger:   slog.New(slog.DiscardHandler),
+		Logger:   slog.New(slog.NewTextHandler(screen, &slog.HandlerOptions{Level: level})),
 		Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
 			running.Add(1)
 			defer running.Done()
@@ -96,10 +119,8 @@ func run(ctx context.Context, dirs []string) int {
 			return err
 		},
 	}
-	if *verbose {
-		cfg.Logger = slog.New(slog.NewTextHandler(screen, nil))
-	}
 	opts := activity.Options{
+		ID:               id,
 		Name:             "checksum",
 		HeartbeatTimeout: *timeout,
 		CancelGrace:      time.Second,
@@ -108,13 +129,18 @@ func run(ctx context.Context, dirs []string) int {
 		RetryPolicy: activity.RetryPolicy{InitialInterval: 250 * time.Millisecond, MaximumAttempts: 5, ResetOnProgress: true},
 	}
 
+	rt := activity.New(cfg)
 	start := time.Now()
-	p, err := activity.Execute(ctx, activity.New(cfg), opts, j.write, files)
+	p, err := activity.Execute(ctx, rt, opts, j.write, struct{}{})
 	took := time.Since(start)
 	if err == nil && *stallFor > 0 {
 		running.Wait() // to show that waking up does no harm
 	}
 	screen.close()
+	n := screen.done.Next
+	if err := store.leave(rt, err != nil && n > 0); err != nil {
+		say("%v", err)
+	}
 
 	if err != nil {
 		code := 1
@@ -129,9 +155,8 @@ func run(ctx context.Context, dirs []string) int {
 		default: // it was never started
 			say("%v", err)
 		}
-		if n := screen.done.Next; n > 0 {
-			// With a Config.Store, the next run would go on here.
-			say("%s is left with the first %d of %d files; a new run starts over, since checkpoints live in memory only", show(*manifest), n, len(files))
+		if n > 0 {
+			say("%s is left with the first %d of %d files; run the same command to go on", show(*manifest), n, len(files))
 		}
 		return code
 	}

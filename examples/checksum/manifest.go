@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"hash/crc64"
 	"io"
 	"io/fs"
 	"os"
@@ -16,22 +18,28 @@ import (
 // progress is what a heartbeat records: all that the next attempt needs to go
 // on from here. It is encoded, so its fields are exported.
 type progress struct {
-	Next   int   // index of the file to go on with
-	Length int64 // of the manifest
-	Bytes  int64 // hashed
-	Unread int   // files that could not be read
+	Next   int    // index of the file to go on with
+	Files  uint64 // fingerprint of the files before it
+	Length int64  // of the manifest
+	Lines  uint64 // CRC-64 of the manifest up to there
+	Bytes  int64  // hashed
+	Unread int    // files that could not be read
 }
 
 // A job writes one manifest.
 type job struct {
 	manifest string
+	files    []string
 	trouble  trouble
 	say      func(format string, args ...any) // tells the user a line
 }
 
-// write is the activity. Its input, the list of files, is the same in every
-// attempt: an index into it is enough to go on from.
-func (j *job) write(ctx activity.Context, files []string) (progress, error) {
+// write is the activity. The list of files is the same in every attempt, so that
+// an index into it is enough to go on from. It is not the activity's input, which
+// every checkpoint would hold: each run lists the files anew, and recall sees to
+// it that the index found means the same.
+func (j *job) write(ctx activity.Context, _ struct{}) (progress, error) {
+	// What the attempt before recorded, be it in this process or in an earlier one.
 	p, err := activity.Resume(ctx, progress{})
 	if err != nil {
 		return p, err
@@ -42,7 +50,7 @@ func (j *job) write(ctx activity.Context, files []string) (progress, error) {
 	// inside Guard, which refuses an attempt that is over.
 	var out *os.File
 	err = activity.Guard(ctx, func() (err error) {
-		out, err = openManifest(j.manifest, p.Length)
+		out, err = openManifest(j.manifest, p)
 		return err
 	})
 	if err != nil {
@@ -50,8 +58,9 @@ func (j *job) write(ctx activity.Context, files []string) (progress, error) {
 	}
 	defer out.Close()
 
-	for p.Next < len(files) {
-		file := files[p.Next]
+	for p.Next < len(j.files) {
+		file := j.files[p.Next]
+		p.Files = addFingerprint(p.Files, file) // before it is read, so that a change meanwhile shows
 		sum, size, unread := hashFile(ctx, file)
 		if ctx.Err() != nil {
 			return p, context.Cause(ctx)
@@ -65,37 +74,44 @@ func (j *job) write(ctx activity.Context, files []string) (progress, error) {
 				j.say("%s", reason(unread))
 				return nil
 			}
-			n, err := out.WriteString(line(sum, file))
-			p.Length += int64(n)
+			l := line(sum, file)
+			p.Length += int64(len(l))
+			p.Lines = crc64.Update(p.Lines, crcTable, []byte(l))
 			p.Bytes += size
+			_, err := out.WriteString(l)
 			return err
 		})
 		if err != nil {
 			return p, err
 		}
 		p.Next++
-		// A stall between the write and this heartbeat does no harm: the next
-		// attempt cuts the line off and writes it again.
+		// A stall, or the end of the process, between the write and this heartbeat
+		// does no harm: the next attempt cuts the line off and writes it again.
 		if err := ctx.Heartbeat(p); err != nil {
 			return p, err
 		}
 	}
-	return p, activity.Guard(ctx, out.Close)
+	// Success removes the checkpoint, so the manifest must be on the disk.
+	return p, activity.Guard(ctx, func() error { return errors.Join(out.Sync(), out.Close()) })
 }
 
-// openManifest opens the manifest to go on after its first length bytes. What no
-// retry can mend is NonRetryable; the rest, such as a full disk, is tried again.
-func openManifest(path string, length int64) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o666)
+var errChanged = errors.New("is not as it was written: somebody else has changed it")
+
+// openManifest opens the manifest to go on after p, and cuts off what is beyond.
+// What no retry can mend is NonRetryable; the rest, such as a full disk, is tried
+// again.
+func openManifest(path string, p progress) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o666)
 	if err != nil {
 		return nil, activity.NonRetryable(err)
 	}
-	info, err := f.Stat()
-	if err == nil && info.Size() < length {
-		err = activity.NonRetryable(fmt.Errorf("%s has %d bytes although %d were written: somebody else has changed it", show(path), info.Size(), length))
+	lines := crc64.New(crcTable)
+	_, err = io.CopyN(lines, f, p.Length)
+	if err == io.EOF || err == nil && lines.Sum64() != p.Lines {
+		err = activity.NonRetryable(fmt.Errorf("%s %w", show(path), errChanged))
 	}
 	if err == nil {
-		err = os.Truncate(path, length)
+		err = os.Truncate(path, p.Length)
 	}
 	if err != nil {
 		f.Close()
@@ -146,9 +162,14 @@ func line(sum []byte, path string) string {
 var escape = strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`)
 
 // list returns the regular files under dirs, always in the same order, and how
-// many directories it could not read. It leaves out the manifest itself, which
-// is nil if it does not exist yet.
-func list(ctx context.Context, dirs []string, manifest fs.FileInfo, say func(string, ...any)) (files []string, unread int, err error) {
+// many directories it could not read. It leaves out the manifest itself, and what
+// the store keeps beside it.
+func list(ctx context.Context, dirs []string, manifest string, say func(string, ...any)) (files []string, unread int, err error) {
+	itself, _ := os.Stat(manifest) // nil if there is none yet
+	own := func(path string, info fs.FileInfo) bool {
+		return os.SameFile(info, itself) ||
+			strings.HasPrefix(filepath.Base(path), storeFile(filepath.Base(manifest))) && sameFile(filepath.Dir(path), filepath.Dir(manifest))
+	}
 	for _, dir := range dirs {
 		if info, err := os.Stat(dir); err != nil {
 			return nil, 0, err
@@ -164,7 +185,7 @@ func list(ctx context.Context, dirs []string, manifest fs.FileInfo, say func(str
 				unread++
 				say("%s", reason(err))
 			} else if d.Type().IsRegular() {
-				if info, err := d.Info(); err != nil || !os.SameFile(info, manifest) {
+				if info, err := d.Info(); err != nil || !own(path, info) {
 					files = append(files, path)
 				}
 			}
@@ -175,4 +196,10 @@ func list(ctx context.Context, dirs []string, manifest fs.FileInfo, say func(str
 		}
 	}
 	return files, unread, nil
+}
+
+func sameFile(path, other string) bool {
+	a, err := os.Stat(path)
+	b, err2 := os.Stat(other)
+	return err == nil && err2 == nil && os.SameFile(a, b)
 }

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash/crc64"
 	"io"
 	"log/slog"
 	"os"
@@ -27,13 +29,15 @@ func fiveFiles(t *testing.T) (files []string, whole progress) {
 	t.Helper()
 	dir := t.TempDir()
 	for i := range 5 {
-		file := filepath.Join(dir, fmt.Sprintf("file%d", i))
-		write(t, file, strings.Repeat("x", 100*i))
+		file, content := filepath.Join(dir, fmt.Sprintf("file%d", i)), strings.Repeat("x", 100*i)
+		write(t, file, content)
 		files = append(files, file)
-		whole.Length += int64(len(line(make([]byte, 32), file)))
+		l := line(sum(content), file)
+		whole.Length += int64(len(l))
+		whole.Lines = crc64.Update(whole.Lines, crcTable, []byte(l))
 		whole.Bytes += int64(100 * i)
 	}
-	whole.Next = len(files)
+	whole.Next, whole.Files = len(files), fingerprint(files)
 	return files, whole
 }
 
@@ -53,6 +57,11 @@ func read(t *testing.T, file string) string {
 	return string(content)
 }
 
+func sum(content string) []byte {
+	s := sha256.Sum256([]byte(content))
+	return s[:]
+}
+
 func newJob(t *testing.T) *job {
 	return &job{manifest: filepath.Join(t.TempDir(), "SUMS"), say: t.Logf}
 }
@@ -62,7 +71,8 @@ func quiet() *activity.Runtime {
 }
 
 func execute(t *testing.T, rt *activity.Runtime, j *job, files []string) (progress, error) {
-	return activity.Execute(t.Context(), rt, activity.Options{HeartbeatTimeout: beat}, j.write, files)
+	j.files = files
+	return activity.Execute(t.Context(), rt, activity.Options{HeartbeatTimeout: beat}, j.write, struct{}{})
 }
 
 // plain is the manifest of an undisturbed run.
@@ -133,6 +143,8 @@ func TestVanishedFile(t *testing.T) {
 	whole.Unread++
 	whole.Bytes -= 200
 	whole.Length -= int64(len(lines[2]))
+	want := strings.Join(append(lines[:2:2], lines[3:]...), "")
+	whole.Lines, whole.Files = crc64.Checksum([]byte(want), crcTable), fingerprint(files)
 	synctest.Test(t, func(t *testing.T) {
 		j, said := newJob(t), make(chan string, 10)
 		j.say = func(format string, args ...any) { said <- fmt.Sprintf(format, args...) }
@@ -142,7 +154,6 @@ func TestVanishedFile(t *testing.T) {
 			t.Errorf("progress %+v, error %v, want %+v", p, err, whole)
 		}
 		time.Sleep(time.Hour)
-		want := strings.Join(append(lines[:2:2], lines[3:]...), "")
 		if diff := cmp.Diff(want, read(t, j.manifest)); diff != "" {
 			t.Errorf("manifest (-want +got):\n%s", diff)
 		}
