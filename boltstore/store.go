@@ -34,7 +34,10 @@ const (
 	chunkBytes = 1 << 20
 )
 
-var errInUse = errors.New("in use: another process, or another Store of this one, has the file open; end or close that one, or give each its own file")
+var (
+	errInUse    = errors.New("in use: another process, or another Store of this one, has the file open; end or close that one, or give each its own file")
+	errReplaced = errors.New("removed or replaced while it was opened")
+)
 
 // A Store is an [activity.Store] in one file. Its methods are safe for
 // concurrent use.
@@ -53,7 +56,12 @@ var _ activity.Store = (*Store)(nil)
 // refused and left as it is; the error says which, and names the file.
 func Open(path string) (*Store, error) {
 	s := &Store{path: path, writing: make(chan struct{}, 1)}
-	if err := s.open(); err != nil {
+	err := s.open()
+	for try := 1; errors.Is(err, errReplaced) && try < 10; try++ {
+		s.abandon()
+		err = s.open()
+	}
+	if err != nil {
 		s.abandon()
 		return nil, s.failed("open", err)
 	}
@@ -120,9 +128,13 @@ func (s *Store) openFile(path string, flag int, mode os.FileMode) (*os.File, err
 	if err != nil {
 		return nil, err
 	}
+	// Who had it open before may have removed it.
+	if named, err := os.Stat(path); err != nil || !os.SameFile(named, info) {
+		return nil, errReplaced
+	}
 	if info.Size() > 0 {
 		if err := verify(file, info.Size()); err != nil {
-			return nil, fmt.Errorf("%w; the file was left as it is: give another path, or put a copy of a sound file in its place", err)
+			return nil, fmt.Errorf("%w; the file was left as it is: put a copy of a sound one in its place, or move it away to begin anew", err)
 		}
 	}
 	if lockedTwice {
