@@ -602,11 +602,11 @@ func (rt *Runtime) callStore(method string, f func() error) (err error) {
 		if v := recover(); v != nil {
 			p := newPanicError(v)
 			rt.log(slog.LevelError, "activity: Store."+method+" panicked", nil, 0, slog.Any("error", p), slog.String("stack", string(p.Stack)))
-			err = fmt.Errorf("Store.%s panicked: %w", method, p)
+			err = fmt.Errorf("the Store's %s panicked: %w", method, p)
 		}
 	}()
 	if err := f(); err != nil {
-		return fmt.Errorf("Store.%s: %w", method, err)
+		return fmt.Errorf("the Store's %s: %w", method, err)
 	}
 	return nil
 }

@@ -1,0 +1,749 @@
+package activity_test
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"iter"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+var (
+	durableSeed = flag.Uint64("durable.seed", 1, "the first seed of the durability model tests")
+	durableN    = flag.Int("durable.n", 0, "how many scripts each durability model test runs; 0: a default")
+)
+
+// A durableRun runs a script against the package, one life after the other.
+type durableRun struct {
+	s      *durableScript
+	faulty bool // the Store takes its time and fails, and only invariants are checked
+	begun  time.Time
+	late   time.Duration // what a Shutdown has taken
+	end    chan struct{} // closed when the script is over: what a Store has held up goes on
+	lines  []string
+
+	mu       sync.Mutex
+	problems []string
+	ids      [durableIDs]durableTrack
+}
+
+// A durableTrack is what the invariants have to know of an ID.
+type durableTrack struct {
+	made    int                     // how many details, in all lives
+	details int                     // those that stand for the ID
+	stands  activity.Checkpoint     // how it was left: whole by the life before, else its state; the zero Checkpoint: nothing is
+	ran     map[durableAttempt]bool // not those that were canceled
+	saved   map[durableAttempt]bool // whose start the Store has taken
+	begun   bool                    // an attempt of the activity that was scheduled last
+	asked   bool                    // to end, since it was scheduled
+	gone    bool                    // the success was told, and nothing was stored
+	pending bool                    // or it was stored: the delete stands
+}
+
+type durableAttempt struct {
+	scheduled int64
+	n         int
+}
+
+func goesOn(s activity.CheckpointState) bool {
+	return s == activity.CheckpointRunning || s == activity.CheckpointInterrupted
+}
+
+func (r *durableRun) problem(format string, args ...any) {
+	r.problems = append(r.problems, fmt.Sprintf("%s: ", time.Since(r.begun))+fmt.Sprintf(format, args...))
+}
+
+// A durableProcess is a life of a durableRun. What is said after its end counts
+// no more.
+type durableProcess struct {
+	*durableRun
+	life    *durableLife
+	store   *durableStore
+	rt      *activity.Runtime
+	ctxs    []context.Context
+	cancels []context.CancelCauseFunc
+	calling sync.WaitGroup // Forget, Recover and Unfinished
+
+	// Guarded by mu.
+	over    bool
+	handles []*activity.Handle[int]
+	results []string
+	events  [durableIDs][]string
+	calls   [durableIDs][]string
+}
+
+func runDurable(s *durableScript, faulty bool) *durableRun {
+	r := &durableRun{s: s, faulty: faulty, begun: time.Now(), end: make(chan struct{})}
+	for i := range r.ids {
+		r.ids[i] = durableTrack{ran: map[durableAttempt]bool{}, saved: map[durableAttempt]bool{}}
+	}
+	var content map[string]activity.Checkpoint
+	for i := range s.lives {
+		content = r.live(i, content)
+	}
+	close(r.end)
+	time.Sleep(time.Minute) // no Store call of a life before is under way any more
+	return r
+}
+
+// live runs a life on what the one before has left, and returns what it leaves.
+func (r *durableRun) live(n int, content map[string]activity.Checkpoint) map[string]activity.Checkpoint {
+	l := &r.s.lives[n]
+	r.late = max(r.late, time.Since(r.begun)-l.begin)
+	r.sleepUntil(l.begin)
+	p := &durableProcess{durableRun: r, life: l, handles: make([]*activity.Handle[int], len(l.actions)), results: make([]string, len(l.actions))}
+	p.store = &durableStore{p: p, content: map[string]activity.Checkpoint{}, tried: map[string]int{}}
+	if r.faulty {
+		rand := rand.New(rand.NewPCG(r.s.seed, uint64(n)))
+		p.store.rand = rand
+		p.store.sickFrom = l.begin + r.late + time.Duration(rand.Int64N(int64(l.end-l.begin)))
+		p.store.sickTo = p.store.sickFrom + time.Duration(rand.Int64N(int64(8*time.Second)))
+	}
+	maps.Copy(p.store.content, content)
+	for i := range r.ids {
+		t, cp := &r.ids[i], content[strconv.Itoa(i)]
+		t.stands, t.details, t.asked, t.gone, t.pending = cp, durableDetails(cp), false, false, false
+	}
+	p.rt = activity.New(activity.Config{Store: p.store, Logger: quiet, Observer: p.observe, MaxConcurrent: l.slots, SyncInterval: l.sync})
+	ctx, cancel := context.WithCancelCause(context.Background())
+	for range l.actions {
+		ctx, cancel := context.WithCancelCause(ctx)
+		p.ctxs, p.cancels = append(p.ctxs, ctx), append(p.cancels, cancel)
+	}
+	for i, x := range l.actions {
+		r.sleepUntil(x.at)
+		if x.kind == "forget" || x.kind == "recover" || x.kind == "unfinished" {
+			p.calling.Go(func() { p.act(i) })
+		} else {
+			go p.act(i)
+		}
+		synctest.Wait()
+	}
+	r.sleepUntil(l.end)
+	if !l.crash {
+		p.calling.Wait() // these calls are not Shutdown's to wait for
+		p.shutdown()
+	}
+	left := p.stop(n)
+	cancel(modelError("the process is over"))
+	synctest.Wait()
+	return left
+}
+
+func (r *durableRun) sleepUntil(t time.Duration) { time.Sleep(t + r.late - time.Since(r.begun)) }
+
+func (p *durableProcess) shutdown() {
+	p.mu.Lock()
+	for i := range p.ids {
+		p.ids[i].asked = true
+	}
+	p.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	err := p.rt.Shutdown(ctx)
+	synctest.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.store.closed = true
+	if err != nil {
+		p.problem("Shutdown: %v", err)
+		return
+	}
+	for i := range p.ids {
+		t, got := &p.ids[i], p.store.content[strconv.Itoa(i)]
+		want := t.stands
+		if want.ID != "" {
+			got.Sequence = want.Sequence // which may have grown
+		} else if want.State != 0 {
+			want = got
+			want.State = t.stands.State
+			if t.stands.Attempt >= 0 {
+				want.Attempt = t.stands.Attempt
+			}
+			if p.faulty && durableDetails(got) != t.details {
+				p.problem("after Shutdown the Store has details %d of %d, and the newest are %d", durableDetails(got), i, t.details)
+			}
+		}
+		if diff := gocmp.Diff(want, got); diff != "" {
+			p.problem("after Shutdown the Store's checkpoint of %d is (-want +got):\n%s", i, diff)
+		}
+	}
+}
+
+// stop ends the life, and returns what its Store durably holds.
+func (p *durableProcess) stop(n int) map[string]activity.Checkpoint {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.over, p.store.cut = true, true
+	say := func(what string, i int, line string) {
+		p.lines = append(p.lines, fmt.Sprintf("life %d: %s %d: %s", n, what, i, line))
+	}
+	for i, h := range p.handles {
+		if h != nil {
+			select {
+			case <-h.Done():
+				out, err := h.Wait(context.Background())
+				p.results[i] = fmt.Sprintf("gives %d", out)
+				if err != nil {
+					p.results[i] = durableError(err)
+				}
+			default:
+			}
+		}
+		say("action", i, p.life.actions[i].kind+" "+p.results[i])
+	}
+	for i := range p.ids {
+		for _, line := range p.events[i] {
+			say("event", i, line)
+		}
+		for _, line := range p.calls[i] {
+			say("call", i, line)
+		}
+		cp, found := p.store.content[strconv.Itoa(i)]
+		if found {
+			say("stored", i, p.stored(cp).String())
+		}
+		maps.DeleteFunc(p.ids[i].ran, func(a durableAttempt, _ bool) bool { return !p.ids[i].saved[a] })
+	}
+	return maps.Clone(p.store.content)
+}
+
+func (r *durableRun) since(t time.Time) time.Duration { return t.Sub(r.begun) }
+
+func (r *durableRun) stored(cp activity.Checkpoint) durableStored {
+	program, err := strconv.Atoi(string(cp.Input))
+	if err != nil || cp.Name != "n"+cp.ID {
+		program = -1
+	}
+	return durableStored{
+		state: cp.State.String(), attempt: cp.Attempt, from: cp.CountedFrom, progressed: cp.Progressed, program: program, details: durableDetails(cp),
+		scheduled: r.since(cp.ScheduledAt), updated: r.since(cp.UpdatedAt), failure: durableKind(cp.LastFailure),
+	}
+}
+
+// durableDetails are -1 if they make no sense.
+func durableDetails(cp activity.Checkpoint) int {
+	n := 0
+	if _, err := cp.HeartbeatDetails(nil, &n); err != nil {
+		return -1
+	}
+	return n
+}
+
+func (o durableOptions) options(id int) activity.Options {
+	all := activity.Options{
+		ID: strconv.Itoa(id), Name: fmt.Sprint("n", id), SyncHeartbeats: o.sync,
+		HeartbeatTimeout: o.hb, StartToCloseTimeout: o.s2c, ScheduleToStartTimeout: o.sts, ScheduleToCloseTimeout: o.stc,
+		RetryPolicy: activity.RetryPolicy{InitialInterval: o.initial, BackoffCoefficient: float64(o.coefficient), MaximumAttempts: o.attempts, ResetOnProgress: o.reset},
+	}
+	if o.details != 0 {
+		all.HeartbeatDetails = []any{o.details}
+	}
+	return all
+}
+
+func (p *durableProcess) options(x durableAction, id int) activity.Options {
+	o := x.opts[id]
+	if p.faulty {
+		o.details = 0
+	}
+	return o.options(id)
+}
+
+func (p *durableProcess) act(i int) {
+	x, ctx := p.life.actions[i], p.ctxs[i]
+	result := ""
+	var handle *activity.Handle[int]
+	switch x.kind {
+	case "start":
+		p.begins(x.id)
+		var err error
+		handle, err = activity.Start(ctx, p.rt, p.options(x, x.id), p.function(x.id, false), x.program)
+		if err != nil {
+			result = durableError(err)
+		}
+	case "recover":
+		var defs []activity.Recoverable
+		for id := range durableIDs {
+			p.begins(id)
+			if id != x.unknown {
+				defs = append(defs, &activity.Definition[int, int]{Name: fmt.Sprint("n", id), Options: p.options(x, id), Func: p.function(id, true)})
+			}
+		}
+		n, err := activity.Recover(ctx, p.rt, defs...)
+		var unknown []int
+		for id := range durableIDs {
+			if err != nil && strings.Contains(err.Error(), fmt.Sprintf("activity %q", strconv.Itoa(id))) {
+				unknown = append(unknown, id)
+			}
+		}
+		result = fmt.Sprintf("%d, unknown %v", n, unknown)
+	case "unfinished":
+		for cp, err := range p.rt.Unfinished(ctx) {
+			if err != nil {
+				result += err.Error()
+				break
+			}
+			result += fmt.Sprintf("%s %s ", cp.ID, cp.State)
+		}
+	case "cancel", "ctx":
+		if x.of < 0 {
+			break
+		}
+		p.mu.Lock()
+		h := p.handles[x.of]
+		for id := range p.ids {
+			if from := p.life.actions[x.of]; from.kind == "recover" || from.id == id {
+				p.ids[id].asked = true
+			}
+		}
+		p.mu.Unlock()
+		if x.kind == "ctx" {
+			p.cancels[x.of](modelError("user ctx"))
+		} else if h != nil {
+			h.Cancel(modelError("user cancel"))
+		}
+	case "forget":
+		if err := p.rt.Forget(ctx, strconv.Itoa(x.id)); err != nil {
+			result = durableError(err)
+		} else {
+			p.forgotten(x.id)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.over {
+		p.handles[i], p.results[i] = handle, result
+	}
+}
+
+// begins is called before a start.
+func (p *durableProcess) begins(id int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ids[id].gone = false
+}
+
+func (p *durableProcess) forgotten(id int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		return
+	}
+	if _, found := p.store.content[strconv.Itoa(id)]; found {
+		p.problem("Forget of %d returned nil, and it is stored", id)
+	}
+	p.ids[id].stands, p.ids[id].details = activity.Checkpoint{}, 0
+}
+
+// function is what one activity runs.
+func (p *durableProcess) function(id int, recovered bool) func(activity.Context, int) (int, error) {
+	calls := 0
+	return func(ctx activity.Context, program int) (int, error) {
+		calls++
+		n := ctx.Info().Attempt
+		p.entered(ctx, id, program, calls == 1, recovered)
+		defer p.left(ctx, id)
+		try := p.s.try(program, id, n)
+		for _, step := range try.steps {
+			var err error
+			switch step.op {
+			case "sleep":
+				err = ctx.Sleep(step.d)
+			case "beat":
+				err = ctx.Heartbeat()
+			case "note":
+				err = ctx.Heartbeat(p.details(ctx, id, step.v))
+			}
+			if err != nil {
+				return 0, err
+			}
+		}
+		switch try.end {
+		case "hang":
+			<-ctx.Done()
+			return 0, context.Cause(ctx)
+		case "boom":
+			return 0, modelError("boom")
+		case "fatal":
+			return 0, activity.NonRetryable(modelError("fatal"))
+		case "panic":
+			panic(modelError("panic"))
+		}
+		return 100*program + n, nil
+	}
+}
+
+// entered is called when a function starts.
+func (p *durableProcess) entered(ctx activity.Context, id, program int, first, recovered bool) {
+	info := ctx.Info()
+	resumes, err := activity.Resume(ctx, 0)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		return
+	}
+	if err != nil {
+		p.problem("%d resumes: %v", id, err)
+	}
+	failure := ""
+	if info.LastFailure != nil {
+		failure = durableKind(info.LastFailure.Error())
+	}
+	p.calls[id] = append(p.calls[id], fmt.Sprintf("%s #%d input %d resumes %d scheduled %s after %q", time.Since(p.begun), info.Attempt, program, resumes, p.since(info.ScheduledAt), failure))
+
+	t, cp := &p.ids[id], p.store.content[info.ID]
+	if (first || !p.faulty) && (cp.State != activity.CheckpointRunning || cp.Attempt != info.Attempt) {
+		p.problem("attempt %d of %d starts, and the Store has: %s", info.Attempt, id, p.stored(cp))
+	}
+	if p.store.tried[info.ID] != info.Attempt {
+		p.problem("attempt %d of %d starts, and its start was not tried to be saved", info.Attempt, id)
+	}
+	if p.faulty && resumes != t.details {
+		p.problem("attempt %d of %d resumes from %d, and the newest are %d", info.Attempt, id, resumes, t.details)
+	}
+	if first && recovered && !goesOn(t.stands.State) {
+		p.problem("%d was recovered, and is %s", id, t.stands.State)
+	}
+	key := durableAttempt{info.ScheduledAt.UnixNano(), info.Attempt}
+	if t.ran[key] {
+		p.problem("attempt %d of %d runs again", info.Attempt, id)
+	}
+	t.ran[key] = true
+}
+
+func (p *durableProcess) left(ctx activity.Context, id int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.over && ctx.Err() != nil && timeoutType(context.Cause(ctx)) == 0 {
+		delete(p.ids[id].ran, durableAttempt{ctx.Info().ScheduledAt.UnixNano(), ctx.Info().Attempt})
+	}
+}
+
+// details are those that a function is about to record. With a faulty Store they
+// only grow.
+func (p *durableProcess) details(ctx activity.Context, id, v int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := &p.ids[id]
+	if !p.faulty {
+		return v
+	}
+	if p.over || ctx.Err() != nil {
+		return t.made
+	}
+	if v%2 == 1 || t.details == 0 {
+		t.made++
+		t.details = t.made
+	}
+	return t.details
+}
+
+func (p *durableProcess) observe(e activity.Event) {
+	id, _ := strconv.Atoi(e.ID)
+	line := fmt.Sprintf("%s %s #%d", p.since(e.Time), e.Kind, e.Attempt)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		return
+	}
+	t := &p.ids[id]
+	var failed *activity.Error
+	errors.As(e.Err, &failed)
+	switch e.Kind {
+	case activity.EventScheduled:
+		t.begun, t.asked = false, false
+	case activity.EventAttemptStarted:
+		t.begun = true
+	case activity.EventAttemptFailed:
+		line += fmt.Sprintf(" %s, next in %s", durableKind(e.Err.Error()), e.Delay)
+	case activity.EventCompleted:
+		_, found := p.store.content[e.ID]
+		if found && !t.asked {
+			p.problem("%d has completed, and is stored", id)
+		}
+		t.gone, t.pending, t.stands, t.details = !found, found, activity.Checkpoint{}, 0
+	case activity.EventFailed:
+		if failed == nil { // its start was not saved, and changes nothing
+			break
+		}
+		line += fmt.Sprintf(" %s: %s", failed.RetryState, durableKind(failed.Err.Error()))
+		t.stands = activity.Checkpoint{State: activity.CheckpointFailed, Attempt: failed.Attempt}
+	case activity.EventCanceled:
+		kind := durableKind(failed.Err.Error())
+		line += fmt.Sprintf(" %s: %s", failed.RetryState, kind)
+		switch {
+		case kind == "cancel":
+			t.stands = activity.Checkpoint{State: activity.CheckpointCanceled, Attempt: -1}
+		case t.begun || !goesOn(t.stands.State):
+			t.stands = activity.Checkpoint{State: activity.CheckpointInterrupted, Attempt: -1}
+		}
+	default:
+		return
+	}
+	p.events[id] = append(p.events[id], line)
+}
+
+func durableError(err error) string {
+	var e *activity.Error
+	switch {
+	case errors.Is(err, activity.ErrAlreadyRunning):
+		return "already running"
+	case errors.As(err, &e):
+		return fmt.Sprintf("error #%d %s: %s", e.Attempt, e.RetryState, durableKind(e.Err.Error()))
+	}
+	return err.Error()
+}
+
+// durableKind is what kind of failure a text begins with.
+func durableKind(text string) string {
+	kind, at := text, len(text)
+	for what, k := range map[string]string{
+		"heartbeat timeout": "", "start-to-close timeout": "", "schedule-to-start timeout": "", "schedule-to-close timeout": "",
+		"boom": "", "fatal": "", "panic": "", "user cancel": "cancel", "user ctx": "ctx", "is shut down": "shutdown",
+		"the process ended": "crash", "had been made before": "made before",
+	} {
+		if i := strings.Index(text, what); i >= 0 && i < at {
+			kind, at = cmp.Or(k, what), i
+		}
+	}
+	return kind
+}
+
+// A durableStore is the Store of one life. Guarded by durableRun.mu.
+type durableStore struct {
+	p                *durableProcess
+	rand             *rand.Rand // nil: it takes no time, and never fails
+	sickFrom, sickTo time.Duration
+	content          map[string]activity.Checkpoint
+	tried            map[string]int // the last attempt that a Save had, once that has returned
+	cut              bool           // the process was killed
+	closed           bool           // Shutdown has returned nil
+	writing          bool
+}
+
+var errDurable = errors.New("the disk fails")
+
+// trouble is what a call meets: it takes time, and may fail.
+func (s *durableStore) trouble(ctx context.Context) error {
+	s.p.mu.Lock()
+	if s.closed && !s.p.over {
+		s.p.problem("the Store is called after Shutdown")
+	}
+	delay, luck := time.Duration(0), 1.0
+	if s.rand != nil && !s.cut {
+		delay, luck = time.Duration(s.rand.Int64N(int64(50*time.Millisecond))), s.rand.Float64()
+		if s.rand.IntN(10) == 0 {
+			delay *= 40
+		}
+		if now := time.Since(s.p.begun); now < s.sickFrom || now > s.sickTo {
+			luck = 1
+		}
+	}
+	s.p.mu.Unlock()
+	time.Sleep(delay)
+	s.p.mu.Lock()
+	cut := s.cut
+	s.p.mu.Unlock()
+	switch {
+	case cut && s.p.s.seed%2 == 0:
+		select {
+		case <-s.p.end:
+		case <-ctx.Done():
+		}
+		return errDurable
+	case cut, luck < 0.4:
+		return errDurable
+	case luck < 0.5:
+		panic(errDurable)
+	}
+	return nil
+}
+
+func (s *durableStore) write(ctx context.Context, apply func()) error {
+	s.p.mu.Lock()
+	if s.writing && !s.p.over {
+		s.p.problem("two writes at once")
+	}
+	s.writing = true
+	s.p.mu.Unlock()
+	defer func() {
+		s.p.mu.Lock()
+		s.writing = false
+		s.p.mu.Unlock()
+	}()
+	if err := s.trouble(ctx); err != nil {
+		return err
+	}
+	s.p.mu.Lock()
+	if !s.cut {
+		apply()
+	}
+	pause := time.Duration(0)
+	if s.rand != nil {
+		pause = time.Duration(s.rand.Int64N(int64(30 * time.Millisecond)))
+	}
+	s.p.mu.Unlock()
+	time.Sleep(pause) // killed here, it is durable and nobody was told
+	return nil
+}
+
+func (s *durableStore) Save(ctx context.Context, batch []activity.Checkpoint) error {
+	defer func() {
+		s.p.mu.Lock()
+		defer s.p.mu.Unlock()
+		for _, cp := range batch {
+			s.tried[cp.ID] = cp.Attempt
+		}
+	}()
+	return s.write(ctx, func() {
+		for _, cp := range batch {
+			s.take(cp)
+		}
+	})
+}
+
+func (s *durableStore) take(cp activity.Checkpoint) {
+	id, _ := strconv.Atoi(cp.ID)
+	t := &s.p.ids[id]
+	before, found := s.content[cp.ID]
+	if found && cp.Sequence <= before.Sequence {
+		s.p.problem("the Store has sequence %d of %d, and gets %d", before.Sequence, id, cp.Sequence)
+	}
+	if s.p.faulty && !t.pending && durableDetails(cp) < durableDetails(before) {
+		s.p.problem("the Store has details %d of %d, and gets %d", durableDetails(before), id, durableDetails(cp))
+	}
+	if t.gone {
+		s.p.problem("the Store gets a %s checkpoint of %d, whose success was told", cp.State, id)
+	}
+	t.pending = false
+	if cp.State == activity.CheckpointRunning {
+		t.saved[durableAttempt{cp.ScheduledAt.UnixNano(), cp.Attempt}] = true
+	}
+	cp.Input, cp.Details = bytes.Clone(cp.Input), bytes.Clone(cp.Details)
+	s.content[cp.ID] = cp
+}
+
+func (s *durableStore) Delete(ctx context.Context, ids []string) error {
+	return s.write(ctx, func() {
+		for _, id := range ids {
+			delete(s.content, id)
+		}
+	})
+}
+
+func (s *durableStore) Load(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
+	if err := s.trouble(ctx); err != nil {
+		return activity.Checkpoint{}, false, err
+	}
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	cp, found := s.content[id]
+	cp.Input, cp.Details = bytes.Clone(cp.Input), bytes.Clone(cp.Details)
+	return cp, found, nil
+}
+
+func (s *durableStore) All(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
+	return func(yield func(activity.Checkpoint, error) bool) {
+		for id := range durableIDs {
+			cp, found, err := s.Load(ctx, strconv.Itoa(id))
+			if (found || err != nil) && !yield(cp, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// The tests.
+
+// durableDiff runs a script in the model and in the package. Empty: they agree.
+func durableDiff(t *testing.T, s *durableScript, counts map[string]int) string {
+	m := &durableModel{s: s}
+	want := m.run()
+	if m.tie {
+		counts["two things at one instant"]++
+		return ""
+	}
+	for k, n := range m.counts {
+		counts[k] += n
+	}
+	var r *durableRun
+	synctest.Test(t, func(*testing.T) { r = runDurable(s, false) })
+	got := r.lines
+	byPrefix := func(a, b string) int {
+		prefix := func(s string) string { return strings.Join(strings.SplitN(s, ": ", 3)[:2], " ") }
+		return cmp.Compare(prefix(a), prefix(b))
+	}
+	slices.SortStableFunc(want, byPrefix)
+	slices.SortStableFunc(got, byPrefix)
+	diff := gocmp.Diff(want, got)
+	return diff + strings.Join(r.problems, "\n")
+}
+
+func durableFaults(t *testing.T, s *durableScript) string {
+	var r *durableRun
+	synctest.Test(t, func(*testing.T) { r = runDurable(s, true) })
+	return strings.Join(r.problems, "\n")
+}
+
+func durableSeeds(yield func(uint64) bool) {
+	n := *durableN
+	if n == 0 {
+		n = 400
+		if testing.Short() {
+			n = 100
+		}
+	}
+	for i := range n {
+		if !yield(*durableSeed + uint64(i)) {
+			return
+		}
+	}
+}
+
+// TestDurableModel holds rules 20-23 and 28: with a Store that takes no time, the
+// package does in several lives just what the model does.
+func TestDurableModel(t *testing.T) {
+	counts := map[string]int{}
+	for seed := range durableSeeds {
+		s := newDurableScript(seed)
+		if diff := durableDiff(t, s, counts); diff != "" {
+			t.Fatalf("seed %d (-durable.seed=%d -durable.n=1), model -, package +:\n%s\n%s", seed, seed, s, diff)
+		}
+	}
+	t.Log(counts)
+	if testing.Short() || *durableN > 0 {
+		return
+	}
+	for _, what := range []string{"completed", "failed", "canceled", "crash", "shutdown", "recovered running", "recovered interrupted", "crash interval", "left as found", "used up", "closed in downtime"} {
+		if counts[what] == 0 {
+			t.Errorf("%q never happened", what)
+		}
+	}
+}
+
+// TestDurableFaults holds the invariants of rules 19-24 and 28, with a Store that
+// takes its time, fails and panics.
+func TestDurableFaults(t *testing.T) {
+	for seed := range durableSeeds {
+		s := newDurableScript(seed)
+		if problems := durableFaults(t, s); problems != "" {
+			t.Fatalf("seed %d (-durable.seed=%d -durable.n=1):\n%s\n%s", seed, seed, s, problems)
+		}
+	}
+}

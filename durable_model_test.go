@@ -1,0 +1,626 @@
+package activity_test
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// This file is a model of durability (rules 19-24 and 28), with a Store that takes
+// no time: one thing after the other, no goroutine. It shares no code with the
+// package. A durableScript is what both the model and the package are given; see
+// durable_model_run_test.go.
+//
+// Durations are random to the nanosecond, so that no two things happen at one
+// instant, but for those of which one causes the other. See modelScript for what
+// meets at an instant.
+
+const (
+	durableIDs      = 3
+	durablePrograms = 6
+	durableNever    = time.Duration(math.MaxInt64)
+)
+
+type durableStep struct {
+	op string // sleep, beat, note (beat with details v)
+	d  time.Duration
+	v  int
+}
+
+// A durableTry is what the function does in one attempt, unless a call gives an
+// error: that it returns.
+type durableTry struct {
+	steps []durableStep // the first is a sleep
+	end   string        // ok, boom, fatal (NonRetryable), panic, hang (until its context ends)
+}
+
+type durableOptions struct {
+	hb, s2c, sts, stc, initial time.Duration // 0: none; the default
+	coefficient, attempts      int           // 0: the default
+	reset, sync                bool
+	details                    int // 0: none
+}
+
+type durableAction struct {
+	at      time.Duration
+	kind    string // start, recover, cancel (the handle), ctx (the caller's context), forget, unfinished
+	id      int
+	program int                        // of a start, and its input
+	opts    [durableIDs]durableOptions // of what it starts
+	unknown int                        // recover: the ID without a Definition; -1: each has one
+	of      int                        // cancel, ctx: the action that started
+}
+
+// A durableLife is one process.
+type durableLife struct {
+	slots      int
+	sync       time.Duration // SyncInterval; 0: the default
+	begin, end time.Duration
+	actions    []durableAction
+	crash      bool // else Shutdown
+}
+
+type durableScript struct {
+	seed     uint64
+	programs [durablePrograms][]durableTry
+	lives    []durableLife
+}
+
+// try is what the n-th attempt does. What an ID sleeps is its own.
+func (s *durableScript) try(program, id, n int) durableTry {
+	tries := s.programs[program]
+	try := tries[(n-1)%len(tries)]
+	try.steps = slices.Clone(try.steps)
+	for i := range try.steps {
+		try.steps[i].d += time.Duration(7919 * id)
+	}
+	return try
+}
+
+func newDurableScript(seed uint64) *durableScript {
+	r := rand.New(rand.NewPCG(seed, 11))
+	one := func(of ...string) string { return of[r.IntN(len(of))] }
+	pick := func(of ...int) int { return of[r.IntN(len(of))] }
+	between := func(least, most time.Duration) time.Duration {
+		return least + time.Duration(r.Int64N(int64(most-least)))
+	}
+	maybe := func(least, most time.Duration) time.Duration {
+		if d := between(least, most); r.IntN(2) == 0 {
+			return d
+		}
+		return 0
+	}
+	const ms, s = time.Millisecond, time.Second
+	script := &durableScript{seed: seed}
+	for i := range script.programs {
+		for range 1 + r.IntN(3) {
+			try := durableTry{steps: []durableStep{{op: "sleep", d: between(ms, s)}}, end: one("ok", "ok", "boom", "boom", "boom", "fatal", "panic", "hang", "hang")}
+			for range r.IntN(7) {
+				op := one("sleep", "sleep", "note", "note", "beat")
+				try.steps = append(try.steps, durableStep{op: op, d: between(ms, 2*s), v: pick(1, 2, 3, 4)})
+			}
+			script.programs[i] = append(script.programs[i], try)
+		}
+	}
+	options := func() (all [durableIDs]durableOptions) {
+		for i := range all {
+			all[i] = durableOptions{
+				hb: maybe(100*ms, 3*s), s2c: maybe(500*ms, 8*s), sts: maybe(500*ms, 8*s), stc: maybe(3*s, 60*s),
+				initial: maybe(50*ms, 3*s), coefficient: pick(0, 1, 2, 3), attempts: pick(0, 0, 1, 2, 3, 5),
+				reset: pick(0, 1) == 1, sync: pick(0, 0, 1) == 1, details: pick(0, 0, 1, 9),
+			}
+		}
+		return all
+	}
+	var now time.Duration
+	for range 2 + r.IntN(4) {
+		now += between(ms, pickDuration(r, 100*ms, 10*s))
+		l := durableLife{slots: pick(0, 0, 1, 2), sync: maybe(5*ms, 2*s), begin: now, crash: pick(0, 1, 1) == 1}
+		now += between(ms, pickDuration(r, 3*s, 20*s))
+		l.end = now
+		for i := range 1 + r.IntN(8) {
+			x := durableAction{at: between(l.begin+1, l.end), id: r.IntN(durableIDs), program: r.IntN(durablePrograms), unknown: pick(-1, -1, 0, 1, 2), of: -1}
+			x.kind = one("start", "start", "start", "start", "recover", "cancel", "cancel", "ctx", "ctx", "forget", "unfinished")
+			if i == 0 && pick(0, 1) == 1 {
+				x.kind, x.at = "recover", l.begin+1
+			}
+			x.opts = options()
+			l.actions = append(l.actions, x)
+		}
+		slices.SortFunc(l.actions, func(a, b durableAction) int { return int(a.at - b.at) })
+		var starts, all []int
+		for i := range l.actions {
+			switch x := &l.actions[i]; x.kind {
+			case "start":
+				starts, all = append(starts, i), append(all, i)
+			case "recover":
+				all = append(all, i)
+			case "cancel":
+				if len(starts) > 0 {
+					x.of = starts[r.IntN(len(starts))]
+				}
+			case "ctx":
+				if len(all) > 0 {
+					x.of = all[r.IntN(len(all))]
+				}
+			}
+		}
+		script.lives = append(script.lives, l)
+	}
+	return script
+}
+
+func pickDuration(r *rand.Rand, of ...time.Duration) time.Duration { return of[r.IntN(len(of))] }
+
+// A durableStored is a checkpoint. Of LastFailure it has what kind it is.
+type durableStored struct {
+	state                                       string
+	attempt, from, progressed, program, details int
+	scheduled, updated                          time.Duration
+	failure                                     string
+}
+
+func (c durableStored) goesOn() bool { return c.state == "running" || c.state == "interrupted" }
+
+func (c durableStored) String() string {
+	return fmt.Sprintf("%s #%d from %d progressed %d scheduled %s updated %s input %d details %d after %q",
+		c.state, c.attempt, c.from, c.progressed, c.scheduled, c.updated, c.program, c.details, c.failure)
+}
+
+type durableAct struct {
+	id, action, program       int
+	opts                      durableOptions
+	found                     durableStored
+	started                   bool // an attempt of this execution
+	state                     string
+	until                     time.Duration // of a wait
+	scheduled, closeBy        time.Duration
+	attempt, from, progressed int
+	details                   int
+	failure                   string // of the attempt before
+	slot, dirty               bool
+
+	// Of the attempt.
+	try                  durableTry
+	pc, resume           int
+	moved, stalled       bool // stalled: the one before had a heartbeat timeout
+	wake, beatBy, doneBy time.Duration
+}
+
+type durableModel struct {
+	s       *durableScript
+	now     time.Duration
+	store   map[int]durableStored
+	lines   []string
+	tie     bool // two things happened at one instant
+	counts  map[string]int
+	life    *durableLife
+	n       int // of the life
+	acts    []*durableAct
+	queue   []*durableAct
+	free    int
+	flushAt time.Duration
+	results []string
+}
+
+func (m *durableModel) run() []string {
+	m.store, m.counts = map[int]durableStored{}, map[string]int{}
+	for i := range m.s.lives {
+		m.n, m.life = i, &m.s.lives[i]
+		m.live()
+	}
+	return m.lines
+}
+
+func (m *durableModel) say(what string, id int, format string, args ...any) {
+	m.lines = append(m.lines, fmt.Sprintf("life %d: %s %d: ", m.n, what, id)+fmt.Sprintf(format, args...))
+}
+
+func (m *durableModel) event(a *durableAct, format string, args ...any) {
+	m.say("event", a.id, "%s %s", m.now, fmt.Sprintf(format, args...))
+}
+
+func (m *durableModel) live() {
+	l := m.life
+	m.acts, m.queue, m.free, m.flushAt = nil, nil, l.slots, durableNever
+	m.results = make([]string, len(l.actions))
+	next := 0
+	for over := false; !over; {
+		at, do, tie := l.end, func() { over = true }, false
+		offer := func(t time.Duration, f func()) {
+			if tie = tie && t > at || t == at; t < at {
+				at, do = t, f
+			}
+		}
+		if next < len(l.actions) {
+			offer(l.actions[next].at, func() { next++; m.act(next - 1) })
+		}
+		offer(m.flushAt, m.flush)
+		for _, a := range m.acts {
+			switch a.state {
+			case "waiting":
+				offer(a.until, func() { m.finish(a, "failed", "timeout", "schedule-to-start timeout") })
+				offer(a.closeBy, func() { m.finish(a, "failed", "timeout", "schedule-to-close timeout") })
+			case "backing off":
+				offer(a.until, func() { m.proceed(a) })
+			default:
+				offer(a.wake, func() { a.pc++; m.step(a) })
+				offer(a.beatBy, func() { m.fail(a, "heartbeat timeout") })
+				offer(a.doneBy, func() { m.fail(a, "start-to-close timeout") })
+				offer(a.closeBy, func() { m.fail(a, "schedule-to-close timeout") })
+			}
+		}
+		m.tie = m.tie || tie
+		m.now = at
+		do()
+	}
+	if l.crash {
+		m.counts["crash"]++
+	} else {
+		m.counts["shutdown"]++
+		m.free = 0
+		for _, a := range slices.Clone(m.acts) {
+			a.slot = false // goes to nobody
+			m.finish(a, "canceled", "shutdown", "shutdown")
+		}
+		m.flush()
+	}
+	for i, x := range l.actions {
+		m.say("action", i, "%s %s", x.kind, m.results[i])
+	}
+	for _, id := range slices.Sorted(maps.Keys(m.store)) {
+		m.say("stored", id, "%s", m.store[id])
+	}
+}
+
+func (m *durableModel) running(id int) bool {
+	return slices.ContainsFunc(m.acts, func(a *durableAct) bool { return a.id == id })
+}
+
+func (m *durableModel) act(i int) {
+	x := m.life.actions[i]
+	result := ""
+	switch x.kind {
+	case "start":
+		if m.running(x.id) {
+			result = "already running"
+		} else {
+			m.start(i, x.id, x.program)
+			return
+		}
+	case "recover":
+		n := 0
+		var unknown []string
+		for _, id := range slices.Sorted(maps.Keys(m.store)) {
+			switch cp := m.store[id]; {
+			case m.running(id) || !cp.goesOn():
+			case id == x.unknown:
+				unknown = append(unknown, fmt.Sprint(id))
+			default:
+				n++
+				m.counts["recovered "+cp.state]++
+				m.start(i, id, cp.program)
+			}
+		}
+		result = fmt.Sprintf("%d, unknown %v", n, unknown)
+	case "unfinished":
+		for _, id := range slices.Sorted(maps.Keys(m.store)) {
+			if !m.running(id) {
+				result += fmt.Sprintf("%d %s ", id, m.store[id].state)
+			}
+		}
+	case "cancel", "ctx":
+		m.queue = slices.DeleteFunc(m.queue, func(a *durableAct) bool { return a.action == x.of }) // a slot that comes free goes to none of them
+		for _, a := range slices.Clone(m.acts) {
+			if a.action == x.of {
+				m.finish(a, "canceled", x.kind, x.kind)
+			}
+		}
+	case "forget":
+		if m.running(x.id) {
+			result = "already running"
+		} else {
+			delete(m.store, x.id)
+		}
+	}
+	m.results[i] = result
+}
+
+func durablePlus(t, d time.Duration) time.Duration {
+	if d == 0 {
+		return durableNever
+	}
+	return t + d
+}
+
+// interval is rule 13's.
+func (o durableOptions) interval(n int) time.Duration {
+	d, coefficient := o.initial, time.Duration(o.coefficient)
+	if d == 0 {
+		d = time.Second
+	}
+	if coefficient == 0 {
+		coefficient = 2
+	}
+	most := 100 * d
+	for ; n > 1 && d < most; n-- {
+		d *= coefficient
+		if coefficient == 1 {
+			break
+		}
+	}
+	return min(d, most)
+}
+
+func (m *durableModel) start(action, id, program int) {
+	o := m.life.actions[action].opts[id]
+	cp := m.store[id]
+	a := &durableAct{id: id, action: action, program: program, opts: o, found: cp, scheduled: m.now, details: cp.details}
+	m.acts = append(m.acts, a)
+	if a.details == 0 {
+		a.details = o.details
+	}
+	m.event(a, "scheduled #0")
+	next := m.now
+	if cp.goesOn() {
+		a.scheduled, a.attempt, a.from, a.progressed, a.failure = cp.scheduled, cp.attempt, cp.from, cp.progressed, cp.failure
+	}
+	if cp.state == "running" {
+		a.failure = "crash"
+		if a.progressed < a.attempt {
+			next = max(m.now, cp.updated+o.interval(a.attempt-a.progressed))
+		} else if o.reset {
+			a.from = a.attempt - 1
+		}
+	}
+	a.closeBy = durablePlus(a.scheduled, o.stc)
+	switch {
+	case cp.goesOn() && o.attempts > 0 && a.attempt-a.from >= o.attempts:
+		if a.failure == "" {
+			a.failure = "made before"
+		}
+		m.counts["used up"]++
+		m.finish(a, "failed", "maximum attempts reached", a.failure)
+	case a.closeBy <= m.now:
+		m.counts["closed in downtime"]++
+		m.finish(a, "failed", "timeout", "schedule-to-close timeout")
+	case a.closeBy <= next:
+		m.counts["closed in the interval"]++
+		m.finish(a, "failed", "timeout", a.failure)
+	case next > m.now:
+		m.counts["crash interval"]++
+		a.state, a.until = "backing off", next
+	default:
+		m.proceed(a)
+	}
+}
+
+func (m *durableModel) proceed(a *durableAct) {
+	switch {
+	case m.life.slots == 0 || a.slot:
+		m.begin(a)
+	case m.free > 0:
+		m.free--
+		a.slot = true
+		m.begin(a)
+	default:
+		a.state, a.until = "waiting", durablePlus(m.now, a.opts.sts)
+		m.queue = append(m.queue, a)
+	}
+}
+
+func (m *durableModel) release(a *durableAct) {
+	if !a.slot {
+		return
+	}
+	a.slot = false
+	m.free++
+	if len(m.queue) > 0 {
+		b := m.queue[0]
+		m.queue = m.queue[1:]
+		m.proceed(b)
+	}
+}
+
+func (m *durableModel) begin(a *durableAct) {
+	a.attempt++
+	a.started, a.moved, a.resume = true, false, a.details
+	a.state, a.pc, a.wake = "running", 0, durableNever
+	a.beatBy, a.doneBy = durablePlus(m.now, a.opts.hb), durablePlus(m.now, a.opts.s2c)
+	m.save(a)
+	m.event(a, "attempt started #%d", a.attempt)
+	m.say("call", a.id, "%s #%d input %d resumes %d scheduled %s after %q", m.now, a.attempt, a.program, a.resume, a.scheduled, a.failure)
+	a.try = m.s.try(a.program, a.id, a.attempt)
+	m.step(a)
+}
+
+// step lets the function go on until it waits or returns.
+func (m *durableModel) step(a *durableAct) {
+	a.wake = durableNever
+	for ; a.pc < len(a.try.steps); a.pc++ {
+		switch step := a.try.steps[a.pc]; step.op {
+		case "sleep":
+			a.wake = m.now + step.d
+			return
+		case "note":
+			a.details = step.v
+			a.moved = a.moved || step.v != a.resume
+			if a.opts.sync {
+				m.save(a)
+			} else {
+				m.soon(a)
+			}
+		}
+		a.beatBy = durablePlus(m.now, a.opts.hb)
+	}
+	switch a.try.end {
+	case "hang":
+	case "ok":
+		m.finish(a, "completed", "", "")
+	default:
+		m.fail(a, a.try.end)
+	}
+}
+
+func (m *durableModel) noteMoved(a *durableAct) {
+	if a.moved {
+		a.progressed = a.attempt
+		if a.opts.reset {
+			a.from = a.attempt - 1
+		}
+	}
+}
+
+func (m *durableModel) fail(a *durableAct, kind string) {
+	m.noteMoved(a)
+	n := a.attempt - a.from
+	again := kind == "heartbeat timeout" && !(a.stalled && !a.moved)
+	why := ""
+	var delay time.Duration
+	switch {
+	case kind == "schedule-to-close timeout":
+		why = "timeout"
+	case kind == "fatal":
+		why = "non-retryable failure"
+	case a.opts.attempts > 0 && n >= a.opts.attempts:
+		why = "maximum attempts reached"
+	default:
+		if !again {
+			delay = a.opts.interval(n)
+		}
+		if a.closeBy != durableNever && m.now+delay >= a.closeBy {
+			why, delay = "timeout", 0
+		}
+	}
+	a.stalled = kind == "heartbeat timeout"
+	a.failure = kind
+	m.event(a, "attempt failed #%d %s, next in %s", a.attempt, kind, delay)
+	m.soon(a)
+	switch {
+	case why != "":
+		m.finish(a, "failed", why, kind)
+	case again:
+		m.proceed(a)
+	default:
+		a.state, a.until = "backing off", m.now+delay
+		m.release(a)
+	}
+}
+
+// finish ends an activity. why is the RetryState, or of a cancellation who asked.
+func (m *durableModel) finish(a *durableAct, state, why, kind string) {
+	m.acts = slices.DeleteFunc(m.acts, func(b *durableAct) bool { return a == b })
+	m.queue = slices.DeleteFunc(m.queue, func(b *durableAct) bool { return a == b })
+	m.counts[state]++
+	told := a.attempt // the last that was started
+	left := "failed"
+	switch state {
+	case "completed":
+		m.event(a, "completed #%d", told)
+	case "failed":
+		m.event(a, "failed #%d %s: %s", told, why, kind)
+	case "canceled":
+		m.event(a, "canceled #%d cancel requested: %s", told, kind)
+		if a.state == "running" { // that attempt does not count
+			m.noteMoved(a)
+			a.attempt--
+		}
+		if left = "canceled"; why != "cancel" {
+			left, kind = "interrupted", a.failure
+		}
+	}
+	if action := m.life.actions[a.action]; action.kind == "start" {
+		switch state {
+		case "completed":
+			m.results[a.action] = fmt.Sprintf("gives %d", 100*a.program+told)
+		case "failed":
+			m.results[a.action] = fmt.Sprintf("error #%d %s: %s", told, why, kind)
+		default:
+			m.results[a.action] = fmt.Sprintf("error #%d cancel requested: %s", told, why)
+		}
+	}
+	switch {
+	case state == "completed":
+		delete(m.store, a.id)
+		m.flush()
+	case left == "interrupted" && !a.started && a.found.goesOn():
+		m.counts["left as found"]++
+	default:
+		a.failure = kind
+		a.dirty = false
+		m.store[a.id] = m.checkpoint(a, left)
+		m.flush()
+	}
+	m.release(a)
+}
+
+// What is to be saved.
+
+func (m *durableModel) checkpoint(a *durableAct, state string) durableStored {
+	c := durableStored{state: state, attempt: a.attempt, from: a.from, progressed: min(a.progressed, a.attempt),
+		scheduled: a.scheduled, updated: m.now, program: a.program, details: a.details, failure: a.failure}
+	if state == "running" && a.moved {
+		c.progressed = a.attempt
+		if a.opts.reset {
+			c.from = a.attempt - 1
+		}
+	}
+	return c
+}
+
+// soon has it saved one SyncInterval after the first that waits for it.
+func (m *durableModel) soon(a *durableAct) {
+	a.dirty = true
+	if m.flushAt == durableNever {
+		d := m.life.sync
+		if d == 0 {
+			d = 100 * time.Millisecond
+		}
+		m.flushAt = m.now + d
+	}
+}
+
+func (m *durableModel) save(a *durableAct) {
+	a.dirty = true
+	m.flush()
+}
+
+// flush saves all that waits for it, in one Save.
+func (m *durableModel) flush() {
+	m.flushAt = durableNever
+	for _, a := range m.acts {
+		if a.dirty {
+			a.dirty = false
+			m.store[a.id] = m.checkpoint(a, "running")
+		}
+	}
+}
+
+func (s *durableScript) String() string {
+	var b strings.Builder
+	for i, p := range s.programs {
+		fmt.Fprintf(&b, "program %d: %+v\n", i, p)
+	}
+	for i, l := range s.lives {
+		fmt.Fprintf(&b, "life %d: %s to %s, crash %t, slots %d, sync %s\n", i, l.begin, l.end, l.crash, l.slots, l.sync)
+		for j, x := range l.actions {
+			fmt.Fprintf(&b, "  action %d at %s: %s", j, x.at, x.kind)
+			switch x.kind {
+			case "start":
+				fmt.Fprintf(&b, " id %d program %d %+v", x.id, x.program, x.opts[x.id])
+			case "recover":
+				fmt.Fprintf(&b, " unknown %d %+v", x.unknown, x.opts)
+			case "cancel", "ctx":
+				fmt.Fprintf(&b, " of %d", x.of)
+			case "forget":
+				fmt.Fprintf(&b, " id %d", x.id)
+			}
+			b.WriteString("\n")
+		}
+	}
+	return b.String()
+}
