@@ -394,8 +394,10 @@ func (a *activity) resolve(now instant, v verdict) {
 	if !a.deciding {
 		return // something has decided meanwhile
 	}
+	if a.checkCaller(now) {
+		return // which has brought us here once more
+	}
 	a.deciding = false
-	a.checkCaller(now)
 	t, p := a.latest, &a.opts.RetryPolicy
 	heartbeat := t.timedOut == TimeoutHeartbeat
 	progressed := a.noteProgress(t)
@@ -481,8 +483,8 @@ func (a *activity) cancel(now instant, cause error) {
 		a.cancelCause = t.cause()
 		a.until = now.add(a.opts.CancelGrace)
 		a.setAlarm()
-	case a.state == StateRunning:
-		a.resolve(now, verdict{}) // does nothing if that is what called us
+	case a.deciding:
+		a.resolve(now, verdict{})
 	case a.failure != nil:
 		a.finish(now, StateCanceled, RetryStateCancelRequested, &canceledError{cause: cause, result: a.failure})
 	default:

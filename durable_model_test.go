@@ -1,6 +1,7 @@
 package activity_test
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -131,7 +132,7 @@ func newDurableScript(seed uint64) *durableScript {
 			x.opts = options()
 			l.actions = append(l.actions, x)
 		}
-		slices.SortFunc(l.actions, func(a, b durableAction) int { return int(a.at - b.at) })
+		slices.SortFunc(l.actions, func(a, b durableAction) int { return cmp.Compare(a.at, b.at) })
 		var starts, all []int
 		for i := range l.actions {
 			switch x := &l.actions[i]; x.kind {

@@ -265,10 +265,13 @@ func (b *burst) sum() {
 
 // failedLog is the line about the latest attempt, which has failed.
 func (a *activity) failedLog(retry RetryState, delay time.Duration) func() {
-	t, err := a.latest, a.failure
-	if !t.burst.full(lineFailed, a) {
+	if !a.latest.burst.full(lineFailed, a) {
 		return nil
 	}
+	return a.attemptFailed(a.latest.number, a.failure, retry, delay)
+}
+
+func (a *activity) attemptFailed(number int, err error, retry RetryState, delay time.Duration) func() {
 	return func() {
 		next := slog.Duration("retry_in", delay)
 		if retry != 0 {
@@ -278,8 +281,19 @@ func (a *activity) failedLog(retry RetryState, delay time.Duration) func() {
 		if stack := stackOf(err); stack != nil {
 			attrs = append(attrs, slog.String("stack", string(stack)))
 		}
-		a.rt.log(slog.LevelWarn, "activity: attempt failed", a, t.number, attrs...)
+		a.rt.log(slog.LevelWarn, "activity: attempt failed", a, number, attrs...)
 	}
+}
+
+// logRestart logs what became of the last attempt of an earlier process, if that
+// attempt failed or there is no further one.
+func (a *activity) logRestart(err error, retry RetryState, delay time.Duration) {
+	if err == nil {
+		return
+	}
+	a.mu.Lock()
+	a.post(letter{log: a.attemptFailed(a.attempt(), err, retry, delay)})
+	a.mu.Unlock()
 }
 
 // abandonedLog is the line about the latest attempt, which is canceled and whose

@@ -193,17 +193,15 @@ type Runtime struct {
 	dumpAfter  instant // no dump of goroutines before
 
 	// What the Store is to hold; see record.
-	records    map[string]*record
-	dirty      []*record
-	flushAlarm alarm
-	urgent     int           // of dirty
-	flushNow   bool          // whether or not something is urgent
-	flushing   bool          // the flusher runs
-	drained    chan struct{} // closed when nothing is dirty; made by Shutdown
-
-	turn           chan struct{} // held by who writes to the Store, who owns:
-	saveFailures   int           // in a row
-	deleteFailures int
+	records  map[string]*record
+	dirty    []*record
+	urgent   int             // of dirty
+	saves    lane            // of what is not gone
+	deletes  lane            // of what is gone
+	flushing bool            // the flusher runs
+	drained  chan struct{}   // closed when nothing is dirty; made by Shutdown
+	heard    []chan struct{} // that unlock closes
+	turn     chan struct{}   // held by who writes to the Store
 
 	// Of the settle that is under way.
 	settling bool
@@ -306,22 +304,23 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, recoveri
 	}
 	if ctx.Done() != nil {
 		base, cancel := context.WithCancelCause(ctx)
-		stop := context.AfterFunc(base, func() {
+		a.base, a.caller = base, &caller{ctx: ctx, cancel: cancel}
+		a.caller.stop = context.AfterFunc(base, func() { // which may be at once
 			now := rt.lock()
 			a.cancel(now, context.Cause(base))
 			rt.unlock()
 		})
-		a.base, a.caller = base, &caller{ctx, stop, cancel}
 	}
 	a.first.Context, a.first.cancel = context.WithCancelCause(a.base)
 
-	err := rt.schedule(a)
-	if err == nil && a.rec != nil {
-		err = a.recall(recovering)
-	}
-	if err != nil {
+	if err := rt.schedule(a); err != nil {
 		a.release()
 		return nil, err
+	}
+	if a.rec != nil {
+		if err := a.recall(recovering); err != nil {
+			return nil, err
+		}
 	}
 	return a, nil
 }
@@ -375,14 +374,14 @@ func (rt *Runtime) schedule(a *activity) error {
 	a.alarm.when, a.alarm.a = never, a
 	rt.link(a)
 	rt.unanswered++
+	a.until = never
+	a.setState(StateWaiting)
 	if r := a.rec; r != nil {
 		if r.replaces = rt.records[id]; r.replaces != nil {
 			r.sequence = r.replaces.sequence
 		}
 		rt.records[id] = r
 		r.asked, r.loading = now, true
-		a.until = never
-		a.setState(StateWaiting)
 		return nil
 	}
 	a.tell(now, EventScheduled, 0, nil, 0, nil)

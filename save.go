@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 )
@@ -75,7 +77,11 @@ func (a *activity) recall(recovering bool) (err error) {
 	var cp Checkpoint
 	var found bool
 	err = errStoreGoexit
-	defer func() { err = a.recalled(cp, found, recovering, err) }() // also if the Store calls runtime.Goexit
+	defer func() { // also if the Store calls runtime.Goexit
+		if err = a.recalled(cp, found, recovering, err); err != nil {
+			a.release()
+		}
+	}()
 	if p := r.replaces; p != nil {
 		cp, found, err = p.remains(a.rt), !p.gone, nil
 	} else {
@@ -104,6 +110,8 @@ func (a *activity) recalled(cp Checkpoint, found, recovering bool, err error) er
 		err = a.notStarted(a.cancelCause)
 	case err != nil:
 		err = refusal(a.opts.ID, err)
+	case found && cp.ID != a.opts.ID:
+		err = refusal(a.opts.ID, fmt.Errorf("the Store has given the checkpoint of another ID: %q", cp.ID))
 	case found && !cp.sound():
 		err = refusal(a.opts.ID, fmt.Errorf("its checkpoint makes no sense: %s, attempt %d, counted from %d, progressed %d", cp.State, cp.Attempt, cp.CountedFrom, cp.Progressed))
 	case recovering && !cp.State.goesOn():
@@ -118,7 +126,8 @@ func (a *activity) recalled(cp Checkpoint, found, recovering bool, err error) er
 }
 
 func (c *Checkpoint) sound() bool {
-	return c.State >= CheckpointRunning && c.State <= CheckpointCanceled && c.Attempt >= 0 &&
+	return c.State >= CheckpointRunning && c.State <= CheckpointCanceled &&
+		c.Attempt >= 0 && c.Attempt < math.MaxInt && (c.Attempt > 0 || c.State != CheckpointRunning) &&
 		c.CountedFrom >= 0 && c.CountedFrom <= c.Attempt && c.Progressed >= 0 && c.Progressed <= c.Attempt
 }
 
@@ -148,20 +157,20 @@ func (a *activity) goOn(now instant, cp Checkpoint) {
 	a.countedFrom = cp.CountedFrom
 	r.before, r.attempt, r.progressed = cp.Attempt, cp.Attempt, cp.Progressed
 	next := now
+	if cp.State == CheckpointRunning {
+		a.failure = fmt.Errorf("the process ended during attempt %d", cp.Attempt)
+	}
+	crash := a.failure
 	switch {
 	case cp.State == CheckpointInterrupted:
 		if cp.LastFailure != "" {
 			a.failure = errors.New(cp.LastFailure)
 		}
 	case cp.Progressed < cp.Attempt: // what kills its process must not do so at every boot
-		a.failure = crashed(cp.Attempt)
 		since := now - instant(max(today.Sub(cp.UpdatedAt), 0))
 		next = max(now, since.add(p.interval(cp.Attempt-cp.Progressed, a.rt.random(p))))
-	default:
-		a.failure = crashed(cp.Attempt)
-		if p.ResetOnProgress {
-			a.countedFrom = cp.Attempt - 1
-		}
+	case p.ResetOnProgress:
+		a.countedFrom = cp.Attempt - 1
 	}
 	switch {
 	case p.MaximumAttempts > 0 && cp.Attempt-a.countedFrom >= p.MaximumAttempts:
@@ -169,27 +178,33 @@ func (a *activity) goOn(now instant, cp Checkpoint) {
 		if err == nil {
 			err = fmt.Errorf("%d attempts had been made before", cp.Attempt)
 		}
+		a.logRestart(err, RetryStateMaximumAttemptsReached, 0)
 		a.finish(now, StateFailed, RetryStateMaximumAttemptsReached, err)
 	case a.closeBy <= now:
+		a.mu.Lock()
+		err := a.timeout(TimeoutScheduleToClose)
+		a.mu.Unlock()
+		a.logRestart(err, RetryStateTimeout, 0)
 		a.expireWait(now, TimeoutScheduleToClose)
 	case a.closeBy <= next && a.closeBy != never:
+		a.logRestart(a.failure, RetryStateTimeout, 0)
 		a.finish(now, StateFailed, RetryStateTimeout, a.failure)
 	case next > now:
+		a.logRestart(crash, 0, time.Duration(next-now))
 		a.accept()
 		a.backOff(next)
 	default:
+		a.logRestart(crash, 0, 0)
 		a.proceed(now)
 	}
 }
-
-func crashed(attempt int) error { return fmt.Errorf("the process ended during attempt %d", attempt) }
 
 // accept lets Start return.
 func (a *activity) accept() {
 	if r := a.rec; r != nil && !r.accepted {
 		r.accepted = true
 		a.tell(r.asked, EventScheduled, 0, nil, 0, nil)
-		close(r.heard)
+		a.rt.heard = append(a.rt.heard, r.heard)
 	}
 }
 
@@ -203,7 +218,7 @@ func (a *activity) refuse(now instant) {
 	rt.freeID(a)
 	a.giveUpSlot(now)
 	rt.answered()
-	close(a.rec.heard)
+	rt.heard = append(rt.heard, a.rec.heard)
 }
 
 // withdraw lets stand again what stood for the ID before.
@@ -282,6 +297,7 @@ func (a *activity) uncount(t *attempt) {
 // end is told how the activity has ended, and saves what is to remain of it.
 func (r *record) end(now instant, state State, err error, f waiter) {
 	a := r.a
+	r.waiters = nil // they wait for what is over
 	if r.starting {
 		r.starting, r.attempt = false, a.attempt()
 	}
@@ -385,8 +401,8 @@ func (r *record) save(rt *Runtime, f waiter) {
 // then on.
 func (r *record) saveBy(rt *Runtime, then instant) {
 	rt.gather(r)
-	if rt.flushAlarm.slot == 0 {
-		rt.setFlush(then.add(rt.cfg.SyncInterval))
+	if rt.saves.alarm.slot == 0 {
+		rt.saves.set(rt, then.add(rt.cfg.SyncInterval))
 	}
 }
 
@@ -398,11 +414,40 @@ func (rt *Runtime) gather(r *record) {
 	}
 }
 
-func (rt *Runtime) setFlush(when instant) {
-	rt.queue.remove(&rt.flushAlarm)
-	rt.flushAlarm.when = when
-	rt.queue.push(&rt.flushAlarm)
+// A lane is the way of all Saves, or of all Deletes. Guarded by Runtime.mu.
+type lane struct {
+	alarm    alarm   // when they are due, if nothing is urgent
+	due      bool    // the alarm has come
+	failures int     // in a row, each after the pause that followed the one before
+	retryAt  instant // the end of that pause
 }
+
+func (l *lane) set(rt *Runtime, when instant) {
+	rt.queue.remove(&l.alarm)
+	l.alarm.when = when
+	rt.queue.push(&l.alarm)
+}
+
+// pause is the time until a Store that has failed is tried again, if nobody waits
+// for it.
+func (l *lane) pause(rt *Runtime, now instant) time.Duration {
+	if now >= l.retryAt {
+		l.failures++
+	}
+	interval := rt.cfg.SyncInterval
+	d := max(interval, min(maxStorePause, interval<<min(l.failures-1, 16)))
+	l.retryAt = now.add(d)
+	return d
+}
+
+func (rt *Runtime) lane(gone bool) *lane {
+	if gone {
+		return &rt.deletes
+	}
+	return &rt.saves
+}
+
+func (rt *Runtime) flushIsDue() bool { return rt.urgent > 0 || rt.saves.due || rt.deletes.due }
 
 // flush is the goroutine that brings what is dirty to the Store.
 func (rt *Runtime) flush() {
@@ -438,9 +483,7 @@ func (rt *Runtime) flushOnce() bool {
 func (rt *Runtime) flushDue() bool {
 	rt.lock()
 	defer rt.unlock()
-	if rt.flushNow || rt.urgent > 0 {
-		rt.flushNow = false
-		rt.queue.remove(&rt.flushAlarm)
+	if rt.flushIsDue() {
 		return true
 	}
 	rt.flushing = false
@@ -461,10 +504,18 @@ type write struct {
 	waiters []waiter
 }
 
-// takeDirty returns what is dirty, of what is gone or of what is not.
+// takeDirty returns what is dirty: of what is not gone all, and what is gone only
+// if something of it is due or urgent, so that a Delete that fails is not tried
+// again with every Save.
 func (rt *Runtime) takeDirty(gone bool) (batch []write) {
 	now := rt.lock()
 	defer rt.unlock()
+	l := rt.lane(gone)
+	if gone && !l.due && !slices.ContainsFunc(rt.dirty, func(r *record) bool { return r.urgent && r.gone }) {
+		return nil
+	}
+	l.due = false
+	rt.queue.remove(&l.alarm)
 	later := rt.dirty[:0]
 	for _, r := range rt.dirty {
 		if r.gone != gone {
@@ -556,17 +607,6 @@ func (rt *Runtime) bring(batch []write, gone bool) {
 
 // tried tells those who wait how it went, and keeps what the Store did not take.
 func (rt *Runtime) tried(batch []write, gone bool, err error) {
-	failures := &rt.saveFailures
-	if gone {
-		failures = &rt.deleteFailures
-	}
-	*failures++
-	if err == nil {
-		*failures = 0
-	} else {
-		rt.log(slog.LevelError, "activity: the Store failed; what it did not take stays in memory and is tried again", nil, 0,
-			slog.Any("error", err), slog.Int("checkpoints", len(batch)), slog.Duration("retry_in", rt.storePause()))
-	}
 	now := rt.lock()
 	defer rt.unlock()
 	for i := range batch {
@@ -584,16 +624,18 @@ func (rt *Runtime) tried(batch []write, gone bool, err error) {
 			}
 		}
 	}
-	if err != nil && len(rt.dirty) > 0 {
-		rt.setFlush(now.add(rt.storePause()))
+	l := rt.lane(gone)
+	if err == nil {
+		l.failures, l.retryAt = 0, now
+		return
 	}
-}
-
-// storePause is the time until a Store that has failed is tried again, if nobody
-// waits for it.
-func (rt *Runtime) storePause() time.Duration {
-	n := max(rt.saveFailures, rt.deleteFailures, 1)
-	return max(rt.cfg.SyncInterval, min(maxStorePause, rt.cfg.SyncInterval<<min(n-1, 16)))
+	pause := l.pause(rt, now)
+	if len(rt.dirty) > 0 {
+		l.set(rt, l.retryAt)
+	}
+	// Not in this goroutine: a Logger that hangs must not hold up the next try.
+	go rt.log(slog.LevelError, "activity: the Store failed; what it did not take stays in memory and is tried again", nil, 0,
+		slog.Any("error", err), slog.Int("checkpoints", len(batch)), slog.Duration("retry_in", pause))
 }
 
 // callStore names the method in its error, and makes a panic one.
@@ -601,7 +643,7 @@ func (rt *Runtime) callStore(method string, f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			p := newPanicError(v)
-			rt.log(slog.LevelError, "activity: Store."+method+" panicked", nil, 0, slog.Any("error", p), slog.String("stack", string(p.Stack)))
+			go rt.log(slog.LevelError, "activity: Store."+method+" panicked", nil, 0, slog.Any("error", p), slog.String("stack", string(p.Stack)))
 			err = fmt.Errorf("the Store's %s panicked: %w", method, p)
 		}
 	}()
@@ -615,9 +657,9 @@ func (rt *Runtime) callStore(method string, f func() error) (err error) {
 func (rt *Runtime) drain(ctx context.Context) {
 	rt.lock()
 	if len(rt.dirty) > 0 {
-		rt.flushNow = true
+		rt.saves.due, rt.deletes.due = true, true
 	}
-	if (rt.flushNow || rt.flushing) && rt.drained == nil {
+	if (len(rt.dirty) > 0 || rt.flushing) && rt.drained == nil {
 		rt.drained = make(chan struct{})
 	}
 	drained := rt.drained

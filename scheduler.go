@@ -189,11 +189,16 @@ func (rt *Runtime) unlock() {
 	}
 	run, answers := rt.runFirst, rt.answers
 	rt.runFirst, rt.runLast, rt.answers = nil, nil, nil
-	flush := (rt.flushNow || rt.urgent > 0) && !rt.flushing
+	heard := rt.heard
+	rt.heard = nil
+	flush := rt.flushIsDue() && !rt.flushing
 	if flush {
 		rt.flushing = true
 	}
 	rt.mu.Unlock()
+	for _, c := range heard {
+		close(c)
+	}
 	if flush {
 		go rt.flush()
 	}
@@ -262,8 +267,10 @@ func (rt *Runtime) settle(now instant) {
 			al.wake <- struct{}{}
 		case al.a != nil:
 			al.a.expire(now, time.Duration(now-earliest))
+		case al == &rt.saves.alarm:
+			rt.saves.due = true
 		default:
-			rt.flushNow = true
+			rt.deletes.due = true
 		}
 	}
 	if b := rt.burst; b != nil {

@@ -17,7 +17,8 @@ type Store interface {
 	Load(ctx context.Context, id string) (Checkpoint, bool, error)
 	// Save writes all of batch or nothing, replacing what has the same ID. What
 	// it got is durable when it returns nil. It must not change batch, nor keep it
-	// or the bytes in it.
+	// or the bytes in it. An error is that of every start in the batch, so it must
+	// take what Config.MaxDetailsSize allows, and the inputs.
 	Save(ctx context.Context, batch []Checkpoint) error
 	// Delete removes the checkpoints with these IDs; one that there is not is
 	// no error. They are durably gone when it returns nil. It must not change ids.
@@ -92,10 +93,20 @@ func (rt *Runtime) Unfinished(ctx context.Context) iter.Seq2[Checkpoint, error] 
 			}
 		}
 		for cp, err := range rt.stored(ctx) {
-			if err == nil && (told[cp.ID] || rt.isRunning(cp.ID)) {
+			if err != nil {
+				yield(Checkpoint{}, err)
+				return
+			}
+			rt.lock()
+			r, running := rt.records[cp.ID], rt.inUse(cp.ID)
+			rt.unlock()
+			if told[cp.ID] || running || r != nil && r.gone {
 				continue
 			}
-			if !yield(cp, err) || err != nil {
+			if r != nil { // it has ended meanwhile
+				cp = r.remains(rt)
+			}
+			if !yield(cp, nil) {
 				return
 			}
 		}

@@ -1,0 +1,406 @@
+// What the other tests of durability do not meet.
+
+package activity_test
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/benbjohnson/clock"
+
+	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/storetest"
+)
+
+// The caller's context.
+
+// A countedClock calls hook in its n-th reading.
+type countedClock struct {
+	clock.Clock
+	left atomic.Int32
+	hook func()
+}
+
+func (c *countedClock) Now() time.Time {
+	if c.left.Add(-1) == 0 {
+		c.hook()
+	}
+	return c.Clock.Now()
+}
+
+// The caller's context ends at each moment at which the Runtime reads the clock,
+// most of them under its lock.
+func TestRule17TheCallersEndAtAnyMoment(t *testing.T) {
+	for name, store := range map[string]func() activity.Store{
+		"without a Store": func() activity.Store { return nil },
+		"with a Store":    func() activity.Store { return &storetest.Memory{} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for n := int32(1); ; n++ {
+				reached := false
+				synctest.Test(t, func(t *testing.T) {
+					ctx, cancel := context.WithCancel(context.Background())
+					defer cancel()
+					c := &countedClock{Clock: clock.New(), hook: func() { reached = true; cancel() }}
+					rt := activity.New(activity.Config{Clock: c, Store: store(), Logger: quiet, Observer: func(activity.Event) {}, MaxConcurrent: 1})
+					opts := activity.Options{ID: "a", HeartbeatTimeout: time.Second, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 4}}
+					c.left.Store(n)
+					h, err := activity.Start(ctx, rt, opts, func(ctx activity.Context, _ int) (string, error) {
+						switch ctx.Info().Attempt {
+						case 1:
+							return "", untilEnded(ctx)
+						case 2:
+							return "", errBoom
+						case 3:
+							time.Sleep(2 * time.Second)
+						}
+						return "done", ctx.Heartbeat(1)
+					}, 0)
+					if err != nil {
+						return
+					}
+					time.Sleep(time.Minute)
+					select {
+					case <-h.Done():
+					default:
+						t.Errorf("canceled at reading %d, and it does not end: %+v", n, h.Status())
+					}
+				})
+				if !reached {
+					break
+				}
+			}
+		})
+	}
+}
+
+// A shortContext ends when it is asked for its Done channel.
+type shortContext struct {
+	context.Context
+	cancel context.CancelFunc
+}
+
+func (c shortContext) Done() <-chan struct{} {
+	c.cancel()
+	return c.Context.Done()
+}
+
+// It is for the race detector: the caller's context ends while Start takes hold of
+// it.
+func TestRule17TheCallersEndDuringTheStart(t *testing.T) {
+	rt := activity.New(activity.Config{Logger: quiet})
+	for range 1000 {
+		ctx, cancel := context.WithCancel(context.Background())
+		err := rt.Run(shortContext{ctx, cancel}, activity.Options{}, noop)
+		if err != nil {
+			checkEnd(t, err, 0, activity.RetryStateCancelRequested, context.Canceled)
+		}
+	}
+}
+
+// The Store.
+
+// A slowClock holds who sets a timer.
+type slowClock struct {
+	*clock.Mock
+	gate chan struct{}
+}
+
+func (c slowClock) AfterFunc(d time.Duration, f func()) *clock.Timer {
+	<-c.gate
+	return c.Mock.AfterFunc(d, f)
+}
+
+// A Mock that is moved on as soon as Start has returned must find the timer there.
+func TestRule25TheTimerIsSetBeforeAStoredStartReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := slowClock{clock.NewMock(), make(chan struct{})}
+		rt := activity.New(activity.Config{Clock: c, Store: &storetest.Memory{}, Logger: quiet})
+		var returned atomic.Bool
+		go func() {
+			start(t, rt, activity.Options{ID: "a", HeartbeatTimeout: time.Second}, noop)
+			returned.Store(true)
+		}()
+		synctest.Wait()
+		if returned.Load() {
+			t.Error("Start has returned, and the timer is not set")
+		}
+		close(c.gate)
+		synctest.Wait()
+		if !returned.Load() {
+			t.Error("Start has not returned")
+		}
+	})
+}
+
+// A Store that cannot delete holds up no details.
+func TestRule21DetailsWhileADeleteFails(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		beat := make(chan struct{})
+		e.start(job, func(ctx activity.Context) error {
+			for n := 1; ; n++ {
+				select {
+				case <-beat:
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
+				_ = ctx.Heartbeat(n)
+			}
+		})
+		s.on("Delete", failing)
+		e.start(activity.Options{ID: "done"}, noop)
+		e.pass(time.Minute)
+		for n := 1; n <= 10; n++ {
+			beat <- struct{}{}
+			e.pass(100 * time.Millisecond)
+			checkDetails(t, stored{s.get("a")}, n)
+		}
+	})
+}
+
+// A lyingStore gives another checkpoint than that which it was asked for.
+type lyingStore struct{ *faultyStore }
+
+func (s lyingStore) Load(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
+	return s.faultyStore.Load(ctx, "a")
+}
+
+func TestRule20TheCheckpointOfAnotherID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(t)
+		s.put(activity.Checkpoint{State: activity.CheckpointInterrupted})
+		rt := activity.New(activity.Config{Store: lyingStore{s}, Logger: quiet})
+		if err := rt.Run(t.Context(), activity.Options{ID: "b"}, noop); err == nil {
+			t.Error("b went on from the checkpoint of a")
+		}
+	})
+}
+
+// Whatever a Store holds, what is saved after it can be gone on from.
+func TestRule20AbsurdCheckpoints(t *testing.T) {
+	for name, cp := range map[string]activity.Checkpoint{
+		"running, no attempt":       {State: activity.CheckpointRunning},
+		"interrupted, the most":     {State: activity.CheckpointInterrupted, Attempt: math.MaxInt},
+		"running, the most":         {State: activity.CheckpointRunning, Attempt: math.MaxInt},
+		"running, the most, better": {State: activity.CheckpointRunning, Attempt: math.MaxInt, Progressed: math.MaxInt},
+	} {
+		t.Run(name, func(t *testing.T) {
+			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+				cp = s.put(cp)
+				opts := job
+				opts.RetryPolicy.ResetOnProgress = true
+				if l := e.launch(e.ctx, opts, untilEnded); l.err != nil {
+					s.want(cp) // refused, and as it was
+					return
+				}
+				e.pass(time.Hour)
+				if got := s.get("a"); got.CountedFrom < 0 || got.Attempt < cp.Attempt {
+					t.Errorf("saved: %+v", got)
+				}
+			})
+		})
+	}
+}
+
+// What ends during the loop, and is not saved, is listed as it ended.
+func TestRule28UnfinishedWhatEndsMeanwhile(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		s.put(activity.Checkpoint{State: activity.CheckpointFailed, Attempt: 1})
+		h := e.start(activity.Options{ID: "b"}, untilEnded)
+		s.on("Save", failing)
+		for cp, err := range e.rt.Unfinished(t.Context()) {
+			checkErr(t, err, nil)
+			switch cp.ID {
+			case "a":
+				h.Cancel(nil)
+				synctest.Wait()
+				e.end(h)
+			case "b":
+				if cp.State != activity.CheckpointCanceled {
+					t.Errorf("b is %s", cp.State)
+				}
+			}
+		}
+	})
+}
+
+// A slowHandler hangs.
+type slowHandler struct {
+	slog.Handler
+	gate chan struct{}
+}
+
+func (h slowHandler) Enabled(context.Context, slog.Level) bool { return true }
+func (h slowHandler) Handle(context.Context, slog.Record) error {
+	<-h.gate
+	return nil
+}
+
+// A Logger that hangs holds up no Save.
+func TestRule24ALoggerThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := slowHandler{slog.DiscardHandler, make(chan struct{})}
+		durableEnv(t, activity.Config{Logger: slog.New(h)}, nil, func(t *testing.T, e *env, s *faultyStore) {
+			t.Cleanup(func() { close(h.gate) })
+			s.on("Save", failing)
+			if l := e.launch(e.ctx, activity.Options{ID: "a"}, noop); !l.returned.Load() {
+				t.Error("the Save has failed, and Start does not return")
+			}
+			s.on("Save", nil)
+			if l := e.launch(e.ctx, activity.Options{ID: "b"}, noop); !l.returned.Load() {
+				t.Error("Start of b does not return")
+			}
+		})
+	})
+}
+
+// What is canceled inside Guard keeps its ID from all that would go on from it.
+func TestRule27GuardKeepsAStoredID(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		in := e.gate("in")
+		opts := job
+		opts.CancelGrace = time.Second
+		opts.HeartbeatTimeout = 10 * time.Second
+		ctx, cancel := context.WithCancel(e.ctx)
+		defer cancel()
+		def := &activity.Definition[struct{}, string]{Name: "job", Func: func(activity.Context, struct{}) (string, error) { return "", nil }}
+		h := startWith(t, ctx, e.rt, opts, func(ctx activity.Context) error {
+			_ = ctx.Heartbeat(1)
+			return activity.Guard(ctx, func() error { <-in; _ = ctx.Heartbeat(2); return nil })
+		})
+		synctest.Wait()
+		cancel()
+		e.pass(time.Second)
+		checkEnd(t, e.end(h), 1, activity.RetryStateCancelRequested)
+		check := func() {
+			t.Helper()
+			got := s.get("a")
+			if got.State != activity.CheckpointInterrupted || got.Attempt != 0 {
+				t.Errorf("%+v", got)
+			}
+			checkDetails(t, stored{got}, 1)
+		}
+		check()
+		checkErr(t, e.rt.Forget(e.ctx, "a"), activity.ErrAlreadyRunning)
+		if n, err := activity.Recover(e.ctx, e.rt, def); n != 0 || err != nil {
+			t.Error(n, err)
+		}
+		checkDiff(t, "unfinished", e.unfinished(), []string(nil))
+		_, err := def.Execute(e.ctx, e.rt, "a", struct{}{})
+		checkErr(t, err, activity.ErrAlreadyRunning)
+		check()
+		e.open("in")
+		check()
+		checkDiff(t, "unfinished", e.unfinished(), []string{"a"})
+		if n, err := activity.Recover(e.ctx, e.rt, def); n != 1 || err != nil {
+			t.Error(n, err)
+		}
+		e.pass(time.Second)
+		s.want(activity.Checkpoint{ID: "a"})
+	})
+}
+
+// Memory.
+
+// holder is a function that holds on to something, whose end it counts in freed.
+func holder(freed *atomic.Int32, fn func(activity.Context) error) func(activity.Context, struct{}) (struct{}, error) {
+	held := new([1 << 10]byte)
+	runtime.AddCleanup(held, func(n *atomic.Int32) { n.Add(1) }, freed)
+	return func(ctx activity.Context, _ struct{}) (struct{}, error) {
+		defer runtime.KeepAlive(held)
+		return struct{}{}, fn(ctx)
+	}
+}
+
+// collect runs the garbage collector until freed is n, or it seems that it stays less.
+func collect(freed *atomic.Int32, n int32) int32 {
+	for i := 0; freed.Load() < n && i < 100; i++ {
+		runtime.GC()
+		runtime.Gosched()
+	}
+	return freed.Load()
+}
+
+// What an activity has left, and the Store does not take, keeps nothing else of it.
+func TestRule24WhatIsUnsavedKeepsNoActivity(t *testing.T) {
+	const n = 1000
+	s := newStore(t)
+	rt := activity.New(activity.Config{Store: s, Logger: quiet, SyncInterval: time.Hour})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var freed atomic.Int32
+	var ended []<-chan struct{}
+	for i := range n {
+		h, err := activity.Start(ctx, rt, activity.Options{ID: strconv.Itoa(i)}, holder(&freed, func(ctx activity.Context) error {
+			_ = ctx.Heartbeat(i)
+			<-ctx.Done()
+			return []error{nil, errBoom, context.Cause(ctx)}[i%3]
+		}), struct{}{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended = append(ended, h.Done())
+	}
+	s.on("Save", failing)
+	s.on("Delete", failing)
+	cancel()
+	for _, done := range ended {
+		<-done
+	}
+	if got := collect(&freed, n); got != n {
+		t.Errorf("%d of %d are freed", got, n)
+	}
+	s.on("Save", nil)
+	s.on("Delete", nil)
+	checkErr(t, rt.Shutdown(t.Context()), nil)
+	for i := range n {
+		if got, want := s.get(strconv.Itoa(i)).State != 0, i%3 > 0; got != want {
+			t.Errorf("%d: stored is %v, want %v", i, got, want)
+		}
+	}
+}
+
+// Starts that are given up while the Store hangs leave nothing behind.
+func TestRule24CanceledStartsWhileASaveHangs(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		open := s.block("Save")
+		e.launch(e.ctx, activity.Options{ID: "x"}, noop) // hangs in the Save
+		const n = 100
+		var freed atomic.Int32
+		for range n {
+			ctx, cancel := context.WithCancel(e.ctx)
+			go func() { _, _ = activity.Start(ctx, e.rt, job, holder(&freed, noop), struct{}{}) }()
+			synctest.Wait()
+			cancel()
+			synctest.Wait()
+		}
+		if got := collect(&freed, n); got != n {
+			t.Errorf("%d of %d are freed", got, n)
+		}
+		open()
+	})
+}
+
+func TestAllocationsBesideAStore(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	beat := func(store activity.Store) (allocs [2]float64) {
+		rt := activity.New(activity.Config{Store: store, Logger: quiet, SyncInterval: time.Hour})
+		checkErr(t, rt.Run(t.Context(), job, func(ctx activity.Context) error {
+			big := 1000 // small ints are boxed for nothing
+			allocs[0] = testing.AllocsPerRun(1000, func() { _ = ctx.Heartbeat() })
+			allocs[1] = testing.AllocsPerRun(1000, func() { big++; _ = ctx.Heartbeat(big) })
+			return nil
+		}), nil)
+		return allocs
+	}
+	checkDiff(t, "allocations of a heartbeat beside a Store", beat(&storetest.Memory{}), beat(nil))
+}
