@@ -7,7 +7,8 @@ import (
 )
 
 // A Definition is an activity with a name that outlives the process, which is
-// what [Recover] finds a stored activity's function by.
+// what [Recover] finds a stored activity's function by. Its input outlives the
+// process too: no addresses, handles or temporary files.
 type Definition[In, Out any] struct {
 	Name    string
 	Options Options // for every execution; ID and Name are ignored
@@ -24,8 +25,8 @@ func (d *Definition[In, Out]) Execute(ctx context.Context, rt *Runtime, id strin
 	return h.answer()
 }
 
-// Start starts the activity with this ID, as [Start] does. A Definition without
-// a Name is refused.
+// Start starts the activity with this ID, as [Start] does; an empty one is made up,
+// and never stored. A Definition without a Name is refused.
 func (d *Definition[In, Out]) Start(ctx context.Context, rt *Runtime, id string, in In) (*Handle[Out], error) {
 	if d.Name == "" {
 		return nil, fmt.Errorf("activity %q: Definition.Name is empty, and it is what a stored activity's function is found by", id)
@@ -56,18 +57,27 @@ type Recoverable interface {
 // Recover starts every activity in the Store that a crash, a shutdown or the end
 // of its context interrupted, each by the Definition of its Name and with its
 // stored input, and returns how many: call it at the start of the program. Each
-// goes on as described at [Start], with ctx as its context. What has failed for
-// good, or was canceled by [Handle.Cancel], it leaves alone.
+// goes on as the package's doc on durability says, with ctx as its context. What
+// has failed for good, or was canceled by [Handle.Cancel], it leaves alone. It
+// gives no handles: what you want one of, start before, by its ID; it goes on from
+// its checkpoint, and Recover passes it over. One whose attempts are used up, or
+// whose schedule-to-close timeout has passed, is started and fails at once, which
+// the log says.
 //
 // An error names each ID that it could not start: since no Definition has its
-// Name, its input does not decode, or the Store failed. The others are started
-// all the same. Without a Store there is nothing to recover.
+// Name (Run's activities have none: start those by their ID, or [Runtime.Forget]
+// them), its input does not decode, or the Store failed. The others are started
+// all the same; but an error of Store.All ends it. Without a Store there is
+// nothing to recover.
 func Recover(ctx context.Context, rt *Runtime, defs ...Recoverable) (int, error) {
 	byName := map[string]Recoverable{}
 	for _, d := range defs {
 		name := d.definition()
-		if name == "" || byName[name] != nil {
-			return 0, fmt.Errorf("activity: Recover: two Definitions are named %q, or it is empty: what is stored is found by its name", name)
+		switch {
+		case name == "":
+			return 0, errors.New("activity: Recover: a Definition has no Name, and it is what a stored activity's function is found by")
+		case byName[name] != nil:
+			return 0, fmt.Errorf("activity: Recover: two Definitions are named %q", name)
 		}
 		byName[name] = d
 	}

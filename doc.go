@@ -176,15 +176,25 @@
 // [Recover] does that for everything that was running or interrupted: call it when
 // the program starts, with a [Definition] for each kind of activity. What was
 // canceled on purpose stays canceled. [Runtime.Unfinished] lists what is stored, and
-// [Runtime.Forget] drops it. Give Shutdown the time to save everything before the
-// Store is closed; after a kill -9 nothing has to be done.
+// [Runtime.Forget] drops it.
+//
+// Every kill counts against RetryPolicy.MaximumAttempts: a long job that is to
+// survive many sets ResetOnProgress.
+//
+// A cancellation does not wait for the Store. What was canceled or interrupted is
+// durable once [Runtime.Shutdown] has returned nil; a crash before that leaves it
+// as running. So end a program with Shutdown, and close the Store after it. After
+// a kill -9 nothing has to be done.
 //
 // A Store that fails at a start fails the start. Later it is logged and tried
-// again, and the activities go on: what is not saved yet stays in memory, the
-// newest of each only.
+// again, every 5 s at least, and the activities go on: what is not saved yet stays
+// in memory, the newest of each only.
 //
 // What durability is not: a step that was done and whose heartbeat was not saved
-// is done again. One Runtime at a time may use a Store.
+// is done again. What has completed leaves no trace: a caller that starts the same
+// ID at every boot does it again. An inner activity with an ID, started by an
+// outer one, is recovered on its own; give it none, and it is the outer one's to
+// start again. One Runtime at a time may use a Store.
 //
 // # Testing
 //
@@ -193,5 +203,7 @@
 // driven, and the same program gives the same events at the same instants.
 // Where a test wants to stop at an instant and look, Config.Clock takes a
 // [github.com/benbjohnson/clock.Mock]. Options.HeartbeatDetails starts a function
-// in the middle. Make the Runtime in the bubble.
+// in the middle. Make the Runtime in the bubble. For a crash, take the Clone of a
+// storetest.Memory, which is what a killed process leaves, and go on with a new
+// Runtime on that.
 package activity

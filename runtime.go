@@ -106,8 +106,9 @@ type Options struct {
 
 	// SyncHeartbeats makes Heartbeat with details return only when the Store
 	// holds them: a few milliseconds on a disk. If the Store fails, Heartbeat
-	// returns its error, and the details are kept and saved later all the same.
-	// Without a Store it has no effect.
+	// returns its error, and the details are kept and saved later all the same; an
+	// attempt that passes that error on has failed like any other. Without a
+	// Store it has no effect.
 	SyncHeartbeats bool
 }
 
@@ -549,7 +550,8 @@ func Execute[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn fun
 // With Config.Store and Options.ID it returns when the start of the first attempt
 // is durable, or that attempt has to wait: for a slot, or, after a crash without
 // progress, for the policy's interval. If the Store fails only after that wait,
-// Wait returns its error. in is encoded with Config.Codec and stored too.
+// Wait returns its error. in is encoded with Config.Codec and stored too. Many at
+// once share a Save if they are started from many goroutines.
 func Start[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn func(Context, In) (Out, error), in In) (*Handle[Out], error) {
 	a, err := rt.start(ctx, &opts, &call[In, Out]{fn, in}, false)
 	if err == nil {
@@ -716,8 +718,9 @@ func (rt *Runtime) Stats() Stats {
 
 // Shutdown refuses new activities, cancels the running ones with [ErrShutdown]
 // as the cause, and waits until they have ended, the Observer has been told, and
-// the Store holds everything. If ctx ends first it returns an error that says how
-// many are left and wraps ctx's cause. Functions that were abandoned are logged, and not waited for. It
+// the Store holds everything: give ctx a deadline, for a Store that keeps failing.
+// If ctx ends first it returns an error that says how many are left and wraps
+// ctx's cause. Functions that were abandoned are logged, and not waited for. It
 // may be called again. An activity must not call it and wait.
 func (rt *Runtime) Shutdown(ctx context.Context) error {
 	now := rt.lock()

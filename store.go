@@ -40,7 +40,7 @@ type Checkpoint struct {
 	ScheduledAt time.Time // when the activity was scheduled, which its schedule-to-close timeout counts from
 	UpdatedAt   time.Time
 	Input       []byte // of Execute and Start, one value in the Codec's form
-	Details     []byte // the newest heartbeat details, opaque; nil: none
+	Details     []byte // the newest heartbeat details, opaque: see HeartbeatDetails; nil: none
 	LastFailure string // how the last attempt that ended did
 }
 

@@ -182,11 +182,11 @@ func TestCloseTwice(t *testing.T) {
 		}
 	}
 	_, _, err := s.Load(t.Context(), "a")
-	wantError(t, err, path, `load "a": database not open`)
-	wantError(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("a", nil)}), path, "database not open")
-	wantError(t, s.Delete(t.Context(), []string{"a"}), path, "database not open")
+	wantError(t, err, path, `load "a": the Store is closed`)
+	wantError(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("a", nil)}), path, "the Store is closed")
+	wantError(t, s.Delete(t.Context(), []string{"a"}), path, "the Store is closed")
 	_, err = ids(s)
-	wantError(t, err, path, "database not open")
+	wantError(t, err, path, "the Store is closed")
 }
 
 func TestInUse(t *testing.T) {

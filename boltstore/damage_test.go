@@ -210,7 +210,8 @@ func TestForeignFiles(t *testing.T) {
 	}
 }
 
-// One bad record is an error where it is read, and can be replaced or deleted.
+// One bad record is an error where it is read, does not hide the others, and can be
+// replaced or deleted.
 func TestDamagedRecord(t *testing.T) {
 	path := newPath(t)
 	s := open(t, path)
@@ -230,7 +231,8 @@ func TestDamagedRecord(t *testing.T) {
 	s = open(t, path)
 	got, err := ids(s)
 	wantError(t, err, path, `"b": the record is damaged`)
-	if !slices.Equal(got, []string{"a"}) {
+	wantError(t, err, path, `"c": the record is damaged`)
+	if !slices.Equal(got, []string{"a", "d"}) {
 		t.Errorf("before the error All yielded %q", got)
 	}
 	_, _, err = s.Load(t.Context(), "b")

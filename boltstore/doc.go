@@ -45,8 +45,9 @@
 // other, which may be one commit older: to bbolt that is a commit that a loss of
 // power cut short.
 //
-// A record that is damaged inside is found when it is read: Load returns an error,
-// and All ends with one, that names the ID. Save replaces it, and Delete removes it.
+// A record that is damaged inside is found when it is read: Load returns an error
+// that names the ID, and All, once it has yielded the others, one that names all
+// such IDs. Save replaces it, and Delete removes it.
 //
 // A file that somebody truncates while it is open makes the methods that read
 // what is missing return an error, and every method from then on.

@@ -21,7 +21,7 @@ const (
 var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-	errDamagedRecord = errors.New("the record is damaged")
+	errDamagedRecord = errors.New("the record is damaged: Runtime.Forget drops it")
 )
 
 // encodeRecord gives the value that is stored under c.ID.

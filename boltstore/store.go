@@ -36,6 +36,7 @@ const (
 
 var (
 	errInUse    = errors.New("in use: another process, or another Store of this one, has the file open; end or close that one, or give each its own file")
+	errClosed   = errors.New("the Store is closed; close it after Runtime.Shutdown")
 	errReplaced = errors.New("removed or replaced while it was opened")
 )
 
@@ -281,53 +282,66 @@ func (s *Store) Delete(ctx context.Context, ids []string) error {
 }
 
 // All is [activity.Store]'s. It reads some at a time, and no transaction is open
-// while the loop's body runs: a write in it would wait for that.
+// while the loop's body runs: a write in it would wait for that. Records that
+// cannot be read do not stand in the way of the others: an error at the end names
+// them.
 func (s *Store) All(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
 	return func(yield func(activity.Checkpoint, error) bool) {
-		var last []byte
-		for {
-			chunk, err := s.chunk(ctx, last)
-			for _, c := range chunk {
+		var c chunk
+		for more := true; more; {
+			var err error
+			if more, err = s.read(ctx, &c); err != nil {
+				yield(activity.Checkpoint{}, err)
+				return
+			}
+			for _, checkpoint := range c.checkpoints {
 				if err := ended(ctx); err != nil {
 					yield(activity.Checkpoint{}, s.failed("read all", err))
 					return
 				}
-				if !yield(c, nil) {
+				if !yield(checkpoint, nil) {
 					return
 				}
-				last = []byte(c.ID)
 			}
-			if err != nil {
-				yield(activity.Checkpoint{}, err)
-				return
-			}
-			if len(chunk) == 0 {
-				return
-			}
+		}
+		if len(c.unread) > 0 {
+			yield(activity.Checkpoint{}, s.failed("read all", errors.Join(c.unread...)))
 		}
 	}
 }
 
-// chunk gives some of the checkpoints after the ID last, and those before an
-// error with it.
-func (s *Store) chunk(ctx context.Context, last []byte) (chunk []activity.Checkpoint, err error) {
+// A chunk is what All has read.
+type chunk struct {
+	checkpoints []activity.Checkpoint
+	last        []byte  // ID; nil: nothing was read
+	unread      []error // also of the chunks before
+}
+
+// read reads what comes after c. It reports whether there may be more.
+func (s *Store) read(ctx context.Context, c *chunk) (more bool, err error) {
+	c.checkpoints = nil
 	err = s.view(ctx, "read all", func(b *bbolt.Bucket) error {
 		cursor := b.Cursor()
-		id, record := cursor.Seek(last)
-		if last != nil && bytes.Equal(id, last) {
+		id, record := cursor.Seek(c.last)
+		if c.last != nil && bytes.Equal(id, c.last) {
 			id, record = cursor.Next()
 		}
-		for size := 0; id != nil && len(chunk) < chunkCount && size < chunkBytes; id, record = cursor.Next() {
-			c, err := decodeRecord(string(id), record)
-			if err != nil {
-				return fmt.Errorf("%q: %w", id, err)
+		for size := 0; id != nil; id, record = cursor.Next() {
+			if more = len(c.checkpoints) == chunkCount || size >= chunkBytes; more {
+				return nil
 			}
-			chunk = append(chunk, c)
+			c.last = bytes.Clone(id)
 			size += len(record)
+			checkpoint, err := decodeRecord(string(id), record)
+			if err != nil {
+				c.unread = append(c.unread, fmt.Errorf("%q: %w", id, err))
+				continue
+			}
+			c.checkpoints = append(c.checkpoints, checkpoint)
 		}
 		return nil
 	})
-	return chunk, err
+	return more, err
 }
 
 func (s *Store) view(ctx context.Context, operation string, read func(*bbolt.Bucket) error) error {
@@ -397,6 +411,9 @@ func (s *Store) guarded(ctx context.Context, operation string, f func() error) e
 	}
 	if p := (*panicError)(nil); errors.As(err, &p) {
 		err = s.breakDown(err)
+	}
+	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
+		err = errClosed
 	}
 	return s.failed(operation, err)
 }

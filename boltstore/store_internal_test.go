@@ -35,8 +35,9 @@ func TestChunk(t *testing.T) {
 		{"small 001", chunkCount - 1},
 		{fmt.Sprintf("small %03d", chunkCount), 0},
 	} {
-		if chunk, err := s.chunk(t.Context(), []byte(test.last)); err != nil || len(chunk) != test.want {
-			t.Errorf("after %q there are %d in the chunk, not %d: %v", test.last, len(chunk), test.want, err)
+		c := chunk{last: []byte(test.last)}
+		if _, err := s.read(t.Context(), &c); err != nil || len(c.checkpoints) != test.want {
+			t.Errorf("after %q there are %d in the chunk, not %d: %v", test.last, len(c.checkpoints), test.want, err)
 		}
 	}
 }
