@@ -75,7 +75,7 @@ func Recover(ctx context.Context, rt *Runtime, defs ...Recoverable) (int, error)
 		name := d.definition()
 		switch {
 		case name == "":
-			return 0, errors.New("activity: Recover: a Definition has no Name, and it is what a stored activity's function is found by")
+			return 0, errors.New(`activity: Recover: Definition.Name is "", and it is what a stored activity's function is found by`)
 		case byName[name] != nil:
 			return 0, fmt.Errorf("activity: Recover: two Definitions are named %q", name)
 		}
