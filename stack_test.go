@@ -279,7 +279,7 @@ func (c *stackClock) Now() time.Time {
 // Dumps take at most 5 % of the time. The error of a stall that has no stack
 // for that says so.
 func TestRule9StackBudget(t *testing.T) {
-	for runtime.NumGoroutine() > 100 { // those of an earlier test are about to end
+	for runtime.NumGoroutine() > 2000 { // those of an earlier test are about to end
 		runtime.Gosched()
 	}
 	pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
