@@ -187,8 +187,8 @@
 // a kill -9 nothing has to be done.
 //
 // A Store that fails at a start fails the start. Later it is logged and tried
-// again, every 5 s at least, and the activities go on: what is not saved yet stays
-// in memory, the newest of each only.
+// again, after 5 s at most (SyncInterval, if that is longer), and the activities go
+// on: what is not saved yet stays in memory, the newest of each only.
 //
 // What durability is not: a step that was done and whose heartbeat was not saved
 // is done again. What has completed leaves no trace: a caller that starts the same
