@@ -208,10 +208,9 @@ func (a *activity) startAttempt(now instant) {
 	rt, o := a.rt, &a.opts
 	t := &a.first
 	if a.latest != nil {
-		t = &attempt{}
-		t.Context, t.cancel = context.WithCancelCause(a.base)
+		t = &attempt{a: a}
 	}
-	t.a, t.number, t.started, t.last = a, a.attempt()+1, now, oneLevel(a.failure)
+	t.number, t.started, t.last = a.attempt()+1, now, oneLevel(a.failure)
 	if now != a.scheduled {
 		t.startedAfter = rt.wall(now).Sub(a.scheduledAt)
 	}
@@ -331,12 +330,12 @@ func (a *activity) expireAttempt(now instant, late time.Duration) {
 	err := a.timeout(typ)
 	err.Stack, err.noStack = a.rt.stack(t, now)
 	t.cancel(err)
-	if t.cause() != error(err) { // the caller's cancellation was just there first
+	if t.ended() != error(err) { // the caller's cancellation was just there first
 		a.mu.Unlock()
 		a.checkCaller(now)
 		return
 	}
-	t.over = err
+	t.over = true
 	a.mu.Unlock()
 
 	a.rt.timeouts++
@@ -365,7 +364,7 @@ func (a *activity) giveUp(now instant) {
 	t := a.current
 	stack, noStack := a.rt.stack(t, now)
 	a.mu.Lock()
-	t.over = a.cancelCause
+	t.over = true
 	a.mu.Unlock()
 	a.abandon(t)
 	a.tell(now, EventAbandoned, t.number, nil, 0, a.abandonedLog(stack, noStack))
@@ -477,10 +476,9 @@ func (a *activity) cancel(now instant, cause error) {
 		a.cancelEnding(now)
 	case a.state == 0: // schedule sees it
 	case a.rec != nil && a.rec.loading: // recall sees it
-		a.first.cancel(cause)
+		a.cancelAttempt(&a.first)
 	case t != nil:
-		t.cancel(cause)
-		a.cancelCause = t.cause()
+		a.cancelAttempt(t)
 		a.until = now.add(a.opts.CancelGrace)
 		a.setAlarm()
 	case a.deciding:
@@ -490,6 +488,14 @@ func (a *activity) cancel(now instant, cause error) {
 	default:
 		a.finish(now, StateCanceled, RetryStateCancelRequested, cause)
 	}
+}
+
+// cancelAttempt ends t's Context, if it has not ended yet.
+func (a *activity) cancelAttempt(t *attempt) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t.cancel(a.cancelCause)
+	a.cancelCause = t.ended()
 }
 
 // finish ends the activity. Its callers hear of success once its checkpoint is
@@ -593,7 +599,7 @@ type result struct {
 func (t *attempt) run() {
 	var r result
 	defer t.end(&r) // also if the function calls runtime.Goexit
-	if t.Err() == nil || !t.fenced() {
+	if !t.fenced() {
 		t.call(&r)
 	}
 }
@@ -602,7 +608,7 @@ func (t *attempt) run() {
 func (t *attempt) fenced() bool {
 	t.a.mu.Lock()
 	defer t.a.mu.Unlock()
-	return t.over != nil
+	return t.over
 }
 
 // call runs the function. The receiver that a dump of all goroutines prints for
@@ -676,8 +682,8 @@ func (t *attempt) end(r *result) {
 	}
 	a.mu.Lock()
 	told := t.told
-	t.over = errReturned
 	t.cancel(errReturned)
+	t.over = true
 	a.mu.Unlock()
 	a.current = nil
 	switch {

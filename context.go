@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"sync/atomic"
 	"time"
 )
 
@@ -68,9 +69,6 @@ type Info struct {
 
 // An attempt is one run of an activity's function, and the Context it gets.
 type attempt struct {
-	context.Context // a cancelCtx of the standard library, which context.Cause and cheap child contexts depend on
-	cancel          context.CancelCauseFunc
-
 	a            *activity
 	number       int
 	started      instant
@@ -80,15 +78,17 @@ type attempt struct {
 	runNext      *attempt      // see Runtime.run
 
 	// Guarded by activity.mu.
-	over       error         // why the attempt is over: set once, fences it
-	beatBy     instant       // the heartbeat deadline; see heartbeatBy
-	closeBy    instant       // the earlier of start-to-close and schedule-to-close; set once
-	granted    time.Duration // what beatBy was moved by since the last heartbeat, for pauses of the process
-	progressed bool          // recorded other details than it resumed from
-	told       bool          // Sleep, Idle, Range or Guard returned the attempt's cause
-	ranged     bool          // Range was called
-	guards     int32         // functions inside Guard now
-	syncing    int32         // heartbeats that wait for the Store now
+	std        atomic.Pointer[standard] // nil until somebody asks; written under mu, and read without
+	cause      error                    // why the Context has ended, while std is nil; see ended
+	over       bool                     // fences the attempt: set once, after the Context has ended
+	beatBy     instant                  // the heartbeat deadline; see heartbeatBy
+	closeBy    instant                  // the earlier of start-to-close and schedule-to-close; set once
+	granted    time.Duration            // what beatBy was moved by since the last heartbeat, for pauses of the process
+	progressed bool                     // recorded other details than it resumed from
+	told       bool                     // Sleep, Idle, Range or Guard returned the attempt's cause
+	ranged     bool                     // Range was called
+	guards     int32                    // functions inside Guard now
+	syncing    int32                    // heartbeats that wait for the Store now
 
 	// Guarded by Runtime.mu.
 	returned  bool // the function has returned
@@ -103,12 +103,72 @@ type (
 	attemptKey struct{} // finds the *attempt under all wrappers
 )
 
+// A standard is a cancelCtx of the standard library: context.Cause and cheap child
+// contexts depend on it.
+type standard struct {
+	context.Context
+	cancel context.CancelCauseFunc
+}
+
+// context makes what the standard library is to know of the attempt when somebody
+// asks for it. A function that only sends heartbeats never does, and what was not
+// made need not be canceled.
+func (t *attempt) context() *standard {
+	if s := t.std.Load(); s != nil {
+		return s
+	}
+	a := t.a
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := t.std.Load()
+	if s == nil {
+		base := a.base
+		if a.caller == nil || t.cause != nil { // it never ends, or came too late
+			base = context.WithoutCancel(base)
+		}
+		s = &standard{}
+		s.Context, s.cancel = context.WithCancelCause(base)
+		if t.cause != nil {
+			s.cancel(t.cause)
+		}
+		t.std.Store(s)
+	}
+	return s
+}
+
+// ended returns why the Context has ended, or nil if it has not. Activity.mu is held.
+func (t *attempt) ended() error {
+	switch s := t.std.Load(); {
+	case s != nil:
+		return ended(s)
+	case t.cause == nil && t.a.caller != nil:
+		return ended(t.a.base)
+	}
+	return t.cause
+}
+
+// cancel ends the Context, if it has not ended yet. Activity.mu is held.
+func (t *attempt) cancel(cause error) {
+	if s := t.std.Load(); s != nil {
+		s.cancel(cause)
+	} else if t.ended() == nil {
+		t.cause = cause
+	}
+}
+
+// Done implements [context.Context].
+func (t *attempt) Done() <-chan struct{} { return t.context().Done() }
+
+// Err implements [context.Context].
+func (t *attempt) Err() error { return t.context().Err() }
+
+// Value implements [context.Context].
 func (t *attempt) Value(key any) any {
 	switch key {
 	case contextKey{}, attemptKey{}:
 		return t
 	}
-	return t.Context.Value(key)
+	return t.context().Value(key)
 }
 
 // Deadline is for the standard library, which compares it with the wall clock:
@@ -117,7 +177,7 @@ func (t *attempt) Deadline() (time.Time, bool) {
 	if !t.a.rt.real {
 		return time.Time{}, false
 	}
-	callers, ok := t.Context.Deadline()
+	callers, ok := t.a.base.Deadline()
 	own := t.deadline()
 	if own.IsZero() || ok && callers.Before(own) {
 		return callers, ok
@@ -148,16 +208,15 @@ func (t *attempt) due(now instant) bool {
 	return now >= t.heartbeatBy() || now >= t.closeBy
 }
 
-// cause is why the Context ended.
-func (t *attempt) cause() error { return context.Cause(t.Context) }
-
 // noteTold notes that the function has been told of the attempt's end, if err, which
 // it is about to get, is the attempt's cause and not that of a context of its own.
 func (t *attempt) noteTold(err error) error {
-	if cause := t.cause(); err != nil && cause != nil && (!reflect.ValueOf(cause).Comparable() || err == cause) {
+	if err != nil {
 		t.a.mu.Lock()
-		t.told = true
-		t.a.mu.Unlock()
+		defer t.a.mu.Unlock()
+		if cause := t.ended(); cause != nil && (!reflect.ValueOf(cause).Comparable() || err == cause) {
+			t.told = true
+		}
 	}
 	return err
 }
@@ -244,9 +303,9 @@ func (t *attempt) Guard(f func() error) error {
 		a.rt.catchUp()
 		a.mu.Lock()
 	}
-	if t.Err() != nil {
+	if err := t.ended(); err != nil {
 		a.mu.Unlock()
-		return t.noteTold(t.cause())
+		return t.noteTold(err)
 	}
 	t.guards++
 	a.mu.Unlock()
@@ -254,7 +313,7 @@ func (t *attempt) Guard(f func() error) error {
 	defer func() {
 		a.mu.Lock()
 		t.guards--
-		free := t.guards == 0 && t.over != nil
+		free := t.guards == 0 && t.over
 		a.mu.Unlock()
 		if free {
 			now := a.rt.lock()

@@ -535,3 +535,94 @@ func TestContextPrints(t *testing.T) {
 		checkErr(t, err, nil)
 	})
 }
+
+// What a function learns of its attempt's end does not depend on when it first asks,
+// nor on what ends afterwards.
+func TestContextAskedLate(t *testing.T) {
+	gone, mine := errors.New("gone"), errors.New("mine")
+	type end struct {
+		Err   error
+		Cause string
+		Beat  string
+	}
+	tests := []struct {
+		name   string
+		opts   activity.Options
+		cancel func(h *activity.Handle[string], cancel context.CancelCauseFunc)
+		want   end
+	}{
+		{"heartbeat timeout", activity.Options{HeartbeatTimeout: time.Second}, nil, end{context.Canceled, "heartbeat", "heartbeat"}},
+		{"the caller's cancellation", activity.Options{}, func(_ *activity.Handle[string], cancel context.CancelCauseFunc) { cancel(gone) }, end{context.Canceled, "gone", "gone"}},
+		{"the caller's deadline", activity.Options{}, func(*activity.Handle[string], context.CancelCauseFunc) {}, end{context.DeadlineExceeded, "deadline", "deadline"}},
+		{"Handle.Cancel", activity.Options{}, func(h *activity.Handle[string], _ context.CancelCauseFunc) { h.Cancel(mine) }, end{context.Canceled, "mine", "mine"}},
+		{"a return", activity.Options{}, nil, end{context.Canceled, "returned", "returned"}},
+	}
+	for _, test := range tests {
+		for _, early := range []bool{true, false} {
+			for _, cancellable := range []bool{true, false} {
+				if !cancellable && strings.HasPrefix(test.name, "the caller") {
+					continue
+				}
+				t.Run(fmt.Sprintf("%s/asked early %t/cancellable %t", test.name, early, cancellable), func(t *testing.T) {
+					bubble(t, activity.Config{Logger: quiet}, func(t *testing.T, rt *activity.Runtime) {
+						ctx, cancel := context.WithCancelCause(context.WithValue(t.Context(), key{}, "value"))
+						ctx, stop := context.WithTimeout(ctx, 3*time.Second)
+						defer stop()
+						if !cancellable {
+							ctx = context.WithoutCancel(ctx)
+						}
+						var first activity.Context
+						look := make(chan struct{})
+						opts := test.opts
+						opts.RetryPolicy.MaximumAttempts = 1
+						h := startWith(t, ctx, rt, opts, func(ctx activity.Context) error {
+							first = ctx
+							if early && ctx.Err() != nil {
+								t.Error("ended at its start")
+							}
+							if test.name != "a return" {
+								<-look
+							}
+							return nil
+						})
+						time.Sleep(2 * time.Second)
+						if test.cancel != nil {
+							test.cancel(h, cancel)
+						}
+						time.Sleep(2 * time.Second) // the caller's context ends as well
+						cancel(errors.New("too late"))
+						synctest.Wait()
+						var got end
+						<-first.Done()
+						got.Err = first.Err()
+						for _, is := range []struct {
+							err  error
+							what *string
+						}{{context.Cause(first), &got.Cause}, {first.Heartbeat(), &got.Beat}} {
+							switch {
+							case isTimeout(is.err, activity.TimeoutHeartbeat):
+								*is.what = "heartbeat"
+							case errors.Is(is.err, gone):
+								*is.what = "gone"
+							case errors.Is(is.err, mine):
+								*is.what = "mine"
+							case errors.Is(is.err, context.DeadlineExceeded):
+								*is.what = "deadline"
+							case strings.Contains(fmt.Sprint(is.err), "returned"):
+								*is.what = "returned"
+							default:
+								*is.what = fmt.Sprint(is.err)
+							}
+						}
+						checkDiff(t, "what the function learns", fmt.Sprint(got), fmt.Sprint(test.want))
+						if got := first.Value(key{}); got != "value" {
+							t.Errorf("the value is %v", got)
+						}
+						close(look)
+						_, _ = h.Wait(context.Background())
+					})
+				})
+			}
+		}
+	}
+}

@@ -33,9 +33,10 @@ func (t *attempt) Heartbeat(details ...any) error {
 		a.rt.catchUp()
 		a.mu.Lock()
 	}
-	if t.over != nil {
+	ended := t.ended()
+	if t.over {
 		a.mu.Unlock()
-		return t.cause()
+		return ended
 	}
 	t.beat(now)
 	unsaved, sync := false, false
@@ -53,7 +54,7 @@ func (t *attempt) Heartbeat(details ...any) error {
 		}
 		if a.rec != nil {
 			unsaved, a.rec.fresh = !a.rec.fresh, true
-			if sync = a.opts.SyncHeartbeats && t.Err() == nil; sync {
+			if sync = a.opts.SyncHeartbeats && ended == nil; sync {
 				t.syncing++
 			}
 		}
@@ -68,17 +69,17 @@ func (t *attempt) Heartbeat(details ...any) error {
 	a.mu.Unlock()
 	switch {
 	case sync:
-		failed = t.sync()
+		failed, ended = t.sync()
 	case unsaved:
 		a.rt.lock()
 		a.rec.saveBy(a.rt, now)
 		a.rt.unlock()
 	}
-	if t.Err() != nil {
+	if ended != nil {
 		if failed != nil {
 			a.rt.log(slog.LevelError, "activity: a canceled attempt's heartbeat details are not recorded", a, t.number, slog.Any("error", failed))
 		}
-		return t.cause()
+		return ended
 	}
 	return failed
 }

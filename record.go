@@ -74,7 +74,7 @@ func (a *activity) recall(recovering bool) (err error) {
 		cp, found, err = p.remains(a.rt), !p.gone, nil
 	} else {
 		err = a.rt.callStore("Load", func() (err error) {
-			cp, found, err = a.rt.cfg.Store.Load(a.first.Context, r.id)
+			cp, found, err = a.rt.cfg.Store.Load(a.first.context(), r.id)
 			return err
 		})
 	}
@@ -349,7 +349,7 @@ func (r *record) checkpoint(state CheckpointState, now instant) Checkpoint {
 
 // sync waits until the Store holds the details of the heartbeat that calls it,
 // which has counted itself in t.syncing. Meanwhile the heartbeat deadline rests.
-func (t *attempt) sync() (err error) {
+func (t *attempt) sync() (err, ended error) {
 	a, rt := t.a, t.a.rt
 	tried := make(chan error, 1)
 	rt.lock()
@@ -361,7 +361,8 @@ func (t *attempt) sync() (err error) {
 	}
 	now := rt.lock()
 	a.mu.Lock()
-	if t.syncing--; t.syncing == 0 && t.over == nil {
+	ended = t.ended()
+	if t.syncing--; t.syncing == 0 && !t.over {
 		t.beatBy = max(t.beatBy, now.deadline(a.opts.HeartbeatTimeout))
 	}
 	a.mu.Unlock()
@@ -370,5 +371,5 @@ func (t *attempt) sync() (err error) {
 	if err != nil {
 		err = fmt.Errorf("%s: attempt %d: heartbeat details are kept in memory, and not saved yet: %w", a, t.number, err)
 	}
-	return err
+	return err, ended
 }

@@ -312,7 +312,7 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, recoveri
 			rt.unlock()
 		})
 	}
-	a.first.Context, a.first.cancel = context.WithCancelCause(a.base)
+	a.first.a = a
 
 	if err := rt.schedule(a); err != nil {
 		a.release()
