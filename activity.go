@@ -38,19 +38,18 @@ func (s State) ended() bool { return s >= StateCompleted }
 // heartbeats of many activities do not meet. The order is Runtime.mu, then
 // activity.mu.
 type activity struct {
-	rt          *Runtime
-	opts        Options // with defaults
-	body        body
-	base        context.Context // what attempts derive from
-	caller      *caller         // nil: base is Start's context, and never ends
-	scheduledAt time.Time
-	scheduled   instant
-	closeBy     instant       // the schedule-to-close deadline
-	rec         *record       // nil: nothing of it is stored
-	ended       chan struct{} // closed when err is set and the last event is delivered
+	rt        *Runtime
+	opts      settings
+	body      body
+	base      context.Context // what attempts derive from
+	caller    *caller         // nil: base is Start's context, and never ends
+	scheduled instant
+	moved     time.Duration  // see Runtime.wallMoved; when it was scheduled
+	closeBy   instant        // the schedule-to-close deadline
+	rec       *record        // nil: nothing of it is stored
+	ended     sync.WaitGroup // done when err is set and the last event is delivered
 
 	// Guarded by Runtime.mu.
-	state       State
 	prev, next  *activity     // in Runtime.live
 	alarm       alarm         // its seq is the activity's number, in order of scheduling
 	waiting     *list.Element // in Runtime.waiting
@@ -62,19 +61,22 @@ type activity struct {
 	cancelCause error         // set once
 	out         any           // set once
 	err         error         // set once
-	abandoned   int32         // abandoned functions that still run
-	deciding    bool          // latest has failed, and what follows is not decided yet
-	slot        bool          // has a slot of MaxConcurrent
-	stalled     bool          // the attempt before latest ended in a heartbeat timeout
+	state       State
+	abandoned   int32 // abandoned functions that still run
+	deciding    bool  // latest has failed, and what follows is not decided yet
+	slot        bool  // has a slot of MaxConcurrent
+	stalled     bool  // the attempt before latest ended in a heartbeat timeout
 
-	isInt      bool // guarded by mu, and up here for the size
+	answered   bool // guarded by mu, and up here for the size: ended is done
+	isInt      bool // the same: the newest details are intDetails
 	mu         sync.Mutex
 	details    []byte // the newest recorded, or, if isInt, intDetails; nil: none; see encodedDetails
 	intDetails int
 	beats      uint64
 	lastBeat   instant
-	loop       *rangeState // of its Range; nil: none yet
-	mail       *mailbox    // nil until there is something to tell
+	loop       *rangeState   // of its Range; nil: none yet
+	mail       *mailbox      // nil until there is something to tell
+	done       chan struct{} // closed with answered; nil until somebody asks for it
 
 	first attempt
 }
@@ -115,6 +117,9 @@ func (a *activity) name() string {
 func (a *activity) String() string { return label(a.id(), a.name()) }
 
 func (t *attempt) String() string { return fmt.Sprintf("%s, attempt %d", t.a, t.number) }
+
+// scheduledAt is the time of day when it was scheduled.
+func (a *activity) scheduledAt() time.Time { return a.rt.wallAt(a.scheduled, a.moved) }
 
 // attempt is the number of the last attempt that was started.
 func (a *activity) attempt() int {
@@ -172,7 +177,7 @@ func (a *activity) blocked() bool {
 	if a.latest == nil {
 		return false
 	}
-	return int(a.abandoned) > max(a.opts.MaxAbandoned, 0) || a.guarded()
+	return int(a.abandoned) > int(a.opts.MaxAbandoned) || a.guarded()
 }
 
 // guarded reports whether a function is inside Guard. It can only be the latest
@@ -211,9 +216,7 @@ func (a *activity) startAttempt(now instant) {
 		t = &attempt{a: a}
 	}
 	t.number, t.started, t.last = a.attempt()+1, now, oneLevel(a.failure)
-	if now != a.scheduled {
-		t.startedAfter = rt.wall(now).Sub(a.scheduledAt)
-	}
+	t.moved = rt.wallMoved(now)
 	t.beatBy = now.deadline(o.HeartbeatTimeout)
 	t.closeBy = min(a.closeBy, now.deadline(o.StartToCloseTimeout))
 	a.mu.Lock()
@@ -397,7 +400,7 @@ func (a *activity) resolve(now instant, v verdict) {
 		return // which has brought us here once more
 	}
 	a.deciding = false
-	t, p := a.latest, &a.opts.RetryPolicy
+	t, p := a.latest, a.opts.RetryPolicy
 	heartbeat := t.timedOut == TimeoutHeartbeat
 	progressed := a.noteProgress(t)
 	n := t.number - a.countedFrom

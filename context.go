@@ -69,13 +69,13 @@ type Info struct {
 
 // An attempt is one run of an activity's function, and the Context it gets.
 type attempt struct {
-	a            *activity
-	number       int
-	started      instant
-	startedAfter time.Duration // after activity.scheduledAt, on the wall clock
-	resume       []byte        // the details this attempt resumes from; never written
-	last         error         // how the attempt before ended
-	runNext      *attempt      // see Runtime.run
+	a       *activity
+	number  int
+	started instant
+	moved   time.Duration // see Runtime.wallMoved; when it started
+	resume  []byte        // the details this attempt resumes from; never written
+	last    error         // how the attempt before ended
+	runNext *attempt      // see Runtime.run
 
 	// Guarded by activity.mu.
 	std        atomic.Pointer[standard] // nil until somebody asks; written under mu, and read without
@@ -185,7 +185,7 @@ func (t *attempt) Deadline() (time.Time, bool) {
 	return own, true
 }
 
-func (t *attempt) startedAt() time.Time { return t.a.scheduledAt.Add(t.startedAfter) }
+func (t *attempt) startedAt() time.Time { return t.a.rt.wallAt(t.started, t.moved) }
 
 func (t *attempt) deadline() time.Time {
 	if t.closeBy == never {
@@ -240,7 +240,7 @@ func (t *attempt) Info() Info {
 	return Info{
 		ID: t.a.id(), Name: t.a.name(),
 		Attempt:     t.number,
-		ScheduledAt: t.a.scheduledAt, StartedAt: t.startedAt(), Deadline: t.deadline(),
+		ScheduledAt: t.a.scheduledAt(), StartedAt: t.startedAt(), Deadline: t.deadline(),
 		StartToCloseTimeout: o.StartToCloseTimeout, HeartbeatTimeout: o.HeartbeatTimeout, ScheduleToCloseTimeout: o.ScheduleToCloseTimeout,
 		MaximumAttempts: o.RetryPolicy.MaximumAttempts,
 		LastFailure:     t.last,

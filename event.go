@@ -142,8 +142,7 @@ func (a *activity) close() {
 	case a.caller != nil:
 		a.next, a.rt.answers = a.rt.answers, a // unlock does it: to release is user code
 	default:
-		close(a.ended)
-		a.rt.answered()
+		a.letGo()
 	}
 }
 
@@ -153,9 +152,33 @@ func (a *activity) answer() {
 		a.caller.release()
 	}
 	a.rt.mu.Lock()
-	close(a.ended)
-	a.rt.answered()
+	a.mu.Lock()
+	a.letGo()
+	a.mu.Unlock()
 	a.rt.mu.Unlock()
+}
+
+// letGo wakes who waits for the end. Runtime.mu and activity.mu are held.
+func (a *activity) letGo() {
+	a.answered = true
+	if a.done != nil {
+		close(a.done)
+	}
+	a.ended.Done()
+	a.rt.answered()
+}
+
+// doneChan makes a channel of the end, which few ask for.
+func (a *activity) doneChan() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.done == nil {
+		a.done = make(chan struct{})
+		if a.answered {
+			close(a.done)
+		}
+	}
+	return a.done
 }
 
 // protect calls the user's code f. A panic is logged, and is all that happens.
@@ -322,7 +345,7 @@ func (a *activity) blockedLog() func() {
 	if !b.full(lineBlocked, a) {
 		return nil
 	}
-	why := fmt.Sprintf("%d functions of earlier attempts still run, and MaxAbandoned is %d", a.abandoned, max(a.opts.MaxAbandoned, 0))
+	why := fmt.Sprintf("%d functions of earlier attempts still run, and MaxAbandoned is %d", a.abandoned, a.opts.MaxAbandoned)
 	if a.guarded() {
 		why = "the function of the last attempt is still inside Guard"
 	}

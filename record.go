@@ -125,7 +125,7 @@ func (s CheckpointState) goesOn() bool { return s == CheckpointRunning || s == C
 
 // goOn starts an activity from the checkpoint of its ID.
 func (a *activity) goOn(now instant, cp Checkpoint) {
-	r, p := a.rec, &a.opts.RetryPolicy
+	r, p := a.rec, a.opts.RetryPolicy
 	r.found, r.sequence = cp, max(r.sequence, cp.Sequence)
 	if len(cp.Details) > 0 {
 		a.mu.Lock()
@@ -136,9 +136,9 @@ func (a *activity) goOn(now instant, cp Checkpoint) {
 		a.proceed(now)
 		return
 	}
-	today := a.rt.wall(now)
+	a.moved = a.rt.wallMoved(now)
+	today := a.rt.wallAt(now, a.moved)
 	if cp.ScheduledAt.Before(today) { // else the clock was set back
-		a.scheduledAt = cp.ScheduledAt.Round(0)
 		a.scheduled = now - instant(today.Sub(cp.ScheduledAt))
 	}
 	a.closeBy = a.scheduled.deadline(a.opts.ScheduleToCloseTimeout)
@@ -343,7 +343,7 @@ func (r *record) checkpoint(state CheckpointState, now instant) Checkpoint {
 	return Checkpoint{
 		ID: r.id, Name: a.name(), State: state,
 		Attempt: r.attempt, CountedFrom: a.countedFrom, Progressed: min(r.progressed, r.attempt),
-		ScheduledAt: a.scheduledAt, UpdatedAt: a.rt.wall(now), Input: r.input,
+		ScheduledAt: a.scheduledAt(), UpdatedAt: a.rt.wall(now), Input: r.input,
 	}
 }
 

@@ -58,6 +58,11 @@ func invalid(field string, value any, why string, args ...any) error {
 	return fmt.Errorf("activity: Options.%s is %v, which %s", field, value, fmt.Sprintf(why, args...))
 }
 
+func (p *RetryPolicy) zero() bool {
+	return p.InitialInterval == 0 && p.BackoffCoefficient == 0 && p.MaximumInterval == 0 && p.MaximumAttempts == 0 &&
+		p.Jitter == 0 && !p.ResetOnProgress && p.Retryable == nil
+}
+
 // setDefaults fills in what is zero.
 func (p *RetryPolicy) setDefaults() {
 	if p.InitialInterval == 0 {

@@ -145,26 +145,53 @@ func (o *Options) validate() error {
 	return o.RetryPolicy.validate()
 }
 
-// setDefaults fills in what is zero.
-func (o *Options) setDefaults() {
-	if o.MaxAbandoned == 0 {
-		o.MaxAbandoned = defaultMaxAbandoned
+// settings are Options as an activity keeps them: with defaults, and small, since the
+// size of an activity is most of what it costs.
+type settings struct {
+	ID, Name               string
+	StartToCloseTimeout    time.Duration
+	HeartbeatTimeout       time.Duration
+	ScheduleToStartTimeout time.Duration
+	ScheduleToCloseTimeout time.Duration
+	CancelGrace            time.Duration
+	RetryPolicy            *RetryPolicy // with defaults; never written
+	MaxAbandoned           int32        // as Options.MaxAbandoned, but 0: none
+	SyncHeartbeats         bool
+}
+
+func (rt *Runtime) settings(o *Options) settings {
+	s := settings{
+		o.ID, o.Name, o.StartToCloseTimeout, o.HeartbeatTimeout, o.ScheduleToStartTimeout, o.ScheduleToCloseTimeout,
+		o.CancelGrace, &rt.policy, int32(min(o.MaxAbandoned, math.MaxInt32)), o.SyncHeartbeats,
 	}
-	if o.CancelGrace == 0 {
-		o.CancelGrace = defaultCancelGrace
+	if !o.RetryPolicy.zero() {
+		p := o.RetryPolicy
+		p.setDefaults()
+		s.RetryPolicy = &p
 	}
-	o.RetryPolicy.setDefaults()
+	switch s.MaxAbandoned {
+	case 0:
+		s.MaxAbandoned = defaultMaxAbandoned
+	case NoOverlap:
+		s.MaxAbandoned = 0
+	}
+	if s.CancelGrace == 0 {
+		s.CancelGrace = defaultCancelGrace
+	}
+	return s
 }
 
 // A Runtime runs activities. It owns no goroutine while none runs and nothing is
 // to be saved; without a Store it needs no Shutdown then. In a synctest bubble,
 // make one in the bubble.
 type Runtime struct {
-	cfg       Config // with defaults
-	real      bool   // cfg.Clock is the real clock
-	plainInts bool   // an int needs no Codec and fits
+	cfg       Config      // with defaults
+	real      bool        // cfg.Clock is the real clock
+	plainInts bool        // an int needs no Codec and fits
+	policy    RetryPolicy // the zero one, with defaults
 	base      time.Time
-	moved     atomic.Int64    // see wall
+	moved     atomic.Int64    // see wallMoved
+	lookedAt  atomic.Int64    // an instant
 	ctx       context.Context // for what wants one and has none
 
 	// mu comes before every activity.mu.
@@ -240,6 +267,7 @@ func New(cfg Config) *Runtime {
 		rt.plainInts = cfg.MaxDetailsSize >= len("-9223372036854775808")
 	}
 	rt.cfg = cfg
+	rt.policy.setDefaults()
 	rt.base = cfg.Clock.Now()
 	if cfg.Store != nil {
 		rt.records, rt.turn = map[string]*record{}, make(chan struct{}, 1)
@@ -279,10 +307,11 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, recoveri
 		return nil, fmt.Errorf("activity: the function is nil (Options.ID %q, Options.Name %q)", opts.ID, opts.Name)
 	}
 	a := &activity{
-		rt: rt, opts: *opts, body: body,
-		base: ctx, ended: make(chan struct{}),
+		rt: rt, opts: rt.settings(opts), body: body,
+		base: ctx,
 	}
-	a.opts.setDefaults()
+	a.first.a = a
+	a.ended.Add(1)
 	if d := opts.HeartbeatDetails; len(d) > 1 || len(d) == 1 && d[0] != nil {
 		e, err := rt.encode(opts.HeartbeatDetails)
 		if err != nil {
@@ -312,8 +341,6 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, recoveri
 			rt.unlock()
 		})
 	}
-	a.first.a = a
-
 	if err := rt.schedule(a); err != nil {
 		a.release()
 		return nil, err
@@ -354,11 +381,8 @@ func (a *activity) notStarted(cause error) error {
 // schedule takes the activity in, and starts its first attempt or lets it wait.
 // What is stored it only takes in.
 func (rt *Runtime) schedule(a *activity) error {
-	rt.mu.Lock()
+	now := rt.lock()
 	defer rt.unlock()
-	clockNow := rt.cfg.Clock.Now()
-	now := instant(clockNow.Sub(rt.base))
-	rt.settle(now)
 	a.checkCaller(now)
 	id := a.opts.ID
 	switch {
@@ -370,7 +394,7 @@ func (rt *Runtime) schedule(a *activity) error {
 		return refusal(id, ErrAlreadyRunning)
 	}
 	rt.takeID(a)
-	a.scheduledAt, a.scheduled = rt.wallFrom(clockNow, now), now
+	a.scheduled, a.moved = now, rt.wallMoved(now)
 	a.closeBy = now.deadline(a.opts.ScheduleToCloseTimeout)
 	a.alarm.when, a.alarm.a = never, a
 	rt.link(a)
@@ -528,7 +552,7 @@ func (rt *Runtime) Run(ctx context.Context, opts Options, fn func(Context) error
 	if err != nil {
 		return err
 	}
-	<-a.ended
+	a.ended.Wait()
 	return a.err
 }
 
@@ -570,18 +594,21 @@ type Handle[Out any] struct{ a *activity }
 func (h *Handle[Out]) ID() string { return h.a.id() }
 
 // Done is closed when the activity has ended: Wait then returns at once.
-func (h *Handle[Out]) Done() <-chan struct{} { return h.a.ended }
+func (h *Handle[Out]) Done() <-chan struct{} { return h.a.doneChan() }
 
 // Wait waits for the activity's end and returns what [Execute] does. If ctx ends
 // first it returns ctx's cause, and cancels nothing.
 func (h *Handle[Out]) Wait(ctx context.Context) (Out, error) {
+	if ctx.Done() == nil {
+		return h.answer()
+	}
 	select {
-	case <-h.a.ended:
+	case <-h.Done():
 		return h.answer() // also if ctx has ended as well
 	default:
 	}
 	select {
-	case <-h.a.ended:
+	case <-h.Done():
 		return h.answer()
 	case <-ctx.Done():
 		var zero Out
@@ -591,7 +618,7 @@ func (h *Handle[Out]) Wait(ctx context.Context) (Out, error) {
 
 // answer waits for the activity's end.
 func (h *Handle[Out]) answer() (Out, error) {
-	<-h.a.ended
+	h.a.ended.Wait()
 	if h.a.err != nil {
 		var zero Out
 		return zero, h.a.err
@@ -653,7 +680,7 @@ func (a *activity) status() Status {
 	rt := a.rt
 	s := Status{
 		ID: a.id(), Name: a.name(), State: a.state, Attempt: a.attempt(),
-		ScheduledAt: a.scheduledAt, LastFailure: a.failure, Abandoned: int(a.abandoned), codec: rt.cfg.Codec,
+		ScheduledAt: a.scheduledAt(), LastFailure: a.failure, Abandoned: int(a.abandoned), codec: rt.cfg.Codec,
 	}
 	if a.latest != nil {
 		s.StartedAt = a.latest.startedAt()

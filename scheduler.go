@@ -135,21 +135,33 @@ func (rt *Runtime) now() instant {
 	return instant(rt.cfg.Clock.Now().Sub(rt.base))
 }
 
-// wall is the time of day at i. What the wall clock has moved by itself since the
-// Runtime was made (it was set, or the machine slept) is put right when it is
-// more than a little: two readings of both clocks are not of one instant.
-func (rt *Runtime) wall(i instant) time.Time { return rt.wallFrom(rt.cfg.Clock.Now(), i) }
+// wall is the time of day at i, as far as is known now.
+func (rt *Runtime) wall(i instant) time.Time { return rt.wallAt(i, rt.wallMoved(i)) }
 
-// wallFrom is wall with a reading of the clock.
-func (rt *Runtime) wallFrom(now time.Time, i instant) time.Time {
-	moved := int64(now.Round(0).Sub(rt.base.Round(0)) - now.Sub(rt.base))
-	if d := moved - rt.moved.Load(); d > int64(wallSlack) || d < -int64(wallSlack) {
-		rt.moved.Store(moved)
-	}
-	return rt.base.Round(0).Add(time.Duration(i) + time.Duration(rt.moved.Load()))
+// wallAt is the time of day at i on a wall clock that has moved by itself.
+func (rt *Runtime) wallAt(i instant, moved time.Duration) time.Time {
+	return rt.base.Round(0).Add(time.Duration(i)).Add(moved)
 }
 
-const wallSlack = 10 * time.Millisecond
+// wallMoved is how far the wall clock has moved by itself (it was set, or the
+// machine slept) since the Runtime was made. That is put right when it is more
+// than a little, since two readings of both clocks are not of one instant; and
+// looked at now and then, since they cost more than one.
+func (rt *Runtime) wallMoved(now instant) time.Duration {
+	if last := rt.lookedAt.Load(); now-instant(last) >= instant(wallCheck) && rt.lookedAt.CompareAndSwap(last, int64(now)) {
+		t := rt.cfg.Clock.Now()
+		moved := int64(t.Round(0).Sub(rt.base.Round(0)) - t.Sub(rt.base))
+		if d := moved - rt.moved.Load(); d > int64(wallSlack) || d < -int64(wallSlack) {
+			rt.moved.Store(moved)
+		}
+	}
+	return time.Duration(rt.moved.Load())
+}
+
+const (
+	wallSlack = 10 * time.Millisecond
+	wallCheck = 100 * time.Millisecond
+)
 
 // lock locks rt.mu and does what is due, so that at any instant a timeout comes
 // before whatever else happens at it. It returns that instant.
