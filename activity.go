@@ -224,7 +224,7 @@ func (a *activity) startAttempt(now instant) {
 	a.mu.Unlock()
 	a.latest, a.current = t, t
 	a.setState(StateRunning)
-	a.setAlarm()
+	a.setAlarmAt(min(t.beatBy, t.closeBy))
 	rt.attempts++
 	a.accept()
 	a.tell(now, EventAttemptStarted, t.number, nil, 0, nil)
@@ -338,7 +338,7 @@ func (a *activity) expireAttempt(now instant, late time.Duration) {
 		a.checkCaller(now)
 		return
 	}
-	t.over = true
+	t.over.Store(true)
 	a.mu.Unlock()
 
 	a.rt.timeouts++
@@ -367,7 +367,7 @@ func (a *activity) giveUp(now instant) {
 	t := a.current
 	stack, noStack := a.rt.stack(t, now)
 	a.mu.Lock()
-	t.over = true
+	t.over.Store(true)
 	a.mu.Unlock()
 	a.abandon(t)
 	a.tell(now, EventAbandoned, t.number, nil, 0, a.abandonedLog(stack, noStack))
@@ -534,11 +534,6 @@ func (a *activity) conclude(now instant, state State) {
 	a.setState(state)
 	a.setAlarm()
 	rt.unlink(a)
-	if a.guarded() {
-		rt.keepID(a) // until unblock
-	} else if a.opts.ID != "" {
-		rt.freeID(a)
-	}
 	kind := EventCompleted
 	switch {
 	case state == StateCanceled:
@@ -547,7 +542,11 @@ func (a *activity) conclude(now instant, state State) {
 		kind = EventFailed
 	}
 	a.tell(now, kind, a.attempt(), a.err, 0, nil)
-	a.close()
+	if a.close() {
+		rt.keepID(a) // until unblock
+	} else if a.opts.ID != "" {
+		rt.freeID(a)
+	}
 	a.giveUpSlot(now)
 }
 
@@ -573,7 +572,7 @@ func (a *activity) giveUpSlot(now instant) {
 
 // grantSlots gives free slots to who has waited longest.
 func (rt *Runtime) grantSlots(now instant) {
-	if rt.shutdown {
+	if rt.shutdown.Load() {
 		return // whoever waits is about to be canceled
 	}
 	for e := rt.waiting.Front(); e != nil && rt.slots > 0; {
@@ -602,16 +601,9 @@ type result struct {
 func (t *attempt) run() {
 	var r result
 	defer t.end(&r) // also if the function calls runtime.Goexit
-	if !t.fenced() {
+	if !t.over.Load() {
 		t.call(&r)
 	}
-}
-
-// fenced reports whether the attempt is over already.
-func (t *attempt) fenced() bool {
-	t.a.mu.Lock()
-	defer t.a.mu.Unlock()
-	return t.over
 }
 
 // call runs the function. The receiver that a dump of all goroutines prints for
@@ -686,7 +678,7 @@ func (t *attempt) end(r *result) {
 	a.mu.Lock()
 	told := t.told
 	t.cancel(errReturned)
-	t.over = true
+	t.over.Store(true)
 	a.mu.Unlock()
 	a.current = nil
 	switch {

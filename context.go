@@ -80,7 +80,7 @@ type attempt struct {
 	// Guarded by activity.mu.
 	std        atomic.Pointer[standard] // nil until somebody asks; written under mu, and read without
 	cause      error                    // why the Context has ended, while std is nil; see ended
-	over       bool                     // fences the attempt: set once, after the Context has ended
+	over       atomic.Bool              // fences the attempt: set once, after the Context has ended
 	beatBy     instant                  // the heartbeat deadline; see heartbeatBy
 	closeBy    instant                  // the earlier of start-to-close and schedule-to-close; set once
 	granted    time.Duration            // what beatBy was moved by since the last heartbeat, for pauses of the process
@@ -313,7 +313,7 @@ func (t *attempt) Guard(f func() error) error {
 	defer func() {
 		a.mu.Lock()
 		t.guards--
-		free := t.guards == 0 && t.over
+		free := t.guards == 0 && t.over.Load()
 		a.mu.Unlock()
 		if free {
 			now := a.rt.lock()

@@ -131,39 +131,35 @@ func (a *activity) deliver() {
 }
 
 // close lets the activity's callers go on, once everything has been told. No
-// attempt runs any more. Runtime.mu is held.
-func (a *activity) close() {
+// attempt runs any more. It reports whether a function is inside Guard. Runtime.mu
+// is held.
+func (a *activity) close() (guarded bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.rt.beats += a.beats
-	switch {
-	case a.mail != nil && a.mail.delivering:
+	if a.mail != nil && a.mail.delivering {
 		a.post(letter{last: true})
-	case a.caller != nil:
-		a.next, a.rt.answers = a.rt.answers, a // unlock does it: to release is user code
-	default:
-		a.letGo()
+	} else {
+		a.rt.answer(a)
 	}
+	return a.latest != nil && a.latest.guards > 0
 }
+
+// answer lets unlock answer a's callers: to release their context is user code, and
+// to wake them takes a while.
+func (rt *Runtime) answer(a *activity) { a.next, rt.answers = rt.answers, a }
 
 // answer lets the activity's callers go on.
 func (a *activity) answer() {
 	if a.caller != nil {
 		a.caller.release()
 	}
-	a.rt.mu.Lock()
 	a.mu.Lock()
-	a.letGo()
-	a.mu.Unlock()
-	a.rt.mu.Unlock()
-}
-
-// letGo wakes who waits for the end. Runtime.mu and activity.mu are held.
-func (a *activity) letGo() {
 	a.answered = true
 	if a.done != nil {
 		close(a.done)
 	}
+	a.mu.Unlock()
 	a.ended.Done()
 	a.rt.answered()
 }

@@ -34,7 +34,7 @@ func (t *attempt) Heartbeat(details ...any) error {
 		a.mu.Lock()
 	}
 	ended := t.ended()
-	if t.over {
+	if t.over.Load() {
 		a.mu.Unlock()
 		return ended
 	}

@@ -207,7 +207,7 @@ func (a *activity) refuse(now instant) {
 	rt.unlink(a)
 	rt.freeID(a)
 	a.giveUpSlot(now)
-	rt.answered()
+	rt.answer(a)
 	rt.heard = append(rt.heard, a.rec.heard)
 }
 
@@ -362,7 +362,7 @@ func (t *attempt) sync() (err, ended error) {
 	now := rt.lock()
 	a.mu.Lock()
 	ended = t.ended()
-	if t.syncing--; t.syncing == 0 && !t.over {
+	if t.syncing--; t.syncing == 0 && !t.over.Load() {
 		t.beatBy = max(t.beatBy, now.deadline(a.opts.HeartbeatTimeout))
 	}
 	a.mu.Unlock()

@@ -199,10 +199,16 @@ func (rt *Runtime) unlock() {
 			rt.armed = next
 		}
 	}
-	run, answers := rt.runFirst, rt.answers
-	rt.runFirst, rt.runLast, rt.answers = nil, nil, nil
-	heard := rt.heard
-	rt.heard = nil
+	run, answers, heard := rt.runFirst, rt.answers, rt.heard
+	if run != nil {
+		rt.runFirst, rt.runLast = nil, nil
+	}
+	if answers != nil {
+		rt.answers = nil
+	}
+	if heard != nil {
+		rt.heard = nil
+	}
 	flush := rt.flushIsDue() && !rt.flushing
 	if flush {
 		rt.flushing = true
@@ -296,8 +302,12 @@ func (rt *Runtime) settle(now instant) {
 
 // setAlarm puts a's alarm to what it waits for at present. Runtime.mu is held.
 func (a *activity) setAlarm() {
-	rt := a.rt
 	when, _ := a.nextAlarm()
+	a.setAlarmAt(when)
+}
+
+func (a *activity) setAlarmAt(when instant) {
+	rt := a.rt
 	if when != a.alarm.when {
 		rt.queue.remove(&a.alarm)
 		a.alarm.when = when
