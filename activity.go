@@ -105,7 +105,9 @@ func (a *activity) id() string {
 
 const madeUpPrefix = "activity-"
 
-func madeUpID(number uint64) string { return madeUpPrefix + strconv.FormatUint(number, 10) }
+func madeUpID(number uint64) string {
+	return string(strconv.AppendUint([]byte(madeUpPrefix), number, 10))
+}
 
 func (a *activity) name() string {
 	if a.opts.Name != "" {
@@ -572,7 +574,7 @@ func (a *activity) giveUpSlot(now instant) {
 
 // grantSlots gives free slots to who has waited longest.
 func (rt *Runtime) grantSlots(now instant) {
-	if rt.shutdown.Load() {
+	if rt.shutdown {
 		return // whoever waits is about to be canceled
 	}
 	for e := rt.waiting.Front(); e != nil && rt.slots > 0; {
@@ -656,6 +658,10 @@ func newPanicError(v any) *PanicError {
 // end hands in what the function returned.
 func (t *attempt) end(r *result) {
 	a, rt := t.a, t.a.rt
+	if t.over.Load() {
+		rt.handIn(t)
+		return
+	}
 	// The function may know of the caller's cancellation before we do.
 	var cause error
 	if a.caller != nil && a.caller.ctx.Err() != nil {
@@ -667,11 +673,8 @@ func (t *attempt) end(r *result) {
 		a.cancel(now, cause)
 	}
 	rt.settle(now)
-	t.returned = true
 	if t != a.current {
-		if t.reported { // else resolve does it, so that the order is the same with a Retryable and without
-			t.endAbandoned(now)
-		}
+		t.abandonedReturned(now)
 		rt.unlock()
 		return
 	}
@@ -699,6 +702,45 @@ func (t *attempt) end(r *result) {
 		return
 	}
 	rt.unlock()
+}
+
+// handIn hands in an abandoned function that has returned. Thousands may do so while
+// the lock is held, and they do not queue for it: who holds it takes them in.
+func (rt *Runtime) handIn(t *attempt) {
+	for {
+		t.next = rt.handedIn.Load()
+		if rt.handedIn.CompareAndSwap(t.next, t) {
+			break
+		}
+	}
+	if rt.mu.TryLock() {
+		rt.settle(rt.now())
+		rt.unlock()
+	}
+}
+
+// takeIn takes in what was handed in. Runtime.mu is held.
+func (rt *Runtime) takeIn(now instant) {
+	var first *attempt
+	for t := rt.handedIn.Swap(nil); t != nil; {
+		next := t.next
+		t.next, first = first, t
+		t = next
+	}
+	for t := first; t != nil; {
+		next := t.next
+		t.next = nil
+		t.abandonedReturned(now)
+		t = next
+	}
+}
+
+// abandonedReturned is told when an abandoned function has returned. Runtime.mu is held.
+func (t *attempt) abandonedReturned(now instant) {
+	t.returned = true
+	if t.reported { // else resolve does it, so that the order is the same with a Retryable and without
+		t.endAbandoned(now)
+	}
 }
 
 // endAbandoned notes that an abandoned function has returned. Runtime.mu is held.

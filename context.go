@@ -75,7 +75,7 @@ type attempt struct {
 	moved   time.Duration // see Runtime.wallMoved; when it started
 	resume  []byte        // the details this attempt resumes from; never written
 	last    error         // how the attempt before ended
-	runNext *attempt      // see Runtime.run
+	next    *attempt      // in Runtime.runFirst, and when abandoned in handedIn
 
 	// Guarded by activity.mu.
 	std        atomic.Pointer[standard] // nil until somebody asks; written under mu, and read without

@@ -65,12 +65,16 @@ type mailbox struct {
 
 // tell posts an event, and a log line that goes with it. Activity.mu is not held.
 func (a *activity) tell(now instant, kind EventKind, attempt int, err error, delay time.Duration, log func()) {
-	observed := a.rt.cfg.Observer != nil
-	if !observed && log == nil {
-		return
+	if a.rt.cfg.Observer != nil || log != nil {
+		a.write(now, kind, attempt, err, delay, log)
 	}
+}
+
+// write is apart from tell for the sake of its size on the stack: a goroutine whose
+// stack grows costs several times what it costs otherwise.
+func (a *activity) write(now instant, kind EventKind, attempt int, err error, delay time.Duration, log func()) {
 	l := letter{log: log}
-	if observed {
+	if a.rt.cfg.Observer != nil {
 		l.event = Event{Kind: kind, Time: a.rt.wall(now), Attempt: attempt, Err: err, Delay: delay}
 	}
 	a.mu.Lock()
@@ -125,7 +129,9 @@ func (a *activity) deliver() {
 			a.rt.protect(a, "Config.Observer", func() { a.rt.cfg.Observer(e) })
 		}
 		if l.last {
-			a.answer()
+			a.rt.lock()
+			a.rt.answer(a)
+			a.rt.unlock()
 		}
 	}
 }
@@ -145,11 +151,19 @@ func (a *activity) close() (guarded bool) {
 	return a.latest != nil && a.latest.guards > 0
 }
 
-// answer lets unlock answer a's callers: to release their context is user code, and
-// to wake them takes a while.
-func (rt *Runtime) answer(a *activity) { a.next, rt.answers = rt.answers, a }
+// answer lets leave answer a's callers: to release their context is user code, and to
+// wake them takes a while. Runtime.mu is held.
+func (rt *Runtime) answer(a *activity) {
+	a.next, rt.answers = rt.answers, a
+	rt.waking.Add(1)
+	rt.unanswered--
+	if rt.unanswered == 0 && rt.idle != nil {
+		rt.heard = append(rt.heard, rt.idle)
+		rt.idle = nil
+	}
+}
 
-// answer lets the activity's callers go on.
+// answer lets the activity's callers go on. Runtime.mu is not held.
 func (a *activity) answer() {
 	if a.caller != nil {
 		a.caller.release()
@@ -161,7 +175,7 @@ func (a *activity) answer() {
 	}
 	a.mu.Unlock()
 	a.ended.Done()
-	a.rt.answered()
+	a.rt.waking.Add(-1)
 }
 
 // doneChan makes a channel of the end, which few ask for.

@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -205,11 +206,13 @@ type Runtime struct {
 	reserved   map[uint64]bool      // numbers that a given ID looks like the made-up ID of
 	number     uint64               // of the last activity
 	sleeps     uint64
-	slots      int           // free, of MaxConcurrent
-	waiting    list.List     // of *activity, who has waited longest first
-	unanswered atomic.Int64  // activities whose callers have not had their answer; see answered
-	answers    *activity     // of the list, linked by next, of those that unlock answers
-	shutdown   atomic.Bool   // set under mu
+	slots      int                     // free, of MaxConcurrent
+	handedIn   atomic.Pointer[attempt] // of the list of abandoned functions that have returned, the last first
+	waiting    list.List               // of *activity, who has waited longest first
+	unanswered int                     // activities whose callers have not had their answer, nor are about to
+	waking     atomic.Int32            // those whose callers are about to
+	answers    *activity               // of the list, linked by next, of those that unlock answers
+	shutdown   bool
 	idle       chan struct{} // closed when unanswered is 0; made by Shutdown
 	runFirst   *attempt      // of the list of those that unlock runs
 	runLast    *attempt
@@ -388,7 +391,7 @@ func (rt *Runtime) schedule(a *activity) error {
 	switch {
 	case a.cancelCause != nil:
 		return a.notStarted(a.cancelCause)
-	case rt.shutdown.Load():
+	case rt.shutdown:
 		return refusal(a.opts.ID, ErrShutdown)
 	case id != "" && rt.inUse(id):
 		return refusal(id, ErrAlreadyRunning)
@@ -398,7 +401,7 @@ func (rt *Runtime) schedule(a *activity) error {
 	a.closeBy = now.deadline(a.opts.ScheduleToCloseTimeout)
 	a.alarm.when, a.alarm.a = never, a
 	rt.link(a)
-	rt.unanswered.Add(1)
+	rt.unanswered++
 	a.until = never
 	a.setState(StateWaiting)
 	if r := a.rec; r != nil {
@@ -511,20 +514,6 @@ func (rt *Runtime) unlink(a *activity) {
 		rt.tail = a.prev
 	}
 	a.prev, a.next = nil, nil
-}
-
-// answered counts an activity whose callers have their answer. It counts first and
-// looks for a Shutdown then, which does the two the other way round. mu is not held.
-func (rt *Runtime) answered() {
-	if rt.unanswered.Add(-1) > 0 || !rt.shutdown.Load() {
-		return
-	}
-	rt.mu.Lock()
-	defer rt.mu.Unlock()
-	if rt.idle != nil {
-		close(rt.idle)
-		rt.idle = nil
-	}
 }
 
 // random is for the jitter of p. mu is held.
@@ -756,19 +745,20 @@ func (rt *Runtime) Stats() Stats {
 // may be called again. An activity must not call it and wait.
 func (rt *Runtime) Shutdown(ctx context.Context) error {
 	now := rt.lock()
-	rt.shutdown.Store(true)
+	rt.shutdown = true
 	for a := rt.head; a != nil; {
 		next := a.next // cancel may take a off the list
 		a.cancel(now, ErrShutdown)
 		a = next
 	}
-	if rt.idle == nil {
-		rt.idle = make(chan struct{})
-	}
 	idle := rt.idle
+	if rt.unanswered > 0 && idle == nil {
+		idle = make(chan struct{})
+		rt.idle = idle
+	}
 	rt.unlock()
 
-	if rt.unanswered.Load() > 0 {
+	if idle != nil {
 		select {
 		case <-idle:
 		case <-ctx.Done():
@@ -776,12 +766,15 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	}
 	rt.drain(ctx)
 	rt.lock()
-	left, unsaved, abandoned := rt.unanswered.Load(), len(rt.records), rt.abandoned
+	left, unsaved, abandoned := rt.unanswered, len(rt.records), rt.abandoned
 	rt.unlock()
+	for rt.waking.Load() > 0 {
+		runtime.Gosched()
+	}
 	if abandoned > 0 {
 		rt.logger().Warn("activity: shut down; functions that were abandoned still run", "abandoned", abandoned)
 	}
-	have := func(n int64) string {
+	have := func(n int) string {
 		if n == 1 {
 			return "1 activity has"
 		}
@@ -791,7 +784,7 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	case left > 0:
 		return fmt.Errorf("activity: shutdown: %s not ended: %w", have(left), context.Cause(ctx))
 	case unsaved > 0:
-		return fmt.Errorf("activity: shutdown: the Store does not hold how %s ended: %w", have(int64(unsaved)), context.Cause(ctx))
+		return fmt.Errorf("activity: shutdown: the Store does not hold how %s ended: %w", have(unsaved), context.Cause(ctx))
 	}
 	return nil
 }

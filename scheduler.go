@@ -178,9 +178,19 @@ func (rt *Runtime) catchUp() {
 	rt.unlock()
 }
 
-// unlock sees to it that the timer is set for the next alarm, unlocks rt.mu, and
-// then does what is left to do outside it.
+// unlock unlocks rt.mu. What was handed in meanwhile it takes in, if nobody else
+// holds the lock, who would do it.
 func (rt *Runtime) unlock() {
+	rt.leave()
+	for rt.handedIn.Load() != nil && rt.mu.TryLock() {
+		rt.settle(rt.now())
+		rt.leave()
+	}
+}
+
+// leave sees to it that the timer is set for the next alarm, unlocks rt.mu, and
+// then does what is left to do outside it.
+func (rt *Runtime) leave() {
 	for try := 1; rt.queue.next() < rt.armed; try++ {
 		now := rt.now()
 		next := rt.queue.next()
@@ -220,11 +230,7 @@ func (rt *Runtime) unlock() {
 	if flush {
 		go rt.flush()
 	}
-	for t := run; t != nil; {
-		next := t.runNext // t is its own goroutine's from here on
-		go t.run()
-		t = next
-	}
+	spawn(run)
 	for a := answers; a != nil; {
 		next := a.next
 		a.next = nil
@@ -233,14 +239,24 @@ func (rt *Runtime) unlock() {
 	}
 }
 
-// run lets unlock start t's goroutine: under rt.mu it would soon wait for it.
+// run lets leave start t's goroutine: under rt.mu it would soon wait for it.
 func (rt *Runtime) run(t *attempt) {
 	if rt.runLast == nil {
 		rt.runFirst = t
 	} else {
-		rt.runLast.runNext = t
+		rt.runLast.next = t
 	}
 	rt.runLast = t
+}
+
+// spawn starts the goroutines of a list of attempts.
+func spawn(first *attempt) {
+	for t := first; t != nil; {
+		next := t.next // t is its own goroutine's from here on
+		t.next = nil
+		go t.run()
+		t = next
+	}
 }
 
 // tick is what the timer calls.
@@ -255,9 +271,19 @@ func (rt *Runtime) tick() {
 // timeouts, then starts, then wake-ups. It is called before anything else that
 // happens at now. Runtime.mu is held.
 func (rt *Runtime) settle(now instant) {
-	if rt.queue.next() > now {
-		return
+	if rt.queue.next() <= now {
+		rt.ring(now)
 	}
+	if rt.handedIn.Load() != nil {
+		rt.takeIn(now)
+	}
+}
+
+// burstSize is how many alarms of one settle ring before the attempts that they have
+// started run: of thousands that stall together, the first need not wait for the last.
+const burstSize = 64
+
+func (rt *Runtime) ring(now instant) {
 	rt.settling = true
 	due := rt.due[:0]
 	earliest := now
@@ -279,7 +305,11 @@ func (rt *Runtime) settle(now instant) {
 		due = append(due, al)
 	}
 	slices.SortFunc(due, (*alarm).compare)
-	for _, al := range due {
+	for i, al := range due {
+		if rt.real && i%burstSize == burstSize-1 { // under a Mock, the timer is set first
+			spawn(rt.runFirst)
+			rt.runFirst, rt.runLast = nil, nil
+		}
 		switch {
 		case al.wake != nil:
 			al.wake <- struct{}{}
