@@ -1,0 +1,232 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"regexp"
+	"runtime"
+	"runtime/metrics"
+	"slices"
+	"time"
+)
+
+// A sample is what one operation took in one measurement, NaN where that was not
+// measured; and how it was when that began, where it was looked at.
+type sample struct {
+	ns, bytes, allocs float64
+	live              uint64 // heap, in bytes
+	stack             uint64 // of a new goroutine, in bytes
+}
+
+// A row measures one thing.
+type row struct {
+	name, remark string
+	ours         bool     // what the section's other rows are compared with
+	lines        []string // names of the samples of one measurement, if there are several
+	fixed        int      // operations a measurement; 0: as many as fill the time
+	least, most  int      // limits to them; 0: none
+	open         func() (subject, error)
+}
+
+// A subject is an opened row.
+type subject struct {
+	measure func(n int) ([]sample, error)
+	close   func() error // nil: nothing to close
+}
+
+// A section is rows that are measured in turn, one round after another, so that
+// all of them see the same machine.
+type section struct {
+	name   string // of the -run flag
+	title  string
+	text   string // what an operation is
+	rounds int    // at most; 0: no limit
+	apart  bool   // the rows would disturb each other: one after the other, all its rounds
+	rows   []row
+}
+
+// A line is a line of the table: one sample a round. Part is its name among the
+// lines of its row, if there are several.
+type line struct {
+	name, part, remark string
+	ours               bool
+	samples            []sample
+}
+
+type result struct {
+	section
+	measured []line
+}
+
+// timed measures n calls of one operation, and then looks whether they did their work.
+func timed(op, verify func(n int) error) func(n int) ([]sample, error) {
+	return func(n int) ([]sample, error) {
+		runtime.GC()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		stack := newStack()
+		began := time.Now()
+		err := op(n)
+		took := time.Since(began)
+		runtime.ReadMemStats(&after)
+		if err == nil {
+			err = verify(n)
+		}
+		return []sample{{
+			ns:     float64(took.Nanoseconds()) / float64(n),
+			bytes:  float64(after.TotalAlloc-before.TotalAlloc) / float64(n),
+			allocs: float64(after.Mallocs-before.Mallocs) / float64(n),
+			live:   before.HeapAlloc,
+			stack:  stack,
+		}}, err
+	}
+}
+
+// newStack is the size of a new goroutine's stack. The runtime sets it at each garbage
+// collection, to the average of all that there are.
+func newStack() uint64 {
+	size := []metrics.Sample{{Name: "/gc/stack/starting-size:bytes"}}
+	metrics.Read(size)
+	return size[0].Value.Uint64()
+}
+
+// matching is the section with only the rows that match.
+func (sec section) matching(only *regexp.Regexp) section {
+	rows := sec.rows
+	sec.rows = nil
+	for _, r := range rows {
+		if only.MatchString(sec.name + "/" + r.name) {
+			sec.rows = append(sec.rows, r)
+		}
+	}
+	return sec
+}
+
+func (sec section) measure(s scale) (result, error) {
+	res := result{section: sec}
+	groups := [][]row{sec.rows}
+	if sec.apart {
+		groups = slices.Collect(slices.Chunk(sec.rows, 1))
+	}
+	rounds := s.rounds
+	if sec.rounds > 0 {
+		rounds = min(rounds, sec.rounds)
+	}
+	for _, rows := range groups {
+		lines, err := interleave(rows, rounds, s.time)
+		if err != nil {
+			return res, fmt.Errorf("%s: %w", sec.name, err)
+		}
+		res.measured = append(res.measured, lines...)
+	}
+	return res, nil
+}
+
+// interleave measures each row once a round.
+func interleave(rows []row, rounds int, budget time.Duration) (lines []line, err error) {
+	var open []subject
+	defer func() {
+		for i, sub := range open {
+			if sub.close != nil {
+				if failed := sub.close(); failed != nil {
+					err = errors.Join(err, fmt.Errorf("%s: close: %w", rows[i].name, failed))
+				}
+			}
+		}
+	}()
+	counts := make([]int, len(rows))
+	first := make([]int, len(rows)) // a row's first line
+	for i, r := range rows {
+		sub, err := r.open()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", r.name, err)
+		}
+		open = append(open, sub)
+		if counts[i] = r.fixed; counts[i] == 0 {
+			if counts[i], err = calibrate(sub.measure, budget, r.least, r.most); err != nil {
+				return nil, fmt.Errorf("%s: %w", r.name, err)
+			}
+		}
+		first[i] = len(lines)
+		if len(r.lines) == 0 {
+			lines = append(lines, line{name: r.name, remark: r.remark, ours: r.ours})
+		}
+		for _, part := range r.lines {
+			lines = append(lines, line{name: r.name, part: part, remark: r.remark, ours: r.ours})
+		}
+	}
+	for range rounds {
+		for i, r := range rows {
+			samples, err := open[i].measure(counts[i])
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", r.name, err)
+			}
+			for k, one := range samples {
+				l := &lines[first[i]+k]
+				l.samples = append(l.samples, one)
+			}
+		}
+	}
+	return lines, nil
+}
+
+// calibrate finds how many operations take about as long as the budget: the least
+// possible if there is none.
+func calibrate(measure func(n int) ([]sample, error), budget time.Duration, least, most int) (int, error) {
+	least = max(1, least)
+	if most == 0 {
+		most = math.MaxInt
+	}
+	for n := least; budget > 0; {
+		samples, err := measure(n)
+		if err != nil {
+			return 0, err
+		}
+		factor := float64(budget) / max(1, samples[0].ns*float64(n))
+		next := float64(n) * min(factor, 100)
+		switch {
+		case next >= float64(most):
+			return most, nil
+		case factor <= 4: // near enough to trust it
+			return max(least, int(next)), nil
+		}
+		n = int(next)
+	}
+	return least, nil
+}
+
+// median of what is a number; NaN of nothing.
+func median(values []float64) float64 {
+	values = slices.DeleteFunc(slices.Clone(values), math.IsNaN)
+	if len(values) == 0 {
+		return math.NaN()
+	}
+	slices.Sort(values)
+	n := len(values)
+	return (values[(n-1)/2] + values[n/2]) / 2
+}
+
+func (l *line) each(f func(sample) float64) []float64 {
+	values := make([]float64, len(l.samples))
+	for i, s := range l.samples {
+		values[i] = f(s)
+	}
+	return values
+}
+
+func (l *line) ns() float64     { return median(l.each(func(s sample) float64 { return s.ns })) }
+func (l *line) bytes() float64  { return median(l.each(func(s sample) float64 { return s.bytes })) }
+func (l *line) allocs() float64 { return median(l.each(func(s sample) float64 { return s.allocs })) }
+
+// over is how many times as long as base l takes: the median over the rounds.
+func (l *line) over(base *line) float64 {
+	if len(l.samples) != len(base.samples) {
+		return l.ns() / base.ns()
+	}
+	ratios := make([]float64, len(l.samples))
+	for i := range ratios {
+		ratios[i] = l.samples[i].ns / base.samples[i].ns
+	}
+	return median(ratios)
+}

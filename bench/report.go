@@ -1,0 +1,229 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+type report struct {
+	scale   scale
+	began   time.Time
+	took    time.Duration
+	results []result
+}
+
+// peers are the modules that the rows are of.
+var peers = []string{
+	"github.com/cenkalti/backoff/v5",
+	"github.com/cschleiden/go-workflows",
+	"github.com/failsafe-go/failsafe-go",
+	"go.etcd.io/bbolt",
+	"go.temporal.io/sdk",
+	"modernc.org/sqlite",
+}
+
+func (r *report) write(w io.Writer) {
+	fmt.Fprintf(w, "# Results\n\n")
+	command, rounds := "GOWORK=off go run .", fmt.Sprintf("%d rounds, %d ms a measurement", r.scale.rounds, r.scale.time.Milliseconds())
+	if r.scale.name != full.name {
+		command += " -" + r.scale.name
+	}
+	if r.scale.time == 0 {
+		rounds = "as little as possible of everything"
+	}
+	fmt.Fprintf(w, "What `cd bench && %s` printed on one machine; the ratios travel better than the times.\n\n", command)
+	fmt.Fprintf(w, "![Bars: one no-op activity, and one heartbeat, beside their peers](results.svg)\n\n")
+	fmt.Fprintf(w, "- machine: %s, %d cores (GOMAXPROCS %d), %s/%s\n", cpuModel(), runtime.NumCPU(), runtime.GOMAXPROCS(0), runtime.GOOS, runtime.GOARCH)
+	fmt.Fprintf(w, "- %s, GOGC=%s\n", runtime.Version(), gogc())
+	fmt.Fprintf(w, "- %s, a %s run of %.0f s: %s\n", r.began.UTC().Format(time.DateOnly), r.scale.name, r.took.Seconds(), rounds)
+	fmt.Fprintf(w, "- %s\n\n", strings.Join(versions(), ", "))
+	fmt.Fprintf(w, "Everything runs in one process. The rows of a section take turns, round after round, each measurement\n"+
+		"after a garbage collection, and the numbers are medians of the rounds. x is the ratio of a row's time to\n"+
+		"the time of the row with the 1, this package's: the median of the rounds' ratios. Where the live heap is a few MB,\n"+
+		"garbage collection is a large part of what everything that allocates costs. New goroutines get stacks of 2 KiB or more,\n"+
+		"by the average of all in the process; with 2 KiB, a deeper call pays for a larger one.\n")
+	for i := range r.results {
+		r.results[i].write(w)
+	}
+	writeTargets(w, targets(r.results, r.scale))
+}
+
+func (res *result) write(w io.Writer) {
+	fmt.Fprintf(w, "\n## %s\n\n%s%s\n\n", res.title, res.text, res.notes())
+	rows := [][]string{{"what", "ns", "bytes", "allocations", "x", "remark"}}
+	for i := range res.measured {
+		l := &res.measured[i]
+		x := "–"
+		if base := res.base(l); math.IsNaN(l.ns()) {
+			// nothing to compare
+		} else if base == l {
+			x = "1"
+		} else if base != nil {
+			x = short(l.over(base))
+		}
+		name := l.name
+		if l.part != "" {
+			name += ": " + l.part
+		}
+		rows = append(rows, []string{name, number(l.ns()), number(l.bytes()), short(l.allocs()), x, l.remark})
+	}
+	writeTable(w, rows, "lrrrrl")
+}
+
+// base is the line of this package's that l is compared with.
+func (res *result) base(l *line) *line {
+	for i := range res.measured {
+		if b := &res.measured[i]; b.ours && b.part == l.part {
+			return b
+		}
+	}
+	return nil
+}
+
+// notes says what is particular to the section's measurements.
+func (res *result) notes() string {
+	var live, stack []float64
+	rounds := 0
+	for _, l := range res.measured {
+		rounds = max(rounds, len(l.samples))
+		for _, s := range l.samples {
+			if s.live > 0 {
+				live = append(live, float64(s.live)/1e6)
+			}
+			if s.stack > 0 {
+				stack = append(stack, float64(s.stack)/1024)
+			}
+		}
+	}
+	text := ""
+	if res.rounds > 0 {
+		text += fmt.Sprintf(" Rounds: %d.", rounds)
+	}
+	return text + span(" Live heap: %s MB.", live) + span(" New stacks: %s KiB.", stack)
+}
+
+// span is from the least to the greatest of the values; empty if there are none.
+func span(format string, values []float64) string {
+	if len(values) == 0 {
+		return ""
+	}
+	from, to := short(slices.Min(values)), short(slices.Max(values))
+	if from != to {
+		from += " to " + to
+	}
+	return fmt.Sprintf(format, from)
+}
+
+// writeTable writes a Markdown table that is also readable as text; align has an l or
+// an r for each column.
+func writeTable(w io.Writer, rows [][]string, align string) {
+	widths := make([]int, len(align))
+	for _, r := range rows {
+		for i, cell := range r {
+			widths[i] = max(widths[i], len([]rune(cell)))
+		}
+	}
+	rule := make([]string, len(align))
+	for i, a := range align {
+		rule[i] = strings.Repeat("-", max(3, widths[i]))
+		if widths[i] = max(3, widths[i]); a == 'r' {
+			rule[i] = rule[i][1:] + ":"
+		}
+	}
+	for _, r := range slices.Insert(rows, 1, rule) {
+		for i, cell := range r {
+			pad := strings.Repeat(" ", widths[i]-len([]rune(cell)))
+			if align[i] == 'r' {
+				cell = pad + cell
+			} else {
+				cell += pad
+			}
+			fmt.Fprintf(w, "| %s ", cell)
+		}
+		fmt.Fprintln(w, "|")
+	}
+}
+
+// number has at least three digits, and commas.
+func number(v float64) string {
+	switch {
+	case math.IsNaN(v):
+		return "–"
+	case math.Abs(v) < 99.95:
+		return short(v)
+	}
+	return commas(strconv.FormatFloat(v, 'f', 0, 64))
+}
+
+// short has three digits at most, unless they are before the point.
+func short(v float64) string {
+	switch a := math.Abs(v); {
+	case math.IsNaN(v):
+		return "–"
+	case a < 0.005:
+		return "0"
+	case a >= 99.95:
+		return commas(strconv.FormatFloat(v, 'f', 0, 64))
+	case a >= 9.995:
+		return trimmed(strconv.FormatFloat(v, 'f', 1, 64))
+	default:
+		return trimmed(strconv.FormatFloat(v, 'f', 2, 64))
+	}
+}
+
+func trimmed(s string) string { return strings.TrimRight(strings.TrimRight(s, "0"), ".") }
+
+func count(n int) string { return commas(strconv.Itoa(n)) }
+
+func commas(digits string) string {
+	for i := len(digits) - 3; i > 0 && digits[i-1] != '-'; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	return digits
+}
+
+func cpuModel() string {
+	f, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return "unknown CPU"
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if name, value, ok := strings.Cut(lines.Text(), ":"); ok && strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return "unknown CPU"
+}
+
+func gogc() string {
+	percent := debug.SetGCPercent(100)
+	debug.SetGCPercent(percent)
+	if percent < 0 {
+		return "off"
+	}
+	return strconv.Itoa(percent)
+}
+
+func versions() []string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return []string{"versions unknown"}
+	}
+	var found []string
+	for _, m := range info.Deps {
+		if slices.Contains(peers, m.Path) {
+			found = append(found, m.Path+" "+m.Version)
+		}
+	}
+	return found
+}

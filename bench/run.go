@@ -1,0 +1,273 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/failsafe-go/failsafe-go"
+	"github.com/failsafe-go/failsafe-go/retrypolicy"
+	"github.com/failsafe-go/failsafe-go/timeout"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+const (
+	startToClose     = time.Hour
+	heartbeatTimeout = 10 * time.Second
+)
+
+func bothTimeouts() activity.Options {
+	return activity.Options{StartToCloseTimeout: startToClose, HeartbeatTimeout: heartbeatTimeout}
+}
+
+const workflowsOnFile = "go-workflows, SQLite file"
+
+// A way is one way to run an activity that does nothing but count.
+type way struct {
+	name, remark string
+	ours         bool
+	most         int // operations a measurement; 0: no limit
+	alone        bool
+	open         func() (runner, error)
+}
+
+// A runner gives each goroutine that runs activities a function that runs one,
+// which adds 1 to ran.
+type runner struct {
+	each  func(ran *int) func() error
+	close func() error
+}
+
+func ways() []way {
+	ctx := context.Background()
+	return []way{
+		{
+			name: "floor: spawn and join", remark: "a goroutine and a channel: no timeout",
+			open: func() (runner, error) {
+				return runner{each: func(ran *int) func() error {
+					return func() error {
+						done := make(chan struct{})
+						go func() { *ran++; close(done) }()
+						<-done
+						return nil
+					}
+				}}, nil
+			},
+		},
+		{
+			name: "by hand", remark: "context.WithTimeout, goroutine, select, heartbeat timer: no retry, no details",
+			open: func() (runner, error) {
+				return runner{each: func(ran *int) func() error {
+					f := func(context.Context, func()) error { *ran++; return nil }
+					return func() error { return runByHand(ctx, startToClose, heartbeatTimeout, f) }
+				}}, nil
+			},
+		},
+		{
+			name: "this package, Run", ours: true,
+			open: func() (runner, error) { return run(ctx), nil },
+		},
+		{
+			name: "this package, Run, cancellable", remark: "the caller's context can be canceled",
+			open: func() (runner, error) {
+				ctx, cancel := context.WithCancel(ctx)
+				r := run(ctx)
+				r.close = func() error { cancel(); return nil }
+				return r, nil
+			},
+		},
+		{
+			name: "this package, Execute", remark: "with an input and a result",
+			open: func() (runner, error) {
+				rt := activity.New(activity.Config{})
+				return runner{each: func(ran *int) func() error {
+					f := func(_ activity.Context, in int) (int, error) { *ran += in; return in, nil }
+					return func() error {
+						out, err := activity.Execute(ctx, rt, bothTimeouts(), f, 1)
+						if err == nil && out != 1 {
+							err = fmt.Errorf("the result is %d", out)
+						}
+						return err
+					}
+				}}, nil
+			},
+		},
+		{
+			name: "failsafe-go, sync", remark: "Timeout and RetryPolicy, Run: no heartbeat; waits for a function that hangs",
+			open: func() (runner, error) {
+				ex := failsafeExecutor()
+				return runner{each: func(ran *int) func() error {
+					f := func() error { *ran++; return nil }
+					return func() error { return ex.Run(f) }
+				}}, nil
+			},
+		},
+		{
+			name: "failsafe-go, async", remark: "Timeout and RetryPolicy, RunAsync and wait: no heartbeat",
+			open: func() (runner, error) {
+				ex := failsafeExecutor()
+				return runner{each: func(ran *int) func() error {
+					f := func() error { *ran++; return nil }
+					return func() error { return ex.RunAsync(f).Error() }
+				}}, nil
+			},
+		},
+		{
+			name: "cenkalti/backoff", remark: "retry only: no timeout, no heartbeat, no goroutine",
+			open: func() (runner, error) {
+				return runner{each: func(ran *int) func() error {
+					f := func() (struct{}, error) { *ran++; return struct{}{}, nil }
+					return func() error {
+						_, err := backoff.Retry(ctx, f)
+						return err
+					}
+				}}, nil
+			},
+		},
+		{
+			name: "Temporal SDK, TestActivityEnvironment", remark: "a test tool: no server, no retry, no heartbeat timeout; encodes results",
+			alone: true,
+			open:  temporalRunner,
+		},
+		{
+			name: "go-workflows, in memory", remark: "a workflow with one activity, on SQLite in memory, with a history; no timeouts; its client polls for the end",
+			most: 1000,
+			open: func() (runner, error) { return workflowsRunner("") },
+		},
+		{
+			name: workflowsOnFile, remark: "the same, and durable",
+			most: 200,
+			open: func() (runner, error) {
+				dir, remove, err := tempDir()
+				if err != nil {
+					return runner{}, err
+				}
+				r, err := workflowsRunner(filepath.Join(dir, "workflows.db"))
+				return closing(r, remove), err
+			},
+		},
+	}
+}
+
+func run(ctx context.Context) runner {
+	rt := activity.New(activity.Config{})
+	return runner{each: func(ran *int) func() error {
+		f := func(activity.Context) error { *ran++; return nil }
+		return func() error { return rt.Run(ctx, bothTimeouts(), f) }
+	}}
+}
+
+// runByHand is what one would write without a library: no retry, no details.
+func runByHand(ctx context.Context, startToClose, heartbeat time.Duration, f func(ctx context.Context, beat func()) error) error {
+	ctx, cancel := context.WithTimeout(ctx, startToClose)
+	defer cancel()
+	stalled := make(chan struct{})
+	timer := time.AfterFunc(heartbeat, func() { close(stalled) })
+	defer timer.Stop()
+	done := make(chan error, 1)
+	go func() { done <- f(ctx, func() { timer.Reset(heartbeat) }) }()
+	select {
+	case err := <-done:
+		return err
+	case <-stalled:
+		return context.DeadlineExceeded
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// failsafeExecutor has a timeout for each attempt, as the start-to-close timeout is.
+func failsafeExecutor() failsafe.Executor[any] {
+	return failsafe.With(retrypolicy.NewWithDefaults[any](), failsafe.Policy[any](timeout.New[any](startToClose)))
+}
+
+// row measures the way from so many goroutines at once; 1: from the caller's.
+func (w way) row(goroutines int) row {
+	return row{name: w.name, remark: w.remark, ours: w.ours, least: goroutines, most: w.most, open: func() (subject, error) {
+		r, err := w.open()
+		if err != nil {
+			return subject{}, err
+		}
+		ran := make([]*[16]int, goroutines) // each on cache lines of its own
+		runs := make([]func() error, goroutines)
+		for i := range runs {
+			ran[i] = new([16]int)
+			runs[i] = r.each(&ran[i][0])
+		}
+		before := 0
+		return subject{measure: timed(func(n int) error { return fromMany(n, runs) }, func(n int) error {
+			did := -before
+			for _, r := range ran {
+				did += r[0]
+			}
+			before += did
+			return same(did, n, "activities")
+		}), close: r.close}, nil
+	}}
+}
+
+func same(did, n int, what string) error {
+	if did != n {
+		return fmt.Errorf("%d %s, of %d", did, what, n)
+	}
+	return nil
+}
+
+// fromMany calls each function in a goroutine of its own, n times in all.
+func fromMany(n int, fs []func() error) error {
+	if len(fs) == 1 {
+		return repeat(n, fs[0])
+	}
+	errs := make(chan error, len(fs))
+	for i, f := range fs {
+		share := n / len(fs)
+		if i < n%len(fs) {
+			share++
+		}
+		go func() { errs <- repeat(share, f) }()
+	}
+	var first error
+	for range fs {
+		if err := <-errs; first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+func repeat(n int, f func() error) error {
+	for range n {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func runSections() []section {
+	procs := runtime.GOMAXPROCS(0)
+	sequential := section{
+		name: "run", title: "One no-op activity, sequentially",
+		text: "With a start-to-close timeout of 1 h and a heartbeat timeout of 10 s, where there is such a thing. ns: from the call to its return.",
+	}
+	parallel := section{
+		name: "run, parallel", title: fmt.Sprintf("The same from %d goroutines", procs),
+		text: "ns: what passes, divided by the number of activities run; a perfect machine divides the numbers above by its cores.",
+	}
+	for _, w := range ways() {
+		sequential.rows = append(sequential.rows, w.row(1))
+		if w.ours {
+			one := w.row(1)
+			one.name, one.remark, one.ours = w.name+", sequential", "for comparison", false
+			parallel.rows = append(parallel.rows, one)
+		}
+		if !w.alone {
+			parallel.rows = append(parallel.rows, w.row(procs))
+		}
+	}
+	return []section{sequential, parallel}
+}

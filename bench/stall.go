@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+const (
+	partMedian = "median"
+	partP99    = "99 %"
+)
+
+const stallText = "On the real clock. ns: how long after its deadline the next attempt's first line runs. The deadline is a clock " +
+	"reading just before the last heartbeat was sent, plus the heartbeat timeout: a moment before the real one. " +
+	"The log goes through slog's text handler to nowhere."
+
+// stallSection has one activity stall, and stallsSection many.
+func stallSection(s scale) section {
+	const timeout = 20 * time.Millisecond
+	one := lateRow("this package", fmt.Sprintf("stalls %d times in a row; each time with the stack of where it hangs", s.stalls), s.stalls,
+		func(n int) ([]time.Duration, error) { return oneStalls(n, timeout) })
+	one.ours = true
+	return section{
+		name: "stall", title: "From a stall to the next attempt, one activity", text: stallText, rounds: s.slowRounds,
+		rows: []row{
+			lateRow("floor: time.AfterFunc", "one after the other, each starts a goroutine", s.stalls,
+				func(n int) ([]time.Duration, error) {
+					var all []time.Duration
+					for range n {
+						all = append(all, timers(1, timeout)...)
+					}
+					return all, nil
+				}),
+			one,
+		},
+	}
+}
+
+func stallsSection(s scale) section {
+	atOnce := lateRow("this package, at once", "all beat within some milliseconds, and never again", s.stalling,
+		func(n int) ([]time.Duration, error) { return manyStall(n, s.silence, 0) })
+	atOnce.ours = true
+	return section{
+		name: "stalls", title: "From a stall to the next attempt, " + count(s.stalling) + " activities", text: stallText, rounds: s.slowRounds,
+		rows: []row{
+			lateRow("floor: time.AfterFunc, at once", "each starts a goroutine: no activity, no context, no log", s.stalling,
+				func(n int) ([]time.Duration, error) { return timers(n, s.silence), nil }),
+			atOnce,
+			lateRow("this package, spread", fmt.Sprintf("their last heartbeats are spread over %g s", (s.silence/2).Seconds()), s.stalling,
+				func(n int) ([]time.Duration, error) { return manyStall(n, s.silence, s.silence/2) }),
+		},
+	}
+}
+
+// lateRow shows the median and the 99 % of how late n were.
+func lateRow(name, remark string, n int, late func(n int) ([]time.Duration, error)) row {
+	return row{name: name, remark: remark, lines: []string{partMedian, partP99}, fixed: n, open: func() (subject, error) {
+		return subject{measure: func(n int) ([]sample, error) {
+			runtime.GC()
+			all, err := late(n)
+			if err != nil {
+				return nil, err
+			}
+			slices.Sort(all)
+			return []sample{lateness(all[n/2]), lateness(all[n*99/100])}, nil
+		}}, nil
+	}}
+}
+
+func lateness(d time.Duration) sample {
+	return sample{ns: float64(d.Nanoseconds()), bytes: math.NaN(), allocs: math.NaN()}
+}
+
+func timers(n int, timeout time.Duration) []time.Duration {
+	late := make([]time.Duration, n)
+	var all sync.WaitGroup
+	all.Add(n)
+	for i := range n {
+		set := time.Now()
+		time.AfterFunc(timeout, func() {
+			late[i] = time.Since(set) - timeout
+			all.Done()
+		})
+	}
+	all.Wait()
+	return late
+}
+
+func stallRuntime() *activity.Runtime {
+	return activity.New(activity.Config{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+}
+
+// stalledWith checks that the attempt before stalled, and what it recorded.
+func stalledWith(ctx activity.Context, want int) error {
+	var timeout *activity.TimeoutError
+	if !errors.As(ctx.Info().LastFailure, &timeout) || timeout.Type != activity.TimeoutHeartbeat {
+		return activity.NonRetryable(fmt.Errorf("attempt %d: the one before ended with: %w", ctx.Info().Attempt, ctx.Info().LastFailure))
+	}
+	got, err := activity.Resume(ctx, -1)
+	if err == nil && got != want {
+		err = activity.NonRetryable(fmt.Errorf("attempt %d resumes from %d, not %d", ctx.Info().Attempt, got, want))
+	}
+	return err
+}
+
+// oneStalls has one activity stall n times.
+func oneStalls(n int, timeout time.Duration) ([]time.Duration, error) {
+	var late []time.Duration
+	var beat time.Time
+	err := stallRuntime().Run(context.Background(), activity.Options{HeartbeatTimeout: timeout}, func(ctx activity.Context) error {
+		now := time.Now()
+		if number := ctx.Info().Attempt; number > 1 {
+			late = append(late, now.Sub(beat)-timeout)
+			if err := stalledWith(ctx, number-1); err != nil || number > n {
+				return err
+			}
+		}
+		beat = time.Now()
+		if err := ctx.Heartbeat(ctx.Info().Attempt); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return context.Cause(ctx)
+	})
+	if err == nil && len(late) != n {
+		err = fmt.Errorf("it stalled %d times, not %d", len(late), n)
+	}
+	return late, err
+}
+
+// manyStall has n activities stall once, their last heartbeats spread over a time.
+func manyStall(n int, timeout, spread time.Duration) ([]time.Duration, error) {
+	late := make([]time.Duration, n)
+	beats := make([]time.Time, n)
+	handles := make([]*activity.Handle[struct{}], n)
+	rt := stallRuntime()
+	var running, again sync.WaitGroup
+	running.Add(n)
+	again.Add(n)
+	for i := range n {
+		var err error
+		handles[i], err = activity.Start(context.Background(), rt, activity.Options{HeartbeatTimeout: timeout}, func(ctx activity.Context, i int) (struct{}, error) {
+			now := time.Now()
+			if ctx.Info().Attempt > 1 {
+				late[i] = now.Sub(beats[i]) - timeout
+				again.Done()
+				again.Wait() // what is checked does not delay the others
+				return struct{}{}, stalledWith(ctx, i)
+			}
+			running.Done()
+			running.Wait()
+			time.Sleep(spread * time.Duration(i) / time.Duration(n))
+			beats[i] = time.Now()
+			if err := ctx.Heartbeat(i); err != nil {
+				return struct{}{}, err
+			}
+			<-ctx.Done()
+			return struct{}{}, context.Cause(ctx)
+		}, i)
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, h := range handles {
+		if _, err := h.Wait(context.Background()); err != nil {
+			return nil, err
+		}
+	}
+	return late, same(int(rt.Stats().Attempts), 2*n, "attempts")
+}

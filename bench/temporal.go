@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+
+	temporal "go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/log"
+	"go.temporal.io/sdk/testsuite"
+)
+
+func temporalEnvironment() *testsuite.TestActivityEnvironment {
+	var suite testsuite.WorkflowTestSuite
+	suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
+	return suite.NewTestActivityEnvironment()
+}
+
+func temporalRunner() (runner, error) {
+	return runner{each: func(ran *int) func() error {
+		env := temporalEnvironment()
+		f := func(context.Context) error { *ran++; return nil }
+		env.RegisterActivityWithOptions(f, temporal.RegisterOptions{Name: "no-op"})
+		return func() error {
+			_, err := env.ExecuteActivity("no-op")
+			return err
+		}
+	}}, nil
+}
+
+// temporalBeats has activities of the Temporal SDK beat, each in a test environment of
+// its own. What is measured is its client's own code: the data converter, and a batch
+// of which the newest is sent, here to the environment, every 30 s.
+func temporalBeats(activities int, beat func(ctx context.Context, n int)) (subject, error) {
+	var sent atomic.Int64
+	return beating(activities, func(serve func(many func(n int) error) error) error {
+		env := temporalEnvironment()
+		env.SetOnActivityHeartbeatListener(func(*temporal.Info, converter.EncodedValues) { sent.Add(1) })
+		f := func(ctx context.Context) error {
+			return serve(func(n int) error {
+				beat(ctx, n)
+				return ctx.Err()
+			})
+		}
+		env.RegisterActivityWithOptions(f, temporal.RegisterOptions{Name: "beating"})
+		_, err := env.ExecuteActivity("beating")
+		return err
+	}, func(n int) error {
+		if first := min(n, activities); sent.Load() < int64(first) {
+			return fmt.Errorf("%d batches were sent by %d activities", sent.Load(), first)
+		}
+		return nil
+	})
+}
