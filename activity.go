@@ -51,7 +51,7 @@ type activity struct {
 
 	// Guarded by Runtime.mu.
 	prev, next  *activity     // in Runtime.live
-	alarm       alarm         // its seq is the activity's number, in order of scheduling
+	number      uint64        // in order of scheduling
 	waiting     *list.Element // in Runtime.waiting
 	current     *attempt      // the attempt that runs; nil: it is over
 	latest      *attempt      // the last that was started
@@ -63,6 +63,7 @@ type activity struct {
 	err         error         // set once
 	state       State
 	abandoned   int32 // abandoned functions that still run
+	place       int32 // of its alarm in Runtime.queue; 0: it is not set
 	deciding    bool  // latest has failed, and what follows is not decided yet
 	slot        bool  // has a slot of MaxConcurrent
 	stalled     bool  // the attempt before latest ended in a heartbeat timeout
@@ -100,7 +101,7 @@ func (a *activity) id() string {
 	if a.opts.ID != "" {
 		return a.opts.ID
 	}
-	return madeUpID(a.alarm.seq)
+	return madeUpID(a.number)
 }
 
 const madeUpPrefix = "activity-"
@@ -234,7 +235,7 @@ func (a *activity) startAttempt(now instant) {
 }
 
 // nextAlarm is what the activity waits for at present.
-func (a *activity) nextAlarm() (instant, int32) {
+func (a *activity) nextAlarm() (when instant, rank int) {
 	switch a.state {
 	case StateWaiting:
 		return min(a.until, a.closeBy), rankTimeout

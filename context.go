@@ -259,10 +259,10 @@ func (t *attempt) Sleep(d time.Duration) error { return t.SleepContext(t, d) }
 func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 	if ctx.Err() == nil && d > 0 {
 		rt := t.a.rt
-		s := alarm{rank: rankWake, wake: make(chan struct{}, 1)}
+		s := &sleeper{wake: make(chan struct{}, 1)}
 		now := rt.lock()
-		s.when, s.seq = now.add(d), rt.nextSeq()
-		rt.queue.push(&s)
+		s.seq = rt.nextSeq()
+		rt.queue.push(alarm{when: now.add(d), s: s})
 		rt.unlock()
 		awake := false
 		select {
@@ -273,7 +273,7 @@ func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 		}
 		if !awake {
 			rt.lock()
-			rt.queue.remove(&s)
+			rt.queue.remove(s.place)
 			rt.unlock()
 		}
 	}

@@ -236,7 +236,7 @@ type Runtime struct {
 
 	// Of the settle that is under way.
 	settling bool
-	due      []*alarm
+	due      []dueAlarm
 	burst    *burst // nil until something of it is to be logged
 	stacks   *dump  // nil until a stack is wanted
 }
@@ -399,7 +399,6 @@ func (rt *Runtime) schedule(a *activity) error {
 	rt.takeID(a)
 	a.scheduled, a.moved = now, rt.wallMoved(now)
 	a.closeBy = now.deadline(a.opts.ScheduleToCloseTimeout)
-	a.alarm.when, a.alarm.a = never, a
 	rt.link(a)
 	rt.unanswered++
 	a.until = never
@@ -424,7 +423,7 @@ func refusal(id string, err error) error {
 	return fmt.Errorf("activity %q: not started: %w", id, err)
 }
 
-// nextSeq orders alarms of Sleeps.
+// nextSeq orders Sleeps.
 func (rt *Runtime) nextSeq() uint64 {
 	rt.sleeps++
 	return rt.sleeps
@@ -439,7 +438,7 @@ func (rt *Runtime) inUse(id string) bool {
 	}
 	if n, ok := madeUpNumber(id); ok && n <= rt.number {
 		for a := rt.head; a != nil; a = a.next {
-			if a.opts.ID == "" && a.alarm.seq == n {
+			if a.opts.ID == "" && a.number == n {
 				return true
 			}
 		}
@@ -452,7 +451,7 @@ func (rt *Runtime) takeID(a *activity) {
 	for a.opts.ID == "" && rt.reserved[rt.number] {
 		rt.number++
 	}
-	a.alarm.seq = rt.number
+	a.number = rt.number
 	if a.opts.ID == "" {
 		return
 	}

@@ -37,7 +37,7 @@ func (r *record) save(rt *Runtime, f waiter) {
 // then on.
 func (r *record) saveBy(rt *Runtime, then instant) {
 	rt.gather(r)
-	if rt.saves.alarm.slot == 0 {
+	if rt.saves.place == 0 {
 		rt.saves.set(rt, then.add(rt.cfg.SyncInterval))
 	}
 }
@@ -52,16 +52,15 @@ func (rt *Runtime) gather(r *record) {
 
 // A lane is the way of all Saves, or of all Deletes. Guarded by Runtime.mu.
 type lane struct {
-	alarm    alarm   // when they are due, if nothing is urgent
+	sleeper          // when they are due, if nothing is urgent
 	due      bool    // the alarm has come
 	failures int     // in a row, each after the pause that followed the one before
 	retryAt  instant // the end of that pause
 }
 
 func (l *lane) set(rt *Runtime, when instant) {
-	rt.queue.remove(&l.alarm)
-	l.alarm.when = when
-	rt.queue.push(&l.alarm)
+	rt.queue.remove(l.place)
+	rt.queue.push(alarm{when: when, s: &l.sleeper})
 }
 
 // pause is the time until a Store that has failed is tried again, if nobody waits
@@ -151,7 +150,7 @@ func (rt *Runtime) takeDirty(gone bool) (batch []write) {
 		return nil
 	}
 	l.due = false
-	rt.queue.remove(&l.alarm)
+	rt.queue.remove(l.place)
 	later := rt.dirty[:0]
 	for _, r := range rt.dirty {
 		if r.gone != gone {

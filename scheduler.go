@@ -29,93 +29,97 @@ func (i instant) deadline(timeout time.Duration) instant {
 	return i.add(timeout)
 }
 
-// What is due at one instant is done in this order.
+// A dueAlarm is an alarm that rings. What is due at one instant is done in the order
+// of rank.
+type dueAlarm struct {
+	alarm
+	rank int
+	seq  uint64
+}
+
+func (x dueAlarm) compare(y dueAlarm) int {
+	return cmp.Or(cmp.Compare(x.when, y.when), cmp.Compare(x.rank, y.rank), cmp.Compare(x.seq, y.seq))
+}
+
 const (
 	rankTimeout = iota
 	rankStart
 	rankWake
 )
 
-// An alarm is an entry of a Runtime's queue: the next thing that an activity
-// waits for, or the end of a Sleep. Guarded by Runtime.mu.
+// An alarm is an entry of a Runtime's queue: the next thing that an activity waits
+// for, or the end of a Sleep. Guarded by Runtime.mu.
 type alarm struct {
 	when instant
-	seq  uint64 // orders what has the same when and rank
-	rank int32  // set when it is due
-	slot int32  // index in the queue, plus 1; 0: not in it
-
-	a    *activity     // whose alarm it is, or
-	wake chan struct{} // who sleeps; neither: the Store is to be written to
+	a    *activity // whose alarm it is, or
+	s    *sleeper
 }
 
-func (x *alarm) compare(y *alarm) int {
-	if x.when != y.when {
-		return cmp.Compare(x.when, y.when)
-	}
-	if x.rank != y.rank {
-		return cmp.Compare(x.rank, y.rank)
-	}
-	return cmp.Compare(x.seq, y.seq)
+// A sleeper has an alarm, and is no activity.
+type sleeper struct {
+	place int32         // as activity.place
+	seq   uint64        // orders those that wake at one instant
+	wake  chan struct{} // nil: the Store is to be written to
 }
 
-// A queue is a binary heap of alarms, the earliest first. What is due at one
-// instant is put in order when it is taken out, see settle.
-type queue []*alarm
+func (al alarm) place() *int32 {
+	if al.a != nil {
+		return &al.a.place
+	}
+	return &al.s.place
+}
 
-func (q *queue) push(al *alarm) {
+// A queue is a binary heap of alarms, the earliest first, each of which knows its
+// place in it: counted from 1. What is due at one instant is put in order when it is
+// taken out, see ring.
+type queue []alarm
+
+func (q *queue) push(al alarm) {
 	*q = append(*q, al)
-	al.slot = int32(len(*q))
-	q.up(al)
+	q.up(al, int32(len(*q)))
 }
 
-func (q *queue) remove(al *alarm) {
-	if al.slot == 0 {
+// remove takes out what is at place, if that is not 0.
+func (q *queue) remove(place int32) {
+	if place == 0 {
 		return
 	}
-	hole := al.slot
-	last := (*q)[len(*q)-1]
-	(*q)[len(*q)-1] = nil
-	*q = (*q)[:len(*q)-1]
-	al.slot = 0
-	if last != al {
-		q.put(last, hole)
-		q.down(last)
-		q.up(last)
+	n := int32(len(*q))
+	*(*q)[place-1].place() = 0
+	last := (*q)[n-1]
+	(*q)[n-1] = alarm{}
+	if *q = (*q)[:n-1]; place < n {
+		q.up(last, q.down(last, place))
 	}
 }
 
-func (q queue) put(al *alarm, slot int32) {
-	q[slot-1], al.slot = al, slot
+func (q queue) put(al alarm, place int32) {
+	q[place-1] = al
+	*al.place() = place
 }
 
-func (q queue) up(al *alarm) {
-	for al.slot > 1 {
-		parent := q[al.slot/2-1]
-		if parent.when <= al.when {
-			return
-		}
-		slot := parent.slot
-		q.put(parent, al.slot)
-		q.put(al, slot)
+// up puts al at place, or as far above as it belongs.
+func (q queue) up(al alarm, place int32) {
+	for place > 1 && q[place/2-1].when > al.when {
+		q.put(q[place/2-1], place)
+		place /= 2
 	}
+	q.put(al, place)
 }
 
-func (q queue) down(al *alarm) {
+// down makes room for al at place, or as far below as it belongs, and returns where.
+func (q queue) down(al alarm, place int32) int32 {
 	n := int32(len(q))
 	for {
-		child := 2 * al.slot
-		if child > n {
-			return
-		}
+		child := 2 * place
 		if child < n && q[child].when < q[child-1].when {
 			child++
 		}
-		least := q[child-1]
-		if al.when <= least.when {
-			return
+		if child > n || q[child-1].when >= al.when {
+			return place
 		}
-		q.put(least, al.slot)
-		q.put(al, child)
+		q.put(q[child-1], place)
+		place = child
 	}
 }
 
@@ -288,34 +292,39 @@ func (rt *Runtime) ring(now instant) {
 	due := rt.due[:0]
 	earliest := now
 	for rt.queue.next() <= now {
-		al := rt.queue[0]
-		rt.queue.remove(al)
-		if al.a != nil {
+		d := dueAlarm{alarm: rt.queue[0]}
+		rt.queue.remove(1)
+		switch {
+		case d.a != nil:
 			// A heartbeat does not touch the queue: its deadline may have moved.
-			if al.when, al.rank = al.a.nextAlarm(); al.when > now {
-				if al.when != never {
-					rt.queue.push(al)
-				}
+			if d.when, d.rank = d.a.nextAlarm(); d.when > now {
+				d.a.setAlarmAt(d.when)
 				continue
 			}
-			if al.rank == rankTimeout {
-				earliest = min(earliest, al.when)
+			d.seq = d.a.number
+			if d.rank == rankTimeout {
+				earliest = min(earliest, d.when)
+			}
+		default:
+			d.seq = d.s.seq
+			if d.s.wake != nil {
+				d.rank = rankWake
 			}
 		}
-		due = append(due, al)
+		due = append(due, d)
 	}
-	slices.SortFunc(due, (*alarm).compare)
+	slices.SortFunc(due, dueAlarm.compare)
 	for i, al := range due {
 		if rt.real && i%burstSize == burstSize-1 { // under a Mock, the timer is set first
 			spawn(rt.runFirst)
 			rt.runFirst, rt.runLast = nil, nil
 		}
 		switch {
-		case al.wake != nil:
-			al.wake <- struct{}{}
 		case al.a != nil:
 			al.a.expire(now, time.Duration(now-earliest))
-		case al == &rt.saves.alarm:
+		case al.s.wake != nil:
+			al.s.wake <- struct{}{}
+		case al.s == &rt.saves.sleeper:
 			rt.saves.due = true
 		default:
 			rt.deletes.due = true
@@ -337,12 +346,12 @@ func (a *activity) setAlarm() {
 }
 
 func (a *activity) setAlarmAt(when instant) {
-	rt := a.rt
-	if when != a.alarm.when {
-		rt.queue.remove(&a.alarm)
-		a.alarm.when = when
+	q := &a.rt.queue
+	if a.place != 0 && (*q)[a.place-1].when == when {
+		return
 	}
-	if a.alarm.slot == 0 && when != never {
-		rt.queue.push(&a.alarm)
+	q.remove(a.place)
+	if when != never {
+		q.push(alarm{when: when, a: a})
 	}
 }

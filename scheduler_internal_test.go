@@ -3,6 +3,7 @@
 package activity
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -18,13 +19,21 @@ import (
 func checkQueue(t *testing.T, q queue) {
 	t.Helper()
 	for i, al := range q {
-		if int(al.slot) != i+1 {
-			t.Fatalf("the alarm at %d takes its slot for %d", i+1, al.slot)
+		if place := *al.place(); int(place) != i+1 {
+			t.Fatalf("the alarm at %d takes its place for %d", i+1, place)
 		}
 		if parent := q[max(0, (i+1)/2-1)]; parent.when > al.when {
-			t.Fatalf("%d, at %d, is later than %d, which is below it", parent.when, parent.slot, al.when)
+			t.Fatalf("%d, at %d, is later than %d, which is below it", parent.when, *parent.place(), al.when)
 		}
 	}
+}
+
+// anAlarm is an activity's or a sleeper's.
+func anAlarm(when instant) alarm {
+	if when%2 == 0 {
+		return alarm{when: when, a: &activity{}}
+	}
+	return alarm{when: when, s: &sleeper{}}
 }
 
 func TestQueueRemove(t *testing.T) {
@@ -33,14 +42,14 @@ func TestQueueRemove(t *testing.T) {
 	for i := range whens {
 		var q queue
 		for _, when := range whens {
-			q.push(&alarm{when: when})
+			q.push(anAlarm(when))
 		}
 		checkQueue(t, q)
 		al := q[i]
-		q.remove(al)
-		q.remove(al) // it is not in it any more
+		q.remove(*al.place())
+		q.remove(*al.place()) // it is not in it any more
 		checkQueue(t, q)
-		if len(q) != len(whens)-1 || al.slot != 0 || slices.Contains(q, al) {
+		if len(q) != len(whens)-1 || *al.place() != 0 || slices.Contains(q, al) {
 			t.Errorf("%d was not removed", al.when)
 		}
 	}
@@ -51,25 +60,26 @@ func TestQueueRandom(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 200 {
 		var q queue
-		var all []*alarm
+		var all []alarm
 		for range 200 {
 			if n := len(all); n == 0 || r.IntN(5) < 3 {
-				al := &alarm{when: instant(r.IntN(50))}
+				al := anAlarm(instant(r.IntN(50)))
 				q.push(al)
 				all = append(all, al)
 			} else {
 				i := r.IntN(n)
-				q.remove(all[i])
+				q.remove(*all[i].place())
 				all = slices.Delete(all, i, i+1)
 			}
 			checkQueue(t, q)
 		}
-		slices.SortFunc(all, (*alarm).compare)
+		slices.SortFunc(all, func(a, b alarm) int { return cmp.Compare(a.when, b.when) })
 		for _, want := range all {
 			if got := q.next(); got != want.when {
 				t.Fatalf("the next is at %d, want %d", got, want.when)
 			}
-			q.remove(q[0])
+			q.remove(1)
+			checkQueue(t, q)
 		}
 		if len(q) != 0 || q.next() != never {
 			t.Fatalf("%d are left", len(q))
