@@ -45,7 +45,6 @@ type activity struct {
 	caller    *caller         // nil: base is Start's context, and never ends
 	scheduled instant
 	moved     time.Duration  // see Runtime.wallMoved; when it was scheduled
-	closeBy   instant        // the schedule-to-close deadline
 	rec       *record        // nil: nothing of it is stored
 	ended     sync.WaitGroup // done when err is set and the last event is delivered
 
@@ -53,7 +52,6 @@ type activity struct {
 	prev, next  *activity     // in Runtime.live
 	number      uint64        // in order of scheduling
 	waiting     *list.Element // in Runtime.waiting
-	current     *attempt      // the attempt that runs; nil: it is over
 	latest      *attempt      // the last that was started
 	countedFrom int           // attempts up to this number no longer count
 	failure     error         // how latest ended
@@ -63,6 +61,7 @@ type activity struct {
 	err         error         // set once
 	state       State
 	abandoned   int32 // abandoned functions that still run
+	running     bool  // latest is not over
 	place       int32 // of its alarm in Runtime.queue; 0: it is not set
 	deciding    bool  // latest has failed, and what follows is not decided yet
 	slot        bool  // has a slot of MaxConcurrent
@@ -120,6 +119,9 @@ func (a *activity) name() string {
 func (a *activity) String() string { return label(a.id(), a.name()) }
 
 func (t *attempt) String() string { return fmt.Sprintf("%s, attempt %d", t.a, t.number) }
+
+// closeBy is the schedule-to-close deadline.
+func (a *activity) closeBy() instant { return a.scheduled.deadline(a.opts.ScheduleToCloseTimeout) }
 
 // scheduledAt is the time of day when it was scheduled.
 func (a *activity) scheduledAt() time.Time { return a.rt.wallAt(a.scheduled, a.moved) }
@@ -180,7 +182,7 @@ func (a *activity) blocked() bool {
 	if a.latest == nil {
 		return false
 	}
-	return int(a.abandoned) > int(a.opts.MaxAbandoned) || a.guarded()
+	return int(a.abandoned) > a.opts.MaxAbandoned || a.guarded()
 }
 
 // guarded reports whether a function is inside Guard. It can only be the latest
@@ -218,14 +220,16 @@ func (a *activity) startAttempt(now instant) {
 	if a.latest != nil {
 		t = &attempt{a: a}
 	}
-	t.number, t.started, t.last = a.attempt()+1, now, oneLevel(a.failure)
-	t.moved = rt.wallMoved(now)
+	t.number, t.started = a.attempt()+1, now
 	t.beatBy = now.deadline(o.HeartbeatTimeout)
-	t.closeBy = min(a.closeBy, now.deadline(o.StartToCloseTimeout))
+	t.closeBy = min(a.closeBy(), now.deadline(o.StartToCloseTimeout))
 	a.mu.Lock()
-	t.resume = a.latestDetails()
+	details, moved := a.latestDetails(), rt.wallMoved(now)
+	if details != nil || a.failure != nil || moved != a.moved {
+		t.from = &origin{details, oneLevel(a.failure), moved}
+	}
 	a.mu.Unlock()
-	a.latest, a.current = t, t
+	a.latest, a.running = t, true
 	a.setState(StateRunning)
 	a.setAlarmAt(min(t.beatBy, t.closeBy))
 	rt.attempts++
@@ -238,18 +242,18 @@ func (a *activity) startAttempt(now instant) {
 func (a *activity) nextAlarm() (when instant, rank int) {
 	switch a.state {
 	case StateWaiting:
-		return min(a.until, a.closeBy), rankTimeout
+		return min(a.until, a.closeBy()), rankTimeout
 	case StateBlocked:
-		return a.closeBy, rankTimeout
+		return a.closeBy(), rankTimeout
 	case StateBackingOff:
 		return a.until, rankStart
 	case StateRunning:
-		switch t := a.current; {
+		switch t := a.latest; {
 		case a.cancelCause != nil:
 			return a.until, rankTimeout
 		case a.ending():
-		case t == nil:
-			return a.closeBy, rankTimeout
+		case !a.running:
+			return a.closeBy(), rankTimeout
 		default:
 			a.mu.Lock()
 			defer a.mu.Unlock()
@@ -272,14 +276,14 @@ func (a *activity) expire(now instant, late time.Duration) {
 	switch a.state {
 	case StateWaiting:
 		typ := TimeoutScheduleToStart
-		if a.closeBy <= a.until {
+		if a.closeBy() <= a.until {
 			typ = TimeoutScheduleToClose
 		}
 		a.expireWait(now, typ)
 	case StateBlocked:
 		a.expireWait(now, TimeoutScheduleToClose)
 	case StateBackingOff:
-		if a.closeBy <= now { // the timer comes late
+		if a.closeBy() <= now { // the timer comes late
 			a.finish(now, StateFailed, RetryStateTimeout, a.failure)
 		} else {
 			a.proceed(now)
@@ -288,7 +292,7 @@ func (a *activity) expire(now instant, late time.Duration) {
 		switch {
 		case a.ending():
 			a.conclude(now, a.rec.ending)
-		case a.current == nil:
+		case !a.running:
 			a.resolve(now, verdict{}) // Retryable takes its time
 		case a.cancelCause != nil:
 			a.giveUp(now)
@@ -309,7 +313,7 @@ func (a *activity) expireWait(now instant, typ TimeoutType) {
 
 // expireAttempt fences the running attempt if it has timed out.
 func (a *activity) expireAttempt(now instant, late time.Duration) {
-	t, timeout := a.current, a.opts.HeartbeatTimeout
+	t, timeout := a.latest, a.opts.HeartbeatTimeout
 	a.mu.Lock()
 	// A pause of the process is not a stall: then we come late as well.
 	if t.heartbeatBy() <= now && late > max(timeout/10, time.Millisecond) {
@@ -321,7 +325,7 @@ func (a *activity) expireAttempt(now instant, late time.Duration) {
 	typ, when := TimeoutHeartbeat, t.heartbeatBy()
 	if t.closeBy <= when {
 		typ, when = TimeoutStartToClose, t.closeBy
-		if t.closeBy == a.closeBy {
+		if t.closeBy == a.closeBy() {
 			typ = TimeoutScheduleToClose
 		}
 	}
@@ -346,15 +350,23 @@ func (a *activity) expireAttempt(now instant, late time.Duration) {
 
 	a.rt.timeouts++
 	a.abandon(t)
-	t.timedOut, t.burst = typ, a.rt.burstNow()
+	t.burst = a.rt.burstNow()
 	t.burst.pending++
-	a.current, a.failure, a.deciding = nil, err, true
+	a.running, a.failure, a.deciding = false, err, true
 	a.setAlarm()
 	if typ == TimeoutScheduleToClose || a.opts.RetryPolicy.Retryable == nil {
 		a.resolve(now, verdict{})
 	} else {
 		go a.decide(err)
 	}
+}
+
+// timedOut is the timeout that the attempt, the latest, has run into. It was abandoned then.
+func (t *attempt) timedOut() TimeoutType {
+	if err, ok := t.a.failure.(*TimeoutError); ok && t.abandoned {
+		return err.Type
+	}
+	return 0
 }
 
 // abandon counts a function that is left behind. It may have returned at this
@@ -367,7 +379,7 @@ func (a *activity) abandon(t *attempt) {
 
 // giveUp ends a canceled activity whose function does not return.
 func (a *activity) giveUp(now instant) {
-	t := a.current
+	t := a.latest
 	stack, noStack := a.rt.stack(t, now)
 	a.mu.Lock()
 	t.over.Store(true)
@@ -403,8 +415,9 @@ func (a *activity) resolve(now instant, v verdict) {
 		return // which has brought us here once more
 	}
 	a.deciding = false
-	t, p := a.latest, a.opts.RetryPolicy
-	heartbeat := t.timedOut == TimeoutHeartbeat
+	t, p := a.latest, &a.opts.RetryPolicy
+	timeout := t.timedOut()
+	heartbeat := timeout == TimeoutHeartbeat
 	progressed := a.noteProgress(t)
 	n := t.number - a.countedFrom
 
@@ -413,7 +426,7 @@ func (a *activity) resolve(now instant, v verdict) {
 	switch {
 	case a.cancelCause != nil:
 		retry = RetryStateCancelRequested
-	case t.timedOut == TimeoutScheduleToClose:
+	case timeout == TimeoutScheduleToClose:
 		retry = RetryStateTimeout
 	case v.final:
 		retry = RetryStateNonRetryableFailure
@@ -427,7 +440,7 @@ func (a *activity) resolve(now instant, v verdict) {
 		delay = p.interval(n, a.rt.random(p))
 	}
 	next := now.add(delay)
-	if retry == 0 && a.closeBy != never && next >= a.closeBy {
+	if retry == 0 && a.closeBy() != never && next >= a.closeBy() {
 		retry, delay = RetryStateTimeout, 0
 	}
 	a.stalled = heartbeat
@@ -477,14 +490,14 @@ func (a *activity) cancel(now instant, cause error) {
 		cause = context.Cause(a.base)
 	}
 	a.cancelCause = cause
-	switch t := a.current; {
+	switch {
 	case a.ending():
 		a.cancelEnding(now)
 	case a.state == 0: // schedule sees it
 	case a.rec != nil && a.rec.loading: // recall sees it
 		a.cancelAttempt(&a.first)
-	case t != nil:
-		a.cancelAttempt(t)
+	case a.running:
+		a.cancelAttempt(a.latest)
 		a.until = now.add(a.opts.CancelGrace)
 		a.setAlarm()
 	case a.deciding:
@@ -507,7 +520,7 @@ func (a *activity) cancelAttempt(t *attempt) {
 // finish ends the activity. Its callers hear of success once its checkpoint is
 // gone, of a failure once the Store was tried, and of a cancellation at once.
 func (a *activity) finish(now instant, state State, retry RetryState, err error) {
-	a.current = nil
+	a.running = false
 	a.accept()
 	if err != nil {
 		a.err = &Error{ID: a.id(), Name: a.name(), Attempt: a.attempt(), RetryState: retry, Err: err}
@@ -581,7 +594,7 @@ func (rt *Runtime) grantSlots(now instant) {
 	for e := rt.waiting.Front(); e != nil && rt.slots > 0; {
 		a := e.Value.(*activity)
 		e = e.Next()
-		if min(a.until, a.closeBy) <= now {
+		if min(a.until, a.closeBy()) <= now {
 			continue // timed out at this instant, and about to be told
 		}
 		if a.checkCaller(now) {
@@ -674,7 +687,7 @@ func (t *attempt) end(r *result) {
 		a.cancel(now, cause)
 	}
 	rt.settle(now)
-	if t != a.current {
+	if !a.running || t != a.latest {
 		t.abandonedReturned(now)
 		rt.unlock()
 		return
@@ -684,7 +697,7 @@ func (t *attempt) end(r *result) {
 	t.cancel(errReturned)
 	t.over.Store(true)
 	a.mu.Unlock()
-	a.current = nil
+	a.running = false
 	switch {
 	case r.err == nil && !(a.cancelCause != nil && told):
 		a.out = r.out

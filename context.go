@@ -72,10 +72,8 @@ type attempt struct {
 	a       *activity
 	number  int
 	started instant
-	moved   time.Duration // see Runtime.wallMoved; when it started
-	resume  []byte        // the details this attempt resumes from; never written
-	last    error         // how the attempt before ended
-	next    *attempt      // in Runtime.runFirst, and when abandoned in handedIn
+	from    *origin  // nil: the zero one, but for moved: the activity's
+	next    *attempt // in Runtime.runFirst, and when abandoned in handedIn
 
 	// Guarded by activity.mu.
 	std        atomic.Pointer[standard] // nil until somebody asks; written under mu, and read without
@@ -91,11 +89,31 @@ type attempt struct {
 	syncing    int32                    // heartbeats that wait for the Store now
 
 	// Guarded by Runtime.mu.
-	returned  bool // the function has returned
-	abandoned bool // left behind by a timeout, or at the end of CancelGrace
-	reported  bool // EventAbandoned was told
-	timedOut  TimeoutType
+	returned  bool   // the function has returned
+	abandoned bool   // left behind by a timeout, or at the end of CancelGrace
+	reported  bool   // EventAbandoned was told
 	burst     *burst // of the attempts that timed out at the same instant
+}
+
+// An origin is what an attempt starts from.
+type origin struct {
+	details []byte        // what it resumes from; never written
+	failure error         // how the attempt before ended
+	moved   time.Duration // see Runtime.wallMoved
+}
+
+func (t *attempt) resume() []byte {
+	if t.from == nil {
+		return nil
+	}
+	return t.from.details
+}
+
+func (t *attempt) lastFailure() error {
+	if t.from == nil {
+		return nil
+	}
+	return t.from.failure
 }
 
 type (
@@ -185,7 +203,13 @@ func (t *attempt) Deadline() (time.Time, bool) {
 	return own, true
 }
 
-func (t *attempt) startedAt() time.Time { return t.a.rt.wallAt(t.started, t.moved) }
+func (t *attempt) startedAt() time.Time {
+	moved := t.a.moved
+	if t.from != nil {
+		moved = t.from.moved
+	}
+	return t.a.rt.wallAt(t.started, moved)
+}
 
 func (t *attempt) deadline() time.Time {
 	if t.closeBy == never {
@@ -243,7 +267,7 @@ func (t *attempt) Info() Info {
 		ScheduledAt: t.a.scheduledAt(), StartedAt: t.startedAt(), Deadline: t.deadline(),
 		StartToCloseTimeout: o.StartToCloseTimeout, HeartbeatTimeout: o.HeartbeatTimeout, ScheduleToCloseTimeout: o.ScheduleToCloseTimeout,
 		MaximumAttempts: o.RetryPolicy.MaximumAttempts,
-		LastFailure:     t.last,
+		LastFailure:     t.lastFailure(),
 	}
 }
 

@@ -50,7 +50,7 @@ func (t *attempt) Heartbeat(details ...any) error {
 			a.loop.next = r.Next
 		}
 		if !t.progressed {
-			t.progressed = !bytes.Equal(a.encodedDetails(), t.resume)
+			t.progressed = !bytes.Equal(a.encodedDetails(), t.resume())
 		}
 		if a.rec != nil {
 			unsaved, a.rec.fresh = !a.rec.fresh, true
@@ -122,7 +122,7 @@ func (a *activity) latestDetails() []byte {
 
 // HeartbeatDetails implements [Context].
 func (t *attempt) HeartbeatDetails(into ...any) (bool, error) {
-	found, err := decodeDetails(t.a.rt.cfg.Codec, t.resume, into)
+	found, err := decodeDetails(t.a.rt.cfg.Codec, t.resume(), into)
 	if err != nil {
 		t.logCodecPanic(err)
 		err = NonRetryable(fmt.Errorf("%s: attempt %d cannot resume: %w", t.a, t.number, err))

@@ -125,7 +125,7 @@ func (s CheckpointState) goesOn() bool { return s == CheckpointRunning || s == C
 
 // goOn starts an activity from the checkpoint of its ID.
 func (a *activity) goOn(now instant, cp Checkpoint) {
-	r, p := a.rec, a.opts.RetryPolicy
+	r, p := a.rec, &a.opts.RetryPolicy
 	r.found, r.sequence = cp, max(r.sequence, cp.Sequence)
 	if len(cp.Details) > 0 {
 		a.mu.Lock()
@@ -141,7 +141,6 @@ func (a *activity) goOn(now instant, cp Checkpoint) {
 	if cp.ScheduledAt.Before(today) { // else the clock was set back
 		a.scheduled = now - instant(today.Sub(cp.ScheduledAt))
 	}
-	a.closeBy = a.scheduled.deadline(a.opts.ScheduleToCloseTimeout)
 	a.countedFrom = cp.CountedFrom
 	r.before, r.attempt, r.progressed = cp.Attempt, cp.Attempt, cp.Progressed
 	var crash error
@@ -171,13 +170,13 @@ func (a *activity) goOn(now instant, cp Checkpoint) {
 			err = fmt.Errorf("%d attempts had been made before", cp.Attempt)
 		}
 		fail(RetryStateMaximumAttemptsReached, err)
-	case a.closeBy <= now:
+	case a.closeBy() <= now:
 		a.mu.Lock()
 		err := a.timeout(TimeoutScheduleToClose)
 		a.mu.Unlock()
 		a.rt.timeouts++
 		fail(RetryStateTimeout, err)
-	case a.closeBy <= next && a.closeBy != never:
+	case a.closeBy() <= next && a.closeBy() != never:
 		fail(RetryStateTimeout, a.failure)
 	case next > now:
 		a.logRestart(crash, 0, time.Duration(next-now))

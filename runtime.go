@@ -146,50 +146,61 @@ func (o *Options) validate() error {
 	return o.RetryPolicy.validate()
 }
 
-// settings are Options as an activity keeps them: with defaults, and small, since the
-// size of an activity is most of what it costs.
+// settings are Options as an activity keeps them, with defaults. Few set the rest: its
+// zero value is one for all, since the size of an activity is most of what it costs.
 type settings struct {
-	ID, Name               string
-	StartToCloseTimeout    time.Duration
-	HeartbeatTimeout       time.Duration
+	ID                  string
+	StartToCloseTimeout time.Duration
+	HeartbeatTimeout    time.Duration
+	*rest
+}
+
+type rest struct { // never written
+	Name                   string
 	ScheduleToStartTimeout time.Duration
 	ScheduleToCloseTimeout time.Duration
+	RetryPolicy            RetryPolicy
+	MaxAbandoned           int // NoOverlap: 0
 	CancelGrace            time.Duration
-	RetryPolicy            *RetryPolicy // with defaults; never written
-	MaxAbandoned           int32        // as Options.MaxAbandoned, but 0: none
 	SyncHeartbeats         bool
 }
 
 func (rt *Runtime) settings(o *Options) settings {
-	s := settings{
-		o.ID, o.Name, o.StartToCloseTimeout, o.HeartbeatTimeout, o.ScheduleToStartTimeout, o.ScheduleToCloseTimeout,
-		o.CancelGrace, &rt.policy, int32(min(o.MaxAbandoned, math.MaxInt32)), o.SyncHeartbeats,
+	r := rt.rest
+	if !o.restIsZero() {
+		r = newRest(o)
 	}
-	if !o.RetryPolicy.zero() {
-		p := o.RetryPolicy
-		p.setDefaults()
-		s.RetryPolicy = &p
-	}
-	switch s.MaxAbandoned {
+	return settings{o.ID, o.StartToCloseTimeout, o.HeartbeatTimeout, r}
+}
+
+func (o *Options) restIsZero() bool {
+	return o.Name == "" && o.ScheduleToStartTimeout == 0 && o.ScheduleToCloseTimeout == 0 && o.RetryPolicy.zero() &&
+		o.MaxAbandoned == 0 && o.CancelGrace == 0 && !o.SyncHeartbeats
+}
+
+func newRest(o *Options) *rest {
+	r := &rest{o.Name, o.ScheduleToStartTimeout, o.ScheduleToCloseTimeout, o.RetryPolicy, o.MaxAbandoned, o.CancelGrace, o.SyncHeartbeats}
+	r.RetryPolicy.setDefaults()
+	switch r.MaxAbandoned {
 	case 0:
-		s.MaxAbandoned = defaultMaxAbandoned
+		r.MaxAbandoned = defaultMaxAbandoned
 	case NoOverlap:
-		s.MaxAbandoned = 0
+		r.MaxAbandoned = 0
 	}
-	if s.CancelGrace == 0 {
-		s.CancelGrace = defaultCancelGrace
+	if r.CancelGrace == 0 {
+		r.CancelGrace = defaultCancelGrace
 	}
-	return s
+	return r
 }
 
 // A Runtime runs activities. It owns no goroutine while none runs and nothing is
 // to be saved; without a Store it needs no Shutdown then. In a synctest bubble,
 // make one in the bubble.
 type Runtime struct {
-	cfg       Config      // with defaults
-	real      bool        // cfg.Clock is the real clock
-	plainInts bool        // an int needs no Codec and fits
-	policy    RetryPolicy // the zero one, with defaults
+	cfg       Config // with defaults
+	real      bool   // cfg.Clock is the real clock
+	plainInts bool   // an int needs no Codec and fits
+	rest      *rest  // of settings that have none
 	base      time.Time
 	moved     atomic.Int64    // see wallMoved
 	lookedAt  atomic.Int64    // an instant
@@ -270,7 +281,7 @@ func New(cfg Config) *Runtime {
 		rt.plainInts = cfg.MaxDetailsSize >= len("-9223372036854775808")
 	}
 	rt.cfg = cfg
-	rt.policy.setDefaults()
+	rt.rest = newRest(&Options{})
 	rt.base = cfg.Clock.Now()
 	if cfg.Store != nil {
 		rt.records, rt.turn = map[string]*record{}, make(chan struct{}, 1)
@@ -398,7 +409,6 @@ func (rt *Runtime) schedule(a *activity) error {
 	}
 	rt.takeID(a)
 	a.scheduled, a.moved = now, rt.wallMoved(now)
-	a.closeBy = now.deadline(a.opts.ScheduleToCloseTimeout)
 	rt.link(a)
 	rt.unanswered++
 	a.until = never
