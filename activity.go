@@ -681,7 +681,7 @@ func (t *attempt) end(r *result) {
 	if a.caller != nil && a.caller.ctx.Err() != nil {
 		cause = context.Cause(a.caller.ctx)
 	}
-	rt.mu.Lock()
+	rt.enter()
 	now := rt.now()
 	if cause != nil {
 		a.cancel(now, cause)

@@ -170,11 +170,25 @@ const (
 // lock locks rt.mu and does what is due, so that at any instant a timeout comes
 // before whatever else happens at it. It returns that instant.
 func (rt *Runtime) lock() instant {
-	rt.mu.Lock()
+	rt.enter()
 	now := rt.now()
 	rt.settle(now)
 	return now
 }
+
+// enter locks rt.mu.
+func (rt *Runtime) enter() {
+	for range spins {
+		if rt.mu.TryLock() {
+			return
+		}
+	}
+	rt.mu.Lock()
+}
+
+// spins is how often enter looks whether rt.mu is free before it queues for it. It is
+// held for some 0.1 us, and a sync.Mutex looks again only after 0.4.
+const spins = 200
 
 // catchUp does what is due.
 func (rt *Runtime) catchUp() {
