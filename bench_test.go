@@ -60,14 +60,32 @@ func BenchmarkRun(b *testing.B) {
 }
 
 func BenchmarkRunParallel(b *testing.B) {
-	rt := activity.New(activity.Config{})
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			if err := rt.Run(context.Background(), story(), noop); err != nil {
-				b.Fatal(err)
+	b.Run("floor=spawn-and-join", func(b *testing.B) {
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				done := make(chan struct{})
+				go func() { close(done) }()
+				<-done
 			}
-		}
+		})
 	})
+	run := func(name string, ctx context.Context) {
+		b.Run(name, func(b *testing.B) {
+			rt := activity.New(activity.Config{})
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if err := rt.Run(ctx, story(), noop); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		})
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	run("activity", context.Background())
+	run("activity-cancellable", ctx)
 }
 
 // runByHand is what one would write without this package: no retry, no details.

@@ -349,7 +349,10 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, recoveri
 	if ctx.Done() != nil {
 		base, cancel := context.WithCancelCause(ctx)
 		a.base, a.caller = base, &caller{ctx: ctx, cancel: cancel}
-		a.caller.stop = context.AfterFunc(base, func() { // which may be at once
+		// Of ctx and not of base, for which the standard library would make a map. It
+		// may be called at once, and before base has ended too.
+		a.caller.stop = context.AfterFunc(ctx, func() {
+			<-base.Done()
 			now := rt.lock()
 			a.cancel(now, context.Cause(base))
 			rt.unlock()
