@@ -55,6 +55,8 @@ func stallsSection(s scale) section {
 		rows: []row{
 			lateRow("floor: time.AfterFunc, at once", "each starts a goroutine: no activity, no context, no log", s.stalling,
 				func(n int) ([]time.Duration, error) { return timers(n, s.silence), nil }),
+			lateRow("by hand, at once", "a timer for each, which cancels the context and starts the next attempt: no fencing, no details, no log", s.stalling,
+				func(n int) ([]time.Duration, error) { return stallByHand(n, s.silence), nil }),
 			atOnce,
 			lateRow("this package, spread", fmt.Sprintf("their last heartbeats are spread over %g s", (s.silence/2).Seconds()), s.stalling,
 				func(n int) ([]time.Duration, error) { return manyStall(n, s.silence, s.silence/2) }),
@@ -93,6 +95,33 @@ func timers(n int, timeout time.Duration) []time.Duration {
 		})
 	}
 	all.Wait()
+	return late
+}
+
+// stallByHand has n goroutines stall once, within some milliseconds.
+func stallByHand(n int, timeout time.Duration) []time.Duration {
+	late := make([]time.Duration, n)
+	var running, again, ended sync.WaitGroup
+	running.Add(n)
+	again.Add(n)
+	for i := range n {
+		ended.Go(func() {
+			ctx, cancel := context.WithCancelCause(context.Background())
+			running.Done()
+			running.Wait()
+			beat := time.Now()
+			time.AfterFunc(timeout, func() {
+				cancel(context.DeadlineExceeded)
+				go func() {
+					late[i] = time.Since(beat) - timeout
+					again.Done()
+				}()
+			})
+			<-ctx.Done()
+		})
+	}
+	again.Wait()
+	ended.Wait()
 	return late
 }
 
@@ -151,7 +180,7 @@ func manyStall(n int, timeout, spread time.Duration) ([]time.Duration, error) {
 		var err error
 		handles[i], err = activity.Start(context.Background(), rt, activity.Options{HeartbeatTimeout: timeout}, func(ctx activity.Context, i int) (struct{}, error) {
 			now := time.Now()
-			if ctx.Info().Attempt > 1 {
+			if !beats[i].IsZero() {
 				late[i] = now.Sub(beats[i]) - timeout
 				again.Done()
 				again.Wait() // what is checked does not delay the others
