@@ -49,7 +49,7 @@ type activity struct {
 	ended     sync.WaitGroup // done when err is set and the last event is delivered
 
 	// Guarded by Runtime.mu.
-	prev, next  *activity     // in Runtime.live
+	prev, next  *activity     // in the list from Runtime.head; next also in Runtime.answers
 	number      uint64        // in order of scheduling
 	waiting     *list.Element // in Runtime.waiting
 	latest      *attempt      // the last that was started
@@ -61,8 +61,8 @@ type activity struct {
 	err         error         // set once
 	state       State
 	abandoned   int32 // abandoned functions that still run
-	running     bool  // latest is not over
 	place       int32 // of its alarm in Runtime.queue; 0: it is not set
+	running     bool  // latest is not over
 	deciding    bool  // latest has failed, and what follows is not decided yet
 	slot        bool  // has a slot of MaxConcurrent
 	stalled     bool  // the attempt before latest ended in a heartbeat timeout

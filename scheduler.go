@@ -150,11 +150,13 @@ func (rt *Runtime) wallAt(i instant, moved time.Duration) time.Time {
 // wallMoved is how far the wall clock has moved by itself (it was set, or the
 // machine slept) since the Runtime was made. That is put right when it is more
 // than a little, since two readings of both clocks are not of one instant; and
-// looked at now and then, since they cost more than one.
-func (rt *Runtime) wallMoved(now instant) time.Duration {
-	if last := rt.lookedAt.Load(); now-instant(last) >= instant(wallCheck) && rt.lookedAt.CompareAndSwap(last, int64(now)) {
-		t := rt.cfg.Clock.Now()
-		moved := int64(t.Round(0).Sub(rt.base.Round(0)) - t.Sub(rt.base))
+// looked at, by who asks about a time well after the last look, only now and then,
+// since they cost more than one.
+func (rt *Runtime) wallMoved(i instant) time.Duration {
+	if i-instant(rt.lookedAt.Load()) >= instant(wallCheck) {
+		now := rt.cfg.Clock.Now()
+		rt.lookedAt.Store(int64(now.Sub(rt.base)))
+		moved := int64(now.Round(0).Sub(rt.base.Round(0)) - now.Sub(rt.base))
 		if d := moved - rt.moved.Load(); d > int64(wallSlack) || d < -int64(wallSlack) {
 			rt.moved.Store(moved)
 		}
@@ -301,6 +303,7 @@ func (rt *Runtime) settle(now instant) {
 // started run: of thousands that stall together, the first need not wait for the last.
 const burstSize = 64
 
+// ring does what the alarms that are due are for.
 func (rt *Runtime) ring(now instant) {
 	rt.settling = true
 	due := rt.due[:0]
