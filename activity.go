@@ -588,7 +588,7 @@ func (a *activity) giveUpSlot(now instant) {
 
 // grantSlots gives free slots to who has waited longest.
 func (rt *Runtime) grantSlots(now instant) {
-	if rt.shutdown {
+	if rt.shutdown.Load() {
 		return // whoever waits is about to be canceled
 	}
 	for e := rt.waiting.Front(); e != nil && rt.slots > 0; {
@@ -687,6 +687,7 @@ func (t *attempt) end(r *result) {
 		a.cancel(now, cause)
 	}
 	rt.settle(now)
+	rt.own = a
 	if !a.running || t != a.latest {
 		t.abandonedReturned(now)
 		rt.unlock()

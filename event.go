@@ -131,6 +131,7 @@ func (a *activity) deliver() {
 		if l.last {
 			a.rt.lock()
 			a.rt.answer(a)
+			a.rt.own = a
 			a.rt.unlock()
 		}
 	}
@@ -163,7 +164,8 @@ func (rt *Runtime) answer(a *activity) {
 	}
 }
 
-// answer lets the activity's callers go on. Runtime.mu is not held.
+// answer lets the activity's callers go on. Runtime.mu is not held, and the goroutine is
+// none of the user's if their context can end.
 func (a *activity) answer() {
 	if a.caller != nil {
 		a.caller.release()
@@ -175,7 +177,7 @@ func (a *activity) answer() {
 	}
 	a.mu.Unlock()
 	a.ended.Done()
-	a.rt.waking.Add(-1)
+	a.rt.woken()
 }
 
 // doneChan makes a channel of the end, which few ask for.

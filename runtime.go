@@ -8,7 +8,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -223,9 +222,11 @@ type Runtime struct {
 	unanswered int                     // activities whose callers have not had their answer, nor are about to
 	waking     atomic.Int32            // those whose callers are about to
 	answers    *activity               // of the list, linked by next, of those that unlock answers
-	shutdown   bool
-	idle       chan struct{} // closed when unanswered is 0; made by Shutdown
-	runFirst   *attempt      // of the list of those that unlock runs
+	shutdown   atomic.Bool             // set under mu
+	awake      chan struct{}           // closed when waking is 0; made by Shutdown
+	idle       chan struct{}           // closed when unanswered is 0; made by Shutdown
+	own        *activity               // leave is called in a goroutine of its own, where user code may run; or nil
+	runFirst   *attempt                // of the list of those that unlock runs
 	runLast    *attempt
 	states     [StateCanceled + 1]uint64
 	abandoned  int
@@ -405,7 +406,7 @@ func (rt *Runtime) schedule(a *activity) error {
 	switch {
 	case a.cancelCause != nil:
 		return a.notStarted(a.cancelCause)
-	case rt.shutdown:
+	case rt.shutdown.Load():
 		return refusal(a.opts.ID, ErrShutdown)
 	case id != "" && rt.inUse(id):
 		return refusal(id, ErrAlreadyRunning)
@@ -526,6 +527,20 @@ func (rt *Runtime) unlink(a *activity) {
 		rt.tail = a.prev
 	}
 	a.prev, a.next = nil, nil
+}
+
+// woken counts an activity whose callers have been woken. It counts first and looks for
+// a Shutdown then, which does the two the other way round.
+func (rt *Runtime) woken() {
+	if rt.waking.Add(-1) > 0 || !rt.shutdown.Load() {
+		return
+	}
+	rt.lock()
+	defer rt.unlock()
+	if rt.awake != nil && rt.waking.Load() == 0 {
+		close(rt.awake)
+		rt.awake = nil
+	}
 }
 
 // random is for the jitter of p. mu is held.
@@ -757,7 +772,7 @@ func (rt *Runtime) Stats() Stats {
 // may be called again. An activity must not call it and wait.
 func (rt *Runtime) Shutdown(ctx context.Context) error {
 	now := rt.lock()
-	rt.shutdown = true
+	rt.shutdown.Store(true)
 	for a := rt.head; a != nil; {
 		next := a.next // cancel may take a off the list
 		a.cancel(now, ErrShutdown)
@@ -779,9 +794,16 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	rt.drain(ctx)
 	rt.lock()
 	left, unsaved, abandoned := rt.unanswered, len(rt.records), rt.abandoned
+	if rt.awake == nil && rt.waking.Load() > 0 {
+		rt.awake = make(chan struct{})
+	}
+	awake := rt.awake
 	rt.unlock()
-	for rt.waking.Load() > 0 {
-		runtime.Gosched()
+	if awake != nil {
+		select {
+		case <-awake:
+		case <-ctx.Done():
+		}
 	}
 	if abandoned > 0 {
 		rt.logger().Warn("activity: shut down; functions that were abandoned still run", "abandoned", abandoned)

@@ -239,6 +239,8 @@ func (rt *Runtime) leave() {
 	if heard != nil {
 		rt.heard = nil
 	}
+	own := rt.own
+	rt.own = nil
 	flush := rt.flushIsDue() && !rt.flushing
 	if flush {
 		rt.flushing = true
@@ -251,11 +253,22 @@ func (rt *Runtime) leave() {
 		go rt.flush()
 	}
 	spawn(run)
+	mine := false
 	for a := answers; a != nil; {
 		next := a.next
 		a.next = nil
-		a.answer()
+		switch {
+		case a == own:
+			mine = true
+		case a.caller == nil:
+			a.answer()
+		default:
+			go a.answer()
+		}
 		a = next
+	}
+	if mine {
+		own.answer()
 	}
 }
 

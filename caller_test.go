@@ -1,0 +1,229 @@
+package activity_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+// A lockedContext is a context whose values are behind a lock of its user's. The
+// standard library asks for one when it lets go of a context.
+type lockedContext struct {
+	context.Context
+	lock chan struct{} // a mutex that a bubble knows how to wait for
+}
+
+func newLockedContext(ctx context.Context) *lockedContext {
+	return &lockedContext{ctx, make(chan struct{}, 1)}
+}
+
+func (c *lockedContext) Value(key any) any {
+	c.lock <- struct{}{}
+	defer func() { <-c.lock }()
+	return c.Context.Value(key)
+}
+
+// Once a Shutdown that can wait has returned, the callers have their answer.
+func TestRule19ShutdownReturnsAfterTheAnswer(t *testing.T) {
+	rt := activity.New(activity.Config{Logger: quiet})
+	locked := newLockedContext(t.Context())
+	h := startWith(t, locked, rt, activity.Options{}, untilEnded)
+	locked.lock <- struct{}{}
+	down := make(chan struct{})
+	go func() {
+		defer close(down)
+		checkErr(t, rt.Shutdown(context.Background()), nil)
+		select {
+		case <-h.Done():
+		default:
+			t.Error("it has returned before the answer")
+		}
+	}()
+	for h.Status().State != activity.StateCanceled {
+		runtime.Gosched()
+	}
+	for range 100_000 { // time for it to return too early
+		runtime.Gosched()
+	}
+	<-locked.lock
+	<-down
+}
+
+// A hookedContext has an AfterFunc of its own. To take a hook back takes a while.
+type hookedContext struct {
+	context.Context
+	hooks atomic.Int32
+}
+
+func (c *hookedContext) AfterFunc(f func()) func() bool {
+	c.hooks.Add(1)
+	stop := context.AfterFunc(c.Context, f)
+	return func() bool {
+		time.Sleep(time.Second)
+		stopped := stop()
+		if stopped {
+			c.hooks.Add(-1)
+		}
+		return stopped
+	}
+}
+
+func (c *hookedContext) Value(any) any { return nil } // else the standard library finds what is below
+
+// Nothing hangs on the caller's context any more when the caller has the answer, or
+// was refused.
+func TestRule17CallersContextIsLetGo(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		ctx, cancel := context.WithCancel(t.Context())
+		hooked := &hookedContext{Context: ctx}
+		left := func(when string, want bool) {
+			t.Helper()
+			if n := hooked.hooks.Load(); (n > 0) != want {
+				t.Errorf("%s: %d hooks are set", when, n)
+			}
+		}
+		checkErr(t, rt.Run(hooked, activity.Options{}, noop), nil)
+		left("completed", false)
+		checkErr(t, rt.Run(hooked, activity.Options{RetryPolicy: once}, func(activity.Context) error { return errBoom }), errBoom)
+		left("failed", false)
+
+		busy := startWith(t, hooked, rt, activity.Options{ID: "a1"}, untilEnded)
+		left("running", true)
+		running := hooked.hooks.Load()
+		checkErr(t, rt.Run(hooked, activity.Options{ID: "a1"}, noop), activity.ErrAlreadyRunning)
+		if n := hooked.hooks.Load(); n != running {
+			t.Errorf("refused: %d hooks are set, want %d", n, running)
+		}
+		busy.Cancel(errCancel)
+		checkErr(t, wait(t, busy), errCancel)
+		left("canceled", false)
+
+		late := startWith(t, hooked, rt, activity.Options{}, untilEnded)
+		cancel()
+		checkErr(t, wait(t, late), context.Canceled)
+
+		checkErr(t, rt.Shutdown(t.Context()), nil)
+		hooked = &hookedContext{Context: t.Context()}
+		checkErr(t, rt.Run(hooked, activity.Options{}, noop), activity.ErrShutdown)
+		left("shut down", false)
+	})
+}
+
+// Handles have one channel, asked for before the end or after it, by however many.
+func TestHandlesOfManyWhoWait(t *testing.T) {
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
+		h := e.start(activity.Options{}, func(ctx activity.Context) error { return ctx.Sleep(time.Second) })
+		var n atomic.Int32
+		for range 10 {
+			go func() { <-h.Done(); n.Add(1) }()
+			go func() { checkErr(t, wait(t, h), nil); n.Add(1) }()
+			go func() { _, _ = h.Wait(context.Background()); n.Add(1) }()
+		}
+		e.pass(time.Second - 1)
+		before := h.Done()
+		if n := n.Load(); n != 0 {
+			t.Errorf("%d have an answer before there is one", n)
+		}
+		e.pass(1)
+		if n := n.Load(); n != 30 {
+			t.Errorf("%d of 30 have their answer", n)
+		}
+		if h.Done() != before {
+			t.Error("another channel after the end")
+		}
+	})
+}
+
+// All that can end an attempt, at once; whoever asks, and however, learns one cause.
+func TestRule17OneCauseForAll(t *testing.T) {
+	rounds := 300
+	if testing.Short() {
+		rounds = 50
+	}
+	for round := range rounds {
+		rt := activity.New(activity.Config{Logger: quiet})
+		ctx, cancel := context.WithCancelCause(context.Background())
+		begun := make(chan activity.Context)
+		h := startWith(t, ctx, rt, activity.Options{StartToCloseTimeout: time.Millisecond, RetryPolicy: once}, func(c activity.Context) error {
+			begun <- c
+			switch round % 3 {
+			case 1:
+				for c.Heartbeat() == nil {
+					runtime.Gosched()
+				}
+			case 2:
+				<-c.Done()
+			}
+			return nil
+		})
+		c := <-begun
+		var mu sync.Mutex
+		seen := map[error]bool{}
+		note := func(all ...error) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, err := range all {
+				seen[err] = true
+			}
+		}
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() { <-c.Done(); note(context.Cause(c), c.Heartbeat()) })
+			wg.Go(func() {
+				var err error
+				for err == nil {
+					runtime.Gosched()
+					err = c.Heartbeat()
+				}
+				if c.Err() == nil {
+					t.Error("a heartbeat knows of an end, and Err does not")
+				}
+				note(err, context.Cause(c))
+			})
+			wg.Go(func() {
+				for c.Err() == nil {
+					runtime.Gosched()
+				}
+				note(context.Cause(c), c.Sleep(time.Hour), activity.Guard(c, never))
+			})
+			wg.Go(func() { note(c.Sleep(time.Hour)) })
+		}
+		wg.Go(func() { cancel(errBoom) })
+		wg.Go(func() { h.Cancel(errCancel) })
+		wg.Go(func() { checkErr(t, rt.Shutdown(context.Background()), nil) })
+		wg.Wait()
+		if len(seen) != 1 {
+			t.Fatalf("round %d: the causes are %v", round, seen)
+		}
+		_, _ = h.Wait(context.Background())
+		cancel(nil)
+	}
+}
+
+// The caller's context ends while Start is under way.
+func TestRule17EndAtTheMomentOfTheStart(t *testing.T) {
+	rt := activity.New(activity.Config{Logger: quiet, MaxConcurrent: 1})
+	for round := range 1000 {
+		std, cancel := context.WithCancelCause(context.Background())
+		ctx := context.Context(std)
+		if round%2 == 1 {
+			ctx = &struct{ context.Context }{std}
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { cancel(errCancel) })
+		if err := rt.Run(ctx, activity.Options{ID: "a1"}, noop); err != nil && !errors.Is(err, errCancel) {
+			t.Fatal(err)
+		}
+		wg.Wait()
+	}
+	if s := rt.Stats(); s.Running+s.Waiting+s.Abandoned != 0 {
+		t.Errorf("something is left: %+v", s)
+	}
+	checkErr(t, rt.Run(t.Context(), activity.Options{ID: "a1"}, noop), nil)
+}

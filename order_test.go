@@ -1,0 +1,45 @@
+package activity_test
+
+import (
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/benbjohnson/clock"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+// Rule 7: of what is found due at one time, the earlier comes first, in whatever order
+// it was started. The random numbers are handed out in the order of the failures.
+func TestRule7EarlierDeadlineFirst(t *testing.T) {
+	for _, timeouts := range [][2]time.Duration{{1 * time.Second, 2 * time.Second}, {2 * time.Second, 1 * time.Second}, {time.Second, time.Second}} {
+		synctest.Test(t, func(t *testing.T) {
+			c := &pauseClock{Mock: clock.NewMock()}
+			var failures atomic.Int32
+			rt := activity.New(activity.Config{Clock: c, Logger: quiet, Rand: func() float64 { return float64(failures.Add(1)-1) / 2 }})
+			policy := activity.RetryPolicy{InitialInterval: time.Second, Jitter: 1}
+			var handles []*activity.Handle[string]
+			for _, timeout := range timeouts {
+				handles = append(handles, start(t, rt, activity.Options{StartToCloseTimeout: timeout, RetryPolicy: policy}, untilEnded))
+			}
+			c.jump(3 * time.Second)
+			now := c.Now()
+			var got []time.Duration
+			for _, h := range handles {
+				got = append(got, h.Status().NextAttempt.Sub(now))
+			}
+			want := []time.Duration{time.Second, time.Second / 2}
+			if timeouts[0] > timeouts[1] {
+				want[0], want[1] = want[1], want[0]
+			}
+			checkDiff(t, "intervals", got, want)
+			for _, h := range handles {
+				h.Cancel(nil)
+				<-h.Done()
+			}
+			synctest.Wait()
+		})
+	}
+}
