@@ -26,6 +26,7 @@ type row struct {
 	lines        []string // names of the samples of one measurement, if there are several
 	fixed        int      // operations a measurement; 0: as many as fill the time
 	least, most  int      // limits to them; 0: none
+	busy         bool     // works in the background while it is open: opened for each measurement
 	open         func() (subject, error)
 }
 
@@ -138,7 +139,7 @@ func interleave(rows []row, rounds int, budget time.Duration) (lines []line, err
 	counts := make([]int, len(rows))
 	first := make([]int, len(rows)) // a row's first line
 	for i, r := range rows {
-		sub, err := r.open()
+		sub, err := r.opened()
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", r.name, err)
 		}
@@ -169,6 +170,26 @@ func interleave(rows []row, rounds int, budget time.Duration) (lines []line, err
 		}
 	}
 	return lines, nil
+}
+
+// opened is the row's subject: of a busy one, a subject that is open while it is measured.
+func (r row) opened() (subject, error) {
+	if !r.busy {
+		return r.open()
+	}
+	return subject{measure: func(n int) (samples []sample, err error) {
+		sub, err := r.open()
+		if err != nil {
+			return nil, err
+		}
+		if sub.close != nil {
+			defer func() { err = errors.Join(err, sub.close()) }()
+		}
+		if _, err := sub.measure(1); err != nil { // the first is slower
+			return nil, err
+		}
+		return sub.measure(n)
+	}}, nil
 }
 
 // calibrate finds how many operations take about as long as the budget: the least

@@ -30,8 +30,9 @@ const workflowsOnFile = "go-workflows, SQLite file"
 type way struct {
 	name, remark string
 	ours         bool
-	most         int // operations a measurement; 0: no limit
-	alone        bool
+	most         int  // operations a measurement; 0: no limit
+	alone        bool // only from one goroutine
+	busy         bool // see row
 	open         func() (runner, error)
 }
 
@@ -135,12 +136,12 @@ func ways() []way {
 		},
 		{
 			name: "go-workflows, in memory", remark: "a workflow with one activity, on SQLite in memory, with a history; no timeouts; its client polls for the end",
-			most: 1000,
+			most: 1000, busy: true,
 			open: func() (runner, error) { return workflowsRunner("") },
 		},
 		{
 			name: workflowsOnFile, remark: "the same, and durable",
-			most: 200,
+			most: 200, busy: true,
 			open: func() (runner, error) {
 				dir, remove, err := tempDir()
 				if err != nil {
@@ -187,7 +188,7 @@ func failsafeExecutor() failsafe.Executor[any] {
 
 // row measures the way from so many goroutines at once; 1: from the caller's.
 func (w way) row(goroutines int) row {
-	return row{name: w.name, remark: w.remark, ours: w.ours, least: goroutines, most: w.most, open: func() (subject, error) {
+	return row{name: w.name, remark: w.remark, ours: w.ours, least: goroutines, most: w.most, busy: w.busy, open: func() (subject, error) {
 		r, err := w.open()
 		if err != nil {
 			return subject{}, err
