@@ -102,7 +102,7 @@ func chart(results []result) ([]byte, error) {
 	upper, lower := all, all
 	upper.Min.Y += heights[1]
 	lower.Max.Y -= heights[0]
-	panel("One no-op activity with both timeouts, sequentially", run).Draw(draw.Crop(upper, nameWidth+8, -14, 6, -6))
+	panel("One no-op activity, with the timeouts that each has", run).Draw(draw.Crop(upper, nameWidth+8, -14, 6, -6))
 	panel("One heartbeat", beat).Draw(draw.Crop(lower, nameWidth+8, -14, 6, -6))
 
 	var out bytes.Buffer
