@@ -16,7 +16,8 @@ import (
 	"github.com/seed-9da638b0/activity/storetest"
 )
 
-// Each benchmark stands beside its floor: compare within one run.
+// Each benchmark stands beside its floor: compare within one run. Module bench has more,
+// and the peers.
 
 // One no-op activity with both timeouts, from Run to its return.
 func BenchmarkRun(b *testing.B) {
@@ -27,14 +28,6 @@ func BenchmarkRun(b *testing.B) {
 			done := make(chan struct{})
 			go func() { close(done) }()
 			<-done
-		}
-	})
-	b.Run("by-hand", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			if err := runByHand(ctx, time.Hour, 10*time.Second, func(context.Context, func()) error { return nil }); err != nil {
-				b.Fatal(err)
-			}
 		}
 	})
 	b.Run("activity", func(b *testing.B) {
@@ -86,25 +79,6 @@ func BenchmarkRunParallel(b *testing.B) {
 	defer cancel()
 	run("activity", context.Background())
 	run("activity-cancellable", ctx)
-}
-
-// runByHand is what one would write without this package: no retry, no details.
-func runByHand(ctx context.Context, startToClose, heartbeat time.Duration, f func(context.Context, func()) error) error {
-	ctx, cancel := context.WithTimeout(ctx, startToClose)
-	defer cancel()
-	stalled := make(chan struct{})
-	timer := time.AfterFunc(heartbeat, func() { close(stalled) })
-	defer timer.Stop()
-	done := make(chan error, 1)
-	go func() { done <- f(ctx, func() { timer.Reset(heartbeat) }) }()
-	select {
-	case err := <-done:
-		return err
-	case <-stalled:
-		return context.DeadlineExceeded
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 type position struct {
