@@ -361,7 +361,7 @@ func (a *activity) expireAttempt(now instant, late time.Duration) {
 	}
 }
 
-// timedOut is the timeout that the attempt, the latest, has run into. It was abandoned then.
+// timedOut is the timeout that the latest attempt, t, has run into, which abandons it.
 func (t *attempt) timedOut() TimeoutType {
 	if err, ok := t.a.failure.(*TimeoutError); ok && t.abandoned {
 		return err.Type
@@ -370,7 +370,7 @@ func (t *attempt) timedOut() TimeoutType {
 }
 
 // abandon counts a function that is left behind. It may have returned at this
-// very instant: then end, which comes next, takes it back.
+// very instant: then it is handed in next, and takeIn takes it back.
 func (a *activity) abandon(t *attempt) {
 	t.abandoned = true
 	a.abandoned++
@@ -400,6 +400,7 @@ func (a *activity) decide(err error) {
 	var v verdict
 	defer func() { // also if it calls runtime.Goexit
 		now := a.rt.lock()
+		a.rt.own = a
 		a.resolve(now, v)
 		a.rt.unlock()
 	}()
@@ -669,7 +670,7 @@ func newPanicError(v any) *PanicError {
 	return &PanicError{Value: v, Stack: debug.Stack()}
 }
 
-// end hands in what the function returned.
+// end is told what the function returned.
 func (t *attempt) end(r *result) {
 	a, rt := t.a, t.a.rt
 	if t.over.Load() {

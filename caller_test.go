@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
@@ -226,4 +227,22 @@ func TestRule17EndAtTheMomentOfTheStart(t *testing.T) {
 		t.Errorf("something is left: %+v", s)
 	}
 	checkErr(t, rt.Run(t.Context(), activity.Options{ID: "a1"}, noop), nil)
+}
+
+// Nor when the Store refuses its start.
+func TestRule17CallersContextIsLetGoByARefusal(t *testing.T) {
+	for _, method := range []string{"Load", "Save"} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newStore(t)
+			rt := activity.New(activity.Config{Store: s, Logger: quiet})
+			s.on(method, func(context.Context) error { return errBoom })
+			hooked := &hookedContext{Context: t.Context()}
+			checkErr(t, rt.Run(hooked, activity.Options{ID: "a"}, noop), errBoom)
+			if n := hooked.hooks.Load(); n != 0 {
+				t.Errorf("%s has failed: %d hooks are set", method, n)
+			}
+			s.on(method, nil)
+			checkErr(t, rt.Shutdown(t.Context()), nil)
+		})
+	}
 }

@@ -72,13 +72,13 @@ type attempt struct {
 	a       *activity
 	number  int
 	started instant
-	from    *origin  // nil: the zero one, but for moved: the activity's
+	from    *origin  // nil: nothing to resume from, no failure, and the activity's moved
 	next    *attempt // in Runtime.runFirst, and when abandoned in handedIn
 
 	// Guarded by activity.mu.
 	std        atomic.Pointer[standard] // nil until somebody asks; written under mu, and read without
 	cause      error                    // why the Context has ended, while std is nil; see ended
-	over       atomic.Bool              // fences the attempt: set once, after the Context has ended
+	over       atomic.Bool              // fences the attempt: set once, after the Context has ended; read without mu too
 	beatBy     instant                  // the heartbeat deadline; see heartbeatBy
 	closeBy    instant                  // the earlier of start-to-close and schedule-to-close; set once
 	granted    time.Duration            // what beatBy was moved by since the last heartbeat, for pauses of the process

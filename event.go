@@ -130,7 +130,7 @@ func (a *activity) deliver() {
 		}
 		if l.last {
 			a.rt.lock()
-			a.rt.answer(a)
+			a.rt.toAnswer(a)
 			a.rt.own = a
 			a.rt.unlock()
 		}
@@ -147,16 +147,16 @@ func (a *activity) close() (guarded bool) {
 	if a.mail != nil && a.mail.delivering {
 		a.post(letter{last: true})
 	} else {
-		a.rt.answer(a)
+		a.rt.toAnswer(a)
 	}
 	return a.latest != nil && a.latest.guards > 0
 }
 
-// answer lets leave answer a's callers: to release their context is user code, and to
+// toAnswer lets leave answer a's callers: to release their context is user code, and to
 // wake them takes a while. Runtime.mu is held.
-func (rt *Runtime) answer(a *activity) {
+func (rt *Runtime) toAnswer(a *activity) {
 	a.next, rt.answers = rt.answers, a
-	rt.waking.Add(1)
+	rt.answering.Add(1)
 	rt.unanswered--
 	if rt.unanswered == 0 && rt.idle != nil {
 		rt.heard = append(rt.heard, rt.idle)
@@ -164,8 +164,8 @@ func (rt *Runtime) answer(a *activity) {
 	}
 }
 
-// answer lets the activity's callers go on. Runtime.mu is not held, and the goroutine is
-// none of the user's if their context can end.
+// answer lets the activity's callers go on. Runtime.mu is not held, and, if a.caller is
+// set, the goroutine is none of the user's: they may hold a lock that their context needs.
 func (a *activity) answer() {
 	if a.caller != nil {
 		a.caller.release()
@@ -177,7 +177,7 @@ func (a *activity) answer() {
 	}
 	a.mu.Unlock()
 	a.ended.Done()
-	a.rt.woken()
+	a.rt.answered()
 }
 
 // doneChan makes a channel of the end, which few ask for.

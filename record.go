@@ -67,7 +67,7 @@ func (a *activity) recall(recovering bool) (err error) {
 	err = errStoreGoexit
 	defer func() { // also if the Store calls runtime.Goexit
 		if err = a.recalled(cp, found, recovering, err); err != nil {
-			a.release()
+			a.ended.Wait() // until the caller's context is let go
 		}
 	}()
 	if p := r.replaces; p != nil {
@@ -206,7 +206,7 @@ func (a *activity) refuse(now instant) {
 	rt.unlink(a)
 	rt.freeID(a)
 	a.giveUpSlot(now)
-	rt.answer(a)
+	rt.toAnswer(a)
 	rt.heard = append(rt.heard, a.rec.heard)
 }
 

@@ -145,16 +145,17 @@ func (o *Options) validate() error {
 	return o.RetryPolicy.validate()
 }
 
-// settings are Options as an activity keeps them, with defaults. Few set the rest: its
-// zero value is one for all, since the size of an activity is most of what it costs.
+// settings are Options as an activity keeps them, with defaults. What few
+// set is one for all who do not, since the size of an activity is most of what it costs.
 type settings struct {
 	ID                  string
 	StartToCloseTimeout time.Duration
 	HeartbeatTimeout    time.Duration
-	*rest
+	*rareOptions
 }
 
-type rest struct { // never written
+// rareOptions are never written.
+type rareOptions struct {
 	Name                   string
 	ScheduleToStartTimeout time.Duration
 	ScheduleToCloseTimeout time.Duration
@@ -165,20 +166,29 @@ type rest struct { // never written
 }
 
 func (rt *Runtime) settings(o *Options) settings {
-	r := rt.rest
-	if !o.restIsZero() {
-		r = newRest(o)
+	r := rt.rare
+	if o.rare() {
+		r = newRareOptions(o)
 	}
 	return settings{o.ID, o.StartToCloseTimeout, o.HeartbeatTimeout, r}
 }
 
-func (o *Options) restIsZero() bool {
-	return o.Name == "" && o.ScheduleToStartTimeout == 0 && o.ScheduleToCloseTimeout == 0 && o.RetryPolicy.zero() &&
-		o.MaxAbandoned == 0 && o.CancelGrace == 0 && !o.SyncHeartbeats
+// rare reports whether one of the rareOptions is set.
+func (o *Options) rare() bool {
+	return o.Name != "" || o.ScheduleToStartTimeout != 0 || o.ScheduleToCloseTimeout != 0 || !o.RetryPolicy.zero() ||
+		o.MaxAbandoned != 0 || o.CancelGrace != 0 || o.SyncHeartbeats
 }
 
-func newRest(o *Options) *rest {
-	r := &rest{o.Name, o.ScheduleToStartTimeout, o.ScheduleToCloseTimeout, o.RetryPolicy, o.MaxAbandoned, o.CancelGrace, o.SyncHeartbeats}
+func newRareOptions(o *Options) *rareOptions {
+	r := &rareOptions{
+		Name:                   o.Name,
+		ScheduleToStartTimeout: o.ScheduleToStartTimeout,
+		ScheduleToCloseTimeout: o.ScheduleToCloseTimeout,
+		RetryPolicy:            o.RetryPolicy,
+		MaxAbandoned:           o.MaxAbandoned,
+		CancelGrace:            o.CancelGrace,
+		SyncHeartbeats:         o.SyncHeartbeats,
+	}
 	r.RetryPolicy.setDefaults()
 	switch r.MaxAbandoned {
 	case 0:
@@ -196,44 +206,44 @@ func newRest(o *Options) *rest {
 // to be saved; without a Store it needs no Shutdown then. In a synctest bubble,
 // make one in the bubble.
 type Runtime struct {
-	cfg       Config // with defaults
-	real      bool   // cfg.Clock is the real clock
-	plainInts bool   // an int needs no Codec and fits
-	rest      *rest  // of settings that have none
+	cfg       Config       // with defaults
+	real      bool         // cfg.Clock is the real clock
+	plainInts bool         // an int needs no Codec and fits
+	rare      *rareOptions // with none set
 	base      time.Time
 	moved     atomic.Int64    // see wallMoved
-	lookedAt  atomic.Int64    // an instant
+	lookedAt  atomic.Int64    // when wallMoved last looked; an instant
 	ctx       context.Context // for what wants one and has none
 
 	// mu comes before every activity.mu.
-	mu         sync.Mutex
-	queue      queue
-	timer      *clock.Timer // the only one on the clock
-	armed      instant      // when timer fires; never: it is not set
-	head       *activity    // of the list of those that have not ended, oldest first
-	tail       *activity
-	byID       map[string]*activity // those whose ID was given
-	reserved   map[uint64]bool      // numbers that a given ID looks like the made-up ID of
-	number     uint64               // of the last activity
-	sleeps     uint64
-	slots      int                     // free, of MaxConcurrent
-	handedIn   atomic.Pointer[attempt] // of the list of abandoned functions that have returned, the last first
-	waiting    list.List               // of *activity, who has waited longest first
-	unanswered int                     // activities whose callers have not had their answer, nor are about to
-	waking     atomic.Int32            // those whose callers are about to
-	answers    *activity               // of the list, linked by next, of those that unlock answers
-	shutdown   atomic.Bool             // set under mu
-	awake      chan struct{}           // closed when waking is 0; made by Shutdown
-	idle       chan struct{}           // closed when unanswered is 0; made by Shutdown
-	own        *activity               // leave is called in a goroutine of its own, where user code may run; or nil
-	runFirst   *attempt                // of the list of those that unlock runs
-	runLast    *attempt
-	states     [StateCanceled + 1]uint64
-	abandoned  int
-	attempts   uint64
-	beats      uint64 // of activities that have ended
-	timeouts   uint64
-	dumpAfter  instant // no dump of goroutines before
+	mu          sync.Mutex
+	queue       queue
+	timer       *clock.Timer // the only one on the clock
+	armed       instant      // when timer fires; never: it is not set
+	head        *activity    // of the list of those that have not ended, oldest first
+	tail        *activity
+	byID        map[string]*activity // those whose ID was given
+	reserved    map[uint64]bool      // numbers that a given ID looks like the made-up ID of
+	number      uint64               // of the last activity
+	sleeps      uint64
+	slots       int                     // free, of MaxConcurrent
+	handedIn    atomic.Pointer[attempt] // of the list of abandoned functions that have returned, the last first
+	waiting     list.List               // of *activity, who has waited longest first
+	unanswered  int                     // activities whose callers have not had their answer, nor are about to
+	answering   atomic.Int32            // those whose callers are about to; upwards under mu
+	answers     *activity               // of the list, linked by next, of those that leave answers
+	shutdown    atomic.Bool             // set under mu
+	allAnswered chan struct{}           // closed when answering is 0; made by Shutdown
+	idle        chan struct{}           // closed when unanswered is 0; made by Shutdown
+	own         *activity               // whose callers may be answered by who unlocks next: it runs in a goroutine of ours for it; or nil
+	runFirst    *attempt                // of the list of those that leave runs
+	runLast     *attempt
+	states      [StateCanceled + 1]uint64
+	abandoned   int
+	attempts    uint64
+	beats       uint64 // of activities that have ended
+	timeouts    uint64
+	dumpAfter   instant // no dump of goroutines before
 
 	// What the Store is to hold; see record.
 	records  map[string]*record
@@ -243,7 +253,7 @@ type Runtime struct {
 	deletes  lane            // of what is gone
 	flushing bool            // the flusher runs
 	drained  chan struct{}   // closed when nothing is dirty; made by Shutdown
-	heard    []chan struct{} // that unlock closes
+	heard    []chan struct{} // that leave closes
 	turn     chan struct{}   // held by who writes to the Store
 
 	// Of the settle that is under way.
@@ -282,7 +292,7 @@ func New(cfg Config) *Runtime {
 		rt.plainInts = cfg.MaxDetailsSize >= len("-9223372036854775808")
 	}
 	rt.cfg = cfg
-	rt.rest = newRest(&Options{})
+	rt.rare = newRareOptions(&Options{})
 	rt.base = cfg.Clock.Now()
 	if cfg.Store != nil {
 		rt.records, rt.turn = map[string]*record{}, make(chan struct{}, 1)
@@ -355,12 +365,15 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, recoveri
 		a.caller.stop = context.AfterFunc(ctx, func() {
 			<-base.Done()
 			now := rt.lock()
+			rt.own = a
 			a.cancel(now, context.Cause(base))
 			rt.unlock()
 		})
 	}
 	if err := rt.schedule(a); err != nil {
-		a.release()
+		if a.caller != nil {
+			a.caller.release()
+		}
 		return nil, err
 	}
 	if a.rec != nil {
@@ -379,16 +392,9 @@ func (a *activity) accepted() error {
 	}
 	<-a.rec.heard
 	if a.rec.refused != nil {
-		a.release()
+		a.ended.Wait() // until the caller's context is let go
 	}
 	return a.rec.refused
-}
-
-// release lets go of the caller's context.
-func (a *activity) release() {
-	if a.caller != nil {
-		a.caller.release()
-	}
 }
 
 // notStarted is the error of an activity whose context ended before its start.
@@ -529,17 +535,17 @@ func (rt *Runtime) unlink(a *activity) {
 	a.prev, a.next = nil, nil
 }
 
-// woken counts an activity whose callers have been woken. It counts first and looks for
-// a Shutdown then, which does the two the other way round.
-func (rt *Runtime) woken() {
-	if rt.waking.Add(-1) > 0 || !rt.shutdown.Load() {
+// answered counts an activity whose callers have their answer. It counts first and looks
+// for a Shutdown then, which does the two the other way round.
+func (rt *Runtime) answered() {
+	if rt.answering.Add(-1) > 0 || !rt.shutdown.Load() {
 		return
 	}
 	rt.lock()
 	defer rt.unlock()
-	if rt.awake != nil && rt.waking.Load() == 0 {
-		close(rt.awake)
-		rt.awake = nil
+	if rt.allAnswered != nil && rt.answering.Load() == 0 {
+		close(rt.allAnswered)
+		rt.allAnswered = nil
 	}
 }
 
@@ -794,14 +800,14 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	rt.drain(ctx)
 	rt.lock()
 	left, unsaved, abandoned := rt.unanswered, len(rt.records), rt.abandoned
-	if rt.awake == nil && rt.waking.Load() > 0 {
-		rt.awake = make(chan struct{})
+	if rt.allAnswered == nil && rt.answering.Load() > 0 {
+		rt.allAnswered = make(chan struct{})
 	}
-	awake := rt.awake
+	allAnswered := rt.allAnswered
 	rt.unlock()
-	if awake != nil {
+	if allAnswered != nil {
 		select {
-		case <-awake:
+		case <-allAnswered:
 		case <-ctx.Done():
 		}
 	}

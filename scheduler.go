@@ -149,9 +149,9 @@ func (rt *Runtime) wallAt(i instant, moved time.Duration) time.Time {
 
 // wallMoved is how far the wall clock has moved by itself (it was set, or the
 // machine slept) since the Runtime was made. That is put right when it is more
-// than a little, since two readings of both clocks are not of one instant; and
-// looked at, by who asks about a time well after the last look, only now and then,
-// since they cost more than one.
+// than a little, since two readings of both clocks are not of one instant. It is looked
+// at every wallCheck at most, since that costs more than one reading of the clock; who
+// asks about a time before the last look does not look.
 func (rt *Runtime) wallMoved(i instant) time.Duration {
 	if i-instant(rt.lookedAt.Load()) >= instant(wallCheck) {
 		now := rt.cfg.Clock.Now()
@@ -199,18 +199,22 @@ func (rt *Runtime) catchUp() {
 }
 
 // unlock unlocks rt.mu. What was handed in meanwhile it takes in, if nobody else
-// holds the lock, who would do it.
+// holds the lock, who would do it. User code comes last.
 func (rt *Runtime) unlock() {
-	rt.leave()
+	own := rt.leave()
 	for rt.handedIn.Load() != nil && rt.mu.TryLock() {
 		rt.settle(rt.now())
 		rt.leave()
 	}
+	if own != nil {
+		own.answer()
+	}
 }
 
 // leave sees to it that the timer is set for the next alarm, unlocks rt.mu, and
-// then does what is left to do outside it.
-func (rt *Runtime) leave() {
+// then does what is left to do outside it, but for the answer of the activity that it
+// returns.
+func (rt *Runtime) leave() (mine *activity) {
 	for try := 1; rt.queue.next() < rt.armed; try++ {
 		now := rt.now()
 		next := rt.queue.next()
@@ -229,18 +233,8 @@ func (rt *Runtime) leave() {
 			rt.armed = next
 		}
 	}
-	run, answers, heard := rt.runFirst, rt.answers, rt.heard
-	if run != nil {
-		rt.runFirst, rt.runLast = nil, nil
-	}
-	if answers != nil {
-		rt.answers = nil
-	}
-	if heard != nil {
-		rt.heard = nil
-	}
-	own := rt.own
-	rt.own = nil
+	run, answers, heard, own := rt.runFirst, rt.answers, rt.heard, rt.own
+	rt.runFirst, rt.runLast, rt.answers, rt.heard, rt.own = nil, nil, nil, nil, nil
 	flush := rt.flushIsDue() && !rt.flushing
 	if flush {
 		rt.flushing = true
@@ -253,13 +247,12 @@ func (rt *Runtime) leave() {
 		go rt.flush()
 	}
 	spawn(run)
-	mine := false
 	for a := answers; a != nil; {
 		next := a.next
 		a.next = nil
 		switch {
 		case a == own:
-			mine = true
+			mine = a
 		case a.caller == nil:
 			a.answer()
 		default:
@@ -267,12 +260,11 @@ func (rt *Runtime) leave() {
 		}
 		a = next
 	}
-	if mine {
-		own.answer()
-	}
+	return mine
 }
 
-// run lets leave start t's goroutine: under rt.mu it would soon wait for it.
+// run lets leave, or ring if there are many, start t's goroutine: under rt.mu it would
+// soon wait for it.
 func (rt *Runtime) run(t *attempt) {
 	if rt.runLast == nil {
 		rt.runFirst = t
@@ -294,7 +286,7 @@ func spawn(first *attempt) {
 
 // tick is what the timer calls.
 func (rt *Runtime) tick() {
-	rt.mu.Lock()
+	rt.enter()
 	rt.armed = never
 	rt.settle(rt.now())
 	rt.unlock()

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -123,4 +124,69 @@ func TestCanceledSleepLeavesTheQueue(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+type lockedValue struct {
+	context.Context
+	lock chan struct{}
+}
+
+func (c *lockedValue) Value(key any) any {
+	c.lock <- struct{}{}
+	defer func() { <-c.lock }()
+	return c.Context.Value(key)
+}
+
+// What is handed in between a settle and the unlock is taken in before the callers of
+// the activity that unlocks are answered, which may take a while.
+func TestHandedInBeforeTheAnswer(t *testing.T) {
+	rt := New(Config{Logger: slog.New(slog.DiscardHandler)})
+	hang, second := make(chan struct{}), make(chan struct{})
+	opts := Options{HeartbeatTimeout: time.Millisecond, MaxAbandoned: NoOverlap}
+	hangs, err := Start(t.Context(), rt, opts, func(ctx Context, _ struct{}) (struct{}, error) {
+		if ctx.Info().Attempt > 1 {
+			close(second)
+		} else {
+			<-hang
+		}
+		return struct{}{}, nil
+	}, struct{}{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	locked := &lockedValue{t.Context(), make(chan struct{}, 1)}
+	waits, err := Start(locked, rt, Options{}, func(Context, struct{}) (struct{}, error) {
+		return struct{}{}, RetryAfter(errors.New("later"), time.Hour)
+	}, struct{}{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	armed := func() instant { // no timer comes to our help
+		rt.lock()
+		defer rt.unlock()
+		return rt.armed
+	}
+	for hangs.Status().State != StateBlocked || waits.Status().State != StateBackingOff || armed() < instant(time.Minute) {
+		runtime.Gosched()
+	}
+	locked.lock <- struct{}{}
+	go func() {
+		now := rt.lock()
+		rt.own = waits.a
+		close(hang)
+		for rt.handedIn.Load() == nil {
+			runtime.Gosched()
+		}
+		waits.a.cancel(now, context.Canceled)
+		rt.unlock()
+	}()
+	<-second // else this hangs
+	select {
+	case <-waits.Done():
+		t.Error("it is answered before its caller's context is let go")
+	default:
+	}
+	<-locked.lock
+	<-waits.Done()
+	<-hangs.Done()
 }

@@ -151,7 +151,7 @@ func (rt *Runtime) stored(ctx context.Context) iter.Seq2[Checkpoint, error] {
 func (rt *Runtime) Forget(ctx context.Context, id string) error {
 	rt.lock()
 	used := rt.inUse(id)
-	place := &activity{rt: rt, opts: settings{ID: id}}
+	place := &activity{rt: rt, opts: rt.settings(&Options{ID: id})}
 	if !used && rt.cfg.Store != nil {
 		rt.keepID(place)
 	}
