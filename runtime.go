@@ -73,135 +73,6 @@ type Config struct {
 	Rand func() float64
 }
 
-// Options describe one activity. The zero Options are ready to use: no timeouts,
-// and retries for ever.
-type Options struct {
-	// ID identifies the activity: while one with it runs, another cannot be
-	// started; and what Config.Store holds of it, the next execution finds. "":
-	// made up, unique in the Runtime, and never stored. At most 1 KiB.
-	ID string
-	// Name says what kind of activity it is. "": the function's name.
-	Name string
-
-	StartToCloseTimeout    time.Duration // for one attempt; 0: none
-	HeartbeatTimeout       time.Duration // between heartbeats, counted from the attempt's start; 0: none
-	ScheduleToStartTimeout time.Duration // for each wait for a slot of MaxConcurrent; not retried; 0: none
-	ScheduleToCloseTimeout time.Duration // for all attempts and the waits between them; not retried; 0: none
-
-	RetryPolicy RetryPolicy
-
-	// HeartbeatDetails are what the first attempt resumes from if nothing is
-	// stored, each a value as Heartbeat takes it: in unit tests, or for a start in
-	// the middle.
-	HeartbeatDetails []any
-
-	// MaxAbandoned is how many functions whose attempt has timed out may still
-	// be running when another attempt starts. With more, the next attempt waits
-	// until one returns. 0: 10; NoOverlap: none.
-	MaxAbandoned int
-
-	// CancelGrace is how long a canceled attempt may take to return, before
-	// the caller gets its answer all the same. 0: 10 s.
-	CancelGrace time.Duration
-
-	// SyncHeartbeats makes Heartbeat with details return only when the Store
-	// holds them: a few milliseconds on a disk. If the Store fails, Heartbeat
-	// returns its error, and the details are kept and saved later all the same; an
-	// attempt that passes that error on has failed like any other. Without a
-	// Store it has no effect.
-	SyncHeartbeats bool
-}
-
-// NoOverlap, as Options.MaxAbandoned, lets no attempt start while the function
-// of an earlier one still runs.
-const NoOverlap = -1
-
-const (
-	maxID                 = 1 << 10
-	defaultMaxDetailsSize = 2 << 20
-	defaultSyncInterval   = 100 * time.Millisecond
-	defaultMaxAbandoned   = 10
-	defaultCancelGrace    = 10 * time.Second
-)
-
-// validate returns an error that names the first field that makes no sense.
-func (o *Options) validate() error {
-	switch {
-	case len(o.ID) > maxID:
-		return invalid("ID", fmt.Sprintf("%.20q... (%d bytes)", o.ID, len(o.ID)), "is longer than %d bytes", maxID)
-	case o.StartToCloseTimeout < 0:
-		return invalid("StartToCloseTimeout", o.StartToCloseTimeout, "is negative")
-	case o.HeartbeatTimeout < 0:
-		return invalid("HeartbeatTimeout", o.HeartbeatTimeout, "is negative")
-	case o.ScheduleToStartTimeout < 0:
-		return invalid("ScheduleToStartTimeout", o.ScheduleToStartTimeout, "is negative")
-	case o.ScheduleToCloseTimeout < 0:
-		return invalid("ScheduleToCloseTimeout", o.ScheduleToCloseTimeout, "is negative")
-	case o.MaxAbandoned < NoOverlap:
-		return invalid("MaxAbandoned", o.MaxAbandoned, "is negative and not NoOverlap")
-	case o.CancelGrace < 0:
-		return invalid("CancelGrace", o.CancelGrace, "is negative")
-	}
-	return o.RetryPolicy.validate()
-}
-
-// settings are Options as an activity keeps them, with defaults. What few
-// set is one for all who do not, since the size of an activity is most of what it costs.
-type settings struct {
-	ID                  string
-	StartToCloseTimeout time.Duration
-	HeartbeatTimeout    time.Duration
-	*rareOptions
-}
-
-// rareOptions are never written.
-type rareOptions struct {
-	Name                   string
-	ScheduleToStartTimeout time.Duration
-	ScheduleToCloseTimeout time.Duration
-	RetryPolicy            RetryPolicy
-	MaxAbandoned           int // NoOverlap: 0
-	CancelGrace            time.Duration
-	SyncHeartbeats         bool
-}
-
-func (rt *Runtime) settings(o *Options) settings {
-	r := rt.rare
-	if o.rare() {
-		r = newRareOptions(o)
-	}
-	return settings{o.ID, o.StartToCloseTimeout, o.HeartbeatTimeout, r}
-}
-
-// rare reports whether one of the rareOptions is set.
-func (o *Options) rare() bool {
-	return o.Name != "" || o.ScheduleToStartTimeout != 0 || o.ScheduleToCloseTimeout != 0 || !o.RetryPolicy.zero() ||
-		o.MaxAbandoned != 0 || o.CancelGrace != 0 || o.SyncHeartbeats
-}
-
-func newRareOptions(o *Options) *rareOptions {
-	r := &rareOptions{
-		Name:                   o.Name,
-		ScheduleToStartTimeout: o.ScheduleToStartTimeout,
-		ScheduleToCloseTimeout: o.ScheduleToCloseTimeout,
-		RetryPolicy:            o.RetryPolicy,
-		MaxAbandoned:           o.MaxAbandoned,
-		CancelGrace:            o.CancelGrace,
-		SyncHeartbeats:         o.SyncHeartbeats,
-	}
-	r.RetryPolicy.setDefaults()
-	switch r.MaxAbandoned {
-	case 0:
-		r.MaxAbandoned = defaultMaxAbandoned
-	case NoOverlap:
-		r.MaxAbandoned = 0
-	}
-	if r.CancelGrace == 0 {
-		r.CancelGrace = defaultCancelGrace
-	}
-	return r
-}
-
 // A Runtime runs activities. It owns no goroutine while none runs and nothing is
 // to be saved; without a Store it needs no Shutdown then. In a synctest bubble,
 // make one in the bubble.
@@ -262,6 +133,11 @@ type Runtime struct {
 	burst    *burst // nil until something of it is to be logged
 	stacks   *dump  // nil until a stack is wanted
 }
+
+const (
+	defaultMaxDetailsSize = 2 << 20
+	defaultSyncInterval   = 100 * time.Millisecond
+)
 
 // New returns a Runtime. It panics if a field of cfg is negative, and names it.
 func New(cfg Config) *Runtime {
