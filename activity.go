@@ -190,8 +190,11 @@ func (a *activity) blocked() bool {
 func (a *activity) guarded() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.latest != nil && a.latest.guards > 0
+	return a.inGuard()
 }
+
+// inGuard is guarded with activity.mu held.
+func (a *activity) inGuard() bool { return a.latest != nil && a.latest.guards > 0 }
 
 // unblock looks again at what a function that is out of the way had held up.
 func (a *activity) unblock(now instant) {

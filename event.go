@@ -149,7 +149,7 @@ func (a *activity) close() (guarded bool) {
 	} else {
 		a.rt.toAnswer(a)
 	}
-	return a.latest != nil && a.latest.guards > 0
+	return a.inGuard()
 }
 
 // toAnswer lets leave answer a's callers: to release their context is user code, and to
