@@ -39,6 +39,15 @@ func BenchmarkRun(b *testing.B) {
 			}
 		}
 	})
+	b.Run("activity-asks-its-context", func(b *testing.B) {
+		rt := activity.New(activity.Config{})
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := rt.Run(ctx, story(), asks); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 	b.Run("activity-cancellable", func(b *testing.B) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -50,6 +59,13 @@ func BenchmarkRun(b *testing.B) {
 			}
 		}
 	})
+}
+
+// asks has its context of the standard library made, as Sleep does and every library that
+// takes a context.
+func asks(ctx activity.Context) error {
+	_ = ctx.Done()
+	return nil
 }
 
 func BenchmarkRunParallel(b *testing.B) {

@@ -334,16 +334,18 @@ func TestAllocations(t *testing.T) {
 		name   string
 		budget float64
 		ctx    context.Context
+		fn     func(activity.Context) error
 	}{
-		{"Run", 2, context.Background()}, // the activity, and what starts a goroutine
-		{"Run with a context that can end", 8, canEnd},
+		{"Run", 2, context.Background(), noop}, // the activity, and what starts a goroutine
+		{"Run with a context that can end", 8, canEnd, noop},
+		{"Run of what asks for its Done", 7, context.Background(), asks},
 	} {
 		if got := testing.AllocsPerRun(1000, func() {
-			if err := rt.Run(c.ctx, story(), noop); err != nil {
+			if err := rt.Run(c.ctx, story(), c.fn); err != nil {
 				t.Fatal(err)
 			}
 		}); got > c.budget {
-			t.Errorf("%s of a no-op allocates %v times, its budget is %v", c.name, got, c.budget)
+			t.Errorf("%s allocates %v times, its budget is %v", c.name, got, c.budget)
 		}
 	}
 	err := rt.Run(context.Background(), story(), func(ctx activity.Context) error {
