@@ -231,8 +231,9 @@ func (v *verifier) bucket(parent uint64, value []byte) error {
 	return err
 }
 
-// tree visits what is stored under page id, whose keys are at least low and,
-// unless that is nil, less than high.
+// tree visits what is stored under page id. Its first key is low, by which bbolt
+// finds the page again in the one above when it writes; all are less than high.
+// A nil low or high is no bound.
 func (v *verifier) tree(id uint64, low, high []byte, depth int, visit func(flags uint32, key, value []byte) error) error {
 	p, err := v.take(id)
 	switch {
@@ -313,7 +314,7 @@ func (p page) span(i uint64, pos, skip, size uint32) ([]byte, error) {
 
 func (p page) ordered(keys [][]byte, low, high []byte) error {
 	for i, key := range keys {
-		if len(key) == 0 || i == 0 && bytes.Compare(key, low) < 0 || i > 0 && bytes.Compare(key, keys[i-1]) <= 0 ||
+		if len(key) == 0 || i == 0 && low != nil && !bytes.Equal(key, low) || i > 0 && bytes.Compare(key, keys[i-1]) <= 0 ||
 			high != nil && bytes.Compare(key, high) >= 0 {
 			return damaged(p.id, "keys out of order")
 		}
