@@ -245,12 +245,28 @@ func (t *attempt) noteTold(err error) error {
 	return err
 }
 
-// noteTold does so for the attempt that ctx is derived from.
-func noteTold(ctx context.Context, err error) error {
+// noteTold does so for the attempt that ctx is derived from. Another engine notes
+// what its Sleep has returned.
+func noteTold(ctx Context, err error) error {
 	if t := attemptOf(ctx); t != nil {
 		return t.noteTold(err)
 	}
+	if told := ctx.Sleep(0); told != nil {
+		return told
+	}
 	return err
+}
+
+// methodsOf finds methods that a Context may have besides Context's: its own, or
+// those of what it wraps.
+func methodsOf[T any](ctx Context) (T, bool) {
+	for _, c := range [...]any{ctx, ctx.Value(contextKey{}), ctx.Value(attemptKey{})} {
+		if m, ok := c.(T); ok {
+			return m, true
+		}
+	}
+	var none T
+	return none, false
 }
 
 func attemptOf(ctx context.Context) *attempt {
@@ -450,10 +466,12 @@ type RangeProgress struct{ Next, To int }
 // One activity has one Range: a second one, details that no Range recorded and
 // a recorded Next above to are NonRetryable errors. For phases, [Resume] a
 // struct of your own.
+//
+// Another engine's Context says whether a Range is the first of its attempt by a
+// method BeginRange() bool.
 func Range(ctx Context, from, to int, body func(i int) error) error {
-	t := attemptOf(ctx)
-	if t != nil && t.rangesAgain() {
-		return NonRetryable(fmt.Errorf("%s: attempt %d called activity.Range twice; one activity has one Range, for phases Resume a struct of your own", t.a, t.number))
+	if r, ok := methodsOf[interface{ BeginRange() bool }](ctx); ok && !r.BeginRange() {
+		return NonRetryable(fmt.Errorf("%s: attempt %d called activity.Range twice; one activity has one Range, for phases Resume a struct of your own", label(ctx.Info().ID, ctx.Info().Name), ctx.Info().Attempt))
 	}
 	var progress RangeProgress
 	found, err := ctx.HeartbeatDetails(&progress)
@@ -467,7 +485,7 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 	if found && progress.Next > to {
 		return NonRetryable(fmt.Errorf("activity.Range from %d to %d: an earlier attempt recorded %d as the next, which is beyond the end", from, to, progress.Next))
 	}
-	if t != nil {
+	if t := attemptOf(ctx); t != nil {
 		t.a.noteRange(&rangeState{from, next, to})
 	}
 	for i := next; i < to; i++ {
@@ -489,13 +507,13 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 	return nil
 }
 
-// rangesAgain reports whether the attempt has called Range before.
-func (t *attempt) rangesAgain() bool {
+// BeginRange reports whether this is the attempt's first [Range].
+func (t *attempt) BeginRange() bool {
 	t.a.mu.Lock()
 	defer t.a.mu.Unlock()
-	again := t.ranged
+	first := !t.ranged
 	t.ranged = true
-	return again
+	return first
 }
 
 // rangeState is a Range, for Status.
@@ -546,10 +564,10 @@ func Guard(ctx Context, f func() error) error {
 	if g, ok := ctx.(guard); ok {
 		return g.Guard(f)
 	}
-	if err := ended(ctx); err != nil {
+	if err := ended(ctx); err != nil { // the wrapper's own end
 		return noteTold(ctx, err)
 	}
-	if g, ok := ctx.Value(contextKey{}).(guard); ok { // under a wrapper that only embeds a Context
+	if g, ok := methodsOf[guard](ctx); ok {
 		return g.Guard(f)
 	}
 	return f()

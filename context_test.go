@@ -286,13 +286,44 @@ func TestInterceptorsWrapper(t *testing.T) {
 	}
 }
 
+// itself is a wrapper that FromContext gives, and that has no Guard of its own.
+type itself struct{ activity.Context }
+
+func (w itself) Value(key any) any { return activity.NewContext(w.Context, w).Value(key) }
+
+func TestGuardAndRangeUnderAWrapper(t *testing.T) {
+	cfg := activity.Config{Interceptor: func(ctx activity.Context, next func(activity.Context) error) error { return next(itself{ctx}) }}
+	bubble(t, cfg, func(t *testing.T, rt *activity.Runtime) {
+		h := start(t, rt, activity.Options{HeartbeatTimeout: time.Minute}, func(ctx activity.Context) error {
+			if c, ok := activity.FromContext(context.WithValue(ctx, key{}, 1)); !ok || c.Value(key{}) != 1 {
+				t.Error("FromContext does not find it")
+			}
+			checkErr(t, activity.Range(ctx, 0, 0, nil), nil)
+			if err := activity.Range(ctx, 0, 0, nil); err == nil {
+				t.Error("a second Range is not refused")
+			}
+			return activity.Guard(ctx, func() error { time.Sleep(time.Hour); return nil })
+		})
+		time.Sleep(10 * time.Minute)
+		checkState(t, h, activity.StateBlocked)
+		h.Cancel(errCancel)
+		time.Sleep(time.Hour)
+	})
+}
+
 // otherEngine is the Context of another engine, which knows nothing of Guard.
 type otherEngine struct {
 	context.Context
-	beats int
+	beats, told, ranges int
 }
 
-func (*otherEngine) Sleep(time.Duration) error             { return nil }
+func (e *otherEngine) Sleep(time.Duration) error {
+	if e.Err() != nil {
+		e.told++
+	}
+	return context.Cause(e)
+}
+func (e *otherEngine) BeginRange() bool                    { e.ranges++; return e.ranges < 3 }
 func (e *otherEngine) Heartbeat(...any) error              { e.beats++; return nil }
 func (*otherEngine) HeartbeatDetails(...any) (bool, error) { return false, nil }
 func (*otherEngine) Info() activity.Info                   { return activity.Info{ID: "theirs"} }
@@ -322,7 +353,23 @@ func TestNewContext(t *testing.T) {
 	checkErr(t, activity.Range(c, 0, 1, nil), errCancel)
 	checkErr(t, activity.Guard(engine, f), errBoom) // whose own context has not ended
 	end(errCancel)
+	if engine.told > 0 {
+		t.Error("the engine's own end was told before it came")
+	}
 	checkErr(t, activity.Guard(engine, never), errCancel)
+	checkErr(t, activity.Idle(engine, 0), nil) // its Heartbeat knows of no end
+	if engine.told != 1 {
+		t.Errorf("Guard told %d times of the end", engine.told)
+	}
+	err := activity.Range(engine, 0, 1, nil)
+	if want := `activity "theirs" (): attempt 0 called activity.Range twice`; err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("got %v, want %s...", err, want)
+	}
+	engine.ranges = 0
+	checkErr(t, activity.Range(engine, 0, 1, nil), errCancel)
+	if engine.told != 2 {
+		t.Error("Range did not tell of the end")
+	}
 }
 
 // exitsInSleep is a wrapper whose SleepContext ends the goroutine, as t.FailNow in a test's fake does.

@@ -102,8 +102,10 @@ type TimeoutError struct {
 	LastFailure error
 
 	// Details are the heartbeat details that were recorded last, as a
-	// [Checkpoint] has them, and Codec what they were encoded with; nil: none,
-	// and JSON. [TimeoutError.HeartbeatDetails] reads them.
+	// [Checkpoint] has them: one value after the other, each as its length in
+	// bytes (see [encoding/binary.AppendUvarint]) and that many bytes. Codec is
+	// what they were encoded with. nil: none, and JSON.
+	// [TimeoutError.HeartbeatDetails] reads them.
 	Details []byte
 	Codec   Codec
 

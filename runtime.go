@@ -568,14 +568,16 @@ type Status struct {
 	LastFailure   error     // how the last attempt that has ended did
 	Abandoned     int       // functions of its earlier attempts that still run
 
-	details []byte
-	codec   Codec
+	// Details and Codec are as in [TimeoutError]. [Status.HeartbeatDetails] reads
+	// them.
+	Details []byte
+	Codec   Codec
 }
 
 // HeartbeatDetails decodes the details recorded last, as
 // [Context.HeartbeatDetails] does.
 func (s Status) HeartbeatDetails(into ...any) (bool, error) {
-	return decodeDetails(s.codec, s.details, into)
+	return decodeDetails(s.Codec, s.Details, into)
 }
 
 // status needs Runtime.mu.
@@ -583,7 +585,7 @@ func (a *activity) status() Status {
 	rt := a.rt
 	s := Status{
 		ID: a.id(), Name: a.name(), State: a.state, Attempt: a.attempt(),
-		ScheduledAt: a.scheduledAt(), LastFailure: a.failure, Abandoned: int(a.abandoned), codec: rt.cfg.Codec,
+		ScheduledAt: a.scheduledAt(), LastFailure: a.failure, Abandoned: int(a.abandoned), Codec: rt.cfg.Codec,
 	}
 	if a.latest != nil {
 		s.StartedAt = a.latest.startedAt()
@@ -599,7 +601,7 @@ func (a *activity) status() Status {
 	if a.loop != nil {
 		s.Done, s.Total = a.loop.next-a.loop.from, max(a.loop.to-a.loop.from, 0)
 	}
-	s.details = a.latestDetails()
+	s.Details = a.latestDetails()
 	return s
 }
 
