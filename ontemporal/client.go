@@ -1,0 +1,183 @@
+package ontemporal
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/temporal"
+)
+
+// Execute is [activity.Execute] on a Temporal cluster: fn runs in a worker of
+// taskQueue, which has it registered under opts.Name. (Here fn gives its types and,
+// if opts.Name is empty, its name.) It needs no workflow: it is a standalone
+// activity.
+//
+// The options, the result and the errors are those of [activity.Execute]. What a
+// server cannot do is an error that names the option: see the package's doc.
+func Execute[In, Out any](ctx context.Context, c client.Client, taskQueue string, opts activity.Options, fn func(activity.Context, In) (Out, error), in In) (Out, error) {
+	h, err := Start(ctx, c, taskQueue, opts, fn, in)
+	if err != nil {
+		var zero Out
+		return zero, err
+	}
+	return h.answer()
+}
+
+// Start is [activity.Start] on a Temporal cluster: see [Execute]. It returns when
+// the server has the activity. ctx's end cancels the activity; the end of this
+// process does not: [GetHandle] finds it again.
+func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, opts activity.Options, fn func(activity.Context, In) (Out, error), in In) (*Handle[Out], error) {
+	name, err := check(opts, fn)
+	if err != nil {
+		return nil, err
+	}
+	if err := unsupported(&opts); err != nil {
+		return nil, err
+	}
+	if ctx.Err() != nil {
+		return nil, &activity.Error{ID: opts.ID, Name: name, RetryState: activity.RetryStateCancelRequested, Err: context.Cause(ctx)}
+	}
+	if opts.CancelGrace == 0 {
+		opts.CancelGrace = defaultCancelGrace
+	}
+	first, err := encode(opts.HeartbeatDetails)
+	if err != nil {
+		return nil, fmt.Errorf("activity: Options.HeartbeatDetails: %w", err)
+	}
+	id := opts.ID
+	// The activity must not be started and forgotten because ctx ends meanwhile.
+	starting, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+	defer cancel()
+	if id == "" {
+		id = "activity-" + rand.Text()
+	} else if left := leftBehind(starting, c, id); left != nil {
+		first = left
+	}
+	args := []any{in}
+	if len(first) > 0 {
+		args = append(args, first)
+	}
+	sdk, err := c.ExecuteActivity(starting, startOptions(id, taskQueue, &opts), name, args...)
+	if err != nil {
+		if running := (*serviceerror.ActivityExecutionAlreadyStarted)(nil); errors.As(err, &running) {
+			err = activity.ErrAlreadyRunning
+		}
+		return nil, fmt.Errorf("activity %q: not started: %w", id, err)
+	}
+	h := newHandle[Out](sdk, opts.CancelGrace)
+	h.follow(ctx)
+	return h, nil
+}
+
+// ExecuteDefinition is [activity.Definition.Execute] on a Temporal cluster.
+func ExecuteDefinition[In, Out any](ctx context.Context, c client.Client, taskQueue string, d *activity.Definition[In, Out], id string, in In) (Out, error) {
+	h, err := StartDefinition(ctx, c, taskQueue, d, id, in)
+	if err != nil {
+		var zero Out
+		return zero, err
+	}
+	return h.answer()
+}
+
+// StartDefinition is [activity.Definition.Start] on a Temporal cluster.
+func StartDefinition[In, Out any](ctx context.Context, c client.Client, taskQueue string, d *activity.Definition[In, Out], id string, in In) (*Handle[Out], error) {
+	if d.Name == "" {
+		return nil, fmt.Errorf("activity %q: Definition.Name is empty, and it is what a worker finds the function by", id)
+	}
+	opts := d.Options
+	opts.ID, opts.Name = id, d.Name
+	return Start(ctx, c, taskQueue, opts, d.Func, in)
+}
+
+const (
+	defaultCancelGrace = 10 * time.Second
+	startTimeout       = time.Minute
+)
+
+// check has the embedded runtime check the options and name the function.
+func check[In, Out any](opts activity.Options, fn func(activity.Context, In) (Out, error)) (name string, err error) {
+	never, cancel := context.WithCancel(context.Background())
+	cancel()
+	var in In
+	_, err = activity.Start(never, activity.New(activity.Config{}), opts, fn, in)
+	var notStarted *activity.Error
+	if errors.As(err, &notStarted) {
+		return notStarted.Name, nil
+	}
+	return "", err
+}
+
+// unsupported returns an error that names the first option that Temporal cannot keep.
+func unsupported(o *activity.Options) error {
+	no := func(field string, value any, why string) error {
+		return fmt.Errorf("activity: Options.%s is %v, %s", field, value, why)
+	}
+	p := &o.RetryPolicy
+	switch {
+	case o.StartToCloseTimeout == 0 && o.ScheduleToCloseTimeout == 0:
+		return no("StartToCloseTimeout", o.StartToCloseTimeout, "and on Temporal either that or ScheduleToCloseTimeout must be given: by it the server learns that a worker is gone")
+	case o.MaxAbandoned != 0:
+		return no("MaxAbandoned", o.MaxAbandoned, "which Temporal cannot keep: attempts may run in different workers")
+	case o.SyncHeartbeats:
+		return no("SyncHeartbeats", o.SyncHeartbeats, "which Temporal cannot keep: its SDK sends heartbeats when it sees fit")
+	case p.ResetOnProgress:
+		return no("RetryPolicy.ResetOnProgress", p.ResetOnProgress, "which Temporal cannot keep: its server counts all attempts")
+	case p.Retryable != nil:
+		return no("RetryPolicy.Retryable", "given", "which Temporal cannot keep: its server decides about retries, so return a NonRetryable error")
+	case p.Jitter != 0:
+		return no("RetryPolicy.Jitter", p.Jitter, "which Temporal cannot keep: its server has none")
+	case p.MaximumAttempts > math.MaxInt32:
+		return no("RetryPolicy.MaximumAttempts", p.MaximumAttempts, fmt.Sprintf("and Temporal counts to %d", math.MaxInt32))
+	}
+	return nil
+}
+
+func startOptions(id, taskQueue string, o *activity.Options) client.StartActivityOptions {
+	p := o.RetryPolicy
+	if p.InitialInterval == 0 && p.MaximumInterval > 0 {
+		p.InitialInterval = min(time.Second, p.MaximumInterval)
+	}
+	return client.StartActivityOptions{
+		ID:                     id,
+		TaskQueue:              taskQueue,
+		StartToCloseTimeout:    o.StartToCloseTimeout,
+		HeartbeatTimeout:       o.HeartbeatTimeout,
+		ScheduleToStartTimeout: o.ScheduleToStartTimeout,
+		ScheduleToCloseTimeout: o.ScheduleToCloseTimeout,
+		RetryPolicy: &temporal.RetryPolicy{ // what is zero, the server fills in as we do
+			InitialInterval:    p.InitialInterval,
+			BackoffCoefficient: p.BackoffCoefficient,
+			MaximumInterval:    p.MaximumInterval,
+			MaximumAttempts:    int32(p.MaximumAttempts),
+		},
+	}
+}
+
+// leftBehind are the details of the last execution of the ID, if that failed, was
+// canceled or timed out: the next one goes on from there, as with a Store. Nil if
+// there are none, or the server no longer knows.
+func leftBehind(ctx context.Context, c client.Client, id string) []json.RawMessage {
+	d, err := c.GetActivityHandle(client.GetActivityHandleOptions{ActivityID: id}).
+		Describe(ctx, client.DescribeActivityOptions{IncludeHeartbeatDetails: true, IncludeInput: true})
+	if err != nil || d.Status == enumspb.ACTIVITY_EXECUTION_STATUS_COMPLETED || d.Status == enumspb.ACTIVITY_EXECUTION_STATUS_RUNNING {
+		return nil
+	}
+	if d.HasHeartbeatDetails() {
+		values, _ := decode(d.GetHeartbeatDetails)
+		return values
+	}
+	var in converter.RawValue
+	var first []json.RawMessage
+	_ = d.GetInput(&in, &first) // which it did not come to record
+	return first
+}

@@ -1,0 +1,211 @@
+package ontemporal
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/temporal"
+)
+
+// The types of failures that a caller gets back as errors of package activity.
+const (
+	panicType            = "activity.PanicError"
+	heartbeatTimeoutType = "activity.TimeoutError"
+)
+
+// atOnce is the shortest delay until a retry: to a server, 0 is none given.
+const atOnce = time.Millisecond
+
+// sentinels are known by their texts where they are the innermost error.
+var sentinels = []error{
+	activity.ErrShutdown, activity.ErrAlreadyRunning, activity.ErrDetailsTooLarge, activity.ErrGoexit,
+	context.Canceled, context.DeadlineExceeded,
+}
+
+// toTemporal is an attempt's error as the SDK is to report it. What says nothing of
+// retries the SDK reports as it does every error.
+func toTemporal(err error) error {
+	if _, ok := err.(*temporal.ApplicationError); ok {
+		return err
+	}
+	var options temporal.ApplicationErrorOptions
+	special := false
+	walk(err, func(err error) {
+		if e, ok := err.(interface{ NonRetryable() bool }); ok && e.NonRetryable() {
+			options.NonRetryable, special = true, true
+		}
+		if e, ok := err.(interface{ RetryDelay() time.Duration }); ok && options.NextRetryDelay == 0 {
+			options.NextRetryDelay, special = max(e.RetryDelay(), atOnce), true
+		}
+	})
+	inner := err
+	for isMark(inner) {
+		inner = errors.Unwrap(inner)
+	}
+	typ := typeOf(inner)
+	if p, ok := inner.(*activity.PanicError); ok {
+		typ, special = panicType, true
+		options.Details = []any{string(p.Stack)}
+	}
+	if !special {
+		return err
+	}
+	options.Cause = errors.Unwrap(inner)
+	return temporal.NewApplicationErrorWithOptions(err.Error(), typ, options)
+}
+
+// walk visits err and what it wraps, down to an inner activity's *Error: that one
+// was judged already.
+func walk(err error, visit func(error)) {
+	if _, inner := err.(*activity.Error); inner || err == nil {
+		return
+	}
+	visit(err)
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range many.Unwrap() {
+			walk(err, visit)
+		}
+		return
+	}
+	walk(errors.Unwrap(err), visit)
+}
+
+// isMark reports whether err only says something of retries about another.
+func isMark(err error) bool {
+	switch err.(type) {
+	case interface{ NonRetryable() bool }, interface{ RetryDelay() time.Duration }:
+		inner := errors.Unwrap(err)
+		return inner != nil && inner.Error() == err.Error()
+	}
+	return false
+}
+
+// typeOf is the type that the SDK reports for err, which RetryPolicies of workflows
+// may name.
+func typeOf(err error) string {
+	t := reflect.TypeOf(err)
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return t.Name()
+}
+
+// ended describes the execution whose errors fromTemporal makes.
+type ended struct {
+	id, name                                                  string
+	attempt                                                   int // the last that was started
+	startToClose, heartbeat, scheduleToStart, scheduleToClose time.Duration
+}
+
+// fromTemporal makes of a failure the error that the embedded runtime would have
+// given.
+func fromTemporal(err error, of *ended) error {
+	switch e := err.(type) {
+	case *temporal.ApplicationError:
+		return fromApplication(e, of)
+	case *temporal.TimeoutError:
+		return fromTimeout(e, of)
+	case *temporal.PanicError: // of a function that was not registered here
+		return &activity.PanicError{Value: e.Error(), Stack: []byte(e.StackTrace())}
+	}
+	return err
+}
+
+func fromApplication(e *temporal.ApplicationError, of *ended) error {
+	var back error
+	var stack string
+	switch e.Type() {
+	case panicType:
+		_ = e.Details(&stack)
+		p := &activity.PanicError{Value: strings.TrimPrefix(e.Message(), "panic: "), Stack: []byte(stack)}
+		if e.NonRetryable() { // since the value was such an error
+			p.Value = activity.NonRetryable(errors.New(p.Value.(string)))
+		}
+		return p
+	case heartbeatTimeoutType:
+		if timeout := (*temporal.TimeoutError)(nil); errors.As(e, &timeout) {
+			back := fromTimeout(timeout, of)
+			_ = e.Details(&stack)
+			back.Stack = []byte(stack)
+			return back
+		}
+	}
+	if back = sentinel(e); back == nil {
+		back = &remoteError{e, fromTemporal(errors.Unwrap(e), of)}
+	}
+	if d := e.NextRetryDelay(); d > 0 {
+		back = activity.RetryAfter(back, d)
+	}
+	if e.NonRetryable() {
+		back = activity.NonRetryable(back)
+	}
+	return back
+}
+
+func sentinel(e *temporal.ApplicationError) error {
+	for _, s := range sentinels {
+		if errors.Unwrap(e) == nil && e.Message() == s.Error() {
+			return s
+		}
+	}
+	return nil
+}
+
+func fromTimeout(e *temporal.TimeoutError, of *ended) *activity.TimeoutError {
+	back := &activity.TimeoutError{ID: of.id, Name: of.name, Attempt: of.attempt}
+	switch e.TimeoutType() {
+	case enumspb.TIMEOUT_TYPE_HEARTBEAT:
+		back.Type, back.After = activity.TimeoutHeartbeat, of.heartbeat
+	case enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START:
+		back.Type, back.After = activity.TimeoutScheduleToStart, of.scheduleToStart
+	case enumspb.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE:
+		back.Type, back.After = activity.TimeoutScheduleToClose, of.scheduleToClose
+	default:
+		back.Type, back.After = activity.TimeoutStartToClose, of.startToClose
+	}
+	if e.HasLastHeartbeatDetails() {
+		if values, err := decode(e.LastHeartbeatDetails); err == nil {
+			back.Details = framed(values)
+		}
+	}
+	if before := errors.Unwrap(e); before != nil {
+		of := *of
+		of.attempt--
+		back.LastFailure = oneLevel(fromTemporal(before, &of))
+	}
+	return back
+}
+
+// oneLevel takes the failure before err's off err.
+func oneLevel(err error) error {
+	if e, ok := err.(*activity.TimeoutError); ok && e.LastFailure != nil {
+		c := *e
+		c.LastFailure = nil
+		return &c
+	}
+	return err
+}
+
+// A remoteError is an error of a function that ran in a worker: its text, and what
+// is known of the errors that it wrapped. [errors.As] finds the
+// [*temporal.ApplicationError], whose Type tells errors apart.
+type remoteError struct {
+	failure *temporal.ApplicationError
+	cause   error
+}
+
+func (e *remoteError) Error() string { return e.failure.Message() }
+func (e *remoteError) Unwrap() error { return e.cause }
+
+func (e *remoteError) As(target any) bool {
+	t, ok := target.(**temporal.ApplicationError)
+	if ok {
+		*t = e.failure
+	}
+	return ok
+}

@@ -1,0 +1,349 @@
+package ontemporal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+)
+
+// A Handle is a started activity, as [activity.Handle] is.
+type Handle[Out any] struct {
+	sdk   client.ActivityHandle
+	grace time.Duration
+
+	following sync.Once
+	canceling chan struct{} // closed by the first Cancel
+	once      sync.Once
+	cause     error // set before canceling is closed
+
+	done chan struct{} // closed once out and err are set
+	out  Out
+	err  error
+}
+
+// GetHandle finds an activity again that was started, by whomever, with this ID.
+// With an empty runID it is the latest execution. That it does not exist is an
+// error of Wait and Status. The end of no context cancels it.
+func GetHandle[Out any](c client.Client, id, runID string) *Handle[Out] {
+	return newHandle[Out](c.GetActivityHandle(client.GetActivityHandleOptions{ActivityID: id, RunID: runID}), defaultCancelGrace)
+}
+
+func newHandle[Out any](sdk client.ActivityHandle, grace time.Duration) *Handle[Out] {
+	return &Handle[Out]{sdk: sdk, grace: grace, canceling: make(chan struct{}), done: make(chan struct{})}
+}
+
+// ID returns Options.ID, or the ID that was made up.
+func (h *Handle[Out]) ID() string { return h.sdk.GetID() }
+
+// RunID tells executions of one ID apart.
+func (h *Handle[Out]) RunID() string { return h.sdk.GetRunID() }
+
+// Done is closed when the activity has ended: Wait then returns at once.
+func (h *Handle[Out]) Done() <-chan struct{} {
+	h.follow(context.Background())
+	return h.done
+}
+
+// Wait waits for the activity's end and returns what [Execute] does. If ctx ends
+// first it returns ctx's cause, and cancels nothing.
+func (h *Handle[Out]) Wait(ctx context.Context) (Out, error) {
+	done := h.Done()
+	select {
+	case <-done:
+		return h.out, h.err // also if ctx has ended as well
+	default:
+	}
+	select {
+	case <-done:
+		return h.out, h.err
+	case <-ctx.Done():
+		var zero Out
+		return zero, context.Cause(ctx)
+	}
+}
+
+func (h *Handle[Out]) answer() (Out, error) {
+	<-h.Done()
+	return h.out, h.err
+}
+
+// Cancel asks for the activity's cancellation: its Context ends with the answer to
+// the next heartbeat that the SDK sends, it gets no further attempt, and Wait
+// returns an [*activity.Error] that wraps cause (nil: context.Canceled). The first
+// cause wins. It does not wait.
+func (h *Handle[Out]) Cancel(cause error) {
+	if cause == nil {
+		cause = context.Canceled
+	}
+	h.once.Do(func() {
+		h.cause = cause
+		close(h.canceling)
+	})
+	h.follow(context.Background())
+}
+
+// follow waits, in a goroutine, for the activity's end, and cancels it when ctx
+// ends or Cancel is called.
+func (h *Handle[Out]) follow(ctx context.Context) {
+	h.following.Do(func() {
+		go func() {
+			defer close(h.done)
+			if h.err = h.await(ctx); h.err != nil {
+				var zero Out
+				h.out = zero
+			}
+		}()
+	})
+}
+
+func (h *Handle[Out]) await(ctx context.Context) error {
+	asking, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	type ending struct {
+		out Out
+		err error
+	}
+	ended := make(chan ending, 1)
+	go func() {
+		var e ending
+		e.err = persist(asking, func() error { return h.get(asking, &e.out) })
+		ended <- e
+	}()
+	select {
+	case e := <-ended:
+		h.out = e.out
+		return h.failure(asking, e.err, nil)
+	case <-ctx.Done():
+		h.Cancel(context.Cause(ctx))
+	case <-h.canceling:
+	}
+
+	grace := time.NewTimer(h.grace)
+	defer grace.Stop()
+	requested := make(chan error, 1)
+	go func() {
+		requested <- persist(asking, func() error {
+			return h.sdk.Cancel(asking, client.CancelActivityOptions{Reason: h.cause.Error()})
+		})
+	}()
+	var refused error
+	for {
+		select {
+		case e := <-ended:
+			h.out = e.out
+			return h.failure(asking, e.err, h.cause)
+		case refused = <-requested: // by a server to which it has ended, as it will say
+		case <-grace.C:
+			end := &activity.Error{ID: h.ID(), RetryState: activity.RetryStateCancelRequested}
+			if d, err := h.describe(asking); err == nil {
+				end.Name, end.Attempt = d.ActivityType, attempts(d)
+			}
+			end.Err = fmt.Errorf("%w; it had not ended %s later, and may still run", h.cause, h.grace)
+			if refused != nil {
+				end.Err = fmt.Errorf("%w; the server did not take the cancellation: %w", h.cause, refused)
+			}
+			return end
+		}
+	}
+}
+
+// An outcome is how an activity failed, as the SDK has it, and no failure to ask.
+type outcome struct{ error }
+
+// get waits for the activity's end.
+func (h *Handle[Out]) get(ctx context.Context, out *Out) error {
+	err := h.sdk.Get(ctx, out)
+	switch err.(type) {
+	case *temporal.ApplicationError, *temporal.TimeoutError, *temporal.CanceledError, *temporal.PanicError, *temporal.TerminatedError, *temporal.ServerError:
+		return outcome{err}
+	}
+	return err
+}
+
+// persist calls ask until it succeeds or fails for good, and not since the server
+// cannot be reached.
+func persist(ctx context.Context, ask func() error) error {
+	for {
+		err := ask()
+		switch err.(type) {
+		case *serviceerror.Unavailable, *serviceerror.ResourceExhausted, *serviceerror.DeadlineExceeded, *serviceerror.Canceled:
+		default:
+			if !errors.Is(err, context.DeadlineExceeded) {
+				return err
+			}
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func (h *Handle[Out]) describe(ctx context.Context) (*client.ActivityExecutionDescription, error) {
+	return h.sdk.Describe(ctx, client.DescribeActivityOptions{IncludeOutcome: true, IncludeLastFailure: true, IncludeHeartbeatDetails: true})
+}
+
+// failure is what Wait returns for what get has returned. cause is that of this
+// side's cancellation, if there was one.
+func (h *Handle[Out]) failure(ctx context.Context, err, cause error) error {
+	if err == nil {
+		return nil
+	}
+	how, ok := err.(outcome)
+	if !ok {
+		return fmt.Errorf("activity %q: its end or its result is not known: %w", h.ID(), err)
+	}
+	var d *client.ActivityExecutionDescription
+	err = persist(ctx, func() (err error) {
+		d, err = h.describe(ctx)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("activity %q: it failed, and in which attempt and why is not known (%w): %w", h.ID(), err, how.error)
+	}
+	end := &activity.Error{ID: h.ID(), Name: d.ActivityType, Attempt: attempts(d), RetryState: retryState(d)}
+	result := fromTemporal(how.error, describe(d))
+	if end.RetryState != activity.RetryStateCancelRequested {
+		end.Err = result
+		return end
+	}
+	if cause == nil { // somebody else's
+		cause = context.Canceled
+		if d.CanceledReason != "" {
+			cause = fmt.Errorf("%w: %s", cause, d.CanceledReason)
+		}
+	}
+	end.Err = cause
+	if result = canceledResult(result, d); result != nil {
+		end.Err = &canceledError{cause, result}
+	}
+	return end
+}
+
+// canceledResult is what a canceled activity's function made of it, or nil if that
+// is no more than the cause.
+func canceledResult(err error, d *client.ActivityExecutionDescription) error {
+	canceled, ok := err.(*temporal.CanceledError)
+	if !ok {
+		return err
+	}
+	var text string
+	if canceled.Details(&text) != nil || text == "" || text == d.CanceledReason {
+		return nil
+	}
+	return errors.New(text)
+}
+
+// canceledError is how an activity ended that was canceled, and whose function
+// ended with an error of its own.
+type canceledError struct{ cause, result error }
+
+func (e *canceledError) Error() string {
+	return e.cause.Error() + "; its last attempt ended with: " + e.result.Error()
+}
+
+func (e *canceledError) Unwrap() []error { return []error{e.cause, e.result} }
+
+func describe(d *client.ActivityExecutionDescription) *ended {
+	return &ended{
+		id: d.ActivityID, name: d.ActivityType, attempt: attempts(d),
+		startToClose: d.StartToCloseTimeout, heartbeat: d.HeartbeatTimeout,
+		scheduleToStart: d.ScheduleToStartTimeout, scheduleToClose: d.ScheduleToCloseTimeout,
+	}
+}
+
+// attempts is the number of the last attempt that was started: the server counts
+// the next one while it still waits.
+func attempts(d *client.ActivityExecutionDescription) int {
+	started := d.RawResponse.GetInfo().GetLastStartedTime()
+	complete := d.RawResponse.GetInfo().GetLastAttemptCompleteTime()
+	switch {
+	case started == nil:
+		return 0
+	case d.Status == enumspb.ACTIVITY_EXECUTION_STATUS_RUNNING && d.RunState == enumspb.PENDING_ACTIVITY_STATE_SCHEDULED && complete != nil:
+		return int(d.Attempt) - 1
+	}
+	return int(d.Attempt)
+}
+
+func retryState(d *client.ActivityExecutionDescription) activity.RetryState {
+	switch d.Status {
+	case enumspb.ACTIVITY_EXECUTION_STATUS_CANCELED, enumspb.ACTIVITY_EXECUTION_STATUS_TERMINATED:
+		return activity.RetryStateCancelRequested
+	}
+	switch d.RawResponse.GetOutcome().GetRetryState() {
+	case enumspb.RETRY_STATE_NON_RETRYABLE_FAILURE:
+		return activity.RetryStateNonRetryableFailure
+	case enumspb.RETRY_STATE_MAXIMUM_ATTEMPTS_REACHED:
+		return activity.RetryStateMaximumAttemptsReached
+	case enumspb.RETRY_STATE_CANCEL_REQUESTED:
+		return activity.RetryStateCancelRequested
+	case enumspb.RETRY_STATE_TIMEOUT:
+		return activity.RetryStateTimeout
+	}
+	return 0
+}
+
+// Status asks the server about the activity. Abandoned functions it does not know
+// of, nor how much of a Range is done: HeartbeatDetails reads that
+// [activity.RangeProgress].
+func (h *Handle[Out]) Status(ctx context.Context) (activity.Status, error) {
+	d, err := h.describe(ctx)
+	if err != nil {
+		return activity.Status{}, fmt.Errorf("activity %q: its status is not known: %w", h.ID(), err)
+	}
+	s := activity.Status{
+		ID: d.ActivityID, Name: d.ActivityType, State: state(d), Attempt: attempts(d),
+		ScheduledAt: d.ScheduleTime,
+	}
+	info := d.RawResponse.GetInfo()
+	if t := info.GetLastStartedTime(); t != nil {
+		s.StartedAt = t.AsTime()
+	}
+	if t := info.GetLastHeartbeatTime(); t != nil {
+		s.LastHeartbeat = t.AsTime()
+	}
+	if t := info.GetNextAttemptScheduleTime(); t != nil && s.State == activity.StateBackingOff {
+		s.NextAttempt = t.AsTime()
+	}
+	of := describe(d)
+	of.attempt = int(d.Attempt) - 1
+	if d.HasLastFailure() {
+		s.LastFailure = fromTemporal(d.GetLastFailure(), of)
+	}
+	if d.HasHeartbeatDetails() {
+		values, err := decode(d.GetHeartbeatDetails)
+		if err != nil {
+			return s, fmt.Errorf("activity %q: %w", h.ID(), err)
+		}
+		s.Details = framed(values)
+	}
+	return s, nil
+}
+
+func state(d *client.ActivityExecutionDescription) activity.State {
+	switch d.Status {
+	case enumspb.ACTIVITY_EXECUTION_STATUS_COMPLETED:
+		return activity.StateCompleted
+	case enumspb.ACTIVITY_EXECUTION_STATUS_FAILED, enumspb.ACTIVITY_EXECUTION_STATUS_TIMED_OUT:
+		return activity.StateFailed
+	case enumspb.ACTIVITY_EXECUTION_STATUS_CANCELED, enumspb.ACTIVITY_EXECUTION_STATUS_TERMINATED:
+		return activity.StateCanceled
+	}
+	switch {
+	case d.RunState != enumspb.PENDING_ACTIVITY_STATE_SCHEDULED && d.RunState != enumspb.PENDING_ACTIVITY_STATE_PAUSED:
+		return activity.StateRunning
+	case d.NextAttemptScheduleTime.After(time.Now()):
+		return activity.StateBackingOff
+	}
+	return activity.StateWaiting
+}

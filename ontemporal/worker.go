@@ -1,0 +1,145 @@
+package ontemporal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/seed-9da638b0/activity"
+	"go.temporal.io/api/serviceerror"
+	sdkactivity "go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/worker"
+)
+
+// Register makes fn the activity type of that name for a worker. An empty name is
+// the function's own, as for [activity.Options]. It panics if fn is nil, and, as the
+// SDK does, if r has an activity of that name.
+//
+// It is an ordinary Temporal activity with one argument. (The second, which
+// [Start] may send, holds the details of [activity.Options] and of earlier
+// executions: leave it out.)
+func Register[In, Out any](r worker.ActivityRegistry, name string, fn func(activity.Context, In) (Out, error)) {
+	name, err := check(activity.Options{Name: name}, fn)
+	if err != nil {
+		panic(fmt.Sprintf("ontemporal: Register: %v", err))
+	}
+	r.RegisterActivityWithOptions(func(ctx context.Context, in In, first []json.RawMessage) (Out, error) {
+		out := new(Out)
+		err := run(ctx, first, func(c activity.Context) (err error) {
+			*out, err = fn(c, in)
+			return err
+		})
+		if err != nil { // fn may still run
+			out = new(Out)
+		}
+		return *out, err
+	}, sdkactivity.RegisterOptions{Name: name})
+}
+
+// RegisterDefinition does so for a Definition. Its Options are the caller's: see
+// [StartDefinition].
+func RegisterDefinition[In, Out any](r worker.ActivityRegistry, d *activity.Definition[In, Out]) {
+	if d.Name == "" {
+		panic("ontemporal: RegisterDefinition: Definition.Name is empty")
+	}
+	Register(r, d.Name, d.Func)
+}
+
+// run is one attempt in the worker, in the SDK's goroutine: it returns what the SDK
+// is to report. The function has a goroutine of its own, which is left behind when
+// the attempt times out.
+func run(sdk context.Context, first []json.RawMessage, fn func(activity.Context) error) error {
+	t := newAttempt(sdk, first)
+	if err := t.admit(); err != nil {
+		t.place.leave()
+		return t.report(t.settle(err))
+	}
+	t.start()
+	returned := make(chan error, 1)
+	go func() {
+		err := activity.NonRetryable(activity.ErrGoexit) // unless call returns
+		defer func() {
+			t.place.leave()
+			returned <- err
+		}()
+		err = t.call(fn)
+	}()
+	var err error
+	select {
+	case err = <-returned:
+	case <-t.left:
+	}
+	return t.report(t.settle(err))
+}
+
+// report is what the SDK is told of an attempt that ended with err, and whose
+// Context has ended because of cause, if it has.
+func (t *attempt) report(err, cause error) error {
+	if err == nil {
+		return nil
+	}
+	var timeout *activity.TimeoutError
+	switch {
+	case errors.As(cause, &timeout) && timeout.Type == activity.TimeoutHeartbeat:
+		return t.heartbeatTimeout(timeout)
+	case errors.Is(cause, errOver):
+		return sdkactivity.ErrResultPending // the server knows more than we do
+	case errors.Is(cause, errCanceled) && err == cause:
+		return temporal.NewCanceledError()
+	case errors.Is(cause, errCanceled) && errors.Is(err, context.Canceled):
+		return temporal.NewCanceledError(err.Error())
+	case errors.Is(cause, activity.ErrShutdown):
+		return toTemporal(activity.RetryAfter(err, 0)) // another worker is to go on at once
+	}
+	return toTemporal(err)
+}
+
+// heartbeatTimeout is a failure, and not a Temporal timeout, since only that may say
+// when to try again. Workflows find the timeout as its cause.
+func (t *attempt) heartbeatTimeout(e *activity.TimeoutError) error {
+	t.Logger().Warn("activity: attempt failed", "error", e.Error(), "stack", string(e.Stack))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	options := temporal.ApplicationErrorOptions{
+		Details: []any{string(e.Stack)},
+		Cause:   temporal.NewHeartbeatTimeoutError(anys(t.latest)...),
+	}
+	if t.progressed || !t.stalledBefore() {
+		options.NextRetryDelay = atOnce
+	}
+	return temporal.NewApplicationErrorWithOptions(e.Error(), heartbeatTimeoutType, options)
+}
+
+// stalledBefore reports whether the attempt before ended in a heartbeat timeout,
+// too, as far as is known.
+func (t *attempt) stalledBefore() bool {
+	var before *activity.TimeoutError
+	if t.info.LastFailure == nil {
+		return t.info.Attempt > 1
+	}
+	return errors.As(t.info.LastFailure, &before) && before.Type == activity.TimeoutHeartbeat
+}
+
+// sdkCause says why the SDK's context has ended. T.mu is held.
+func (t *attempt) sdkCause() error {
+	cause := context.Cause(t.sdk)
+	var (
+		canceled *temporal.CanceledError
+		notFound *serviceerror.NotFound
+	)
+	switch {
+	case errors.Is(cause, context.DeadlineExceeded):
+		e := t.timeout(activity.TimeoutStartToClose, t.info.StartToCloseTimeout)
+		if d := t.info.ScheduleToCloseTimeout; d > 0 && !t.info.Deadline.Before(t.info.ScheduledAt.Add(d)) {
+			e.Type, e.After = activity.TimeoutScheduleToClose, d
+		}
+		return e
+	case errors.As(cause, &canceled):
+		return errCanceled
+	case errors.As(cause, &notFound):
+		return fmt.Errorf("%w (%w)", errOver, cause)
+	}
+	return fmt.Errorf("activity: the attempt was ended by Temporal: %w", cause)
+}
