@@ -55,12 +55,12 @@ func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, 
 		return nil, fmt.Errorf("activity: Options.HeartbeatDetails: %w", err)
 	}
 	id := opts.ID
-	// The activity must not be started and forgotten because ctx ends meanwhile.
-	starting, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
-	defer cancel()
+	starting := context.WithoutCancel(ctx) // ctx's end must not leave open whether it is started
 	if id == "" {
 		id = "activity-" + rand.Text()
-	} else if left := leftBehind(starting, c, id); left != nil {
+	} else if left, err := leftBehind(starting, c, id); err != nil {
+		return nil, fmt.Errorf("activity %q: not started: what its last execution has left is not known: %w", id, err)
+	} else if left != nil {
 		first = left
 	}
 	args := []any{in}
@@ -99,10 +99,7 @@ func StartDefinition[In, Out any](ctx context.Context, c client.Client, taskQueu
 	return Start(ctx, c, taskQueue, opts, d.Func, in)
 }
 
-const (
-	defaultCancelGrace = 10 * time.Second
-	startTimeout       = time.Minute
-)
+const defaultCancelGrace = 10 * time.Second
 
 // check has the embedded runtime check the options and name the function.
 func check[In, Out any](opts activity.Options, fn func(activity.Context, In) (Out, error)) (name string, err error) {
@@ -165,19 +162,29 @@ func startOptions(id, taskQueue string, o *activity.Options) client.StartActivit
 
 // leftBehind are the details of the last execution of the ID, if that failed, was
 // canceled or timed out: the next one goes on from there, as with a Store. Nil if
-// there are none, or the server no longer knows.
-func leftBehind(ctx context.Context, c client.Client, id string) []json.RawMessage {
+// there are none, or the server has forgotten it.
+func leftBehind(ctx context.Context, c client.Client, id string) ([]json.RawMessage, error) {
 	d, err := c.GetActivityHandle(client.GetActivityHandleOptions{ActivityID: id}).
 		Describe(ctx, client.DescribeActivityOptions{IncludeHeartbeatDetails: true, IncludeInput: true})
-	if err != nil || d.Status == enumspb.ACTIVITY_EXECUTION_STATUS_COMPLETED || d.Status == enumspb.ACTIVITY_EXECUTION_STATUS_RUNNING {
-		return nil
+	switch {
+	case isNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case d.Status == enumspb.ACTIVITY_EXECUTION_STATUS_COMPLETED, d.Status == enumspb.ACTIVITY_EXECUTION_STATUS_RUNNING:
+		return nil, nil
+	case d.HasHeartbeatDetails():
+		return decode(d.GetHeartbeatDetails)
 	}
-	if d.HasHeartbeatDetails() {
-		values, _ := decode(d.GetHeartbeatDetails)
-		return values
+	if len(d.RawResponse.GetInput().GetPayloads()) < 2 {
+		return nil, nil
 	}
 	var in converter.RawValue
-	var first []json.RawMessage
-	_ = d.GetInput(&in, &first) // which it did not come to record
-	return first
+	var first []json.RawMessage // which it did not come to record
+	return first, d.GetInput(&in, &first)
+}
+
+func isNotFound(err error) bool {
+	var notFound *serviceerror.NotFound
+	return errors.As(err, &notFound)
 }

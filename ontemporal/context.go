@@ -66,6 +66,7 @@ type attempt struct {
 	progressed bool              // recorded other details than it resumed from
 	guards     int               // functions inside Guard now
 	latest     []json.RawMessage // details: recorded last, or resumed from
+	sent       time.Time         // when the SDK was told last
 	beatBy     time.Time         // the heartbeat deadline; zero: none
 	granted    time.Duration     // what beatBy was moved by since the last heartbeat
 	timer      *time.Timer       // for beatBy
@@ -386,7 +387,8 @@ func (t *attempt) Heartbeat(details ...any) error {
 	t.sending.Lock()
 	defer t.sending.Unlock()
 	t.mu.Lock()
-	t.checkBeat(time.Now())
+	now := time.Now()
+	t.checkBeat(now)
 	if t.over {
 		defer t.mu.Unlock()
 		return context.Cause(t)
@@ -396,11 +398,15 @@ func (t *attempt) Heartbeat(details ...any) error {
 		t.progressed = t.progressed || !slices.EqualFunc(values, t.resumed, func(a, b json.RawMessage) bool { return bytes.Equal(a, b) })
 	}
 	if t.info.HeartbeatTimeout > 0 {
-		t.beatBy, t.granted = time.Now().Add(t.info.HeartbeatTimeout), 0
+		t.beatBy, t.granted = now.Add(t.info.HeartbeatTimeout), 0
 	}
 	latest := t.latest
+	send := t.Err() == nil && (values != nil || now.Sub(t.sent) >= t.quiet())
+	if send {
+		t.sent = now
+	}
 	t.mu.Unlock()
-	if t.Err() == nil {
+	if send {
 		sdkactivity.RecordHeartbeat(t.sdk, anys(latest)...)
 		t.sdkEnded() // the answer may have said so
 	}
@@ -408,6 +414,15 @@ func (t *attempt) Heartbeat(details ...any) error {
 		return err
 	}
 	return failed
+}
+
+// quiet is how long heartbeats without details may be kept from the SDK, which
+// would encode the last details anew for each.
+func (t *attempt) quiet() time.Duration {
+	if d := t.info.HeartbeatTimeout; d > 0 {
+		return d / 20
+	}
+	return time.Second
 }
 
 // encode gives nil for a heartbeat without details.

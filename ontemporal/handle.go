@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -130,9 +131,13 @@ func (h *Handle[Out]) await(ctx context.Context) error {
 	defer grace.Stop()
 	requested := make(chan error, 1)
 	go func() {
-		requested <- persist(asking, func() error {
+		err := persist(asking, func() error {
 			return h.sdk.Cancel(asking, client.CancelActivityOptions{Reason: h.cause.Error()})
 		})
+		if no := (*serviceerror.FailedPrecondition)(nil); errors.As(err, &no) { // it has ended, or somebody else was first
+			err = nil
+		}
+		requested <- err
 	}()
 	var refused error
 	for {
@@ -140,7 +145,7 @@ func (h *Handle[Out]) await(ctx context.Context) error {
 		case e := <-ended:
 			h.out = e.out
 			return h.failure(asking, e.err, h.cause)
-		case refused = <-requested: // by a server to which it has ended, as it will say
+		case refused = <-requested:
 		case <-grace.C:
 			end := &activity.Error{ID: h.ID(), RetryState: activity.RetryStateCancelRequested}
 			if d, err := h.describe(asking); err == nil {
@@ -211,6 +216,9 @@ func (h *Handle[Out]) failure(ctx context.Context, err, cause error) error {
 		return fmt.Errorf("activity %q: it failed, and in which attempt and why is not known (%w): %w", h.ID(), err, how.error)
 	}
 	end := &activity.Error{ID: h.ID(), Name: d.ActivityType, Attempt: attempts(d), RetryState: retryState(d)}
+	if err := cutShort(d); err != nil {
+		how.error = err
+	}
 	result := fromTemporal(how.error, describe(d))
 	if end.RetryState != activity.RetryStateCancelRequested {
 		end.Err = result
@@ -264,15 +272,32 @@ func describe(d *client.ActivityExecutionDescription) *ended {
 // attempts is the number of the last attempt that was started: the server counts
 // the next one while it still waits.
 func attempts(d *client.ActivityExecutionDescription) int {
-	started := d.RawResponse.GetInfo().GetLastStartedTime()
-	complete := d.RawResponse.GetInfo().GetLastAttemptCompleteTime()
+	n := int(d.Attempt)
+	info := d.RawResponse.GetInfo()
+	started, ended := info.GetLastStartedTime(), info.GetLastAttemptCompleteTime()
 	switch {
 	case started == nil:
 		return 0
-	case d.Status == enumspb.ACTIVITY_EXECUTION_STATUS_RUNNING && d.RunState == enumspb.PENDING_ACTIVITY_STATE_SCHEDULED && complete != nil:
-		return int(d.Attempt) - 1
+	case d.Status == enumspb.ACTIVITY_EXECUTION_STATUS_FAILED || cutShort(d) != nil || ended == nil || ended.AsTime().Before(started.AsTime()):
+		return n
 	}
-	return int(d.Attempt)
+	if t := d.RawResponse.GetOutcome().GetFailure().GetTimeoutFailureInfo(); t != nil {
+		switch t.GetTimeoutType() {
+		case enumspb.TIMEOUT_TYPE_START_TO_CLOSE, enumspb.TIMEOUT_TYPE_HEARTBEAT:
+			return n
+		}
+	}
+	return n - 1
+}
+
+// cutShort is how the last attempt ended, if it timed out too late for another one
+// before schedule-to-close: for that the server then takes the end.
+func cutShort(d *client.ActivityExecutionDescription) error {
+	f := d.RawResponse.GetOutcome().GetFailure()
+	if f.GetTimeoutFailureInfo() == nil || !strings.HasPrefix(f.GetMessage(), "Not enough time to schedule next retry") {
+		return nil
+	}
+	return d.GetLastFailure()
 }
 
 func retryState(d *client.ActivityExecutionDescription) activity.RetryState {

@@ -31,10 +31,11 @@ func Register[In, Out any](r worker.ActivityRegistry, name string, fn func(activ
 			*out, err = fn(c, in)
 			return err
 		})
-		if err != nil { // fn may still run
-			out = new(Out)
+		if err != nil { // fn may still run, and write to out
+			var zero Out
+			return zero, err
 		}
-		return *out, err
+		return *out, nil
 	}, sdkactivity.RegisterOptions{Name: name})
 }
 

@@ -1,0 +1,670 @@
+package ontemporal_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/ontemporal"
+	sdkactivity "go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/workflow"
+)
+
+type options = workflow.ActivityOptions
+
+func TestSuccess(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		begun := time.Now()
+		opts := options{StartToCloseTimeout: time.Hour, ScheduleToCloseTimeout: 2 * time.Hour, HeartbeatTimeout: time.Minute}
+		out, err := run(c, opts, func(ctx activity.Context, in string) (string, error) {
+			info := ctx.Info()
+			want := activity.Info{
+				ID: info.ID, Name: "f", Attempt: 1, ScheduledAt: info.ScheduledAt, StartedAt: info.StartedAt, Deadline: time.Now().Add(time.Hour),
+				StartToCloseTimeout: time.Hour, ScheduleToCloseTimeout: 2 * time.Hour, HeartbeatTimeout: time.Minute,
+			}
+			if info != want || info.ID == "" || !info.StartedAt.Equal(begun) {
+				t.Errorf("got %+v, want %+v", info, want)
+			}
+			if d, ok := ctx.Deadline(); !ok || !d.Equal(info.Deadline) {
+				t.Errorf("Deadline gives %v, %v", d, ok)
+			}
+			if n := sdkactivity.GetInfo(ctx).ActivityType.Name; n != "f" {
+				t.Errorf("the SDK's Info has %q", n)
+			}
+			n, err := activity.Resume(ctx, 5)
+			if n != 5 || err != nil {
+				t.Errorf("it resumes from %d, %v", n, err)
+			}
+			if err := ctx.Sleep(30 * time.Second); err != nil || time.Since(begun) != 30*time.Second {
+				t.Errorf("Sleep returned %v after %s", err, time.Since(begun))
+			}
+			return "hello " + in, nil
+		}, "you")
+		if out != "hello you" || err != nil {
+			t.Errorf("got %q, %v", out, err)
+		}
+	})
+}
+
+// A heartbeat timeout is noticed at its instant, whether or not the function
+// listens, and the next attempt begins at once with the last details.
+func TestStall(t *testing.T) {
+	for _, late := range []time.Duration{-1, 0} {
+		t.Run(fmt.Sprint(late), func(t *testing.T) {
+			inCluster(t, func(t *testing.T, c *cluster) {
+				begun := time.Now()
+				attempts := 0
+				opts := options{HeartbeatTimeout: 10 * time.Second}
+				_, err := run(c, opts, func(ctx activity.Context, _ int) (int, error) {
+					attempts++
+					if attempts == 2 {
+						n, err := activity.Resume(ctx, 0)
+						if d := time.Since(begun); d != 13*time.Second || c.waited() != time.Millisecond {
+							t.Errorf("the second attempt began after %s", d)
+						}
+						if n != 7 || err != nil {
+							t.Errorf("it resumes from %d, %v", n, err)
+						}
+						return 0, nil
+					}
+					checkErr(t, ctx.Heartbeat(6), nil)
+					time.Sleep(3 * time.Second)
+					checkErr(t, ctx.Heartbeat(7), nil)
+					time.Sleep(10*time.Second + late)
+					err := ctx.Heartbeat(8)
+					if late < 0 {
+						checkErr(t, err, nil)
+						return 0, nil
+					}
+					var e *activity.TimeoutError
+					if !errors.As(err, &e) || err != context.Cause(ctx) || e.Type != activity.TimeoutHeartbeat || e.After != 10*time.Second || e.Attempt != 1 || e.Name != "f" {
+						t.Errorf("got %#v", err)
+					}
+					var n int
+					if ok, err := e.HeartbeatDetails(&n); n != 7 || !ok || err != nil {
+						t.Errorf("its details are %d, %v, %v", n, ok, err)
+					}
+					return 0, errBoom // of no interest any more
+				}, 0)
+				checkErr(t, err, nil)
+				if want := 2 + int(late); attempts != want {
+					t.Errorf("%d attempts, want %d", attempts, want)
+				}
+			})
+		})
+	}
+}
+
+func TestStallAtTheLastAttempt(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		_, err := run(c, options{HeartbeatTimeout: 10 * time.Second, RetryPolicy: once}, func(ctx activity.Context, _ int) (int, error) {
+			checkErr(t, ctx.Heartbeat("a", 7), nil)
+			hangHere()
+			return 0, nil
+		}, 0)
+		app := failure(t, err)
+		var stack, first string
+		var second int
+		var timeout *temporal.TimeoutError
+		if app.Type() != "activity.TimeoutError" || app.Details(&stack) != nil || !strings.Contains(stack, "hangHere") || !errors.As(app, &timeout) {
+			t.Errorf("got %v with the stack %s", err, stack)
+		} else if err := timeout.LastHeartbeatDetails(&first, &second); err != nil || first != "a" || second != 7 {
+			t.Errorf("the details are %q, %d, %v", first, second, err)
+		}
+	})
+}
+
+func hangHere() { time.Sleep(100 * time.Hour) }
+
+// What stalls twice without progress waits for the policy's interval.
+func TestStallsWithoutProgress(t *testing.T) {
+	for _, progress := range []bool{false, true} {
+		inCluster(t, func(t *testing.T, c *cluster) {
+			var waits []time.Duration
+			opts := options{HeartbeatTimeout: 10 * time.Second, RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Minute, BackoffCoefficient: 1, MaximumAttempts: 3}}
+			_, err := run(c, opts, func(ctx activity.Context, _ int) (int, error) {
+				waits = append(waits, c.waited())
+				details := 1
+				if progress {
+					details = len(waits)
+				}
+				time.Sleep(time.Second)
+				checkErr(t, ctx.Heartbeat(details), nil)
+				<-ctx.Done()
+				return 0, context.Cause(ctx)
+			}, 0)
+			failure(t, err)
+			want := []time.Duration{0, time.Millisecond, time.Minute}
+			if progress {
+				want[2] = time.Millisecond
+			}
+			if fmt.Sprint(waits) != fmt.Sprint(want) {
+				t.Errorf("progress %v: the attempts waited %s, want %s", progress, waits, want)
+			}
+		})
+	}
+}
+
+func TestDeadlines(t *testing.T) {
+	for _, test := range []struct {
+		opts options
+		want activity.TimeoutType
+		text string
+	}{
+		{options{StartToCloseTimeout: time.Minute}, activity.TimeoutStartToClose, `activity "1" (f): start-to-close timeout: attempt 1 was not done within 1m0s; the last heartbeat's details are kept`},
+		{options{StartToCloseTimeout: time.Hour, ScheduleToCloseTimeout: time.Minute}, activity.TimeoutScheduleToClose, `activity "1" (f): schedule-to-close timeout: not done 1m0s after it was scheduled, in attempt 1; the last heartbeat's details are kept`},
+	} {
+		inCluster(t, func(t *testing.T, c *cluster) {
+			test.opts.RetryPolicy = once
+			begun := time.Now()
+			_, err := run(c, test.opts, func(ctx activity.Context, _ int) (int, error) {
+				checkErr(t, ctx.Heartbeat(3), nil)
+				err := ctx.Sleep(time.Hour)
+				if !isTimeout(err, test.want) || err.Error() != test.text || err != context.Cause(ctx) || time.Since(begun) != time.Minute || ctx.Err() != context.Canceled {
+					t.Errorf("Sleep returned %v after %s", err, time.Since(begun))
+				}
+				checkErr(t, ctx.Heartbeat(4), err)
+				checkErr(t, ctx.Sleep(1), err)
+				checkErr(t, activity.Guard(ctx, never), err)
+				return 0, nil
+			}, 0)
+			if timeout := (*temporal.TimeoutError)(nil); !errors.As(err, &timeout) {
+				t.Errorf("the workflow got %v", err)
+			}
+			checkBeats(t, c, "3")
+		})
+	}
+}
+
+// Heartbeats without details leave the details as they are, and those that a retry
+// resumes from, too.
+func TestHeartbeatWithoutDetails(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		type place struct {
+			Table string
+			Row   int
+		}
+		attempts := 0
+		opts := options{HeartbeatTimeout: 10 * time.Second}
+		_, err := run(c, opts, func(ctx activity.Context, _ int) (int, error) {
+			attempts++
+			var p place
+			var n int
+			found, err := ctx.HeartbeatDetails(&p, &n)
+			if err != nil || found != (attempts > 1) || found && (p != place{"users", 5} || n != 1) {
+				t.Errorf("attempt %d resumes from %v, %d, %v, %v", attempts, p, n, found, err)
+			}
+			if attempts == 1 {
+				value := &place{"users", 5}
+				checkErr(t, ctx.Heartbeat(value, 1), nil)
+				value.Row = 6 // it was encoded already
+			}
+			if attempts < 4 {
+				checkErr(t, activity.Idle(ctx, time.Hour), nil)
+				checkErr(t, ctx.Heartbeat(nil), nil)
+				return 0, errBoom
+			}
+			return 0, nil
+		}, 0)
+		checkErr(t, err, nil)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, beat := range c.beats {
+			if beat != `{"Table":"users","Row":5} 1` {
+				t.Errorf("the server got the heartbeat %q", beat)
+			}
+		}
+		if n := len(c.beats); n < 3*3600/10 {
+			t.Errorf("the server got %d heartbeats in 3 hours", n)
+		}
+	})
+}
+
+// However often a function says that it is alive, the SDK has little to do, and the
+// server hears of it in time.
+func TestManyHeartbeats(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		_, err := run(c, options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context, _ int) (int, error) {
+			for range 100_000 {
+				if err := ctx.Heartbeat(); err != nil {
+					return 0, err
+				}
+				if err := ctx.Sleep(time.Millisecond); err != nil {
+					return 0, err
+				}
+			}
+			return 0, nil
+		}, 0)
+		checkErr(t, err, nil)
+		if n := len(c.beats); n < 10 || n > 14 {
+			t.Errorf("the server got %d heartbeats in 100 s", n)
+		}
+	})
+}
+
+func TestBadDetails(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		_, err := run(c, options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context, _ int) (int, error) {
+			checkErr(t, ctx.Heartbeat(1), nil)
+			time.Sleep(6 * time.Second)
+			err := ctx.Heartbeat(func() {})
+			if !isNonRetryable(err) || !strings.Contains(err.Error(), "cannot encode value 1 of 1, a func()") {
+				t.Errorf("got %v", err)
+			}
+			time.Sleep(6 * time.Second) // that heartbeat counted
+			err = ctx.Heartbeat(1, make([]byte, 2<<20))
+			checkErr(t, err, activity.ErrDetailsTooLarge)
+			return 0, err
+		}, 0)
+		app := failure(t, err)
+		if !app.NonRetryable() || !strings.Contains(app.Message(), activity.ErrDetailsTooLarge.Error()) {
+			t.Errorf("got %v", err)
+		}
+		checkBeats(t, c, "1", "1", "1")
+	})
+}
+
+// Details that do not fit are an error that is not retried, never a start from the
+// beginning.
+func TestUndecodableDetails(t *testing.T) {
+	type renamed struct{ Line int }
+	for _, test := range []struct {
+		name   string
+		record []any
+		into   func() []any
+		want   string
+	}{
+		{"renamed", []any{struct{ Row int }{5}}, func() []any { return []any{new(renamed)} }, `unknown field "Row"`},
+		{"too few", []any{1}, func() []any { return []any{new(int), new(int)} }, "2 values asked for, only 1 were recorded"},
+		{"another type", []any{"a"}, func() []any { return []any{new(int)} }, "cannot decode value 1 into *int"},
+		{"null", []any{nil, nil}, func() []any { return []any{new(int)} }, "a null is no int"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inCluster(t, func(t *testing.T, c *cluster) {
+				_, err := run(c, options{}, func(ctx activity.Context, _ int) (int, error) {
+					if ctx.Info().Attempt == 1 {
+						checkErr(t, ctx.Heartbeat(test.record...), nil)
+						return 0, errBoom
+					}
+					_, err := ctx.HeartbeatDetails(test.into()...)
+					return 0, err
+				}, 0)
+				app := failure(t, err)
+				if !app.NonRetryable() || !strings.HasPrefix(app.Message(), `activity "1" (f): attempt 2 cannot resume: `) || !strings.Contains(app.Message(), test.want) {
+					t.Errorf("got %v", err)
+				}
+			})
+		})
+	}
+}
+
+// Details of an activity that was not registered here may not be JSON.
+func TestForeignDetails(t *testing.T) {
+	var suite testsuite.WorkflowTestSuite
+	suite.SetLogger(quiet)
+	for _, test := range []struct {
+		details any
+		want    string
+	}{
+		{[]byte("abc"), "was recorded as binary/plain, which is not JSON"},
+		{"abc", ""},
+	} {
+		env := suite.NewTestActivityEnvironment()
+		env.SetHeartbeatDetails(test.details)
+		ontemporal.Register(env, "f", func(ctx activity.Context, _ int) (string, error) { return activity.Resume(ctx, "") })
+		_, err := env.ExecuteActivity("f", 0)
+		if test.want == "" {
+			checkErr(t, err, nil)
+		} else if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("got %v, want %s", err, test.want)
+		}
+	}
+}
+
+// The second argument is what the first attempt resumes from. The server keeps it
+// from the first heartbeat on.
+func TestFirstDetails(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		_, err := run(c, options{}, func(ctx activity.Context, _ int) (int, error) {
+			var s string
+			var n int
+			if found, err := ctx.HeartbeatDetails(&s, &n); !found || err != nil || s != "a" || n != 7 {
+				t.Errorf("attempt %d resumes from %q, %d, %v, %v", ctx.Info().Attempt, s, n, found, err)
+			}
+			if ctx.Info().Attempt < 3 {
+				return 0, errBoom
+			}
+			return 0, nil
+		}, 0, []any{"a", 7})
+		checkErr(t, err, nil)
+		checkBeats(t, c, `"a" 7`)
+	})
+}
+
+func TestRange(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		var done []int
+		_, err := run(c, options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context, _ int) (int, error) {
+			err := activity.Range(ctx, 0, 6, func(i int) error {
+				if i == 3 && ctx.Info().Attempt == 1 {
+					return errBoom
+				}
+				done = append(done, i)
+				return ctx.Sleep(5 * time.Second)
+			})
+			if err == nil {
+				if err := activity.Range(ctx, 0, 6, nil); !isNonRetryable(err) || !strings.Contains(err.Error(), `activity "1" (f): attempt 2 called activity.Range twice`) {
+					t.Errorf("a second Range gives %v", err)
+				}
+			}
+			return 0, err
+		}, 0)
+		checkErr(t, err, nil)
+		if fmt.Sprint(done) != "[0 1 2 3 4 5]" {
+			t.Errorf("done is %v", done)
+		}
+	})
+}
+
+func TestErrors(t *testing.T) {
+	type typed struct{ error }
+	for _, test := range []struct {
+		name         string
+		err          func() error
+		attempts     int
+		after        time.Duration // of two attempts
+		typ, message string
+	}{
+		{"plain", func() error { return fmt.Errorf("row 7: %w", errBoom) }, 2, time.Minute, "wrapError", "row 7: boom"},
+		{"typed", func() error { return typed{errBoom} }, 2, time.Minute, "typed", "boom"},
+		{"non-retryable", func() error { return activity.NonRetryable(typed{errBoom}) }, 1, 0, "typed", "boom"},
+		{"wrapped non-retryable", func() error { return fmt.Errorf("row 7: %w", activity.NonRetryable(errBoom)) }, 1, 0, "wrapError", "row 7: boom"},
+		{"joined non-retryable", func() error { return errors.Join(errBoom, activity.NonRetryable(errBoom)) }, 1, 0, "joinError", "boom\nboom"},
+		{"retry after", func() error { return activity.RetryAfter(errBoom, time.Hour) }, 2, time.Hour, "errorString", "boom"},
+		{"retry at once", func() error { return activity.RetryAfter(errBoom, 0) }, 2, time.Millisecond, "errorString", "boom"},
+		{"an inner activity's", func() error {
+			return &activity.Error{ID: "inner", Name: "g", Attempt: 3, RetryState: activity.RetryStateNonRetryableFailure, Err: activity.NonRetryable(errBoom)}
+		}, 2, time.Minute, "Error", `activity "inner" (g) failed in attempt 3, no further attempt (non-retryable failure): boom`},
+		{"panic", func() error { panic("ouch") }, 2, time.Minute, "activity.PanicError", "panic: ouch"},
+		{"panic, non-retryable", func() error { panic(activity.NonRetryable(errBoom)) }, 1, 0, "activity.PanicError", "panic: boom"},
+		{"Goexit", func() error { runtime.Goexit(); return nil }, 1, 0, "errorString", activity.ErrGoexit.Error()},
+		{"the SDK's", func() error { return temporal.NewNonRetryableApplicationError("theirs", "their type", errBoom) }, 1, 0, "their type", "theirs"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inCluster(t, func(t *testing.T, c *cluster) {
+				var waits []time.Duration
+				opts := options{RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Minute, MaximumAttempts: 2}}
+				_, err := run(c, opts, func(activity.Context, int) (int, error) {
+					waits = append(waits, c.waited())
+					return 0, test.err()
+				}, 0)
+				app := failure(t, err)
+				if app.Type() != test.typ || app.Message() != test.message || len(waits) != test.attempts {
+					t.Errorf("got %q, %q after %d attempts", app.Type(), app.Message(), len(waits))
+				}
+				if len(waits) == 2 && waits[1] != test.after {
+					t.Errorf("the second attempt waited %s", waits[1])
+				}
+				if test.typ == "activity.PanicError" {
+					var stack string
+					if err := app.Details(&stack); err != nil || !strings.Contains(stack, "TestErrors") {
+						t.Errorf("the stack is %q, %v", stack, err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// canceled runs fn, whose attempt is canceled after a minute.
+func canceled(t *testing.T, fn func(ctx activity.Context) error) (err error) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		begun := time.Now()
+		time.AfterFunc(time.Minute, func() { c.cancel(temporal.NewCanceledError()) })
+		_, err = run(c, options{RetryPolicy: once}, func(ctx activity.Context, _ int) (int, error) {
+			err := fn(ctx)
+			if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) || time.Since(begun) != time.Minute {
+				t.Errorf("the cause is %v, after %s", cause, time.Since(begun))
+			}
+			return 0, err
+		}, 0)
+	})
+	return err
+}
+
+func TestCancel(t *testing.T) {
+	var canceledErr *temporal.CanceledError
+	for name, fn := range map[string]func(ctx activity.Context) error{
+		"told by Sleep":     func(ctx activity.Context) error { return ctx.Sleep(time.Hour) },
+		"told by Heartbeat": func(ctx activity.Context) error { <-ctx.Done(); return ctx.Heartbeat() },
+		"Sleep cut short":   func(ctx activity.Context) error { ctx.Sleep(time.Hour); return nil },
+		"Idle cut short":    func(ctx activity.Context) error { activity.Idle(ctx, time.Hour); return nil },
+		"Guard refused":     func(ctx activity.Context) error { <-ctx.Done(); activity.Guard(ctx, never); return nil },
+		"Range cut short": func(ctx activity.Context) error {
+			activity.Range(ctx, 0, 10, func(int) error { <-ctx.Done(); return nil })
+			return nil
+		},
+		"a child's": func(ctx activity.Context) error {
+			child, cancel := context.WithCancel(ctx)
+			defer cancel()
+			c, _ := activity.FromContext(child)
+			c.Sleep(time.Hour)
+			return nil
+		},
+		"context.Canceled": func(ctx activity.Context) error { <-ctx.Done(); return fmt.Errorf("query: %w", ctx.Err()) },
+	} {
+		if err := canceled(t, fn); !errors.As(err, &canceledErr) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	for name, fn := range map[string]func(ctx activity.Context) error{
+		"nothing told": func(ctx activity.Context) error { <-ctx.Done(); return nil },
+		"Heartbeat's":  func(ctx activity.Context) error { <-ctx.Done(); ctx.Heartbeat(1); return nil },
+		"the last Range": func(ctx activity.Context) error {
+			return activity.Range(ctx, 0, 1, func(int) error { <-ctx.Done(); return nil })
+		},
+		"f's own error": func(ctx activity.Context) error {
+			activity.Guard(ctx, func() error { <-ctx.Done(); return context.Cause(ctx) })
+			return nil
+		},
+	} {
+		if err := canceled(t, fn); err != nil {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	err := canceled(t, func(ctx activity.Context) error { ctx.Sleep(time.Hour); return errBoom })
+	if app := failure(t, err); app.Message() != "boom" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWorkerStops(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		var starts []time.Time
+		_, err := run(c, options{HeartbeatTimeout: time.Hour}, func(ctx activity.Context, _ int) (int, error) {
+			starts = append(starts, time.Now())
+			if len(starts) == 2 {
+				return activity.Resume(ctx, 0)
+			}
+			checkErr(t, ctx.Heartbeat(7), nil)
+			time.AfterFunc(time.Minute, func() { close(c.stop) })
+			err := ctx.Sleep(time.Hour)
+			checkErr(t, err, activity.ErrShutdown)
+			return 0, fmt.Errorf("stopped: %w", err)
+		}, 0)
+		checkErr(t, err, nil)
+		if d := starts[1].Sub(starts[0]); d != time.Minute || c.waited() != time.Millisecond {
+			t.Errorf("the second attempt came %s after the first and waited %s", d, c.waited())
+		}
+	})
+}
+
+// A timeout inside Guard is reported when that is over. (The SDK's test environment
+// looks for timeouts of its own every half of them.)
+func TestGuard(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		begun := time.Now()
+		_, err := run(c, options{HeartbeatTimeout: 10 * time.Minute}, func(ctx activity.Context, _ int) (int, error) {
+			if ctx.Info().Attempt == 2 {
+				if d := time.Since(begun); d != 14*time.Minute {
+					t.Errorf("the second attempt began after %s", d)
+				}
+				return 0, activity.Guard(ctx, func() error { return nil })
+			}
+			time.Sleep(time.Minute)
+			checkErr(t, ctx.Heartbeat(), nil)
+			checkErr(t, activity.Guard(ctx, func() error { return errBoom }), errBoom)
+			err := activity.Guard(ctx, func() error {
+				<-ctx.Done()
+				if d := time.Since(begun); d != 11*time.Minute {
+					t.Errorf("the attempt ended after %s", d)
+				}
+				time.Sleep(3 * time.Minute)
+				return nil
+			})
+			checkErr(t, err, nil)
+			err = activity.Guard(ctx, never)
+			if !isTimeout(err, activity.TimeoutHeartbeat) {
+				t.Errorf("got %v", err)
+			}
+			return 0, nil
+		}, 0)
+		checkErr(t, err, nil)
+	})
+}
+
+// An attempt ends when the next one begins in the same process, which waits until
+// nothing is inside Guard and not too many functions are left. Meanwhile it is alive.
+func TestBlocked(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		begun := time.Now()
+		old := func(fn func(activity.Context)) {
+			other := newCluster(t) // whose activity has the same ID
+			go run(other, options{}, func(ctx activity.Context, _ int) (int, error) { fn(ctx); return 0, nil }, 0)
+			synctest.Wait()
+		}
+		free := make(chan struct{})
+		time.AfterFunc(2*time.Hour, func() { close(free) })
+		for range 11 {
+			old(func(activity.Context) { <-free })
+		}
+		old(func(ctx activity.Context) {
+			err := activity.Guard(ctx, func() error { time.Sleep(time.Hour); return nil })
+			checkErr(t, err, nil)
+			if cause := context.Cause(ctx); cause == nil || !strings.Contains(cause.Error(), "the server says that the attempt is over") {
+				t.Errorf("the cause is %v", cause)
+			}
+			checkErr(t, activity.Guard(ctx, never), context.Cause(ctx))
+		})
+		_, err := run(c, options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context, _ int) (int, error) {
+			if d := time.Since(begun); d != 2*time.Hour {
+				t.Errorf("the function began after %s", d)
+			}
+			return 0, nil
+		}, 0)
+		checkErr(t, err, nil)
+	})
+}
+
+func TestBlockedUntilItsOwnEnd(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		other := newCluster(t)
+		go run(other, options{}, func(ctx activity.Context, _ int) (int, error) {
+			return 0, activity.Guard(ctx, func() error { time.Sleep(2 * time.Hour); return nil })
+		}, 0)
+		synctest.Wait()
+		time.AfterFunc(time.Hour, func() { c.cancel(temporal.NewCanceledError()) })
+		begun := time.Now()
+		_, err := run(c, options{HeartbeatTimeout: time.Minute}, func(activity.Context, int) (int, error) { return 0, never() }, 0)
+		if canceled := (*temporal.CanceledError)(nil); !errors.As(err, &canceled) || time.Since(begun) != time.Hour {
+			t.Errorf("got %v after %s", err, time.Since(begun))
+		}
+	})
+}
+
+func TestFromContext(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		_, err := run(c, options{HeartbeatTimeout: time.Hour}, func(ctx activity.Context, _ int) (int, error) {
+			child, cancel := context.WithCancelCause(context.WithValue(ctx, key{}, 1))
+			found, ok := activity.FromContext(child)
+			if !ok || found.Info() != ctx.Info() || found.Value(key{}) != 1 {
+				t.Error("FromContext does not find it")
+			}
+			begun := time.Now()
+			time.AfterFunc(time.Minute, func() { cancel(errBoom) })
+			checkErr(t, found.Sleep(time.Hour), errBoom)
+			if time.Since(begun) != time.Minute {
+				t.Errorf("Sleep took %s", time.Since(begun))
+			}
+			checkErr(t, found.Heartbeat(1), errBoom)
+			checkErr(t, ctx.Sleep(0), nil)
+			return 0, nil
+		}, 0)
+		checkErr(t, err, nil)
+		checkBeats(t, c, "1")
+	})
+}
+
+// Goroutines that the function has left see that the attempt is over.
+func TestAfterTheReturn(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		var left activity.Context
+		_, err := run(c, options{HeartbeatTimeout: time.Hour}, func(ctx activity.Context, _ int) (int, error) {
+			left = ctx
+			return 0, nil
+		}, 0)
+		checkErr(t, err, nil)
+		synctest.Wait()
+		for _, err := range []error{left.Heartbeat(1), left.Sleep(time.Hour), activity.Guard(left, never), context.Cause(left)} {
+			if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "its function has returned") {
+				t.Errorf("got %v", err)
+			}
+		}
+		checkBeats(t, c)
+	})
+}
+
+func TestRegisterRefuses(t *testing.T) {
+	var suite testsuite.WorkflowTestSuite
+	env := suite.NewTestActivityEnvironment()
+	for want, f := range map[string]func(){
+		"ontemporal: Register: activity: the function is nil":      func() { ontemporal.Register[int, int](env, "f", nil) },
+		"ontemporal: RegisterDefinition: Definition.Name is empty": func() { ontemporal.RegisterDefinition(env, &activity.Definition[int, int]{}) },
+	} {
+		func() {
+			defer func() {
+				if v := recover(); !strings.HasPrefix(fmt.Sprint(v), want) {
+					t.Errorf("got %v, want %s", v, want)
+				}
+			}()
+			f()
+		}()
+	}
+}
+
+// An empty name is the function's.
+func TestRegisterNames(t *testing.T) {
+	var suite testsuite.WorkflowTestSuite
+	suite.SetLogger(quiet)
+	env := suite.NewTestActivityEnvironment()
+	ontemporal.Register(env, "", double)
+	ontemporal.RegisterDefinition(env, &activity.Definition[int, int]{Name: "twice", Func: double})
+	for _, name := range []string{"github.com/seed-9da638b0/activity/ontemporal_test.double", "twice"} {
+		v, err := env.ExecuteActivity(name, 4)
+		checkErr(t, err, nil)
+		var out int
+		if err := v.Get(&out); err != nil || out != 8 {
+			t.Errorf("got %d, %v", out, err)
+		}
+	}
+}
+
+func double(_ activity.Context, in int) (int, error) { return 2 * in, nil }
