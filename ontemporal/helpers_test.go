@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"strings"
 	"sync"
@@ -25,7 +24,8 @@ import (
 
 var (
 	errBoom = errors.New("boom")
-	quiet   = log.NewStructuredLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	silent  = slog.New(slog.DiscardHandler)
+	quiet   = log.NewStructuredLogger(silent)
 )
 
 // A cluster is the SDK's test environment in a bubble: its activities run for real,

@@ -1,0 +1,94 @@
+// Package ontemporal runs the activities of [github.com/seed-9da638b0/activity] on a
+// Temporal cluster, for work that has outgrown one machine: the same functions, by
+// way of Temporal's Go SDK.
+//
+// A worker registers the function:
+//
+//	w := worker.New(c, "imports", worker.Options{MaxHeartbeatThrottleInterval: time.Second})
+//	ontemporal.Register(w, "import", importRows)
+//	err := w.Run(worker.InterruptCh())
+//
+// and the call that started it embedded,
+//
+//	n, err := activity.Execute(ctx, rt, opts, importRows, file)
+//
+// becomes
+//
+//	n, err := ontemporal.Execute(ctx, c, "imports", opts, importRows, file)
+//
+// Execute and [Start] use standalone activities, which need no workflow, a server
+// that has them (1.32 does) and Options.StartToCloseTimeout or
+// ScheduleToCloseTimeout. To workflows, what is registered is an ordinary activity
+// with one argument:
+//
+//	err := workflow.ExecuteActivity(ctx, "import", file).Get(ctx, &n)
+//
+// # What stays the same
+//
+// The function gets an [activity.Context], with all that is built on it:
+// [activity.Resume], [activity.Range], [activity.Idle], [activity.Guard],
+// [activity.FromContext]. The SDK's package activity works with it as well. Details
+// are JSON, read as strictly as the embedded runtime's default Codec reads them.
+// Heartbeats without details keep the details.
+//
+// An attempt's Context ends at its deadlines, by the worker's own clock and with an
+// [*activity.TimeoutError] as the cause, whether or not the function listens. Of a
+// heartbeat timeout the worker tells the server at that instant, with the details,
+// and asks for the next attempt at once, or after the policy's interval where the
+// embedded runtime would wait for it. Only when the worker itself is gone is it the
+// server that notices. A function that does not return is left behind, and holds
+// none of the worker's slots; while more than 10 of one activity run in a worker,
+// its next attempt there waits.
+//
+// The caller gets an [*activity.Error], and in it, for [errors.As] and [errors.Is],
+// [*activity.TimeoutError], [*activity.PanicError], NonRetryable() and RetryDelay(),
+// the errors of package activity and context.Canceled and DeadlineExceeded. An ID
+// that is running is [activity.ErrAlreadyRunning]. An execution whose predecessor
+// failed, timed out or was canceled resumes from its details, as long as the server
+// keeps them (a namespace's retention; temporal activity delete forgets at once).
+//
+// # What is refused
+//
+// MaxAbandoned, SyncHeartbeats, ResetOnProgress, Retryable and Jitter have no
+// equal on a Temporal server, nor has an activity without start-to-close and
+// schedule-to-close timeout: Execute and Start return an error that names the
+// option.
+//
+// # What differs
+//
+//   - The SDK holds heartbeats back, for 80 % of the heartbeat timeout (without one:
+//     30 s), or MaxHeartbeatThrottleInterval of [worker.Options] if that is shorter.
+//     When a worker is killed or an attempt runs into a start-to-close timeout, the
+//     details that it held back are lost; the embedded runtime loses what the last
+//     SyncInterval recorded, and nothing. Set it to a second.
+//   - A cancellation reaches the function with the answer to a heartbeat that the
+//     SDK sends, not at once: what never beats is never told. In the function its
+//     cause is an error that wraps context.Canceled; the caller's own cause only the
+//     caller has. What a canceled attempt records is not kept. A function that is
+//     told must return within the heartbeat timeout.
+//   - When a worker was killed, the next attempt comes after the policy's interval,
+//     and not at once: the server knows nothing of progress.
+//   - A worker that stops ends the Contexts with [activity.ErrShutdown] at once, and
+//     the next attempt begins elsewhere. Its WorkerStopTimeout is how long functions
+//     may take to return. The attempt counts.
+//   - A caller that ends leaves the activity running: started again, it is told
+//     ErrAlreadyRunning, and [GetHandle] finds the activity.
+//   - Guard keeps later attempts out that run in the same process. Others it cannot
+//     hold up: it only refuses an attempt that knows that it is over.
+//   - Errors come back as their text. A type of the function's own is found as the
+//     Type of a *temporal.ApplicationError with errors.As, and what errors.Join or
+//     several %w combine is text alone. PanicError.Value is the value's text.
+//   - Info.LastFailure is nil in activities that a workflow started.
+//   - Status needs the server, so it has a context and an error, and knows nothing
+//     of Done, Total and abandoned functions.
+//   - The server's timers are a little late, its retries pass through a task queue,
+//     and ScheduleToStartTimeout is the wait for a worker.
+//   - Inputs and results pass through the client's data converter, and the server
+//     takes 2 MiB.
+//
+// # Testing
+//
+// The SDK's test environments run registered functions without a server. In a
+// [testing/synctest] bubble their activities live on virtual time, timeouts and
+// retries included.
+package ontemporal

@@ -1,0 +1,143 @@
+package ontemporal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/temporal"
+)
+
+// there is err as the caller gets it from a server.
+func there(err error) error {
+	c := temporal.GetDefaultFailureConverter()
+	return fromTemporal(c.FailureToError(c.ErrorToFailure(toTemporal(err))), &ended{
+		id: "a", name: "f", attempt: 3,
+		startToClose: time.Minute, heartbeat: time.Second, scheduleToStart: time.Hour, scheduleToClose: 2 * time.Hour,
+	})
+}
+
+type notFoundError struct{ row int }
+
+func (e *notFoundError) Error() string { return fmt.Sprintf("row %d not found", e.row) }
+
+func TestErrorsThereAndBack(t *testing.T) {
+	isNonRetryable := func(err error) bool {
+		var n interface{ NonRetryable() bool }
+		return errors.As(err, &n) && n.NonRetryable()
+	}
+	delay := func(err error) time.Duration {
+		var d interface{ RetryDelay() time.Duration }
+		if errors.As(err, &d) {
+			return d.RetryDelay()
+		}
+		return 0
+	}
+	boom := errors.New("boom")
+	for _, err := range []error{
+		boom,
+		fmt.Errorf("copy: %w", fmt.Errorf("row 7: %w", boom)),
+		&notFoundError{7},
+		activity.NonRetryable(&notFoundError{7}),
+		fmt.Errorf("copy: %w", activity.NonRetryable(fmt.Errorf("row 7: %w", boom))),
+		errors.Join(boom, activity.NonRetryable(boom)),
+		activity.RetryAfter(boom, time.Hour),
+		activity.RetryAfter(fmt.Errorf("copy: %w", boom), time.Millisecond),
+		activity.NonRetryable(activity.RetryAfter(boom, time.Hour)),
+		activity.RetryAfter(activity.NonRetryable(boom), time.Hour),
+		&activity.Error{ID: "b", Name: "g", Attempt: 1, RetryState: activity.RetryStateNonRetryableFailure, Err: activity.NonRetryable(boom)},
+		activity.NonRetryable(activity.ErrGoexit),
+		activity.ErrShutdown,
+		fmt.Errorf("%w: 3 GB", activity.ErrDetailsTooLarge),
+		activity.NonRetryable(fmt.Errorf("heartbeat: %w", fmt.Errorf("%w: 3 GB", activity.ErrDetailsTooLarge))),
+		fmt.Errorf("inner: %w", activity.ErrAlreadyRunning),
+		context.Canceled,
+		fmt.Errorf("query: %w", context.DeadlineExceeded),
+		&activity.PanicError{Value: "ouch", Stack: []byte("there")},
+		&activity.PanicError{Value: activity.NonRetryable(boom)},
+		&activity.PanicError{Value: fmt.Errorf("row 7: %w", boom)},
+	} {
+		back := there(err)
+		if back.Error() != err.Error() {
+			t.Errorf("%q came back as %q", err, back)
+		}
+		var inner *activity.Error
+		if got, want := isNonRetryable(back), isNonRetryable(err) && !errors.As(err, &inner); got != want {
+			t.Errorf("%q came back as %T, non-retryable: %v", err, back, got)
+		}
+		if delay(back) != delay(err) {
+			t.Errorf("%q came back with a delay of %s", err, delay(back))
+		}
+		for _, s := range sentinels {
+			if errors.Is(back, s) != errors.Is(err, s) {
+				t.Errorf("%q came back as %T, errors.Is %v: %v", err, back, s, errors.Is(back, s))
+			}
+		}
+		var was, is *activity.PanicError
+		if errors.As(err, &was) != errors.As(back, &is) || was != nil && (string(is.Stack) != string(was.Stack) || fmt.Sprint(is.Value) != fmt.Sprint(was.Value)) {
+			t.Errorf("%q came back as %+v", err, back)
+		}
+	}
+}
+
+// What tells errors apart on the other side is the type of the failure.
+func TestErrorsTypes(t *testing.T) {
+	for _, err := range []error{&notFoundError{7}, activity.NonRetryable(&notFoundError{7}), activity.RetryAfter(activity.NonRetryable(&notFoundError{7}), 1)} {
+		var app *temporal.ApplicationError
+		if !errors.As(there(err), &app) || app.Type() != "notFoundError" {
+			t.Errorf("%#v came back as %v", err, app)
+		}
+	}
+	if there(io.EOF) == io.EOF {
+		t.Error("io.EOF came back as itself")
+	}
+}
+
+func TestTimeoutsBack(t *testing.T) {
+	for typ, want := range map[enumspb.TimeoutType]activity.TimeoutError{
+		enumspb.TIMEOUT_TYPE_START_TO_CLOSE:    {Type: activity.TimeoutStartToClose, After: time.Minute},
+		enumspb.TIMEOUT_TYPE_HEARTBEAT:         {Type: activity.TimeoutHeartbeat, After: time.Second},
+		enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START: {Type: activity.TimeoutScheduleToStart, After: time.Hour},
+		enumspb.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE: {Type: activity.TimeoutScheduleToClose, After: 2 * time.Hour},
+	} {
+		before := temporal.NewTimeoutError(enumspb.TIMEOUT_TYPE_HEARTBEAT, errors.New("two before"))
+		err := there(temporal.NewTimeoutError(typ, before, "a", 7))
+		var e *activity.TimeoutError
+		if !errors.As(err, &e) || e.Type != want.Type || e.After != want.After || e.ID != "a" || e.Name != "f" || e.Attempt != 3 {
+			t.Fatalf("%s came back as %#v", typ, err)
+		}
+		var s string
+		var n int
+		if found, err := e.HeartbeatDetails(&s, &n); !found || err != nil || s != "a" || n != 7 {
+			t.Errorf("%s: the details are %q, %d, %v, %v", typ, s, n, found, err)
+		}
+		last, ok := e.LastFailure.(*activity.TimeoutError)
+		if !ok || last.Type != activity.TimeoutHeartbeat || last.Attempt != 2 || last.LastFailure != nil {
+			t.Errorf("%s: the failure before is %#v", typ, e.LastFailure)
+		}
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), want.Type.String()) {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+// A worker reports a heartbeat timeout as a failure.
+func TestHeartbeatTimeoutBack(t *testing.T) {
+	err := there(temporal.NewApplicationErrorWithOptions("text", heartbeatTimeoutType, temporal.ApplicationErrorOptions{
+		Details: []any{"stack"}, Cause: temporal.NewHeartbeatTimeoutError(7), NextRetryDelay: atOnce,
+	}))
+	var n int
+	e, ok := err.(*activity.TimeoutError)
+	if !ok || e.Type != activity.TimeoutHeartbeat || string(e.Stack) != "stack" || e.After != time.Second {
+		t.Fatalf("got %#v", err)
+	}
+	if found, err := e.HeartbeatDetails(&n); !found || err != nil || n != 7 {
+		t.Errorf("the details are %d, %v, %v", n, found, err)
+	}
+}
