@@ -275,19 +275,25 @@ func attempts(d *client.ActivityExecutionDescription) int {
 	n := int(d.Attempt)
 	info := d.RawResponse.GetInfo()
 	started, ended := info.GetLastStartedTime(), info.GetLastAttemptCompleteTime()
-	switch {
-	case started == nil:
+	if started == nil {
 		return 0
-	case d.Status == enumspb.ACTIVITY_EXECUTION_STATUS_FAILED || cutShort(d) != nil || ended == nil || ended.AsTime().Before(started.AsTime()):
-		return n
 	}
-	if t := d.RawResponse.GetOutcome().GetFailure().GetTimeoutFailureInfo(); t != nil {
-		switch t.GetTimeoutType() {
+	switch d.Status {
+	case enumspb.ACTIVITY_EXECUTION_STATUS_COMPLETED, enumspb.ACTIVITY_EXECUTION_STATUS_FAILED:
+		return n
+	case enumspb.ACTIVITY_EXECUTION_STATUS_TIMED_OUT:
+		switch d.RawResponse.GetOutcome().GetFailure().GetTimeoutFailureInfo().GetTimeoutType() {
 		case enumspb.TIMEOUT_TYPE_START_TO_CLOSE, enumspb.TIMEOUT_TYPE_HEARTBEAT:
 			return n
 		}
+		if cutShort(d) != nil {
+			return n
+		}
 	}
-	return n - 1
+	if ended != nil && !ended.AsTime().Before(started.AsTime()) { // both are of the attempt before
+		return n - 1
+	}
+	return n
 }
 
 // cutShort is how the last attempt ended, if it timed out too late for another one

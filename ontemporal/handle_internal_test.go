@@ -1,0 +1,89 @@
+package ontemporal
+
+import (
+	"testing"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+	activitypb "go.temporal.io/api/activity/v1"
+	enumspb "go.temporal.io/api/enums/v1"
+	failurepb "go.temporal.io/api/failure/v1"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+func timedOut(typ enumspb.TimeoutType, message string) *failurepb.Failure {
+	return &failurepb.Failure{Message: message, FailureInfo: &failurepb.Failure_TimeoutFailureInfo{TimeoutFailureInfo: &failurepb.TimeoutFailureInfo{TimeoutType: typ}}}
+}
+
+// The server counts an attempt that waits, and says only with its times whether it
+// has started.
+func TestAttemptsAndStates(t *testing.T) {
+	const (
+		running   = enumspb.ACTIVITY_EXECUTION_STATUS_RUNNING
+		completed = enumspb.ACTIVITY_EXECUTION_STATUS_COMPLETED
+		failed    = enumspb.ACTIVITY_EXECUTION_STATUS_FAILED
+		canceled  = enumspb.ACTIVITY_EXECUTION_STATUS_CANCELED
+		ended     = enumspb.ACTIVITY_EXECUTION_STATUS_TIMED_OUT
+		scheduled = enumspb.PENDING_ACTIVITY_STATE_SCHEDULED
+		started   = enumspb.PENDING_ACTIVITY_STATE_STARTED
+
+		never  = 0
+		before = 1 // the attempt before
+		now    = 2
+	)
+	for _, test := range []struct {
+		name          string
+		status        enumspb.ActivityExecutionStatus
+		run           enumspb.PendingActivityState
+		start, finish int
+		next          time.Duration
+		timeout       *failurepb.Failure
+		attempts      int
+		state         activity.State
+	}{
+		{"waits for the first time", running, scheduled, never, never, 0, nil, 0, activity.StateWaiting},
+		{"runs for the first time", running, started, now, never, 0, nil, 3, activity.StateRunning},
+		{"backs off", running, scheduled, before, before, time.Hour, nil, 2, activity.StateBackingOff},
+		{"waits again", running, scheduled, before, before, -time.Hour, nil, 2, activity.StateWaiting},
+		{"runs again", running, started, now, before, 0, nil, 3, activity.StateRunning},
+		{"cancel requested", running, enumspb.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED, now, before, 0, nil, 3, activity.StateRunning},
+		{"paused", running, enumspb.PENDING_ACTIVITY_STATE_PAUSED, before, before, 0, nil, 2, activity.StateWaiting},
+		{"completed", completed, 0, now, now, 0, nil, 3, activity.StateCompleted},
+		{"failed", failed, 0, now, now, 0, nil, 3, activity.StateFailed},
+		{"canceled while it ran", canceled, 0, now, before, 0, nil, 3, activity.StateCanceled},
+		{"canceled between attempts", canceled, 0, before, before, 0, nil, 2, activity.StateCanceled},
+		{"canceled before the first", canceled, 0, never, never, 0, nil, 0, activity.StateCanceled},
+		{"heartbeat", ended, 0, now, now, 0, timedOut(enumspb.TIMEOUT_TYPE_HEARTBEAT, ""), 3, activity.StateFailed},
+		{"start to close", ended, 0, now, now, 0, timedOut(enumspb.TIMEOUT_TYPE_START_TO_CLOSE, ""), 3, activity.StateFailed},
+		{"schedule to close while it ran", ended, 0, now, before, 0, timedOut(enumspb.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE, ""), 3, activity.StateFailed},
+		{"schedule to close while it waited", ended, 0, before, before, 0, timedOut(enumspb.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE, ""), 2, activity.StateFailed},
+		{"schedule to start", ended, 0, never, never, 0, timedOut(enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START, ""), 0, activity.StateFailed},
+		{"schedule to start, again", ended, 0, before, before, 0, timedOut(enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START, ""), 2, activity.StateFailed},
+	} {
+		at := func(n int) *timestamppb.Timestamp {
+			if n == never {
+				return nil
+			}
+			return timestamppb.New(time.Unix(int64(n), 0))
+		}
+		d := &client.ActivityExecutionDescription{
+			ClientActivityExecutionInfo: client.ActivityExecutionInfo{Status: test.status},
+			Attempt:                     3, RunState: test.run,
+			RawResponse: &workflowservice.DescribeActivityExecutionResponse{
+				Info:    &activitypb.ActivityExecutionInfo{LastStartedTime: at(test.start), LastAttemptCompleteTime: at(test.finish)},
+				Outcome: &activitypb.ActivityExecutionOutcome{Value: &activitypb.ActivityExecutionOutcome_Failure{Failure: test.timeout}},
+			},
+		}
+		if test.next != 0 {
+			d.NextAttemptScheduleTime = time.Now().Add(test.next)
+		}
+		if got := attempts(d); got != test.attempts {
+			t.Errorf("%s: %d attempts, want %d", test.name, got, test.attempts)
+		}
+		if got := state(d); got != test.state {
+			t.Errorf("%s: it is %s, want %s", test.name, got, test.state)
+		}
+	}
+}
