@@ -66,7 +66,7 @@ func run(repository, out string) error {
 		}
 	}
 	dir := filepath.Join(out, "module")
-	if err := write(filepath.Join(dir, "go.mod"), "module stranger\n\ngo 1.25.0\n\n"+requires.String()); err != nil {
+	if err := write(filepath.Join(dir, "go.mod"), "module stranger\n\ngo 1.26.0\n\n"+requires.String()); err != nil {
 		return err
 	}
 	return write(filepath.Join(dir, "main.go"), "package main\n\n"+imports.String()+"\nfunc main() {}\n")
