@@ -57,7 +57,7 @@ type attempt struct {
 	unreadable      error             // what the details are, if they are not JSON
 	left            chan struct{}     // closed when a timeout, outside Guard, leaves the function behind
 
-	sending sync.Mutex // held by the Heartbeat that talks to the SDK; before mu
+	sending sync.Mutex // held by who sends a heartbeat, so that the newest comes last; before mu
 
 	mu         sync.Mutex
 	over       bool              // fenced: it has timed out, or the server says so
@@ -89,7 +89,7 @@ func newAttempt(sdk context.Context, first []json.RawMessage) *attempt {
 	}
 	t.Context, t.cancel = context.WithCancelCause(context.WithoutCancel(sdk))
 	t.Context = activity.NewContext(t.Context, t)
-	t.place = enter(placeKey{info.Namespace, info.WorkflowExecution, info.ActivityID}, t)
+	t.place = enter(placeKey{sdkactivity.GetClient(sdk), info.WorkflowExecution, info.ActivityID}, t)
 
 	t.resumed, t.unreadable = recorded(sdk)
 	if t.resumed == nil && t.unreadable == nil {
@@ -153,7 +153,7 @@ func (t *attempt) admit() error {
 		case <-changed:
 		case <-t.Done():
 		case <-timer.C:
-			sdkactivity.RecordHeartbeat(t.sdk, anys(t.latest)...)
+			t.send()
 		}
 		timer.Stop()
 		if err := causeOf(t); err != nil {
@@ -165,7 +165,7 @@ func (t *attempt) admit() error {
 // start begins the watch over heartbeats.
 func (t *attempt) start() {
 	if len(t.resumed) > 0 && !sdkactivity.HasHeartbeatDetails(t.sdk) {
-		sdkactivity.RecordHeartbeat(t.sdk, anys(t.resumed)...) // from now on the server keeps them
+		t.send() // from now on the server keeps them
 	}
 	if t.info.HeartbeatTimeout == 0 {
 		return
@@ -181,17 +181,17 @@ func (t *attempt) start() {
 func (t *attempt) settle(err error) (result, cause error) {
 	t.unwatch()
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.checkBeat(time.Now())
 	cause = causeOf(t)
 	if t.over || err == nil && t.told {
 		err = cause
 	}
 	t.over = true
+	t.cancel(errReturned) // for goroutines that the function has left
 	if t.timer != nil {
 		t.timer.Stop()
 	}
-	t.mu.Unlock()
-	t.cancel(errReturned) // for goroutines that the function has left
 	return err, cause
 }
 
@@ -260,12 +260,10 @@ func (t *attempt) sdkEnded() {
 	}
 	cause := t.sdkCause()
 	if errors.Is(cause, context.DeadlineExceeded) || errors.Is(cause, errOver) {
-		if t.Err() == nil { // a canceled function may take its time
-			t.fence(cause)
-		}
-		return
+		t.fence(cause)
+	} else {
+		t.cancel(cause) // the function may take its time
 	}
-	t.cancel(cause)
 }
 
 // call runs the function. Its frame is what stackOf looks for.
@@ -384,8 +382,6 @@ func (t *attempt) BeginRange() bool {
 // Heartbeat implements [activity.Context].
 func (t *attempt) Heartbeat(details ...any) error {
 	values, failed := t.encode(details)
-	t.sending.Lock()
-	defer t.sending.Unlock()
 	t.mu.Lock()
 	now := time.Now()
 	t.checkBeat(now)
@@ -400,20 +396,30 @@ func (t *attempt) Heartbeat(details ...any) error {
 	if t.info.HeartbeatTimeout > 0 {
 		t.beatBy, t.granted = now.Add(t.info.HeartbeatTimeout), 0
 	}
-	latest := t.latest
 	send := t.Err() == nil && (values != nil || now.Sub(t.sent) >= t.quiet())
 	if send {
 		t.sent = now
 	}
 	t.mu.Unlock()
 	if send {
-		sdkactivity.RecordHeartbeat(t.sdk, anys(latest)...)
-		t.sdkEnded() // the answer may have said so
+		t.send()
 	}
 	if err := causeOf(t); err != nil {
 		return err
 	}
 	return failed
+}
+
+// send tells the SDK that the attempt is alive and, since it forgets them else, what
+// the newest details are.
+func (t *attempt) send() {
+	t.sending.Lock()
+	defer t.sending.Unlock()
+	t.mu.Lock()
+	latest := t.latest
+	t.mu.Unlock()
+	sdkactivity.RecordHeartbeat(t.sdk, anys(latest)...)
+	t.sdkEnded() // the answer may have said so
 }
 
 // quiet is how long heartbeats without details may be kept from the SDK, which

@@ -4,11 +4,12 @@ import (
 	"fmt"
 	"sync"
 
+	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/workflow"
 )
 
-// A place is where the functions of one activity meet that run in this process:
-// the latest attempt's, and those of earlier ones that do not return.
+// A place is where the functions of one activity meet that run in this process's
+// workers: the latest attempt's, and those of earlier ones that do not return.
 type place struct {
 	key placeKey
 
@@ -20,9 +21,9 @@ type place struct {
 }
 
 type placeKey struct {
-	namespace string
-	workflow  workflow.Execution // zero: a standalone activity
-	id        string
+	client   client.Client      // the workers': each has one server and namespace
+	workflow workflow.Execution // zero: a standalone activity
+	id       string
 }
 
 // maxLeft is how many functions of earlier attempts may still run when another

@@ -541,51 +541,50 @@ func TestGuard(t *testing.T) {
 	})
 }
 
-// An attempt ends when the next one begins in the same process, which waits until
-// nothing is inside Guard and not too many functions are left. Meanwhile it is alive.
-func TestBlocked(t *testing.T) {
+// A function that always hangs does not fill the worker with its goroutines.
+// Meanwhile the attempt that waits is alive.
+func TestFunctionsLeftBehind(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
-		begun := time.Now()
-		old := func(fn func(activity.Context)) {
-			other := newCluster(t) // whose activity has the same ID
-			go run(other, options{}, func(ctx activity.Context, _ int) (int, error) { fn(ctx); return 0, nil }, 0)
-			synctest.Wait()
-		}
+		attempts := 0
 		free := make(chan struct{})
-		time.AfterFunc(2*time.Hour, func() { close(free) })
-		for range 11 {
-			old(func(activity.Context) { <-free })
-		}
-		old(func(ctx activity.Context) {
-			err := activity.Guard(ctx, func() error { time.Sleep(time.Hour); return nil })
-			checkErr(t, err, nil)
-			if cause := context.Cause(ctx); cause == nil || !strings.Contains(cause.Error(), "the server says that the attempt is over") {
-				t.Errorf("the cause is %v", cause)
+		time.AfterFunc(10*time.Hour, func() { close(free) })
+		opts := options{HeartbeatTimeout: 10 * time.Second, RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 1, MaximumAttempts: 20}}
+		_, err := run(c, opts, func(ctx activity.Context, _ int) (int, error) {
+			if attempts++; attempts == 12 {
+				select {
+				case <-free:
+				default:
+					t.Error("attempt 12 began beside 11 functions")
+				}
+				return 0, nil
 			}
-			checkErr(t, activity.Guard(ctx, never), context.Cause(ctx))
-		})
-		_, err := run(c, options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context, _ int) (int, error) {
-			if d := time.Since(begun); d != 2*time.Hour {
-				t.Errorf("the function began after %s", d)
-			}
+			time.Sleep(time.Second) // not when the test environment looks for timeouts
+			checkErr(t, ctx.Heartbeat(), nil)
+			<-free
 			return 0, nil
 		}, 0)
 		checkErr(t, err, nil)
+		if attempts != 12 {
+			t.Errorf("%d attempts", attempts)
+		}
 	})
 }
 
 func TestBlockedUntilItsOwnEnd(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
-		other := newCluster(t)
-		go run(other, options{}, func(ctx activity.Context, _ int) (int, error) {
-			return 0, activity.Guard(ctx, func() error { time.Sleep(2 * time.Hour); return nil })
-		}, 0)
-		synctest.Wait()
+		attempts := 0
+		opts := options{HeartbeatTimeout: 10 * time.Second, RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 1, MaximumAttempts: 20}}
 		time.AfterFunc(time.Hour, func() { c.cancel(temporal.NewCanceledError()) })
 		begun := time.Now()
-		_, err := run(c, options{HeartbeatTimeout: time.Minute}, func(activity.Context, int) (int, error) { return 0, never() }, 0)
-		if canceled := (*temporal.CanceledError)(nil); !errors.As(err, &canceled) || time.Since(begun) != time.Hour {
-			t.Errorf("got %v after %s", err, time.Since(begun))
+		_, err := run(c, opts, func(ctx activity.Context, _ int) (int, error) {
+			attempts++
+			time.Sleep(time.Second)
+			checkErr(t, ctx.Heartbeat(), nil)
+			hangHere()
+			return 0, nil
+		}, 0)
+		if canceled := (*temporal.CanceledError)(nil); !errors.As(err, &canceled) || time.Since(begun) != time.Hour || attempts != 11 {
+			t.Errorf("got %v after %s and %d attempts", err, time.Since(begun), attempts)
 		}
 	})
 }

@@ -1,0 +1,103 @@
+package ontemporal
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+)
+
+func newTestAttempt(key placeKey) *attempt {
+	t := &attempt{left: make(chan struct{})}
+	t.Context, t.cancel = context.WithCancelCause(context.Background())
+	t.place = enter(key, t)
+	return t
+}
+
+func isLeft(t *attempt) bool {
+	select {
+	case <-t.left:
+		return true
+	default:
+		return false
+	}
+}
+
+// An attempt ends when the next one begins, which waits until nothing of it is
+// inside Guard.
+func TestPlaceGuard(t *testing.T) {
+	key := placeKey{id: t.Name()}
+	old := newTestAttempt(key)
+	if changed, why := old.place.blocked(); changed != nil {
+		t.Fatalf("the first is blocked by %s", why)
+	}
+	var next *attempt
+	err := old.Guard(func() error {
+		return old.Guard(func() error {
+			next = newTestAttempt(key)
+			if !errors.Is(context.Cause(old), errOver) || isLeft(old) {
+				t.Error("the earlier attempt goes on, or was left inside Guard")
+			}
+			changed, why := next.place.blocked()
+			if changed == nil || !strings.Contains(why, "still inside Guard") {
+				t.Errorf("the next is not blocked: %s", why)
+			}
+			return nil
+		})
+	})
+	if err != nil || !isLeft(old) {
+		t.Errorf("got %v, left %v", err, isLeft(old))
+	}
+	if changed, why := next.place.blocked(); changed != nil {
+		t.Errorf("the next is blocked by %s", why)
+	}
+	if err := old.Guard(func() error { panic("called") }); !errors.Is(err, errOver) {
+		t.Errorf("got %v", err)
+	}
+	func() {
+		defer func() { recover() }()
+		next.Guard(func() error { panic("in Guard") })
+	}()
+	if changed, why := next.place.blocked(); changed != nil || next.guards != 0 {
+		t.Errorf("after a panic the next is blocked by %s", why)
+	}
+	old.place.leave()
+	next.place.leave()
+	if n := len(places.byKey); n != 0 {
+		t.Errorf("%d places are left", n)
+	}
+}
+
+// Who waits hears of each that leaves.
+func TestPlaceRunning(t *testing.T) {
+	key := placeKey{id: t.Name()}
+	for range maxLeft {
+		newTestAttempt(key)
+	}
+	for range 3 {
+		newTestAttempt(key)
+	}
+	last := newTestAttempt(key)
+	for n := 13; n > maxLeft; n-- {
+		changed, why := last.place.blocked()
+		if changed == nil || !strings.HasPrefix(why, map[int]string{13: "13", 12: "12", 11: "11"}[n]) {
+			t.Fatalf("beside %d functions it is not blocked: %s", n, why)
+		}
+		last.place.leave()
+		<-changed
+	}
+	if changed, why := last.place.blocked(); changed != nil {
+		t.Errorf("beside %d functions it is blocked: %s", maxLeft, why)
+	}
+	other := newTestAttempt(placeKey{id: "another"})
+	if changed, why := other.place.blocked(); changed != nil {
+		t.Errorf("another activity is blocked: %s", why)
+	}
+	other.place.leave()
+	for range maxLeft + 1 {
+		last.place.leave()
+	}
+	if n := len(places.byKey); n != 0 {
+		t.Errorf("%d places are left", n)
+	}
+}
