@@ -147,6 +147,7 @@ func (t *attempt) admit() error {
 		}
 		if n == 0 {
 			t.Logger().Error("activity: this attempt is blocked by a function that hangs", "waits_for", why)
+			t.send()
 		}
 		timer := time.NewTimer(step)
 		select {
