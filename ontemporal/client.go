@@ -50,9 +50,11 @@ func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, 
 	if opts.CancelGrace == 0 {
 		opts.CancelGrace = defaultCancelGrace
 	}
-	first, err := encode(opts.HeartbeatDetails)
-	if err != nil {
-		return nil, fmt.Errorf("activity: Options.HeartbeatDetails: %w", err)
+	var first details
+	if d := opts.HeartbeatDetails; len(d) > 1 || len(d) == 1 && d[0] != nil {
+		if first, err = encode(d); err != nil {
+			return nil, fmt.Errorf("activity: Options.HeartbeatDetails: %w", err)
+		}
 	}
 	id := opts.ID
 	starting := context.WithoutCancel(ctx) // ctx's end must not leave open whether it is started
@@ -65,7 +67,11 @@ func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, 
 	}
 	args := []any{in}
 	if len(first) > 0 {
-		args = append(args, first)
+		values, err := first.json()
+		if err != nil {
+			return nil, fmt.Errorf("activity %q: not started: its last execution has left what this one cannot resume from: %w", id, err)
+		}
+		args = append(args, values)
 	}
 	sdk, err := c.ExecuteActivity(starting, startOptions(id, taskQueue, &opts), name, args...)
 	if err != nil {
@@ -163,9 +169,8 @@ func startOptions(id, taskQueue string, o *activity.Options) client.StartActivit
 // leftBehind are the details of the last execution of the ID, if that failed, was
 // canceled or timed out: the next one goes on from there, as with a Store. Nil if
 // there are none, or the server has forgotten it.
-func leftBehind(ctx context.Context, c client.Client, id string) ([]json.RawMessage, error) {
-	d, err := c.GetActivityHandle(client.GetActivityHandleOptions{ActivityID: id}).
-		Describe(ctx, client.DescribeActivityOptions{IncludeHeartbeatDetails: true, IncludeInput: true})
+func leftBehind(ctx context.Context, c client.Client, id string) (details, error) {
+	d, err := c.GetActivityHandle(client.GetActivityHandleOptions{ActivityID: id}).Describe(ctx, describeDetails)
 	switch {
 	case isNotFound(err):
 		return nil, nil
@@ -173,15 +178,25 @@ func leftBehind(ctx context.Context, c client.Client, id string) ([]json.RawMess
 		return nil, err
 	case d.Status == enumspb.ACTIVITY_EXECUTION_STATUS_COMPLETED, d.Status == enumspb.ACTIVITY_EXECUTION_STATUS_RUNNING:
 		return nil, nil
-	case d.HasHeartbeatDetails():
-		return decode(d.GetHeartbeatDetails)
 	}
-	if len(d.RawResponse.GetInput().GetPayloads()) < 2 {
+	return newestDetails(d)
+}
+
+var describeDetails = client.DescribeActivityOptions{IncludeHeartbeatDetails: true, IncludeInput: true}
+
+// newestDetails are those of the last heartbeat or, before the first, what the first
+// attempt resumes from.
+func newestDetails(d *client.ActivityExecutionDescription) (details, error) {
+	switch {
+	case d.HasHeartbeatDetails():
+		return read(d.GetHeartbeatDetails)
+	case len(d.RawResponse.GetInput().GetPayloads()) < 2:
 		return nil, nil
 	}
 	var in converter.RawValue
-	var first []json.RawMessage // which it did not come to record
-	return first, d.GetInput(&in, &first)
+	var first []json.RawMessage
+	err := d.GetInput(&in, &first)
+	return fromJSON(first), err
 }
 
 func isNotFound(err error) bool {

@@ -1,97 +1,123 @@
 package ontemporal
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/seed-9da638b0/activity"
+	commonpb "go.temporal.io/api/common/v1"
 	sdkactivity "go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/converter"
 )
 
-// Heartbeat details are JSON, one payload for each value, and are read as the
-// embedded runtime's default Codec reads them: the SDK's would take a renamed field
-// for a zero, and start from the beginning.
+// details are heartbeat details as Temporal has them, one payload for each value.
+// They are never written. Ours are JSON, and are read as the embedded runtime's
+// default Codec reads them: the SDK would take a renamed field for a zero, and so
+// start from the beginning.
+type details []converter.RawValue
 
-func encode(details []any) ([]json.RawMessage, error) {
-	values := make([]json.RawMessage, len(details))
+// maxDetailsSize is what a Temporal server takes by default, less what it puts
+// around it.
+const maxDetailsSize = 2<<20 - 4<<10
+
+func encode(values []any) (details, error) {
+	var all []json.RawMessage
 	size := 0
-	for i, d := range details {
-		value, err := json.Marshal(d)
+	for i, v := range values {
+		value, err := json.Marshal(v)
 		if err != nil {
-			return nil, fmt.Errorf("cannot encode value %d of %d, a %T: %w", i+1, len(details), d, err)
+			return nil, fmt.Errorf("cannot encode value %d of %d, a %T: %w", i+1, len(values), v, err)
 		}
 		if size += len(value); size > maxDetailsSize {
 			return nil, fmt.Errorf("%w: %d bytes encoded, and a Temporal server takes %d", activity.ErrDetailsTooLarge, size, maxDetailsSize)
 		}
-		values[i] = value
+		all = append(all, value)
 	}
-	return values, nil
+	return fromJSON(all), nil
 }
 
-// anys is values as the SDK takes them.
-func anys(values []json.RawMessage) []any {
-	all := make([]any, len(values))
-	for i, v := range values {
+func fromJSON(values []json.RawMessage) details {
+	var d details
+	for _, v := range values {
+		d = append(d, converter.NewRawValue(&commonpb.Payload{
+			Metadata: map[string][]byte{converter.MetadataEncoding: []byte(converter.MetadataEncodingJSON)},
+			Data:     v,
+		}))
+	}
+	return d
+}
+
+// recorded are the details that the attempt got from the server.
+func recorded(sdk context.Context) (details, error) {
+	if !sdkactivity.HasHeartbeatDetails(sdk) {
+		return nil, nil
+	}
+	return read(func(into ...any) error { return sdkactivity.GetHeartbeatDetails(sdk, into...) })
+}
+
+// read gives all the details that there are. get fills in as many as it is asked
+// for.
+func read(get func(into ...any) error) (details, error) {
+	for n := 4; ; n *= 2 {
+		d := make(details, n)
+		into := make([]any, n)
+		for i := range d {
+			into[i] = &d[i]
+		}
+		if err := get(into...); err != nil {
+			return nil, err
+		}
+		if end := slices.IndexFunc(d, func(v converter.RawValue) bool { return v.Payload() == nil }); end >= 0 {
+			return d[:end], nil
+		}
+	}
+}
+
+// anys is how the SDK takes them.
+func (d details) anys() []any {
+	all := make([]any, len(d))
+	for i, v := range d {
 		all[i] = v
 	}
 	return all
 }
 
-// recorded are the details that the attempt got from the server.
-func recorded(sdk context.Context) ([]json.RawMessage, error) {
-	if !sdkactivity.HasHeartbeatDetails(sdk) {
-		return nil, nil
-	}
-	return decode(func(into ...any) error { return sdkactivity.GetHeartbeatDetails(sdk, into...) })
-}
-
-// decode reads all payloads there are by get, which fills in as many as it is asked
-// for.
-func decode(get func(into ...any) error) ([]json.RawMessage, error) {
-	for n := 4; ; n *= 2 {
-		raw := make([]converter.RawValue, n)
-		into := make([]any, n)
-		for i := range raw {
-			into[i] = &raw[i]
-		}
-		if err := get(into...); err != nil {
-			return nil, err
-		}
-		if raw[n-1].Payload() == nil {
-			return values(raw)
-		}
-	}
-}
-
-func values(raw []converter.RawValue) ([]json.RawMessage, error) {
+// json gives the values, or an error if somebody else's are not JSON.
+func (d details) json() ([]json.RawMessage, error) {
 	var values []json.RawMessage
-	for _, r := range raw {
-		p := r.Payload()
-		if p == nil {
-			break
-		}
-		switch encoding := string(p.GetMetadata()[converter.MetadataEncoding]); {
+	for i, v := range d {
+		switch encoding := string(v.Payload().GetMetadata()[converter.MetadataEncoding]); {
 		case strings.HasPrefix(encoding, "json/"):
-			values = append(values, p.GetData())
+			values = append(values, v.Payload().GetData())
 		case encoding == converter.MetadataEncodingNil:
 			values = append(values, json.RawMessage("null"))
 		default:
-			return nil, fmt.Errorf("heartbeat details: value %d was recorded as %s, which is not JSON", len(values)+1, encoding)
+			return nil, fmt.Errorf("heartbeat details: value %d was recorded as %s, which is not JSON", i+1, encoding)
 		}
 	}
 	return values, nil
 }
 
-// framed is values as an [activity.TimeoutError] has them.
-func framed(values []json.RawMessage) []byte {
-	var details []byte
-	for _, v := range values {
-		details = binary.AppendUvarint(details, uint64(len(v)))
-		details = append(details, v...)
+// framed gives the details as an [activity.TimeoutError] has them; nil if they are
+// not JSON.
+func (d details) framed() []byte {
+	values, err := d.json()
+	if err != nil {
+		return nil
 	}
-	return details
+	var all []byte
+	for _, v := range values {
+		all = binary.AppendUvarint(all, uint64(len(v)))
+		all = append(all, v...)
+	}
+	return all
+}
+
+func (d details) equal(other details) bool {
+	return slices.EqualFunc(d, other, func(a, b converter.RawValue) bool { return bytes.Equal(a.Payload().GetData(), b.Payload().GetData()) })
 }

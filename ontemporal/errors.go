@@ -98,7 +98,8 @@ func typeOf(err error) string {
 // ended describes the execution whose errors fromTemporal makes.
 type ended struct {
 	id, name                                                  string
-	attempt                                                   int // the last that was started
+	attempt                                                   int     // the last that was started
+	details                                                   details // the newest
 	startToClose, heartbeat, scheduleToStart, scheduleToClose time.Duration
 }
 
@@ -117,26 +118,34 @@ func fromTemporal(err error, of *ended) error {
 }
 
 func fromApplication(e *temporal.ApplicationError, of *ended) error {
-	var back error
-	var stack string
+	cause := errors.Unwrap(e)
+	var stack, text string
 	switch e.Type() {
 	case panicType:
 		_ = e.Details(&stack)
 		p := &activity.PanicError{Value: strings.TrimPrefix(e.Message(), "panic: "), Stack: []byte(stack)}
-		if e.NonRetryable() { // since the value was such an error
-			p.Value = activity.NonRetryable(errors.New(p.Value.(string)))
+		if cause != nil { // the value was an error
+			value := fromTemporal(cause, of)
+			if e.NonRetryable() {
+				value = activity.NonRetryable(value)
+			}
+			p.Value = value
 		}
 		return p
 	case heartbeatTimeoutType:
-		if timeout := (*temporal.TimeoutError)(nil); errors.As(e, &timeout) {
+		if timeout, ok := cause.(*temporal.TimeoutError); ok {
 			back := fromTimeout(timeout, of)
-			_ = e.Details(&stack)
+			_ = e.Details(&stack, &text)
 			back.Stack = []byte(stack)
+			if text != "" {
+				back.LastFailure = errors.New(text)
+			}
 			return back
 		}
 	}
-	if back = sentinel(e); back == nil {
-		back = &remoteError{e, fromTemporal(errors.Unwrap(e), of)}
+	var back error = &remoteError{e, fromTemporal(cause, of)}
+	if s := sentinel(e.Message()); s != nil && cause == nil {
+		back = s
 	}
 	if d := e.NextRetryDelay(); d > 0 {
 		back = activity.RetryAfter(back, d)
@@ -147,9 +156,10 @@ func fromApplication(e *temporal.ApplicationError, of *ended) error {
 	return back
 }
 
-func sentinel(e *temporal.ApplicationError) error {
+// sentinel is the error of that text.
+func sentinel(text string) error {
 	for _, s := range sentinels {
-		if errors.Unwrap(e) == nil && e.Message() == s.Error() {
+		if s.Error() == text {
 			return s
 		}
 	}
@@ -157,7 +167,7 @@ func sentinel(e *temporal.ApplicationError) error {
 }
 
 func fromTimeout(e *temporal.TimeoutError, of *ended) *activity.TimeoutError {
-	back := &activity.TimeoutError{ID: of.id, Name: of.name, Attempt: of.attempt}
+	back := &activity.TimeoutError{ID: of.id, Name: of.name, Attempt: of.attempt, Details: of.details.framed()}
 	switch e.TimeoutType() {
 	case enumspb.TIMEOUT_TYPE_HEARTBEAT:
 		back.Type, back.After = activity.TimeoutHeartbeat, of.heartbeat
@@ -168,9 +178,13 @@ func fromTimeout(e *temporal.TimeoutError, of *ended) *activity.TimeoutError {
 	default:
 		back.Type, back.After = activity.TimeoutStartToClose, of.startToClose
 	}
+	if back.Type == activity.TimeoutScheduleToStart && of.scheduleToClose > 0 && of.scheduleToStart >= of.scheduleToClose {
+		// The server takes the one for the other where only that is given.
+		back.Type, back.After = activity.TimeoutScheduleToClose, of.scheduleToClose
+	}
 	if e.HasLastHeartbeatDetails() {
-		if values, err := decode(e.LastHeartbeatDetails); err == nil {
-			back.Details = framed(values)
+		if d, err := read(e.LastHeartbeatDetails); err == nil {
+			back.Details = d.framed()
 		}
 	}
 	if before := errors.Unwrap(e); before != nil {

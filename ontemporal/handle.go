@@ -194,7 +194,9 @@ func persist(ctx context.Context, ask func() error) error {
 }
 
 func (h *Handle[Out]) describe(ctx context.Context) (*client.ActivityExecutionDescription, error) {
-	return h.sdk.Describe(ctx, client.DescribeActivityOptions{IncludeOutcome: true, IncludeLastFailure: true, IncludeHeartbeatDetails: true})
+	o := describeDetails
+	o.IncludeOutcome, o.IncludeLastFailure = true, true
+	return h.sdk.Describe(ctx, o)
 }
 
 // failure is what Wait returns for what get has returned. cause is that of this
@@ -216,10 +218,14 @@ func (h *Handle[Out]) failure(ctx context.Context, err, cause error) error {
 		return fmt.Errorf("activity %q: it failed, and in which attempt and why is not known (%w): %w", h.ID(), err, how.error)
 	}
 	end := &activity.Error{ID: h.ID(), Name: d.ActivityType, Attempt: attempts(d), RetryState: retryState(d)}
+	of := describe(d)
+	if of.details, err = newestDetails(d); err != nil {
+		of.details = nil // the error has enough to say
+	}
 	if err := cutShort(d); err != nil {
 		how.error = err
 	}
-	result := fromTemporal(how.error, describe(d))
+	result := fromTemporal(how.error, of)
 	if end.RetryState != activity.RetryStateCancelRequested {
 		end.Err = result
 		return end
@@ -230,32 +236,59 @@ func (h *Handle[Out]) failure(ctx context.Context, err, cause error) error {
 			cause = fmt.Errorf("%w: %s", cause, d.CanceledReason)
 		}
 	}
+	switch how.error.(type) {
+	case *temporal.CanceledError:
+		result = canceledResult(how.error.(*temporal.CanceledError), cause, d)
+	case *temporal.TerminatedError:
+		result = fmt.Errorf("%w: %s", how.error, d.RawResponse.GetOutcome().GetFailure().GetMessage())
+	}
 	end.Err = cause
-	if result = canceledResult(result, d); result != nil {
+	if result != nil {
 		end.Err = &canceledError{cause, result}
 	}
 	return end
 }
 
-// canceledResult is what a canceled activity's function made of it, or nil if that
+// canceledResult is how the last attempt of a canceled activity ended, or nil if that
 // is no more than the cause.
-func canceledResult(err error, d *client.ActivityExecutionDescription) error {
-	canceled, ok := err.(*temporal.CanceledError)
-	if !ok {
-		return err
+func canceledResult(err *temporal.CanceledError, cause error, d *client.ActivityExecutionDescription) error {
+	if attempts(d) < int(d.Attempt) && d.HasLastFailure() { // it waited for the next one
+		of := describe(d)
+		return fromTemporal(d.GetLastFailure(), of)
 	}
 	var text string
-	if canceled.Details(&text) != nil || text == "" || text == d.CanceledReason {
+	if err.Details(&text) != nil || text == "" || text == d.CanceledReason {
 		return nil
+	}
+	if known := sentinel(text); known != nil {
+		return known
+	}
+	// In the worker the cause had another text.
+	if own := strings.ReplaceAll(text, errCanceled.Error(), cause.Error()); own == cause.Error() {
+		return nil
+	} else if own != text {
+		return &causedError{own, cause}
 	}
 	return errors.New(text)
 }
 
-// canceledError is how an activity ended that was canceled, and whose function
+// A causedError is the text of an error that wrapped the cause.
+type causedError struct {
+	text  string
+	cause error
+}
+
+func (e *causedError) Error() string { return e.text }
+func (e *causedError) Unwrap() error { return e.cause }
+
+// canceledError is how an activity ended that was canceled, and whose last attempt
 // ended with an error of its own.
 type canceledError struct{ cause, result error }
 
 func (e *canceledError) Error() string {
+	if errors.Is(e.result, e.cause) {
+		return e.result.Error()
+	}
 	return e.cause.Error() + "; its last attempt ended with: " + e.result.Error()
 }
 
@@ -346,17 +379,18 @@ func (h *Handle[Out]) Status(ctx context.Context) (activity.Status, error) {
 	if t := info.GetNextAttemptScheduleTime(); t != nil && s.State == activity.StateBackingOff {
 		s.NextAttempt = t.AsTime()
 	}
-	of := describe(d)
-	of.attempt = int(d.Attempt) - 1
-	if d.HasLastFailure() {
-		s.LastFailure = fromTemporal(d.GetLastFailure(), of)
+	newest, err := newestDetails(d)
+	if err == nil {
+		_, err = newest.json()
 	}
-	if d.HasHeartbeatDetails() {
-		values, err := decode(d.GetHeartbeatDetails)
-		if err != nil {
-			return s, fmt.Errorf("activity %q: %w", h.ID(), err)
-		}
-		s.Details = framed(values)
+	if err != nil {
+		return s, fmt.Errorf("activity %q: %w", h.ID(), err)
+	}
+	s.Details = newest.framed()
+	if d.HasLastFailure() {
+		of := describe(d)
+		of.attempt, of.details = int(d.Attempt)-1, newest
+		s.LastFailure = fromTemporal(d.GetLastFailure(), of)
 	}
 	return s, nil
 }

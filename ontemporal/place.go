@@ -47,7 +47,11 @@ func enter(key placeKey, t *attempt) *place {
 	}
 	p.running++
 	before := p.latest
-	p.latest = t
+	if before != nil && before.info.StartedAt.After(t.info.StartedAt) {
+		before = t // it was slow to come here
+	} else {
+		p.latest = t
+	}
 	places.Unlock()
 	if before != nil {
 		before.mu.Lock()
@@ -62,9 +66,7 @@ func enter(key placeKey, t *attempt) *place {
 func (p *place) leave() {
 	places.Lock()
 	defer places.Unlock()
-	if p.running--; p.running == 0 {
-		delete(places.byKey, p.key)
-	}
+	p.running--
 	p.shrunk()
 }
 
@@ -80,6 +82,9 @@ func (p *place) guard(n int) {
 func (p *place) shrunk() {
 	close(p.changed)
 	p.changed = make(chan struct{})
+	if p.running == 0 && p.guards == 0 { // goroutines that a function has left may be inside Guard
+		delete(places.byKey, p.key)
+	}
 }
 
 // blocked gives nil if an attempt that has entered may start its function, or else

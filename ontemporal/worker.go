@@ -7,7 +7,6 @@ import (
 	"fmt"
 
 	"github.com/seed-9da638b0/activity"
-	"go.temporal.io/api/serviceerror"
 	sdkactivity "go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
@@ -52,7 +51,10 @@ func RegisterDefinition[In, Out any](r worker.ActivityRegistry, d *activity.Defi
 // is to report. The function has a goroutine of its own, which is left behind when
 // the attempt times out.
 func run(sdk context.Context, first []json.RawMessage, fn func(activity.Context) error) error {
-	t := newAttempt(sdk, first)
+	t, err := newAttempt(sdk, first)
+	if err != nil {
+		return err
+	}
 	if err := t.admit(); err != nil {
 		t.place.leave()
 		return t.report(t.settle(err))
@@ -67,7 +69,6 @@ func run(sdk context.Context, first []json.RawMessage, fn func(activity.Context)
 		}()
 		err = t.call(fn)
 	}()
-	var err error
 	select {
 	case err = <-returned:
 	case <-t.left:
@@ -81,12 +82,17 @@ func (t *attempt) report(err, cause error) error {
 	if err == nil {
 		return nil
 	}
-	var timeout *activity.TimeoutError
-	switch {
-	case errors.As(cause, &timeout) && timeout.Type == activity.TimeoutHeartbeat:
-		return t.heartbeatTimeout(timeout)
-	case errors.Is(cause, errOver):
+	if errors.Is(cause, errOver) {
 		return sdkactivity.ErrResultPending // the server knows more than we do
+	}
+	t.flush()
+	var timeout *activity.TimeoutError
+	if errors.As(cause, &timeout) {
+		t.Logger().Warn("activity: attempt failed", "error", timeout.Error(), "stack", string(timeout.Stack))
+	}
+	switch {
+	case timeout != nil && timeout.Type == activity.TimeoutHeartbeat:
+		return t.stalled(timeout)
 	case errors.Is(cause, errCanceled) && err == cause:
 		return temporal.NewCanceledError()
 	case errors.Is(cause, errCanceled) && errors.Is(err, context.Canceled):
@@ -97,16 +103,18 @@ func (t *attempt) report(err, cause error) error {
 	return toTemporal(err)
 }
 
-// heartbeatTimeout is a failure, and not a Temporal timeout, since only that may say
+// stalled is a failure, and not a Temporal timeout, since only a failure may say
 // when to try again. Workflows find the timeout as its cause.
-func (t *attempt) heartbeatTimeout(e *activity.TimeoutError) error {
-	t.Logger().Warn("activity: attempt failed", "error", e.Error(), "stack", string(e.Stack))
-	t.mu.Lock()
-	defer t.mu.Unlock()
+func (t *attempt) stalled(e *activity.TimeoutError) error {
 	options := temporal.ApplicationErrorOptions{
 		Details: []any{string(e.Stack)},
-		Cause:   temporal.NewHeartbeatTimeoutError(anys(t.latest)...),
+		Cause:   temporal.NewHeartbeatTimeoutError(t.newest().anys()...),
 	}
+	if e.LastFailure != nil {
+		options.Details = append(options.Details, e.LastFailure.Error())
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.progressed || !t.stalledBefore() {
 		options.NextRetryDelay = atOnce
 	}
@@ -116,31 +124,9 @@ func (t *attempt) heartbeatTimeout(e *activity.TimeoutError) error {
 // stalledBefore reports whether the attempt before ended in a heartbeat timeout,
 // too, as far as is known.
 func (t *attempt) stalledBefore() bool {
-	var before *activity.TimeoutError
 	if t.info.LastFailure == nil {
 		return t.info.Attempt > 1
 	}
+	var before *activity.TimeoutError
 	return errors.As(t.info.LastFailure, &before) && before.Type == activity.TimeoutHeartbeat
-}
-
-// sdkCause says why the SDK's context has ended. T.mu is held.
-func (t *attempt) sdkCause() error {
-	cause := context.Cause(t.sdk)
-	var (
-		canceled *temporal.CanceledError
-		notFound *serviceerror.NotFound
-	)
-	switch {
-	case errors.Is(cause, context.DeadlineExceeded):
-		e := t.timeout(activity.TimeoutStartToClose, t.info.StartToCloseTimeout)
-		if d := t.info.ScheduleToCloseTimeout; d > 0 && !t.info.Deadline.Before(t.info.ScheduledAt.Add(d)) {
-			e.Type, e.After = activity.TimeoutScheduleToClose, d
-		}
-		return e
-	case errors.As(cause, &canceled):
-		return errCanceled
-	case errors.As(cause, &notFound):
-		return fmt.Errorf("%w (%w)", errOver, cause)
-	}
-	return fmt.Errorf("activity: the attempt was ended by Temporal: %w", cause)
 }

@@ -1,0 +1,411 @@
+package ontemporal
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/api/workflowservicemock/v1"
+	sdkactivity "go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+)
+
+const (
+	asking       = 5 * time.Second  // what an attempt waits for an answer of the server that it can do without
+	defaultPulse = 10 * time.Second // without a heartbeat timeout
+)
+
+var (
+	// errCanceled is the cause of a Context that was canceled: by the caller, the
+	// workflow, or whoever else may.
+	errCanceled = fmt.Errorf("activity: canceled (%w)", context.Canceled)
+
+	// errOver is the cause of one whose attempt the server has ended.
+	errOver = errors.New("activity: the server says that the attempt is over: it has timed out there, or was terminated")
+
+	errReturned = fmt.Errorf("activity: the attempt is over, its function has returned (%w)", context.Canceled)
+)
+
+// An attempt is one run of an activity's function in a worker, and the Context it
+// gets. Its Context ends, with the cause that the embedded runtime has, when
+//
+//   - a deadline comes, which it watches itself;
+//   - the SDK's context ends, when the answer to a heartbeat says so;
+//   - the worker stops.
+//
+// The first one wins. To the server the attempt's heartbeats say that the worker is
+// alive: it sends them too while the function is silent, since whether that has
+// stalled is decided here.
+type attempt struct {
+	context.Context // from which FromContext gives the attempt
+	cancel          context.CancelCauseFunc
+	sdk             context.Context
+	sdkInfo         sdkactivity.Info
+	info            activity.Info
+	place           *place
+	resumed         details       // what it resumes from
+	left            chan struct{} // closed when a timeout, outside Guard, leaves the function behind
+	unwatch         func()        // of the SDK's context and the worker
+
+	sending sync.Mutex // held by who sends a heartbeat, so that the newest comes last; before mu
+
+	mu         sync.Mutex
+	over       bool          // fenced: it has timed out, or the server says so, or it has ended
+	told       bool          // Sleep, Idle, Range or Guard returned the cause
+	ranged     bool          // BeginRange was called
+	beaten     bool          // Heartbeat was called
+	recorded   bool          // details
+	progressed bool          // recorded other details than it resumed from
+	guards     int           // functions inside Guard now
+	latest     details       // recorded last, or resumed from
+	sent       time.Time     // when a heartbeat was sent last
+	beatBy     time.Time     // the heartbeat deadline; zero: none
+	granted    time.Duration // what beatBy was moved by since the last heartbeat
+	timer      *time.Timer   // for the next deadline or heartbeat; nil before start
+}
+
+func newAttempt(sdk context.Context, first []json.RawMessage) (*attempt, error) {
+	info := sdkactivity.GetInfo(sdk)
+	t := &attempt{sdk: sdk, sdkInfo: info, left: make(chan struct{}), info: activity.Info{
+		ID: info.ActivityID, Name: info.ActivityType.Name,
+		Attempt:     int(info.Attempt),
+		ScheduledAt: info.ScheduledTime, StartedAt: info.StartedTime, Deadline: info.Deadline,
+		StartToCloseTimeout: info.StartToCloseTimeout, HeartbeatTimeout: info.HeartbeatTimeout,
+		ScheduleToCloseTimeout: info.ScheduleToCloseTimeout,
+	}}
+	if p := info.RetryPolicy; p != nil {
+		t.info.MaximumAttempts = int(p.MaximumAttempts)
+	}
+	var err error
+	if t.resumed, err = recorded(sdk); err != nil {
+		return nil, fmt.Errorf("%s: its heartbeat details cannot be read: %w", t, err)
+	}
+	if t.resumed == nil {
+		t.resumed = fromJSON(first)
+	}
+	t.latest = t.resumed
+	if info.ActivityRunID != "" && info.Attempt > 1 {
+		t.info.LastFailure = t.lastFailure()
+	}
+	t.Context, t.cancel = context.WithCancelCause(context.WithoutCancel(sdk))
+	t.Context = activity.NewContext(t.Context, t)
+	t.place = enter(placeKey{sdkactivity.GetClient(sdk), info.WorkflowExecution, info.ActivityID}, t)
+	t.watch()
+	return t, nil
+}
+
+// lastFailure asks the server how the attempt before ended, which the SDK does not
+// say. Of an activity that a workflow started it cannot be asked so.
+func (t *attempt) lastFailure() error {
+	ctx, cancel := context.WithTimeout(t.sdk, asking)
+	defer cancel()
+	h := sdkactivity.GetClient(t.sdk).GetActivityHandle(client.GetActivityHandleOptions{ActivityID: t.info.ID, RunID: t.sdkInfo.ActivityRunID})
+	d, err := h.Describe(ctx, client.DescribeActivityOptions{IncludeLastFailure: true})
+	if err != nil {
+		return fmt.Errorf("how attempt %d ended is not known: %w", t.info.Attempt-1, err)
+	}
+	of := describe(d)
+	of.attempt, of.details = t.info.Attempt-1, t.resumed
+	return fromTemporal(d.GetLastFailure(), of)
+}
+
+// watch ends the Context with the SDK's, and when the worker stops.
+func (t *attempt) watch() {
+	unwatchSDK := context.AfterFunc(t.sdk, t.sdkEnded)
+	unwatched := make(chan struct{})
+	t.unwatch = func() {
+		unwatchSDK()
+		close(unwatched)
+	}
+	if stopping := sdkactivity.GetWorkerStopChannel(t.sdk); stopping != nil {
+		go func() {
+			select {
+			case <-stopping:
+				t.cancel(fmt.Errorf("%w: the Temporal worker stops", activity.ErrShutdown))
+			case <-unwatched:
+			}
+		}()
+	}
+}
+
+// admit waits until nothing of earlier attempts stands in the way.
+func (t *attempt) admit() error {
+	for n := 0; ; n++ {
+		changed, why := t.place.blocked()
+		if changed == nil {
+			return nil
+		}
+		if n == 0 {
+			t.Logger().Error("activity: this attempt is blocked by a function that hangs", "waits_for", why)
+		}
+		t.send()
+		timer := time.NewTimer(t.pulse())
+		select {
+		case <-changed:
+		case <-t.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
+		if err := causeOf(t); err != nil {
+			return err
+		}
+	}
+}
+
+// start begins the watch over the deadlines.
+func (t *attempt) start() {
+	if len(t.resumed) > 0 && !sdkactivity.HasHeartbeatDetails(t.sdk) {
+		t.send() // from now on the server keeps them
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	if d := t.info.HeartbeatTimeout; d > 0 {
+		t.beatBy = now.Add(d)
+	}
+	t.sent = now
+	t.timer = time.AfterFunc(t.next(now), t.tick)
+}
+
+// next is the time until there is something to do. T.mu is held.
+func (t *attempt) next(now time.Time) time.Duration {
+	at := t.sent.Add(t.pulse())
+	for _, deadline := range []time.Time{t.beatBy, t.info.Deadline} {
+		if !deadline.IsZero() && deadline.Before(at) {
+			at = deadline
+		}
+	}
+	return at.Sub(now)
+}
+
+// pulse is the time between heartbeats that the worker sends: often enough that the
+// server, which counts from the last one that it got, is never before the attempt to
+// find it stalled, although the SDK holds heartbeats back for 80 % of the timeout.
+func (t *attempt) pulse() time.Duration {
+	if d := t.info.HeartbeatTimeout; d > 0 {
+		return d / 8
+	}
+	return defaultPulse
+}
+
+// tick does what is due.
+func (t *attempt) tick() {
+	t.mu.Lock()
+	now := time.Now()
+	t.check(now)
+	if t.over {
+		t.mu.Unlock()
+		return
+	}
+	due := now.Sub(t.sent) >= t.pulse()
+	if due {
+		t.sent = now
+	}
+	t.timer.Reset(t.next(now))
+	t.mu.Unlock()
+	if due {
+		t.send()
+	}
+}
+
+// check ends the attempt if one of its deadlines has come. If the whole process has
+// paused, which shows as a timer or a heartbeat that comes late itself, the heartbeat
+// deadline moves on by as much. T.mu is held.
+func (t *attempt) check(now time.Time) {
+	due := func(deadline time.Time) bool { return !deadline.IsZero() && !now.Before(deadline) }
+	stalled := due(t.beatBy) && t.Err() == nil // a canceled function may take its time
+	switch {
+	case t.over:
+	case stalled && !(due(t.info.Deadline) && !t.beatBy.Before(t.info.Deadline)):
+		timeout := t.info.HeartbeatTimeout
+		if late := now.Sub(t.beatBy); late > max(timeout/10, time.Millisecond) && t.granted < timeout {
+			late = min(late, timeout-t.granted)
+			t.granted += late
+			t.beatBy = now.Add(late)
+			return
+		}
+		t.fence(t.timeout(activity.TimeoutHeartbeat, timeout))
+	case due(t.info.Deadline):
+		t.fence(t.closed())
+	}
+}
+
+// closed is the end by start-to-close or schedule-to-close, whichever is earlier.
+// T.mu is held.
+func (t *attempt) closed() error {
+	if d := t.info.ScheduleToCloseTimeout; d > 0 && !t.info.Deadline.Before(t.info.ScheduledAt.Add(d)) {
+		return t.timeout(activity.TimeoutScheduleToClose, d)
+	}
+	return t.timeout(activity.TimeoutStartToClose, t.info.StartToCloseTimeout)
+}
+
+func (t *attempt) timeout(typ activity.TimeoutType, after time.Duration) error {
+	return &activity.TimeoutError{
+		ID: t.info.ID, Name: t.info.Name, Type: typ, Attempt: t.info.Attempt, After: after,
+		Stack: stackOf(t), LastFailure: oneLevel(t.info.LastFailure), Details: t.latest.framed(),
+	}
+}
+
+// fence ends the attempt, whether or not its function listens. T.mu is held.
+func (t *attempt) fence(cause error) {
+	t.over = true
+	t.cancel(cause)
+	t.leave()
+}
+
+// leave leaves the function of a fenced attempt behind, unless it is inside Guard.
+// T.mu is held.
+func (t *attempt) leave() {
+	if t.over && t.guards == 0 {
+		select {
+		case <-t.left:
+		default:
+			close(t.left)
+		}
+	}
+}
+
+// sdkEnded ends the Context if the SDK's has ended.
+func (t *attempt) sdkEnded() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.over || t.sdk.Err() == nil {
+		return
+	}
+	cause := context.Cause(t.sdk)
+	var (
+		canceled *temporal.CanceledError
+		notFound *serviceerror.NotFound
+	)
+	switch {
+	case errors.Is(cause, context.DeadlineExceeded):
+		t.fence(t.closed())
+	case errors.As(cause, &notFound):
+		t.fence(fmt.Errorf("%w (%w)", errOver, cause))
+	case errors.As(cause, &canceled):
+		t.cancel(errCanceled)
+	default:
+		t.cancel(fmt.Errorf("activity: the attempt was ended by Temporal: %w", cause))
+	}
+}
+
+// send sends a heartbeat with the newest details, which the server would else
+// forget: by the SDK, or past it once its context has ended.
+func (t *attempt) send() {
+	t.sending.Lock()
+	defer t.sending.Unlock()
+	if t.sdk.Err() != nil {
+		t.sendDirectly()
+		return
+	}
+	sdkactivity.RecordHeartbeat(t.sdk, t.newest().anys()...)
+	t.sdkEnded() // the answer may have said so
+}
+
+// flush sends the details of an attempt that has failed: the SDK might still hold
+// them back.
+func (t *attempt) flush() {
+	t.mu.Lock()
+	recorded := t.recorded
+	t.mu.Unlock()
+	if recorded {
+		t.sending.Lock()
+		defer t.sending.Unlock()
+		t.sendDirectly()
+	}
+}
+
+func (t *attempt) sendDirectly() {
+	c, info := sdkactivity.GetClient(t.sdk), &t.sdkInfo
+	// The SDK's test environment ends the process when its client is used.
+	if _, test := c.WorkflowService().(*workflowservicemock.MockWorkflowServiceClient); test || info.IsLocalActivity {
+		sdkactivity.RecordHeartbeat(t.sdk, t.newest().anys()...)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.sdk), asking)
+	defer cancel()
+	o := client.RecordActivityHeartbeatOptions{
+		TaskToken: info.TaskToken, Details: t.newest().anys(), Namespace: info.Namespace,
+		WorkflowID: info.WorkflowExecution.ID, ActivityType: t.info.Name, TaskQueue: info.TaskQueue,
+	}
+	if info.WorkflowType != nil {
+		o.WorkflowType = info.WorkflowType.Name
+	}
+	err := c.RecordActivityHeartbeatWithOptions(ctx, o)
+	if canceled := (*temporal.CanceledError)(nil); err != nil && !errors.As(err, &canceled) {
+		t.Logger().Warn("activity: the server did not get the last heartbeat", "error", err)
+	}
+}
+
+func (t *attempt) newest() details {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.latest
+}
+
+// settle decides how the attempt ended, whose function returned err or was left
+// behind, and why its Context ended, if it has. Nothing changes that any more.
+func (t *attempt) settle(err error) (result, cause error) {
+	t.unwatch()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.check(time.Now())
+	cause = causeOf(t)
+	if t.over || err == nil && t.told {
+		err = cause
+	}
+	t.over = true
+	t.cancel(errReturned) // for goroutines that the function has left
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	return err, cause
+}
+
+// call runs the function. Its frame is what stackOf looks for.
+//
+//go:noinline
+func (t *attempt) call(fn func(activity.Context) error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &activity.PanicError{Value: v, Stack: debug.Stack()}
+		}
+	}()
+	err = fn(t)
+	runtime.KeepAlive(t)
+	return err
+}
+
+// stackOf is where t's function is, unless the dump of all goroutines that tells
+// would take long.
+func stackOf(t *attempt) []byte {
+	if runtime.NumGoroutine() > 4000 {
+		return nil
+	}
+	buf := make([]byte, 1<<20)
+	buf = buf[:runtime.Stack(buf, true)]
+	frame := fmt.Appendf(nil, "ontemporal.(*attempt).call(%p", t)
+	for g := range bytes.SplitSeq(buf, []byte("\n\n")) {
+		if bytes.Contains(g, frame) {
+			return bytes.Clone(g)
+		}
+	}
+	return nil
+}
+
+// causeOf is the cause of a context that has ended, else nil.
+func causeOf(ctx context.Context) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return context.Cause(ctx)
+}
