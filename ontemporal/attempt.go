@@ -113,9 +113,7 @@ func (t *attempt) lastFailure() error {
 	if err != nil {
 		return fmt.Errorf("how attempt %d ended is not known: %w", t.info.Attempt-1, err)
 	}
-	of := describe(d)
-	of.attempt, of.details = t.info.Attempt-1, t.resumed
-	return fromTemporal(d.GetLastFailure(), of)
+	return lastFailure(d, t.resumed)
 }
 
 // watch ends the Context with the SDK's, and when the worker stops.
@@ -179,13 +177,18 @@ func (t *attempt) start() {
 // next is the time until there is something to do. T.mu is held.
 func (t *attempt) next(now time.Time) time.Duration {
 	at := t.sent.Add(t.pulse())
-	for _, deadline := range []time.Time{t.beatBy, t.info.Deadline} {
-		if !deadline.IsZero() && deadline.Before(at) {
-			at = deadline
-		}
+	if d := t.info.Deadline; !d.IsZero() && d.Before(at) {
+		at = d
+	}
+	if t.watched() && t.beatBy.Before(at) {
+		at = t.beatBy
 	}
 	return at.Sub(now)
 }
+
+// watched reports whether the heartbeat deadline counts: a canceled function may take
+// its time. T.mu is held.
+func (t *attempt) watched() bool { return !t.beatBy.IsZero() && t.Err() == nil }
 
 // pulse is the time between heartbeats that the worker sends: often enough that the
 // server, which counts from the last one that it got, is never before the attempt to
@@ -221,11 +224,11 @@ func (t *attempt) tick() {
 // paused, which shows as a timer or a heartbeat that comes late itself, the heartbeat
 // deadline moves on by as much. T.mu is held.
 func (t *attempt) check(now time.Time) {
-	due := func(deadline time.Time) bool { return !deadline.IsZero() && !now.Before(deadline) }
-	stalled := due(t.beatBy) && t.Err() == nil // a canceled function may take its time
+	closed := !t.info.Deadline.IsZero() && !now.Before(t.info.Deadline)
+	stalled := t.watched() && !now.Before(t.beatBy)
 	switch {
 	case t.over:
-	case stalled && !(due(t.info.Deadline) && !t.beatBy.Before(t.info.Deadline)):
+	case stalled && (!closed || t.beatBy.Before(t.info.Deadline)):
 		timeout := t.info.HeartbeatTimeout
 		if late := now.Sub(t.beatBy); late > max(timeout/10, time.Millisecond) && t.granted < timeout {
 			late = min(late, timeout-t.granted)
@@ -234,7 +237,7 @@ func (t *attempt) check(now time.Time) {
 			return
 		}
 		t.fence(t.timeout(activity.TimeoutHeartbeat, timeout))
-	case due(t.info.Deadline):
+	case closed:
 		t.fence(t.closed())
 	}
 }
@@ -274,25 +277,38 @@ func (t *attempt) leave() {
 	}
 }
 
-// sdkEnded ends the Context if the SDK's has ended.
+// sdkEnded ends the Context if the SDK's has ended for good.
 func (t *attempt) sdkEnded() {
+	switch t.sdk.Err() {
+	case context.DeadlineExceeded:
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if !t.over {
+			t.fence(t.closed())
+		}
+	case context.Canceled:
+		t.heard(context.Cause(t.sdk))
+	}
+}
+
+// heard ends the Context as the answer to a heartbeat says, or whoever else ends the
+// SDK's. That the server could not be reached, which the SDK takes for the end, is
+// none: the deadlines decide, and the heartbeats go past the SDK from then on.
+func (t *attempt) heard(cause error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.over || t.sdk.Err() == nil {
-		return
-	}
-	cause := context.Cause(t.sdk)
 	var (
 		canceled *temporal.CanceledError
 		notFound *serviceerror.NotFound
+		trouble  serviceerror.ServiceError
 	)
 	switch {
-	case errors.Is(cause, context.DeadlineExceeded):
-		t.fence(t.closed())
-	case errors.As(cause, &notFound):
-		t.fence(fmt.Errorf("%w (%w)", errOver, cause))
+	case t.over || cause == nil:
 	case errors.As(cause, &canceled):
 		t.cancel(errCanceled)
+	case errors.As(cause, &notFound):
+		t.fence(fmt.Errorf("%w (%w)", errOver, cause))
+	case errors.As(cause, &trouble), errors.Is(cause, context.DeadlineExceeded):
 	default:
 		t.cancel(fmt.Errorf("activity: the attempt was ended by Temporal: %w", cause))
 	}
@@ -341,9 +357,10 @@ func (t *attempt) sendDirectly() {
 		o.WorkflowType = info.WorkflowType.Name
 	}
 	err := c.RecordActivityHeartbeatWithOptions(ctx, o)
-	if canceled := (*temporal.CanceledError)(nil); err != nil && !errors.As(err, &canceled) {
-		t.Logger().Warn("activity: the server did not get the last heartbeat", "error", err)
+	if err != nil && !temporal.IsCanceledError(err) {
+		t.Logger().Warn("activity: the server did not take a heartbeat", "error", err)
 	}
+	t.heard(err)
 }
 
 func (t *attempt) newest() details {

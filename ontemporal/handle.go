@@ -179,7 +179,7 @@ func persist(ctx context.Context, ask func() error) error {
 	for {
 		err := ask()
 		switch err.(type) {
-		case *serviceerror.Unavailable, *serviceerror.ResourceExhausted, *serviceerror.DeadlineExceeded, *serviceerror.Canceled:
+		case *serviceerror.Unavailable, *serviceerror.ResourceExhausted, *serviceerror.DeadlineExceeded:
 		default:
 			if !errors.Is(err, context.DeadlineExceeded) {
 				return err
@@ -252,9 +252,8 @@ func (h *Handle[Out]) failure(ctx context.Context, err, cause error) error {
 // canceledResult is how the last attempt of a canceled activity ended, or nil if that
 // is no more than the cause.
 func canceledResult(err *temporal.CanceledError, cause error, d *client.ActivityExecutionDescription) error {
-	if attempts(d) < int(d.Attempt) && d.HasLastFailure() { // it waited for the next one
-		of := describe(d)
-		return fromTemporal(d.GetLastFailure(), of)
+	if attempts(d) < int(d.Attempt) { // it waited for the next one
+		return lastFailure(d, nil)
 	}
 	var text string
 	if err.Details(&text) != nil || text == "" || text == d.CanceledReason {
@@ -294,6 +293,27 @@ func (e *canceledError) Error() string {
 
 func (e *canceledError) Unwrap() []error { return []error{e.cause, e.result} }
 
+// lastFailure is how the last attempt that has ended did; nil: none has.
+func lastFailure(d *client.ActivityExecutionDescription, newest details) error {
+	if !d.HasLastFailure() {
+		return nil
+	}
+	of := describe(d)
+	of.details = newest
+	if inProgress(d) {
+		of.attempt--
+	}
+	return fromTemporal(d.GetLastFailure(), of)
+}
+
+// inProgress reports whether the last attempt that was started has not failed, or
+// had not when the activity ended.
+func inProgress(d *client.ActivityExecutionDescription) bool {
+	info := d.RawResponse.GetInfo()
+	started, ended := info.GetLastStartedTime(), info.GetLastAttemptCompleteTime()
+	return started != nil && (ended == nil || ended.AsTime().Before(started.AsTime()))
+}
+
 func describe(d *client.ActivityExecutionDescription) *ended {
 	return &ended{
 		id: d.ActivityID, name: d.ActivityType, attempt: attempts(d),
@@ -306,9 +326,7 @@ func describe(d *client.ActivityExecutionDescription) *ended {
 // the next one while it still waits.
 func attempts(d *client.ActivityExecutionDescription) int {
 	n := int(d.Attempt)
-	info := d.RawResponse.GetInfo()
-	started, ended := info.GetLastStartedTime(), info.GetLastAttemptCompleteTime()
-	if started == nil {
+	if d.RawResponse.GetInfo().GetLastStartedTime() == nil {
 		return 0
 	}
 	switch d.Status {
@@ -323,10 +341,10 @@ func attempts(d *client.ActivityExecutionDescription) int {
 			return n
 		}
 	}
-	if ended != nil && !ended.AsTime().Before(started.AsTime()) { // both are of the attempt before
-		return n - 1
+	if inProgress(d) {
+		return n
 	}
-	return n
+	return n - 1
 }
 
 // cutShort is how the last attempt ended, if it timed out too late for another one
@@ -387,11 +405,7 @@ func (h *Handle[Out]) Status(ctx context.Context) (activity.Status, error) {
 		return s, fmt.Errorf("activity %q: %w", h.ID(), err)
 	}
 	s.Details = newest.framed()
-	if d.HasLastFailure() {
-		of := describe(d)
-		of.attempt, of.details = int(d.Attempt)-1, newest
-		s.LastFailure = fromTemporal(d.GetLastFailure(), of)
-	}
+	s.LastFailure = lastFailure(d, newest)
 	return s, nil
 }
 

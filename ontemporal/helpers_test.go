@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -133,11 +134,16 @@ func checkErr(t *testing.T, got, want error) {
 	}
 }
 
-func checkBeats(t *testing.T, c *cluster, want ...string) {
-	t.Helper()
+// got is the heartbeats that the server got.
+func (c *cluster) got() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if got := fmt.Sprintf("%q", c.beats); got != fmt.Sprintf("%q", want) {
+	return slices.Clone(c.beats)
+}
+
+func checkBeats(t *testing.T, c *cluster, want ...string) {
+	t.Helper()
+	if got := fmt.Sprintf("%q", c.got()); got != fmt.Sprintf("%q", want) {
 		t.Errorf("the server got the heartbeats %s, want %q", got, want)
 	}
 }

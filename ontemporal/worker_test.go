@@ -179,7 +179,7 @@ func TestDeadlines(t *testing.T) {
 			if timeout := (*temporal.TimeoutError)(nil); !errors.As(err, &timeout) {
 				t.Errorf("the workflow got %v", err)
 			}
-			for _, beat := range c.beats {
+			for _, beat := range c.got() {
 				if beat != "3" {
 					t.Errorf("the server got the heartbeat %s", beat)
 				}
@@ -219,14 +219,12 @@ func TestHeartbeatWithoutDetails(t *testing.T) {
 			return 0, nil
 		}, 0)
 		checkErr(t, err, nil)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for _, beat := range c.beats {
+		for _, beat := range c.got() {
 			if beat != `{"Table":"users","Row":5} 1` {
 				t.Errorf("the server got the heartbeat %q", beat)
 			}
 		}
-		if n := len(c.beats); n < 3*3600/10 {
+		if n := len(c.got()); n < 3*3600/10 {
 			t.Errorf("the server got %d heartbeats in 3 hours", n)
 		}
 	})
@@ -248,7 +246,7 @@ func TestManyHeartbeats(t *testing.T) {
 			return 0, nil
 		}, 0)
 		checkErr(t, err, nil)
-		if n := len(c.beats); n < 10 || n > 14 {
+		if n := len(c.got()); n < 10 || n > 14 {
 			t.Errorf("the server got %d heartbeats in 100 s", n)
 		}
 	})
