@@ -94,7 +94,7 @@ func newAttempt(sdk context.Context, first []json.RawMessage) (*attempt, error) 
 	}
 	t.latest = t.resumed
 	if info.ActivityRunID != "" && info.Attempt > 1 {
-		t.info.LastFailure = t.lastFailure()
+		t.info.LastFailure = oneLevel(t.lastFailure())
 	}
 	t.Context, t.cancel = context.WithCancelCause(context.WithoutCancel(sdk))
 	t.Context = activity.NewContext(t.Context, t)

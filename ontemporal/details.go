@@ -118,6 +118,14 @@ func (d details) framed() []byte {
 	return all
 }
 
+func (d details) size() int {
+	n := 0
+	for _, v := range d {
+		n += len(v.Payload().GetData())
+	}
+	return n
+}
+
 func (d details) equal(other details) bool {
 	return slices.EqualFunc(d, other, func(a, b converter.RawValue) bool { return bytes.Equal(a.Payload().GetData(), b.Payload().GetData()) })
 }

@@ -3,6 +3,7 @@ package ontemporal
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"time"
@@ -17,6 +18,12 @@ const (
 	panicType            = "activity.PanicError"
 	heartbeatTimeoutType = "activity.TimeoutError"
 )
+
+// A server keeps no more than 4 KiB of a failure that is retried, and loses the rest
+// with its type: what is long, such as a stack, is cut to this.
+const maxKept = 1 << 10
+
+func short(text []byte) string { return string(text[:min(len(text), maxKept)]) }
 
 // atOnce is the shortest delay until a retry: to a server, 0 is none given.
 const atOnce = time.Millisecond
@@ -50,7 +57,7 @@ func toTemporal(err error) error {
 	typ := typeOf(inner)
 	if p, ok := inner.(*activity.PanicError); ok {
 		typ, special = panicType, true
-		options.Details = []any{string(p.Stack)}
+		options.Details = []any{short(p.Stack)}
 	}
 	if !special {
 		return err
@@ -111,6 +118,10 @@ func fromTemporal(err error, of *ended) error {
 		return fromApplication(e, of)
 	case *temporal.TimeoutError:
 		return fromTimeout(e, of)
+	case *temporal.ServerError:
+		if cause := errors.Unwrap(e); cause != nil { // which was too long for the server
+			return fromTemporal(cause, of)
+		}
 	case *temporal.PanicError: // of a function that was not registered here
 		return &activity.PanicError{Value: e.Error(), Stack: []byte(e.StackTrace())}
 	}
@@ -133,15 +144,13 @@ func fromApplication(e *temporal.ApplicationError, of *ended) error {
 		}
 		return p
 	case heartbeatTimeoutType:
-		if timeout, ok := cause.(*temporal.TimeoutError); ok {
-			back := fromTimeout(timeout, of)
-			_ = e.Details(&stack, &text)
-			back.Stack = []byte(stack)
-			if text != "" {
-				back.LastFailure = errors.New(text)
-			}
-			return back
+		back := newTimeout(activity.TimeoutHeartbeat, of.heartbeat, of)
+		_ = e.Details(&stack, &text)
+		back.Stack = []byte(stack)
+		if text != "" {
+			back.LastFailure = errors.New(text)
 		}
+		return back
 	}
 	var back error = &remoteError{e, fromTemporal(cause, of)}
 	if s := sentinel(e.Message()); s != nil && cause == nil {
@@ -167,25 +176,16 @@ func sentinel(text string) error {
 }
 
 func fromTimeout(e *temporal.TimeoutError, of *ended) *activity.TimeoutError {
-	back := &activity.TimeoutError{ID: of.id, Name: of.name, Attempt: of.attempt, Details: of.details.framed()}
-	switch e.TimeoutType() {
-	case enumspb.TIMEOUT_TYPE_HEARTBEAT:
-		back.Type, back.After = activity.TimeoutHeartbeat, of.heartbeat
-	case enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START:
-		back.Type, back.After = activity.TimeoutScheduleToStart, of.scheduleToStart
-	case enumspb.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE:
-		back.Type, back.After = activity.TimeoutScheduleToClose, of.scheduleToClose
-	default:
-		back.Type, back.After = activity.TimeoutStartToClose, of.startToClose
-	}
-	if back.Type == activity.TimeoutScheduleToStart && of.scheduleToClose > 0 && of.scheduleToStart >= of.scheduleToClose {
-		// The server takes the one for the other where only that is given.
-		back.Type, back.After = activity.TimeoutScheduleToClose, of.scheduleToClose
-	}
-	if e.HasLastHeartbeatDetails() {
-		if d, err := read(e.LastHeartbeatDetails); err == nil {
-			back.Details = d.framed()
-		}
+	var back *activity.TimeoutError
+	switch typ := e.TimeoutType(); {
+	case typ == enumspb.TIMEOUT_TYPE_HEARTBEAT:
+		back = newTimeout(activity.TimeoutHeartbeat, of.heartbeat, of)
+	case typ == enumspb.TIMEOUT_TYPE_START_TO_CLOSE:
+		back = newTimeout(activity.TimeoutStartToClose, of.startToClose, of)
+	case typ == enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START && (of.scheduleToClose == 0 || of.scheduleToStart < of.scheduleToClose):
+		back = newTimeout(activity.TimeoutScheduleToStart, of.scheduleToStart, of)
+	default: // for which the server also takes the other where only schedule-to-close is given
+		back = newTimeout(activity.TimeoutScheduleToClose, of.scheduleToClose, of)
 	}
 	if before := errors.Unwrap(e); before != nil {
 		of := *of
@@ -193,6 +193,10 @@ func fromTimeout(e *temporal.TimeoutError, of *ended) *activity.TimeoutError {
 		back.LastFailure = oneLevel(fromTemporal(before, &of))
 	}
 	return back
+}
+
+func newTimeout(typ activity.TimeoutType, after time.Duration, of *ended) *activity.TimeoutError {
+	return &activity.TimeoutError{ID: of.id, Name: of.name, Type: typ, Attempt: of.attempt, After: after, Details: of.details.framed()}
 }
 
 // oneLevel takes the failure before err's off err.
@@ -203,6 +207,15 @@ func oneLevel(err error) error {
 		return &c
 	}
 	return err
+}
+
+// textOf is err's text without the activity that it names, where that is said already.
+func textOf(err error) string {
+	text := err.Error()
+	if e, ok := err.(*activity.TimeoutError); ok {
+		text = strings.TrimPrefix(text, fmt.Sprintf("activity %q (%s): ", e.ID, e.Name))
+	}
+	return text
 }
 
 // A remoteError is an error of a function that ran in a worker: its text, and what

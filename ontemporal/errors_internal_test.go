@@ -1,7 +1,9 @@
 package ontemporal
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +13,9 @@ import (
 
 	"github.com/seed-9da638b0/activity"
 	enumspb "go.temporal.io/api/enums/v1"
+	failurepb "go.temporal.io/api/failure/v1"
 	"go.temporal.io/sdk/temporal"
+	"google.golang.org/protobuf/proto"
 )
 
 // there is err as the caller gets it from a server.
@@ -19,6 +23,7 @@ func there(err error) error {
 	c := temporal.GetDefaultFailureConverter()
 	return fromTemporal(c.FailureToError(c.ErrorToFailure(toTemporal(err))), &ended{
 		id: "a", name: "f", attempt: 3,
+		details:      fromJSON([]json.RawMessage{json.RawMessage(`"a"`), json.RawMessage("7")}),
 		startToClose: time.Minute, heartbeat: time.Second, scheduleToStart: time.Hour, scheduleToClose: 2 * time.Hour,
 	})
 }
@@ -130,14 +135,52 @@ func TestTimeoutsBack(t *testing.T) {
 // A worker reports a heartbeat timeout as a failure.
 func TestHeartbeatTimeoutBack(t *testing.T) {
 	err := there(temporal.NewApplicationErrorWithOptions("text", heartbeatTimeoutType, temporal.ApplicationErrorOptions{
-		Details: []any{"stack"}, Cause: temporal.NewHeartbeatTimeoutError(7), NextRetryDelay: atOnce,
+		Details: []any{"stack", "before"}, Cause: temporal.NewHeartbeatTimeoutError(7), NextRetryDelay: atOnce,
 	}))
-	var n int
 	e, ok := err.(*activity.TimeoutError)
-	if !ok || e.Type != activity.TimeoutHeartbeat || string(e.Stack) != "stack" || e.After != time.Second {
+	if !ok || e.Type != activity.TimeoutHeartbeat || string(e.Stack) != "stack" || e.After != time.Second || e.LastFailure.Error() != "before" {
 		t.Fatalf("got %#v", err)
 	}
-	if found, err := e.HeartbeatDetails(&n); !found || err != nil || n != 7 {
-		t.Errorf("the details are %d, %v, %v", n, found, err)
+	var s string
+	if found, err := e.HeartbeatDetails(&s); !found || err != nil || s != "a" {
+		t.Errorf("the details are %q, %v, %v", s, found, err)
+	}
+}
+
+// A server that cuts a failure short keeps what it was as the cause.
+func TestFailuresCutShort(t *testing.T) {
+	cut := func(err error) error {
+		c := temporal.GetDefaultFailureConverter()
+		inner := c.ErrorToFailure(err)
+		inner.Cause, inner.GetApplicationFailureInfo().Details = nil, nil
+		return fromTemporal(c.FailureToError(&failurepb.Failure{
+			Message:     "Failure exceeds size limit.",
+			FailureInfo: &failurepb.Failure_ServerFailureInfo{ServerFailureInfo: &failurepb.ServerFailureInfo{}},
+			Cause:       inner,
+		}), &ended{id: "a", name: "f", attempt: 3, heartbeat: time.Second})
+	}
+	var timeout *activity.TimeoutError
+	err := cut(temporal.NewApplicationErrorWithOptions("text", heartbeatTimeoutType, temporal.ApplicationErrorOptions{Cause: temporal.NewHeartbeatTimeoutError()}))
+	if !errors.As(err, &timeout) || timeout.Type != activity.TimeoutHeartbeat {
+		t.Errorf("got %#v", err)
+	}
+	var panicked *activity.PanicError
+	if err := cut(toTemporal(&activity.PanicError{Value: "ouch"})); !errors.As(err, &panicked) || panicked.Error() != "panic: ouch" {
+		t.Errorf("got %#v", err)
+	}
+	if err := cut(temporal.NewApplicationError("boom", "t")); err.Error() != "boom" {
+		t.Errorf("got %#v", err)
+	}
+}
+
+// What a failure has stays below what a server keeps of one.
+func TestFailuresAreShort(t *testing.T) {
+	stack := bytes.Repeat([]byte("frame()\n"), 1<<17)
+	a := &attempt{info: activity.Info{Attempt: 2}, latest: fromJSON([]json.RawMessage{stack}), progressed: true}
+	e := &activity.TimeoutError{ID: "a", Name: "f", Type: activity.TimeoutHeartbeat, Stack: stack, LastFailure: errors.New(string(stack))}
+	for _, err := range []error{a.stalled(e), toTemporal(&activity.PanicError{Value: "ouch", Stack: stack})} {
+		if f := temporal.GetDefaultFailureConverter().ErrorToFailure(err); proto.Size(f) > 4<<10 {
+			t.Errorf("%T has %d bytes", err, proto.Size(f))
+		}
 	}
 }

@@ -93,6 +93,8 @@ func (t *attempt) report(err, cause error) error {
 	switch {
 	case timeout != nil && timeout.Type == activity.TimeoutHeartbeat:
 		return t.stalled(timeout)
+	case timeout != nil:
+		<-t.sdk.Done() // at the same deadline: then the SDK leaves it to the server
 	case errors.Is(cause, errCanceled) && err == cause:
 		return temporal.NewCanceledError()
 	case errors.Is(cause, errCanceled) && errors.Is(err, context.Canceled):
@@ -106,19 +108,19 @@ func (t *attempt) report(err, cause error) error {
 // stalled is a failure, and not a Temporal timeout, since only a failure may say
 // when to try again. Workflows find the timeout as its cause.
 func (t *attempt) stalled(e *activity.TimeoutError) error {
-	options := temporal.ApplicationErrorOptions{
-		Details: []any{string(e.Stack)},
-		Cause:   temporal.NewHeartbeatTimeoutError(t.newest().anys()...),
+	options := temporal.ApplicationErrorOptions{Details: []any{short(e.Stack)}, Cause: temporal.NewHeartbeatTimeoutError()}
+	if newest := t.newest(); newest.size() <= maxKept || t.info.Attempt == t.info.MaximumAttempts {
+		options.Cause = temporal.NewHeartbeatTimeoutError(newest.anys()...)
 	}
 	if e.LastFailure != nil {
-		options.Details = append(options.Details, e.LastFailure.Error())
+		options.Details = append(options.Details, short([]byte(textOf(e.LastFailure))))
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.progressed || !t.stalledBefore() {
 		options.NextRetryDelay = atOnce
 	}
-	return temporal.NewApplicationErrorWithOptions(e.Error(), heartbeatTimeoutType, options)
+	return temporal.NewApplicationErrorWithOptions(short([]byte(e.Error())), heartbeatTimeoutType, options)
 }
 
 // stalledBefore reports whether the attempt before ended in a heartbeat timeout,
