@@ -27,18 +27,20 @@
 //
 // The function gets an [activity.Context], with all that is built on it:
 // [activity.Resume], [activity.Range], [activity.Idle], [activity.Guard],
-// [activity.FromContext]. The SDK's package activity works with it as well. Details
-// are JSON, read as strictly as the embedded runtime's default Codec reads them.
-// Heartbeats without details keep the details.
+// [activity.FromContext]. Details are JSON, read as strictly as the embedded runtime's
+// default Codec reads them. Heartbeats without details keep the details. What the
+// SDK's package activity has, such as GetClient, works with that Context too, but for
+// its heartbeats: of RecordHeartbeat we know nothing.
 //
 // An attempt's Context ends at its deadlines, by the worker's own clock and with an
-// [*activity.TimeoutError] as the cause, whether or not the function listens. Of a
-// heartbeat timeout the worker tells the server at that instant, with the details,
-// and asks for the next attempt at once, or after the policy's interval where the
-// embedded runtime would wait for it. Only when the worker itself is gone is it the
-// server that notices. A function that does not return is left behind, and holds
-// none of the worker's slots; while more than 10 of one activity run in a worker,
-// its next attempt there waits.
+// [*activity.TimeoutError] as the cause, whether or not the function listens. A
+// heartbeat timeout the worker tells the server at that instant, and asks for the
+// next attempt at once, or after the policy's interval where the embedded runtime
+// would wait for it. The server's own timeouts are for a worker that is gone: to
+// live ones it listens at least every 0.8 heartbeat timeouts, since they send
+// heartbeats also while the function is silent. A function that does not return is
+// left behind, and holds none of the worker's slots; while more than 10 of one
+// activity run in a worker, its next attempt there waits.
 //
 // The caller gets an [*activity.Error], and in it, for [errors.As] and [errors.Is],
 // [*activity.TimeoutError], [*activity.PanicError], NonRetryable() and RetryDelay(),
@@ -60,24 +62,26 @@
 //     30 s), or MaxHeartbeatThrottleInterval of [worker.Options] if that is shorter.
 //     When a worker is killed or an attempt runs into a start-to-close timeout, the
 //     details that it held back are lost; the embedded runtime loses what the last
-//     SyncInterval recorded, and nothing. Set it to a second.
-//   - A cancellation reaches the function with the answer to a heartbeat that the
-//     SDK sends, not at once: what never beats is never told. In the function its
-//     cause is an error that wraps context.Canceled; the caller's own cause only the
-//     caller has. What a canceled attempt records is not kept. A function that is
-//     told must return within the heartbeat timeout.
+//     SyncInterval recorded, and nothing. Set it to a second or so.
+//   - A cancellation reaches the function with the answer to such a heartbeat, and not
+//     at once. In the function its cause is an error that wraps context.Canceled: the
+//     caller's own cause only the caller has.
 //   - When a worker was killed, the next attempt comes after the policy's interval,
-//     and not at once: the server knows nothing of progress.
+//     and not at once: the server knows nothing of progress. So it is too where the
+//     network or the worker is late by more than a fifth of the heartbeat timeout.
 //   - A worker that stops ends the Contexts with [activity.ErrShutdown] at once, and
 //     the next attempt begins elsewhere. Its WorkerStopTimeout is how long functions
 //     may take to return. The attempt counts.
 //   - A caller that ends leaves the activity running: started again, it is told
 //     ErrAlreadyRunning, and [GetHandle] finds the activity.
-//   - Guard keeps later attempts out that run in the same process. Others it cannot
-//     hold up: it only refuses an attempt that knows that it is over.
+//   - Guard keeps later attempts out that run in workers of the same client, and so of
+//     the same process. Others it cannot hold up: it only refuses an attempt that knows
+//     that it is over.
 //   - Errors come back as their text. A type of the function's own is found as the
-//     Type of a *temporal.ApplicationError with errors.As, and what errors.Join or
-//     several %w combine is text alone. PanicError.Value is the value's text.
+//     Type of a *temporal.ApplicationError with errors.As; what errors.Join or several
+//     %w combine, and an inner activity's *Error, is text alone. PanicError.Value is the
+//     value's text. Stacks are cut to 1 KiB (the worker logs all of them), and of a
+//     failure that is retried the server keeps 4 KiB.
 //   - Info.LastFailure is nil in activities that a workflow started.
 //   - Status needs the server, so it has a context and an error, and knows nothing
 //     of Done, Total and abandoned functions.
