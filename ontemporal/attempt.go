@@ -1,9 +1,7 @@
 package ontemporal
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
@@ -52,14 +50,17 @@ type attempt struct {
 	sdkInfo         sdkactivity.Info
 	info            activity.Info
 	place           *place
+	dumps           *dumps
 	resumed         details       // what it resumes from
+	grace           time.Duration // Options.CancelGrace; 0: a workflow's activity, until its deadline
 	left            chan struct{} // closed when a timeout, outside Guard, leaves the function behind
 	unwatch         func()        // of the SDK's context and the worker
 
 	sending sync.Mutex // held by who sends a heartbeat, so that the newest comes last; before mu
 
 	mu         sync.Mutex
-	over       bool          // fenced: it has timed out, or the server says so, or it has ended
+	over       bool          // fenced: it has timed out, or the server says so, or it is settled
+	settled    bool          // how it ended is decided
 	told       bool          // Sleep, Idle, Range or Guard returned the cause
 	ranged     bool          // BeginRange was called
 	beaten     bool          // Heartbeat was called
@@ -68,14 +69,17 @@ type attempt struct {
 	guards     int           // functions inside Guard now
 	latest     details       // recorded last, or resumed from
 	sent       time.Time     // when a heartbeat was sent last
+	beat       time.Time     // the last heartbeat, or the start
 	beatBy     time.Time     // the heartbeat deadline; zero: none
 	granted    time.Duration // what beatBy was moved by since the last heartbeat
+	returnBy   time.Time     // when a canceled function is left behind; zero: it is not canceled, or may take its time
+	silent     bool          // the worker has stopped: nobody could tell the server of an end any more
 	timer      *time.Timer   // for the next deadline or heartbeat; nil before start
 }
 
-func newAttempt(sdk context.Context, first []json.RawMessage) (*attempt, error) {
+func newAttempt(sdk context.Context, start start, dumps *dumps) (*attempt, error) {
 	info := sdkactivity.GetInfo(sdk)
-	t := &attempt{sdk: sdk, sdkInfo: info, left: make(chan struct{}), info: activity.Info{
+	t := &attempt{sdk: sdk, sdkInfo: info, dumps: dumps, left: make(chan struct{}), info: activity.Info{
 		ID: info.ActivityID, Name: info.ActivityType.Name,
 		Attempt:     int(info.Attempt),
 		ScheduledAt: info.ScheduledTime, StartedAt: info.StartedTime, Deadline: info.Deadline,
@@ -90,9 +94,12 @@ func newAttempt(sdk context.Context, first []json.RawMessage) (*attempt, error) 
 		return nil, fmt.Errorf("%s: its heartbeat details cannot be read: %w", t, err)
 	}
 	if t.resumed == nil {
-		t.resumed = fromJSON(first)
+		t.resumed = fromJSON(start.Details)
 	}
 	t.latest = t.resumed
+	if t.grace = start.CancelGrace; t.grace == 0 && info.ActivityRunID != "" {
+		t.grace = defaultCancelGrace
+	}
 	if info.ActivityRunID != "" && info.Attempt > 1 {
 		t.info.LastFailure = oneLevel(t.lastFailure())
 	}
@@ -167,21 +174,27 @@ func (t *attempt) start() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
+	t.beat, t.sent = now, now
 	if d := t.info.HeartbeatTimeout; d > 0 {
 		t.beatBy = now.Add(d)
 	}
-	t.sent = now
 	t.timer = time.AfterFunc(t.next(now), t.tick)
 }
 
 // next is the time until there is something to do. T.mu is held.
 func (t *attempt) next(now time.Time) time.Duration {
 	at := t.sent.Add(t.pulse())
-	if d := t.info.Deadline; !d.IsZero() && d.Before(at) {
-		at = d
+	if t.over { // it holds on
+		return at.Sub(now)
 	}
-	if t.watched() && t.beatBy.Before(at) {
-		at = t.beatBy
+	deadlines := []time.Time{t.info.Deadline, t.returnBy}
+	if t.watched() {
+		deadlines = append(deadlines, t.beatBy)
+	}
+	for _, d := range deadlines {
+		if !d.IsZero() && d.Before(at) {
+			at = d
+		}
 	}
 	return at.Sub(now)
 }
@@ -189,6 +202,17 @@ func (t *attempt) next(now time.Time) time.Duration {
 // watched reports whether the heartbeat deadline counts: a canceled function may take
 // its time. T.mu is held.
 func (t *attempt) watched() bool { return !t.beatBy.IsZero() && t.Err() == nil }
+
+// holds reports whether the server is to wait for the report of a stall, since the
+// function is inside Guard. T.mu is held.
+func (t *attempt) holds(now time.Time) bool {
+	return t.guards > 0 && isStall(context.Cause(t)) && now.Before(t.info.Deadline)
+}
+
+func isStall(err error) bool {
+	e, ok := err.(*activity.TimeoutError)
+	return ok && e.Type == activity.TimeoutHeartbeat
+}
 
 // pulse is the time between heartbeats that the worker sends: often enough that the
 // server, which counts from the last one that it got, is never before the attempt to
@@ -205,7 +229,7 @@ func (t *attempt) tick() {
 	t.mu.Lock()
 	now := time.Now()
 	t.check(now)
-	if t.over {
+	if t.settled || t.over && !t.holds(now) {
 		t.mu.Unlock()
 		return
 	}
@@ -214,6 +238,7 @@ func (t *attempt) tick() {
 		t.sent = now
 	}
 	t.timer.Reset(t.next(now))
+	due = due && !t.silent
 	t.mu.Unlock()
 	if due {
 		t.send()
@@ -224,21 +249,27 @@ func (t *attempt) tick() {
 // paused, which shows as a timer or a heartbeat that comes late itself, the heartbeat
 // deadline moves on by as much. T.mu is held.
 func (t *attempt) check(now time.Time) {
-	closed := !t.info.Deadline.IsZero() && !now.Before(t.info.Deadline)
-	stalled := t.watched() && !now.Before(t.beatBy)
-	switch {
-	case t.over:
-	case stalled && (!closed || t.beatBy.Before(t.info.Deadline)):
+	due := func(deadline time.Time) bool { return !deadline.IsZero() && !now.Before(deadline) }
+	closed := due(t.info.Deadline)
+	if t.over {
+		return
+	}
+	if t.watched() && due(t.beatBy) && (!closed || t.beatBy.Before(t.info.Deadline)) {
 		timeout := t.info.HeartbeatTimeout
-		if late := now.Sub(t.beatBy); late > max(timeout/10, time.Millisecond) && t.granted < timeout {
-			late = min(late, timeout-t.granted)
-			t.granted += late
-			t.beatBy = now.Add(late)
+		late := now.Sub(t.beatBy)
+		if late <= max(timeout/10, time.Millisecond) || t.granted >= timeout {
+			t.fence(t.timeout(activity.TimeoutHeartbeat, timeout))
 			return
 		}
-		t.fence(t.timeout(activity.TimeoutHeartbeat, timeout))
+		late = min(late, timeout-t.granted)
+		t.granted += late
+		t.beatBy = now.Add(late)
+	}
+	switch {
 	case closed:
 		t.fence(t.closed())
+	case due(t.returnBy):
+		t.fence(errCanceled)
 	}
 }
 
@@ -254,7 +285,7 @@ func (t *attempt) closed() error {
 func (t *attempt) timeout(typ activity.TimeoutType, after time.Duration) error {
 	return &activity.TimeoutError{
 		ID: t.info.ID, Name: t.info.Name, Type: typ, Attempt: t.info.Attempt, After: after,
-		Stack: stackOf(t), LastFailure: oneLevel(t.info.LastFailure), Details: t.latest.framed(),
+		Stack: t.dumps.stack(t, t.beat), LastFailure: oneLevel(t.info.LastFailure), Details: t.latest.framed(),
 	}
 }
 
@@ -306,11 +337,18 @@ func (t *attempt) heard(cause error) {
 	case t.over || cause == nil:
 	case errors.As(cause, &canceled):
 		t.cancel(errCanceled)
+		if t.grace > 0 && t.returnBy.IsZero() {
+			t.returnBy = time.Now().Add(t.grace)
+			if t.timer != nil {
+				t.timer.Reset(0)
+			}
+		}
 	case errors.As(cause, &notFound):
 		t.fence(fmt.Errorf("%w (%w)", errOver, cause))
 	case errors.As(cause, &trouble), errors.Is(cause, context.DeadlineExceeded):
 	default:
 		t.cancel(fmt.Errorf("activity: the attempt was ended by Temporal: %w", cause))
+		t.silent = true
 	}
 }
 
@@ -319,12 +357,17 @@ func (t *attempt) heard(cause error) {
 func (t *attempt) send() {
 	t.sending.Lock()
 	defer t.sending.Unlock()
-	if t.sdk.Err() != nil {
+	t.mu.Lock()
+	late := t.settled
+	t.mu.Unlock()
+	switch {
+	case late:
+	case t.sdk.Err() != nil:
 		t.sendDirectly()
-		return
+	default:
+		sdkactivity.RecordHeartbeat(t.sdk, t.newest().anys()...)
+		t.sdkEnded() // the answer may have said so
 	}
-	sdkactivity.RecordHeartbeat(t.sdk, t.newest().anys()...)
-	t.sdkEnded() // the answer may have said so
 }
 
 // flush sends the details of an attempt that has failed: the SDK might still hold
@@ -343,7 +386,7 @@ func (t *attempt) flush() {
 func (t *attempt) sendDirectly() {
 	c, info := sdkactivity.GetClient(t.sdk), &t.sdkInfo
 	// The SDK's test environment ends the process when its client is used.
-	if _, test := c.WorkflowService().(*workflowservicemock.MockWorkflowServiceClient); test || info.IsLocalActivity {
+	if _, test := c.WorkflowService().(*workflowservicemock.MockWorkflowServiceClient); test {
 		sdkactivity.RecordHeartbeat(t.sdk, t.newest().anys()...)
 		return
 	}
@@ -380,7 +423,7 @@ func (t *attempt) settle(err error) (result, cause error) {
 	if t.over || err == nil && t.told {
 		err = cause
 	}
-	t.over = true
+	t.over, t.settled = true, true
 	t.cancel(errReturned) // for goroutines that the function has left
 	if t.timer != nil {
 		t.timer.Stop()
@@ -388,7 +431,7 @@ func (t *attempt) settle(err error) (result, cause error) {
 	return err, cause
 }
 
-// call runs the function. Its frame is what stackOf looks for.
+// call runs the function. Its frame is what a dump finds it by.
 //
 //go:noinline
 func (t *attempt) call(fn func(activity.Context) error) (err error) {
@@ -400,23 +443,6 @@ func (t *attempt) call(fn func(activity.Context) error) (err error) {
 	err = fn(t)
 	runtime.KeepAlive(t)
 	return err
-}
-
-// stackOf is where t's function is, unless the dump of all goroutines that tells
-// would take long.
-func stackOf(t *attempt) []byte {
-	if runtime.NumGoroutine() > 4000 {
-		return nil
-	}
-	buf := make([]byte, 1<<20)
-	buf = buf[:runtime.Stack(buf, true)]
-	frame := fmt.Appendf(nil, "ontemporal.(*attempt).call(%p", t)
-	for g := range bytes.SplitSeq(buf, []byte("\n\n")) {
-		if bytes.Contains(g, frame) {
-			return bytes.Clone(g)
-		}
-	}
-	return nil
 }
 
 // causeOf is the cause of a context that has ended, else nil.

@@ -3,7 +3,6 @@ package ontemporal
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -45,44 +44,57 @@ func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, 
 		return nil, err
 	}
 	if ctx.Err() != nil {
-		return nil, &activity.Error{ID: opts.ID, Name: name, RetryState: activity.RetryStateCancelRequested, Err: context.Cause(ctx)}
+		return nil, notStarted(opts.ID, name, ctx)
 	}
 	if opts.CancelGrace == 0 {
 		opts.CancelGrace = defaultCancelGrace
 	}
-	var first details
+	var first start
+	var left details
 	if d := opts.HeartbeatDetails; len(d) > 1 || len(d) == 1 && d[0] != nil {
-		if first, err = encode(d); err != nil {
+		if left, err = encode(d); err != nil {
 			return nil, fmt.Errorf("activity: Options.HeartbeatDetails: %w", err)
 		}
 	}
 	id := opts.ID
-	starting := context.WithoutCancel(ctx) // ctx's end must not leave open whether it is started
 	if id == "" {
 		id = "activity-" + rand.Text()
-	} else if left, err := leftBehind(starting, c, id); err != nil {
+	} else if before, err := leftBehind(ctx, c, id); ctx.Err() != nil {
+		return nil, notStarted(id, name, ctx)
+	} else if err != nil {
 		return nil, fmt.Errorf("activity %q: not started: what its last execution has left is not known: %w", id, err)
-	} else if left != nil {
-		first = left
+	} else if before != nil {
+		left = before
+	}
+	if first.Details, err = left.json(); err != nil {
+		return nil, fmt.Errorf("activity %q: not started: its last execution has left what this one cannot resume from: %w", id, err)
+	}
+	if opts.CancelGrace != defaultCancelGrace {
+		first.CancelGrace = opts.CancelGrace
 	}
 	args := []any{in}
-	if len(first) > 0 {
-		values, err := first.json()
-		if err != nil {
-			return nil, fmt.Errorf("activity %q: not started: its last execution has left what this one cannot resume from: %w", id, err)
-		}
-		args = append(args, values)
+	if first.Details != nil || first.CancelGrace != 0 {
+		args = append(args, first)
 	}
-	sdk, err := c.ExecuteActivity(starting, startOptions(id, taskQueue, &opts), name, args...)
+	// ctx's end must not leave open whether it is started.
+	sdk, err := c.ExecuteActivity(context.WithoutCancel(ctx), startOptions(id, taskQueue, &opts), name, args...)
+	if running := (*serviceerror.ActivityExecutionAlreadyStarted)(nil); errors.As(err, &running) {
+		return nil, fmt.Errorf("activity %q: not started: %w", id, activity.ErrAlreadyRunning)
+	}
+	if isOutage(err) {
+		return nil, fmt.Errorf("activity %q: whether it was started is not known, GetHandle or another Start of this ID tells: %w", id, err)
+	}
 	if err != nil {
-		if running := (*serviceerror.ActivityExecutionAlreadyStarted)(nil); errors.As(err, &running) {
-			err = activity.ErrAlreadyRunning
-		}
 		return nil, fmt.Errorf("activity %q: not started: %w", id, err)
 	}
-	h := newHandle[Out](sdk, opts.CancelGrace)
+	h := newHandle[Out](sdk, name, opts.CancelGrace)
 	h.follow(ctx)
 	return h, nil
+}
+
+// notStarted is the error of an activity whose context ended before its start.
+func notStarted(id, name string, ctx context.Context) error {
+	return &activity.Error{ID: id, Name: name, RetryState: activity.RetryStateCancelRequested, Err: context.Cause(ctx)}
 }
 
 // ExecuteDefinition is [activity.Definition.Execute] on a Temporal cluster.
@@ -194,9 +206,9 @@ func newestDetails(d *client.ActivityExecutionDescription) (details, error) {
 		return nil, nil
 	}
 	var in converter.RawValue
-	var first []json.RawMessage
+	var first start
 	err := d.GetInput(&in, &first)
-	return fromJSON(first), err
+	return fromJSON(first.Details), err
 }
 
 func isNotFound(err error) bool {

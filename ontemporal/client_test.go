@@ -2,6 +2,7 @@ package ontemporal_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -160,7 +161,7 @@ func TestExecute(t *testing.T) {
 		ID: "a", TaskQueue: "queue", StartToCloseTimeout: time.Hour, HeartbeatTimeout: time.Minute, ScheduleToStartTimeout: time.Second, ScheduleToCloseTimeout: 3 * time.Hour,
 		RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 3, MaximumInterval: time.Minute, MaximumAttempts: 7},
 	}
-	if s.name != "github.com/seed-9da638b0/activity/ontemporal_test.f" || fmt.Sprintf("%v %+v", s.args[0], s.options.RetryPolicy) != fmt.Sprintf("5 %+v", want.RetryPolicy) || fmt.Sprintf("%s", s.args[1]) != `["a" 1]` {
+	if s.name != "github.com/seed-9da638b0/activity/ontemporal_test.f" || fmt.Sprintf("%v %+v", s.args[0], s.options.RetryPolicy) != fmt.Sprintf("5 %+v", want.RetryPolicy) || asJSON(s.args[1]) != `{"Details":["a",1],"CancelGrace":60000000000}` {
 		t.Errorf("the server got %v with %v, %+v", s.name, s.args, s.options.RetryPolicy)
 	}
 	s.options.RetryPolicy, want.RetryPolicy = nil, nil
@@ -168,6 +169,14 @@ func TestExecute(t *testing.T) {
 		t.Errorf("the server got %+v, want %+v", s.options, want)
 	}
 	s.check(t, `handle of "a" ""`, "start")
+}
+
+func asJSON(v any) string {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	return string(data)
 }
 
 func TestExecuteWithTheLeast(t *testing.T) {

@@ -107,6 +107,7 @@ func (t *attempt) Heartbeat(values ...any) error {
 		t.latest, t.recorded = newest, true
 		t.progressed = t.progressed || !newest.equal(t.resumed)
 	}
+	t.beat = now
 	if d := t.info.HeartbeatTimeout; d > 0 {
 		t.beatBy, t.granted = now.Add(d), 0
 	}

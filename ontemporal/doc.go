@@ -2,14 +2,18 @@
 // Temporal cluster, for work that has outgrown one machine: the same functions, by
 // way of Temporal's Go SDK.
 //
-// A worker registers the function:
+// A worker registers the function under the Name that Options have:
 //
-//	w := worker.New(c, "imports", worker.Options{MaxHeartbeatThrottleInterval: time.Second})
+//	w := worker.New(c, "imports", worker.Options{
+//		MaxHeartbeatThrottleInterval: time.Second,      // what is lost when the worker is killed
+//		WorkerStopTimeout:            10 * time.Second, // for functions to return when it stops
+//	})
 //	ontemporal.Register(w, "import", importRows)
 //	err := w.Run(worker.InterruptCh())
 //
 // and the call that started it embedded,
 //
+//	opts := activity.Options{Name: "import", StartToCloseTimeout: time.Hour, HeartbeatTimeout: 10 * time.Second}
 //	n, err := activity.Execute(ctx, rt, opts, importRows, file)
 //
 // becomes
@@ -18,8 +22,10 @@
 //
 // Execute and [Start] use standalone activities, which need no workflow, a server
 // that has them (1.32 does) and Options.StartToCloseTimeout or
-// ScheduleToCloseTimeout. To workflows, what is registered is an ordinary activity
-// with one argument:
+// ScheduleToCloseTimeout. Where no worker of the task queue has the Name, or none
+// polls it, the activity waits for one: the worker's log says so, Handle.Status too.
+// To workflows, what is registered is an ordinary activity with one argument (but no
+// local activity):
 //
 //	err := workflow.ExecuteActivity(ctx, "import", file).Get(ctx, &n)
 //
@@ -71,12 +77,15 @@
 //     network or the worker is late by more than a fifth of the heartbeat timeout.
 //   - A worker that stops ends the Contexts with [activity.ErrShutdown] at once, and
 //     the next attempt begins elsewhere. Its WorkerStopTimeout is how long functions
-//     may take to return. The attempt counts.
+//     may take to return, and by default 0: then the server has to notice. The
+//     attempt counts.
+//   - A canceled function is left behind after Options.CancelGrace, and in a workflow's
+//     activity at the attempt's deadline.
 //   - A caller that ends leaves the activity running: started again, it is told
 //     ErrAlreadyRunning, and [GetHandle] finds the activity.
 //   - Guard keeps later attempts out that run in workers of the same client, and so of
-//     the same process. Others it cannot hold up: it only refuses an attempt that knows
-//     that it is over.
+//     the same process. Elsewhere it holds them up after a heartbeat timeout only, as
+//     long as its own worker lives, and refuses an attempt that knows that it is over.
 //   - Errors come back as their text. A type of the function's own is found as the
 //     Type of a *temporal.ApplicationError with errors.As; what errors.Join or several
 //     %w combine, and an inner activity's *Error, is text alone. PanicError.Value is the

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/seed-9da638b0/activity"
 	enumspb "go.temporal.io/api/enums/v1"
@@ -23,7 +24,9 @@ const (
 // with its type: what is long, such as a stack, is cut to this.
 const maxKept = 1 << 10
 
-func short(text []byte) string { return string(text[:min(len(text), maxKept)]) }
+func short(text []byte) string {
+	return strings.ToValidUTF8(string(text[:min(len(text), maxKept)]), "")
+}
 
 // atOnce is the shortest delay until a retry: to a server, 0 is none given.
 const atOnce = time.Millisecond
@@ -59,11 +62,15 @@ func toTemporal(err error) error {
 		typ, special = panicType, true
 		options.Details = []any{short(p.Stack)}
 	}
+	options.Cause = errors.Unwrap(inner)
+	text := err.Error()
+	if !utf8.ValidString(text) { // which the SDK could not send
+		text, special, options.Cause = strings.ToValidUTF8(text, "\uFFFD"), true, nil
+	}
 	if !special {
 		return err
 	}
-	options.Cause = errors.Unwrap(inner)
-	return temporal.NewApplicationErrorWithOptions(err.Error(), typ, options)
+	return temporal.NewApplicationErrorWithOptions(text, typ, options)
 }
 
 // walk visits err and what it wraps, down to an inner activity's *Error: that one

@@ -18,6 +18,7 @@ import (
 // A Handle is a started activity, as [activity.Handle] is.
 type Handle[Out any] struct {
 	sdk   client.ActivityHandle
+	name  string // "": not known
 	grace time.Duration
 
 	following sync.Once
@@ -34,11 +35,11 @@ type Handle[Out any] struct {
 // With an empty runID it is the latest execution. That it does not exist is an
 // error of Wait and Status. The end of no context cancels it.
 func GetHandle[Out any](c client.Client, id, runID string) *Handle[Out] {
-	return newHandle[Out](c.GetActivityHandle(client.GetActivityHandleOptions{ActivityID: id, RunID: runID}), defaultCancelGrace)
+	return newHandle[Out](c.GetActivityHandle(client.GetActivityHandleOptions{ActivityID: id, RunID: runID}), "", defaultCancelGrace)
 }
 
-func newHandle[Out any](sdk client.ActivityHandle, grace time.Duration) *Handle[Out] {
-	return &Handle[Out]{sdk: sdk, grace: grace, canceling: make(chan struct{}), done: make(chan struct{})}
+func newHandle[Out any](sdk client.ActivityHandle, name string, grace time.Duration) *Handle[Out] {
+	return &Handle[Out]{sdk: sdk, name: name, grace: grace, canceling: make(chan struct{}), done: make(chan struct{})}
 }
 
 // ID returns Options.ID, or the ID that was made up.
@@ -147,17 +148,29 @@ func (h *Handle[Out]) await(ctx context.Context) error {
 			return h.failure(asking, e.err, h.cause)
 		case refused = <-requested:
 		case <-grace.C:
-			end := &activity.Error{ID: h.ID(), RetryState: activity.RetryStateCancelRequested}
-			if d, err := h.describe(asking); err == nil {
-				end.Name, end.Attempt = d.ActivityType, attempts(d)
-			}
-			end.Err = fmt.Errorf("%w; it had not ended %s later, and may still run", h.cause, h.grace)
-			if refused != nil {
-				end.Err = fmt.Errorf("%w; the server did not take the cancellation: %w", h.cause, refused)
-			}
-			return end
+			return h.unanswered(asking, refused)
 		}
 	}
+}
+
+// unanswered is the end for a caller who has waited for CancelGrace. The server is
+// given a moment to say in which attempt.
+func (h *Handle[Out]) unanswered(ctx context.Context, refused error) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	end := &activity.Error{
+		ID: h.ID(), Name: h.name, RetryState: activity.RetryStateCancelRequested,
+		Err: fmt.Errorf("%w; it had not ended %s later, and may still run", h.cause, h.grace),
+	}
+	if refused != nil {
+		end.Err = fmt.Errorf("%w; the server did not take the cancellation: %w", h.cause, refused)
+	}
+	if d, err := h.describe(ctx); err == nil {
+		end.Name, end.Attempt = d.ActivityType, attempts(d)
+	} else {
+		end.Err = fmt.Errorf("%w (in which attempt it is, the server does not say: %w)", end.Err, err)
+	}
+	return end
 }
 
 // An outcome is how an activity failed, as the SDK has it, and no failure to ask.
@@ -173,17 +186,13 @@ func (h *Handle[Out]) get(ctx context.Context, out *Out) error {
 	return err
 }
 
-// persist calls ask until it succeeds or fails for good, and not since the server
-// cannot be reached.
+// persist calls ask until it succeeds or fails for another reason than that the
+// server cannot be reached.
 func persist(ctx context.Context, ask func() error) error {
 	for {
 		err := ask()
-		switch err.(type) {
-		case *serviceerror.Unavailable, *serviceerror.ResourceExhausted, *serviceerror.DeadlineExceeded:
-		default:
-			if !errors.Is(err, context.DeadlineExceeded) {
-				return err
-			}
+		if !isOutage(err) {
+			return err
 		}
 		select {
 		case <-time.After(time.Second):
@@ -191,6 +200,14 @@ func persist(ctx context.Context, ask func() error) error {
 			return err
 		}
 	}
+}
+
+func isOutage(err error) bool {
+	switch err.(type) {
+	case *serviceerror.Unavailable, *serviceerror.ResourceExhausted, *serviceerror.DeadlineExceeded:
+		return true
+	}
+	return errors.Is(err, context.DeadlineExceeded)
 }
 
 func (h *Handle[Out]) describe(ctx context.Context) (*client.ActivityExecutionDescription, error) {
@@ -238,7 +255,7 @@ func (h *Handle[Out]) failure(ctx context.Context, err, cause error) error {
 	}
 	switch how.error.(type) {
 	case *temporal.CanceledError:
-		result = canceledResult(how.error.(*temporal.CanceledError), cause, d)
+		result = canceledResult(how.error.(*temporal.CanceledError), cause, d, of.details)
 	case *temporal.TerminatedError:
 		result = fmt.Errorf("%w: %s", how.error, d.RawResponse.GetOutcome().GetFailure().GetMessage())
 	}
@@ -251,9 +268,9 @@ func (h *Handle[Out]) failure(ctx context.Context, err, cause error) error {
 
 // canceledResult is how the last attempt of a canceled activity ended, or nil if that
 // is no more than the cause.
-func canceledResult(err *temporal.CanceledError, cause error, d *client.ActivityExecutionDescription) error {
+func canceledResult(err *temporal.CanceledError, cause error, d *client.ActivityExecutionDescription, newest details) error {
 	if attempts(d) < int(d.Attempt) { // it waited for the next one
-		return lastFailure(d, nil)
+		return lastFailure(d, newest)
 	}
 	var text string
 	if err.Details(&text) != nil || text == "" || text == d.CanceledReason {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/seed-9da638b0/activity"
 	sdkactivity "go.temporal.io/sdk/activity"
@@ -16,17 +17,18 @@ import (
 // the function's own, as for [activity.Options]. It panics if fn is nil, and, as the
 // SDK does, if r has an activity of that name.
 //
-// It is an ordinary Temporal activity with one argument. (The second, which
-// [Start] may send, holds the details of [activity.Options] and of earlier
-// executions: leave it out.)
+// To workflows it is an ordinary Temporal activity with one argument, but no local
+// activity. (The second argument, which [Start] may send, holds options that
+// Temporal has no place for: leave it out.)
 func Register[In, Out any](r worker.ActivityRegistry, name string, fn func(activity.Context, In) (Out, error)) {
 	name, err := check(activity.Options{Name: name}, fn)
 	if err != nil {
 		panic(fmt.Sprintf("ontemporal: Register: %v", err))
 	}
-	r.RegisterActivityWithOptions(func(ctx context.Context, in In, first []json.RawMessage) (Out, error) {
+	dumps := &dumps{}
+	r.RegisterActivityWithOptions(func(ctx context.Context, in In, start start) (Out, error) {
 		out := new(Out)
-		err := run(ctx, first, func(c activity.Context) (err error) {
+		err := run(ctx, start, dumps, func(c activity.Context) (err error) {
 			*out, err = fn(c, in)
 			return err
 		})
@@ -36,6 +38,12 @@ func Register[In, Out any](r worker.ActivityRegistry, name string, fn func(activ
 		}
 		return *out, nil
 	}, sdkactivity.RegisterOptions{Name: name})
+}
+
+// start is what Start has to tell a worker besides the input.
+type start struct {
+	Details     []json.RawMessage `json:",omitempty"` // what the first attempt resumes from
+	CancelGrace time.Duration     `json:",omitempty"`
 }
 
 // RegisterDefinition does so for a Definition. Its Options are the caller's: see
@@ -50,8 +58,8 @@ func RegisterDefinition[In, Out any](r worker.ActivityRegistry, d *activity.Defi
 // run is one attempt in the worker, in the SDK's goroutine: it returns what the SDK
 // is to report. The function has a goroutine of its own, which is left behind when
 // the attempt times out.
-func run(sdk context.Context, first []json.RawMessage, fn func(activity.Context) error) error {
-	t, err := newAttempt(sdk, first)
+func run(sdk context.Context, start start, dumps *dumps, fn func(activity.Context) error) error {
+	t, err := newAttempt(sdk, start, dumps)
 	if err != nil {
 		return err
 	}
@@ -60,12 +68,13 @@ func run(sdk context.Context, first []json.RawMessage, fn func(activity.Context)
 		return t.report(t.settle(err))
 	}
 	t.start()
-	returned := make(chan error, 1)
+	returned, settled := make(chan error, 1), make(chan struct{})
 	go func() {
 		err := activity.NonRetryable(activity.ErrGoexit) // unless call returns
 		defer func() {
-			t.place.leave()
 			returned <- err
+			<-settled
+			t.place.leave()
 		}()
 		err = t.call(fn)
 	}()
@@ -73,7 +82,9 @@ func run(sdk context.Context, first []json.RawMessage, fn func(activity.Context)
 	case err = <-returned:
 	case <-t.left:
 	}
-	return t.report(t.settle(err))
+	err, cause := t.settle(err)
+	close(settled)
+	return t.report(err, cause)
 }
 
 // report is what the SDK is told of an attempt that ended with err, and whose
@@ -91,7 +102,7 @@ func (t *attempt) report(err, cause error) error {
 		t.Logger().Warn("activity: attempt failed", "error", timeout.Error(), "stack", string(timeout.Stack))
 	}
 	switch {
-	case timeout != nil && timeout.Type == activity.TimeoutHeartbeat:
+	case isStall(cause):
 		return t.stalled(timeout)
 	case timeout != nil:
 		<-t.sdk.Done() // at the same deadline: then the SDK leaves it to the server
@@ -129,6 +140,5 @@ func (t *attempt) stalledBefore() bool {
 	if t.info.LastFailure == nil {
 		return t.info.Attempt > 1
 	}
-	var before *activity.TimeoutError
-	return errors.As(t.info.LastFailure, &before) && before.Type == activity.TimeoutHeartbeat
+	return isStall(t.info.LastFailure)
 }

@@ -345,7 +345,7 @@ func TestFirstDetails(t *testing.T) {
 				return 0, errBoom
 			}
 			return 0, nil
-		}, 0, []any{"a", 7})
+		}, 0, map[string]any{"Details": []any{"a", 7}})
 		checkErr(t, err, nil)
 		checkBeats(t, c, `"a" 7`)
 	})

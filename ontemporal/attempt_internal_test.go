@@ -1,0 +1,125 @@
+package ontemporal
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+// What an attempt's deadlines make of a look at the clock.
+func TestCheck(t *testing.T) {
+	begun := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
+	const (
+		none = activity.TimeoutType(0)
+		beat = activity.TimeoutHeartbeat
+		stc  = activity.TimeoutStartToClose
+		stsc = activity.TimeoutScheduleToClose
+	)
+	for _, test := range []struct {
+		name                string
+		heartbeat, deadline time.Duration
+		scheduleToClose     time.Duration
+		looks               []time.Duration // after the start
+		want                activity.TimeoutType
+	}{
+		{"nothing due", 10, 100, 0, []time.Duration{9*time.Second + 999_999_999}, none},
+		{"heartbeat", 10, 100, 0, []time.Duration{10 * time.Second}, beat},
+		{"a tenth late", 10, 100, 0, []time.Duration{11 * time.Second}, beat},
+		{"paused", 10, 100, 0, []time.Duration{11*time.Second + 1}, none},
+		{"paused, and then silent for as long", 10, 100, 0, []time.Duration{13 * time.Second, 16*time.Second - 1}, none},
+		{"paused, and then silent for longer", 10, 100, 0, []time.Duration{13 * time.Second, 16 * time.Second}, beat},
+		{"paused for long", 10, 100, 0, []time.Duration{50 * time.Second, 60*time.Second - 1}, none},
+		{"paused for long, and then silent", 10, 100, 0, []time.Duration{50 * time.Second, 60 * time.Second}, beat},
+		{"paused twice", 10, 100, 0, []time.Duration{15 * time.Second, 25 * time.Second, 30*time.Second - 1}, none},
+		{"paused too often", 10, 100, 0, []time.Duration{15 * time.Second, 25 * time.Second, 35 * time.Second}, beat},
+		{"start to close", 0, 100, 0, []time.Duration{100 * time.Second}, stc},
+		{"just before", 0, 100, 0, []time.Duration{100*time.Second - 1}, none},
+		{"schedule to close", 0, 100, 100, []time.Duration{100 * time.Second}, stsc},
+		{"start to close is earlier", 0, 100, 101, []time.Duration{100 * time.Second}, stc},
+		{"both at one instant", 100, 100, 0, []time.Duration{100 * time.Second}, stc},
+		{"heartbeat first", 99, 100, 0, []time.Duration{100 * time.Second}, beat},
+		{"close first", 101, 100, 0, []time.Duration{101 * time.Second}, stc},
+		{"paused over both", 10, 100, 0, []time.Duration{200 * time.Second}, stc},
+	} {
+		a := &attempt{left: make(chan struct{}), dumps: &dumps{}}
+		a.Context, a.cancel = context.WithCancelCause(context.Background())
+		a.info.HeartbeatTimeout, a.info.StartToCloseTimeout, a.info.ScheduleToCloseTimeout = test.heartbeat*time.Second, 100*time.Second, test.scheduleToClose*time.Second
+		a.info.ScheduledAt, a.info.Deadline = begun, begun.Add(test.deadline*time.Second)
+		if test.heartbeat > 0 {
+			a.beatBy = begun.Add(a.info.HeartbeatTimeout)
+		}
+		for _, d := range test.looks {
+			if a.over {
+				t.Errorf("%s: over too early", test.name)
+			}
+			a.check(begun.Add(d))
+		}
+		var e *activity.TimeoutError
+		errors.As(context.Cause(a), &e)
+		switch {
+		case test.want == none && (a.over || e != nil), test.want != none && (!a.over || e == nil || e.Type != test.want || !isLeft(a)):
+			t.Errorf("%s: over %v, %v", test.name, a.over, context.Cause(a))
+		}
+	}
+}
+
+// A canceled function may be silent, but not for longer than CancelGrace.
+func TestCheckCanceled(t *testing.T) {
+	begun := time.Now()
+	a := &attempt{left: make(chan struct{}), grace: time.Minute}
+	a.Context, a.cancel = context.WithCancelCause(context.Background())
+	a.beatBy, a.info.HeartbeatTimeout, a.sent = begun.Add(time.Second), time.Second, begun
+	a.cancel(errCanceled)
+	a.returnBy = begun.Add(a.grace)
+	a.check(begun.Add(time.Minute - 1))
+	if a.over {
+		t.Errorf("over: %v", context.Cause(a))
+	}
+	if d := a.next(begun.Add(time.Minute - 1)); d > time.Minute {
+		t.Errorf("the next look is after %s", d)
+	}
+	a.check(begun.Add(time.Minute))
+	if !a.over || !isLeft(a) || context.Cause(a) != errCanceled {
+		t.Errorf("not over: %v", context.Cause(a))
+	}
+}
+
+func TestDumps(t *testing.T) {
+	d := &dumps{}
+	hanging := func() (*attempt, func()) {
+		a, in, out := &attempt{}, make(chan struct{}), make(chan struct{})
+		go a.call(func(activity.Context) error { close(in); hangs(out); return nil })
+		<-in
+		return a, func() { close(out) }
+	}
+	since := time.Now()
+	a, endA := hanging()
+	b, endB := hanging()
+	defer endA()
+	defer endB()
+	for _, a := range []*attempt{a, b} {
+		if s := string(d.stack(a, since)); strings.Count(s, "ontemporal.hangs(") != 1 {
+			t.Errorf("the stack is %q", s)
+		}
+	}
+	if s := d.stack(&attempt{}, since); s != nil {
+		t.Errorf("the stack of one that does not run is %q", s)
+	}
+	// While no other may be taken, what was dumped before the silence is of no use.
+	d.next = time.Now().Add(time.Hour)
+	c, endC := hanging()
+	defer endC()
+	if s := d.stack(c, since); s != nil {
+		t.Errorf("the stack is %q, from an older dump", s)
+	}
+	if s := d.stack(a, time.Now()); s != nil {
+		t.Errorf("the stack is %q, from before the silence", s)
+	}
+}
+
+//go:noinline
+func hangs(until chan struct{}) { <-until }
