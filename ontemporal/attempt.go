@@ -18,8 +18,9 @@ import (
 )
 
 const (
-	asking       = 5 * time.Second  // what an attempt waits for an answer of the server that it can do without
-	defaultPulse = 10 * time.Second // without a heartbeat timeout
+	asking   = 5 * time.Second  // what an attempt waits for an answer of the server that it can do without
+	maxPulse = 10 * time.Second // between heartbeats of the worker's own
+	maxQuiet = time.Second      // between heartbeats without details that the SDK gets, and may hold back
 )
 
 var (
@@ -59,22 +60,22 @@ type attempt struct {
 	sending sync.Mutex // held by who sends a heartbeat, so that the newest comes last; before mu
 
 	mu         sync.Mutex
-	over       bool          // fenced: it has timed out, or the server says so, or it is settled
-	settled    bool          // how it ended is decided
-	told       bool          // Sleep, Idle, Range or Guard returned the cause
-	ranged     bool          // BeginRange was called
-	beaten     bool          // Heartbeat was called
-	recorded   bool          // details
-	progressed bool          // recorded other details than it resumed from
-	guards     int           // functions inside Guard now
-	latest     details       // recorded last, or resumed from
-	sent       time.Time     // when a heartbeat was sent last
-	beat       time.Time     // the last heartbeat, or the start
-	beatBy     time.Time     // the heartbeat deadline; zero: none
-	granted    time.Duration // what beatBy was moved by since the last heartbeat
-	returnBy   time.Time     // when a canceled function is left behind; zero: it is not canceled, or may take its time
-	silent     bool          // the worker has stopped: nobody could tell the server of an end any more
-	timer      *time.Timer   // for the next deadline or heartbeat; nil before start
+	over       bool        // fenced: it has timed out, or the server says so, or it is settled
+	settled    bool        // how it ended is decided
+	told       bool        // Sleep, Idle, Range or Guard returned the cause
+	ranged     bool        // BeginRange was called
+	beaten     bool        // Heartbeat was called
+	recorded   bool        // details
+	progressed bool        // recorded other details than it resumed from
+	guards     int         // functions inside Guard now
+	latest     details     // recorded last, or resumed from
+	sent       time.Time   // when the SDK got a heartbeat last
+	pulseAt    time.Time   // when the worker sends the next of its own
+	beat       time.Time   // the last heartbeat, or the start
+	beatBy     time.Time   // the heartbeat deadline; zero: none
+	returnBy   time.Time   // when a canceled function is left behind; zero: it is not canceled, or may take its time
+	silent     bool        // the worker has stopped: nobody could tell the server of an end any more
+	timer      *time.Timer // for the next deadline or heartbeat; nil before start
 }
 
 func newAttempt(sdk context.Context, start start, dumps *dumps) (*attempt, error) {
@@ -152,7 +153,7 @@ func (t *attempt) admit() error {
 		if n == 0 {
 			t.Logger().Error("activity: this attempt is blocked by a function that hangs", "waits_for", why)
 		}
-		t.send()
+		t.send(t.sendDirectly)
 		timer := time.NewTimer(t.pulse())
 		select {
 		case <-changed:
@@ -169,12 +170,12 @@ func (t *attempt) admit() error {
 // start begins the watch over the deadlines.
 func (t *attempt) start() {
 	if len(t.resumed) > 0 && !sdkactivity.HasHeartbeatDetails(t.sdk) {
-		t.send() // from now on the server keeps them
+		t.send(t.bySDK) // from now on the server keeps them
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	t.beat, t.sent = now, now
+	t.beat, t.pulseAt = now, now.Add(t.pulse())
 	if d := t.info.HeartbeatTimeout; d > 0 {
 		t.beatBy = now.Add(d)
 	}
@@ -183,7 +184,7 @@ func (t *attempt) start() {
 
 // next is the time until there is something to do. T.mu is held.
 func (t *attempt) next(now time.Time) time.Duration {
-	at := t.sent.Add(t.pulse())
+	at := t.pulseAt
 	if t.over { // it holds on
 		return at.Sub(now)
 	}
@@ -214,14 +215,15 @@ func isStall(err error) bool {
 	return ok && e.Type == activity.TimeoutHeartbeat
 }
 
-// pulse is the time between heartbeats that the worker sends: often enough that the
-// server, which counts from the last one that it got, is never before the attempt to
-// find it stalled, although the SDK holds heartbeats back for 80 % of the timeout.
+// pulse is the time between heartbeats that the worker sends on its own, past the SDK,
+// which holds heartbeats back for 80 % of the timeout: often enough that the server,
+// which counts from the last one that it got, does not find an attempt stalled before
+// the worker does. Their answers also tell of a cancellation.
 func (t *attempt) pulse() time.Duration {
 	if d := t.info.HeartbeatTimeout; d > 0 {
-		return d / 8
+		return min(d/2, maxPulse)
 	}
-	return defaultPulse
+	return maxPulse
 }
 
 // tick does what is due.
@@ -233,39 +235,27 @@ func (t *attempt) tick() {
 		t.mu.Unlock()
 		return
 	}
-	due := now.Sub(t.sent) >= t.pulse()
+	due := !now.Before(t.pulseAt)
 	if due {
-		t.sent = now
+		t.pulseAt = now.Add(t.pulse())
 	}
 	t.timer.Reset(t.next(now))
 	due = due && !t.silent
 	t.mu.Unlock()
 	if due {
-		t.send()
+		t.send(t.sendDirectly)
 	}
 }
 
-// check ends the attempt if one of its deadlines has come. If the whole process has
-// paused, which shows as a timer or a heartbeat that comes late itself, the heartbeat
-// deadline moves on by as much. T.mu is held.
+// check ends the attempt if one of its deadlines has come. (That the whole process has
+// paused is no excuse here: the server and other workers have not.) T.mu is held.
 func (t *attempt) check(now time.Time) {
 	due := func(deadline time.Time) bool { return !deadline.IsZero() && !now.Before(deadline) }
 	closed := due(t.info.Deadline)
-	if t.over {
-		return
-	}
-	if t.watched() && due(t.beatBy) && (!closed || t.beatBy.Before(t.info.Deadline)) {
-		timeout := t.info.HeartbeatTimeout
-		late := now.Sub(t.beatBy)
-		if late <= max(timeout/10, time.Millisecond) || t.granted >= timeout {
-			t.fence(t.timeout(activity.TimeoutHeartbeat, timeout))
-			return
-		}
-		late = min(late, timeout-t.granted)
-		t.granted += late
-		t.beatBy = now.Add(late)
-	}
 	switch {
+	case t.over:
+	case t.watched() && due(t.beatBy) && (!closed || t.beatBy.Before(t.info.Deadline)):
+		t.fence(t.timeout(activity.TimeoutHeartbeat, t.info.HeartbeatTimeout))
 	case closed:
 		t.fence(t.closed())
 	case due(t.returnBy):
@@ -353,21 +343,26 @@ func (t *attempt) heard(cause error) {
 }
 
 // send sends a heartbeat with the newest details, which the server would else
-// forget: by the SDK, or past it once its context has ended.
-func (t *attempt) send() {
+// forget, unless the SDK is to be told of the end already.
+func (t *attempt) send(by func()) {
 	t.sending.Lock()
 	defer t.sending.Unlock()
 	t.mu.Lock()
 	late := t.settled
 	t.mu.Unlock()
-	switch {
-	case late:
-	case t.sdk.Err() != nil:
-		t.sendDirectly()
-	default:
-		sdkactivity.RecordHeartbeat(t.sdk, t.newest().anys()...)
-		t.sdkEnded() // the answer may have said so
+	if !late {
+		by()
 	}
+}
+
+// bySDK sends it when the SDK sees fit, or past the SDK once its context has ended.
+func (t *attempt) bySDK() {
+	if t.sdk.Err() != nil {
+		t.sendDirectly()
+		return
+	}
+	sdkactivity.RecordHeartbeat(t.sdk, t.newest().anys()...)
+	t.sdkEnded() // the answer may have said so
 }
 
 // flush sends the details of an attempt that has failed: the SDK might still hold

@@ -87,7 +87,7 @@ func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, 
 	if err != nil {
 		return nil, fmt.Errorf("activity %q: not started: %w", id, err)
 	}
-	h := newHandle[Out](sdk, name, opts.CancelGrace)
+	h := newHandle[Out](c, sdk, name, opts.CancelGrace)
 	h.follow(ctx)
 	return h, nil
 }

@@ -31,6 +31,7 @@ type server struct {
 	client.Client
 	client.ActivityHandle
 
+	runID    string
 	exists   bool          // before it is started
 	startErr error         // of ExecuteActivity
 	get      func() error  // how Get ends, after ended is closed
@@ -47,7 +48,7 @@ type server struct {
 }
 
 func newServer() *server {
-	return &server{ended: make(chan struct{}), about: described(enumspb.ACTIVITY_EXECUTION_STATUS_FAILED, 1, 0)}
+	return &server{runID: "run", ended: make(chan struct{}), about: described(enumspb.ACTIVITY_EXECUTION_STATUS_FAILED, 1, 0)}
 }
 
 func described(status enumspb.ActivityExecutionStatus, attempt int32, retry enumspb.RetryState) *client.ActivityExecutionDescription {
@@ -82,7 +83,7 @@ func (s *server) GetActivityHandle(o client.GetActivityHandleOptions) client.Act
 }
 
 func (s *server) GetID() string    { return "a" }
-func (s *server) GetRunID() string { return "run" }
+func (s *server) GetRunID() string { return s.runID }
 
 func (s *server) Get(ctx context.Context, out any) error {
 	select {
@@ -286,6 +287,22 @@ func TestHandle(t *testing.T) {
 		}
 		s.check(t, `handle of "a" ""`, "start", `handle of "b" "r"`)
 	})
+}
+
+// A handle of the latest execution stays with that one.
+func TestLatestExecution(t *testing.T) {
+	s := newServer()
+	s.ends(0, nil)
+	s.runID = ""
+	if _, err := ontemporal.GetHandle[string](s, "a", "").Wait(t.Context()); err == nil || !strings.HasPrefix(err.Error(), `activity "a": not found: `) {
+		t.Errorf("got %v", err)
+	}
+	s.exists, s.about.ActivityRunID = true, "7"
+	out, err := ontemporal.GetHandle[string](s, "a", "").Wait(t.Context())
+	if out != "result" || err != nil {
+		t.Errorf("got %q, %v", out, err)
+	}
+	s.check(t, `handle of "a" ""`, `handle of "a" ""`, `handle of "a" "7"`)
 }
 
 // While the server cannot be reached, nothing has ended.

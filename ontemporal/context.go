@@ -109,16 +109,16 @@ func (t *attempt) Heartbeat(values ...any) error {
 	}
 	t.beat = now
 	if d := t.info.HeartbeatTimeout; d > 0 {
-		t.beatBy, t.granted = now.Add(d), 0
+		t.beatBy = now.Add(d)
 	}
-	// Without details the worker's own heartbeats do, after the first.
-	due := t.sdk.Err() == nil && (newest != nil || !t.beaten || now.Sub(t.sent) >= t.pulse())
-	if t.beaten = true; due {
+	// To encode the details anew for each without any would be a waste.
+	due := t.sdk.Err() == nil && (newest != nil || now.Sub(t.sent) >= min(t.pulse()/10, maxQuiet))
+	if due {
 		t.sent = now
 	}
 	t.mu.Unlock()
 	if due {
-		t.send()
+		t.send(t.bySDK)
 	}
 	if err := causeOf(t); err != nil {
 		return err

@@ -42,10 +42,9 @@
 // [*activity.TimeoutError] as the cause, whether or not the function listens. A
 // heartbeat timeout the worker tells the server at that instant, and asks for the
 // next attempt at once, or after the policy's interval where the embedded runtime
-// would wait for it. The server's own timeouts are for a worker that is gone: to
-// live ones it listens at least every 0.8 heartbeat timeouts, since they send
-// heartbeats also while the function is silent. A function that does not return is
-// left behind, and holds none of the worker's slots; while more than 10 of one
+// would wait for it. The server's own timeouts are for a worker that is gone: a live
+// one sends heartbeats of its own, every half heartbeat timeout or 10 s, also while the
+// function is silent. A function that does not return is left behind, and holds none of the worker's slots; while more than 10 of one
 // activity run in a worker, its next attempt there waits.
 //
 // The caller gets an [*activity.Error], and in it, for [errors.As] and [errors.Is],
@@ -69,12 +68,13 @@
 //     When a worker is killed or an attempt runs into a start-to-close timeout, the
 //     details that it held back are lost; the embedded runtime loses what the last
 //     SyncInterval recorded, and nothing. Set it to a second or so.
-//   - A cancellation reaches the function with the answer to such a heartbeat, and not
-//     at once. In the function its cause is an error that wraps context.Canceled: the
+//   - A cancellation reaches the function with the answer to a heartbeat, which is
+//     within 10 s, and not at once. In the function its cause is an error that wraps context.Canceled: the
 //     caller's own cause only the caller has.
 //   - When a worker was killed, the next attempt comes after the policy's interval,
 //     and not at once: the server knows nothing of progress. So it is too where the
-//     network or the worker is late by more than a fifth of the heartbeat timeout.
+//     network is slower than half a heartbeat timeout.
+//   - A pause of a whole worker is a stall: the server and other workers go on.
 //   - A worker that stops ends the Contexts with [activity.ErrShutdown] at once, and
 //     the next attempt begins elsewhere. Its WorkerStopTimeout is how long functions
 //     may take to return, and by default 0: then the server has to notice. The

@@ -17,6 +17,7 @@ import (
 
 // A Handle is a started activity, as [activity.Handle] is.
 type Handle[Out any] struct {
+	c     client.Client
 	sdk   client.ActivityHandle
 	name  string // "": not known
 	grace time.Duration
@@ -35,11 +36,11 @@ type Handle[Out any] struct {
 // With an empty runID it is the latest execution. That it does not exist is an
 // error of Wait and Status. The end of no context cancels it.
 func GetHandle[Out any](c client.Client, id, runID string) *Handle[Out] {
-	return newHandle[Out](c.GetActivityHandle(client.GetActivityHandleOptions{ActivityID: id, RunID: runID}), "", defaultCancelGrace)
+	return newHandle[Out](c, c.GetActivityHandle(client.GetActivityHandleOptions{ActivityID: id, RunID: runID}), "", defaultCancelGrace)
 }
 
-func newHandle[Out any](sdk client.ActivityHandle, name string, grace time.Duration) *Handle[Out] {
-	return &Handle[Out]{sdk: sdk, name: name, grace: grace, canceling: make(chan struct{}), done: make(chan struct{})}
+func newHandle[Out any](c client.Client, sdk client.ActivityHandle, name string, grace time.Duration) *Handle[Out] {
+	return &Handle[Out]{c: c, sdk: sdk, name: name, grace: grace, canceling: make(chan struct{}), done: make(chan struct{})}
 }
 
 // ID returns Options.ID, or the ID that was made up.
@@ -113,16 +114,20 @@ func (h *Handle[Out]) await(ctx context.Context) error {
 		out Out
 		err error
 	}
+	sdk, err := h.execution(asking)
+	if err != nil {
+		return fmt.Errorf("activity %q: not found: %w", h.ID(), err)
+	}
 	ended := make(chan ending, 1)
 	go func() {
 		var e ending
-		e.err = persist(asking, func() error { return h.get(asking, &e.out) })
+		e.err = persist(asking, func() error { return get(asking, sdk, &e.out) })
 		ended <- e
 	}()
 	select {
 	case e := <-ended:
 		h.out = e.out
-		return h.failure(asking, e.err, nil)
+		return failure(asking, sdk, e.err, nil)
 	case <-ctx.Done():
 		h.Cancel(context.Cause(ctx))
 	case <-h.canceling:
@@ -133,7 +138,7 @@ func (h *Handle[Out]) await(ctx context.Context) error {
 	requested := make(chan error, 1)
 	go func() {
 		err := persist(asking, func() error {
-			return h.sdk.Cancel(asking, client.CancelActivityOptions{Reason: h.cause.Error()})
+			return sdk.Cancel(asking, client.CancelActivityOptions{Reason: short([]byte(h.cause.Error()))})
 		})
 		if no := (*serviceerror.FailedPrecondition)(nil); errors.As(err, &no) { // it has ended, or somebody else was first
 			err = nil
@@ -145,17 +150,33 @@ func (h *Handle[Out]) await(ctx context.Context) error {
 		select {
 		case e := <-ended:
 			h.out = e.out
-			return h.failure(asking, e.err, h.cause)
+			return failure(asking, sdk, e.err, h.cause)
 		case refused = <-requested:
 		case <-grace.C:
-			return h.unanswered(asking, refused)
+			return h.unanswered(asking, sdk, refused)
 		}
 	}
 }
 
+// execution is the one that the handle is of. Where the latest was asked for, another
+// may be started while this one is waited for.
+func (h *Handle[Out]) execution(ctx context.Context) (sdk client.ActivityHandle, err error) {
+	if h.RunID() != "" {
+		return h.sdk, nil
+	}
+	err = persist(ctx, func() error {
+		d, err := h.sdk.Describe(ctx, client.DescribeActivityOptions{})
+		if err == nil {
+			sdk = h.c.GetActivityHandle(client.GetActivityHandleOptions{ActivityID: h.ID(), RunID: d.ActivityRunID})
+		}
+		return err
+	})
+	return sdk, err
+}
+
 // unanswered is the end for a caller who has waited for CancelGrace. The server is
 // given a moment to say in which attempt.
-func (h *Handle[Out]) unanswered(ctx context.Context, refused error) error {
+func (h *Handle[Out]) unanswered(ctx context.Context, sdk client.ActivityHandle, refused error) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	end := &activity.Error{
@@ -165,7 +186,7 @@ func (h *Handle[Out]) unanswered(ctx context.Context, refused error) error {
 	if refused != nil {
 		end.Err = fmt.Errorf("%w; the server did not take the cancellation: %w", h.cause, refused)
 	}
-	if d, err := h.describe(ctx); err == nil {
+	if d, err := describeAll(ctx, sdk); err == nil {
 		end.Name, end.Attempt = d.ActivityType, attempts(d)
 	} else {
 		end.Err = fmt.Errorf("%w (in which attempt it is, the server does not say: %w)", end.Err, err)
@@ -177,8 +198,8 @@ func (h *Handle[Out]) unanswered(ctx context.Context, refused error) error {
 type outcome struct{ error }
 
 // get waits for the activity's end.
-func (h *Handle[Out]) get(ctx context.Context, out *Out) error {
-	err := h.sdk.Get(ctx, out)
+func get(ctx context.Context, sdk client.ActivityHandle, out any) error {
+	err := sdk.Get(ctx, out)
 	switch err.(type) {
 	case *temporal.ApplicationError, *temporal.TimeoutError, *temporal.CanceledError, *temporal.PanicError, *temporal.TerminatedError, *temporal.ServerError:
 		return outcome{err}
@@ -210,31 +231,31 @@ func isOutage(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded)
 }
 
-func (h *Handle[Out]) describe(ctx context.Context) (*client.ActivityExecutionDescription, error) {
+func describeAll(ctx context.Context, sdk client.ActivityHandle) (*client.ActivityExecutionDescription, error) {
 	o := describeDetails
 	o.IncludeOutcome, o.IncludeLastFailure = true, true
-	return h.sdk.Describe(ctx, o)
+	return sdk.Describe(ctx, o)
 }
 
 // failure is what Wait returns for what get has returned. cause is that of this
 // side's cancellation, if there was one.
-func (h *Handle[Out]) failure(ctx context.Context, err, cause error) error {
+func failure(ctx context.Context, sdk client.ActivityHandle, err, cause error) error {
 	if err == nil {
 		return nil
 	}
 	how, ok := err.(outcome)
 	if !ok {
-		return fmt.Errorf("activity %q: its end or its result is not known: %w", h.ID(), err)
+		return fmt.Errorf("activity %q: its end or its result is not known: %w", sdk.GetID(), err)
 	}
 	var d *client.ActivityExecutionDescription
 	err = persist(ctx, func() (err error) {
-		d, err = h.describe(ctx)
+		d, err = describeAll(ctx, sdk)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("activity %q: it failed, and in which attempt and why is not known (%w): %w", h.ID(), err, how.error)
+		return fmt.Errorf("activity %q: it failed, and in which attempt and why is not known (%w): %w", sdk.GetID(), err, how.error)
 	}
-	end := &activity.Error{ID: h.ID(), Name: d.ActivityType, Attempt: attempts(d), RetryState: retryState(d)}
+	end := &activity.Error{ID: sdk.GetID(), Name: d.ActivityType, Attempt: attempts(d), RetryState: retryState(d)}
 	of := describe(d)
 	if of.details, err = newestDetails(d); err != nil {
 		of.details = nil // the error has enough to say
@@ -396,7 +417,7 @@ func retryState(d *client.ActivityExecutionDescription) activity.RetryState {
 // of, nor how much of a Range is done: HeartbeatDetails reads that
 // [activity.RangeProgress].
 func (h *Handle[Out]) Status(ctx context.Context) (activity.Status, error) {
-	d, err := h.describe(ctx)
+	d, err := describeAll(ctx, h.sdk)
 	if err != nil {
 		return activity.Status{}, fmt.Errorf("activity %q: its status is not known: %w", h.ID(), err)
 	}

@@ -25,7 +25,7 @@ var frame = []byte("ontemporal.(*attempt).call(")
 func (d *dumps) stack(t *attempt, since time.Time) []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if now := time.Now(); !now.Before(d.next) && runtime.NumGoroutine() <= 4000 {
+	if now := time.Now(); now.After(d.begun) && !now.Before(d.next) && runtime.NumGoroutine() <= 4000 {
 		d.begun = now
 		d.take()
 		end := time.Now()

@@ -107,13 +107,27 @@ func (t *attempt) report(err, cause error) error {
 	case timeout != nil:
 		<-t.sdk.Done() // at the same deadline: then the SDK leaves it to the server
 	case errors.Is(cause, errCanceled) && err == cause:
-		return temporal.NewCanceledError()
+		return t.canceled(temporal.NewCanceledError())
 	case errors.Is(cause, errCanceled) && errors.Is(err, context.Canceled):
-		return temporal.NewCanceledError(err.Error())
+		return t.canceled(temporal.NewCanceledError(err.Error()))
 	case errors.Is(cause, activity.ErrShutdown):
 		return toTemporal(activity.RetryAfter(err, 0)) // another worker is to go on at once
 	}
 	return toTemporal(err)
+}
+
+// canceled reports a cancellation. The SDK does so only if it has heard of one, and not
+// where its context had ended before.
+func (t *attempt) canceled(err error) error {
+	if temporal.IsCanceledError(context.Cause(t.sdk)) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.sdk), asking)
+	defer cancel()
+	if failed := sdkactivity.GetClient(t.sdk).CompleteActivity(ctx, t.sdkInfo.TaskToken, nil, err); failed != nil {
+		t.Logger().Warn("activity: the server was not told of the cancellation", "error", failed)
+	}
+	return sdkactivity.ErrResultPending
 }
 
 // stalled is a failure, and not a Temporal timeout, since only a failure may say
