@@ -25,6 +25,10 @@ func TestResults(t *testing.T) {
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			return in + " and out", nil
 		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"end: result \"in and out\"",
+		},
 	}, {
 		name: "failure, then success",
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
@@ -34,21 +38,49 @@ func TestResults(t *testing.T) {
 			x.kinds(at(ctx, "comes after"), ctx.Info().LastFailure)
 			return "done", nil
 		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: row 3: disk full",
+			"attempt 2 comes after text: row 3: disk full",
+			"attempt 2 resumes from: nothing",
+			"end: result \"done\"",
+		},
 	}, {
 		name: "the last of MaximumAttempts",
 		opts: activity.Options{RetryPolicy: activity.RetryPolicy{MaximumAttempts: 3}},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			return "partial", fmt.Errorf("try %d: %w", ctx.Info().Attempt, errDisk)
 		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: try 1: disk full",
+			"attempt 2 resumes from: nothing",
+			"attempt 3 comes after: try 2: disk full",
+			"attempt 3 resumes from: nothing",
+			"end: work of ID in attempt 3: maximum attempts reached",
+			"end text: try 3: disk full",
+		},
 	}, {
 		name: "NonRetryable",
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			return "", activity.NonRetryable(errDisk)
 		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"end: work of ID in attempt 1: non-retryable failure",
+			"end is: NonRetryable",
+			"end text: disk full",
+		},
 	}, {
 		name: "NonRetryable inside another error",
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			return "", fmt.Errorf("row 3: %w", activity.NonRetryable(errDisk))
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"end: work of ID in attempt 1: non-retryable failure",
+			"end is: NonRetryable",
+			"end text: row 3: disk full",
 		},
 	}, {
 		name: "RetryAfter",
@@ -59,6 +91,14 @@ func TestResults(t *testing.T) {
 			}
 			return "done", nil
 		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: nothing",
+			"attempt 3 comes after: disk full",
+			"attempt 3 resumes from: nothing",
+			"end: result \"done\"",
+		},
 	}, {
 		name: "RetryAfter no time at all",
 		opts: activity.Options{RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}},
@@ -68,11 +108,23 @@ func TestResults(t *testing.T) {
 			}
 			return "done", nil
 		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: nothing",
+			"end: result \"done\"",
+		},
 	}, {
 		name: "RetryAfter at the last attempt",
 		opts: activity.Options{RetryPolicy: once},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			return "", activity.RetryAfter(errDisk, time.Minute)
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"end: work of ID in attempt 1: maximum attempts reached",
+			"end is: RetryDelay 1m0s",
+			"end text: disk full",
 		},
 	}, {
 		name: "panic, then success",
@@ -83,12 +135,87 @@ func TestResults(t *testing.T) {
 			x.kinds(at(ctx, "comes after"), ctx.Info().LastFailure)
 			return "done", nil
 		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: panic: boom",
+			"attempt 2 comes after panic: boom, in boom",
+			"attempt 2 comes after text: panic: boom",
+			"attempt 2 resumes from: nothing",
+			"end: result \"done\"",
+		},
+	}, {
+		name: "panic deep in the stack, then success",
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			if first(ctx) {
+				deep(100, func() { x.boom("boom") })
+			}
+			x.kinds(at(ctx, "comes after"), ctx.Info().LastFailure)
+			return "done", nil
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: panic: boom",
+			"attempt 2 comes after panic: boom, in boom",
+			"attempt 2 comes after text: panic: boom",
+			"attempt 2 resumes from: nothing",
+			"end: result \"done\"",
+		},
+	}, {
+		name: "a long error, then success",
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			if first(ctx) {
+				return "", activity.RetryAfter(errors.New(strings.Repeat("x", 3000)), 10*time.Millisecond)
+			}
+			return "done", nil
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: xxxxxxxxxxxxxxxxxxxx... (long)",
+			"attempt 2 resumes from: nothing",
+			"end: result \"done\"",
+		},
+	}, {
+		name: "an error that is longer than a server keeps, then success",
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			if first(ctx) {
+				return "", fmt.Errorf("%s: %w", strings.Repeat("x", 6000), errDisk)
+			}
+			x.note("what comes before is cut", fmt.Sprint(len(ctx.Info().LastFailure.Error()) < 6000))
+			return "done", nil
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: xxxxxxxxxxxxxxxxxxxx... (long)",
+			"attempt 2 resumes from: nothing",
+			"end: result \"done\"",
+			"what comes before is cut: false",
+		},
+		server: map[string]difference{
+			"what comes before is cut": {"true", "the server cuts the failure of an attempt that is retried at 4 KiB"},
+		},
+	}, {
+		name: "a long error at the last attempt",
+		opts: activity.Options{RetryPolicy: once},
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			return "", errors.New(strings.Repeat("x", 100_000))
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"end: work of ID in attempt 1: maximum attempts reached",
+			"end text: xxxxxxxxxxxxxxxxxxxx... (long)",
+		},
 	}, {
 		name: "panic at the last attempt",
 		opts: activity.Options{RetryPolicy: once},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			x.boom("boom")
 			return "", nil
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"end: work of ID in attempt 1: maximum attempts reached",
+			"end panic: boom, in boom",
+			"end text: panic: boom",
 		},
 	}, {
 		name: "panic with an error",
@@ -97,17 +224,37 @@ func TestResults(t *testing.T) {
 			x.boom(activity.ErrDetailsTooLarge)
 			return "", nil
 		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"end: work of ID in attempt 1: maximum attempts reached",
+			"end is: ErrDetailsTooLarge",
+			"end panic: heartbeat details are too large, in boom",
+			"end text: panic: heartbeat details are too large",
+		},
 	}, {
 		name: "panic with a NonRetryable error",
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			x.boom(activity.NonRetryable(errDisk))
 			return "", nil
 		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"end: work of ID in attempt 1: non-retryable failure",
+			"end is: NonRetryable",
+			"end panic: disk full, in boom",
+			"end text: panic: disk full",
+		},
 	}, {
 		name: "runtime.Goexit",
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			runtime.Goexit()
 			return "", nil
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"end: work of ID in attempt 1: non-retryable failure",
+			"end is: NonRetryable, ErrGoexit",
+			"end text: the function called runtime.Goexit",
 		},
 	}, {
 		name: "an inner activity's error is passed on",
@@ -118,6 +265,17 @@ func TestResults(t *testing.T) {
 				return activity.NonRetryable(errDisk)
 			})
 			return "", err
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: activity \"activity-1\" (inner) failed in attempt 1, no further attempt (non-retryable failure): disk full",
+			"attempt 2 resumes from: nothing",
+			"end: work of ID in attempt 2: maximum attempts reached",
+			"end is: NonRetryable, an inner *activity.Error",
+			"end text: activity \"activity-1\" (inner) failed in attempt 1, no further attempt (non-retryable failure): disk full",
+		},
+		server: map[string]difference{
+			"end is": {"", "errors come back as their text"},
 		},
 	}, {
 		name: "Info",
@@ -139,8 +297,32 @@ func TestResults(t *testing.T) {
 				x.mu.Unlock()
 				return "", errDisk
 			}
-			x.note(at(ctx, "scheduled"), fmt.Sprintf("as the first: %t", i.ScheduledAt.Equal(x.scheduled)))
+			x.mu.Lock()
+			same := i.ScheduledAt.Equal(x.scheduled)
+			x.mu.Unlock()
+			x.note(at(ctx, "scheduled"), fmt.Sprintf("as the first: %t", same))
 			return "done", nil
+		},
+		want: []string{
+			"attempt 1 context's deadline: true the same: true",
+			"attempt 1 deadline: start-to-close: true",
+			"attempt 1 is of: ID (work), attempt 1 of 5",
+			"attempt 1 resumes from: nothing",
+			"attempt 1 scheduled before it started: true",
+			"attempt 1 timeouts: 1m0s 20s 10m0s",
+			"attempt 2 comes after: disk full",
+			"attempt 2 context's deadline: true the same: true",
+			"attempt 2 deadline: start-to-close: true",
+			"attempt 2 is of: ID (work), attempt 2 of 5",
+			"attempt 2 resumes from: nothing",
+			"attempt 2 scheduled: as the first: true",
+			"attempt 2 scheduled before it started: true",
+			"attempt 2 timeouts: 1m0s 20s 10m0s",
+			"end: result \"done\"",
+		},
+		server: map[string]difference{
+			"attempt 1 deadline": {"start-to-close: false", "the SDK counts from when the worker gets the attempt"},
+			"attempt 2 deadline": {"start-to-close: false", "the SDK counts from when the worker gets the attempt"},
 		},
 	}, {
 		name: "FromContext",
@@ -160,7 +342,59 @@ func TestResults(t *testing.T) {
 			x.note("the activity's own", errText(ctx.Sleep(0)))
 			return "", errDisk
 		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: 8",
+			"end: result \"done\"",
+			"found: trueID1value",
+			"heartbeat: no error",
+			"heartbeat of the canceled one: changed my mind",
+			"sleep of the canceled one: changed my mind",
+			"the activity's own: no error",
+		},
 	}})
+}
+
+// TestIntervals looks at when the next attempt would be. What an interval starts
+// from differs by some milliseconds, so they are hours.
+func TestIntervals(t *testing.T) {
+	// The second attempt fails as well: what interval comes then?
+	twice := func(x *trial, ctx activity.Context, in string) (string, error) {
+		if first(ctx) {
+			return "", activity.RetryAfter(errDisk, 0)
+		}
+		return "", errDisk
+	}
+	call := func(x *trial) {
+		h := x.begin(x.t.Context())
+		x.eventually("it backs off", h, func(s activity.Status) bool {
+			if s.State != activity.StateBackingOff || s.Attempt != 2 {
+				return false
+			}
+			x.note("interval", s.NextAttempt.Sub(s.StartedAt).Round(time.Hour).String())
+			return true
+		})
+		h.Cancel(errCallers)
+		<-h.Done()
+	}
+	want := func(interval string) []string {
+		return []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: nothing",
+			"interval: " + interval,
+		}
+	}
+	policy := func(p activity.RetryPolicy) activity.Options {
+		p.InitialInterval = 10 * time.Hour
+		return activity.Options{RetryPolicy: p}
+	}
+	run(t, []scenario{
+		{name: "it doubles", opts: policy(activity.RetryPolicy{}), fn: twice, call: call, want: want("20h0m0s")},
+		{name: "BackoffCoefficient", opts: policy(activity.RetryPolicy{BackoffCoefficient: 1.5}), fn: twice, call: call, want: want("15h0m0s")},
+		{name: "MaximumInterval", opts: policy(activity.RetryPolicy{MaximumInterval: 12 * time.Hour}), fn: twice, call: call, want: want("12h0m0s")},
+	})
 }
 
 func TestDetails(t *testing.T) {
@@ -180,6 +414,14 @@ func TestDetails(t *testing.T) {
 			}
 			return "", errDisk
 		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: 4",
+			"attempt 3 comes after: disk full",
+			"attempt 3 resumes from: 7",
+			"end: result \"7\"",
+		},
 	}, {
 		name: "a struct, and several values",
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
@@ -193,6 +435,12 @@ func TestDetails(t *testing.T) {
 			err = ctx.Heartbeat(&p, "<&>")
 			p.Line = 4 // too late to be recorded
 			return "", errors.Join(err, errDisk)
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: {\"Line\":3,\"Byte\":0}",
+			"end: result \"{3 0}<&>\"",
 		},
 	}, {
 		name: "heartbeats without details keep them",
@@ -208,6 +456,16 @@ func TestDetails(t *testing.T) {
 				return "done", nil
 			}
 			return "", errors.Join(err, errDisk)
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: 5",
+			"attempt 3 comes after: disk full",
+			"attempt 3 resumes from: 5",
+			"attempt 4 comes after: disk full",
+			"attempt 4 resumes from: 5",
+			"end: result \"done\"",
 		},
 	}, {
 		name: "Options.HeartbeatDetails",
@@ -225,6 +483,17 @@ func TestDetails(t *testing.T) {
 			}
 			return "done", nil
 		},
+		want: []string{
+			"attempt 1 has: true <nil> 7x",
+			"attempt 1 resumes from: 7",
+			"attempt 2 comes after: disk full",
+			"attempt 2 has: true <nil> 7x",
+			"attempt 2 resumes from: 7",
+			"attempt 3 comes after: disk full",
+			"attempt 3 has: true <nil> 8y",
+			"attempt 3 resumes from: 8",
+			"end: result \"done\"",
+		},
 	}, {
 		name: "a renamed field",
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
@@ -233,6 +502,14 @@ func TestDetails(t *testing.T) {
 			}
 			_, err := activity.Resume(ctx, struct{ Row, Byte int }{})
 			return "", err
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: {\"Line\":3,\"Byte\":4}",
+			"end: work of ID in attempt 2: non-retryable failure",
+			"end is: NonRetryable",
+			"end text: activity \"ID\" (work): attempt 2 cannot resume: heartbeat details: cannot decode value 1 into *struct { Row int; Byte int }: json: unknown field \"Line\"",
 		},
 	}, {
 		name: "fewer values than are asked for",
@@ -244,6 +521,14 @@ func TestDetails(t *testing.T) {
 			_, err := ctx.HeartbeatDetails(&n, &m)
 			return "", err
 		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: 3",
+			"end: work of ID in attempt 2: non-retryable failure",
+			"end is: NonRetryable",
+			"end text: activity \"ID\" (work): attempt 2 cannot resume: heartbeat details: 2 values asked for, only 1 were recorded",
+		},
 	}, {
 		name: "details that cannot be encoded",
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
@@ -253,6 +538,13 @@ func TestDetails(t *testing.T) {
 				x.note(at(ctx, "still runs"), fmt.Sprint(ctx.Err() == nil))
 			}
 			return "", err
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 1 still runs: true",
+			"end: work of ID in attempt 1: non-retryable failure",
+			"end is: NonRetryable",
+			"end text: activity \"ID\" (work): attempt 1: this heartbeat's details are not recorded, the earlier ones are kept: cannot encode value 2 of 2, a chan int: json: unsupported type: chan int",
 		},
 	}, {
 		name: "the attempt outlives details that cannot be encoded",
@@ -264,6 +556,14 @@ func TestDetails(t *testing.T) {
 			x.note("bad", errText(ctx.Heartbeat(func() {})))
 			return "", errDisk
 		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: 3",
+			"bad: activity \"ID\" (work): attempt 1: this heartbeat's details are not recorded, the earlier ones are kept: cannot encode value 1 of 1, a func(): json: unsupported type: func()",
+			"end: result \"done\"",
+			"good: no error",
+		},
 	}, {
 		name: "details that are too large",
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
@@ -272,15 +572,36 @@ func TestDetails(t *testing.T) {
 			}
 			return "", ctx.Heartbeat(strings.Repeat("x", 2<<20))
 		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"end: work of ID in attempt 1: non-retryable failure",
+			"end is: NonRetryable, ErrDetailsTooLarge",
+			"end text: activity \"ID\" (work): attempt 1: this heartbeat's details are not recorded, the earlier ones are kept: heartbeat details are too large: 2097154 bytes encoded, and Config.MaxDetailsSize is 2097152",
+		},
+		server: map[string]difference{
+			"end text": {"activity \"ID\" (work): attempt 1: this heartbeat's details are not recorded, the earlier ones are kept: heartbeat details are too large: 2097154 bytes encoded, and a Temporal server takes 2093056", "the limit is the server's"},
+		},
 	}, {
 		name: "1 MiB of details",
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			return large(ctx, 1<<20)
 		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: 1048576 bytes",
+			"end: result \"1048574\"",
+		},
 	}, {
 		name: "details as large as they may be",
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
-			return large(ctx, 2<<20-4<<10)
+			return large(ctx, maxDetails)
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: 2093056 bytes",
+			"end: result \"2093054\"",
 		},
 	}, {
 		name: "Range",
@@ -294,6 +615,14 @@ func TestDetails(t *testing.T) {
 				}
 				return nil
 			})
+		},
+		want: []string{
+			"attempt 1 bodies: [10 11 12]",
+			"attempt 1 resumes from: nothing",
+			"attempt 2 bodies: [12 13 14]",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: {\"Next\":12,\"To\":15}",
+			"end: result \"done\"",
 		},
 	}, {
 		name: "a second Range",
@@ -310,6 +639,13 @@ func TestDetails(t *testing.T) {
 			x.note(at(ctx, "bodies"), fmt.Sprint(bodies))
 			return "", err
 		},
+		want: []string{
+			"attempt 1 bodies: [0 1]",
+			"attempt 1 resumes from: nothing",
+			"end: work of ID in attempt 1: non-retryable failure",
+			"end is: NonRetryable",
+			"end text: activity \"ID\" (work): attempt 1 called activity.Range twice; one activity has one Range, for phases Resume a struct of your own",
+		},
 	}, {
 		name: "a Range that finds another's details",
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
@@ -317,6 +653,14 @@ func TestDetails(t *testing.T) {
 				return "", errors.Join(ctx.Heartbeat(3), errDisk)
 			}
 			return "", activity.Range(ctx, 0, 2, func(int) error { return nil })
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: 3",
+			"end: work of ID in attempt 2: non-retryable failure",
+			"end is: NonRetryable",
+			"end text: activity.Range: what was recorded is not a Range's: activity \"ID\" (work): attempt 2 cannot resume: heartbeat details: cannot decode value 1 into *activity.RangeProgress: json: cannot unmarshal number into Go value of type activity.RangeProgress",
 		},
 	}, {
 		name: "a Range that was longer",
@@ -328,7 +672,27 @@ func TestDetails(t *testing.T) {
 			}
 			return "", err
 		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: {\"Next\":5,\"To\":5}",
+			"end: work of ID in attempt 2: non-retryable failure",
+			"end is: NonRetryable",
+			"end text: activity.Range from 0 to 2: an earlier attempt recorded 5 as the next, which is beyond the end",
+		},
 	}})
+}
+
+// maxDetails is how large details may be on both engines.
+const maxDetails = 2<<20 - 4<<10
+
+// deep calls f with n frames on the stack.
+func deep(n int, f func()) {
+	if n == 0 {
+		f()
+		return
+	}
+	deep(n-1, f)
 }
 
 // large records details of that size, encoded, and has the next attempt find them.
@@ -350,5 +714,3 @@ func errText(err error) string {
 	}
 	return err.Error()
 }
-
-var inChild []scenario

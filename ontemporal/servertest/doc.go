@@ -1,5 +1,5 @@
 // Package servertest compares package ontemporal with the embedded runtime, on a
-// real Temporal server that runs in the test's process.
+// real Temporal server, which the tests start.
 //
 // It has tests only. Each scenario is an activity and what its caller does, and is
 // run on both engines. What can be seen of it, by the function and by the caller,

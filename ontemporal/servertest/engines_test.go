@@ -144,7 +144,7 @@ func (c *cluster) work(t *testing.T) {
 // and whose notes x takes over.
 func (c *cluster) workInChild(x *trial) {
 	c.child = exec.Command(os.Args[0])
-	c.child.Env = append(os.Environ(), fmt.Sprintf("%s=%s,%s,%s,%s", childEnv, hostPort, namespace, x.id, x.s.name))
+	c.child.Env = append(os.Environ(), fmt.Sprintf("%s=%s,%s,%s,%s", workerEnv, hostPort, namespace, x.id, x.s.name))
 	c.child.Stderr = os.Stderr
 	out, err := c.child.StdoutPipe()
 	if err != nil {
@@ -162,8 +162,8 @@ func (c *cluster) workInChild(x *trial) {
 	}()
 }
 
-// runChild is that process. It ends when it is killed.
-func runChild(where []string) {
+// runWorker is that process. It ends when it is killed.
+func runWorker(where []string) {
 	var err error
 	temporal, err = client.Dial(client.Options{HostPort: where[0], Namespace: where[1], Logger: quiet})
 	if err != nil {
@@ -236,7 +236,7 @@ func (c *cluster) recorded(t *testing.T, h handle, want string) {
 }
 
 // limit is how long anything may take.
-const limit = 90 * time.Second
+const limit = 2 * time.Minute
 
 // eventually asks until it is so: what is asked has no way to tell.
 func eventually(t *testing.T, what string, ask func() bool) {

@@ -1,10 +1,13 @@
 package servertest
 
 import (
+	"bufio"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -23,12 +26,20 @@ var (
 // quiet drops what the SDK logs: scenarios fail on purpose.
 var quiet = log.NewStructuredLogger(slog.New(slog.DiscardHandler))
 
-// childEnv makes the test binary a worker of its own: see [cluster.workInChild].
-const childEnv = "SERVERTEST_WORKER"
+// The test binary is started again with one of these: as the server, whose
+// thousands of goroutines would keep both engines from taking stacks; and as a
+// worker that is killed, see [cluster.workInChild].
+const (
+	serverEnv = "SERVERTEST_SERVER"
+	workerEnv = "SERVERTEST_WORKER"
+)
 
 func TestMain(m *testing.M) {
-	if where := os.Getenv(childEnv); where != "" {
-		runChild(strings.Split(where, ","))
+	if os.Getenv(serverEnv) != "" {
+		runServer()
+	}
+	if where := os.Getenv(workerEnv); where != "" {
+		runWorker(strings.Split(where, ","))
 	}
 	// Most scenarios wait for a timeout of the server's, and need no processor.
 	parallel := true
@@ -38,13 +49,51 @@ func TestMain(m *testing.M) {
 	if parallel {
 		_ = flag.Set("test.parallel", "12")
 	}
-	server := temporaltest.NewServer(temporaltest.WithBaseClientOptions(client.Options{Logger: quiet}))
-	hostPort, namespace = server.GetFrontendHostPort(), server.GetDefaultNamespace()
-	temporal = server.GetDefaultClient()
 	slog.SetDefault(slog.New(slog.DiscardHandler))
+	stop := startServer()
 	code := m.Run()
-	server.Stop()
+	temporal.Close()
+	stop()
 	os.Exit(code)
+}
+
+// runServer is the server's process. It ends when its standard input does, which
+// is when the test has ended, however that was.
+func runServer() {
+	server := temporaltest.NewServer(temporaltest.WithBaseClientOptions(client.Options{Logger: quiet}))
+	fmt.Println(server.GetFrontendHostPort(), server.GetDefaultNamespace())
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	os.Exit(0)
+}
+
+func startServer() (stop func()) {
+	server := exec.Command(os.Args[0])
+	server.Env = append(os.Environ(), serverEnv+"=1")
+	server.Stderr = os.Stderr
+	in, err := server.StdinPipe()
+	if err != nil {
+		fatal(err)
+	}
+	out, err := server.StdoutPipe()
+	if err != nil {
+		fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		fatal(err)
+	}
+	where, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		fatal(fmt.Errorf("the server does not start: %w", err))
+	}
+	hostPort, namespace, _ = strings.Cut(strings.TrimSpace(where), " ")
+	temporal, err = client.Dial(client.Options{HostPort: hostPort, Namespace: namespace, Logger: quiet})
+	if err != nil {
+		fatal(err)
+	}
+	return func() {
+		_ = in.Close()
+		_ = server.Wait()
+	}
 }
 
 func fatal(err error) {

@@ -124,6 +124,7 @@ type trial struct {
 	changed   chan struct{} // closed, and made anew, when seen grows or running shrinks
 	running   int           // functions
 	scheduled time.Time     // when the first attempt says it was
+	guarded   atomic.Bool   // the function is inside Guard
 
 	noted func(key, value string) // in a child process
 }
@@ -156,8 +157,7 @@ func (x *trial) run(want []string) {
 	if x.s.call != nil {
 		x.s.call(x)
 	} else {
-		out, err := x.execute(x.t.Context(), x.opts, "in")
-		x.ended(out, err)
+		x.executed(x.t.Context(), "in")
 	}
 	released = true
 	close(x.release)
@@ -223,6 +223,9 @@ func (x *trial) note(key, value string) {
 		key += " again"
 	}
 	x.seen[key] = strings.ReplaceAll(value, x.id, "ID")
+	if v := x.seen[key]; len(v) > 1000 {
+		x.seen[key] = fmt.Sprintf("%.20s... (long)", v)
+	}
 	if x.noted != nil {
 		x.noted(key, x.seen[key])
 	}
@@ -251,9 +254,7 @@ func (x *trial) until(what string, cond func() bool) {
 		select {
 		case <-changed:
 		case <-end:
-			x.mu.Lock()
-			defer x.mu.Unlock()
-			x.t.Fatalf("it never was so: %s; seen: %q", what, x.seen)
+			x.never(what)
 		}
 	}
 }
@@ -265,6 +266,33 @@ func (x *trial) begin(ctx context.Context) handle {
 		x.t.Fatal(err)
 	}
 	return h
+}
+
+// executed executes the activity and notes how it ended.
+func (x *trial) executed(ctx context.Context, in string) {
+	type ending struct {
+		out string
+		err error
+	}
+	ended := make(chan ending, 1)
+	go func() {
+		out, err := x.execute(ctx, x.opts, in)
+		ended <- ending{out, err}
+	}()
+	select {
+	case e := <-ended:
+		x.ended(e.out, e.err)
+	case <-time.After(limit):
+		x.never("the activity's end")
+	}
+}
+
+// never fails the test, which has waited for too long.
+func (x *trial) never(what string) {
+	x.t.Helper()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.t.Fatalf("it never came: %s; seen: %q", what, x.seen)
 }
 
 // wait waits for the activity's end and notes it.

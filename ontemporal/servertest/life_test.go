@@ -1,0 +1,351 @@
+package servertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+var inChild = []scenario{{
+	name: "the process is killed", child: true,
+	opts: activity.Options{HeartbeatTimeout: 8 * time.Second},
+	fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+		if first(ctx) {
+			if err := ctx.Heartbeat(7); err != nil {
+				return "", err
+			}
+			x.hang()
+		}
+		return "done", nil
+	},
+	call: func(x *trial) {
+		h := x.begin(x.t.Context())
+		x.await("attempt 1 resumes from")
+		x.recorded(x.t, h, "7")
+		x.kill(x.t)
+		x.wait(x.resume(x.t, h))
+	},
+	want: []string{
+		"attempt 1 resumes from: nothing",
+		"attempt 2 comes after: the process ended during attempt 1",
+		"attempt 2 resumes from: 7",
+		"end: result \"done\"",
+	},
+	server: map[string]difference{
+		"attempt 2 comes after": {"activity \"ID\" (work): heartbeat timeout: attempt 1 had no heartbeat for 8s; the last heartbeat's details are kept", "the server knows only that heartbeats have ceased"},
+	},
+}}
+
+func TestLives(t *testing.T) {
+	run(t, append(inChild, []scenario{{
+		name: "the process is shut down",
+		opts: activity.Options{HeartbeatTimeout: 30 * time.Second},
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			if n, err := activity.Resume(ctx, 0); n > 0 || err != nil {
+				return "done", err
+			}
+			for i := range 7 {
+				if err := ctx.Heartbeat(i + 1); err != nil {
+					return "", err
+				}
+			}
+			x.note("ready", "yes")
+			<-ctx.Done()
+			err := context.Cause(ctx)
+			x.kinds("cause", err)
+			x.note("sleep", same(ctx.Sleep(time.Hour), err))
+			return "", err
+		},
+		call: func(x *trial) {
+			h := x.begin(x.t.Context())
+			x.await("ready")
+			x.shutdown(x.t)
+			x.wait(x.resume(x.t, h))
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 1 resumes from again: 7",
+			"cause is: ErrShutdown",
+			"cause text: the activity runtime is shut down",
+			"end: result \"done\"",
+			"ready: yes",
+			"sleep: the cause",
+		},
+		server: map[string]difference{
+			"attempt 1 resumes from again": {"", "the server counts every attempt"},
+			"attempt 2 comes after":        {"the activity runtime is shut down: the Temporal worker stops", "the server counts every attempt"},
+			"attempt 2 resumes from":       {"7", "the server counts every attempt"},
+			"cause text":                   {"the activity runtime is shut down: the Temporal worker stops", "it says of what"},
+		},
+	}, {
+		name: "the process is shut down, and the function returns nil at once",
+		opts: activity.Options{HeartbeatTimeout: 30 * time.Second},
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			if n, err := activity.Resume(ctx, 0); n > 0 || err != nil {
+				return "done", err
+			}
+			if err := ctx.Heartbeat(1); err != nil {
+				return "", err
+			}
+			x.note("ready", "yes")
+			_ = ctx.Sleep(time.Hour)
+			return "half done", nil
+		},
+		call: func(x *trial) {
+			h := x.begin(x.t.Context())
+			x.await("ready")
+			x.shutdown(x.t)
+			x.wait(x.resume(x.t, h))
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 1 resumes from again: 1",
+			"end: result \"done\"",
+			"ready: yes",
+		},
+		server: map[string]difference{
+			"attempt 1 resumes from again": {"", "the server counts every attempt"},
+			"attempt 2 comes after":        {"the activity runtime is shut down: the Temporal worker stops", "the server counts every attempt"},
+			"attempt 2 resumes from":       {"1", "the server counts every attempt"},
+		},
+	}, {
+		name: "the process is shut down, and the function succeeds",
+		opts: activity.Options{HeartbeatTimeout: 30 * time.Second},
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			x.note("ready", "yes")
+			<-ctx.Done()
+			return "done", nil
+		},
+		call: func(x *trial) {
+			h := x.begin(x.t.Context())
+			x.await("ready")
+			x.shutdown(x.t)
+			x.wait(h)
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"end: result \"done\"",
+			"ready: yes",
+		},
+	}, {
+		name: "an ID that is running",
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			x.await("second")
+			return "done", nil
+		},
+		call: func(x *trial) {
+			h := x.begin(x.t.Context())
+			_, err := x.start(x.t.Context(), x.opts, "in")
+			x.note("second", fmt.Sprintf("is refused: %t", errors.Is(err, activity.ErrAlreadyRunning)))
+			x.note("second text", errText(err))
+			x.wait(h)
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"end: result \"done\"",
+			"second: is refused: true",
+			"second text: activity \"ID\": not started: an activity with this ID is already running",
+		},
+	}, {
+		name: "an ID that failed for good resumes",
+		fn:   again, call: runAgain,
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 1 resumes from again: 3",
+			"end: work of ID in attempt 1: non-retryable failure",
+			"end again: result \"done\"",
+			"end is: NonRetryable",
+			"end text: disk full",
+		},
+	}, {
+		name: "an ID that ran into schedule-to-close resumes",
+		opts: activity.Options{ScheduleToCloseTimeout: 8 * time.Second},
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			if in == "in" {
+				if err := ctx.Heartbeat(3); err != nil {
+					return "", err
+				}
+				<-ctx.Done()
+				return "", context.Cause(ctx)
+			}
+			return "done", nil
+		},
+		call: runAgain,
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 1 resumes from again: 3",
+			"end: work of ID in attempt 1: timeout",
+			"end again: result \"done\"",
+			"end is: context.DeadlineExceeded",
+			"end text: activity \"ID\" (work): schedule-to-close timeout: not done 8s after it was scheduled, in attempt 1; the last heartbeat's details are kept",
+			"end timeout: schedule-to-close timeout, attempt 1 of ID (work), after 8s",
+			"end timeout before: nothing",
+			"end timeout details: 3",
+			"end timeout stack: somewhere else",
+		},
+		server: map[string]difference{
+			"end timeout stack": {"no stack", "the server decides, and what the worker says so late is dropped"},
+		},
+	}, {
+		name: "an ID that failed before it recorded anything keeps Options.HeartbeatDetails",
+		opts: activity.Options{HeartbeatDetails: []any{7}},
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			if in == "in" {
+				return "", activity.NonRetryable(errDisk)
+			}
+			return "done", nil
+		},
+		call: func(x *trial) {
+			x.executed(x.t.Context(), "in")
+			x.opts.HeartbeatDetails = []any{1}
+			x.executed(x.t.Context(), "again")
+		},
+		want: []string{
+			"attempt 1 resumes from: 7",
+			"attempt 1 resumes from again: 7",
+			"end: work of ID in attempt 1: non-retryable failure",
+			"end again: result \"done\"",
+			"end is: NonRetryable",
+			"end text: disk full",
+		},
+	}, {
+		name: "an ID that succeeded starts anew",
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			return "done", ctx.Heartbeat(3)
+		},
+		call: runAgain,
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 1 resumes from again: nothing",
+			"end: result \"done\"",
+			"end again: result \"done\"",
+		},
+	}, {
+		name: "Status",
+		opts: activity.Options{HeartbeatTimeout: 30 * time.Second, RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}},
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			if !first(ctx) {
+				return "done", nil
+			}
+			x.await("go 0")
+			if err := ctx.Heartbeat(3); err != nil {
+				return "", err
+			}
+			x.note("beaten", "yes")
+			x.await("go 1")
+			return "", errDisk
+		},
+		call: func(x *trial) {
+			h := x.begin(x.t.Context())
+			x.await("attempt 1 resumes from")
+			x.noteStatus("0 before the heartbeat", h)
+			x.note("go 0", "yes")
+			x.await("beaten")
+			x.recorded(x.t, h, "3")
+			x.noteStatus("1 after the heartbeat", h)
+			x.note("go 1", "yes")
+			x.backingOff(h)
+			x.noteStatus("2 backing off", h)
+			h.Cancel(errCallers)
+			x.wait(h)
+			x.noteStatus("3 canceled", h)
+		},
+		want: []string{
+			"0 before the heartbeat: work of ID is running, attempt 1, details nothing",
+			"0 before the heartbeat failure: no error",
+			"0 before the heartbeat times: scheduled true, started true, heartbeat false, next attempt false",
+			"1 after the heartbeat: work of ID is running, attempt 1, details 3",
+			"1 after the heartbeat failure: no error",
+			"1 after the heartbeat times: scheduled true, started true, heartbeat true, next attempt false",
+			"2 backing off: work of ID is backing off, attempt 1, details 3",
+			"2 backing off failure: disk full",
+			"2 backing off times: scheduled true, started true, heartbeat true, next attempt true",
+			"3 canceled: work of ID is canceled, attempt 1, details 3",
+			"3 canceled failure: disk full",
+			"3 canceled times: scheduled true, started true, heartbeat true, next attempt false",
+			"attempt 1 resumes from: nothing",
+			"beaten: yes",
+			"end: work of ID in attempt 1: cancel requested",
+			"end is: the caller's cause",
+			"end text: changed my mind; its last attempt ended with: disk full",
+			"go 0: yes",
+			"go 1: yes",
+		},
+	}, {
+		name: "Status of what has failed",
+		opts: activity.Options{RetryPolicy: activity.RetryPolicy{MaximumAttempts: 2}},
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			return "", errors.Join(ctx.Heartbeat(ctx.Info().Attempt), errDisk)
+		},
+		call: func(x *trial) {
+			h := x.begin(x.t.Context())
+			x.wait(h)
+			x.noteStatus("at the end", h)
+		},
+		want: []string{
+			"at the end: work of ID is failed, attempt 2, details 2",
+			"at the end failure: disk full",
+			"at the end times: scheduled true, started true, heartbeat true, next attempt false",
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: 1",
+			"end: work of ID in attempt 2: maximum attempts reached",
+			"end text: disk full",
+		},
+	}, {
+		name: "Status of what has succeeded",
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			if first(ctx) {
+				return "", errDisk
+			}
+			return "done", ctx.Heartbeat(3)
+		},
+		call: func(x *trial) {
+			h := x.begin(x.t.Context())
+			x.wait(h)
+			x.noteStatus("at the end", h)
+		},
+		want: []string{
+			"at the end: work of ID is completed, attempt 2, details 3",
+			"at the end failure: disk full",
+			"at the end times: scheduled true, started true, heartbeat true, next attempt false",
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: nothing",
+			"end: result \"done\"",
+		},
+	}}...))
+}
+
+func again(x *trial, ctx activity.Context, in string) (string, error) {
+	if in == "in" {
+		return "", errors.Join(ctx.Heartbeat(3), activity.NonRetryable(errDisk))
+	}
+	return "done", nil
+}
+
+// runAgain executes the activity, and another of the same ID.
+func runAgain(x *trial) {
+	x.executed(x.t.Context(), "in")
+	x.executed(x.t.Context(), "again")
+}
+
+// noteStatus notes what does not depend on the time.
+func (x *trial) noteStatus(key string, h handle) {
+	s, err := x.status(h)
+	if err != nil {
+		x.note(key, err.Error())
+		return
+	}
+	details := "nothing"
+	if s.Details != nil {
+		details = detailsOf(s.Details)
+	}
+	x.note(key, fmt.Sprintf("%s of %s is %s, attempt %d, details %s", s.Name, s.ID, s.State, s.Attempt, details))
+	x.note(key+" times", fmt.Sprintf("scheduled %t, started %t, heartbeat %t, next attempt %t", !s.ScheduledAt.IsZero(), !s.StartedAt.IsZero(), !s.LastHeartbeat.IsZero(), !s.NextAttempt.IsZero()))
+	x.note(key+" failure", errText(s.LastFailure))
+}
