@@ -62,9 +62,8 @@ func (s *manifestStore) recall(files []string, say func(string, ...any)) (p prog
 	if p.Next == 0 {
 		return p, nil
 	}
-	if p.Next > len(files) || fingerprint(files[:p.Next]) != p.Files {
-		say("the first %d files are not those of the run before, or have changed; starting over", p.Next)
-		return progress{}, s.Delete(ctx, []string{id})
+	if p, _ = p.ifSame(files, always, say); p.Next == 0 {
+		return p, s.Delete(ctx, []string{id})
 	}
 	out, err := openManifest(s.manifest, p)
 	switch {
@@ -91,12 +90,30 @@ func (s *manifestStore) leave(rt *activity.Runtime, unfinished bool) error {
 
 var crcTable = crc64.MakeTable(crc64.ECMA)
 
+// ifSame returns p if the files before its place are those that it was recorded
+// of, and else says so and returns the zero progress, to start over.
+func (p progress) ifSame(files []string, alive func() error, say func(string, ...any)) (progress, error) {
+	if p.Next <= len(files) {
+		sum, err := fingerprint(files[:p.Next], alive)
+		if err != nil || sum == p.Files {
+			return p, err
+		}
+	}
+	say("the first %d files are not those of the run before, or have changed; starting over", p.Next)
+	return progress{}, nil
+}
+
+func always() error { return nil }
+
 // fingerprint tells files, by name and as they are now, from others.
-func fingerprint(files []string) (sum uint64) {
+func fingerprint(files []string, alive func() error) (sum uint64, err error) {
 	for _, file := range files {
+		if err := alive(); err != nil {
+			return 0, err
+		}
 		sum = addFingerprint(sum, file)
 	}
-	return sum
+	return sum, nil
 }
 
 // addFingerprint turns the fingerprint of some files into that of one more.

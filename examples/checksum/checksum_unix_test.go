@@ -40,6 +40,24 @@ const (
 )
 
 func TestProgram(t *testing.T) {
+	p := build(t)
+	for name, test := range map[string]func(*testing.T, program){
+		"Plain": testPlain, "DefaultDir": testDefaultDir, "Stall": testStall, "LateWaker": testLateWaker, "Fail": testFail, "StallAndFail": testStallAndFail,
+		"OddNames": testOddNames, "Unreadable": testUnreadable, "TwoDirs": testTwoDirs, "Interrupt": testInterrupt,
+		"FullDisk": testFullDisk, "Refused": testRefused, "Terminal": testTerminal,
+		"Kill": testKill, "GoesOn": testGoesOn, "KeepsDying": testKeepsDying, "InUse": testInUse,
+		"DamagedCheckpoint": testDamagedCheckpoint, "StoreFails": testStoreFails,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, p)
+		})
+	}
+}
+
+// build is go build, with the race detector if the test has it.
+func build(t *testing.T) program {
+	t.Helper()
 	bin := filepath.Join(open(t, t.TempDir()), "checksum")
 	build := []string{"build", "-o", bin}
 	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
@@ -51,18 +69,7 @@ func TestProgram(t *testing.T) {
 	if t.Name() == "" { // never, but it links the program in, so that go test knows when it has changed
 		main()
 	}
-	for name, test := range map[string]func(*testing.T, program){
-		"Plain": testPlain, "DefaultDir": testDefaultDir, "Stall": testStall, "LateWaker": testLateWaker, "Fail": testFail, "StallAndFail": testStallAndFail,
-		"OddNames": testOddNames, "Unreadable": testUnreadable, "TwoDirs": testTwoDirs, "Interrupt": testInterrupt,
-		"FullDisk": testFullDisk, "Refused": testRefused, "Terminal": testTerminal,
-		"Kill": testKill, "GoesOn": testGoesOn, "KeepsDying": testKeepsDying, "InUse": testInUse,
-		"DamagedCheckpoint": testDamagedCheckpoint, "StoreFails": testStoreFails,
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			test(t, program{bin})
-		})
-	}
+	return program{bin}
 }
 
 type program struct{ bin string }
@@ -751,6 +758,11 @@ func testRefused(t *testing.T, p program) {
 		{1, "-heartbeat-timeout=-1s tree", `activity: Options\.HeartbeatTimeout is -1s, which is negative`},
 		{2, "-stall=8 tree", `-stall and -fail take the number of a file, and there are 7`},
 		{2, "-fail=-1 tree", `-stall and -fail take the number of a file, and there are 7`},
+		{2, "-worker", `-worker needs -temporal`},
+		{2, "-worker -temporal=127.0.0.1:1 tree", `a worker takes no DIR: its callers name them`},
+		{2, "-temporal=127.0.0.1:1 -stall=1 tree", `with -temporal, -stall and -fail are for the -worker`},
+		{1, "-temporal=127.0.0.1:1 tree", `failed reaching server: .*`},
+		{1, "-temporal=127.0.0.1:1 -worker", `failed reaching server: .*`},
 	} {
 		p.run(t, dir, c.code, strings.Fields(c.args)...).wants(t, "^$", `^checksum: `+c.stderr+`\n$`)
 		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {

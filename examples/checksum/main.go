@@ -13,8 +13,17 @@
 // checkpoint stands beside it in SHA256SUMS.checkpoint (see checkpoint.go). Kill
 // it at any moment, run the same command, and it goes on with the next file.
 //
+// The same activity runs on a Temporal cluster (see cluster.go), in workers on as
+// many machines as there are with the same file system:
+//
+//	go run ./examples/checksum -temporal HOST:PORT -worker
+//	go run ./examples/checksum -temporal HOST:PORT [flags] [DIR...]
+//
+// Kill the worker that is at work, and another one goes on. Kill the caller, run
+// the same command, and it finds the activity again.
+//
 // The exit code is 1 if there is no manifest, or one that lacks files that
-// could not be read; 2 for a wrong flag, 130 after Ctrl-C.
+// could not be read; 2 for a wrong flag, 130 after Ctrl-C (of a worker: 0).
 package main
 
 import (
@@ -22,13 +31,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,12 +43,15 @@ import (
 )
 
 var (
-	manifest = flag.String("o", "SHA256SUMS", "write the manifest to this `file`")
-	timeout  = flag.Duration("heartbeat-timeout", 2*time.Second, "how long without a sign of life is a stall; 0: nothing is")
-	stall    = flag.Int("stall", 0, "hang at file `N`, once, to see the recovery")
-	stallFor = flag.Duration("stall-for", 0, "with -stall: wake up after this long, once the attempt is given up, and try to write; 0: never")
-	fail     = flag.Int("fail", 0, "fail at file `N`, once")
-	verbose  = flag.Bool("v", false, "show the activity's events and the runtime's log")
+	manifest  = flag.String("o", "SHA256SUMS", "write the manifest to this `file`")
+	timeout   = flag.Duration("heartbeat-timeout", 2*time.Second, "how long without a sign of life is a stall; 0: nothing is")
+	stall     = flag.Int("stall", 0, "hang at file `N`, once, to see the recovery")
+	stallFor  = flag.Duration("stall-for", 0, "with -stall: wake up after this long, once the attempt is given up, and try to write; 0: never")
+	fail      = flag.Int("fail", 0, "fail at file `N`, once")
+	verbose   = flag.Bool("v", false, "show the activity's events and the runtime's log")
+	server    = flag.String("temporal", "", "have it done by the workers of the Temporal server at `HOST:PORT`")
+	namespace = flag.String("namespace", "default", "with -temporal: the namespace")
+	asWorker  = flag.Bool("worker", false, "with -temporal: be such a worker, until Ctrl-C; -stall and -fail are its flags then")
 )
 
 func main() {
@@ -52,111 +62,68 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
-	os.Exit(run(ctx, flag.Args()))
+	os.Exit(run(ctx, newScreen(os.Stderr, *verbose), flag.Args()))
 }
 
 // run returns the exit code.
-func run(ctx context.Context, dirs []string) int {
-	say := newScreen(os.Stderr, nil, false).say
+func run(ctx context.Context, screen *screen, dirs []string) int {
+	switch troubled := *stall != 0 || *fail != 0; {
+	case *asWorker && *server == "":
+		screen.say("-worker needs -temporal")
+		return 2
+	case *asWorker && len(dirs) > 0:
+		screen.say("a worker takes no DIR: its callers name them")
+		return 2
+	case *asWorker:
+		return serve(ctx, screen)
+	case *server != "" && troubled:
+		screen.say("with -temporal, -stall and -fail are for the -worker")
+		return 2
+	}
 	if len(dirs) == 0 {
 		root, err := exec.Command("go", "env", "GOROOT").Output()
 		if err != nil {
-			say("cannot find Go's own source, name a directory: %v", err)
+			screen.say("cannot find Go's own source, name a directory: %v", err)
 			return 1
 		}
 		dirs = []string{filepath.Join(strings.TrimSpace(string(root)), "src")}
 	}
 	info, err := os.Stat(*manifest)
 	if err == nil && !info.Mode().IsRegular() {
-		say("%s: not a regular file, so it cannot be the manifest", show(*manifest))
+		screen.say("%s: not a regular file, so it cannot be the manifest", show(*manifest))
 		return 1
 	}
-	files, unread, err := list(ctx, dirs, *manifest, say)
-	switch {
-	case ctx.Err() != nil:
-		say("interrupted before the first file")
-		return 130
-	case err != nil:
-		say("%s", reason(err))
-		return 1
-	case *stall < 0 || *fail < 0 || max(*stall, *fail) > len(files):
-		say("-stall and -fail take the number of a file, and there are %d", len(files))
-		return 2
+	if *server != "" {
+		return call(ctx, screen, job{*manifest, dirs})
 	}
+	return embed(ctx, screen, job{*manifest, dirs})
+}
 
-	store, err := openStore(*manifest)
-	if err != nil {
-		say("cannot keep a checkpoint beside %s: %v", show(*manifest), err)
-		return 1
-	}
-	defer store.Close()
-	done, err := store.recall(files, say)
-	if err != nil {
-		say("%s", reason(err))
-		return 1
-	}
-	screen := newScreen(os.Stderr, files, *verbose)
-	if screen.done = done; done.Next > 0 {
-		screen.say("going on with %s", screen.place())
-	}
-	j := &job{manifest: *manifest, files: files, say: screen.say, trouble: trouble{stallAt: *stall, stallFor: *stallFor, failAt: *fail}}
-	var running sync.WaitGroup // functions, those of attempts that are over included
-	level := slog.LevelError   // what needs a person, such as a store that fails
-	if *verbose {
-		level = slog.LevelInfo
-	}
-	cfg := activity.Config{
-		Store:    store,
-		Observer: screen.observe,
-		Logger:   slog.New(slog.NewTextHandler(screen, &slog.HandlerOptions{Level: level})),
-		Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
-			running.Add(1)
-			defer running.Done()
-			err := next(ctx)
-			if errors.Is(context.Cause(ctx), context.DeadlineExceeded) { // an *activity.TimeoutError
-				screen.say("attempt %d woke up too late, and was kept from writing", ctx.Info().Attempt)
-			}
-			return err
-		},
-	}
-	opts := activity.Options{
-		ID:               id,
-		Name:             "checksum",
-		HeartbeatTimeout: *timeout,
-		CancelGrace:      time.Second,
-		// Five attempts at any one file: with ResetOnProgress the count starts
-		// again when an attempt gets further.
-		RetryPolicy: activity.RetryPolicy{InitialInterval: 250 * time.Millisecond, MaximumAttempts: 5, ResetOnProgress: true},
-	}
+// name is the activity's, on both engines.
+const name = "checksum"
 
-	rt := activity.New(cfg)
-	start := time.Now()
-	p, err := activity.Execute(ctx, rt, opts, j.write, struct{}{})
-	took := time.Since(start)
-	if err == nil && *stallFor > 0 {
-		running.Wait() // to show that waking up does no harm
-	}
+func newWriter(screen *screen) *writer {
+	return &writer{say: screen.say, trouble: trouble{stallAt: *stall, stallFor: *stallFor, failAt: *fail}}
+}
+
+// report tells how the activity has ended, and returns the exit code.
+func report(ctx context.Context, screen *screen, p progress, err error, took time.Duration) int {
 	screen.close()
-	n := screen.done.Next
-	if err := store.leave(rt, err != nil && n > 0); err != nil {
-		say("%v", err)
-	}
-
 	if err != nil {
 		code := 1
 		var end *activity.Error
 		switch {
 		case ctx.Err() != nil:
 			code = 130
-			say("interrupted")
+			screen.say("interrupted")
 		case errors.As(err, &end):
-			say("%s", reason(end.Err))
-			say("gave up in attempt %d (%s), at %s", end.Attempt, end.RetryState, screen.place())
+			screen.say("%s", reason(end.Err))
+			screen.say("gave up in attempt %d (%s), at %s", end.Attempt, end.RetryState, screen.place())
 		default: // it was never started
-			say("%v", err)
+			screen.say("%v", err)
 		}
-		if n > 0 {
-			say("%s is left with the first %d of %d files; run the same command to go on", show(*manifest), n, len(files))
+		if n := screen.done.Next; n > 0 {
+			screen.say("%s is left with the first %d of %d files; run the same command to go on", show(*manifest), n, screen.done.Total)
 		}
 		return code
 	}
@@ -164,8 +131,12 @@ func run(ctx context.Context, dirs []string) int {
 	for _, r := range screen.recoveries {
 		fmt.Printf("recovered: %s\n", r)
 	}
-	if unread += p.Unread; unread > 0 {
-		say("WARNING: %d files or directories could not be read, see above", unread)
+	if unread := p.Unread + p.UnreadDirs; unread > 0 {
+		where := "above"
+		if *server != "" {
+			where = "the worker's output"
+		}
+		screen.say("WARNING: %d files or directories could not be read, see %s", unread, where)
 		return 1
 	}
 	return 0

@@ -15,6 +15,13 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
+// A job is the activity's input: what it takes to write one manifest anywhere, in
+// this process or in a worker on a machine that has the same file system.
+type job struct {
+	Manifest string
+	Dirs     []string
+}
+
 // progress is what a heartbeat records: all that the next attempt needs to go
 // on from here. It is encoded, so its fields are exported.
 type progress struct {
@@ -24,33 +31,69 @@ type progress struct {
 	Lines  uint64 // CRC-64 of the manifest up to there
 	Bytes  int64  // hashed
 	Unread int    // files that could not be read
+
+	// For people. In the next attempt they may be others.
+	Total      int    // files
+	File       string // to go on with, quoted if need be
+	UnreadDirs int
 }
 
-// A job writes one manifest.
-type job struct {
-	manifest string
-	files    []string
-	trouble  trouble
-	say      func(format string, args ...any) // tells the user a line
+// in says where among files p is.
+func (p progress) in(files []string) progress {
+	p.Total, p.File = len(files), ""
+	if p.Next < len(files) {
+		p.File = show(files[p.Next])
+	}
+	return p
 }
 
-// write is the activity. The list of files is the same in every attempt, so that
-// an index into it is enough to go on from. It is not the activity's input, which
-// every checkpoint would hold: each run lists the files anew, and recall sees to
-// it that the index found means the same.
-func (j *job) write(ctx activity.Context, _ struct{}) (progress, error) {
+// add counts a line, of a file of that size.
+func (p *progress) add(line []byte, size int64) {
+	p.Length += int64(len(line))
+	p.Lines = crc64.Update(p.Lines, crcTable, line)
+	p.Bytes += size
+}
+
+// A writer writes manifests.
+type writer struct {
+	trouble trouble
+	say     func(format string, args ...any) // tells the user a line
+}
+
+// write is the activity. The list of files is not recorded, which every checkpoint
+// would hold: each attempt lists them anew, and sees to it that the index found
+// means the same.
+func (w *writer) write(ctx activity.Context, in job) (progress, error) {
 	// What the attempt before recorded, be it in this process or in an earlier one.
 	p, err := activity.Resume(ctx, progress{})
 	if err != nil {
 		return p, err
 	}
+	alive := func() error { return ctx.Heartbeat() } // to list a large tree is no stall
+	files, unread, err := list(alive, in.Dirs, in.Manifest, w.say)
+	if err != nil {
+		return p, err
+	}
+	if p, err = p.ifSame(files, alive, w.say); err != nil {
+		return p, err
+	}
+	p.UnreadDirs = unread
+	return w.writeFiles(ctx, in.Manifest, files, p)
+}
 
+func (w *writer) writeFiles(ctx activity.Context, manifest string, files []string, p progress) (progress, error) {
+	p = p.in(files)
 	// An attempt that stalls is left behind, not killed: it may wake up at any
 	// time, while the next one is at work. So all that touches the manifest is
 	// inside Guard, which refuses an attempt that is over.
 	var out *os.File
-	err = activity.Guard(ctx, func() (err error) {
-		out, err = openManifest(j.manifest, p)
+	err := activity.Guard(ctx, func() (err error) {
+		out, err = openManifest(manifest, p)
+		if errors.Is(err, errChanged) && ctx.Info().Attempt == 1 { // since an earlier run
+			w.say("%v; starting over", err)
+			p = progress{UnreadDirs: p.UnreadDirs}.in(files)
+			out, err = openManifest(manifest, p)
+		}
 		return err
 	})
 	if err != nil {
@@ -58,41 +101,45 @@ func (j *job) write(ctx activity.Context, _ struct{}) (progress, error) {
 	}
 	defer out.Close()
 
-	for p.Next < len(j.files) {
-		file := j.files[p.Next]
+	for p.Next < len(files) {
+		file := files[p.Next]
 		p.Files = addFingerprint(p.Files, file) // before it is read, so that a change meanwhile shows
 		sum, size, unread := hashFile(ctx, file)
 		if ctx.Err() != nil {
 			return p, context.Cause(ctx)
 		}
-		if err := j.trouble.strike(ctx, p.Next+1, j.say); err != nil {
+		if err := w.trouble.strike(ctx, p.Next+1, w.say); err != nil {
 			return p, err
 		}
 		err := activity.Guard(ctx, func() error {
 			if unread != nil {
 				p.Unread++
-				j.say("%s", reason(unread))
+				w.say("%s", reason(unread))
 				return nil
 			}
-			l := line(sum, file)
-			p.Length += int64(len(l))
-			p.Lines = crc64.Update(p.Lines, crcTable, []byte(l))
-			p.Bytes += size
-			_, err := out.WriteString(l)
+			l := []byte(line(sum, file))
+			// Not appended: on a cluster, where Guard knows of this process only, a
+			// worker that was frozen may write some lines before it hears that its
+			// attempt is over. At their places they are those that are there already.
+			_, err := out.WriteAt(l, p.Length)
+			p.add(l, size)
 			return err
 		})
 		if err != nil {
 			return p, err
 		}
 		p.Next++
+		p = p.in(files)
 		// A stall, or the end of the process, between the write and this heartbeat
 		// does no harm: the next attempt cuts the line off and writes it again.
 		if err := ctx.Heartbeat(p); err != nil {
 			return p, err
 		}
 	}
-	// Success removes the checkpoint, so the manifest must be on the disk.
-	return p, activity.Guard(ctx, func() error { return errors.Join(out.Sync(), out.Close()) })
+	// Success removes the checkpoint, so the manifest must be on the disk, and whole.
+	return p, activity.Guard(ctx, func() error {
+		return errors.Join(verify(out, p), out.Sync(), out.Close())
+	})
 }
 
 var errChanged = errors.New("is not as it was written: somebody else has changed it")
@@ -101,23 +148,28 @@ var errChanged = errors.New("is not as it was written: somebody else has changed
 // What no retry can mend is NonRetryable; the rest, such as a full disk, is tried
 // again.
 func openManifest(path string, p progress) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o666)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
 		return nil, activity.NonRetryable(err)
 	}
-	lines := crc64.New(crcTable)
-	_, err = io.CopyN(lines, f, p.Length)
-	if err == io.EOF || err == nil && lines.Sum64() != p.Lines {
-		err = activity.NonRetryable(fmt.Errorf("%s %w", show(path), errChanged))
-	}
-	if err == nil {
-		err = os.Truncate(path, p.Length)
+	if err = verify(f, p); err == nil {
+		err = f.Truncate(p.Length)
 	}
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
 	return f, nil
+}
+
+// verify reads what p says was written.
+func verify(f *os.File, p progress) error {
+	lines := crc64.New(crcTable)
+	_, err := io.Copy(lines, io.NewSectionReader(f, 0, p.Length))
+	if err == nil && lines.Sum64() != p.Lines { // which it is not if it is too short, either
+		err = activity.NonRetryable(fmt.Errorf("%s %w", show(f.Name()), errChanged))
+	}
+	return err
 }
 
 func hashFile(ctx activity.Context, path string) (sum []byte, size int64, err error) {
@@ -163,8 +215,8 @@ var escape = strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`)
 
 // list returns the regular files under dirs, always in the same order, and how
 // many directories it could not read. It leaves out the manifest itself, and what
-// the store keeps beside it.
-func list(ctx context.Context, dirs []string, manifest string, say func(string, ...any)) (files []string, unread int, err error) {
+// the store keeps beside it. It calls alive all the time, and stops at its error.
+func list(alive func() error, dirs []string, manifest string, say func(string, ...any)) (files []string, unread int, err error) {
 	itself, _ := os.Stat(manifest) // nil if there is none yet
 	own := func(path string, info fs.FileInfo) bool {
 		return os.SameFile(info, itself) ||
@@ -172,14 +224,14 @@ func list(ctx context.Context, dirs []string, manifest string, say func(string, 
 	}
 	for _, dir := range dirs {
 		if info, err := os.Stat(dir); err != nil {
-			return nil, 0, err
+			return nil, 0, activity.NonRetryable(err)
 		} else if !info.IsDir() {
-			return nil, 0, fmt.Errorf("%s: not a directory", show(dir))
+			return nil, 0, activity.NonRetryable(fmt.Errorf("%s: not a directory", show(dir)))
 		}
 		// The separator makes WalkDir follow a dir that is a symbolic link.
 		err := filepath.WalkDir(dir+string(filepath.Separator), func(path string, d fs.DirEntry, err error) error {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
+			if err := alive(); err != nil {
+				return err
 			}
 			if err != nil {
 				unread++

@@ -24,21 +24,28 @@ import (
 
 const beat = 10 * time.Second
 
-// fiveFiles makes files and the progress that a run over all of them ends with.
-func fiveFiles(t *testing.T) (files []string, whole progress) {
+// fiveFiles makes a directory of files, and the progress that a run over all of
+// them ends with.
+func fiveFiles(t *testing.T) (dir string, files []string, whole progress) {
 	t.Helper()
-	dir := t.TempDir()
+	dir = t.TempDir()
 	for i := range 5 {
 		file, content := filepath.Join(dir, fmt.Sprintf("file%d", i)), strings.Repeat("x", 100*i)
 		write(t, file, content)
 		files = append(files, file)
-		l := line(sum(content), file)
-		whole.Length += int64(len(l))
-		whole.Lines = crc64.Update(whole.Lines, crcTable, []byte(l))
-		whole.Bytes += int64(100 * i)
+		whole.add([]byte(line(sum(content), file)), int64(len(content)))
 	}
-	whole.Next, whole.Files = len(files), fingerprint(files)
-	return files, whole
+	whole.Next, whole.Files, whole.Total = len(files), fingerprintOf(t, files), len(files)
+	return dir, files, whole
+}
+
+func fingerprintOf(t *testing.T, files []string) uint64 {
+	t.Helper()
+	sum, err := fingerprint(files, always)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sum
 }
 
 func write(t *testing.T, file, content string) {
@@ -62,50 +69,56 @@ func sum(content string) []byte {
 	return s[:]
 }
 
-func newJob(t *testing.T) *job {
-	return &job{manifest: filepath.Join(t.TempDir(), "SUMS"), say: t.Logf}
-}
-
 func quiet() *activity.Runtime {
 	return activity.New(activity.Config{Logger: slog.New(slog.DiscardHandler)})
 }
 
-func execute(t *testing.T, rt *activity.Runtime, j *job, files []string) (progress, error) {
-	j.files = files
-	return activity.Execute(t.Context(), rt, activity.Options{HeartbeatTimeout: beat}, j.write, struct{}{})
+func newJob(t *testing.T, dir string) job {
+	return job{filepath.Join(t.TempDir(), "SUMS"), []string{dir}}
+}
+
+func execute(t *testing.T, rt *activity.Runtime, w *writer, in job) (progress, error) {
+	if w.say == nil {
+		w.say = t.Logf
+	}
+	return activity.Execute(t.Context(), rt, activity.Options{HeartbeatTimeout: beat}, w.write, in)
 }
 
 // plain is the manifest of an undisturbed run.
-func plain(t *testing.T, files []string) string {
+func plain(t *testing.T, dir string) string {
 	t.Helper()
-	j := newJob(t)
-	if _, err := execute(t, quiet(), j, files); err != nil {
+	in := newJob(t, dir)
+	if _, err := execute(t, quiet(), &writer{}, in); err != nil {
 		t.Fatal(err)
 	}
-	return read(t, j.manifest)
+	return read(t, in.Manifest)
 }
 
 func TestStallAtEachFile(t *testing.T) {
-	files, whole := fiveFiles(t)
-	want := plain(t, files)
+	dir, files, whole := fiveFiles(t)
+	want := plain(t, dir)
 	for n := range files {
 		for _, wake := range []time.Duration{time.Nanosecond, time.Hour} { // amid the next attempt, and after all
 			synctest.Test(t, func(t *testing.T) {
-				j, rt, start := newJob(t), quiet(), time.Now()
-				j.trouble.stallAt, j.trouble.stallFor = n+1, wake
-				p, err := execute(t, rt, j, files)
+				in, w, rt, start := newJob(t, dir), &writer{}, quiet(), time.Now()
+				w.trouble.stallAt, w.trouble.stallFor = n+1, wake
+				p, err := execute(t, rt, w, in)
 				if p != whole || err != nil {
 					t.Errorf("stall at %d: progress %+v, error %v, want %+v", n+1, p, err, whole)
 				}
 				if took := time.Since(start); took != beat {
 					t.Errorf("stall at %d: the run took %s, want %s: the next attempt starts at once", n+1, took, beat)
 				}
+				if diff := cmp.Diff(want, read(t, in.Manifest)); diff != "" {
+					t.Errorf("stall at %d, woken after %s: manifest (-plain +this):\n%s", n+1, wake, diff)
+				}
+				write(t, in.Manifest, "")
 				time.Sleep(2 * time.Hour)
 				if s := rt.Stats(); s.Attempts != 2 || s.Timeouts != 1 || s.Abandoned != 0 {
 					t.Errorf("stall at %d: %+v, want 2 attempts, 1 timeout, and the function returned", n+1, s)
 				}
-				if diff := cmp.Diff(want, read(t, j.manifest)); diff != "" {
-					t.Errorf("stall at %d, woken after %s: manifest (-plain +this):\n%s", n+1, wake, diff)
+				if late := read(t, in.Manifest); late != "" {
+					t.Errorf("stall at %d, woken after %s: written when all was over: %q", n+1, wake, late)
 				}
 			})
 		}
@@ -113,30 +126,31 @@ func TestStallAtEachFile(t *testing.T) {
 }
 
 func TestFailAtEachFile(t *testing.T) {
-	files, whole := fiveFiles(t)
-	want := plain(t, files)
+	dir, files, whole := fiveFiles(t)
+	want := plain(t, dir)
 	for n := range files {
 		synctest.Test(t, func(t *testing.T) {
-			j, rt := newJob(t), quiet()
-			j.trouble.failAt = n + 1
-			p, err := execute(t, rt, j, files)
+			in, w, rt := newJob(t, dir), &writer{}, quiet()
+			w.trouble.failAt = n + 1
+			p, err := execute(t, rt, w, in)
 			if p != whole || err != nil {
 				t.Errorf("fail at %d: progress %+v, error %v, want %+v", n+1, p, err, whole)
 			}
 			if s := rt.Stats(); s.Attempts != 2 {
 				t.Errorf("fail at %d: %d attempts, want 2", n+1, s.Attempts)
 			}
-			if diff := cmp.Diff(want, read(t, j.manifest)); diff != "" {
+			if diff := cmp.Diff(want, read(t, in.Manifest)); diff != "" {
 				t.Errorf("fail at %d: manifest (-plain +this):\n%s", n+1, diff)
 			}
 		})
 	}
 }
 
-// A file that cannot be read is counted once, although its attempt stalls.
+// A file that cannot be read is counted once, although its attempt stalls. Here it
+// vanishes after both attempts have listed it.
 func TestVanishedFile(t *testing.T) {
-	files, whole := fiveFiles(t)
-	lines := strings.SplitAfter(plain(t, files), "\n")
+	dir, files, whole := fiveFiles(t)
+	lines := strings.SplitAfter(plain(t, dir), "\n")
 	if err := os.Remove(files[2]); err != nil {
 		t.Fatal(err)
 	}
@@ -144,17 +158,23 @@ func TestVanishedFile(t *testing.T) {
 	whole.Bytes -= 200
 	whole.Length -= int64(len(lines[2]))
 	want := strings.Join(append(lines[:2:2], lines[3:]...), "")
-	whole.Lines, whole.Files = crc64.Checksum([]byte(want), crcTable), fingerprint(files)
+	whole.Lines, whole.Files = crc64.Checksum([]byte(want), crcTable), fingerprintOf(t, files)
 	synctest.Test(t, func(t *testing.T) {
-		j, said := newJob(t), make(chan string, 10)
-		j.say = func(format string, args ...any) { said <- fmt.Sprintf(format, args...) }
-		j.trouble.stallAt, j.trouble.stallFor = 3, time.Minute
-		p, err := execute(t, quiet(), j, files)
+		in, w, said := newJob(t, dir), &writer{}, make(chan string, 10)
+		w.say = func(format string, args ...any) { said <- fmt.Sprintf(format, args...) }
+		w.trouble.stallAt, w.trouble.stallFor = 3, time.Minute
+		p, err := activity.Execute(t.Context(), quiet(), activity.Options{HeartbeatTimeout: beat}, func(ctx activity.Context, in job) (progress, error) {
+			p, err := activity.Resume(ctx, progress{})
+			if err != nil {
+				return p, err
+			}
+			return w.writeFiles(ctx, in.Manifest, files, p)
+		}, in)
 		if p != whole || err != nil {
 			t.Errorf("progress %+v, error %v, want %+v", p, err, whole)
 		}
 		time.Sleep(time.Hour)
-		if diff := cmp.Diff(want, read(t, j.manifest)); diff != "" {
+		if diff := cmp.Diff(want, read(t, in.Manifest)); diff != "" {
 			t.Errorf("manifest (-want +got):\n%s", diff)
 		}
 		var lines []string
@@ -169,17 +189,17 @@ func TestVanishedFile(t *testing.T) {
 
 // To cut back a manifest that is too short would fill it up with zeros.
 func TestManifestCutByOthers(t *testing.T) {
-	files, _ := fiveFiles(t)
+	dir, _, _ := fiveFiles(t)
 	synctest.Test(t, func(t *testing.T) {
-		j, rt := newJob(t), quiet()
-		j.trouble.stallAt, j.trouble.stallFor = 3, time.Minute
+		in, w, rt := newJob(t, dir), &writer{}, quiet()
+		w.trouble.stallAt, w.trouble.stallFor = 3, time.Minute
 		done := make(chan error)
 		go func() {
-			_, err := execute(t, rt, j, files)
+			_, err := execute(t, rt, w, in)
 			done <- err
 		}()
 		synctest.Wait() // it hangs
-		if err := os.Truncate(j.manifest, 10); err != nil {
+		if err := os.Truncate(in.Manifest, 10); err != nil {
 			t.Fatal(err)
 		}
 		var end *activity.Error
@@ -191,6 +211,131 @@ func TestManifestCutByOthers(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 	})
+}
+
+// Each attempt lists the files. What it goes on from must mean the same in its list.
+func TestFilesChangeBetweenAttempts(t *testing.T) {
+	const startsOver = "the first 3 files are not those of the run before, or have changed; starting over"
+	for name, c := range map[string]struct {
+		change func(dir string) error
+		says   string
+	}{
+		"Before": {func(dir string) error { return os.WriteFile(filepath.Join(dir, "a"), nil, 0o644) }, startsOver},
+		"Gone":   {func(dir string) error { return os.Remove(filepath.Join(dir, "file1")) }, startsOver},
+		"Edited": {func(dir string) error { return os.WriteFile(filepath.Join(dir, "file2"), []byte("other"), 0o644) }, startsOver},
+		"Few": {func(dir string) error {
+			return errors.Join(os.Remove(filepath.Join(dir, "file2")), os.Remove(filepath.Join(dir, "file3")), os.Remove(filepath.Join(dir, "file4")))
+		}, startsOver},
+		"After": {func(dir string) error { return os.WriteFile(filepath.Join(dir, "z"), nil, 0o644) }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, _, _ := fiveFiles(t)
+			var got string
+			var said []string
+			synctest.Test(t, func(t *testing.T) {
+				in, w, done := newJob(t, dir), &writer{}, make(chan error)
+				says := make(chan string, 10) // of both attempts
+				w.say = func(format string, args ...any) { says <- fmt.Sprintf(format, args...) }
+				w.trouble.stallAt, w.trouble.stallFor = 4, time.Hour
+				go func() {
+					_, err := execute(t, quiet(), w, in)
+					done <- err
+				}()
+				synctest.Wait() // it hangs
+				if err := c.change(dir); err != nil {
+					t.Fatal(err)
+				}
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(2 * time.Hour)
+				got = read(t, in.Manifest)
+				for len(says) > 0 {
+					said = append(said, <-says)
+				}
+			})
+			if diff := cmp.Diff(plain(t, dir), got); diff != "" {
+				t.Errorf("manifest (-of what is there now +got):\n%s", diff)
+			}
+			want := []string{"hanging at file 4, as -stall asks"}
+			if c.says != "" {
+				want = append(want, c.says)
+			}
+			if diff := cmp.Diff(want, said); diff != "" {
+				t.Errorf("what the user was told (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A meddler does something when a file is done.
+type meddler struct {
+	activity.Context
+	meddle func()
+}
+
+func (m meddler) Heartbeat(details ...any) error {
+	if len(details) > 0 {
+		m.meddle()
+	}
+	return m.Context.Heartbeat(details...)
+}
+
+// What comes amid the lines while they are written must not pass for a manifest.
+func TestManifestChangedMeanwhile(t *testing.T) {
+	dir, _, _ := fiveFiles(t)
+	for name, change := range map[string]func(string) error{
+		"Cut":    func(manifest string) error { return os.Truncate(manifest, 10) },
+		"Edited": func(manifest string) error { return os.WriteFile(manifest, []byte("x"), 0o644) },
+	} {
+		in, w := newJob(t, dir), &writer{say: t.Logf}
+		files := 0
+		_, err := activity.Execute(t.Context(), quiet(), activity.Options{}, func(ctx activity.Context, in job) (progress, error) {
+			return w.write(meddler{ctx, func() {
+				if files++; files == 3 {
+					if err := change(in.Manifest); err != nil {
+						t.Error(err)
+					}
+				}
+			}}, in)
+		}, in)
+		var end *activity.Error
+		if !errors.As(err, &end) || end.RetryState != activity.RetryStateNonRetryableFailure || !errors.Is(err, errChanged) {
+			t.Errorf("%s: error %v, want a non-retryable one: %v", name, err, errChanged)
+		}
+	}
+}
+
+func TestListingIsNoStall(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 100 {
+		if err := os.Mkdir(filepath.Join(dir, fmt.Sprint(i)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rt := quiet()
+	if _, err := execute(t, rt, &writer{}, newJob(t, dir)); err != nil {
+		t.Fatal(err)
+	}
+	if n := rt.Stats().Heartbeats; n < 100 {
+		t.Errorf("%d heartbeats in a tree of 100 directories, want 100 at least", n)
+	}
+
+	_, files, whole := fiveFiles(t)
+	over, calls := errors.New("it is over"), 0
+	alive := func() error {
+		if calls++; calls == 3 {
+			return over
+		}
+		return nil
+	}
+	if _, _, err := list(alive, []string{dir}, "SUMS", t.Logf); err != over || calls != 3 {
+		t.Errorf("list: error %v after %d signs of life, want %v after 3", err, calls, over)
+	}
+	calls = 0
+	if _, err := whole.ifSame(files, alive, t.Logf); err != over || calls != 3 {
+		t.Errorf("ifSame: error %v after %d signs of life, want %v after 3", err, calls, over)
+	}
 }
 
 // slow is a file on a slow disk: a byte a second.
@@ -219,10 +364,10 @@ func TestLargeFileIsNoStall(t *testing.T) {
 }
 
 func TestLargeFileHeartbeats(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "large")
-	write(t, file, strings.Repeat("large", 1<<20))
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "large"), strings.Repeat("large", 1<<20))
 	rt := quiet()
-	if _, err := execute(t, rt, newJob(t), []string{file}); err != nil {
+	if _, err := execute(t, rt, &writer{}, newJob(t, dir)); err != nil {
 		t.Fatal(err)
 	}
 	if n := rt.Stats().Heartbeats; n < 50 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"sync"
 	"time"
@@ -16,16 +17,18 @@ import (
 )
 
 // A screen shows a run to a person: on a terminal with a bar, elsewhere with a
-// line for each tenth of the way. What it knows it learns as the Observer.
+// line for each tenth of the way. What it knows it learns as the Observer, or from
+// the status that a server gives.
 type screen struct {
-	files   []string
 	verbose bool
 
 	mu         sync.Mutex
 	out        io.Writer
-	bar        *progressbar.ProgressBar // nil: not on a terminal
+	terminal   bool
+	bar        *progressbar.ProgressBar // on a terminal, once there is progress
 	drawn      time.Time                // the bar
 	attempts   int
+	waiting    bool // for a worker
 	done       progress
 	setbacks   []setback // since when no file was done
 	recoveries []string
@@ -37,13 +40,16 @@ type setback struct {
 	when time.Time
 }
 
-func newScreen(out *os.File, files []string, verbose bool) *screen {
-	s := &screen{out: out, files: files, verbose: verbose}
-	if term.IsTerminal(int(out.Fd())) && len(files) > 0 {
-		s.bar = progressbar.NewOptions(len(files), progressbar.OptionSetDescription("hashing"), progressbar.OptionShowCount(),
-			progressbar.OptionSetWriter(out), progressbar.OptionClearOnFinish())
+func newScreen(out *os.File, verbose bool) *screen {
+	return &screen{out: out, terminal: term.IsTerminal(int(out.Fd())), verbose: verbose}
+}
+
+// logger logs what has this level, and everything of interest if the user wants it.
+func (s *screen) logger(level slog.Level) *slog.Logger {
+	if s.verbose {
+		level = slog.LevelInfo
 	}
-	return s
+	return slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: level}))
 }
 
 // observe is the Config.Observer. It hears everything in order, and no heartbeat
@@ -58,12 +64,7 @@ func (s *screen) observe(e activity.Event) {
 	case activity.EventAttemptStarted:
 		s.attempts = e.Attempt
 	case activity.EventAttemptFailed:
-		how := fmt.Sprint("failed: ", e.Err)
-		var timeout *activity.TimeoutError
-		if errors.As(e.Err, &timeout) {
-			how = fmt.Sprintf("stalled, without a heartbeat for %s", timeout.After)
-		}
-		s.setbacks = append(s.setbacks, setback{fmt.Sprintf("attempt %d %s, at %s", e.Attempt, how, s.place()), e.Time})
+		s.setbacks = append(s.setbacks, setback{s.setback(e.Attempt, e.Err), e.Time})
 	case activity.EventHeartbeat:
 		var p progress
 		if recorded, err := e.HeartbeatDetails(&p); recorded && err == nil {
@@ -75,39 +76,86 @@ func (s *screen) observe(e activity.Event) {
 	}
 }
 
+// status is for a run elsewhere, of which it is told once in a while.
+func (s *screen) status(now activity.Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if waits := now.State == activity.StateWaiting; waits != s.waiting {
+		if s.waiting = waits; waits {
+			s.printf("checksum: waiting for a worker\n")
+		}
+	}
+	var p progress
+	recorded, err := now.HeartbeatDetails(&p)
+	recorded = recorded && err == nil
+	if recorded && s.done == (progress{}) { // what is heard first
+		s.advance(p)
+	}
+	if now.Attempt > s.attempts {
+		s.attempts = now.Attempt
+		if now.Attempt > 1 && now.LastFailure != nil {
+			s.recovered(fmt.Sprintf("%s; attempt %d goes on from there", s.setback(now.Attempt-1, now.LastFailure), now.Attempt))
+		}
+	}
+	if recorded {
+		s.advance(p)
+	}
+}
+
+// setback says how an attempt has failed.
+func (s *screen) setback(attempt int, err error) string {
+	how := fmt.Sprint("failed: ", err)
+	var timeout *activity.TimeoutError
+	if errors.As(err, &timeout) && timeout.Type == activity.TimeoutHeartbeat {
+		how = fmt.Sprintf("stalled, without a heartbeat for %s", timeout.After)
+	}
+	return fmt.Sprintf("attempt %d %s, at %s", attempt, how, s.place())
+}
+
 // recover notes that an attempt has gone on from where others ended.
 func (s *screen) recover(e activity.Event) {
 	for _, b := range s.setbacks {
-		r := fmt.Sprintf("%s; attempt %d went on from there, %s later", b.what, e.Attempt, e.Time.Sub(b.when).Round(time.Microsecond))
-		s.printf("checksum: %s\n", r)
-		s.recoveries = append(s.recoveries, r)
+		s.recovered(fmt.Sprintf("%s; attempt %d went on from there, %s later", b.what, e.Attempt, e.Time.Sub(b.when).Round(time.Microsecond)))
 	}
 	s.setbacks = nil
 }
 
+func (s *screen) recovered(how string) {
+	s.printf("checksum: %s\n", how)
+	s.recoveries = append(s.recoveries, how)
+}
+
 func (s *screen) advance(p progress) {
-	before, total := s.done, len(s.files)
+	before := s.done
 	s.done = p
-	if s.bar != nil {
+	if s.terminal {
 		if time.Since(s.drawn) > 50*time.Millisecond {
 			s.draw()
 		}
-	} else if p.Next*10/total > before.Next*10/total {
-		s.printf("checksum: %d of %d files\n", p.Next, total)
+	} else if p.Next*10/p.Total > before.Next*10/p.Total {
+		s.printf("checksum: %d of %d files\n", p.Next, p.Total)
 	}
 }
 
 func (s *screen) draw() {
+	if s.bar == nil {
+		s.bar = progressbar.NewOptions(s.done.Total, progressbar.OptionSetDescription("hashing"), progressbar.OptionShowCount(),
+			progressbar.OptionSetWriter(s.out), progressbar.OptionClearOnFinish())
+	}
+	s.bar.ChangeMax(s.done.Total)
 	s.bar.Set(s.done.Next)
 	s.drawn = time.Now()
 }
 
 // place is the file at which the work is.
 func (s *screen) place() string {
-	if s.done.Next == len(s.files) {
+	switch {
+	case s.done == progress{}:
+		return "the start"
+	case s.done.Next == s.done.Total:
 		return "the end"
 	}
-	return fmt.Sprintf("file %d of %d, %s", s.done.Next+1, len(s.files), show(s.files[s.done.Next]))
+	return fmt.Sprintf("file %d of %d, %s", s.done.Next+1, s.done.Total, s.done.File)
 }
 
 // say prints a line for the user.
@@ -137,8 +185,8 @@ func (s *screen) close() {
 	defer s.mu.Unlock()
 	if s.bar != nil {
 		s.bar.Clear()
-		s.bar = nil
 	}
+	s.bar, s.terminal = nil, false
 }
 
 // reason says on one line what is wrong with which file.
