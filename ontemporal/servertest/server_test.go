@@ -395,13 +395,26 @@ type rowError struct{ row int }
 
 func (e *rowError) Error() string { return fmt.Sprintf("row %d is bad", e.row) }
 
-// TestExamples runs ontemporal's Examples against this server.
+// What else can be run against a server is run against this one: ontemporal's
+// Examples, and the program of examples/checksum.
 func TestExamples(t *testing.T) {
-	t.Parallel()
+	for _, test := range []struct{ dir, run string }{
+		{"..", "^Example"},
+		{"../../examples/checksum", "^TestCluster$"},
+	} {
+		t.Run(test.run, func(t *testing.T) {
+			t.Parallel()
+			goTest(t, test.dir, test.run)
+		})
+	}
+}
+
+// goTest runs tests elsewhere, which must pass and not be skipped.
+func goTest(t *testing.T, dir, run string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute) // it builds them first
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-json", "-run", "^Example", ".")
-	cmd.Dir = ".."
+	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-json", "-run", run, ".")
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOWORK=off", "TEMPORAL_ADDRESS="+hostPort, "TEMPORAL_NAMESPACE="+namespace)
 	out, runErr := cmd.CombinedOutput()
 	passed := 0
@@ -418,6 +431,6 @@ func TestExamples(t *testing.T) {
 		}
 	}
 	if runErr != nil || passed == 0 {
-		t.Errorf("%d Examples passed, %v:\n%s", passed, runErr, out)
+		t.Errorf("%d passed, %v:\n%s", passed, runErr, out)
 	}
 }
