@@ -64,7 +64,6 @@ type attempt struct {
 	settled    bool        // how it ended is decided
 	told       bool        // Sleep, Idle, Range or Guard returned the cause
 	ranged     bool        // BeginRange was called
-	beaten     bool        // Heartbeat was called
 	recorded   bool        // details
 	progressed bool        // recorded other details than it resumed from
 	guards     int         // functions inside Guard now

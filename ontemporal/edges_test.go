@@ -133,11 +133,11 @@ func TestAtTheDeadline(t *testing.T) {
 	for range 20 {
 		inCluster(t, func(t *testing.T, c *cluster) {
 			_, _ = run(c, options{RetryPolicy: once, StartToCloseTimeout: time.Minute}, func(ctx activity.Context, _ int) (int, error) {
-				time.Sleep(time.Minute - 1)
+				time.Sleep(time.Minute - time.Nanosecond)
 				checkErr(t, activity.Guard(ctx, func() error { return nil }), nil)
 				checkErr(t, ctx.Sleep(0), nil)
 				checkErr(t, ctx.Heartbeat(1), nil)
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				for _, err := range []error{activity.Guard(ctx, never), ctx.Sleep(0), ctx.Heartbeat(2)} {
 					if !isTimeout(err, activity.TimeoutStartToClose) {
 						t.Errorf("got %v", err)
