@@ -15,6 +15,7 @@ import (
 	sdkactivity "go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/worker"
 )
 
 const (
@@ -30,6 +31,9 @@ var (
 
 	// errOver is the cause of one whose attempt the server has ended.
 	errOver = errors.New("activity: the server says that the attempt is over: it has timed out there, or was terminated")
+
+	// errStops is the cause of one whose worker stops.
+	errStops = fmt.Errorf("%w: the Temporal worker stops", activity.ErrShutdown)
 
 	errReturned = fmt.Errorf("activity: the attempt is over, its function has returned (%w)", context.Canceled)
 )
@@ -135,7 +139,7 @@ func (t *attempt) watch() {
 		go func() {
 			select {
 			case <-stopping:
-				t.cancel(fmt.Errorf("%w: the Temporal worker stops", activity.ErrShutdown))
+				t.cancel(errStops)
 			case <-unwatched:
 			}
 		}()
@@ -145,6 +149,10 @@ func (t *attempt) watch() {
 // admit waits until nothing of earlier attempts stands in the way.
 func (t *attempt) admit() error {
 	for n := 0; ; n++ {
+		t.sdkEnded()
+		if err := causeOf(t); err != nil {
+			return err
+		}
 		changed, why := t.place.blocked()
 		if changed == nil {
 			return nil
@@ -160,9 +168,6 @@ func (t *attempt) admit() error {
 		case <-timer.C:
 		}
 		timer.Stop()
-		if err := causeOf(t); err != nil {
-			return err
-		}
 	}
 }
 
@@ -303,7 +308,7 @@ func (t *attempt) sdkEnded() {
 	case context.DeadlineExceeded:
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if !t.over {
+		if t.check(time.Now()); !t.over {
 			t.fence(t.closed())
 		}
 	case context.Canceled:
@@ -335,6 +340,9 @@ func (t *attempt) heard(cause error) {
 	case errors.As(cause, &notFound):
 		t.fence(fmt.Errorf("%w (%w)", errOver, cause))
 	case errors.As(cause, &trouble), errors.Is(cause, context.DeadlineExceeded):
+	case errors.Is(cause, worker.ErrWorkerShutdown):
+		t.cancel(errStops)
+		t.silent = true
 	default:
 		t.cancel(fmt.Errorf("activity: the attempt was ended by Temporal: %w", cause))
 		t.silent = true

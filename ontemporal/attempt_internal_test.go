@@ -11,6 +11,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 	sdkactivity "go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/worker"
 )
 
 // What an attempt's deadlines make of a look at the clock.
@@ -134,6 +135,7 @@ func TestHeard(t *testing.T) {
 		{"unavailable", serviceerror.NewUnavailable("away"), nil, false, false},
 		{"too late", serviceerror.NewDeadlineExceeded("late"), nil, false, false},
 		{"the RPC's own timeout", context.DeadlineExceeded, nil, false, false},
+		{"the worker has stopped", worker.ErrWorkerShutdown, activity.ErrShutdown, false, false},
 		{"paused", sdkactivity.ErrActivityPaused, sdkactivity.ErrActivityPaused, false, false},
 	} {
 		for _, before := range []error{nil, activity.ErrShutdown, errReturned} {

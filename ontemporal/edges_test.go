@@ -2,6 +2,7 @@ package ontemporal_test
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -106,6 +107,19 @@ func TestCancelKeepsDetails(t *testing.T) {
 			t.Errorf("the server got the heartbeats %s", c.got())
 		}
 	})
+}
+
+// What has ended before its start does not start.
+func TestEndedBefore(t *testing.T) {
+	for range 20 {
+		inCluster(t, func(t *testing.T, c *cluster) {
+			c.cancel(temporal.NewCanceledError())
+			_, err := run(c, options{RetryPolicy: once}, func(activity.Context, int) (int, error) { return 0, never() }, 0)
+			if canceled := (*temporal.CanceledError)(nil); !errors.As(err, &canceled) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
 }
 
 // A canceled function that does not listen holds up nothing beyond the attempt's

@@ -40,8 +40,8 @@ var sentinels = []error{
 // toTemporal is an attempt's error as the SDK is to report it. What says nothing of
 // retries the SDK reports as it does every error.
 func toTemporal(err error) error {
-	if _, ok := err.(*temporal.ApplicationError); ok {
-		return err
+	if e, ok := err.(*temporal.ApplicationError); ok && sendable(err) {
+		return e
 	}
 	var options temporal.ApplicationErrorOptions
 	special := false
@@ -64,13 +64,24 @@ func toTemporal(err error) error {
 	}
 	options.Cause = errors.Unwrap(inner)
 	text := err.Error()
-	if !utf8.ValidString(text) { // which the SDK could not send
+	if !sendable(err) {
 		text, special, options.Cause = strings.ToValidUTF8(text, "\uFFFD"), true, nil
 	}
 	if !special {
 		return err
 	}
 	return temporal.NewApplicationErrorWithOptions(text, typ, options)
+}
+
+// sendable reports whether err, with all that it wraps, has texts that the SDK can
+// send.
+func sendable(err error) bool {
+	for ; err != nil; err = errors.Unwrap(err) {
+		if !utf8.ValidString(err.Error()) {
+			return false
+		}
+	}
+	return true
 }
 
 // walk visits err and what it wraps, down to an inner activity's *Error: that one

@@ -184,3 +184,32 @@ func TestFailuresAreShort(t *testing.T) {
 		}
 	}
 }
+
+// A text that is no UTF-8 could not be sent at all.
+func TestTextsThatAreNoUTF8(t *testing.T) {
+	bad := errors.New("row \xff")
+	for _, err := range []error{
+		bad,
+		fmt.Errorf("copy: %w", bad),
+		activity.NonRetryable(bad),
+		opaque{bad},
+		activity.NonRetryable(opaque{bad}),
+		&activity.PanicError{Value: bad},
+		temporal.NewNonRetryableApplicationError("row \xff", "t", nil),
+		temporal.NewApplicationErrorWithCause("row", "t", bad),
+	} {
+		f := temporal.GetDefaultFailureConverter().ErrorToFailure(toTemporal(err))
+		if _, failed := proto.Marshal(f); failed != nil {
+			t.Errorf("%#v cannot be sent: %v", err, failed)
+		}
+		var n interface{ NonRetryable() bool }
+		if was := errors.As(err, &n) && n.NonRetryable(); f.GetApplicationFailureInfo().GetNonRetryable() != was {
+			t.Errorf("%#v: non-retryable %v", err, !was)
+		}
+	}
+}
+
+type opaque struct{ err error }
+
+func (opaque) Error() string   { return "opaque" }
+func (e opaque) Unwrap() error { return e.err }

@@ -104,8 +104,9 @@ func (t *attempt) report(err, cause error) error {
 	switch {
 	case isStall(cause):
 		return t.stalled(timeout)
-	case timeout != nil:
-		<-t.sdk.Done() // at the same deadline: then the SDK leaves it to the server
+	case timeout != nil: // which is the server's to decide
+		<-t.sdk.Done() // at the same deadline: only then does the SDK not report a failure
+		return sdkactivity.ErrResultPending
 	case errors.Is(cause, errCanceled) && err == cause:
 		return t.canceled(temporal.NewCanceledError())
 	case errors.Is(cause, errCanceled) && errors.Is(err, context.Canceled):
