@@ -73,6 +73,7 @@ type attempt struct {
 	guards     int         // functions inside Guard now
 	latest     details     // recorded last, or resumed from
 	sent       time.Time   // when the SDK got a heartbeat last
+	waiting    int         // heartbeats that wait for the server now
 	pulseAt    time.Time   // when the worker sends the next of its own
 	beat       time.Time   // the last heartbeat, or the start
 	beatBy     time.Time   // the heartbeat deadline; zero: none
@@ -179,10 +180,8 @@ func (t *attempt) start() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	t.beat, t.pulseAt = now, now.Add(t.pulse())
-	if d := t.info.HeartbeatTimeout; d > 0 {
-		t.beatBy = now.Add(d)
-	}
+	t.pulseAt = now.Add(t.pulse())
+	t.extend(now)
 	t.timer = time.AfterFunc(t.next(now), t.tick)
 }
 
@@ -205,8 +204,16 @@ func (t *attempt) next(now time.Time) time.Duration {
 }
 
 // watched reports whether the heartbeat deadline counts: a canceled function may take
-// its time. T.mu is held.
-func (t *attempt) watched() bool { return !t.beatBy.IsZero() && t.Err() == nil }
+// its time, and one whose heartbeat waits for the server is not silent. T.mu is held.
+func (t *attempt) watched() bool { return !t.beatBy.IsZero() && t.Err() == nil && t.waiting == 0 }
+
+// extend notes a heartbeat. T.mu is held.
+func (t *attempt) extend(now time.Time) {
+	t.beat = now
+	if d := t.info.HeartbeatTimeout; d > 0 {
+		t.beatBy = now.Add(d)
+	}
+}
 
 // holds reports whether the server is to wait for the report of a stall, since the
 // function is inside Guard. T.mu is held.

@@ -8,6 +8,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -433,17 +434,29 @@ func TestCancelDoesNotArrive(t *testing.T) {
 	}{
 		{serviceerror.NewPermissionDenied("no", ""), "the user left; the server did not take the cancellation: no"},
 		{serviceerror.NewFailedPrecondition("already requested"), "the user left; it had not ended 10s later, and may still run"},
-		{serviceerror.NewUnavailable("away"), "the user left; it had not ended 10s later, and may still run"},
+		{serviceerror.NewUnavailable("away"), "the user left; the server did not take the cancellation: it cannot be reached"},
 	} {
 		inTime(t, func(t *testing.T, s *server) {
 			s.ends(time.Hour, nil)
-			s.cancels = func() error { return test.err }
+			back := time.Now().Add(time.Minute)
+			var taken atomic.Bool
+			s.cancels = func() error {
+				if time.Now().Before(back) {
+					return test.err
+				}
+				taken.Store(true)
+				return nil
+			}
 			h, err := ontemporal.Start(t.Context(), s, "queue", hour, f, 5)
 			checkErr(t, err, nil)
 			h.Cancel(errCancel)
 			_, err = h.Wait(t.Context())
 			if !errors.Is(err, errCancel) || !strings.HasSuffix(err.Error(), test.text) {
 				t.Errorf("got %v, want %s", err, test.text)
+			}
+			time.Sleep(2 * time.Minute)
+			if _, away := test.err.(*serviceerror.Unavailable); away != taken.Load() {
+				t.Errorf("%v: taken later %v", test.err, taken.Load())
 			}
 		})
 	}

@@ -107,18 +107,22 @@ func (t *attempt) Heartbeat(values ...any) error {
 		t.latest, t.recorded = newest, true
 		t.progressed = t.progressed || !newest.equal(t.resumed)
 	}
-	t.beat = now
-	if d := t.info.HeartbeatTimeout; d > 0 {
-		t.beatBy = now.Add(d)
-	}
+	t.extend(now)
 	// To encode the details anew for each without any would be a waste.
 	due := t.sdk.Err() == nil && (newest != nil || now.Sub(t.sent) >= min(t.pulse()/10, maxQuiet))
 	if due {
 		t.sent = now
 	}
+	if due {
+		t.waiting++
+	}
 	t.mu.Unlock()
 	if due {
 		t.send(t.bySDK)
+		t.mu.Lock()
+		t.waiting--
+		t.extend(time.Now()) // to wait for the server is no silence
+		t.mu.Unlock()
 	}
 	if err := causeOf(t); err != nil {
 		return err

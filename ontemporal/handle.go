@@ -136,7 +136,8 @@ func (h *Handle[Out]) await(ctx context.Context) error {
 	grace := time.NewTimer(h.grace)
 	defer grace.Stop()
 	requested := make(chan error, 1)
-	go func() {
+	go func() { // on and on, also when nobody waits for the answer any more
+		asking := context.WithoutCancel(ctx)
 		err := persist(asking, func() error {
 			return sdk.Cancel(asking, client.CancelActivityOptions{Reason: short([]byte(h.cause.Error()))})
 		})
@@ -145,7 +146,7 @@ func (h *Handle[Out]) await(ctx context.Context) error {
 		}
 		requested <- err
 	}()
-	var refused error
+	refused := errors.New("it cannot be reached")
 	for {
 		select {
 		case e := <-ended:
