@@ -136,7 +136,14 @@ func (t *attempt) watch() {
 		unwatchSDK()
 		close(unwatched)
 	}
-	if stopping := sdkactivity.GetWorkerStopChannel(t.sdk); stopping != nil {
+	stopping := sdkactivity.GetWorkerStopChannel(t.sdk)
+	select {
+	case <-stopping:
+		t.cancel(errStops)
+		return
+	default:
+	}
+	if stopping != nil {
 		go func() {
 			select {
 			case <-stopping:

@@ -434,7 +434,7 @@ func TestCancelDoesNotArrive(t *testing.T) {
 	}{
 		{serviceerror.NewPermissionDenied("no", ""), "the user left; the server did not take the cancellation: no"},
 		{serviceerror.NewFailedPrecondition("already requested"), "the user left; it had not ended 10s later, and may still run"},
-		{serviceerror.NewUnavailable("away"), "the user left; the server did not take the cancellation: it cannot be reached"},
+		{serviceerror.NewUnavailable("away"), "the user left; the server did not take the cancellation: it cannot be reached, and is asked on and on"},
 	} {
 		inTime(t, func(t *testing.T, s *server) {
 			s.ends(time.Hour, nil)

@@ -114,16 +114,14 @@ func (t *attempt) Heartbeat(values ...any) error {
 		t.sent = now
 	}
 	if due {
-		t.waiting++
-	}
-	t.mu.Unlock()
-	if due {
+		t.waiting++ // for the server, which is no silence
+		t.mu.Unlock()
 		t.send(t.bySDK)
 		t.mu.Lock()
 		t.waiting--
-		t.extend(time.Now()) // to wait for the server is no silence
-		t.mu.Unlock()
+		t.extend(time.Now())
 	}
+	t.mu.Unlock()
 	if err := causeOf(t); err != nil {
 		return err
 	}

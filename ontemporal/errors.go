@@ -58,6 +58,9 @@ func toTemporal(err error) error {
 		inner = errors.Unwrap(inner)
 	}
 	typ := typeOf(inner)
+	if e, ok := inner.(*temporal.ApplicationError); ok {
+		typ = e.Type()
+	}
 	if p, ok := inner.(*activity.PanicError); ok {
 		typ, special = panicType, true
 		options.Details = []any{short(p.Stack)}

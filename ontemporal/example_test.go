@@ -23,7 +23,12 @@ func TestMain(m *testing.M) {
 	if os.Getenv("TEMPORAL_ADDRESS") == "" && flag.Lookup("test.skip").Value.String() == "" {
 		flag.Set("test.skip", "^Example(Execute|ExecuteDefinition|Start|GetHandle)?$")
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if n := ontemporal.PlacesLeft(); n != 0 && code == 0 {
+		fmt.Println(n, "places are left")
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // dial connects to the server that the environment names, or the one on this

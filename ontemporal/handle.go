@@ -146,7 +146,7 @@ func (h *Handle[Out]) await(ctx context.Context) error {
 		}
 		requested <- err
 	}()
-	refused := errors.New("it cannot be reached")
+	refused := errors.New("it cannot be reached, and is asked on and on")
 	for {
 		select {
 		case e := <-ended:

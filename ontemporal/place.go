@@ -55,9 +55,7 @@ func enter(key placeKey, t *attempt) *place {
 	places.Unlock()
 	if before != nil {
 		before.mu.Lock()
-		if !before.over {
-			before.fence(errOver)
-		}
+		before.fence(errOver)
 		before.mu.Unlock()
 	}
 	return p

@@ -97,8 +97,8 @@ func (t *attempt) report(err, cause error) error {
 		return sdkactivity.ErrResultPending // the server knows more than we do
 	}
 	t.flush()
-	var timeout *activity.TimeoutError
-	if errors.As(cause, &timeout) {
+	timeout, _ := cause.(*activity.TimeoutError)
+	if timeout != nil {
 		t.Logger().Warn("activity: attempt failed", "error", timeout.Error(), "stack", string(timeout.Stack))
 	}
 	switch {

@@ -1,0 +1,99 @@
+package ontemporal
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/worker"
+)
+
+// PlacesLeft is for TestMain: every attempt leaves its place.
+func PlacesLeft() int {
+	places.Lock()
+	defer places.Unlock()
+	return len(places.byKey)
+}
+
+// An initial interval that is not given is 1 s, or MaximumInterval if that is less.
+func TestStartOptionsInterval(t *testing.T) {
+	for maximum, want := range map[time.Duration]time.Duration{0: 0, time.Millisecond: time.Millisecond, time.Minute: time.Second} {
+		o := activity.Options{RetryPolicy: activity.RetryPolicy{MaximumInterval: maximum}}
+		if got := startOptions("a", "queue", &o).RetryPolicy.InitialInterval; got != want {
+			t.Errorf("with MaximumInterval %s it is %s, want %s", maximum, got, want)
+		}
+	}
+}
+
+// Where only schedule-to-close is given, the server takes it for schedule-to-start, too.
+func TestScheduleToStartBack(t *testing.T) {
+	for _, test := range []struct {
+		start, close time.Duration
+		want         activity.TimeoutType
+	}{
+		{time.Second, 0, activity.TimeoutScheduleToStart},
+		{time.Second, time.Minute, activity.TimeoutScheduleToStart},
+		{time.Minute, time.Minute, activity.TimeoutScheduleToClose},
+	} {
+		e := fromTimeout(temporal.NewTimeoutError(enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START, nil).(*temporal.TimeoutError), &ended{id: "a", scheduleToStart: test.start, scheduleToClose: test.close})
+		if e.Type != test.want {
+			t.Errorf("%s of %s: %s", test.start, test.close, e.Type)
+		}
+	}
+}
+
+// The last attempt's stall has all its details, since no other keeps them.
+func TestLastStallHasAllDetails(t *testing.T) {
+	for n, want := range map[int]bool{2: false, 3: true} {
+		d, _ := encode([]any{make([]byte, 2*maxKept)})
+		a := &attempt{info: activity.Info{Attempt: n, MaximumAttempts: 3}, latest: d}
+		var timeout *temporal.TimeoutError
+		err := a.stalled(&activity.TimeoutError{Type: activity.TimeoutHeartbeat})
+		if !errors.As(err, &timeout) || timeout.HasLastHeartbeatDetails() != want {
+			t.Errorf("attempt %d: %v", n, timeout)
+		}
+	}
+}
+
+// A heartbeat that waits for the server is no silence.
+func TestCheckWaiting(t *testing.T) {
+	begun := time.Now()
+	a := &attempt{left: make(chan struct{}), waiting: 1, beatBy: begun}
+	a.Context, a.cancel = context.WithCancelCause(context.Background())
+	if a.check(begun.Add(time.Hour)); a.over {
+		t.Errorf("over: %v", context.Cause(a))
+	}
+}
+
+// The server waits for the report of a stall inside Guard, until the attempt's deadline.
+func TestHolds(t *testing.T) {
+	begun := time.Now()
+	a := &attempt{guards: 1, info: activity.Info{Deadline: begun.Add(time.Minute)}}
+	a.Context, a.cancel = context.WithCancelCause(context.Background())
+	a.cancel(&activity.TimeoutError{Type: activity.TimeoutHeartbeat})
+	if !a.holds(begun.Add(time.Minute-1)) || a.holds(begun.Add(time.Minute)) {
+		t.Error("it does not hold until the deadline")
+	}
+}
+
+// After a worker's stop nobody could report an end any more.
+func TestHeardStop(t *testing.T) {
+	a := &attempt{left: make(chan struct{})}
+	a.Context, a.cancel = context.WithCancelCause(context.Background())
+	if a.heard(worker.ErrWorkerShutdown); !a.silent {
+		t.Error("it still sends heartbeats")
+	}
+}
+
+// The outermost RetryAfter decides.
+func TestOuterRetryAfter(t *testing.T) {
+	var app *temporal.ApplicationError
+	err := toTemporal(activity.RetryAfter(activity.RetryAfter(errors.New("boom"), time.Hour), time.Minute))
+	if !errors.As(err, &app) || app.NextRetryDelay() != time.Minute {
+		t.Errorf("got %v", err)
+	}
+}

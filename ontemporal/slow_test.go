@@ -1,0 +1,64 @@
+package ontemporal_test
+
+import (
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+	commonpb "go.temporal.io/api/common/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/temporal"
+)
+
+// A slowConverter takes 4 s for the first heartbeat.
+type slowConverter struct {
+	converter.DataConverter
+	slow *atomic.Bool
+}
+
+func (c slowConverter) ToPayloads(values ...any) (*commonpb.Payloads, error) {
+	if len(values) > 0 {
+		if _, raw := values[0].(converter.RawValue); raw && c.slow.CompareAndSwap(true, false) {
+			time.Sleep(4 * time.Second)
+		}
+	}
+	return c.DataConverter.ToPayloads(values...)
+}
+
+// What a heartbeat itself takes does not count as silence.
+func TestSlowHeartbeat(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		var slow atomic.Bool
+		c.SetDataConverter(slowConverter{converter.GetDefaultDataConverter(), &slow})
+		_, err := run(c, options{HeartbeatTimeout: 10 * time.Second, RetryPolicy: once}, func(ctx activity.Context, _ int) (int, error) {
+			slow.Store(true)
+			begun := time.Now()
+			checkErr(t, ctx.Heartbeat(1), nil)
+			if took := time.Since(begun); took != 4*time.Second {
+				t.Errorf("the heartbeat took %s", took)
+			}
+			time.Sleep(10*time.Second - 1)
+			return 0, ctx.Heartbeat(2)
+		}, 0)
+		checkErr(t, err, nil)
+	})
+}
+
+// Where an outage has ended the SDK's context, a start-to-close timeout is the server's, too.
+func TestStartToCloseAfterOutage(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		time.AfterFunc(time.Minute, func() { c.cancel(serviceerror.NewUnavailable("away")) })
+		_, err := run(c, options{RetryPolicy: once, StartToCloseTimeout: 10 * time.Minute}, func(ctx activity.Context, _ int) (int, error) {
+			<-ctx.Done()
+			return 0, nil
+		}, 0)
+		var app *temporal.ApplicationError
+		var timeout *temporal.TimeoutError
+		if !errors.As(err, &timeout) || errors.As(err, &app) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
