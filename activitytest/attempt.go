@@ -1,0 +1,473 @@
+package activitytest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+// An attempt is the Context that a function gets, which comes to the places.
+type attempt struct {
+	activity.Context // nil: it is the process itself
+	life             *life
+	info             activity.Info
+	self             context.Context // finds a, and what Context's own finds
+	goid             string          // of the function's goroutine
+
+	// Guarded by World.mu.
+	guards int   // functions inside Guard
+	hang   *hang // it stalls; nil: it does not
+}
+
+type attemptKey struct{}
+
+// Point is a further place: between two effects of a fake, say. It is found through
+// ctx, an activity's or a process's, and counted by its name. Outside of
+// [EveryInterruption] it does nothing.
+//
+// Hold no lock that outlives the process: one that crashes here never gives it back.
+func Point(ctx context.Context, name string) {
+	a, ok := ctx.Value(attemptKey{}).(*attempt)
+	if !ok {
+		return
+	}
+	c := a.enter(call{kind: "Point", point: name})
+	a.come("at point", name, c)
+	a.show(c)
+	a.leave(c, nil)
+}
+
+// attempt is told of the start of an attempt.
+func (l *life) attempt(ctx activity.Context) *attempt {
+	a := &attempt{Context: ctx, life: l, info: ctx.Info(), goid: goid()}
+	a.self = activity.NewContext(ctx, a)
+	if l.stopped() {
+		runtime.Goexit()
+	}
+	w := l.w
+	details := a.newest()
+	w.mu.Lock()
+	s := w.sight(a.info.ID)
+	s.resumed, s.latest = details, a.info.Attempt
+	w.note(l, a.info.ID, a.info.Attempt, "starts, resumes from "+show(details))
+	if w.done > 0 {
+		w.notes = append(w.notes, fmt.Sprintf("in life %d, attempt %d of %s resumed from %s", l.number, a.info.Attempt, label(a.info.ID), show(details)))
+	}
+	woken := false
+	if h := w.hanging; h != nil && h.id == a.info.ID && h.until == 0 {
+		w.wakeLocked()
+		woken = true
+	}
+	w.mu.Unlock()
+	if woken {
+		a.yield()
+	}
+	return a
+}
+
+// run runs the function.
+func (a *attempt) run(f func() error) error {
+	err := f()
+	c := a.enter(call{kind: "return"})
+	if a.come("before return", "", c).over {
+		return errOver
+	}
+	a.show(c)
+	a.leave(c, err)
+	return err
+}
+
+// Value implements context.Context.
+func (a *attempt) Value(key any) any {
+	if key == (attemptKey{}) {
+		return a
+	}
+	return a.self.Value(key)
+}
+
+func (a *attempt) String() string { return fmt.Sprint(a.Context) }
+
+// Heartbeat implements activity.Context.
+func (a *attempt) Heartbeat(details ...any) error {
+	recorded := len(details) > 1 || len(details) == 1 && details[0] != nil
+	return a.do("heartbeat", call{kind: "Heartbeat", details: recorded}, func() error {
+		return a.Context.Heartbeat(details...)
+	}, func() error {
+		return a.Context.Heartbeat()
+	})
+}
+
+// HeartbeatDetails implements activity.Context.
+func (a *attempt) HeartbeatDetails(into ...any) (found bool, err error) {
+	read := func() error {
+		found, err = a.Context.HeartbeatDetails(into...)
+		return err
+	}
+	err = a.do("heartbeat details", call{kind: "HeartbeatDetails"}, read, read)
+	return found, err
+}
+
+// Sleep implements activity.Context.
+func (a *attempt) Sleep(d time.Duration) error {
+	return a.sleep(d, a.Context.Sleep)
+}
+
+// SleepContext is Sleep that ends when ctx ends, too; see [activity.FromContext].
+func (a *attempt) SleepContext(ctx context.Context, d time.Duration) error {
+	s, ok := a.Context.(interface {
+		SleepContext(ctx context.Context, d time.Duration) error
+	})
+	if !ok {
+		return a.Sleep(d)
+	}
+	return a.sleep(d, func(d time.Duration) error { return s.SleepContext(ctx, d) })
+}
+
+func (a *attempt) sleep(d time.Duration, sleep func(time.Duration) error) error {
+	return a.do("sleep", call{kind: "Sleep", d: d}, func() error { return sleep(d) }, func() error { return sleep(0) })
+}
+
+// Guard implements what [activity.Guard] asks for.
+func (a *attempt) Guard(f func() error) error {
+	c := a.enter(call{kind: "Guard"})
+	a.show(c)
+	w := a.life.w
+	err := activity.Guard(a.Context, func() error {
+		w.mu.Lock()
+		a.guards++
+		w.mu.Unlock()
+		defer func() {
+			w.mu.Lock()
+			a.guards--
+			w.mu.Unlock()
+		}()
+		if a.come("entering guard", "", c).over {
+			return errOver
+		}
+		err := f()
+		if a.come("leaving guard", "", c).over {
+			return errOver
+		}
+		return err
+	})
+	a.leave(c, err)
+	return err
+}
+
+// do does what the function has asked for, between two places. again is what the
+// function gets of a call that has hung after it was done, once the attempt is over.
+func (a *attempt) do(noun string, c call, real, again func() error) error {
+	s := a.enter(c)
+	if a.come("before "+noun, "", s).over {
+		return errOver
+	}
+	a.show(s)
+	err := real()
+	if c.details {
+		a.record(s)
+	}
+	s.end(a, err)
+	switch r := a.come("after "+noun, "", s); {
+	case r.over:
+		return errOver
+	case r.woken:
+		err = again()
+		s.end(a, err)
+	}
+	a.leave(s, err)
+	return err
+}
+
+// record takes down what a heartbeat has recorded.
+func (a *attempt) record(s *step) {
+	details := a.newest()
+	w := a.life.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !a.life.dead {
+		s.details = details
+		w.recorded(a.info.ID, details)
+	}
+}
+
+// newest are the newest details that the Runtime has of the activity.
+func (a *attempt) newest() []byte {
+	for _, s := range a.life.rt.Activities() {
+		if s.ID == a.info.ID {
+			return s.Details
+		}
+	}
+	return nil
+}
+
+// enter takes down a call.
+func (a *attempt) enter(c call) *step {
+	w := a.life.w
+	w.moved.Add(1)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := &step{life: a.life.number, id: a.info.ID, attempt: a.info.Attempt, call: c}
+	if a.life.dead || w.ended {
+		return s
+	}
+	if w.done > 0 {
+		return s
+	}
+	seen := w.sight(a.info.ID)
+	if c.kind != "Guard" { // in which there are others
+		s.inside = true
+		seen.inside++
+		seen.concurrent = seen.concurrent || seen.inside > 1
+	}
+	n := len(seen.calls)
+	seen.calls = append(seen.calls, c)
+	if w.dry == nil || w.differs != "" || seen.concurrent {
+		return s
+	}
+	was, ok := w.dry.seen[a.info.ID]
+	switch {
+	case !ok:
+		w.differs = fmt.Sprintf("%s was not there, and now its call 1 is %s", label(a.info.ID), c)
+	case was.concurrent:
+	case n >= len(was.calls):
+		w.differs = fmt.Sprintf("%s: call %d was %s, now %s", label(a.info.ID), n+1, call{}, c)
+	case was.calls[n] != c:
+		w.differs = fmt.Sprintf("%s: call %d was %s, now %s", label(a.info.ID), n+1, was.calls[n], c)
+	}
+	return s
+}
+
+// show makes the call, to which nothing has happened before it, part of the trace.
+func (a *attempt) show(s *step) {
+	w := a.life.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !a.life.dead && !w.ended {
+		w.steps = append(w.steps, s)
+	}
+}
+
+// leave is told of a call's end.
+func (a *attempt) leave(s *step, err error) {
+	w := a.life.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s.err = err
+	if s.inside {
+		s.inside = false
+		w.sight(a.info.ID).inside--
+	}
+}
+
+// A result is how a goroutine goes on from a place.
+type result struct {
+	over  bool // the body is over: return
+	woken bool // it has hung here
+}
+
+// come is called at each place.
+func (a *attempt) come(what, point string, s *step) result {
+	l, w := a.life, a.life.w
+	w.moved.Add(1)
+	w.mu.Lock()
+	if h := a.hang; h != nil && w.hanging == h && !l.dead { // by another goroutine of its
+		w.mu.Unlock()
+		return a.wait(h)
+	}
+	if l.dead || w.ended {
+		w.mu.Unlock()
+		return a.park()
+	}
+	p := w.count(place{id: a.info.ID, what: what, point: point})
+	seen := w.sight(a.info.ID)
+	if h := w.hanging; h != nil && h.id == a.info.ID && h.attempt < a.info.Attempt {
+		if h.came++; h.came >= h.until || what == "before return" {
+			w.note(l, a.info.ID, a.info.Attempt, fmt.Sprintf("comes %s, its place %d", p.here(), h.came))
+			w.wakeLocked()
+			w.mu.Unlock()
+			a.yield()
+			w.mu.Lock()
+			if l.dead || w.ended {
+				w.mu.Unlock()
+				return a.park()
+			}
+		}
+	}
+	if w.run == nil {
+		w.place(a, p, s)
+		w.mu.Unlock()
+		return result{}
+	}
+	in := w.due(p, a.hang == nil && a.info.Attempt >= seen.latest)
+	if in == nil || in.kind == Stall && !a.canStall() {
+		w.mu.Unlock()
+		return result{}
+	}
+	w.done++
+	w.recovery = 0
+	if in.nth > 0 {
+		w.notes = append(w.notes, fmt.Sprintf("place %d of the recovery was %s", in.nth, p))
+	}
+	w.note(l, a.info.ID, a.info.Attempt, fmt.Sprintf("<<%s %s>>", in.kind, p.here()))
+	switch in.kind {
+	case Crash:
+		w.crash(l, in)
+		w.mu.Unlock()
+		close(l.died)
+		return a.park()
+	case Stall:
+		h := &hang{id: a.info.ID, attempt: a.info.Attempt, until: in.until, wake: make(chan struct{})}
+		w.hanging, a.hang = h, h
+		w.mu.Unlock()
+		return a.wait(h)
+	default:
+		down := make(chan struct{})
+		l.shutdown = down
+		w.mu.Unlock()
+		a.shutDown(down)
+		return result{}
+	}
+}
+
+// due is the interruption that is to take place here, if any. A recovery is where
+// those attempts come that have not been interrupted. World.mu is held.
+func (w *World) due(p place, recovers bool) *interruption {
+	if w.done >= len(w.run.interruptions) || w.differs != "" {
+		return nil
+	}
+	in := w.run.interruptions[w.done]
+	if w.done > 0 {
+		if w.hanging != nil || !recovers {
+			return nil
+		}
+		w.recovery++
+		if w.recovery == in.nth {
+			return in
+		}
+		return nil
+	}
+	if p == in.place {
+		return in
+	}
+	return nil
+}
+
+// place takes down where the dry run came. World.mu is held.
+func (w *World) place(a *attempt, p place, s *step) {
+	w.cutSaved()
+	seen := w.sight(a.info.ID)
+	at := placed{place: p, canStall: a.canStall(), inGuard: a.guards > 0, unsaved: len(w.unsaved), recorded: p.what == "after heartbeat" && s.details != nil}
+	at.head = !slices.ContainsFunc(seen.calls, func(c call) bool { return c.kind != "HeartbeatDetails" })
+	w.places = append(w.places, at)
+}
+
+// count gives a place its number. World.mu is held.
+func (w *World) count(p place) place {
+	s := w.sight(p.id)
+	n := s.counts[p] + 1
+	s.counts[p] = n
+	p.n = n
+	return p
+}
+
+// sight is what was seen of an activity. World.mu is held.
+func (w *World) sight(id string) *sight {
+	s := w.seen[id]
+	if s == nil {
+		s = &sight{counts: map[place]int{}}
+		w.seen[id] = s
+	}
+	return s
+}
+
+// canStall reports whether an attempt that hangs is followed by another.
+func (a *attempt) canStall() bool {
+	i := &a.info
+	return a.Context != nil && (i.HeartbeatTimeout > 0 || i.StartToCloseTimeout > 0) &&
+		(i.MaximumAttempts == 0 || i.Attempt < i.MaximumAttempts)
+}
+
+// park ends a goroutine of a dead process, when the body is over. One that the
+// function has started may be waited for: that returns.
+func (a *attempt) park() result {
+	<-a.life.w.over
+	if goid() == a.goid {
+		runtime.Goexit()
+	}
+	return result{over: true}
+}
+
+// wait hangs.
+func (a *attempt) wait(h *hang) result {
+	w := a.life.w
+	select {
+	case <-h.wake:
+	case <-w.over:
+	}
+	w.mu.Lock()
+	dead := a.life.dead || w.ended
+	w.mu.Unlock()
+	if dead {
+		return a.park()
+	}
+	return result{woken: true}
+}
+
+// wakeLocked wakes the attempt that hangs.
+func (w *World) wakeLocked() {
+	close(w.hanging.wake)
+	w.hanging = nil
+}
+
+// yield lets all others in the bubble go on until they wait for something: only
+// then its time moves.
+func (a *attempt) yield() {
+	time.Sleep(1)
+	if a.life.stopped() {
+		a.park()
+	}
+}
+
+// shutDown shuts the Runtime down, and returns when the attempt knows.
+func (a *attempt) shutDown(down chan struct{}) {
+	go func() {
+		defer close(down)
+		ctx, cancel := context.WithTimeout(context.Background(), 24*time.Hour)
+		defer cancel()
+		if err := a.life.rt.Shutdown(ctx); err != nil {
+			w := a.life.w
+			w.mu.Lock()
+			w.notes = append(w.notes, err.Error())
+			w.mu.Unlock()
+		}
+	}()
+	if a.Context == nil {
+		time.Sleep(1)
+		return
+	}
+	<-a.Context.Done()
+}
+
+// goid names the goroutine that calls it.
+func goid() string {
+	h := header()
+	if i := bytes.IndexByte(h, '['); i >= 0 {
+		return string(h[:i])
+	}
+	return string(h)
+}
+
+// header is how a dump describes the goroutine that calls it.
+func header() []byte {
+	b := make([]byte, 100)
+	b = b[:runtime.Stack(b, false)]
+	if i := bytes.IndexByte(b, '\n'); i >= 0 {
+		b = b[:i]
+	}
+	return b
+}

@@ -1,0 +1,115 @@
+package activitytest_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/activitytest"
+)
+
+// The example of the package's doc.
+
+type database struct {
+	mu   sync.Mutex
+	rows []string
+}
+
+func (d *database) insert(ctx context.Context, row string) {
+	activitytest.Point(ctx, "insert") // a write that hangs, and is done later
+	d.mu.Lock()
+	d.rows = append(d.rows, row)
+	d.mu.Unlock()
+	activitytest.Point(ctx, "inserted") // done, and nobody has heard of it
+}
+
+// cutBack drops all rows but the first n.
+func (d *database) cutBack(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rows = d.rows[:n]
+}
+
+func (d *database) all() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.rows)
+}
+
+func importRows(ctx activity.Context, db *database) error {
+	next, err := activity.Resume(ctx, 0)
+	if err != nil {
+		return err
+	}
+	err = activity.Guard(ctx, func() error {
+		db.cutBack(next) // what was inserted and not recorded
+		return nil
+	})
+	for rows := []string{"a", "b", "c"}; err == nil && next < len(rows); next++ {
+		err = activity.Guard(ctx, func() error {
+			db.insert(ctx, rows[next])
+			return nil
+		})
+		if err == nil {
+			err = ctx.Heartbeat(next + 1)
+		}
+	}
+	return err
+}
+
+func TestImportSurvivesEverything(t *testing.T) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		db := &database{} // outlives the process
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error { // one life of the program
+			return rt.Run(ctx, activity.Options{ID: "import", HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
+				return importRows(ctx, db)
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"a", "b", "c"}, db.all()); diff != "" {
+			t.Errorf("rows (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// Of all that can happen, only crashes, fewer of them, and always the same.
+func TestSomeCrashes(t *testing.T) {
+	plan := activitytest.Plan{Kinds: activitytest.Crash | activitytest.Twice, MaxRuns: 20, Seed: 1}
+	plan.Run(t, func(t *testing.T, w *activitytest.World) {
+		w.Config = activity.Config{SyncInterval: time.Second}
+		db := &database{}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, activity.Options{ID: "import"}, func(ctx activity.Context) error {
+				return importRows(ctx, db)
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"a", "b", "c"}, db.all()); diff != "" {
+			t.Errorf("rows (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A fake with Points can be used everywhere: outside of EveryInterruption they do
+// nothing.
+func ExamplePoint() {
+	db := &database{}
+	db.insert(context.Background(), "a")
+	fmt.Println(db.all())
+	// Output: [a]
+}
+
+func ExampleKind() {
+	fmt.Println(activitytest.Crash | activitytest.Shutdown)
+	// Output: crash|shutdown
+}

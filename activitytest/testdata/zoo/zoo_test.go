@@ -1,0 +1,613 @@
+// Package zoo_test keeps activities that are wrong in one way each, as real code is,
+// and beside each its correct twin. TestZoo of package activitytest runs them, and
+// requires that each wrong one is found, in the words that it expects, and that each
+// twin passes.
+package zoo_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/activitytest"
+)
+
+const rows = 5
+
+var options = activity.Options{ID: "import", StartToCloseTimeout: time.Hour, HeartbeatTimeout: 10 * time.Second}
+
+// every runs, at every interruption, one activity in each process, and compares
+// what it has left with rows in their order, once each.
+func every(t *testing.T, fn func(f *file) func(ctx activity.Context) error) {
+	t.Helper()
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		f := &file{}
+		program := fn(f)
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, options, program)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.check(t)
+	})
+}
+
+// A file outlives the process: lines can be appended, and it can be cut back.
+type file struct {
+	mu    sync.Mutex
+	lines []int
+}
+
+func (f *file) append(ctx context.Context, line int) {
+	activitytest.Point(ctx, "append")
+	f.mu.Lock()
+	f.lines = append(f.lines, line)
+	f.mu.Unlock()
+	activitytest.Point(ctx, "appended")
+}
+
+func (f *file) cut(to int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lines = f.lines[:to]
+}
+
+func (f *file) len() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.lines)
+}
+
+func (f *file) check(t *testing.T) {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var want []int
+	for i := range rows {
+		want = append(want, i)
+	}
+	if diff := cmp.Diff(want, f.lines); diff != "" {
+		t.Errorf("lines (-want +got):\n%s", diff)
+	}
+}
+
+// A table outlives the process, too: to put a row again changes nothing.
+type table struct {
+	mu   sync.Mutex
+	rows map[int]bool
+}
+
+func (d *table) put(ctx context.Context, row int) {
+	activitytest.Point(ctx, "put")
+	d.mu.Lock()
+	if d.rows == nil {
+		d.rows = map[int]bool{}
+	}
+	d.rows[row] = true
+	d.mu.Unlock()
+	activitytest.Point(ctx, "done")
+}
+
+func (d *table) check(t *testing.T) {
+	t.Helper()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for row := range rows {
+		if !d.rows[row] {
+			t.Errorf("row %d is missing", row)
+		}
+	}
+}
+
+// everyTable is every, with a table.
+func everyTable(t *testing.T, fn func(d *table) func(ctx activity.Context) error) {
+	t.Helper()
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		d := &table{}
+		program := fn(d)
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, options, program)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.check(t)
+	})
+}
+
+// The heartbeat says that a row is done that is not done yet: a crash after it skips
+// the row.
+
+func TestWrongHeartbeatBeforeEffect(t *testing.T) {
+	everyTable(t, func(d *table) func(ctx activity.Context) error {
+		return func(ctx activity.Context) error {
+			next, err := activity.Resume(ctx, 0)
+			if err != nil {
+				return err
+			}
+			for ; next < rows; next++ {
+				if err := ctx.Heartbeat(next + 1); err != nil {
+					return err
+				}
+				d.put(ctx, next)
+			}
+			return nil
+		}
+	})
+}
+
+func TestRightHeartbeatBeforeEffect(t *testing.T) {
+	everyTable(t, func(d *table) func(ctx activity.Context) error {
+		return func(ctx activity.Context) error {
+			next, err := activity.Resume(ctx, 0)
+			if err != nil {
+				return err
+			}
+			for ; next < rows; next++ {
+				d.put(ctx, next)
+				if err := ctx.Heartbeat(next + 1); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	})
+}
+
+// A row that was appended and not recorded is appended again.
+
+func TestWrongAppendWithoutCut(t *testing.T) {
+	every(t, func(f *file) func(ctx activity.Context) error {
+		return func(ctx activity.Context) error {
+			return activity.Range(ctx, 0, rows, func(i int) error {
+				return activity.Guard(ctx, func() error {
+					f.append(ctx, i)
+					return nil
+				})
+			})
+		}
+	})
+}
+
+func TestRightAppendWithoutCut(t *testing.T) {
+	every(t, func(f *file) func(ctx activity.Context) error {
+		return appendGuarded(f)
+	})
+}
+
+// appendGuarded is the correct twin of several.
+func appendGuarded(f *file) func(ctx activity.Context) error {
+	return func(ctx activity.Context) error {
+		done, err := activity.Resume(ctx, 0)
+		if err != nil {
+			return err
+		}
+		err = activity.Guard(ctx, func() error {
+			f.cut(done) // what was appended and not recorded
+			return nil
+		})
+		for ; err == nil && done < rows; done++ {
+			err = activity.Guard(ctx, func() error {
+				f.append(ctx, done)
+				return nil
+			})
+			if err == nil {
+				err = ctx.Heartbeat(done + 1)
+			}
+		}
+		return err
+	}
+}
+
+// The error of Heartbeat is dropped: an attempt that has timed out goes on writing
+// beside the next one.
+
+func TestWrongSwallowedHeartbeatError(t *testing.T) {
+	every(t, func(f *file) func(ctx activity.Context) error {
+		return func(ctx activity.Context) error {
+			done, err := activity.Resume(ctx, 0)
+			if err != nil {
+				return err
+			}
+			f.cut(done)
+			for ; done < rows; done++ {
+				f.append(ctx, done)
+				_ = ctx.Heartbeat(done + 1)
+			}
+			return nil
+		}
+	})
+}
+
+func TestRightSwallowedHeartbeatError(t *testing.T) {
+	every(t, appendGuarded)
+}
+
+// How far it is, is known to the process only.
+
+func TestWrongProgressInProcess(t *testing.T) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		f := &file{}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			done := 0
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				for ; done < rows; done++ {
+					err := activity.Guard(ctx, func() error {
+						f.append(ctx, done)
+						return nil
+					})
+					if err != nil {
+						return err
+					}
+					if err := ctx.Heartbeat(); err != nil {
+						done++
+						return err
+					}
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.check(t)
+	})
+}
+
+func TestRightProgressInProcess(t *testing.T) {
+	every(t, appendGuarded)
+}
+
+// How far it is, is in a variable of the body, which a crash does not take. This
+// cannot be found: the test itself is wrong. It passes.
+
+func TestBlindProgressInBody(t *testing.T) {
+	done := 0
+	every(t, func(f *file) func(ctx activity.Context) error {
+		done = 0
+		return func(ctx activity.Context) error {
+			return activity.Guard(ctx, func() error {
+				f.cut(done)
+				for done < rows {
+					f.append(ctx, done)
+					done = f.len()
+				}
+				return nil
+			})
+		}
+	})
+}
+
+// The lock is held while the attempt may hang: the next one waits for it for ever.
+
+func TestWrongLockAcrossHeartbeat(t *testing.T) {
+	lockAcross(t, true)
+}
+
+func TestRightLockAcrossHeartbeat(t *testing.T) {
+	lockAcross(t, false)
+}
+
+func lockAcross(t *testing.T, wrong bool) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		d := &table{}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			var mu sync.Mutex // of the process: a crash takes it
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				return activity.Range(ctx, 0, rows, func(i int) error {
+					if wrong {
+						mu.Lock()
+						defer mu.Unlock()
+						d.put(ctx, i)
+						return ctx.Heartbeat()
+					}
+					d.put(ctx, i)
+					mu.Lock()
+					mu.Unlock() //nolint:staticcheck // what it guards does not matter
+					return ctx.Heartbeat()
+				})
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.check(t)
+	})
+}
+
+// What is done is written when the function returns: a crash does not let it.
+
+func TestWrongDeferredCommit(t *testing.T) {
+	everyTable(t, func(d *table) func(ctx activity.Context) error {
+		return func(ctx activity.Context) error {
+			var pending []int
+			defer func() {
+				for _, row := range pending {
+					d.put(context.Background(), row)
+				}
+			}()
+			return activity.Range(ctx, 0, rows, func(i int) error {
+				pending = append(pending, i)
+				return ctx.Sleep(time.Second)
+			})
+		}
+	})
+}
+
+func TestRightDeferredCommit(t *testing.T) {
+	everyTable(t, func(d *table) func(ctx activity.Context) error {
+		return func(ctx activity.Context) error {
+			return activity.Range(ctx, 0, rows, func(i int) error {
+				d.put(ctx, i)
+				return ctx.Sleep(time.Second)
+			})
+		}
+	})
+}
+
+// A write that hangs is done when the next attempt has gone on.
+
+func TestWrongWriteOutsideGuard(t *testing.T) {
+	every(t, func(f *file) func(ctx activity.Context) error {
+		return func(ctx activity.Context) error {
+			done, err := activity.Resume(ctx, 0)
+			if err != nil {
+				return err
+			}
+			f.cut(done)
+			for ; done < rows; done++ {
+				if err := ctx.Sleep(time.Second); err != nil {
+					return err
+				}
+				f.append(ctx, done)
+				if err := ctx.Heartbeat(done + 1); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	})
+}
+
+func TestRightWriteOutsideGuard(t *testing.T) {
+	every(t, appendGuarded)
+}
+
+// The next version of the program has another name for what is recorded.
+
+func TestWrongRenamedDetails(t *testing.T) {
+	type old struct{ Next int }
+	type renamed struct{ Row int }
+	versions(t, func(ctx activity.Context, version int) (int, func(int) any, error) {
+		if version == 1 {
+			p, err := activity.Resume(ctx, old{})
+			return p.Next, func(n int) any { return old{n} }, err
+		}
+		p, err := activity.Resume(ctx, renamed{})
+		return p.Row, func(n int) any { return renamed{n} }, err
+	})
+}
+
+func TestRightRenamedDetails(t *testing.T) {
+	type both struct {
+		Next int
+		Row  int `json:",omitempty"`
+	}
+	versions(t, func(ctx activity.Context, version int) (int, func(int) any, error) {
+		p, err := activity.Resume(ctx, both{})
+		return max(p.Next, p.Row), func(n int) any {
+			if version == 1 {
+				return both{Next: n}
+			}
+			return both{Row: n}
+		}, err
+	})
+}
+
+// versions runs a new version of the program in each life.
+func versions(t *testing.T, resume func(ctx activity.Context, version int) (int, func(int) any, error)) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		d, version := &table{}, 0
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			version++
+			version := version
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				next, progress, err := resume(ctx, version)
+				for ; err == nil && next < rows; next++ {
+					d.put(ctx, next)
+					err = ctx.Heartbeat(progress(next + 1))
+				}
+				return err
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.check(t)
+	})
+}
+
+// An attempt that was told to end says that all is done.
+
+func TestWrongNilOnDone(t *testing.T) {
+	everyTable(t, func(d *table) func(ctx activity.Context) error {
+		return onDone(d, func(activity.Context) error { return nil })
+	})
+}
+
+func TestRightNilOnDone(t *testing.T) {
+	everyTable(t, func(d *table) func(ctx activity.Context) error {
+		return onDone(d, func(ctx activity.Context) error { return context.Cause(ctx) })
+	})
+}
+
+func onDone(d *table, end func(ctx activity.Context) error) func(ctx activity.Context) error {
+	return func(ctx activity.Context) error {
+		next, err := activity.Resume(ctx, 0)
+		if err != nil {
+			return err
+		}
+		for ; next < rows; next++ {
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+				return end(ctx)
+			}
+			d.put(ctx, next)
+			if err := ctx.Heartbeat(next + 1); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// What it does depends on what is not the same the next time.
+
+func TestWrongNotDeterministic(t *testing.T) {
+	calls := 0 // as a random number, or the order of a map
+	everyTable(t, func(d *table) func(ctx activity.Context) error {
+		return func(ctx activity.Context) error {
+			calls++
+			if calls%2 == 0 {
+				if err := ctx.Heartbeat(); err != nil {
+					return err
+				}
+			}
+			return inOrder(ctx, d)
+		}
+	})
+}
+
+func TestRightNotDeterministic(t *testing.T) {
+	everyTable(t, func(d *table) func(ctx activity.Context) error {
+		return func(ctx activity.Context) error { return inOrder(ctx, d) }
+	})
+}
+
+func inOrder(ctx activity.Context, d *table) error {
+	return activity.Range(ctx, 0, rows, func(i int) error {
+		if err := ctx.Sleep(time.Second); err != nil {
+			return err
+		}
+		d.put(ctx, i)
+		return nil
+	})
+}
+
+// The order of the rows is another one in each life, and an index into it is what is
+// recorded.
+
+func TestWrongOrder(t *testing.T) {
+	order(t, func(life int) []int {
+		r := []int{0, 1, 2, 3, 4}
+		return append(r[life%rows:], r[:life%rows]...)
+	})
+}
+
+func TestRightOrder(t *testing.T) {
+	order(t, func(int) []int { return []int{0, 1, 2, 3, 4} })
+}
+
+func order(t *testing.T, list func(life int) []int) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		d, life := &table{}, 0
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			life++
+			all := slices.Clone(list(life))
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				return activity.Range(ctx, 0, len(all), func(i int) error {
+					d.put(ctx, all[i])
+					return nil
+				})
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.check(t)
+	})
+}
+
+// The process drops the error of an activity that was interrupted, and ends well.
+
+func TestWrongProcessDropsError(t *testing.T) {
+	processDrops(t, func(err error) error {
+		if err != nil {
+			fmt.Println("will be done next time:", err)
+		}
+		return nil
+	})
+}
+
+func TestRightProcessDropsError(t *testing.T) {
+	processDrops(t, func(err error) error { return err })
+}
+
+func processDrops(t *testing.T, end func(error) error) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		d := &table{}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return end(rt.Run(ctx, options, func(ctx activity.Context) error { return inOrder(ctx, d) }))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// The lock of a fake, which outlives the process, is held at a place: the next life
+// waits for it for ever.
+
+func TestWrongPointInLock(t *testing.T) { pointInLock(t, true) }
+
+func TestRightPointInLock(t *testing.T) { pointInLock(t, false) }
+
+func pointInLock(t *testing.T, wrong bool) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		var mu sync.Mutex
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				mu.Lock()
+				if wrong {
+					activitytest.Point(ctx, "locked")
+				}
+				mu.Unlock()
+				activitytest.Point(ctx, "unlocked")
+				return nil
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// The program does not start again what it finds begun.
+
+func TestWrongNotResumed(t *testing.T) { notResumed(t, true) }
+
+func TestRightNotResumed(t *testing.T) { notResumed(t, false) }
+
+func notResumed(t *testing.T, wrong bool) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		begun := false
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			if begun && wrong {
+				return nil
+			}
+			begun = true
+			return rt.Run(ctx, options, func(ctx activity.Context) error { return inOrder(ctx, &table{}) })
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
