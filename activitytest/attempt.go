@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"runtime"
-	"slices"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
@@ -37,7 +36,7 @@ func Point(ctx context.Context, name string) {
 		return
 	}
 	c := a.enter(call{kind: "Point", point: name})
-	a.come("at point", name, c)
+	a.come("at point", name)
 	a.show(c)
 	a.leave(c, nil)
 }
@@ -54,6 +53,9 @@ func (l *life) attempt(ctx activity.Context) *attempt {
 	w.mu.Lock()
 	s := w.sight(a.info.ID)
 	s.resumed, s.latest = details, a.info.Attempt
+	if s.starts++; s.starts == maxAttempts {
+		w.endless <- fmt.Sprintf("%s has made %d attempts, and is not done", label(a.info.ID), s.starts)
+	}
 	w.note(l, a.info.ID, a.info.Attempt, "starts, resumes from "+show(details))
 	if w.done > 0 {
 		w.notes = append(w.notes, fmt.Sprintf("in life %d, attempt %d of %s resumed from %s", l.number, a.info.Attempt, label(a.info.ID), show(details)))
@@ -74,7 +76,7 @@ func (l *life) attempt(ctx activity.Context) *attempt {
 func (a *attempt) run(f func() error) error {
 	err := f()
 	c := a.enter(call{kind: "return"})
-	if a.come("before return", "", c).over {
+	if a.come("before return", "").over {
 		return errOver
 	}
 	a.show(c)
@@ -146,11 +148,11 @@ func (a *attempt) Guard(f func() error) error {
 			a.guards--
 			w.mu.Unlock()
 		}()
-		if a.come("entering guard", "", c).over {
+		if a.come("entering guard", "").over {
 			return errOver
 		}
 		err := f()
-		if a.come("leaving guard", "", c).over {
+		if a.come("leaving guard", "").over {
 			return errOver
 		}
 		return err
@@ -163,7 +165,7 @@ func (a *attempt) Guard(f func() error) error {
 // function gets of a call that has hung after it was done, once the attempt is over.
 func (a *attempt) do(noun string, c call, real, again func() error) error {
 	s := a.enter(c)
-	if a.come("before "+noun, "", s).over {
+	if a.come("before "+noun, "").over {
 		return errOver
 	}
 	a.show(s)
@@ -172,7 +174,7 @@ func (a *attempt) do(noun string, c call, real, again func() error) error {
 		a.record(s)
 	}
 	s.end(a, err)
-	switch r := a.come("after "+noun, "", s); {
+	switch r := a.come("after "+noun, ""); {
 	case r.over:
 		return errOver
 	case r.woken:
@@ -212,10 +214,7 @@ func (a *attempt) enter(c call) *step {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := &step{life: a.life.number, id: a.info.ID, attempt: a.info.Attempt, call: c}
-	if a.life.dead || w.ended {
-		return s
-	}
-	if w.done > 0 {
+	if a.life.dead || w.ended || w.done > 0 {
 		return s
 	}
 	seen := w.sight(a.info.ID)
@@ -248,7 +247,7 @@ func (a *attempt) show(s *step) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !a.life.dead && !w.ended {
-		w.steps = append(w.steps, s)
+		w.trace(s)
 	}
 }
 
@@ -271,7 +270,7 @@ type result struct {
 }
 
 // come is called at each place.
-func (a *attempt) come(what, point string, s *step) result {
+func (a *attempt) come(what, point string) result {
 	l, w := a.life, a.life.w
 	w.moved.Add(1)
 	w.mu.Lock()
@@ -283,10 +282,13 @@ func (a *attempt) come(what, point string, s *step) result {
 		w.mu.Unlock()
 		return a.park()
 	}
+	w.visited(a.info.ID)
 	p := w.count(place{id: a.info.ID, what: what, point: point})
 	seen := w.sight(a.info.ID)
-	if h := w.hanging; h != nil && h.id == a.info.ID && h.attempt < a.info.Attempt {
-		if h.came++; h.came >= h.until || what == "before return" {
+	if h := w.stalled; h != nil && h.id == a.info.ID && h.attempt < a.info.Attempt && !h.ended {
+		h.came++
+		h.ended = what == "before return"
+		if w.hanging == h && (h.came >= h.until || h.ended) {
 			w.note(l, a.info.ID, a.info.Attempt, fmt.Sprintf("comes %s, its place %d", p.here(), h.came))
 			w.wakeLocked()
 			w.mu.Unlock()
@@ -299,17 +301,17 @@ func (a *attempt) come(what, point string, s *step) result {
 		}
 	}
 	if w.run == nil {
-		w.place(a, p, s)
+		w.cutSaved()
+		w.places = append(w.places, placed{place: p, canStall: a.canStall(), unsaved: len(w.unsaved)})
 		w.mu.Unlock()
 		return result{}
 	}
-	in := w.due(p, a.hang == nil && a.info.Attempt >= seen.latest)
+	in := w.due(p, a.hang == nil && l.shutdown == nil && a.info.Attempt >= seen.latest)
 	if in == nil || in.kind == Stall && !a.canStall() {
 		w.mu.Unlock()
 		return result{}
 	}
 	w.done++
-	w.recovery = 0
 	if in.nth > 0 {
 		w.notes = append(w.notes, fmt.Sprintf("place %d of the recovery was %s", in.nth, p))
 	}
@@ -322,7 +324,7 @@ func (a *attempt) come(what, point string, s *step) result {
 		return a.park()
 	case Stall:
 		h := &hang{id: a.info.ID, attempt: a.info.Attempt, until: in.until, wake: make(chan struct{})}
-		w.hanging, a.hang = h, h
+		w.hanging, w.stalled, a.hang = h, h, h
 		w.mu.Unlock()
 		return a.wait(h)
 	default:
@@ -337,33 +339,31 @@ func (a *attempt) come(what, point string, s *step) result {
 // due is the interruption that is to take place here, if any. A recovery is where
 // those attempts come that have not been interrupted. World.mu is held.
 func (w *World) due(p place, recovers bool) *interruption {
-	if w.done >= len(w.run.interruptions) || w.differs != "" {
-		return nil
-	}
-	in := w.run.interruptions[w.done]
 	if w.done > 0 {
 		if w.hanging != nil || !recovers {
 			return nil
 		}
 		w.recovery++
-		if w.recovery == in.nth {
-			return in
-		}
+	}
+	if w.done >= len(w.run.interruptions) || w.differs != "" {
 		return nil
 	}
-	if p == in.place {
+	in := w.run.interruptions[w.done]
+	if w.done == 0 && p == in.place || w.done > 0 && w.recovery == in.nth {
 		return in
 	}
 	return nil
 }
 
-// place takes down where the dry run came. World.mu is held.
-func (w *World) place(a *attempt, p place, s *step) {
-	w.cutSaved()
-	seen := w.sight(a.info.ID)
-	at := placed{place: p, canStall: a.canStall(), inGuard: a.guards > 0, unsaved: len(w.unsaved), recorded: p.what == "after heartbeat" && s.details != nil}
-	at.head = !slices.ContainsFunc(seen.calls, func(c call) bool { return c.kind != "HeartbeatDetails" })
-	w.places = append(w.places, at)
+// visited counts a place that is come to. World.mu is held.
+func (w *World) visited(id string) {
+	most := maxPlaces
+	if w.run != nil {
+		most *= 10
+	}
+	if w.visits++; w.visits == most {
+		w.endless <- fmt.Sprintf("the processes have come to %d places, and are not done; the last one was of %s", most, label(id))
+	}
 }
 
 // count gives a place its number. World.mu is held.

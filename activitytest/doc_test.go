@@ -65,7 +65,7 @@ func importRows(ctx activity.Context, db *database) error {
 
 func TestImportSurvivesEverything(t *testing.T) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
-		db := &database{} // outlives the process
+		db := &database{}                                                    // outlives the process
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error { // one life of the program
 			return rt.Run(ctx, activity.Options{ID: "import", HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
 				return importRows(ctx, db)

@@ -52,55 +52,7 @@ func label(id string) string {
 type placed struct {
 	place
 	canStall bool
-	inGuard  bool
 	unsaved  int // recorded details that the Store did not hold
-	next     int // places that the next attempt may come to while this one hangs; 0 in Guard
-	recovery int // places that a recovery may come to, at least 1
-
-	recorded bool // details, just before
-	head     bool // nothing but HeartbeatDetails came before
-}
-
-// foresee fills in what follows from the places after: an attempt that resumes
-// comes to those at which it learns from where, and then to those after the last
-// that recorded something.
-func foresee(places []placed) {
-	type count struct{ head, seen, resume, total int }
-	counts := map[string]*count{}
-	all := count{resume: -1}
-	of := func(id string) *count {
-		if counts[id] == nil {
-			counts[id] = &count{resume: -1}
-		}
-		return counts[id]
-	}
-	for i := range places {
-		c := of(places[i].id)
-		c.total++
-		if places[i].head {
-			c.head++
-			all.head++
-		}
-	}
-	for i := range places {
-		p := &places[i]
-		c := of(p.id)
-		c.seen++
-		if p.recorded {
-			c.resume, all.resume = c.seen, i
-		}
-		if !p.inGuard {
-			p.next = ahead(c.head, c.resume, c.total)
-		}
-		p.recovery = max(1, ahead(all.head, all.resume+1, len(places)))
-	}
-}
-
-func ahead(head, done, total int) int {
-	if done <= 0 {
-		return total
-	}
-	return head + total - done
 }
 
 // A call is what an activity does that the World sees.

@@ -39,10 +39,11 @@ func (k Kind) String() string {
 
 // Plan says which interruptions are tried. The zero Plan tries all of them.
 type Plan struct {
-	// Kinds are the ways to interrupt. 0: all.
+	// Kinds are the ways to interrupt. 0: all. Twice alone is all, too.
 	Kinds Kind
-	// MaxRuns is how many runs there are at most. If there could be more, these
-	// are spread evenly. 0: 2,000.
+	// MaxRuns is how many runs there are at most. If there could be more, each kind
+	// gets as many, spread evenly over the places. 0: 2,000. With -short a tenth is
+	// run, and with a -run that names subtests only what it names.
 	MaxRuns int
 	// Seed decides which runs those are, and which second interruptions are tried.
 	// 0: a new one each time, which is printed.
@@ -81,23 +82,40 @@ func (p Plan) Run(t *testing.T, body func(t *testing.T, w *World)) {
 		t.Fatal("activitytest: no place at all: the body's processes have run no activity on the Runtime that World.Run gave them")
 	}
 
-	foresee(dry.places)
-	runs, possible := p.choose(dry, subtestFilter(t.Name()))
-	t.Logf("activitytest: %d of %d possible runs, at %d places, with seed %d", len(runs), possible, len(dry.places), p.Seed)
-	failures := 0
-	for i, r := range runs {
+	c := newChoice(&p, dry, subtestFilter(t.Name()))
+	count, failures := 0, 0
+	// try reports whether to go on.
+	try := func(r *run) bool {
 		w := newWorld(&p, r, dry)
+		count++
 		if !t.Run(r.name, func(t *testing.T) { w.bubble(t, body) }) {
 			failures++
 		}
-		if left := len(runs) - i - 1; left > 0 && (w.hung || failures == maxFailures) {
-			t.Logf("activitytest: stopped after %d runs that failed; %d are not run", failures, left)
+		c.learn(w)
+		if w.hung || failures == maxFailures {
+			t.Logf("activitytest: stopped after %d runs, of which %d failed, at %d places, with seed %d", count, failures, len(dry.places), p.Seed)
+			return false
+		}
+		return true
+	}
+	for _, r := range c.first(dry) {
+		if !try(r) {
 			return
 		}
 	}
+	runs, possible := c.second()
+	for _, r := range runs {
+		if !try(r) {
+			return
+		}
+	}
+	t.Logf("activitytest: %d of %d possible runs, at %d places, with seed %d", count, possible, len(dry.places), p.Seed)
 }
 
 func (p *Plan) setDefaults() error {
+	if p.Kinds == 0 {
+		p.Kinds = single | Twice
+	}
 	switch {
 	case p.Kinds&^(single|Twice) != 0:
 		return fmt.Errorf("activitytest: Plan.Kinds is %s", p.Kinds)
@@ -106,8 +124,8 @@ func (p *Plan) setDefaults() error {
 	case p.Limit < 0:
 		return fmt.Errorf("activitytest: Plan.Limit is %s, which is negative", p.Limit)
 	}
-	if p.Kinds == 0 {
-		p.Kinds = single | Twice
+	if p.Kinds&single == 0 {
+		p.Kinds |= single
 	}
 	if p.MaxRuns == 0 {
 		p.MaxRuns = defaultMaxRuns

@@ -57,62 +57,62 @@ type run struct {
 	interruptions []*interruption // one or two
 }
 
-func newRun(withID bool, interruptions ...*interruption) *run {
-	names := make([]string, len(interruptions))
-	for i, in := range interruptions {
-		names[i] = in.name(withID)
-	}
-	return &run{strings.Join(names, "_then_"), interruptions}
-}
-
-// A group is the runs with one interruption that differ only in lost, or until.
-type group struct {
-	at   *placed
-	kind Kind
-	lost []int // Crash
-	n    int
-}
-
-func (g *group) get(i int) *interruption {
-	in := &interruption{kind: g.kind, place: g.at.place}
-	switch g.kind {
-	case Crash:
-		in.lost = g.lost[i]
-	case Stall:
-		in.until = i
-	}
-	return in
-}
-
-// A choice is what there is to choose from.
+// A choice is which runs there can be, and which of them there are. It has two
+// parts: the recoveries that the first has seen say what the second can be.
 type choice struct {
-	kinds  []Kind  // in use, of single
-	all    []group // in the order of the places
-	groups map[Kind][]group
-	total  map[Kind]int
-	withID bool // names need the ID, since there are several
+	plan   *Plan
+	rng    *rand.Rand
+	filter *regexp.Regexp // nil: all
+	withID bool           // names need the ID, since there are several
+	budget int            // runs that are left
+
+	// Of the first part: crashes, crashes with lost details, stalls that wake at
+	// once, shutdowns; and how many of them can be.
+	firsts [4][]*interruption
+	total  int
+
+	outcomes []outcome // of the runs of the first part
 }
 
-func newChoice(kinds Kind, dry *World) *choice {
-	c := &choice{groups: map[Kind][]group{}, total: map[Kind]int{}}
+// An outcome is what a run with one interruption has shown.
+type outcome struct {
+	in       *interruption
+	recovery int // places that the recovery came to
+	later    int // places of the next attempt at which a stall can wake, if not at once
+}
+
+// learn takes down the outcome of a run of the first part.
+func (c *choice) learn(w *World) {
+	in := w.run.interruptions[0]
+	if len(w.run.interruptions) > 1 || in.until > 0 || w.failed {
+		return
+	}
+	o := outcome{in: in, recovery: w.recovery}
+	if w.stalled != nil && !w.stalled.blocked {
+		o.later = w.stalled.came
+	}
+	c.outcomes = append(c.outcomes, o)
+}
+
+func newChoice(p *Plan, dry *World, filter *regexp.Regexp) *choice {
+	c := &choice{plan: p, rng: rand.New(rand.NewPCG(p.Seed, 0)), filter: filter, budget: p.MaxRuns}
 	for i := range dry.places {
 		at := &dry.places[i]
 		c.withID = c.withID || at.id != dry.places[0].id
-		for _, g := range []group{
-			{at: at, kind: Crash, lost: tails(at.unsaved), n: len(tails(at.unsaved))},
-			{at: at, kind: Stall, n: 1 + at.next},
-			{at: at, kind: Shutdown, n: 1},
-		} {
-			if g.kind&kinds == 0 || g.kind == Stall && !at.canStall {
-				continue
+		add := func(class int, in *interruption) {
+			in.place = at.place
+			if in.kind&p.Kinds != 0 {
+				c.firsts[class] = append(c.firsts[class], in)
+				c.total++
 			}
-			if c.total[g.kind] == 0 {
-				c.kinds = append(c.kinds, g.kind)
-			}
-			c.all = append(c.all, g)
-			c.groups[g.kind] = append(c.groups[g.kind], g)
-			c.total[g.kind] += g.n
 		}
+		for _, lost := range tails(at.unsaved) {
+			add(min(lost, 1), &interruption{kind: Crash, lost: lost})
+		}
+		if at.canStall {
+			add(2, &interruption{kind: Stall})
+		}
+		add(3, &interruption{kind: Shutdown})
 	}
 	return c
 }
@@ -132,73 +132,120 @@ func tails(unsaved int) []int {
 	return append(all, unsaved)
 }
 
-// choose returns the runs, and how many there could be. With a filter it looks
-// only at those whose names match, so that any run can be run alone, whatever the
-// seed.
-func (p *Plan) choose(dry *World, filter *regexp.Regexp) (runs []*run, possible int) {
-	kinds := p.Kinds & single
-	if kinds == 0 {
-		kinds = single
+func (c *choice) run(interruptions ...*interruption) *run {
+	names := make([]string, len(interruptions))
+	for i, in := range interruptions {
+		names[i] = in.name(c.withID)
 	}
-	c := newChoice(kinds, dry)
-	rng := rand.New(rand.NewPCG(p.Seed, 0))
-	budget := p.MaxRuns
-	if filter != nil {
-		runs = c.matching(filter)
-		possible = len(runs)
-		return spread(rng, runs, budget), possible
-	}
+	return &run{strings.Join(names, "_then_"), interruptions}
+}
 
-	var singles, twice int
-	for _, kind := range c.kinds {
-		singles += c.total[kind]
+// enough is how many runs to take of n that can be, with so many at most.
+func (c *choice) enough(n, most int) int {
+	n = min(n, most)
+	if testing.Short() && c.filter == nil {
+		n = (n + 9) / 10
 	}
-	if p.Kinds&Twice != 0 && singles > 0 {
-		twice = min((singles+3)/4, (budget+7)/8)
-	}
-	if p.Kinds&single == 0 {
-		singles, twice = 0, min(2*singles, budget)
-		c.kinds = nil
-	}
-	possible = singles + twice
-	if testing.Short() {
-		budget = (min(budget, possible) + 9) / 10
-		twice = (twice + 9) / 10
-	}
-	budget -= twice
-	for i, n := range shares(c, budget) {
-		kind := c.kinds[i]
-		for _, at := range strides(rng, c.total[kind], n) {
-			runs = append(runs, newRun(c.withID, c.get(kind, at)))
-		}
+	return n
+}
+
+// first are the runs of the first part. Each class gets the same share, and what
+// it has no use for goes to the others.
+func (c *choice) first(dry *World) (runs []*run) {
+	if c.filter != nil {
+		runs = c.named()
+		c.total = len(runs)
+		return spread(c.rng, runs, c.budget)
 	}
 	order := map[place]int{}
 	for i := range dry.places {
 		order[dry.places[i].place] = i
 	}
+	most := c.budget
+	if c.plan.Kinds&(Stall|Twice) != 0 {
+		most -= c.budget / 4 // for the second part
+	}
+	n := shares(c.enough(c.total, most), len(c.firsts[0]), len(c.firsts[1]), len(c.firsts[2]), len(c.firsts[3]))
+	for class, all := range c.firsts {
+		for _, in := range spread(c.rng, all, n[class]) {
+			runs = append(runs, c.run(in))
+		}
+	}
 	slices.SortStableFunc(runs, func(r, s *run) int {
 		return cmp.Compare(order[r.interruptions[0].place], order[s.interruptions[0].place])
 	})
-	return append(runs, c.twice(rng, kinds, twice)...), possible
+	c.budget -= len(runs)
+	return runs
 }
 
-// shares divides the runs among the kinds: all of a kind that has few, and the
-// same number of each that has many.
-func shares(c *choice, budget int) []int {
-	n := make([]int, len(c.kinds))
-	for left := len(c.kinds); left > 0 && budget > 0; {
-		share, more := max(budget/left, 1), 0
-		for i, kind := range c.kinds {
-			add := min(share, c.total[kind]-n[i], budget)
-			n[i] += add
-			budget -= add
-			if n[i] < c.total[kind] {
-				more++
+// second are the runs of the second part: the stalls that wake later, and the
+// second interruptions. possible is how many there could be in both parts.
+func (c *choice) second() (runs []*run, possible int) {
+	later := 0
+	for _, o := range c.outcomes {
+		later += o.later
+	}
+	twice := 0
+	if c.plan.Kinds&Twice != 0 {
+		twice = min((c.total+3)/4, c.budget)
+		if later > 0 {
+			twice = min(twice, (c.budget+1)/2)
+		}
+	}
+	possible = c.total + later + twice
+	if c.filter != nil {
+		return nil, c.total
+	}
+	for _, i := range strides(c.rng, later, c.enough(later, c.budget-twice)) {
+		for _, o := range c.outcomes {
+			if i < o.later {
+				in := *o.in
+				in.until = i + 1
+				runs = append(runs, c.run(&in))
+				break
+			}
+			i -= o.later
+		}
+	}
+	return append(runs, c.twice(c.enough(twice, twice))...), possible
+}
+
+// twice makes up n runs with a second interruption.
+func (c *choice) twice(n int) (runs []*run) {
+	known := map[string]bool{}
+	for tries := 0; len(runs) < n && tries < 10*n && len(c.outcomes) > 0; tries++ {
+		first := c.outcomes[c.rng.IntN(len(c.outcomes))]
+		if first.recovery == 0 {
+			continue
+		}
+		second := &interruption{kind: c.outcomes[c.rng.IntN(len(c.outcomes))].in.kind, nth: 1 + c.rng.IntN(first.recovery)}
+		if second.kind == Crash {
+			second.lost = c.rng.IntN(2)
+		}
+		if r := c.run(first.in, second); !known[r.name] {
+			known[r.name] = true
+			runs = append(runs, r)
+		}
+	}
+	return runs
+}
+
+// shares divides n among those that want so many each, as evenly as it goes.
+func shares(n int, wants ...int) []int {
+	got := make([]int, len(wants))
+	for left := len(wants); left > 0 && n > 0; {
+		share := max(n/left, 1)
+		left = 0
+		for i, want := range wants {
+			add := min(share, want-got[i], n)
+			got[i] += add
+			n -= add
+			if got[i] < want {
+				left++
 			}
 		}
-		left = more
 	}
-	return n
+	return got
 }
 
 // strides chooses n of total, one from each of n parts of equal size.
@@ -211,93 +258,54 @@ func strides(rng *rand.Rand, total, n int) []int {
 	return chosen
 }
 
-func spread(rng *rand.Rand, runs []*run, n int) []*run {
-	if len(runs) <= n {
-		return runs
+func spread[T any](rng *rand.Rand, all []T, n int) []T {
+	if len(all) <= n {
+		return all
 	}
-	var chosen []*run
-	for _, i := range strides(rng, len(runs), n) {
-		chosen = append(chosen, runs[i])
+	var chosen []T
+	for _, i := range strides(rng, len(all), n) {
+		chosen = append(chosen, all[i])
 	}
 	return chosen
 }
 
-func (c *choice) get(kind Kind, i int) *interruption {
-	for _, g := range c.groups[kind] {
-		if i < g.n {
-			return g.get(i)
-		}
-		i -= g.n
-	}
-	panic("activitytest: no such run")
-}
+var (
+	untilPattern  = regexp.MustCompile(`_until_place_(\d+)`)
+	secondPattern = regexp.MustCompile(`^(crash|stall|shutdown)_at_place_(\d+)(?:_lost_(\d+))?\$?$`)
+)
 
-// twice makes up n runs with a second interruption.
-func (c *choice) twice(rng *rand.Rand, kinds Kind, n int) (runs []*run) {
-	var usable []Kind
-	for _, kind := range []Kind{Crash, Stall, Shutdown} {
-		if kind&kinds != 0 && len(c.groups[kind]) > 0 {
-			usable = append(usable, kind)
-		}
-	}
-	known := map[string]bool{}
-	for tries := 0; len(runs) < n && tries < 10*n; tries++ {
-		groups := c.groups[usable[rng.IntN(len(usable))]]
-		g := &groups[rng.IntN(len(groups))]
-		first := g.get(0)
-		if first.kind == Crash {
-			first = g.get(rng.IntN(g.n))
-		}
-		second := &interruption{kind: usable[rng.IntN(len(usable))], nth: 1 + rng.IntN(g.at.recovery)}
-		if second.kind == Crash {
-			second.lost = rng.IntN(2)
-		}
-		if r := newRun(c.withID, first, second); !known[r.name] {
-			known[r.name] = true
-			runs = append(runs, r)
-		}
-	}
-	return runs
-}
-
-// matching makes the runs whose names match. Of those with a second interruption
-// there are too many to look at: it is read off the pattern.
-func (c *choice) matching(filter *regexp.Regexp) (runs []*run) {
-	firsts, second := filter, (*interruption)(nil)
-	if first, then, ok := strings.Cut(filter.String(), "_then_"); ok {
-		second = parseSecond(strings.TrimSuffix(then, "$"))
+// named are the runs whose names match the filter, so that any can be run alone,
+// whatever the seed. What belongs to the second part is read off the pattern.
+func (c *choice) named() (runs []*run) {
+	firsts, until := c.filter, 0
+	var second *interruption
+	if first, then, ok := strings.Cut(c.filter.String(), "_then_"); ok {
+		m := secondPattern.FindStringSubmatch(then)
 		f, err := regexp.Compile(first + "$")
-		if second == nil || err != nil {
+		if m == nil || err != nil {
 			return nil
 		}
 		firsts = f
+		second = &interruption{kind: map[string]Kind{"crash": Crash, "stall": Stall, "shutdown": Shutdown}[m[1]]}
+		second.nth, _ = strconv.Atoi(m[2])
+		second.lost, _ = strconv.Atoi(m[3])
+	} else if m := untilPattern.FindStringSubmatch(c.filter.String()); m != nil {
+		until, _ = strconv.Atoi(m[1])
 	}
-	for _, g := range c.all {
-		for i := range g.n {
-			first := g.get(i)
+	for _, class := range c.firsts {
+		for _, in := range class {
+			in := *in
+			in.until = until
 			switch {
-			case !firsts.MatchString(first.name(c.withID)):
-			case second == nil:
-				runs = append(runs, newRun(c.withID, first))
+			case until > 0 && in.kind != Stall || !firsts.MatchString(in.name(c.withID)):
+			case second != nil:
+				runs = append(runs, c.run(&in, second))
 			default:
-				runs = append(runs, newRun(c.withID, first, second))
+				runs = append(runs, c.run(&in))
 			}
 		}
 	}
 	return runs
-}
-
-var secondPattern = regexp.MustCompile(`^(crash|stall|shutdown)_at_place_(\d+)(?:_lost_(\d+))?$`)
-
-func parseSecond(name string) *interruption {
-	m := secondPattern.FindStringSubmatch(name)
-	if m == nil {
-		return nil
-	}
-	in := &interruption{kind: map[string]Kind{"crash": Crash, "stall": Stall, "shutdown": Shutdown}[m[1]]}
-	in.nth, _ = strconv.Atoi(m[2])
-	in.lost, _ = strconv.Atoi(m[3])
-	return in
 }
 
 // subtestFilter is what -run says of the subtests of the test with that name;

@@ -49,10 +49,26 @@ func (s *step) String() string {
 
 // note adds a line to the trace. World.mu is held.
 func (w *World) note(l *life, id string, attempt int, text string) {
-	w.steps = append(w.steps, &step{life: l.number, id: id, attempt: attempt, text: text})
+	w.trace(&step{life: l.number, id: id, attempt: attempt, text: text})
 }
 
-const traced = 6 // calls in a row that are shown at each end
+// trace adds a step. World.mu is held.
+func (w *World) trace(s *step) {
+	const most = 10_000
+	if w.steps = append(w.steps, s); len(w.steps) == most {
+		w.steps = append(w.steps[:most/4], w.steps[most*3/4:]...)
+	}
+}
+
+// ends leaves out the middle of what is too long.
+func ends(texts []string, more string) []string {
+	const each = 6
+	if len(texts) <= 2*each+1 {
+		return texts
+	}
+	short := append(texts[:each:each], fmt.Sprintf(more, len(texts)-2*each))
+	return append(short, texts[len(texts)-each:]...)
+}
 
 // tell prints what a failure says besides the body's own words.
 func (w *World) tell(t *testing.T) { fmt.Fprintln(t.Output(), w.story()) }
@@ -81,31 +97,27 @@ func (w *World) story() string {
 		}
 	}
 	b.WriteString("What the processes did:\n")
+	var lines []string
 	for from := 0; from < len(w.steps); {
 		s := w.steps[from]
 		to := from
 		for to < len(w.steps) && w.steps[to].life == s.life && w.steps[to].id == s.id && w.steps[to].attempt == s.attempt {
 			to++
 		}
-		fmt.Fprintf(&b, "  life %d, ", s.life)
-		if s.id == "" {
-			b.WriteString("the process: ")
-		} else {
-			fmt.Fprintf(&b, "%s attempt %d: ", s.id, s.attempt)
+		who := "the process"
+		if s.id != "" {
+			who = fmt.Sprintf("%s attempt %d", s.id, s.attempt)
 		}
 		var texts []string
-		for i := from; i < to; i++ {
-			if to-from > 2*traced+1 && i == from+traced {
-				i = to - traced
-				texts = append(texts, fmt.Sprintf("(%d more)", i-from-traced))
-			}
-			texts = append(texts, w.steps[i].String())
+		for _, s := range w.steps[from:to] {
+			texts = append(texts, s.String())
 		}
-		b.WriteString(strings.Join(texts, "; ") + "\n")
+		lines = append(lines, fmt.Sprintf("  life %d, %s: %s", s.life, who, strings.Join(ends(texts, "(%d more)"), "; ")))
 		from = to
 	}
+	b.WriteString(strings.Join(ends(lines, "  (%d more)"), "\n"))
 	if w.run != nil {
-		fmt.Fprintf(&b, "Again: go test -run '%s'", w.replay())
+		fmt.Fprintf(&b, "\nAgain: go test -run '%s'", w.replay())
 	}
 	return b.String()
 }

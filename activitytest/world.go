@@ -32,12 +32,14 @@ type World struct {
 	failed  bool       // the body has; set once, at the end
 	skipped bool       // the same
 	hung    bool       // set by watch
+	crashed bool       // there was a crash; set once, before the end
 
 	bubbleID atomic.Pointer[string] // how a dump names the bubble
 	moved    atomic.Uint64          // grows with each call, for watch
 
-	over  chan struct{} // closed when the body and its assertions are over
-	limit <-chan time.Time
+	endless chan string   // gets why a run does not end
+	over    chan struct{} // closed when the body and its assertions are over
+	limit   <-chan time.Time
 
 	mu          sync.Mutex // never held while somebody waits
 	memory      *storetest.Memory
@@ -45,14 +47,16 @@ type World struct {
 	seen        map[string]*sight // by activity
 	places      []placed          // of the dry run
 	done        int               // interruptions that have taken place
-	recovery    int               // places that the recovery from the last one has come to
+	recovery    int               // places that the recovery from the first one has come to
 	hanging     *hang             // an attempt that stalls, until it wakes
+	stalled     *hang             // the last that did
 	unsaved     []record          // what this life has recorded and the Store does not hold, at most
 	interrupted map[string]bool   // activities that must go on in a later life
 	ended       bool              // what follows is no longer part of the run
-	steps       []*step
-	notes       []string // what is to be said of the interruptions
-	differs     string   // how the calls differ from those of the dry run
+	visits      int               // of places
+	steps       []*step           // but for the middle of very many
+	notes       []string          // what is to be said of the interruptions
+	differs     string            // how the calls differ from those of the dry run
 }
 
 // A sight is what was seen of an activity.
@@ -63,6 +67,7 @@ type sight struct {
 	concurrent bool          // several goroutines have called at once: the order of calls says nothing
 	resumed    []byte        // what the latest attempt resumes from
 	latest     int           // attempt
+	starts     int           // of attempts
 }
 
 // A record is recorded details.
@@ -75,8 +80,10 @@ type record struct {
 type hang struct {
 	id      string
 	attempt int
-	until   int // the place of the next attempt at which it wakes; 0: when that starts
-	came    int // to how many the next attempt has come
+	until   int  // the place of the next attempt at which it wakes; 0: when that starts
+	came    int  // to how many that has come
+	ended   bool // and all of them
+	blocked bool // the next attempt has had to wait for this one
 	wake    chan struct{}
 }
 
@@ -101,6 +108,12 @@ type life struct {
 	canceled bool          // an activity of it has ended by its Shutdown
 }
 
+// What never ends need not be watched for all of Plan.Limit.
+const (
+	maxAttempts = 1000    // of an activity, in a run
+	maxPlaces   = 100_000 // that the dry run comes to; a tenth of what another may
+)
+
 // errOver is how everything ends that is still there when the body is over.
 var errOver = errors.New("activitytest: the run is over")
 
@@ -113,6 +126,7 @@ func (w *World) live(t *testing.T, body func(t *testing.T, w *World)) {
 	id := bubbleOf(header())
 	w.bubbleID.Store(&id)
 	w.t, w.over, w.limit = t, make(chan struct{}), time.After(w.plan.Limit)
+	w.endless = make(chan string, 100)
 	defer w.end() // also if the body calls t.FailNow
 	body(t, w)
 }
@@ -142,6 +156,9 @@ func (w *World) end() {
 		select {
 		case <-l.returned:
 		case <-ctx.Done():
+			if w.crashed {
+				continue
+			}
 			t.Errorf("activitytest: process %d does not return although its Runtime is shut down and its context has ended", l.number)
 		}
 	}
@@ -186,6 +203,8 @@ func (w *World) Run(process func(ctx context.Context, rt *activity.Runtime) erro
 			continue
 		case <-w.limit:
 			w.t.Fatalf("activitytest: not done within Plan.Limit, %s of virtual time\n%s", w.plan.Limit, w.whereabouts(false))
+		case why := <-w.endless:
+			w.t.Fatalf("activitytest: %s\n%s", why, w.whereabouts(false))
 		}
 		w.mu.Lock()
 		crashed, down := l.crashed, l.shutdown
@@ -306,6 +325,7 @@ func (l *life) observe(e activity.Event) bool {
 	case activity.EventBlocked:
 		w.note(l, e.ID, e.Attempt, "holds up the next attempt")
 		if h := w.hanging; h != nil && h.id == e.ID {
+			h.blocked = true
 			w.wakeLocked()
 		}
 	case activity.EventFailed:
@@ -325,7 +345,7 @@ func (l *life) observe(e activity.Event) bool {
 // crash ends the life, with so many of the last recorded details lost. World.mu is
 // held.
 func (w *World) crash(l *life, in *interruption) {
-	l.dead, l.crashed = true, true
+	l.dead, l.crashed, w.crashed = true, true, true
 	for _, s := range l.rt.Activities() { // which calls nothing of ours
 		w.interrupted[s.ID] = true
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/seed-9da638b0/activity"
 	"github.com/seed-9da638b0/activity/activitytest"
+	"github.com/seed-9da638b0/activity/storetest"
 )
 
 const rows = 5
@@ -361,7 +362,9 @@ func TestWrongWriteOutsideGuard(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			f.cut(done)
+			if err := activity.Guard(ctx, func() error { f.cut(done); return nil }); err != nil {
+				return err
+			}
 			for ; done < rows; done++ {
 				if err := ctx.Sleep(time.Second); err != nil {
 					return err
@@ -609,5 +612,141 @@ func notResumed(t *testing.T, wrong bool) {
 		if err != nil {
 			t.Fatal(err)
 		}
+	})
+}
+
+// What is wrong with the test, or with the program as a whole.
+
+func TestWrongNoPlace(t *testing.T) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		err := w.Run(func(ctx context.Context, _ *activity.Runtime) error {
+			return activity.New(activity.Config{}).Run(ctx, options, func(ctx activity.Context) error { return ctx.Sleep(time.Second) })
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestWrongDryRun(t *testing.T) {
+	everyTable(t, func(d *table) func(ctx activity.Context) error {
+		return func(ctx activity.Context) error { return ctx.Sleep(time.Second) }
+	})
+}
+
+func TestWrongNeverDone(t *testing.T) {
+	everyTable(t, func(d *table) func(ctx activity.Context) error {
+		return func(ctx activity.Context) error {
+			for {
+				if err := activity.Idle(ctx, 24*time.Hour); err != nil {
+					return err
+				}
+			}
+		}
+	})
+}
+
+func TestWrongLimit(t *testing.T) {
+	everyTable(t, func(d *table) func(ctx activity.Context) error {
+		return func(ctx activity.Context) error {
+			time.Sleep(2000 * time.Hour)
+			return ctx.Sleep(time.Minute)
+		}
+	})
+}
+
+func TestWrongRetriedForEver(t *testing.T) {
+	everyTable(t, func(d *table) func(ctx activity.Context) error {
+		return func(ctx activity.Context) error { return ctx.Sleep(time.Minute) }
+	})
+}
+
+// Two that wait for each other: nothing in the bubble can go on.
+func TestWrongStuckAfterCrash(t *testing.T) {
+	activitytest.Plan{Kinds: activitytest.Crash}.Run(t, func(t *testing.T, w *activitytest.World) {
+		token := make(chan struct{}, 1) // a lock that outlives the process
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, activity.Options{ID: "import"}, func(ctx activity.Context) error {
+				token <- struct{}{}
+				defer func() { <-token }()
+				return ctx.Sleep(time.Second)
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestWrongProcessPanics(t *testing.T) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		life := 0
+		_ = w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			if life++; life > 1 {
+				panic("no second life")
+			}
+			return rt.Run(ctx, options, func(ctx activity.Context) error { return inOrder(ctx, &table{}) })
+		})
+	})
+}
+
+func TestWrongFatalInProcess(t *testing.T) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		_ = w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			if err := rt.Run(ctx, options, func(ctx activity.Context) error { return inOrder(ctx, &table{}) }); err != nil {
+				t.Fatal("fatal in the process: ", err)
+			}
+			return nil
+		})
+		if t.Failed() {
+			t.Error("the body has gone on")
+		}
+	})
+}
+
+func TestWrongConfig(t *testing.T) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		w.Config.Store = &storetest.Memory{}
+		_ = w.Run(func(ctx context.Context, rt *activity.Runtime) error { return nil })
+	})
+}
+
+// A goroutine of an attempt that has timed out stays for ever.
+func TestWrongLeak(t *testing.T) {
+	everyTable(t, func(d *table) func(ctx activity.Context) error {
+		return func(ctx activity.Context) error {
+			results := make(chan error)
+			go func() { results <- inOrder(ctx, d) }()
+			select {
+			case err := <-results:
+				return err
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	})
+}
+
+func TestRightLeak(t *testing.T) {
+	everyTable(t, func(d *table) func(ctx activity.Context) error {
+		return func(ctx activity.Context) error {
+			results := make(chan error, 1)
+			go func() { results <- inOrder(ctx, d) }()
+			return <-results
+		}
+	})
+}
+
+// Effects that bear everything, and no ID: the process does it all again.
+func TestRightWithoutID(t *testing.T) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		d := &table{}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, activity.Options{HeartbeatTimeout: time.Minute}, func(ctx activity.Context) error { return inOrder(ctx, d) })
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.check(t)
 	})
 }

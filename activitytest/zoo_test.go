@@ -1,0 +1,199 @@
+package activitytest_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestZoo builds the tests of testdata/zoo, and looks at what they print.
+func TestZoo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it builds and runs another test program")
+	}
+	host, err := exec.Command("go", "env", "GOHOSTARCH").Output()
+	if err != nil || strings.TrimSpace(string(host)) != runtime.GOARCH {
+		t.Skipf("no go command for this machine: %q, %v", host, err)
+	}
+	z := zoo(filepath.Join(t.TempDir(), "zoo.test"))
+	build := exec.Command("go", "test", "-c", "-o", string(z), "./testdata/zoo")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Run("finds what is wrong", z.finds)
+	t.Run("replays", z.replays)
+	t.Run("short", z.short)
+}
+
+// A zoo is the file of a test program.
+type zoo string
+
+// run runs tests of the zoo. It returns what became of each, and what it has
+// printed, its subtests included.
+func (z zoo) run(t *testing.T, args ...string) (results, output map[string]string) {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"tool", "test2json", "-t", string(z), "-test.v=test2json"}, args...)...)
+	out, _ := cmd.Output() // most tests fail
+	results, output = map[string]string{}, map[string]string{}
+	for _, line := range bytes.Split(out, []byte("\n")) {
+		var e struct{ Action, Test, Output string }
+		if len(line) == 0 {
+			continue
+		}
+		if err := json.Unmarshal(line, &e); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		top, _, isSub := strings.Cut(e.Test, "/")
+		output[top] += e.Output
+		if !isSub && top != "" && (e.Action == "pass" || e.Action == "fail" || e.Action == "skip") {
+			results[top] = e.Action
+		}
+	}
+	if len(results) == 0 {
+		t.Fatalf("go test has run nothing:\n%s", output[""])
+	}
+	return results, output
+}
+
+// found says in which words each wrong activity must be found. Each must match,
+// within one run.
+var found = map[string][]string{
+	"TestWrongHeartbeatBeforeEffect": {
+		`--- FAIL: TestWrongHeartbeatBeforeEffect/crash_after_heartbeat_1 `,
+		`row 0 is missing`,
+		`interrupted by a crash after heartbeat 1 of activity "import"`,
+		`in life 2, attempt 2 of activity "import" resumed from 1`,
+		`life 1, import attempt 1: starts, resumes from nothing; HeartbeatDetails; Heartbeat\(1\); <<crash after heartbeat 1>>`,
+		`life 2, import attempt 2: starts, resumes from 1; HeartbeatDetails; Point\("put"\)|life 2, import attempt 2: starts, resumes from 1; HeartbeatDetails; Heartbeat\(2\)`,
+		`Again: go test -run '\^TestWrongHeartbeatBeforeEffect\$/\^crash_after_heartbeat_1\$'`,
+	},
+	"TestWrongAppendWithoutCut": {
+		`--- FAIL: TestWrongAppendWithoutCut/crash_at_point_appended_1 `,
+		`lines \(-want \+got\)`,
+		`resumed from nothing`,
+	},
+	"TestWrongSwallowedHeartbeatError": {
+		`--- FAIL: TestWrongSwallowedHeartbeatError/stall_`,
+		`import attempt 1: .*Heartbeat with details = heartbeat timeout; Point\("append"\)`,
+	},
+	"TestWrongProgressInProcess": {
+		`--- FAIL: TestWrongProgressInProcess/crash_`,
+		`lines \(-want \+got\)`,
+	},
+	"TestWrongLockAcrossHeartbeat": {
+		`--- FAIL: TestWrongLockAcrossHeartbeat/stall_`,
+		`a lock was held across a place`,
+		`waits for a lock:\n\s+zoo_test\.\S*lockAcross\S*\n\s+\S+zoo_test\.go:\d+`,
+		`was stopped at a place:\n\s+zoo_test\.\(\*table\)\.put\n`,
+		`stopped after \d+ runs`,
+	},
+	"TestWrongDeferredCommit": {
+		`--- FAIL: TestWrongDeferredCommit/crash_after_heartbeat_1 `,
+		`row 0 is missing`,
+	},
+	"TestWrongWriteOutsideGuard": {
+		`--- FAIL: TestWrongWriteOutsideGuard/stall_at_point_append_\d_until_place_\d+ `,
+		`lines \(-want \+got\)`,
+	},
+	"TestWrongRenamedDetails": {
+		`--- FAIL: TestWrongRenamedDetails/crash_after_heartbeat_1 |--- FAIL: TestWrongRenamedDetails/shutdown_`,
+		`unknown field "Next"`,
+		`resumed from \{"Next":1\}`,
+	},
+	"TestWrongNilOnDone": {
+		`--- FAIL: TestWrongNilOnDone/shutdown_`,
+		`row 4 is missing`,
+	},
+	"TestWrongNotDeterministic": {
+		`activity "import": call 1 was HeartbeatDetails, now Heartbeat\n`,
+	},
+	"TestWrongOrder":             {`--- FAIL: TestWrongOrder/crash_`, `row \d is missing`},
+	"TestWrongProcessDropsError": {`--- FAIL: TestWrongProcessDropsError/shutdown_`, `the process ended without an error although activity "import" was interrupted and not resumed`},
+	"TestWrongNotResumed":        {`--- FAIL: TestWrongNotResumed/crash_`, `the process ended without an error although activity "import" was interrupted and not resumed`},
+	"TestWrongPointInLock": {
+		`--- FAIL: TestWrongPointInLock/crash_at_point_locked_1 `,
+		`a lock was held across a place`,
+		`was stopped at a place:\n\s+zoo_test\.`,
+		`waits for a lock:\n\s+zoo_test\.`,
+	},
+	"TestWrongNoPlace":         {`no place at all`},
+	"TestWrongDryRun":          {`this was the dry run`, `row 0 is missing`, `life 1, import attempt 1: .*Sleep\(1s\); return`},
+	"TestWrongLimit":           {`not done within Plan\.Limit, 1000h0m0s of virtual time`, `this was the dry run`},
+	"TestWrongNeverDone":       {`the processes have come to 100000 places, and are not done`, `\d+ more`},
+	"TestWrongRetriedForEver":  {`activity "import" has made 1000 attempts, and is not done`},
+	"TestWrongStuckAfterCrash": {`not done within Plan\.Limit`, `was stopped at a place:`, `waits \(chan send\):\n\s+zoo_test\.TestWrongStuckAfterCrash`},
+	"TestWrongProcessPanics":   {`the process panicked: no second life`, `zoo_test\.TestWrongProcessPanics`},
+	"TestWrongFatalInProcess":  {`fatal in the process: .*the activity runtime is shut down`},
+	"TestWrongConfig":          {`World\.Config\.Clock and World\.Config\.Store are the World's own`},
+	"TestWrongLeak":            {`deadlock: main bubble goroutine has exited but blocked goroutines remain`, `waits \(chan send\):\n\s+zoo_test\.TestWrongLeak`},
+}
+
+func (z zoo) finds(t *testing.T) {
+	results, output := z.run(t)
+	for test, result := range results {
+		switch words := found[test]; {
+		case !strings.HasPrefix(test, "TestWrong"):
+			if result != "pass" {
+				t.Errorf("%s: %s, although it is right:\n%s", test, result, start(output[test]))
+			}
+		case words == nil:
+			t.Errorf("%s is not in the table", test)
+		case result != "fail":
+			t.Errorf("%s has not been found", test)
+		default:
+			for _, word := range words {
+				if !regexp.MustCompile(word).MatchString(output[test]) {
+					t.Errorf("%s: nothing matches\n%s\nin\n%s", test, word, start(output[test]))
+				}
+			}
+		}
+	}
+	for test := range found {
+		if results[test] == "" {
+			t.Errorf("%s was not run", test)
+		}
+	}
+	if strings.Contains(output["TestWrongFatalInProcess"], "the body has gone on") {
+		t.Error("a t.Fatal in the process has not ended the body")
+	}
+}
+
+func start(output string) string { return output[:min(len(output), 5000)] }
+
+// Any run can be run alone, by what its failure says, whatever the seed.
+func (z zoo) replays(t *testing.T) {
+	ran := regexp.MustCompile(`(?m)^\s*=== RUN   (\S+/\S+)$`)
+	for _, name := range []string{
+		"crash_after_heartbeat_3_lost_2",
+		"stall_at_point_put_2",
+		"stall_at_point_put_2_until_place_4",
+		"shutdown_before_return_1",
+		"crash_after_heartbeat_2_then_stall_at_place_5",
+		"stall_before_heartbeat_2_then_crash_at_place_3_lost_1",
+	} {
+		_, output := z.run(t, "-test.run", "^(TestRightHeartbeatBeforeEffect|TestRightNilOnDone)$/^"+name+"$")
+		var got []string
+		for _, m := range ran.FindAllStringSubmatch(output["TestRightHeartbeatBeforeEffect"], -1) {
+			got = append(got, m[1])
+		}
+		if diff := cmp.Diff([]string{"TestRightHeartbeatBeforeEffect/" + name}, got); diff != "" {
+			t.Errorf("-run %s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func (z zoo) short(t *testing.T) {
+	count := regexp.MustCompile(`activitytest: (\d+) of (\d+) possible runs`)
+	_, output := z.run(t, "-test.short", "-test.run", "^(TestRightHeartbeatBeforeEffect|TestRightNilOnDone)$")
+	m := count.FindStringSubmatch(output["TestRightHeartbeatBeforeEffect"])
+	if m == nil || len(m[1]) >= len(m[2]) {
+		t.Errorf("no tenth: %q", m)
+	}
+}
