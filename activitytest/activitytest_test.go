@@ -187,7 +187,7 @@ func TestLostDetailsAreNoProgress(t *testing.T) {
 	_, got := runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
 		start := time.Now()
 		live(t, w, activity.Options{ID: "job"}, func(ctx activity.Context) error {
-			l.add(time.Since(start).String())
+			l.add(time.Since(start).Truncate(time.Millisecond).String())
 			return ctx.Heartbeat(1)
 		})
 	})
@@ -723,4 +723,138 @@ func TestKindString(t *testing.T) {
 			t.Errorf("%d: %s, want %s", uint(kind), got, want)
 		}
 	}
+}
+
+// Of too many runs an even spread is taken, which the seed decides on.
+func TestSampling(t *testing.T) {
+	const most = 80
+	sample := func(seed uint64) (names []string) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			names, _ = runs(t, activitytest.Plan{MaxRuns: most, Seed: seed}, func(t *testing.T, w *activitytest.World, l *log) {
+				live(t, w, job, func(ctx activity.Context) error {
+					return activity.Range(ctx, 0, 100, func(int) error { return nil })
+				})
+			})
+		})
+		return names
+	}
+	names := sample(1)
+	if len(names) != most {
+		t.Errorf("%d runs, want %d", len(names), most)
+	}
+	count := map[string]int{}
+	var crashes []int
+	for _, name := range names {
+		kind, _, _ := strings.Cut(name, "_")
+		switch {
+		case strings.Contains(name, "_then_"):
+			kind = "twice"
+		case strings.Contains(name, "_until_"):
+			kind = "later"
+		case strings.Contains(name, "_lost_"):
+			kind = "lost"
+		case kind == "crash":
+			n := 0
+			fmt.Sscanf(name[strings.LastIndexByte(name, '_')+1:], "%d", &n)
+			crashes = append(crashes, n)
+		}
+		count[kind]++
+	}
+	want := map[string]int{"crash": 15, "lost": 15, "stall": 15, "shutdown": 15, "later": 10, "twice": 10}
+	if diff := cmp.Diff(want, count); diff != "" {
+		t.Errorf("kinds (-want +got):\n%s", diff)
+	}
+	for i := 1; i < len(crashes); i++ { // of 100 heartbeats
+		if gap := crashes[i] - crashes[i-1]; gap > 15 {
+			t.Errorf("crashes at heartbeats %v: no even spread", crashes)
+		}
+	}
+	if diff := cmp.Diff(names, sample(1)); diff != "" {
+		t.Errorf("the same seed gives others (-first +second):\n%s", diff)
+	}
+	if slices.Equal(names, sample(2)) {
+		t.Error("another seed gives the same runs")
+	}
+}
+
+// The README's quick start.
+
+func importAll(ctx activity.Context, rows []string) (int, error) {
+	next, err := activity.Resume(ctx, 0) // the last heartbeat's details, or 0
+	if err != nil {
+		return 0, err
+	}
+	for ; next < len(rows); next++ {
+		if err := ctx.Sleep(10 * time.Millisecond); err != nil { // the work
+			return 0, err
+		}
+		if err := ctx.Heartbeat(next + 1); err != nil { // so far it is done
+			return 0, err
+		}
+	}
+	return next, nil
+}
+
+func TestQuickStart(t *testing.T) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		var n int
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) (err error) {
+			n, err = activity.Execute(ctx, rt, activity.Options{
+				ID:                  "import of today",
+				StartToCloseTimeout: time.Hour,
+				HeartbeatTimeout:    10 * time.Second,
+				CancelGrace:         time.Second,
+				RetryPolicy:         activity.RetryPolicy{MaximumAttempts: 20, ResetOnProgress: true},
+			}, importAll, []string{"a", "b", "c"})
+			return err
+		})
+		if n != 3 || err != nil {
+			t.Errorf("imported %d rows, error %v", n, err)
+		}
+	})
+}
+
+// A program that starts with Recover, as the README's second one does.
+func TestRecover(t *testing.T) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		rows := map[string]int{} // of each file; a row that is written again changes nothing
+		def := &activity.Definition[string, int]{
+			Name:    "import file",
+			Options: activity.Options{HeartbeatTimeout: 10 * time.Second},
+			Func: func(ctx activity.Context, file string) (int, error) {
+				return 3, activity.Range(ctx, 0, 3, func(row int) error {
+					return activity.Guard(ctx, func() error {
+						rows[file] = max(rows[file], row+1)
+						activitytest.Point(ctx, "written")
+						return nil
+					})
+				})
+			},
+		}
+		started := false
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			if _, err := activity.Recover(ctx, rt, def); err != nil {
+				return err
+			}
+			if !started {
+				if _, err := def.Start(ctx, rt, "a", "a"); err != nil {
+					return err
+				}
+				started = true
+			}
+			for len(rt.Activities()) > 0 {
+				time.Sleep(time.Second)
+			}
+			for cp, err := range rt.Unfinished(ctx) {
+				return fmt.Errorf("%s is left: %w", cp.ID, err)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rows["a"] != 3 {
+			t.Errorf("%v, want 3 rows of a", rows)
+		}
+	})
 }

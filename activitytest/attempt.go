@@ -312,6 +312,16 @@ func (a *attempt) come(what, point string) result {
 		return result{}
 	}
 	w.done++
+	// What others do at this instant must not depend on chance.
+	w.settling = true
+	w.mu.Unlock()
+	time.Sleep(time.Nanosecond)
+	w.mu.Lock()
+	w.settling = false
+	if l.dead || w.ended {
+		w.mu.Unlock()
+		return a.park()
+	}
 	if in.nth > 0 {
 		w.notes = append(w.notes, fmt.Sprintf("place %d of the recovery was %s", in.nth, p))
 	}
@@ -340,7 +350,7 @@ func (a *attempt) come(what, point string) result {
 // those attempts come that have not been interrupted. World.mu is held.
 func (w *World) due(p place, recovers bool) *interruption {
 	if w.done > 0 {
-		if w.hanging != nil || !recovers {
+		if w.hanging != nil || w.settling || !recovers {
 			return nil
 		}
 		w.recovery++
@@ -427,7 +437,7 @@ func (w *World) wakeLocked() {
 // yield lets all others in the bubble go on until they wait for something: only
 // then its time moves.
 func (a *attempt) yield() {
-	time.Sleep(1)
+	time.Sleep(time.Nanosecond)
 	if a.life.stopped() {
 		a.park()
 	}
@@ -447,7 +457,7 @@ func (a *attempt) shutDown(down chan struct{}) {
 		}
 	}()
 	if a.Context == nil {
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		return
 	}
 	<-a.Context.Done()

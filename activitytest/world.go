@@ -47,6 +47,7 @@ type World struct {
 	seen        map[string]*sight // by activity
 	places      []placed          // of the dry run
 	done        int               // interruptions that have taken place
+	settling    bool              // one is about to
 	recovery    int               // places that the recovery from the first one has come to
 	hanging     *hang             // an attempt that stalls, until it wakes
 	stalled     *hang             // the last that did

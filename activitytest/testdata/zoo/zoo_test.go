@@ -19,7 +19,7 @@ import (
 	"github.com/seed-9da638b0/activity/storetest"
 )
 
-const rows = 5
+const rows = 3
 
 var options = activity.Options{ID: "import", StartToCloseTimeout: time.Hour, HeartbeatTimeout: 10 * time.Second}
 
@@ -301,17 +301,20 @@ func lockAcross(t *testing.T, wrong bool) {
 		d := &table{}
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			var mu sync.Mutex // of the process: a crash takes it
+			written := 0
 			return rt.Run(ctx, options, func(ctx activity.Context) error {
 				return activity.Range(ctx, 0, rows, func(i int) error {
 					if wrong {
 						mu.Lock()
 						defer mu.Unlock()
+						written++
 						d.put(ctx, i)
 						return ctx.Heartbeat()
 					}
 					d.put(ctx, i)
 					mu.Lock()
-					mu.Unlock() //nolint:staticcheck // what it guards does not matter
+					written++
+					mu.Unlock()
 					return ctx.Heartbeat()
 				})
 			})
@@ -510,13 +513,13 @@ func inOrder(ctx activity.Context, d *table) error {
 
 func TestWrongOrder(t *testing.T) {
 	order(t, func(life int) []int {
-		r := []int{0, 1, 2, 3, 4}
+		r := []int{0, 1, 2}
 		return append(r[life%rows:], r[:life%rows]...)
 	})
 }
 
 func TestRightOrder(t *testing.T) {
-	order(t, func(int) []int { return []int{0, 1, 2, 3, 4} })
+	order(t, func(int) []int { return []int{0, 1, 2} })
 }
 
 func order(t *testing.T, list func(life int) []int) {
