@@ -715,6 +715,81 @@ func TestParallel(t *testing.T) {
 	}
 }
 
+// What a process leaves behind when it returns ends with it.
+func TestEndOfTheProcess(t *testing.T) {
+	runs(t, activitytest.Plan{Kinds: activitytest.Stall}, func(t *testing.T, w *activitytest.World, l *log) {
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			_, err := activity.Start(ctx, rt, activity.Options{ID: "left"}, func(ctx activity.Context, _ struct{}) (int, error) {
+				if err := ctx.Sleep(time.Second); err != nil {
+					return 0, err
+				}
+				l.add("goes on")
+				return 0, nil
+			}, struct{}{})
+			if err != nil {
+				return err
+			}
+			return rt.Run(ctx, job, func(ctx activity.Context) error { return ctx.Sleep(time.Millisecond) })
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if lines := l.take(); lines != nil {
+			t.Errorf("after the process: %q", lines)
+		}
+		// The next process finds it.
+		found := ""
+		err = w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			for cp, err := range rt.Unfinished(ctx) {
+				found += cp.ID
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found != "left" {
+			t.Errorf("%q is unfinished, want left", found)
+		}
+	})
+}
+
+// A function that sleeps without looking at its context has time to return.
+func TestSleepers(t *testing.T) {
+	runs(t, activitytest.Plan{MaxRuns: 100}, func(t *testing.T, w *activitytest.World, l *log) {
+		w.Config.MaxConcurrent = 2
+		n := 0
+		live(t, w, activity.Options{ID: "job", StartToCloseTimeout: time.Minute}, func(ctx activity.Context) error {
+			if n++; n%3 == 1 {
+				time.Sleep(10 * time.Minute)
+			}
+			return ctx.Sleep(time.Second)
+		})
+	})
+}
+
+// Neither the user's Logger nor Observer hears of what a dead process's Runtime does.
+func TestDeadAreSilent(t *testing.T) {
+	runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
+		var events, logged atomic.Int32
+		w.Config.Observer = func(e activity.Event) { events.Add(1) }
+		w.Config.Logger = slog.New(counter{slog.DiscardHandler, &logged})
+		opts := job
+		opts.RetryPolicy.ResetOnProgress = true
+		live(t, w, opts, func(ctx activity.Context) error { return ctx.Heartbeat(1) })
+		time.Sleep(time.Second)
+		n, m := events.Load(), logged.Load()
+		time.Sleep(time.Hour) // the attempt that was stopped times out
+		if events.Load() != n || logged.Load() != m {
+			t.Errorf("%d events and %d log lines of a dead process", events.Load()-n, logged.Load()-m)
+		}
+	})
+}
+
 func TestKindString(t *testing.T) {
 	for kind, want := range map[activitytest.Kind]string{
 		0: "none", activitytest.Stall: "stall", activitytest.Shutdown | activitytest.Twice: "shutdown|twice", 32 | activitytest.Crash: "crash|Kind(32)",

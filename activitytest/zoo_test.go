@@ -96,6 +96,7 @@ var found = map[string][]string{
 		`stopped after \d+ runs`,
 	},
 	"TestWrongDeferredCommit": {
+		`stopped after \d+ runs, of which 10 failed`,
 		`--- FAIL: TestWrongDeferredCommit/crash_after_heartbeat_1 `,
 		`row 0 is missing`,
 	},
@@ -160,6 +161,9 @@ func (z zoo) finds(t *testing.T) {
 		if results[test] == "" {
 			t.Errorf("%s was not run", test)
 		}
+	}
+	if n := strings.Count(output["TestWrongDeferredCommit"], "--- FAIL: TestWrongDeferredCommit/"); n != 10 {
+		t.Errorf("%d failures, want 10 at most", n)
 	}
 	if strings.Contains(output["TestWrongFatalInProcess"], "the body has gone on") {
 		t.Error("a t.Fatal in the process has not ended the body")
