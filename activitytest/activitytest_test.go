@@ -729,7 +729,7 @@ func TestEndOfTheProcess(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			return rt.Run(ctx, job, func(ctx activity.Context) error { return ctx.Sleep(time.Millisecond) })
+			return rt.Run(ctx, activity.Options{ID: "job"}, func(ctx activity.Context) error { return ctx.Sleep(time.Millisecond) })
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -122,12 +122,9 @@ func (a *attempt) Sleep(d time.Duration) error {
 
 // SleepContext is Sleep that ends when ctx ends, too; see [activity.FromContext].
 func (a *attempt) SleepContext(ctx context.Context, d time.Duration) error {
-	s, ok := a.Context.(interface {
+	s := a.Context.(interface { // as the Runtime's own has it
 		SleepContext(ctx context.Context, d time.Duration) error
 	})
-	if !ok {
-		return a.Sleep(d)
-	}
 	return a.sleep(d, func(d time.Duration) error { return s.SleepContext(ctx, d) })
 }
 
@@ -174,13 +171,18 @@ func (a *attempt) do(noun string, c call, real, again func() error) error {
 	if c.details {
 		a.record(s)
 	}
-	s.end(a, err)
+	a.returned(s, err)
 	switch r := a.come("after "+noun, ""); {
 	case r.over:
 		return errOver
 	case r.woken:
+		real := err
 		err = again()
-		s.end(a, err)
+		a.life.w.mu.Lock()
+		a.life.w.note(a.life, a.info.ID, a.info.Attempt, "which wakes with: "+short(err))
+		a.life.w.mu.Unlock()
+		a.leave(s, real)
+		return err
 	}
 	a.leave(s, err)
 	return err
@@ -250,6 +252,13 @@ func (a *attempt) show(s *step) {
 	if !a.life.dead && !w.ended {
 		w.trace(s)
 	}
+}
+
+// returned takes down what a call has returned.
+func (a *attempt) returned(s *step, err error) {
+	a.life.w.mu.Lock()
+	s.err = err
+	a.life.w.mu.Unlock()
 }
 
 // leave is told of a call's end.

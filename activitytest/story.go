@@ -23,13 +23,6 @@ type step struct {
 	inside        bool   // the call is under way, and counted as such
 }
 
-// end takes down what a call has returned.
-func (s *step) end(a *attempt, err error) {
-	a.life.w.mu.Lock()
-	s.err = err
-	a.life.w.mu.Unlock()
-}
-
 func (s *step) String() string {
 	if s.text != "" {
 		return s.text
