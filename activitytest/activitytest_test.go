@@ -204,6 +204,23 @@ func TestLostDetailsAreNoProgress(t *testing.T) {
 	}
 }
 
+// To lose one of two that are the same makes no difference.
+func TestSameDetailsTwice(t *testing.T) {
+	names, _ := runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
+		live(t, w, activity.Options{ID: "job"}, func(ctx activity.Context) error {
+			return errors.Join(ctx.Heartbeat(1), ctx.Heartbeat(1), ctx.Heartbeat(2))
+		})
+	})
+	for name, want := range map[string]bool{
+		"crash_after_heartbeat_2_lost_1": true, "crash_after_heartbeat_2_lost_2": false,
+		"crash_after_heartbeat_3_lost_2": true, "crash_after_heartbeat_3_lost_3": false,
+	} {
+		if slices.Contains(names, name) != want {
+			t.Errorf("%s: %t, want %t", name, !want, want)
+		}
+	}
+}
+
 // Of two activities, what is lost is what was recorded last, whose ever it is.
 func TestLostDetailsOfSeveral(t *testing.T) {
 	_, got := runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
@@ -463,6 +480,47 @@ func TestShutdown(t *testing.T) {
 		if diff := cmp.Diff(want, got[name]); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
+	}
+}
+
+// The next life finds what a Shutdown has saved that takes its time.
+func TestShutdownIsWaitedFor(t *testing.T) {
+	_, got := runs(t, activitytest.Plan{Kinds: activitytest.Shutdown}, func(t *testing.T, w *activitytest.World, l *log) {
+		slow := func(ctx activity.Context, _ struct{}) (int, error) {
+			n, err := activity.Resume(ctx, 0)
+			if err != nil || n > 0 {
+				l.add(fmt.Sprint("slow resumes from ", n))
+				return n, err
+			}
+			select {
+			case <-ctx.Done():
+				time.Sleep(5 * time.Second)
+				return 0, ctx.Heartbeat(1)
+			case <-time.After(2 * time.Second):
+				return 0, nil
+			}
+		}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			h, err := activity.Start(ctx, rt, activity.Options{ID: "slow"}, slow, struct{}{})
+			if err != nil {
+				return err
+			}
+			err = rt.Run(ctx, activity.Options{ID: "quick"}, func(ctx activity.Context) error {
+				return ctx.Sleep(time.Second)
+			})
+			if err != nil {
+				return err // and does not wait for the other
+			}
+			_, err = h.Wait(ctx)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	name := "shutdown_before_sleep_1_of_quick"
+	if diff := cmp.Diff([]string{"slow resumes from 1"}, got[name]); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", name, diff)
 	}
 }
 

@@ -55,7 +55,7 @@ func (l *life) attempt(ctx activity.Context) *attempt {
 	s.resumed, s.latest = details, a.info.Attempt
 	delete(w.interrupted, a.info.ID)
 	if s.starts++; s.starts == maxAttempts {
-		w.endless <- fmt.Sprintf("%s has made %d attempts, and is not done", label(a.info.ID), s.starts)
+		w.neverEnds(fmt.Sprintf("%s has made %d attempts, and is not done", label(a.info.ID), s.starts))
 	}
 	w.note(l, a.info.ID, a.info.Attempt, "starts, resumes from "+show(details))
 	if w.done > 0 {
@@ -176,12 +176,9 @@ func (a *attempt) do(noun string, c call, real, again func() error) error {
 	case r.over:
 		return errOver
 	case r.woken:
-		real := err
+		a.leave(s, err)
 		err = again()
-		a.life.w.mu.Lock()
-		a.life.w.note(a.life, a.info.ID, a.info.Attempt, "which wakes with: "+short(err))
-		a.life.w.mu.Unlock()
-		a.leave(s, real)
+		a.wakes(err)
 		return err
 	}
 	a.leave(s, err)
@@ -252,6 +249,17 @@ func (a *attempt) show(s *step) {
 	if !a.life.dead && !w.ended {
 		w.trace(s)
 	}
+}
+
+// wakes notes what a call gives that has hung after it was done.
+func (a *attempt) wakes(err error) {
+	w, text := a.life.w, "which wakes"
+	if err != nil {
+		text += " with " + short(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.note(a.life, a.info.ID, a.info.Attempt, text)
 }
 
 // returned takes down what a call has returned.
@@ -382,7 +390,15 @@ func (w *World) visited(id string) {
 		most *= 10
 	}
 	if w.visits++; w.visits == most {
-		w.endless <- fmt.Sprintf("the processes have come to %d places, and are not done; the last one was of %s", most, label(id))
+		w.neverEnds(fmt.Sprintf("the processes have come to %d places, and are not done; the last one was of %s", most, label(id)))
+	}
+}
+
+// neverEnds ends the run.
+func (w *World) neverEnds(why string) {
+	select {
+	case w.endless <- why:
+	default: // one reason is enough
 	}
 }
 

@@ -30,6 +30,9 @@
 //
 //	go test -run 'TestImportSurvivesEverything/crash_after_heartbeat_2_lost_1'
 //
+// So that the names stay unique, a test calls EveryInterruption once; for several, use
+// t.Run around each.
+//
 // A failure says, beside the body's own words, where the process was interrupted,
 // what was resumed from, and what was called in each life. After ten failures the
 // rest is not run.

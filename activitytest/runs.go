@@ -57,6 +57,15 @@ type run struct {
 	interruptions []*interruption // one or two
 }
 
+// The classes of the runs of the first part.
+const (
+	crash = iota // nothing is lost
+	crashLost
+	stall // wakes at once
+	shutdown
+	classes
+)
+
 // A choice is which runs there can be, and which of them there are. It has two
 // parts: the recoveries that the first has seen say what the second can be.
 type choice struct {
@@ -66,10 +75,8 @@ type choice struct {
 	withID bool           // names need the ID, since there are several
 	budget int            // runs that are left
 
-	// Of the first part: crashes, crashes with lost details, stalls that wake at
-	// once, shutdowns; and how many of them can be.
-	firsts [4][]*interruption
-	total  int
+	firsts [classes][]*interruption // of the first part
+	total  int                      // how many there are
 
 	outcomes []outcome // of the runs of the first part
 }
@@ -107,12 +114,12 @@ func newChoice(p *Plan, dry *World, filter *regexp.Regexp) *choice {
 			}
 		}
 		for _, lost := range tails(at.unsaved) {
-			add(min(lost, 1), &interruption{kind: Crash, lost: lost})
+			add(min(crash+lost, crashLost), &interruption{kind: Crash, lost: lost})
 		}
 		if at.canStall {
-			add(2, &interruption{kind: Stall})
+			add(stall, &interruption{kind: Stall})
 		}
-		add(3, &interruption{kind: Shutdown})
+		add(shutdown, &interruption{kind: Shutdown})
 	}
 	return c
 }
@@ -165,7 +172,11 @@ func (c *choice) first(dry *World) (runs []*run) {
 	if c.plan.Kinds&(Stall|Twice) != 0 {
 		most -= c.budget / 4 // for the second part
 	}
-	n := shares(c.enough(c.total, most), len(c.firsts[0]), len(c.firsts[1]), len(c.firsts[2]), len(c.firsts[3]))
+	var wants [classes]int
+	for class, all := range c.firsts {
+		wants[class] = len(all)
+	}
+	n := shares(c.enough(c.total, most), wants[:]...)
 	for class, all := range c.firsts {
 		for _, in := range spread(c.rng, all, n[class]) {
 			runs = append(runs, c.run(in))
@@ -270,35 +281,45 @@ func spread[T any](rng *rand.Rand, all []T, n int) []T {
 }
 
 var (
+	lostPattern   = regexp.MustCompile(`_lost_(\d+)`)
 	untilPattern  = regexp.MustCompile(`_until_place_(\d+)`)
 	secondPattern = regexp.MustCompile(`^(crash|stall|shutdown)_at_place_(\d+)(?:_lost_(\d+))?\$?$`)
 )
 
 // named are the runs whose names match the filter, so that any can be run alone,
-// whatever the seed. What belongs to the second part is read off the pattern.
+// whatever the seed. What the dry run does not say of them is read off the pattern.
 func (c *choice) named() (runs []*run) {
-	firsts, until := c.filter, 0
-	var second *interruption
-	if first, then, ok := strings.Cut(c.filter.String(), "_then_"); ok {
+	pattern, then, twice := strings.Cut(c.filter.String(), "_then_")
+	second := &interruption{}
+	if twice {
 		m := secondPattern.FindStringSubmatch(then)
-		f, err := regexp.Compile(first + "$")
-		if m == nil || err != nil {
+		if m == nil {
 			return nil
 		}
-		firsts = f
-		second = &interruption{kind: map[string]Kind{"crash": Crash, "stall": Stall, "shutdown": Shutdown}[m[1]]}
+		second.kind = map[string]Kind{"crash": Crash, "stall": Stall, "shutdown": Shutdown}[m[1]]
 		second.nth, _ = strconv.Atoi(m[2])
 		second.lost, _ = strconv.Atoi(m[3])
-	} else if m := untilPattern.FindStringSubmatch(c.filter.String()); m != nil {
-		until, _ = strconv.Atoi(m[1])
+		pattern += "$"
 	}
-	for _, class := range c.firsts {
-		for _, in := range class {
+	first, err := regexp.Compile(pattern)
+	if err != nil {
+		return nil
+	}
+	lost, until := numberIn(lostPattern, pattern), numberIn(untilPattern, pattern)
+	for class, all := range c.firsts {
+		for _, in := range all {
 			in := *in
-			in.until = until
 			switch {
-			case until > 0 && in.kind != Stall || !firsts.MatchString(in.name(c.withID)):
-			case second != nil:
+			case class == crashLost && lost > 0:
+				continue // made of a crash that loses nothing
+			case in.kind == Crash && lost > 0:
+				in.lost = lost
+			case in.kind == Stall:
+				in.until = until
+			}
+			switch {
+			case !first.MatchString(in.name(c.withID)):
+			case twice:
 				runs = append(runs, c.run(&in, second))
 			default:
 				runs = append(runs, c.run(&in))
@@ -306,6 +327,14 @@ func (c *choice) named() (runs []*run) {
 		}
 	}
 	return runs
+}
+
+// numberIn is the number that a pattern asks for; 0: none.
+func numberIn(what *regexp.Regexp, pattern string) (n int) {
+	if m := what.FindStringSubmatch(pattern); m != nil {
+		n, _ = strconv.Atoi(m[1])
+	}
+	return n
 }
 
 // subtestFilter is what -run says of the subtests of the test with that name;

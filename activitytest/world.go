@@ -127,7 +127,7 @@ func (w *World) live(t *testing.T, body func(t *testing.T, w *World)) {
 	id := bubbleOf(header())
 	w.bubbleID.Store(&id)
 	w.t, w.over, w.limit = t, make(chan struct{}), time.After(w.plan.Limit)
-	w.endless = make(chan string, 100)
+	w.endless = make(chan string, 1)
 	defer w.end() // also if the body calls t.FailNow
 	body(t, w)
 }
@@ -179,8 +179,10 @@ func (w *World) missing() string {
 		return ""
 	}
 	first := w.run.interruptions[0]
-	if s := w.seen[first.place.id]; s != nil && s.concurrent {
-		return ""
+	for _, w := range []*World{w, w.dry} {
+		if s := w.seen[first.place.id]; s != nil && s.concurrent {
+			return ""
+		}
 	}
 	return fmt.Sprintf("activitytest: the run never came %s, as the dry run did", first.place)
 }
@@ -190,7 +192,9 @@ func (w *World) missing() string {
 // nil. It returns its error. Each life gets a new Runtime on what the Store held
 // when the life before it ended.
 //
-// ctx ends when the body has. It must be called in the body's goroutine.
+// ctx ends when the body has. It must be called in the body's goroutine. process
+// returns its errors, and judges nothing: also one that was stopped gets errors, when
+// the body is over, and a t.Error there would count.
 func (w *World) Run(process func(ctx context.Context, rt *activity.Runtime) error) error {
 	w.t.Helper()
 	if w.Config.Clock != nil || w.Config.Store != nil {
@@ -294,9 +298,6 @@ func (w *World) begin(process func(ctx context.Context, rt *activity.Runtime) er
 		own := &attempt{life: l, goid: goid()}
 		l.err = process(context.WithValue(l.ctx, attemptKey{}, own), l.rt)
 		l.goexit = false
-		w.mu.Lock()
-		l.dead = l.dead || l.shutdown == nil // as a program's exit has it
-		w.mu.Unlock()
 	}()
 	return l
 }

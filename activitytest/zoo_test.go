@@ -116,9 +116,10 @@ var found = map[string][]string{
 	"TestWrongNotDeterministic": {
 		`activity "import": call 1 was HeartbeatDetails, now Heartbeat\n`,
 	},
-	"TestWrongOrder":             {`--- FAIL: TestWrongOrder/crash_`, `row \d is missing`},
-	"TestWrongProcessDropsError": {`--- FAIL: TestWrongProcessDropsError/shutdown_`, `the process ended without an error although activity "import" was interrupted and not resumed`},
-	"TestWrongNotResumed":        {`--- FAIL: TestWrongNotResumed/crash_`, `the process ended without an error although activity "import" was interrupted and not resumed`},
+	"TestWrongOrder":               {`--- FAIL: TestWrongOrder/crash_`, `row \d is missing`},
+	"TestWrongProcessDropsError":   {`--- FAIL: TestWrongProcessDropsError/shutdown_`, `the process ended without an error although activity "import" was interrupted and not resumed`},
+	"TestWrongDropsErrorWithoutID": {`--- FAIL: TestWrongDropsErrorWithoutID/shutdown_`, `the process ended without an error although an activity of it was interrupted and not resumed`},
+	"TestWrongNotResumed":          {`--- FAIL: TestWrongNotResumed/crash_`, `the process ended without an error although activity "import" was interrupted and not resumed`},
 	"TestWrongPointInLock": {
 		`--- FAIL: TestWrongPointInLock/crash_at_point_locked_1 `,
 		`a lock was held across a place`,

@@ -557,6 +557,16 @@ func TestRightProcessDropsError(t *testing.T) {
 	processDrops(t, func(err error) error { return err })
 }
 
+// Without an ID nothing is stored, and nobody would know.
+func TestWrongDropsErrorWithoutID(t *testing.T) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		_ = w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			_ = rt.Run(ctx, activity.Options{}, func(ctx activity.Context) error { return inOrder(ctx, &table{}) })
+			return nil
+		})
+	})
+}
+
 func processDrops(t *testing.T, end func(error) error) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		d := &table{}
