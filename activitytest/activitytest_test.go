@@ -284,6 +284,12 @@ func TestCrashStopsAll(t *testing.T) {
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			lives++
 			life := lives
+			if life == 1 {
+				go func() {
+					<-ctx.Done()
+					l.add("context of life 1")
+				}()
+			}
 			other, err := activity.Start(ctx, rt, activity.Options{ID: "other", HeartbeatTimeout: time.Minute}, func(ctx activity.Context, _ struct{}) (int, error) {
 				for i := range 1000 {
 					if err := ctx.Sleep(time.Minute - 1); err != nil {
@@ -339,7 +345,7 @@ func TestCrashStopsAll(t *testing.T) {
 	if i < 0 {
 		t.Fatalf("no crash at the point, in %q", names)
 	}
-	if got, want := strings.Split(after[i+1], ", "), []string{"deferred in life 1", "process of life 1"}; !slices.Equal(slices.Sorted(slices.Values(got)), want) {
+	if got, want := strings.Split(after[i+1], ", "), []string{"context of life 1", "deferred in life 1", "process of life 1"}; !slices.Equal(slices.Sorted(slices.Values(got)), want) {
 		t.Errorf("after the body's end: %q, want %q in any order", got, want)
 	}
 	if i := slices.Index(names, "crash_at_point_in_a_goroutine_1_of_job"); i < 0 || !strings.Contains(after[i+1], "deferred in life 1") {
@@ -409,6 +415,29 @@ func TestStall(t *testing.T) {
 		}) && name != "stall_before_return_1" && !strings.HasPrefix(name, "stall_before_return_1_until") {
 			t.Errorf("%s: attempt 1 has not woken: %q", name, lines)
 		}
+	}
+}
+
+// Only the next attempt counts, and not the one after it.
+func TestStallUntilTheNextAttemptEnds(t *testing.T) {
+	names, _ := runs(t, activitytest.Plan{Kinds: activitytest.Stall}, func(t *testing.T, w *activitytest.World, l *log) {
+		live(t, w, job, func(ctx activity.Context) error {
+			activitytest.Point(ctx, "here")
+			if ctx.Info().Attempt == 2 {
+				return errors.New("once more")
+			}
+			return ctx.Heartbeat()
+		})
+	})
+	slices.Sort(names)
+	want := []string{
+		"stall_after_heartbeat_1", "stall_after_heartbeat_1_until_place_1", "stall_after_heartbeat_1_until_place_2",
+		"stall_at_point_here_1", "stall_at_point_here_1_until_place_1", "stall_at_point_here_1_until_place_2",
+		"stall_before_heartbeat_1", "stall_before_heartbeat_1_until_place_1", "stall_before_heartbeat_1_until_place_2",
+		"stall_before_return_1", "stall_before_return_1_until_place_1", "stall_before_return_1_until_place_2",
+	}
+	if diff := cmp.Diff(want, names); diff != "" {
+		t.Errorf("names (-want +got):\n%s", diff)
 	}
 }
 
@@ -777,13 +806,20 @@ func TestParallel(t *testing.T) {
 func TestEndOfTheProcess(t *testing.T) {
 	runs(t, activitytest.Plan{Kinds: activitytest.Stall}, func(t *testing.T, w *activitytest.World, l *log) {
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
-			_, err := activity.Start(ctx, rt, activity.Options{ID: "left"}, func(ctx activity.Context, _ struct{}) (int, error) {
-				if err := ctx.Sleep(time.Second); err != nil {
-					return 0, err
+			sleep := func(d time.Duration) func(ctx activity.Context, _ struct{}) (int, error) {
+				return func(ctx activity.Context, _ struct{}) (int, error) {
+					if err := ctx.Sleep(d); err != nil {
+						return 0, err
+					}
+					l.add("goes on")
+					return 0, nil
 				}
-				l.add("goes on")
-				return 0, nil
-			}, struct{}{})
+			}
+			_, err := activity.Start(ctx, rt, activity.Options{ID: "left"}, sleep(time.Second), struct{}{})
+			if err != nil {
+				return err
+			}
+			_, err = activity.Start(context.Background(), rt, activity.Options{}, sleep(1000*time.Hour), struct{}{})
 			if err != nil {
 				return err
 			}
@@ -814,6 +850,38 @@ func TestEndOfTheProcess(t *testing.T) {
 			t.Errorf("%q is unfinished, want left", found)
 		}
 	})
+}
+
+// Details that were not saved when their process ended are gone.
+func TestUnsavedAtTheEnd(t *testing.T) {
+	_, got := runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			beaten := make(chan error, 2)
+			_, err := activity.Start(ctx, rt, activity.Options{ID: "job"}, func(ctx activity.Context, _ struct{}) (int, error) {
+				beaten <- ctx.Heartbeat(1)
+				return 0, ctx.Sleep(time.Hour)
+			}, struct{}{})
+			return errors.Join(err, <-beaten)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		live(t, w, activity.Options{ID: "job"}, func(ctx activity.Context) error {
+			if _, err := resumed(ctx, l); err != nil {
+				return err
+			}
+			return ctx.Heartbeat(2)
+		})
+	})
+	for name, want := range map[string][]string{
+		"":                               {"0"},
+		"crash_after_heartbeat_2":        {"0", "2"},
+		"crash_after_heartbeat_2_lost_1": {"0", "0"},
+	} {
+		if !slices.Equal(got[name], want) {
+			t.Errorf("%s: resumed from %q, want %q", name, got[name], want)
+		}
+	}
 }
 
 // A function that sleeps without looking at its context has time to return.

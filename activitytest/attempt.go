@@ -52,7 +52,7 @@ func (l *life) attempt(ctx activity.Context) *attempt {
 	details := a.newest()
 	w.mu.Lock()
 	s := w.sight(a.info.ID)
-	s.resumed, s.latest = details, a.info.Attempt
+	s.latest = a.info.Attempt
 	delete(w.interrupted, a.info.ID)
 	if s.starts++; s.starts == maxAttempts {
 		w.neverEnds(fmt.Sprintf("%s has made %d attempts, and is not done", label(a.info.ID), s.starts))

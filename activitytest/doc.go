@@ -37,6 +37,9 @@
 // what was resumed from, and what was called in each life. After ten failures the
 // rest is not run.
 //
+// [Plan] says which ways to interrupt are tried, how many runs there are at most, and
+// how long they may take. With -short a tenth is run.
+//
 // # Places
 //
 // A process can be interrupted before and after each Heartbeat (those of

@@ -3,7 +3,9 @@ package activitytest_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -78,6 +80,39 @@ func TestImportSurvivesEverything(t *testing.T) {
 			t.Errorf("rows (-want +got):\n%s", diff)
 		}
 	})
+}
+
+// The code in the package's doc stands in this file.
+func TestDoc(t *testing.T) {
+	squeeze := func(file string, cut func(line string) (string, bool)) (blocks []string) {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		block := ""
+		for line := range strings.Lines(string(content)) {
+			code, ok := cut(line)
+			if ok {
+				block += strings.Join(strings.Fields(code), " ") + "\n"
+			} else if block != "" {
+				blocks, block = append(blocks, block), ""
+			}
+		}
+		return append(blocks, block)
+	}
+	tests := squeeze("doc_test.go", func(line string) (string, bool) { return line, true })[0]
+	found := 0
+	for _, block := range squeeze("doc.go", func(line string) (string, bool) { return strings.CutPrefix(line, "//\t") }) {
+		if strings.HasPrefix(block, "func ") {
+			found++
+			if !strings.Contains(tests, block) {
+				t.Errorf("this is not in doc_test.go:\n%s", block)
+			}
+		}
+	}
+	if found != 2 {
+		t.Errorf("%d functions in doc.go, want 2", found)
+	}
 }
 
 // Of all that can happen, only crashes, fewer of them, and always the same.

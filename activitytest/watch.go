@@ -5,15 +5,18 @@ import (
 	"fmt"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
+// All must be as it was at so many looks.
 const (
-	look      = 250 * time.Millisecond // of real time
-	stillness = 8                      // looks at which all is as it was
+	look            = 250 * time.Millisecond // of real time
+	stillness       = 8
+	stillnessInBody = 40 // if no place has to do with it: whoever holds the lock may be outside the bubble
 )
 
 // bubble runs the body in a bubble, and watches it from outside. A goroutine that
@@ -36,14 +39,18 @@ func (w *World) bubble(t *testing.T, body func(t *testing.T, w *World)) {
 			return
 		case <-ticker.C:
 		}
-		now := w.locked()
+		now, atPlace := w.locked()
 		if now == "" || now != before {
 			before, still = now, 0
 			continue
 		}
-		if still++; still == stillness {
+		why, enough := "a lock was held across a place, and whoever waits for it waits for ever", stillness
+		if !atPlace {
+			why, enough = "somebody waits for a lock, and nothing else goes on", stillnessInBody
+		}
+		if still++; still == enough {
 			w.hung, w.failed = true, true
-			t.Errorf("activitytest: a lock was held across a place, and whoever waits for it waits for ever: the bubble's time stands still\n%s", w.whereabouts(true))
+			t.Errorf("activitytest: %s: the bubble's time stands still\n%s", why, w.whereabouts(true))
 			w.tell(t)
 			return
 		}
@@ -142,29 +149,36 @@ func (g *goroutine) waitsForLock() bool {
 	return strings.HasPrefix(g.state, "sync.Mutex.") || strings.HasPrefix(g.state, "sync.RWMutex.")
 }
 
+// stopped reports whether it has come to a place and does not go on.
+func (g *goroutine) stopped() bool {
+	return slices.ContainsFunc(g.frames, func(f frame) bool { return stops.MatchString(f.function) })
+}
+
 // locked describes a bubble in which everything waits, and something for a lock;
-// "": it is not so.
-func (w *World) locked() string {
+// "": it is not so. atPlace: and something has stopped at a place.
+func (w *World) locked() (state string, atPlace bool) {
 	var b strings.Builder
 	fmt.Fprint(&b, w.moved.Load())
-	any := false
+	lock := false
 	for _, g := range w.goroutines() {
 		if g.waitsForLock() {
-			any = true
+			lock = true
 		} else if !g.durable {
-			return ""
+			return "", false
 		}
+		atPlace = atPlace || g.stopped()
 		fmt.Fprintf(&b, " %s %s", g.id, g.state)
 	}
-	if !any {
-		return ""
+	if !lock {
+		return "", false
 	}
-	return b.String()
+	return b.String(), atPlace
 }
 
 const own = "github.com/seed-9da638b0/activity"
 
-var ownStops = regexp.MustCompile(`^` + regexp.QuoteMeta(own) + `/activitytest\.\(\*attempt\)\.(park|wait|yield|shutDown)$`)
+// stops are where a goroutine stands that was stopped.
+var stops = regexp.MustCompile(`^` + regexp.QuoteMeta(own) + `/activitytest\.\(\*(attempt\)\.come|life\)\.attempt)$`)
 
 // notTheUsers are frames that say nothing to the user.
 var notTheUsers = regexp.MustCompile(`^(testing|runtime|sync|time|context|internal/\w+|testing/synctest)\.|^` + regexp.QuoteMeta(own) + `(\.|/activitytest\.(\(|Point$))`)
@@ -175,16 +189,15 @@ func (w *World) whereabouts(lock bool) string {
 	var b strings.Builder
 	n := 0
 	for _, g := range w.goroutines() {
-		what, stopped := "waits ("+g.state+")", false
+		what := "waits (" + g.state + ")"
 		var frames []frame
 		for _, f := range g.frames {
-			stopped = stopped || ownStops.MatchString(f.function)
 			if !notTheUsers.MatchString(f.function) {
 				frames = append(frames, f)
 			}
 		}
 		switch {
-		case stopped:
+		case g.stopped():
 			what = "was stopped at a place"
 		case g.waitsForLock():
 			what = "waits for a lock"

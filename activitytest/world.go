@@ -66,7 +66,6 @@ type sight struct {
 	calls      []call        // before the first interruption
 	inside     int           // calls that are under way
 	concurrent bool          // several goroutines have called at once: the order of calls says nothing
-	resumed    []byte        // what the latest attempt resumes from
 	latest     int           // attempt
 	starts     int           // of attempts
 }
@@ -361,12 +360,9 @@ func (w *World) crash(l *life, in *interruption) {
 		if !found {
 			continue
 		}
-		s := w.sight(r.id)
 		cp.Details, cp.UpdatedAt = r.details, time.Now()
+		cp.Progressed = cp.Attempt // else the Store would hold these details
 		cp.Sequence++
-		if !bytes.Equal(r.details, s.resumed) {
-			cp.Progressed = cp.Attempt
-		}
 		_ = w.memory.Save(context.Background(), []activity.Checkpoint{cp})
 	}
 	w.unsaved = nil

@@ -126,6 +126,7 @@ var found = map[string][]string{
 		`was stopped at a place:\n\s+zoo_test\.`,
 		`waits for a lock:\n\s+zoo_test\.`,
 	},
+	"TestWrongSelfDeadlock":    {`somebody waits for a lock, and nothing else goes on`, `waits for a lock:\n\s+zoo_test\.TestWrongSelfDeadlock`},
 	"TestWrongNoPlace":         {`no place at all`},
 	"TestWrongDryRun":          {`this was the dry run`, `row 0 is missing`, `life 1, import attempt 1: .*Sleep\(1s\); return`},
 	"TestWrongLimit":           {`not done within Plan\.Limit, 1000h0m0s of virtual time`, `this was the dry run`},

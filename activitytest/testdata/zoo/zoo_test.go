@@ -659,6 +659,21 @@ func TestWrongNeverDone(t *testing.T) {
 	})
 }
 
+// A lock that has nothing to do with a place.
+func TestWrongSelfDeadlock(t *testing.T) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		_ = w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				var mu sync.Mutex
+				for range 2 {
+					mu.Lock()
+				}
+				return nil
+			})
+		})
+	})
+}
+
 func TestWrongLimit(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error {

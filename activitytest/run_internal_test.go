@@ -1,0 +1,144 @@
+package activitytest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+// A stall until a place that the next attempt does not come to wakes at its end.
+func TestWakesAtTheEnd(t *testing.T) {
+	var lines []string
+	body := func(t *testing.T, w *World) {
+		lines = nil
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, activity.Options{HeartbeatTimeout: time.Minute}, func(ctx activity.Context) error {
+				Point(ctx, "here")
+				lines = append(lines, fmt.Sprint("attempt ", ctx.Info().Attempt))
+				return nil
+			})
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	var p Plan
+	if err := p.setDefaults(); err != nil {
+		t.Fatal(err)
+	}
+	dry := newWorld(&p, nil, nil)
+	dry.bubble(t, body)
+	in := &interruption{kind: Stall, place: dry.places[0].place, until: 99}
+	w := newWorld(&p, &run{in.name(false), []*interruption{in}}, dry)
+	w.bubble(t, body)
+	if want := []string{"attempt 2", "attempt 1"}; !slices.Equal(lines, want) {
+		t.Errorf("%q, want %q", lines, want)
+	}
+}
+
+func TestSetDefaults(t *testing.T) {
+	for _, test := range []struct {
+		plan Plan
+		want string // of the error
+	}{
+		{Plan{Kinds: 16}, "Plan.Kinds is Kind(16)"},
+		{Plan{MaxRuns: -1}, "Plan.MaxRuns is -1, which is negative"},
+		{Plan{Limit: -1}, "Plan.Limit is -1ns, which is negative"},
+		{Plan{}, ""},
+	} {
+		p := test.plan
+		err := p.setDefaults()
+		if test.want != "" {
+			if err == nil || !strings.HasSuffix(err.Error(), test.want) {
+				t.Errorf("%+v: error %v, want %s", test.plan, err, test.want)
+			}
+			continue
+		}
+		if err != nil || p.Kinds != single|Twice || p.MaxRuns != 2000 || p.Limit != 1000*time.Hour || p.Seed == 0 {
+			t.Errorf("%+v: %+v, error %v", test.plan, p, err)
+		}
+	}
+	p := Plan{Kinds: Twice}
+	if err := p.setDefaults(); err != nil || p.Kinds != single|Twice {
+		t.Errorf("%+v, error %v", p, err)
+	}
+}
+
+func TestElementOf(t *testing.T) {
+	for _, test := range []struct {
+		pattern string
+		n       int
+		want    string
+	}{
+		{"TestX", 1, ""},
+		{"TestX/crash", 1, "crash"},
+		{"^TestX$/^a$/^crash_1$", 2, "^crash_1$"},
+		{"Test[/]X/(a/b)/crash", 2, "crash"},
+		{`Test\/X/crash`, 1, "crash"},
+		{"TestX/", 1, ""},
+		{"TestX/(", 1, ""},
+		{"TestX/a|TestY/b", 1, ""},
+		{"(TestX|TestY)/b", 1, "b"},
+	} {
+		got := ""
+		if re := elementOf(test.pattern, test.n); re != nil {
+			got = re.String()
+		}
+		if got != test.want {
+			t.Errorf("element %d of %s: %q, want %q", test.n, test.pattern, got, test.want)
+		}
+	}
+}
+
+func TestShares(t *testing.T) {
+	for _, test := range []struct {
+		n     int
+		wants []int
+		got   []int
+	}{
+		{10, []int{2, 3}, []int{2, 3}},
+		{10, []int{2, 100, 100}, []int{2, 4, 4}},
+		{7, []int{100, 100}, []int{4, 3}},
+		{2, []int{5, 5, 5}, []int{1, 1, 0}},
+		{5, []int{0, 9}, []int{0, 5}},
+	} {
+		if got := shares(test.n, test.wants...); !slices.Equal(got, test.got) {
+			t.Errorf("shares(%d, %d) = %d, want %d", test.n, test.wants, got, test.got)
+		}
+	}
+}
+
+func TestTails(t *testing.T) {
+	for unsaved, want := range map[int][]int{
+		0: {0}, 1: {0, 1}, 3: {0, 1, 2, 3}, 9: {0, 1, 2, 3, 4, 5, 6, 7, 8, 9},
+		20: {0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 20},
+	} {
+		if got := tails(unsaved); !slices.Equal(got, want) {
+			t.Errorf("tails(%d) = %d, want %d", unsaved, got, want)
+		}
+	}
+}
+
+func TestShow(t *testing.T) {
+	for details, want := range map[string]string{
+		"":                                "nothing",
+		"\x011":                           "1",
+		"\x011\x03\"a\"":                  `1, "a"`,
+		"\x02\xff\xfe":                    `"\xff\xfe"`,
+		"\x05a":                           `"\x05a"`,
+		"\x64" + strings.Repeat("ab", 50): strings.Repeat("ab", 10) + "..." + strings.Repeat("ab", 20),
+	} {
+		var d []byte
+		if details != "" {
+			d = []byte(details)
+		}
+		if got := show(d); got != want {
+			t.Errorf("show(%q) = %s, want %s", details, got, want)
+		}
+	}
+}
