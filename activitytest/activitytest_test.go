@@ -581,6 +581,36 @@ func TestTwice(t *testing.T) {
 	}
 }
 
+// The recovery from a Shutdown begins with the next life.
+func TestTwiceAfterShutdown(t *testing.T) {
+	names, got := runs(t, activitytest.Plan{Kinds: activitytest.Shutdown | activitytest.Twice, Seed: 1}, func(t *testing.T, w *activitytest.World, l *log) {
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			l.add("life")
+			return rt.Run(ctx, job, func(ctx activity.Context) error {
+				for range 40 {
+					activitytest.Point(ctx, "here")
+				}
+				return ctx.Sleep(0)
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	twice := 0
+	for _, name := range names {
+		if strings.Contains(name, "_at_point_here_") && strings.Contains(name, "_then_shutdown_") {
+			twice++
+			if n := len(got[name]); n != 3 && !strings.HasSuffix(name, "_at_place_42") && !strings.HasSuffix(name, "_at_place_43") { // then all is done
+				t.Errorf("%s: %d lives, want 3", name, n)
+			}
+		}
+	}
+	if twice < 5 {
+		t.Errorf("%d with a second interruption, want 5 at least", twice)
+	}
+}
+
 func TestSeveralActivities(t *testing.T) {
 	names, _ := runs(t, activitytest.Plan{Kinds: activitytest.Shutdown}, func(t *testing.T, w *activitytest.World, l *log) {
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
