@@ -314,8 +314,8 @@ func TestCrashStopsAll(t *testing.T) {
 				defer l.add(fmt.Sprintf("deferred in life %d", life))
 				done := make(chan struct{})
 				go func() {
-					defer close(done)
 					activitytest.Point(ctx, "in a goroutine")
+					close(done)
 				}()
 				<-done
 				activitytest.Point(ctx, "here")
