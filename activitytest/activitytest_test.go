@@ -918,9 +918,9 @@ func TestUnsavedAtTheEnd(t *testing.T) {
 func TestSleepers(t *testing.T) {
 	runs(t, activitytest.Plan{MaxRuns: 100}, func(t *testing.T, w *activitytest.World, l *log) {
 		w.Config.MaxConcurrent = 2
-		n := 0
+		var n atomic.Int32
 		live(t, w, activity.Options{ID: "job", StartToCloseTimeout: time.Minute}, func(ctx activity.Context) error {
-			if n++; n%3 == 1 {
+			if n.Add(1)%3 == 1 {
 				time.Sleep(10 * time.Minute)
 			}
 			return ctx.Sleep(time.Second)
@@ -958,6 +958,9 @@ func TestKindString(t *testing.T) {
 
 // Of too many runs an even spread is taken, which the seed decides on.
 func TestSampling(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it counts the runs, of which -short leaves out most")
+	}
 	const most = 80
 	sample := func(seed uint64) (names []string) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {

@@ -431,7 +431,7 @@ func (a *attempt) canStall() bool {
 // park ends a goroutine of a dead process, when the body is over. One that the
 // function has started may be waited for: that returns.
 func (a *attempt) park() result {
-	<-a.life.w.over
+	<-a.life.over
 	if goid() == a.goid {
 		runtime.Goexit()
 	}
@@ -443,7 +443,7 @@ func (a *attempt) wait(h *hang) result {
 	w := a.life.w
 	select {
 	case <-h.wake:
-	case <-w.over:
+	case <-a.life.over:
 	}
 	w.mu.Lock()
 	dead := a.life.dead || w.ended

@@ -36,6 +36,9 @@ func (l *log) take() []string {
 // body has noted in each by the end of its assertions; "" is the dry run.
 func runs(t *testing.T, plan activitytest.Plan, body func(t *testing.T, w *activitytest.World, l *log)) (names []string, noted map[string][]string) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("it looks at all runs, of which -short leaves out most")
+	}
 	noted = map[string][]string{}
 	plan.Run(t, func(sub *testing.T, w *activitytest.World) {
 		name := strings.TrimPrefix(strings.TrimPrefix(sub.Name(), t.Name()), "/")

@@ -20,7 +20,7 @@ func (s *store) do(f func(m activity.Store) error) error {
 		return f(w.memory)
 	}
 	w.mu.Unlock()
-	<-w.over
+	<-s.life.over
 	return nil
 }
 

@@ -37,8 +37,7 @@ type World struct {
 	bubbleID atomic.Pointer[string] // how a dump names the bubble
 	moved    atomic.Uint64          // grows with each call, for watch
 
-	endless chan string   // gets why a run does not end
-	over    chan struct{} // closed when the body and its assertions are over
+	endless chan string // gets why a run does not end
 	limit   <-chan time.Time
 
 	mu          sync.Mutex // never held while somebody waits
@@ -96,6 +95,7 @@ type life struct {
 	cancel context.CancelCauseFunc
 
 	died     chan struct{} // closed by a crash
+	over     chan struct{} // closed when the body and its assertions are over
 	returned chan struct{} // closed when process has returned, and what follows is set
 	err      error
 	panicked string
@@ -125,7 +125,7 @@ func newWorld(p *Plan, r *run, dry *World) *World {
 func (w *World) live(t *testing.T, body func(t *testing.T, w *World)) {
 	id := bubbleOf(header())
 	w.bubbleID.Store(&id)
-	w.t, w.over, w.limit = t, make(chan struct{}), time.After(w.plan.Limit)
+	w.t, w.limit = t, time.After(w.plan.Limit)
 	w.endless = make(chan string, 1)
 	defer w.end() // also if the body calls t.FailNow
 	body(t, w)
@@ -145,22 +145,21 @@ func (w *World) end() {
 		t.Error(missing)
 	}
 
-	for _, l := range lives {
-		l.cancel(errOver)
-	}
-	close(w.over)
+	// One after the other: what they do to the body's variables must not be a race.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
 	for _, l := range lives {
+		l.cancel(errOver)
+		close(l.over)
 		_ = l.rt.Shutdown(ctx)
 		select {
 		case <-l.returned:
 		case <-ctx.Done():
-			if w.crashed {
-				continue
+			if !w.crashed {
+				t.Errorf("activitytest: process %d does not return although its Runtime is shut down and its context has ended", l.number)
 			}
-			t.Errorf("activitytest: process %d does not return although its Runtime is shut down and its context has ended", l.number)
 		}
+		time.Sleep(time.Nanosecond) // until all has ended that can
 	}
 	// The bubble's time stands still when this returns: functions of the user's that
 	// sleep must have returned before.
@@ -258,7 +257,7 @@ func (w *World) left(l *life) string {
 
 // begin starts the next life.
 func (w *World) begin(process func(ctx context.Context, rt *activity.Runtime) error) *life {
-	l := &life{w: w, died: make(chan struct{}), returned: make(chan struct{})}
+	l := &life{w: w, died: make(chan struct{}), over: make(chan struct{}), returned: make(chan struct{})}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	cfg := w.Config
 	cfg.Store = &store{l}
@@ -307,7 +306,7 @@ func (l *life) stopped() bool {
 	dead := l.dead || l.w.ended
 	l.w.mu.Unlock()
 	if dead {
-		<-l.w.over
+		<-l.over
 	}
 	return dead
 }
