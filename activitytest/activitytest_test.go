@@ -353,6 +353,34 @@ func TestCrashStopsAll(t *testing.T) {
 	}
 }
 
+// The Runtime of a process that has crashed begins nothing: no retry, and no other
+// activity.
+func TestDeadBeginNothing(t *testing.T) {
+	_, got := runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			for _, id := range []string{"", "second"} {
+				err := rt.Run(ctx, activity.Options{ID: id, HeartbeatTimeout: time.Second}, func(ctx activity.Context) error {
+					l.add(fmt.Sprintf("%q attempt %d", id, ctx.Info().Attempt))
+					activitytest.Point(ctx, "here")
+					return nil
+				})
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Hour)
+	})
+	want := []string{`"" attempt 1`, `"" attempt 1`, `"second" attempt 1`}
+	if diff := cmp.Diff(want, got["crash_at_point_here_1_of_activity-1"]); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 // What a call gives that has hung.
 func TestStall(t *testing.T) {
 	_, got := runs(t, activitytest.Plan{Kinds: activitytest.Stall}, func(t *testing.T, w *activitytest.World, l *log) {

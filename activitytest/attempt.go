@@ -52,7 +52,6 @@ func (l *life) attempt(ctx activity.Context) *attempt {
 	details := a.newest()
 	w.mu.Lock()
 	s := w.sight(a.info.ID)
-	s.latest = a.info.Attempt
 	delete(w.interrupted, a.info.ID)
 	if s.starts++; s.starts == maxAttempts {
 		w.neverEnds(fmt.Sprintf("%s has made %d attempts, and is not done", label(a.info.ID), s.starts))
@@ -302,7 +301,6 @@ func (a *attempt) come(what, point string) result {
 	}
 	w.visited(a.info.ID)
 	p := w.count(place{id: a.info.ID, what: what, point: point})
-	seen := w.sight(a.info.ID)
 	if h := w.stalled; h != nil && h.id == a.info.ID && h.attempt < a.info.Attempt && !h.ended {
 		h.came++
 		h.ended = what == "before return"
@@ -324,7 +322,7 @@ func (a *attempt) come(what, point string) result {
 		w.mu.Unlock()
 		return result{}
 	}
-	in := w.due(p, a.hang == nil && l.shutdown == nil && a.info.Attempt >= seen.latest)
+	in := w.due(p, a.hang == nil && l.shutdown == nil)
 	if in == nil || in.kind == Stall && !a.canStall() {
 		w.mu.Unlock()
 		return result{}

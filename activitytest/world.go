@@ -65,7 +65,6 @@ type sight struct {
 	calls      []call        // before the first interruption
 	inside     int           // calls that are under way
 	concurrent bool          // several goroutines have called at once: the order of calls says nothing
-	latest     int           // attempt
 	starts     int           // of attempts
 }
 
