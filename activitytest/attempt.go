@@ -301,19 +301,15 @@ func (a *attempt) come(what, point string) result {
 	}
 	w.visited(a.info.ID)
 	p := w.count(place{id: a.info.ID, what: what, point: point})
-	if h := w.stalled; h != nil && h.id == a.info.ID && h.attempt < a.info.Attempt && !h.ended {
-		h.came++
-		h.ended = what == "before return"
-		if w.hanging == h && (h.came >= h.until || h.ended) {
-			w.note(l, a.info.ID, a.info.Attempt, fmt.Sprintf("comes %s, its place %d", p.here(), h.came))
-			w.wakeLocked()
+	if w.wakesAt(a, p) {
+		w.note(l, a.info.ID, a.info.Attempt, fmt.Sprintf("comes %s, its place %d", p.here(), w.stalled.came))
+		w.wakeLocked()
+		w.mu.Unlock()
+		a.yield()
+		w.mu.Lock()
+		if l.dead || w.ended {
 			w.mu.Unlock()
-			a.yield()
-			w.mu.Lock()
-			if l.dead || w.ended {
-				w.mu.Unlock()
-				return a.park()
-			}
+			return a.park()
 		}
 	}
 	if w.run == nil {
@@ -327,6 +323,12 @@ func (a *attempt) come(what, point string) result {
 		w.mu.Unlock()
 		return result{}
 	}
+	return a.interrupt(in, p)
+}
+
+// interrupt does what is planned for a place. World.mu is held, and let go.
+func (a *attempt) interrupt(in *interruption, p place) result {
+	l, w := a.life, a.life.w
 	w.done++
 	// What others do at this instant must not depend on chance.
 	w.settling = true
@@ -360,6 +362,18 @@ func (a *attempt) come(what, point string) result {
 		a.shutDown(down)
 		return result{}
 	}
+}
+
+// wakesAt counts the places of the attempt after one that has stalled, and reports
+// whether that is to wake here. World.mu is held.
+func (w *World) wakesAt(a *attempt, p place) bool {
+	h := w.stalled
+	if h == nil || h.id != a.info.ID || h.attempt >= a.info.Attempt || h.ended {
+		return false
+	}
+	h.came++
+	h.ended = p.what == "before return"
+	return w.hanging == h && (h.came >= h.until || h.ended)
 }
 
 // due is the interruption that is to take place here, if any. A recovery is where

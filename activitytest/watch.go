@@ -178,7 +178,7 @@ func (w *World) locked() (state string, atPlace bool) {
 const own = "github.com/seed-9da638b0/activity"
 
 // stops are where a goroutine stands that was stopped.
-var stops = regexp.MustCompile(`^` + regexp.QuoteMeta(own) + `/activitytest\.\(\*(attempt\)\.come|life\)\.attempt)$`)
+var stops = regexp.MustCompile(`^` + regexp.QuoteMeta(own) + `/activitytest\.\(\*(attempt\)\.(come|interrupt)|life\)\.attempt)$`)
 
 // notTheUsers are frames that say nothing to the user.
 var notTheUsers = regexp.MustCompile(`^(testing|runtime|sync|time|context|internal/\w+|testing/synctest)\.|^` + regexp.QuoteMeta(own) + `(\.|/activitytest\.(\(|Point$))`)
