@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -802,6 +804,34 @@ func TestPlacesOfRangeAndIdle(t *testing.T) {
 	}
 }
 
+// So are those that come through a context derived from the activity's.
+func TestPlacesOfDerivedContexts(t *testing.T) {
+	names, got := runs(t, activitytest.Plan{Kinds: activitytest.Stall}, func(t *testing.T, w *activitytest.World, l *log) {
+		live(t, w, job, func(ctx activity.Context) error {
+			timeout, cancel := context.WithTimeout(ctx, time.Hour)
+			defer cancel()
+			c, _ := activity.FromContext(timeout)
+			activitytest.Point(timeout, "here")
+			err := c.Sleep(time.Second)
+			l.add(fmt.Sprint(ctx.Info().Attempt, " ", err != nil))
+			if err != nil {
+				return err
+			}
+			return activity.Guard(c, func() error { return c.Heartbeat(1) })
+		})
+	})
+	for _, name := range []string{"stall_at_point_here_1", "stall_before_sleep_1", "stall_after_sleep_1", "stall_after_heartbeat_1", "stall_leaving_guard_1"} {
+		if !slices.Contains(names, name) {
+			t.Errorf("no %s, in %q", name, names)
+		}
+	}
+	for _, name := range []string{"stall_before_sleep_1", "stall_after_sleep_1"} {
+		if want := []string{"1 true", "2 false"}; !slices.Equal(got[name], want) {
+			t.Errorf("%s: %q, want %q", name, got[name], want)
+		}
+	}
+}
+
 // One World, several Runs: the second finds what the first has left.
 func TestRunAgain(t *testing.T) {
 	runs(t, activitytest.Plan{}, func(t *testing.T, w *activitytest.World, l *log) {
@@ -970,6 +1000,57 @@ func TestDeadAreSilent(t *testing.T) {
 		time.Sleep(time.Hour) // the attempt that was stopped times out
 		if events.Load() != n || logged.Load() != m {
 			t.Errorf("%d events and %d log lines of a dead process", events.Load()-n, logged.Load()-m)
+		}
+	})
+}
+
+// Whoever holds the lock may be waiting for something real: then it is not held for
+// ever.
+func TestRealWaitIsNoDeadlock(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes three seconds")
+	}
+	r, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer out.Close()
+	reading := make(chan bool, 1)
+	go func() {
+		for range reading {
+			time.Sleep(3 * time.Second) // outside of the bubble: longer than a lock may be waited for
+			fmt.Fprint(out, "x")
+		}
+	}()
+	defer close(reading)
+	runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
+		life := 0
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			if life++; life > 1 && strings.Contains(t.Name(), "at_point") {
+				var mu sync.Mutex
+				locked := make(chan bool)
+				go func() {
+					<-locked
+					mu.Lock()
+					defer mu.Unlock()
+				}()
+				mu.Lock()
+				close(locked)
+				reading <- true
+				_, err := r.Read(make([]byte, 1))
+				mu.Unlock()
+				if err != nil {
+					return err
+				}
+			}
+			return rt.Run(ctx, activity.Options{ID: "job"}, func(ctx activity.Context) error {
+				activitytest.Point(ctx, "here")
+				return nil
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
 	})
 }

@@ -57,7 +57,7 @@ func (l *life) attempt(ctx activity.Context) *attempt {
 		w.neverEnds(fmt.Sprintf("%s has made %d attempts, and is not done", label(a.info.ID), s.starts))
 	}
 	w.note(l, a.info.ID, a.info.Attempt, "starts, resumes from "+show(details))
-	if w.done > 0 {
+	if w.done > 0 && !w.settling {
 		w.notes = append(w.notes, fmt.Sprintf("in life %d, attempt %d of %s resumed from %s", l.number, a.info.Attempt, label(a.info.ID), show(details)))
 	}
 	woken := false
@@ -263,17 +263,20 @@ func (a *attempt) wakes(err error) {
 
 // returned takes down what a call has returned.
 func (a *attempt) returned(s *step, err error) {
-	a.life.w.mu.Lock()
-	s.err = err
-	a.life.w.mu.Unlock()
+	w := a.life.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !a.life.dead && !w.ended {
+		s.err = err
+	}
 }
 
 // leave is told of a call's end.
 func (a *attempt) leave(s *step, err error) {
+	a.returned(s, err)
 	w := a.life.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s.err = err
 	if s.inside {
 		s.inside = false
 		w.sight(a.info.ID).inside--

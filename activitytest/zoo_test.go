@@ -193,6 +193,9 @@ func (z zoo) replays(t *testing.T) {
 		if diff := cmp.Diff([]string{"TestRightHeartbeatBeforeEffect/" + name}, got); diff != "" {
 			t.Errorf("-run %s (-want +got):\n%s", name, diff)
 		}
+		if text := "activitytest: 1 of 1 possible runs"; !strings.Contains(output["TestRightHeartbeatBeforeEffect"], text) {
+			t.Errorf("-run %s does not say: %s", name, text)
+		}
 	}
 }
 
