@@ -1115,7 +1115,7 @@ func TestSampling(t *testing.T) {
 	if diff := cmp.Diff(names, sample(1)); diff != "" {
 		t.Errorf("the same seed gives others (-first +second):\n%s", diff)
 	}
-	if slices.Equal(names, sample(2)) {
+	if slices.Equal(names[:60], sample(2)[:60]) { // of the first part
 		t.Error("another seed gives the same runs")
 	}
 }
