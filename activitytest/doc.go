@@ -95,6 +95,8 @@
 //   - The run is not over within Plan.Limit of virtual time.
 //   - The process ends without an error although one of its activities was interrupted
 //     and not resumed.
+//   - Goroutines are left that do not end although their contexts have, and an hour has
+//     passed. After a crash that is let pass.
 //   - A lock is held across a place. An attempt that stalls keeps it, and the next one
 //     waits for ever; so does the next life for a lock that outlives a process that
 //     crashed. The bubble's time then stands still, which is noticed after some two
