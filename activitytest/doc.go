@@ -92,7 +92,8 @@
 //     in the same order: what depends on a random number, or on the order of a map,
 //     must be injected or sorted. Of an activity whose goroutines call at the same
 //     time the order is not looked at.
-//   - The run is not over within Plan.Limit of virtual time.
+//   - The run is not over within Plan.Limit of virtual time, or makes 1,000 attempts of
+//     one activity, or the dry run comes to 100,000 places.
 //   - The process ends without an error although one of its activities was interrupted
 //     and not resumed.
 //   - Goroutines are left that do not end although their contexts have, and an hour has

@@ -110,7 +110,7 @@ type life struct {
 // What never ends need not be watched for all of Plan.Limit.
 const (
 	maxAttempts = 1000    // of an activity, in a run
-	maxPlaces   = 100_000 // that the dry run comes to; a tenth of what another may
+	maxPlaces   = 100_000 // that the dry run may come to; another to ten times as many
 )
 
 // errOver is how everything ends that is still there when the body is over.
