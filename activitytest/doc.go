@@ -95,7 +95,7 @@
 //   - The run is not over within Plan.Limit of virtual time, or makes 1,000 attempts of
 //     one activity, or the dry run comes to 100,000 places.
 //   - The process ends without an error although one of its activities was interrupted
-//     and not resumed.
+//     and not resumed. What the dry run leaves as well is meant to be left.
 //   - Goroutines are left that do not end although their contexts have, and an hour has
 //     passed. After a crash that is let pass.
 //   - A lock is held across a place. An attempt that stalls keeps it, and the next one

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -52,6 +53,7 @@ type World struct {
 	stalled     *hang             // the last that did
 	unsaved     []record          // what this life has recorded and the Store does not hold, at most
 	interrupted map[string]bool   // activities that must go on in a later life
+	leaves      []string          // activities that are unfinished at the end
 	ended       bool              // what follows is no longer part of the run
 	visits      int               // of places
 	steps       []*step           // but for the middle of very many
@@ -136,6 +138,7 @@ func (w *World) end() {
 	w.mu.Lock()
 	w.ended = true
 	lives, differs, missing := w.lives, w.differs, w.missing()
+	w.leaves = w.unfinished()
 	w.mu.Unlock()
 	switch {
 	case differs != "":
@@ -238,20 +241,36 @@ func (w *World) Run(process func(ctx context.Context, rt *activity.Runtime) erro
 	}
 }
 
-// left is an activity that was interrupted and that nobody has ended since.
+// left is an activity that was interrupted and that nobody has ended since. What the
+// dry run leaves as well, such as a poller that goes on for ever, is meant to be left;
+// and of one among several that is not stored nobody can say.
 func (w *World) left(l *life) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for cp, err := range w.memory.All(context.Background()) {
-		goesOn := cp.State == activity.CheckpointRunning || cp.State == activity.CheckpointInterrupted
-		if err == nil && goesOn && w.interrupted[cp.ID] {
-			return label(cp.ID)
+	for _, id := range w.unfinished() {
+		if w.interrupted[id] && (w.dry == nil || !slices.Contains(w.dry.leaves, id)) {
+			return label(id)
 		}
 	}
-	if l.canceled {
-		return "an activity of it"
+	ids := len(w.seen)
+	if w.seen[""] != nil {
+		ids--
+	}
+	if l.canceled && ids == 1 {
+		return "its activity"
 	}
 	return ""
+}
+
+// unfinished are the activities that the Store holds to be gone on with. World.mu is
+// held.
+func (w *World) unfinished() (ids []string) {
+	for cp := range w.memory.All(context.Background()) {
+		if cp.State == activity.CheckpointRunning || cp.State == activity.CheckpointInterrupted {
+			ids = append(ids, cp.ID)
+		}
+	}
+	return ids
 }
 
 // begin starts the next life.

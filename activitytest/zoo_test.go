@@ -118,7 +118,7 @@ var found = map[string][]string{
 	},
 	"TestWrongOrder":               {`--- FAIL: TestWrongOrder/crash_`, `row \d is missing`},
 	"TestWrongProcessDropsError":   {`--- FAIL: TestWrongProcessDropsError/shutdown_`, `the process ended without an error although activity "import" was interrupted and not resumed`},
-	"TestWrongDropsErrorWithoutID": {`--- FAIL: TestWrongDropsErrorWithoutID/shutdown_`, `the process ended without an error although an activity of it was interrupted and not resumed`},
+	"TestWrongDropsErrorWithoutID": {`--- FAIL: TestWrongDropsErrorWithoutID/shutdown_`, `the process ended without an error although its activity was interrupted and not resumed`},
 	"TestWrongNotResumed":          {`--- FAIL: TestWrongNotResumed/crash_`, `the process ended without an error although activity "import" was interrupted and not resumed`},
 	"TestWrongPointInLock": {
 		`--- FAIL: TestWrongPointInLock/crash_at_point_locked_1 `,
@@ -136,6 +136,7 @@ var found = map[string][]string{
 	"TestWrongStuckAfterCrash": {`not done within Plan\.Limit`, `was stopped at a place:`, `waits \(chan send\):\n\s+zoo_test\.TestWrongStuckAfterCrash`},
 	"TestWrongProcessPanics":   {`the process panicked: no second life`, `zoo_test\.TestWrongProcessPanics`},
 	"TestWrongFatalInProcess":  {`fatal in the process: .*the activity runtime is shut down`},
+	"TestWrongNotStarted":      {`the run never came before sleep 1 of activity "import", as the dry run did`},
 	"TestWrongConfig":          {`World\.Config\.Clock and World\.Config\.Store are the World's own`},
 	"TestWrongLeak":            {`deadlock: main bubble goroutine has exited but blocked goroutines remain`, `waits \(chan send\):\n\s+zoo_test\.TestWrongLeak`},
 }
@@ -167,6 +168,9 @@ func (z zoo) finds(t *testing.T) {
 	}
 	if n := strings.Count(output["TestWrongDeferredCommit"], "--- FAIL: TestWrongDeferredCommit/"); n != 10 {
 		t.Errorf("%d failures, want 10 at most", n)
+	}
+	if strings.Contains(output["TestWrongDryRun"], "TestWrongDryRun/") {
+		t.Error("there are runs although the dry run has failed")
 	}
 	if strings.Contains(output["TestWrongFatalInProcess"], "the body has gone on") {
 		t.Error("a t.Fatal in the process has not ended the body")

@@ -706,6 +706,23 @@ func TestWrongStuckAfterCrash(t *testing.T) {
 	})
 }
 
+// What was done in one run is not done in the next.
+func TestWrongNotStarted(t *testing.T) {
+	begun := false
+	activitytest.Plan{Kinds: activitytest.Shutdown}.Run(t, func(t *testing.T, w *activitytest.World) {
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			if begun {
+				return nil
+			}
+			begun = true
+			return rt.Run(ctx, options, func(ctx activity.Context) error { return ctx.Sleep(time.Second) })
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 func TestWrongProcessPanics(t *testing.T) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		life := 0
