@@ -206,4 +206,7 @@
 // in the middle. Make the Runtime in the bubble. For a crash, take the Clone of a
 // storetest.Memory, which is what a killed process leaves, and go on with a new
 // Runtime on that.
+//
+// Package activitytest runs a test's body once for each place at which its process
+// can crash, stall or be shut down, and lets the body's assertions judge.
 package activity
