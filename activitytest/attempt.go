@@ -220,7 +220,9 @@ func (a *attempt) enter(c call) *step {
 	if c.kind != "Guard" { // in which there are others
 		s.inside = true
 		seen.inside++
-		seen.concurrent = seen.concurrent || seen.inside > 1
+		// In which order goroutines call at one instant is chance, also if no call
+		// overlaps another.
+		seen.concurrent = seen.concurrent || seen.inside > 1 || goid() != a.goid
 	}
 	n := len(seen.calls)
 	seen.calls = append(seen.calls, c)

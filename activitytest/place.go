@@ -29,7 +29,7 @@ func (p place) name(withID bool) string {
 	if p.point != "" {
 		name += " " + p.point
 	}
-	name = word(fmt.Sprintf("%s %d", name, p.n))
+	name = fmt.Sprintf("%s_%d", word(name), p.n)
 	switch {
 	case !withID:
 	case p.id == "":

@@ -109,6 +109,9 @@ func (p Plan) Run(t *testing.T, body func(t *testing.T, w *World)) {
 			return
 		}
 	}
+	if count == 0 && c.filter != nil {
+		t.Error("activitytest: no run was tried: -run names none that there is, or its name is another one's by now")
+	}
 	t.Logf("activitytest: %d of %d possible runs, at %d places, with seed %d", count, possible, len(dry.places), p.Seed)
 }
 

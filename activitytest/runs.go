@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"flag"
 	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
 	"regexp"
 	"slices"
@@ -378,17 +379,25 @@ func elementOf(pattern string, n int) *regexp.Regexp {
 	return re
 }
 
-// word makes s a part of a subtest's name, which -run can be given as it is.
+// word makes s a part of a subtest's name, which -run can be given as it is. What
+// it has to change or to cut gets a mark, so that different texts stay different.
 func word(s string) string {
 	const most = 60
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsLetter(r) || unicode.IsDigit(r) || r == '-' || r == '.' {
+	lost := false
+	name := strings.Map(func(r rune) rune {
+		if unicode.IsLetter(r) || unicode.IsDigit(r) || r == '-' || r == '.' || r == '_' {
 			return r
 		}
+		lost = lost || r != ' '
 		return '_'
 	}, s)
-	if r := []rune(s); len(r) > most {
-		s = string(r[:most])
+	if r := []rune(name); len(r) > most {
+		name, lost = string(r[:most]), true
 	}
-	return s
+	if lost {
+		mark := fnv.New32a()
+		mark.Write([]byte(s))
+		name += fmt.Sprintf("-%x", mark.Sum32())
+	}
+	return name
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
@@ -237,6 +238,7 @@ func (w *World) Run(process func(ctx context.Context, rt *activity.Runtime) erro
 		if left := w.left(l); left != "" && l.err == nil {
 			w.t.Errorf("activitytest: the process ended without an error although %s was interrupted and not resumed", left)
 		}
+		synctest.Wait() // what attempts that stalled still do at this instant comes before what the body sees
 		return l.err
 	}
 }
