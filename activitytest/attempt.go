@@ -18,9 +18,7 @@ type attempt struct {
 	self             context.Context // finds a, and what Context's own finds
 	goid             string          // of the function's goroutine
 
-	// Guarded by World.mu.
-	guards int   // functions inside Guard
-	hang   *hang // it stalls; nil: it does not
+	hang *hang // it stalls; nil: it does not; guarded by World.mu
 }
 
 type attemptKey struct{}
@@ -135,16 +133,7 @@ func (a *attempt) sleep(d time.Duration, sleep func(time.Duration) error) error 
 func (a *attempt) Guard(f func() error) error {
 	c := a.enter(call{kind: "Guard"})
 	a.show(c)
-	w := a.life.w
 	err := activity.Guard(a.Context, func() error {
-		w.mu.Lock()
-		a.guards++
-		w.mu.Unlock()
-		defer func() {
-			w.mu.Lock()
-			a.guards--
-			w.mu.Unlock()
-		}()
 		if a.come("entering guard", "").over {
 			return errOver
 		}

@@ -46,7 +46,8 @@
 // [activity.Range] and [activity.Idle] too), Sleep and HeartbeatDetails, on entering and
 // on leaving each [activity.Guard], before the function returns, and at each [Point].
 // They are counted for each activity by its ID; those without one, by the ID that the
-// Runtime makes up in the order in which they are started.
+// Runtime makes up in the order in which they are started: where several are started at
+// the same time, give them IDs.
 //
 // Between two effects on the outside there is often no such place. A fake that passes
 // a Point makes one:

@@ -86,8 +86,13 @@ type choice struct {
 type outcome struct {
 	in       *interruption
 	recovery int // places that the recovery came to
-	later    int // places of the next attempt at which a stall can wake, if not at once
+	later    int // how many of its runs wake later
+	end      int // a number that no place of the next attempt has: the last of them wakes at its return
 }
+
+// A function that wakes at once may have done steps in place of the next attempt. If it
+// wakes later that does them itself, and comes to more places: so many are tried.
+const moreLater = 3
 
 // learn takes down the outcome of a run of the first part.
 func (c *choice) learn(w *World) {
@@ -96,8 +101,9 @@ func (c *choice) learn(w *World) {
 		return
 	}
 	o := outcome{in: in, recovery: w.recovery}
-	if w.stalled != nil && !w.stalled.blocked {
-		o.later = w.stalled.came
+	if h := w.stalled; h != nil && !h.blocked && h.came > 0 {
+		o.later = h.came + moreLater
+		o.end = h.came + len(w.dry.places)
 	}
 	c.outcomes = append(c.outcomes, o)
 }
@@ -212,7 +218,9 @@ func (c *choice) second() (runs []*run, possible int) {
 		for _, o := range c.outcomes {
 			if i < o.later {
 				in := *o.in
-				in.until = i + 1
+				if in.until = i + 1; in.until == o.later {
+					in.until = o.end
+				}
 				runs = append(runs, c.run(&in))
 				break
 			}

@@ -92,11 +92,12 @@ func TestStallUntilTheNextAttemptEnds(t *testing.T) {
 		})
 	})
 	slices.Sort(names)
-	want := []string{
-		"stall_after_heartbeat_1", "stall_after_heartbeat_1_until_place_1", "stall_after_heartbeat_1_until_place_2",
-		"stall_at_point_here_1", "stall_at_point_here_1_until_place_1", "stall_at_point_here_1_until_place_2",
-		"stall_before_heartbeat_1", "stall_before_heartbeat_1_until_place_1", "stall_before_heartbeat_1_until_place_2",
-		"stall_before_return_1", "stall_before_return_1_until_place_1", "stall_before_return_1_until_place_2",
+	var want []string
+	for _, place := range []string{"after_heartbeat_1", "at_point_here_1", "before_heartbeat_1", "before_return_1"} {
+		want = append(want, "stall_"+place)
+		for _, until := range []int{1, 2, 3, 4, 6} { // 2 there are, then 3 more, the last of which is none
+			want = append(want, fmt.Sprintf("stall_%s_until_place_%d", place, until))
+		}
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
@@ -270,5 +271,33 @@ func TestTwiceAfterShutdown(t *testing.T) {
 	}
 	if twice < 5 {
 		t.Errorf("%d with a second interruption, want 5 at least", twice)
+	}
+}
+
+// A function that has done a step in place of the next attempt, when it woke at once,
+// comes too late for the next one's last step too: at a place that only then is there.
+func TestStallUntilALaterPlace(t *testing.T) {
+	names, _ := runs(t, activitytest.Plan{Kinds: activitytest.Stall}, func(t *testing.T, w *activitytest.World, l *log) {
+		done := 0
+		live(t, w, job, func(ctx activity.Context) error {
+			for done < 2 {
+				if err := ctx.Heartbeat(); err != nil && done > 0 {
+					return err
+				}
+				activitytest.Point(ctx, "step")
+				done++
+			}
+			l.add("end")
+			return nil
+		})
+	})
+	late := 0
+	for _, name := range names {
+		if strings.HasPrefix(name, "stall_at_point_step_1_until_place_") {
+			late++
+		}
+	}
+	if late < 7 { // heartbeat, point, heartbeat, point, return: 7 places
+		t.Errorf("the first step woke at %d later places", late)
 	}
 }
