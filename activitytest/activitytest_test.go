@@ -103,8 +103,13 @@ stall_before_return_1 11`},
 				want = append(want, name)
 				n := 0
 				fmt.Sscan(untils, &n)
-				for i := range n {
-					want = append(want, fmt.Sprintf("%s_until_place_%d", name, i+1))
+				for i := range n + 2 { // and at places that it may have come to only then
+					if n > 0 {
+						want = append(want, fmt.Sprintf("%s_until_place_%d", name, i+1))
+					}
+				}
+				if n > 0 { // and, at the latest, at its return
+					want = append(want, fmt.Sprintf("%s_until_place_%d", name, n+11))
 				}
 			}
 			if strings.HasPrefix(test.want, "10 of") {

@@ -113,6 +113,8 @@
 //   - Goroutines of the process's own, and timers: at a crash they go on until they
 //     come to a place, or call the Runtime. One that waits for a goroutine that was
 //     stopped must not do so for ever: when the body is over, their contexts end.
+//   - What the system takes back from a process that dies, such as a listener or a file's
+//     lock: the dead life holds it until the body is over. Open it in the body, or fake it.
 //   - A real network in a bubble: a goroutine that waits for it does not let the
 //     bubble's time go on. Use a fake, or net.Pipe. Real files are fine.
 //   - A call that hangs for ever, and never wakes.

@@ -199,9 +199,12 @@ func (c *choice) first(dry *World) (runs []*run) {
 // second are the runs of the second part: the stalls that wake later, and the
 // second interruptions. possible is how many there could be in both parts.
 func (c *choice) second() (runs []*run, possible int) {
-	later := 0
+	later, stalls := 0, 0
 	for _, o := range c.outcomes {
 		later += o.later
+		if o.in.kind == Stall {
+			stalls++
+		}
 	}
 	twice := 0
 	if c.plan.Kinds&Twice != 0 {
@@ -210,11 +213,15 @@ func (c *choice) second() (runs []*run, possible int) {
 			twice = min(twice, (c.budget+1)/2)
 		}
 	}
-	possible = c.total + later + twice
+	laters := 0
+	if stalls > 0 { // of those that were not run, the same is supposed
+		laters = later * len(c.firsts[stall]) / stalls
+	}
+	possible = c.total + laters + twice
 	if c.filter != nil {
 		return nil, c.total
 	}
-	for _, i := range strides(c.rng, later, c.enough(later, c.budget-twice)) {
+	for _, i := range strides(c.rng, later, min(later, c.enough(laters, c.budget-twice))) {
 		for _, o := range c.outcomes {
 			if i < o.later {
 				in := *o.in

@@ -85,7 +85,7 @@ func (w *World) story() string {
 			fmt.Fprintf(&b, " (%d of the %d did not take place)", n-w.done, n)
 		}
 		b.WriteString("\n")
-		for _, note := range w.notes {
+		for _, note := range ends(w.notes, "(%d more)") {
 			fmt.Fprintf(&b, "  %s\n", note)
 		}
 	}

@@ -54,6 +54,7 @@ type World struct {
 	stalled     *hang             // the last that did
 	unsaved     []record          // what this life has recorded and the Store does not hold, at most
 	interrupted map[string]bool   // activities that must go on in a later life
+	finished    map[string]bool   // activities that have ended
 	leaves      []string          // activities that are unfinished at the end
 	ended       bool              // what follows is no longer part of the run
 	visits      int               // of places
@@ -120,7 +121,7 @@ const (
 var errOver = errors.New("activitytest: the run is over")
 
 func newWorld(p *Plan, r *run, dry *World) *World {
-	return &World{plan: p, run: r, dry: dry, memory: &storetest.Memory{}, seen: map[string]*sight{}, interrupted: map[string]bool{}}
+	return &World{plan: p, run: r, dry: dry, memory: &storetest.Memory{}, seen: map[string]*sight{}, interrupted: map[string]bool{}, finished: map[string]bool{}}
 }
 
 // live is the run. It is the main goroutine of the bubble.
@@ -258,10 +259,21 @@ func (w *World) left(l *life) string {
 	if w.seen[""] != nil {
 		ids--
 	}
-	if l.canceled && ids == 1 {
+	if ids == 1 && (l.canceled || w.interruptedNow()) {
 		return "its activity"
 	}
 	return ""
+}
+
+// interruptedNow reports whether something was interrupted that the dry run ended.
+// World.mu is held.
+func (w *World) interruptedNow() bool {
+	for id := range w.interrupted {
+		if w.dry != nil && w.dry.finished[id] {
+			return true
+		}
+	}
+	return false
 }
 
 // unfinished are the activities that the Store holds to be gone on with. World.mu is
@@ -339,6 +351,10 @@ func (l *life) observe(e activity.Event) bool {
 	w := l.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	switch e.Kind {
+	case activity.EventCompleted, activity.EventFailed, activity.EventCanceled:
+		w.finished[e.ID] = true
+	}
 	switch e.Kind {
 	case activity.EventAttemptFailed:
 		w.note(l, e.ID, e.Attempt, "failed: "+short(e.Err))

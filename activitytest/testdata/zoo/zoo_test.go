@@ -6,6 +6,7 @@ package zoo_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -624,6 +625,79 @@ func notResumed(t *testing.T, wrong bool) {
 		})
 		if err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// Nor without an ID.
+
+func TestWrongNotResumedWithoutID(t *testing.T) { notResumedWithoutID(t, true) }
+
+func TestRightNotResumedWithoutID(t *testing.T) { notResumedWithoutID(t, false) }
+
+func notResumedWithoutID(t *testing.T, wrong bool) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		begun := false
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			if begun && wrong {
+				return nil
+			}
+			begun = true
+			return rt.Run(ctx, activity.Options{}, func(ctx activity.Context) error { return ctx.Sleep(time.Second) })
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// An attempt that has timed out writes what it has read before, over what the next one
+// has written since.
+
+func TestWrongStaleWrite(t *testing.T) { staleWrite(t, true) }
+
+func TestRightStaleWrite(t *testing.T) { staleWrite(t, false) }
+
+func staleWrite(t *testing.T, wrong bool) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		var mu sync.Mutex
+		balance, done := 0, 0
+		add := func(ctx activity.Context) error {
+			mu.Lock()
+			b, d := balance, done
+			mu.Unlock()
+			activitytest.Point(ctx, "set")
+			mu.Lock()
+			defer mu.Unlock()
+			balance, done = b+10, d+1
+			return nil
+		}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				for {
+					mu.Lock()
+					d := done
+					mu.Unlock()
+					if d == 4 {
+						return nil
+					}
+					step := func() error { return add(ctx) }
+					if !wrong {
+						step = func() error { return activity.Guard(ctx, func() error { return add(ctx) }) }
+					}
+					if err := errors.Join(step(), ctx.Heartbeat(d)); err != nil {
+						return err
+					}
+				}
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if balance != 40 || done != 4 {
+			t.Errorf("the balance is %d after %d steps", balance, done)
 		}
 	})
 }
