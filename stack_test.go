@@ -299,8 +299,8 @@ func TestRule9StackBudget(t *testing.T) {
 		c.jump(time.Hour - time.Millisecond)
 		began, dumps, ended, stacks, reasons := c.Now(), 0, 0, 0, 0
 		for ended < stalls {
+			c.slow.Store(true) // also for a timer's callback, if that finds them first
 			c.jump(time.Millisecond)
-			c.slow.Store(true)
 			handles[stalls-1].Status() // finds those that are due
 			c.slow.Store(false)
 			synctest.Wait()
