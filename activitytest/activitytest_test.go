@@ -355,7 +355,7 @@ func TestParallel(t *testing.T) {
 
 // What a process leaves behind when it returns ends with it.
 func TestEndOfTheProcess(t *testing.T) {
-	runs(t, activitytest.Plan{Kinds: activitytest.Stall}, func(t *testing.T, w *activitytest.World, l *log) {
+	runs(t, activitytest.Plan{Kinds: activitytest.Stall | activitytest.Shutdown}, func(t *testing.T, w *activitytest.World, l *log) {
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			sleep := func(d time.Duration) func(ctx activity.Context, _ struct{}) (int, error) {
 				return func(ctx activity.Context, _ struct{}) (int, error) {

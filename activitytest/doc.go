@@ -74,7 +74,7 @@
 // second, and so on, or returns; and goes on as a call does whose attempt is over,
 // before the next attempt takes another step. Inside Guard it wakes once the next
 // attempt is blocked by it. There are stalls only where a heartbeat or start-to-close
-// timeout is set, and a further attempt is allowed.
+// timeout is set, and MaximumAttempts allows a further attempt.
 //
 // Shutdown: [activity.Runtime.Shutdown] is called at the place, which the function goes
 // on from with its Context canceled. The process is expected to return an error, and
@@ -87,7 +87,7 @@
 //
 // The body's assertions do. Besides:
 //
-//   - There is no place at all.
+//   - There is no place at all, or no run.
 //   - The dry run, in which nothing is interrupted, fails. Then nothing else is run.
 //   - The calls of an activity, until it is interrupted, are not those of the dry run,
 //     in the same order: what depends on a random number, or on the order of a map,

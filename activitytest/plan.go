@@ -109,8 +109,11 @@ func (p Plan) Run(t *testing.T, body func(t *testing.T, w *World)) {
 			return
 		}
 	}
-	if count == 0 && c.filter != nil {
+	switch {
+	case count == 0 && c.filter != nil:
 		t.Error("activitytest: no run was tried: -run names none that there is, or its name is another one's by now")
+	case count == 0:
+		t.Errorf("activitytest: no run was tried: nothing of Plan.Kinds, %s, is possible at the %d places", p.Kinds, len(dry.places))
 	}
 	t.Logf("activitytest: %d of %d possible runs, at %d places, with seed %d", count, possible, len(dry.places), p.Seed)
 }

@@ -76,9 +76,9 @@ func (w *World) ending(t *testing.T, v any) {
 
 // A goroutine is one of a dump.
 type goroutine struct {
-	id, state, bubble string
-	durable           bool
-	frames            []frame
+	id, state string
+	durable   bool
+	frames    []frame
 }
 
 type frame struct{ function, file string }
@@ -109,7 +109,7 @@ func (w *World) goroutines() (all []goroutine) {
 		if m == nil {
 			continue
 		}
-		g := goroutine{id: m[1], bubble: *id}
+		g := goroutine{id: m[1]}
 		g.state, g.durable = strings.CutSuffix(m[2], " (durable)")
 		lines := strings.Split(rest, "\n")
 		for i := 0; i+1 < len(lines); i += 2 {

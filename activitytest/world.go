@@ -131,6 +131,13 @@ func (w *World) live(t *testing.T, body func(t *testing.T, w *World)) {
 	w.t, w.limit = t, time.After(w.plan.Limit)
 	w.endless = make(chan string, 1)
 	defer w.end() // also if the body calls t.FailNow
+	defer func() {
+		if v := recover(); v != nil { // which ends the whole test program
+			t.Errorf("activitytest: in %s the body panicked: %v", t.Name(), v)
+			w.tell(t)
+			panic(v)
+		}
+	}()
 	body(t, w)
 }
 
