@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -132,9 +133,8 @@ func (w *World) live(t *testing.T, body func(t *testing.T, w *World)) {
 	w.endless = make(chan string, 1)
 	defer w.end() // also if the body calls t.FailNow
 	defer func() {
-		if v := recover(); v != nil { // which ends the whole test program
-			t.Errorf("activitytest: in %s the body panicked: %v", t.Name(), v)
-			w.tell(t)
+		if v := recover(); v != nil { // which ends the whole test program, and what t has not printed yet
+			fmt.Fprintf(os.Stderr, "activitytest: in %s the body panicked: %v\n%s\n", t.Name(), v, w.story())
 			panic(v)
 		}
 	}()
