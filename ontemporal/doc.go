@@ -44,8 +44,9 @@
 // next attempt at once, or after the policy's interval where the embedded runtime
 // would wait for it. The server's own timeouts are for a worker that is gone: a live
 // one sends heartbeats of its own, every half heartbeat timeout or 10 s, also while the
-// function is silent. A function that does not return is left behind, and holds none of the worker's slots; while more than 10 of one
-// activity run in a worker, its next attempt there waits.
+// function is silent. A function that does not return is left behind, and holds none
+// of the worker's slots; while more than 10 of one activity run in a worker, its next
+// attempt there waits.
 //
 // The caller gets an [*activity.Error], and in it, for [errors.As] and [errors.Is],
 // [*activity.TimeoutError], [*activity.PanicError], NonRetryable() and RetryDelay(),
@@ -64,13 +65,13 @@
 // # What differs
 //
 //   - The SDK holds heartbeats back, for 80 % of the heartbeat timeout (without one:
-//     30 s), or MaxHeartbeatThrottleInterval of [worker.Options] if that is shorter.
-//     When a worker is killed or an attempt runs into a start-to-close timeout, the
-//     details that it held back are lost; the embedded runtime loses what the last
-//     SyncInterval recorded, and nothing. Set it to a second or so.
+//     30 s), or MaxHeartbeatThrottleInterval of [worker.Options] if that is shorter: set
+//     it to a second or so. When a worker is killed or an attempt runs into a
+//     start-to-close timeout, the details since the last heartbeat that was sent are
+//     lost; the embedded runtime loses those of the last SyncInterval, and none.
 //   - A cancellation reaches the function with the answer to a heartbeat, which is
-//     within 10 s, and not at once. In the function its cause is an error that wraps context.Canceled: the
-//     caller's own cause only the caller has.
+//     within 10 s, and not at once. In the function its cause is an error that wraps
+//     context.Canceled: the caller's own cause only the caller has.
 //   - When a worker was killed, the next attempt comes after the policy's interval,
 //     and not at once: the server knows nothing of progress. So it is too where the
 //     network is slower than half a heartbeat timeout.
