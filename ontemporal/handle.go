@@ -79,7 +79,7 @@ func (h *Handle[Out]) answer() (Out, error) {
 }
 
 // Cancel asks for the activity's cancellation: its Context ends with the answer to
-// the next heartbeat that the SDK sends, it gets no further attempt, and Wait
+// the next heartbeat that its worker sends, it gets no further attempt, and Wait
 // returns an [*activity.Error] that wraps cause (nil: context.Canceled). The first
 // cause wins. It does not wait.
 func (h *Handle[Out]) Cancel(cause error) {
