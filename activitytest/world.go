@@ -359,10 +359,6 @@ func (l *life) observe(e activity.Event) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch e.Kind {
-	case activity.EventCompleted, activity.EventFailed, activity.EventCanceled:
-		w.finished[e.ID] = true
-	}
-	switch e.Kind {
 	case activity.EventAttemptFailed:
 		w.note(l, e.ID, e.Attempt, "failed: "+short(e.Err))
 	case activity.EventBlocked:
@@ -372,14 +368,17 @@ func (l *life) observe(e activity.Event) bool {
 			w.wakeLocked()
 		}
 	case activity.EventFailed:
+		w.finished[e.ID] = true
 		w.note(l, e.ID, e.Attempt, "the end: "+short(e.Err))
 	case activity.EventCanceled:
+		w.finished[e.ID] = true
 		w.note(l, e.ID, e.Attempt, "the end: "+short(e.Err))
 		if l.shutdown != nil && errors.Is(e.Err, activity.ErrShutdown) {
 			l.canceled = true
 			w.interrupted[e.ID] = true
 		}
 	case activity.EventCompleted:
+		w.finished[e.ID] = true
 		w.note(l, e.ID, e.Attempt, "completed")
 	}
 	return true

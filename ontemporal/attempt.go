@@ -78,7 +78,7 @@ type attempt struct {
 	beat       time.Time   // the last heartbeat, or the start
 	beatBy     time.Time   // the heartbeat deadline; zero: none
 	returnBy   time.Time   // when a canceled function is left behind; zero: it is not canceled, or may take its time
-	silent     bool        // the worker has stopped: nobody could tell the server of an end any more
+	silent     bool        // somebody has ended the SDK's context: nobody could tell the server of an end any more
 	timer      *time.Timer // for the next deadline or heartbeat; nil before start
 }
 

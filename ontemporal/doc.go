@@ -23,7 +23,7 @@
 // Execute and [Start] use standalone activities, which need no workflow, a server
 // that has them (1.32 does) and Options.StartToCloseTimeout or
 // ScheduleToCloseTimeout. Where no worker of the task queue has the Name, or none
-// polls it, the activity waits for one: the worker's log says so, Handle.Status too.
+// polls it, the activity waits for one, as Handle.Status shows.
 // To workflows, what is registered is an ordinary activity with one argument (but no
 // local activity):
 //
@@ -53,7 +53,7 @@
 // the errors of package activity and context.Canceled and DeadlineExceeded. An ID
 // that is running is [activity.ErrAlreadyRunning]. An execution whose predecessor
 // failed, timed out or was canceled resumes from its details, as long as the server
-// keeps them (a namespace's retention; temporal activity delete forgets at once).
+// keeps them.
 //
 // # What is refused
 //
