@@ -103,7 +103,7 @@ func (a *activity) id() string {
 	return madeUpID(a.number)
 }
 
-const madeUpPrefix = "activity-"
+const madeUpPrefix = "#" // which no given ID begins with
 
 func madeUpID(number uint64) string {
 	return string(strconv.AppendUint([]byte(madeUpPrefix), number, 10))
@@ -562,9 +562,7 @@ func (a *activity) conclude(now instant, state State) {
 		kind = EventFailed
 	}
 	a.tell(now, kind, a.attempt(), a.err, 0, nil)
-	if a.close() {
-		rt.keepID(a) // until unblock
-	} else if a.opts.ID != "" {
+	if !a.close() { // else unblock does it
 		rt.freeID(a)
 	}
 	a.giveUpSlot(now)

@@ -39,51 +39,39 @@ func TestExecuteOut(t *testing.T) {
 	execute[*pair](t, nil, nil, nil)
 }
 
-func TestRule16IDsAreUnique(t *testing.T) {
+// IDs that are made up differ from each other, and nobody can ask for one.
+func TestIDs_MadeUpOnesAreUnique(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
-		running := map[string]*activity.Handle[string]{}
-		start := func(id string) {
-			h, err := activity.Start(t.Context(), rt, activity.Options{ID: id}, func(ctx activity.Context, _ int) (string, error) { return "", untilEnded(ctx) }, 0)
-			switch {
-			case err != nil:
-				if running[id] == nil || !errors.Is(err, activity.ErrAlreadyRunning) {
-					t.Errorf("%q: %v", id, err)
-				}
-			case id != "" && h.ID() != id, h.ID() == "", running[h.ID()] != nil:
-				t.Errorf("asked for %q and got %q, in use: %t", id, h.ID(), running[h.ID()] != nil)
-			default:
-				running[h.ID()] = h
+		ended := start(t, rt, activity.Options{}, noop)
+		checkErr(t, wait(t, ended), nil)
+		seen := map[string]bool{ended.ID(): true}
+		for i := range 10 {
+			given := start(t, rt, activity.Options{ID: fmt.Sprint("activity-", i)}, untilEnded)
+			if given.ID() != fmt.Sprint("activity-", i) {
+				t.Errorf("a given ID became %q", given.ID())
+			}
+			h := start(t, rt, activity.Options{}, untilEnded)
+			if !strings.HasPrefix(h.ID(), "#") || seen[h.ID()] {
+				t.Errorf("the ID %q was made up; seen before: %t", h.ID(), seen[h.ID()])
+			}
+			seen[h.ID()] = true
+			err := rt.Run(t.Context(), activity.Options{ID: h.ID()}, noop)
+			if err == nil || !strings.Contains(err.Error(), `Options.ID must not begin with "#", as made-up IDs do (got "`+h.ID()+`")`) {
+				t.Errorf("a given %q was not refused: %v", h.ID(), err)
 			}
 		}
-		// Those of the first made up are what a user may come to ask for.
-		start("")
-		var first string
-		for id := range running {
-			first = id
-		}
-		prefix := strings.TrimRight(first, "0123456789")
-		for i := range 60 { // ahead of the made-up ones and behind them
-			start(fmt.Sprint(prefix, 9*i))
-			start("")
-			start(fmt.Sprint(prefix, i))
-		}
-		for _, id := range []string{prefix, prefix + "01", prefix + "-1", prefix + "18446744073709551615", prefix + "18446744073709551616"} {
-			start(id)
-			start(id)
-		}
-		start(first)
-		if n := len(rt.Activities()); n != len(running) {
-			t.Errorf("%d run, want %d", n, len(running))
-		}
-		for _, h := range running {
+		checkErr(t, rt.Shutdown(t.Context()), nil)
+	})
+}
+
+func TestIDs_FreeAfterTheEnd(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		for range 2 {
+			h := start(t, rt, activity.Options{ID: "a"}, untilEnded)
+			checkErr(t, rt.Run(t.Context(), activity.Options{ID: "a"}, noop), activity.ErrAlreadyRunning)
 			h.Cancel(nil)
-		}
-		for id, h := range running {
 			<-h.Done()
-			delete(running, id)
-			start(id) // free again
 		}
-		_ = rt.Shutdown(t.Context())
 	})
 }
 
@@ -159,26 +147,6 @@ func TestHandleWaitWhoseOwnContextEnds(t *testing.T) {
 			}
 		}
 	})
-}
-
-// A number that a given ID took from those that are made up is free again when
-// that activity has ended.
-func TestRule16MadeUpIDIsFreeAgain(t *testing.T) {
-	for _, free := range []bool{false, true} {
-		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
-			given := start(t, rt, activity.Options{ID: "activity-2"}, untilEnded)
-			defer given.Cancel(nil)
-			if free {
-				given.Cancel(nil)
-				<-given.Done()
-			}
-			h := start(t, rt, activity.Options{}, noop)
-			checkErr(t, wait(t, h), nil)
-			if (h.ID() == given.ID()) != free {
-				t.Errorf("the made-up ID is %s, the given one is free: %t", h.ID(), free)
-			}
-		})
-	}
 }
 
 func TestDefinitionWithoutAName(t *testing.T) {

@@ -185,7 +185,6 @@ func TestRule27GuardKeepsTheID(t *testing.T) {
 		"blocked, schedule to close": {ID: "one", ScheduleToCloseTimeout: time.Minute, HeartbeatTimeout: time.Second},
 		"last attempt":               {ID: "one", StartToCloseTimeout: time.Minute, RetryPolicy: once},
 		"grace":                      {ID: "one", CancelGrace: time.Minute},
-		"made-up ID":                 {CancelGrace: time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {

@@ -2,6 +2,7 @@ package activity
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -9,8 +10,9 @@ import (
 // and retries for ever.
 type Options struct {
 	// ID identifies the activity: while one with it runs, another cannot be
-	// started; and what Config.Store holds of it, the next execution finds. "":
-	// made up, unique in the Runtime, and never stored. At most 1 KiB.
+	// started; and what Config.Store holds of it, the next execution finds. At
+	// most 1 KiB, and it must not begin with "#". If empty, an ID such as "#7" is
+	// made up: it is unique in the Runtime, and nothing is stored.
 	ID string
 	// Name says what kind of activity it is. "": the function's name.
 	Name string
@@ -58,19 +60,21 @@ const (
 func (o *Options) validate() error {
 	switch {
 	case len(o.ID) > maxID:
-		return invalid("ID", fmt.Sprintf("%.20q... (%d bytes)", o.ID, len(o.ID)), "is longer than %d bytes", maxID)
+		return invalid("ID", fmt.Sprintf("%.20q... (%d bytes)", o.ID, len(o.ID)), "must not be longer than %d bytes", maxID)
+	case strings.HasPrefix(o.ID, madeUpPrefix):
+		return invalid("ID", fmt.Sprintf("%.40q", o.ID), "must not begin with %q, as made-up IDs do", madeUpPrefix)
 	case o.StartToCloseTimeout < 0:
-		return invalid("StartToCloseTimeout", o.StartToCloseTimeout, "is negative")
+		return invalid("StartToCloseTimeout", o.StartToCloseTimeout, "must not be negative")
 	case o.HeartbeatTimeout < 0:
-		return invalid("HeartbeatTimeout", o.HeartbeatTimeout, "is negative")
+		return invalid("HeartbeatTimeout", o.HeartbeatTimeout, "must not be negative")
 	case o.ScheduleToStartTimeout < 0:
-		return invalid("ScheduleToStartTimeout", o.ScheduleToStartTimeout, "is negative")
+		return invalid("ScheduleToStartTimeout", o.ScheduleToStartTimeout, "must not be negative")
 	case o.ScheduleToCloseTimeout < 0:
-		return invalid("ScheduleToCloseTimeout", o.ScheduleToCloseTimeout, "is negative")
+		return invalid("ScheduleToCloseTimeout", o.ScheduleToCloseTimeout, "must not be negative")
 	case o.MaxAbandoned < NoOverlap:
-		return invalid("MaxAbandoned", o.MaxAbandoned, "is negative and not NoOverlap")
+		return invalid("MaxAbandoned", o.MaxAbandoned, "must not be negative, unless it is NoOverlap")
 	case o.CancelGrace < 0:
-		return invalid("CancelGrace", o.CancelGrace, "is negative")
+		return invalid("CancelGrace", o.CancelGrace, "must not be negative")
 	}
 	return o.RetryPolicy.validate()
 }

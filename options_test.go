@@ -27,6 +27,8 @@ func TestRule16BadOptions(t *testing.T) {
 		{activity.Options{CancelGrace: -5 * s}, "Options.CancelGrace", "-5s"},
 		{activity.Options{MaxAbandoned: -2}, "Options.MaxAbandoned", "-2"},
 		{activity.Options{ID: strings.Repeat("x", 1025)}, "Options.ID", "1025"},
+		{activity.Options{ID: "#7"}, "Options.ID", "#7"},
+		{activity.Options{ID: "#" + strings.Repeat("x", 1000)}, "Options.ID", "#xxx"},
 		{activity.Options{HeartbeatDetails: []any{1, make(chan int)}}, "Options.HeartbeatDetails", "chan int"},
 		{activity.Options{HeartbeatDetails: []any{strings.Repeat("x", 3<<20)}}, "Options.HeartbeatDetails", "3145730"},
 		{policy(activity.RetryPolicy{InitialInterval: -6 * s}), "RetryPolicy.InitialInterval", "-6s"},
@@ -167,7 +169,7 @@ func runFuzzed(ctx activity.Context) error {
 func FuzzOptions(f *testing.F) {
 	f.Add("", int64(0), int64(0), int64(0), int64(0), 0, int64(0), int64(0), int64(0), 0.0, 0, 0.0, false)
 	f.Add("x", int64(1), int64(1), int64(1), int64(1), -1, int64(1), int64(1), int64(1), 1.0, 1, 1.0, true)
-	f.Add("activity-1", int64(time.Minute), int64(time.Second), int64(time.Second), int64(time.Hour), 1, int64(time.Second), int64(time.Second), int64(time.Minute), 2.0, 3, 0.5, true)
+	f.Add("#1", int64(time.Minute), int64(time.Second), int64(time.Second), int64(time.Hour), 1, int64(time.Second), int64(time.Second), int64(time.Minute), 2.0, 3, 0.5, true)
 	f.Add("x", int64(math.MaxInt64), int64(math.MaxInt64), int64(math.MaxInt64), int64(math.MaxInt64), math.MaxInt32, int64(math.MaxInt64), int64(math.MaxInt64), int64(math.MaxInt64), math.MaxFloat64, math.MaxInt32, 1.0, false)
 	f.Add("x", int64(-1), int64(-1), int64(-1), int64(-1), -2, int64(-1), int64(-1), int64(-1), math.NaN(), -1, math.Inf(1), false)
 	f.Add("x", int64(0), int64(0), int64(0), int64(0), 0, int64(0), int64(2), int64(1), 0.5, 0, -1.0, false)
@@ -180,7 +182,7 @@ func FuzzOptions(f *testing.F) {
 			RetryPolicy: activity.RetryPolicy{InitialInterval: d(initial), MaximumInterval: d(maximum), BackoffCoefficient: coefficient, MaximumAttempts: attempts, Jitter: jitter, ResetOnProgress: reset},
 		}
 		bad := map[string]bool{
-			"ID":                     len(id) > 1024,
+			"ID":                     len(id) > 1024 || strings.HasPrefix(id, "#"),
 			"StartToCloseTimeout":    startToClose < 0,
 			"HeartbeatTimeout":       heartbeat < 0,
 			"ScheduleToStartTimeout": toStart < 0,
@@ -222,7 +224,7 @@ func FuzzOptions(f *testing.F) {
 			t.Errorf("%d calls, %v", calls, err)
 		}
 		for field, is := range bad {
-			if is && strings.HasPrefix(err.Error(), "activity: Options."+field+" is ") || is && strings.HasPrefix(err.Error(), "activity: Options.RetryPolicy."+field+" is ") {
+			if is && strings.HasPrefix(err.Error(), "activity: Options."+field+" must ") || is && strings.HasPrefix(err.Error(), "activity: Options.RetryPolicy."+field+" must ") {
 				return
 			}
 		}

@@ -39,23 +39,23 @@ type RetryPolicy struct {
 func (p *RetryPolicy) validate() error {
 	switch {
 	case p.InitialInterval < 0:
-		return invalid("RetryPolicy.InitialInterval", p.InitialInterval, "is negative")
+		return invalid("RetryPolicy.InitialInterval", p.InitialInterval, "must not be negative")
 	case p.MaximumInterval < 0:
-		return invalid("RetryPolicy.MaximumInterval", p.MaximumInterval, "is negative")
+		return invalid("RetryPolicy.MaximumInterval", p.MaximumInterval, "must not be negative")
 	case p.MaximumInterval > 0 && p.MaximumInterval < p.InitialInterval:
-		return invalid("RetryPolicy.MaximumInterval", p.MaximumInterval, "is less than InitialInterval %s", p.InitialInterval)
+		return invalid("RetryPolicy.MaximumInterval", p.MaximumInterval, "must not be less than InitialInterval, %s", p.InitialInterval)
 	case p.BackoffCoefficient != 0 && !(p.BackoffCoefficient >= 1 && p.BackoffCoefficient <= math.MaxFloat64):
-		return invalid("RetryPolicy.BackoffCoefficient", p.BackoffCoefficient, "is not a number from 1 on")
+		return invalid("RetryPolicy.BackoffCoefficient", p.BackoffCoefficient, "must be at least 1, or 0 for the default")
 	case p.MaximumAttempts < 0:
-		return invalid("RetryPolicy.MaximumAttempts", p.MaximumAttempts, "is negative")
+		return invalid("RetryPolicy.MaximumAttempts", p.MaximumAttempts, "must not be negative")
 	case !(p.Jitter >= 0 && p.Jitter <= 1):
-		return invalid("RetryPolicy.Jitter", p.Jitter, "is not in 0 to 1")
+		return invalid("RetryPolicy.Jitter", p.Jitter, "must be between 0 and 1")
 	}
 	return nil
 }
 
-func invalid(field string, value any, why string, args ...any) error {
-	return fmt.Errorf("activity: Options.%s is %v, which %s", field, value, fmt.Sprintf(why, args...))
+func invalid(field string, value any, rule string, args ...any) error {
+	return fmt.Errorf("activity: Options.%s %s (got %v)", field, fmt.Sprintf(rule, args...), value)
 }
 
 func (p *RetryPolicy) zero() bool {

@@ -8,7 +8,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"reflect"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -94,7 +93,6 @@ type Runtime struct {
 	head        *activity    // of the list of those that have not ended, oldest first
 	tail        *activity
 	byID        map[string]*activity // those whose ID was given
-	reserved    map[uint64]bool      // numbers that a given ID looks like the made-up ID of
 	number      uint64               // of the last activity
 	sleeps      uint64
 	slots       int                     // free, of MaxConcurrent
@@ -325,65 +323,42 @@ func (rt *Runtime) nextSeq() uint64 {
 	return rt.sleeps
 }
 
-// IDs. A made-up ID is its activity's number in words, which a given ID can
-// look like: then that number is passed over.
-
-func (rt *Runtime) inUse(id string) bool {
-	if rt.byID[id] != nil {
-		return true
+// find returns the activity that has id, or whose end still occupies it; nil:
+// there is none. Made-up IDs are not in byID, since few ask for them.
+func (rt *Runtime) find(id string) *activity {
+	if a := rt.byID[id]; a != nil || !strings.HasPrefix(id, madeUpPrefix) {
+		return a
 	}
-	if n, ok := madeUpNumber(id); ok && n <= rt.number {
-		for a := rt.head; a != nil; a = a.next {
-			if a.opts.ID == "" && a.number == n {
-				return true
-			}
+	for a := rt.head; a != nil; a = a.next {
+		if a.opts.ID == "" && a.id() == id {
+			return a
 		}
 	}
-	return false
+	return nil
 }
+
+func (rt *Runtime) inUse(id string) bool { return rt.find(id) != nil }
 
 func (rt *Runtime) takeID(a *activity) {
 	rt.number++
-	for a.opts.ID == "" && rt.reserved[rt.number] {
-		rt.number++
-	}
 	a.number = rt.number
-	if a.opts.ID == "" {
-		return
-	}
-	rt.keepID(a)
-	if n, ok := madeUpNumber(a.opts.ID); ok {
-		rt.reserved[n] = true
+	if a.opts.ID != "" {
+		rt.keepID(a)
 	}
 }
 
 func (rt *Runtime) freeID(a *activity) {
-	id := a.id()
-	if rt.byID[id] != a {
-		return
-	}
-	delete(rt.byID, id)
-	if n, ok := madeUpNumber(id); ok {
-		delete(rt.reserved, n)
+	if rt.byID[a.opts.ID] == a {
+		delete(rt.byID, a.opts.ID)
 	}
 }
 
 // keepID keeps the activity's ID from others.
 func (rt *Runtime) keepID(a *activity) {
 	if rt.byID == nil {
-		rt.byID, rt.reserved = map[string]*activity{}, map[uint64]bool{}
+		rt.byID = map[string]*activity{}
 	}
-	rt.byID[a.id()] = a
-}
-
-// madeUpNumber is the number of the activity that would make id up.
-func madeUpNumber(id string) (uint64, bool) {
-	digits, ok := strings.CutPrefix(id, madeUpPrefix)
-	if !ok {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(digits, 10, 64)
-	return n, err == nil && madeUpID(n) == id
+	rt.byID[a.opts.ID] = a
 }
 
 // link and unlink keep the list of activities that have not ended.

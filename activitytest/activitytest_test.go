@@ -150,7 +150,7 @@ func TestSeveralActivities(t *testing.T) {
 		}
 	})
 	var want []string
-	for _, id := range []string{"a_b-3a8e75c1", "activity-2", "c"} {
+	for _, id := range []string{"a_b-3a8e75c1", "#2", "c"} {
 		for n := 1; n <= 2; n++ {
 			want = append(want, fmt.Sprintf("shutdown_before_heartbeat_%d_of_%s", n, id), fmt.Sprintf("shutdown_after_heartbeat_%d_of_%s", n, id))
 		}

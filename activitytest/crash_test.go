@@ -269,7 +269,7 @@ func TestDeadBeginNothing(t *testing.T) {
 		time.Sleep(time.Hour)
 	})
 	want := []string{`"" attempt 1`, `"" attempt 1`, `"second" attempt 1`}
-	if diff := cmp.Diff(want, got["crash_at_point_here_1_of_activity-1"]); diff != "" {
+	if diff := cmp.Diff(want, got["crash_at_point_here_1_of_#1"]); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -400,7 +400,7 @@ func word(s string) string {
 	const most = 60
 	lost := false
 	name := strings.Map(func(r rune) rune {
-		if unicode.IsLetter(r) || unicode.IsDigit(r) || r == '-' || r == '.' || r == '_' {
+		if unicode.IsLetter(r) || unicode.IsDigit(r) || r == '-' || r == '.' || r == '_' || r == '#' {
 			return r
 		}
 		lost = lost || r != ' '

@@ -199,14 +199,14 @@ func TestExecuteWithTheLeast(t *testing.T) {
 func TestRefusedOptions(t *testing.T) {
 	for want, change := range map[string]func(o *activity.Options){
 		"Options.StartToCloseTimeout is 0s, and on Temporal":          func(o *activity.Options) { o.StartToCloseTimeout = 0 },
-		"Options.StartToCloseTimeout is -1ns, which is negative":      func(o *activity.Options) { o.StartToCloseTimeout = -1 },
+		"Options.StartToCloseTimeout must not be negative (got -1ns)": func(o *activity.Options) { o.StartToCloseTimeout = -1 },
 		"Options.MaxAbandoned is 3, which Temporal":                   func(o *activity.Options) { o.MaxAbandoned = 3 },
 		"Options.MaxAbandoned is -1, which Temporal":                  func(o *activity.Options) { o.MaxAbandoned = activity.NoOverlap },
 		"Options.SyncHeartbeats is true, which Temporal":              func(o *activity.Options) { o.SyncHeartbeats = true },
 		"Options.RetryPolicy.ResetOnProgress is true, which Temporal": func(o *activity.Options) { o.RetryPolicy.ResetOnProgress = true },
 		"Options.RetryPolicy.Retryable is given, which Temporal":      func(o *activity.Options) { o.RetryPolicy.Retryable = func(error) bool { return true } },
 		"Options.RetryPolicy.Jitter is 0.5, which Temporal":           func(o *activity.Options) { o.RetryPolicy.Jitter = 0.5 },
-		"Options.RetryPolicy.Jitter is 2, which is not in 0 to 1":     func(o *activity.Options) { o.RetryPolicy.Jitter = 2 },
+		"Options.RetryPolicy.Jitter must be between 0 and 1 (got 2)":  func(o *activity.Options) { o.RetryPolicy.Jitter = 2 },
 		"Options.RetryPolicy.MaximumAttempts is 2147483648":           func(o *activity.Options) { o.RetryPolicy.MaximumAttempts = math.MaxInt32 + 1 },
 		"Options.HeartbeatDetails: cannot encode value 1 of 1":        func(o *activity.Options) { o.HeartbeatDetails = []any{f} },
 	} {

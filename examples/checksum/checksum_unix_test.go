@@ -755,7 +755,7 @@ func testRefused(t *testing.T, p program) {
 		{1, "-o=missing/SUMS tree", `cannot keep a checkpoint beside missing/SUMS: boltstore: missing/SUMS\.checkpoint: open: .*: no such file or directory`},
 		{1, "-o=tree tree", `tree: not a regular file, so it cannot be the manifest`},
 		{1, "-o=tree/pipe tree", `tree/pipe: not a regular file, so it cannot be the manifest`},
-		{1, "-heartbeat-timeout=-1s tree", `activity: Options\.HeartbeatTimeout is -1s, which is negative`},
+		{1, "-heartbeat-timeout=-1s tree", `activity: Options\.HeartbeatTimeout must not be negative \(got -1s\)`},
 		{2, "-stall=8 tree", `-stall and -fail take the number of a file, and there are 7`},
 		{2, "-fail=-1 tree", `-stall and -fail take the number of a file, and there are 7`},
 		{2, "-worker", `-worker needs -temporal`},

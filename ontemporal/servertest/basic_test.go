@@ -268,11 +268,11 @@ func TestResults(t *testing.T) {
 		},
 		want: []string{
 			"attempt 1 resumes from: nothing",
-			"attempt 2 comes after: activity \"activity-1\" (inner) failed in attempt 1, no further attempt (non-retryable failure): disk full",
+			"attempt 2 comes after: activity \"#1\" (inner) failed in attempt 1, no further attempt (non-retryable failure): disk full",
 			"attempt 2 resumes from: nothing",
 			"end: work of ID in attempt 2: maximum attempts reached",
 			"end is: NonRetryable, an inner *activity.Error",
-			"end text: activity \"activity-1\" (inner) failed in attempt 1, no further attempt (non-retryable failure): disk full",
+			"end text: activity \"#1\" (inner) failed in attempt 1, no further attempt (non-retryable failure): disk full",
 		},
 		server: map[string]difference{
 			"end is": {"", "errors come back as their text"},
