@@ -6,107 +6,88 @@ import (
 	"fmt"
 	"reflect"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
 )
 
-// State is where an activity is in its life.
-type State int
-
-const (
-	_               State = iota
-	StateWaiting          // for a slot of MaxConcurrent, or for the Store to hold the next attempt's start
-	StateRunning          // an attempt runs, or has just ended and RetryPolicy.Retryable is being asked, or the Store told of the end
-	StateBackingOff       // until the next attempt
-	StateBlocked          // the next attempt waits for functions of earlier ones that hang, or are inside Guard
-	StateCompleted        // final: the function returned nil
-	StateFailed           // final: there is no further attempt
-	StateCanceled         // final
-)
-
-func (s State) String() string {
-	return enum("State", int(s), "", "waiting", "running", "backing off", "blocked", "completed", "failed", "canceled")
-}
-
-func (s State) ended() bool { return s >= StateCompleted }
-
 // An activity is one execution: all attempts, from Start to the answer.
 //
-// Runtime.mu guards its life, activity.mu what heartbeats touch, so that the
-// heartbeats of many activities do not meet. The order is Runtime.mu, then
-// activity.mu.
+// Runtime.mu guards its life, activity.mu what heartbeats touch, so that
+// heartbeats of different activities do not contend. The order is Runtime.mu,
+// then activity.mu. User code runs under neither. Functions whose names end in
+// Locked need Runtime.mu, unless their comment names activity.mu.
 type activity struct {
-	rt        *Runtime
-	opts      settings
-	body      body
-	base      context.Context // what attempts derive from
-	caller    *caller         // nil: base is Start's context, and never ends
-	scheduled instant
-	moved     time.Duration  // see Runtime.wallMoved; when it was scheduled
-	rec       *record        // nil: nothing of it is stored
-	ended     sync.WaitGroup // done when err is set and the last event is delivered
+	rt     *Runtime
+	opts   Options // with defaults
+	body   body
+	caller context.Context // as given to Start
+	base   context.Context // what attempts derive from: see standardContext
+	rec    *record         // nil: nothing of it is stored
+	done   chan struct{}   // closed when err is set and the last event is delivered
+
+	// What lets go of the caller's context; set before the activity can end.
+	stopWatch   func() bool        // of its end; nil: a goroutine of the caller's watches it, or it has none
+	releaseBase context.CancelFunc // runs the caller's code; nil: base needs none
 
 	// Guarded by Runtime.mu.
-	prev, next  *activity     // in the list from Runtime.head; next also in Runtime.answers
+	phase       phase
+	until       instant       // when the phase's alarm rings; of phaseRunning see alarmAtLocked
+	place       int32         // of the alarm in the queue of alarms; 0: it is not set
 	number      uint64        // in order of scheduling
-	waiting     *list.Element // in Runtime.waiting
-	latest      *attempt      // the last that was started
-	countedFrom int           // attempts up to this number no longer count
-	failure     error         // how latest ended
-	until       instant       // StateWaiting: schedule-to-start; StateBackingOff: the next attempt; canceled: the end of CancelGrace
-	cancelCause error         // set once
-	out         any           // set once
-	err         error         // set once
-	state       State
-	abandoned   int32 // abandoned functions that still run
-	place       int32 // of its alarm in Runtime.queue; 0: it is not set
-	running     bool  // latest is not over
-	deciding    bool  // latest has failed, and what follows is not decided yet
-	slot        bool  // has a slot of MaxConcurrent
-	stalled     bool  // the attempt before latest ended in a heartbeat timeout
+	listed      *list.Element // in Runtime.activities
+	queued      *list.Element // in Runtime.slots
+	scheduled   instant
+	scheduledAt time.Time // the same, by the wall clock
+	latest      *attempt  // the last that was started here
+	attempts    int       // its number, or that of an earlier process's last attempt
+	countedFrom int       // attempts up to this number no longer count
+	progressed  int       // the last attempt that made progress
+	stalled     bool      // the attempt before latest ended in a heartbeat timeout
+	abandoned   int       // abandoned functions that still run
+	failure     error     // how the last attempt that is over ended
+	cancelCause error     // set once, by the first cancellation
+	onPurpose   bool      // that was Handle.Cancel
+	outcome     State     // set once, with the next two
+	out         any
+	err         error
 
-	answered   bool // guarded by mu, and up here for the size: ended is done
-	isInt      bool // the same: the newest details are intDetails
-	mu         sync.Mutex
-	details    []byte // the newest recorded, or, if isInt, intDetails; nil: none; see encodedDetails
-	intDetails int
-	beats      uint64
-	lastBeat   instant
-	loop       *rangeState   // of its Range; nil: none yet
-	mail       *mailbox      // nil until there is something to tell
-	done       chan struct{} // closed with answered; nil until somebody asks for it
-
-	first attempt
+	mu       sync.Mutex
+	details  recorded
+	beats    uint64
+	lastBeat instant
+	loop     *rangeState // of its Range; nil: none yet
+	delivery delivery
 }
 
-// A caller is what becomes of a context, given to Start, that can end. Attempts
-// derive from a context of the standard library's between it and them, so that
-// no user code runs when they are made or canceled.
-type caller struct {
-	ctx    context.Context
-	stop   func() bool // no word of its end any more
-	cancel context.CancelCauseFunc
+// A body is an activity's function, with its input.
+type body interface {
+	run(ctx Context) (any, error)
+	function() any      // for its name
+	input() (any, bool) // false: it takes none
 }
 
-func (c *caller) release() {
-	c.stop()
-	c.cancel(nil)
+type plain func(Context) error
+
+func (f plain) run(ctx Context) (any, error) { return nil, f(ctx) }
+func (f plain) function() any                { return f }
+func (f plain) input() (any, bool)           { return nil, false }
+
+type call[In, Out any] struct {
+	fn func(Context, In) (Out, error)
+	in In
 }
 
-// id is made up each time where it is not given: it is seldom asked for.
+func (c *call[In, Out]) run(ctx Context) (any, error) { return c.fn(ctx, c.in) }
+func (c *call[In, Out]) function() any                { return c.fn }
+func (c *call[In, Out]) input() (any, bool)           { return c.in, true }
+
+// id is made up on demand, since few ask for it.
 func (a *activity) id() string {
 	if a.opts.ID != "" {
 		return a.opts.ID
 	}
-	return madeUpID(a.number)
-}
-
-const madeUpPrefix = "#" // which no given ID begins with
-
-func madeUpID(number uint64) string {
-	return string(strconv.AppendUint([]byte(madeUpPrefix), number, 10))
+	return madeUpPrefix + strconv.FormatUint(a.number, 10)
 }
 
 func (a *activity) name() string {
@@ -118,209 +99,88 @@ func (a *activity) name() string {
 
 func (a *activity) String() string { return label(a.id(), a.name()) }
 
-func (t *attempt) String() string { return fmt.Sprintf("%s, attempt %d", t.a, t.number) }
-
 // closeBy is the schedule-to-close deadline.
 func (a *activity) closeBy() instant { return a.scheduled.deadline(a.opts.ScheduleToCloseTimeout) }
 
-// scheduledAt is the time of day when it was scheduled.
-func (a *activity) scheduledAt() time.Time { return a.rt.wallAt(a.scheduled, a.moved) }
+// The moves from phase to phase, in the order of an attempt's life; alarms and
+// cancellations are in state.go. All of them need Runtime.mu.
 
-// attempt is the number of the last attempt that was started.
-func (a *activity) attempt() int {
-	switch {
-	case a.latest != nil:
-		return a.latest.number
-	case a.rec != nil:
-		return a.rec.before
+// proceedLocked starts the next attempt, or waits for what it needs.
+func (a *activity) proceedLocked() {
+	switch rt := a.rt; {
+	case a.checkCallerLocked():
+	case a.blockedLocked():
+		a.setPhaseLocked(phaseBlocked, a.closeBy())
+		a.tellLocked(EventBlocked, a.attempts, a.failure, 0, a.blockedLog())
+	case !a.phase.holdsSlot() && !rt.slots.freeLocked():
+		a.setPhaseLocked(phaseQueued, min(rt.now.deadline(a.opts.ScheduleToStartTimeout), a.closeBy()))
+	default:
+		a.beginLocked()
 	}
-	return 0
 }
 
-// The life of an activity. All that follows, down to the goroutine of an
-// attempt, needs Runtime.mu, but for decide.
-
-// checkCaller cancels the activity, and returns true, if the caller's context has ended
-// and we have not been told yet.
-func (a *activity) checkCaller(now instant) bool {
-	if a.caller == nil || a.cancelCause != nil || a.base.Err() == nil {
-		return false
-	}
-	a.cancel(now, nil)
-	return true
+// blockedLocked reports whether the next attempt must wait for the function of
+// an earlier one.
+func (a *activity) blockedLocked() bool {
+	return a.latest != nil && (a.abandoned > a.opts.MaxAbandoned || a.guardedLocked())
 }
 
-// proceed starts the next attempt, or waits for what it needs.
-func (a *activity) proceed(now instant) {
-	rt := a.rt
-	if a.checkCaller(now) {
-		return
-	}
-	if a.blocked() {
-		a.setState(StateBlocked)
-		a.setAlarm()
-		a.tell(now, EventBlocked, a.attempt(), a.failure, 0, a.blockedLog())
-		a.giveUpSlot(now)
-		return
-	}
-	if !a.slot && rt.cfg.MaxConcurrent > 0 {
-		a.until = now.deadline(a.opts.ScheduleToStartTimeout)
-		a.waiting = rt.waiting.PushBack(a)
-		a.setState(StateWaiting)
-		a.setAlarm()
-		if rt.grantSlots(now); a.waiting != nil {
-			a.accept()
-		}
-		return
-	}
-	a.begin(now)
-}
-
-// blocked reports whether the next attempt must wait for a function of an
-// earlier one.
-func (a *activity) blocked() bool {
-	if a.latest == nil {
-		return false
-	}
-	return int(a.abandoned) > a.opts.MaxAbandoned || a.guarded()
-}
-
-// guarded reports whether a function is inside Guard. It can only be the latest
-// attempt's, since no later one starts meanwhile.
-func (a *activity) guarded() bool {
+// guardedLocked reports whether a function is inside Guard. It can only be the
+// latest attempt's, since no later one starts meanwhile.
+func (a *activity) guardedLocked() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.inGuard()
+	return a.latest != nil && a.latest.guards > 0
 }
 
-// inGuard is guarded with activity.mu held.
-func (a *activity) inGuard() bool { return a.latest != nil && a.latest.guards > 0 }
-
-// unblock looks again at what a function that is out of the way had held up.
-func (a *activity) unblock(now instant) {
+// unblockLocked looks again at what the function of an attempt that is over has
+// held up, now that the function has returned or left Guard.
+func (a *activity) unblockLocked() {
 	switch {
-	case a.state == StateBlocked:
-		if !a.blocked() {
-			a.proceed(now)
-		}
-	case a.state.ended() && !a.guarded():
-		a.rt.freeID(a)
+	case a.phase == phaseBlocked && !a.blockedLocked():
+		a.proceedLocked()
+	case a.phase == phaseEnded && !a.guardedLocked():
+		a.rt.freeIDLocked(a)
 	}
 }
 
-// begin starts the next attempt; its start is durable before its function runs.
-func (a *activity) begin(now instant) {
-	if a.rec != nil {
-		a.saveStart()
-	} else {
-		a.startAttempt(now)
-	}
-}
-
-func (a *activity) startAttempt(now instant) {
-	rt, o := a.rt, &a.opts
-	t := &a.first
-	if a.latest != nil {
-		t = &attempt{a: a}
-	}
-	t.number, t.started = a.attempt()+1, now
-	t.beatBy = now.deadline(o.HeartbeatTimeout)
-	t.closeBy = min(a.closeBy(), now.deadline(o.StartToCloseTimeout))
-	a.mu.Lock()
-	details, moved := a.latestDetails(), rt.wallMoved(now)
-	if details != nil || a.failure != nil || moved != a.moved {
-		t.from = &origin{details, oneLevel(a.failure), moved}
-	}
-	a.mu.Unlock()
-	a.latest, a.running = t, true
-	a.setState(StateRunning)
-	a.setAlarmAt(min(t.beatBy, t.closeBy))
-	rt.attempts++
-	a.accept()
-	a.tell(now, EventAttemptStarted, t.number, nil, 0, nil)
-	rt.run(t)
-}
-
-// nextAlarm is what the activity waits for at present.
-func (a *activity) nextAlarm() (when instant, rank int) {
-	switch a.state {
-	case StateWaiting:
-		return min(a.until, a.closeBy()), rankTimeout
-	case StateBlocked:
-		return a.closeBy(), rankTimeout
-	case StateBackingOff:
-		return a.until, rankStart
-	case StateRunning:
-		switch t := a.latest; {
-		case a.cancelCause != nil:
-			return a.until, rankTimeout
-		case a.ending():
-		case !a.running:
-			return a.closeBy(), rankTimeout
-		default:
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			return min(t.heartbeatBy(), t.closeBy), rankTimeout
-		}
-	}
-	return never, rankTimeout
-}
-
-// expire does what is due. late is how long ago the earliest deadline of all
-// that are due was.
-func (a *activity) expire(now instant, late time.Duration) {
-	if a.checkCaller(now) {
+// beginLocked starts the next attempt once the Store, if there is one, holds
+// its start.
+func (a *activity) beginLocked() {
+	if a.rec == nil {
+		a.startAttemptLocked()
 		return
 	}
-	if when, _ := a.nextAlarm(); when > now {
-		a.setAlarm() // something that was done at the same instant has changed it
-		return
-	}
-	switch a.state {
-	case StateWaiting:
-		typ := TimeoutScheduleToStart
-		if a.closeBy() <= a.until {
-			typ = TimeoutScheduleToClose
-		}
-		a.expireWait(now, typ)
-	case StateBlocked:
-		a.expireWait(now, TimeoutScheduleToClose)
-	case StateBackingOff:
-		if a.closeBy() <= now { // the timer comes late
-			a.finish(now, StateFailed, RetryStateTimeout, a.failure)
-		} else {
-			a.proceed(now)
-		}
-	case StateRunning:
-		switch {
-		case a.ending():
-			a.conclude(now, a.rec.ending)
-		case !a.running:
-			a.resolve(now, verdict{}) // Retryable takes its time
-		case a.cancelCause != nil:
-			a.giveUp(now)
-		default:
-			a.expireAttempt(now, late)
-		}
-	}
+	a.setPhaseLocked(phaseSavingStart, a.closeBy())
+	a.rec.saveLocked(a.rt, a.startSavedLocked)
 }
 
-// expireWait ends an activity that waited for an attempt for too long.
-func (a *activity) expireWait(now instant, typ TimeoutType) {
+func (a *activity) startAttemptLocked() {
+	rt, now := a.rt, a.rt.now
+	t := &attempt{
+		a: a, number: a.attempts + 1, started: now, startedAt: rt.wall(now), lastFailure: oneLevel(a.failure),
+		beatBy: now.deadline(a.opts.HeartbeatTimeout), closeBy: min(a.closeBy(), now.deadline(a.opts.StartToCloseTimeout)),
+	}
+	t.Context, t.cancel = context.WithCancelCause(a.base)
 	a.mu.Lock()
-	err := a.timeout(typ)
+	t.resumesFrom = a.details.copy()
+	a.latest = t
 	a.mu.Unlock()
-	a.rt.timeouts++
-	a.finish(now, StateFailed, RetryStateTimeout, err)
+	a.attempts = t.number
+	rt.counts.attempts++
+	a.setPhaseLocked(phaseRunning, never)
+	a.tellLocked(EventAttemptStarted, t.number, nil, 0, nil)
+	rt.scheduler.starting = append(rt.scheduler.starting, t)
 }
 
-// expireAttempt fences the running attempt if it has timed out.
-func (a *activity) expireAttempt(now instant, late time.Duration) {
+// timeOutLocked fences the running attempt if it has timed out.
+func (a *activity) timeOutLocked(late instant) {
+	rt, now := a.rt, a.rt.now
 	t, timeout := a.latest, a.opts.HeartbeatTimeout
 	a.mu.Lock()
-	// A pause of the process is not a stall: then we come late as well.
-	if t.heartbeatBy() <= now && late > max(timeout/10, time.Millisecond) {
-		if grant := min(late, timeout-t.granted); grant > 0 {
+	// A pause of the whole process is not a stall: then the alarm is late as well.
+	if t.heartbeatBy() <= now && time.Duration(late) > max(timeout/10, time.Millisecond) {
+		if grant := min(time.Duration(late), timeout-t.granted); grant > 0 {
 			t.beatBy = now.add(grant)
 			t.granted += grant
 		}
@@ -334,95 +194,102 @@ func (a *activity) expireAttempt(now instant, late time.Duration) {
 	}
 	if when > now {
 		a.mu.Unlock()
-		a.setAlarm()
+		a.setAlarmLocked(when)
 		return
 	}
-	// The error is whole before anybody sees it, and the stack is taken before
-	// the function can hear of it. To fence and to cancel is one step for
-	// Heartbeat, which looks at both under this lock.
-	err := a.timeout(typ)
-	err.Stack, err.noStack = a.rt.stack(t, now)
+	// The error is complete before anybody can see it, and the stack is taken
+	// before the Context ends and the function moves on. The Context's end and
+	// the fence are one step for Heartbeat, which looks at both under this lock.
+	err := a.timeoutLocked(typ)
+	err.Stack, err.noStack = rt.stackLocked(t)
 	t.cancel(err)
-	if t.ended() != error(err) { // the caller's cancellation was just there first
+	if context.Cause(t.Context) != error(err) { // the caller's cancellation was just before
 		a.mu.Unlock()
-		a.checkCaller(now)
+		a.checkCallerLocked()
 		return
 	}
 	t.over.Store(true)
 	a.mu.Unlock()
 
-	a.rt.timeouts++
-	a.abandon(t)
-	t.burst = a.rt.burstNow()
-	t.burst.pending++
-	a.running, a.failure, a.deciding = false, err, true
-	a.setAlarm()
+	rt.counts.timeouts++
+	t.abandonLocked()
+	t.logs = rt.scheduler.logsLocked()
+	t.logs.deciding++
+	a.failure = err
+	a.setPhaseLocked(phaseDeciding, a.closeBy())
 	if typ == TimeoutScheduleToClose || a.opts.RetryPolicy.Retryable == nil {
-		a.resolve(now, verdict{})
+		a.retryLocked(verdict{})
 	} else {
 		go a.decide(err)
 	}
 }
 
-// timedOut is the timeout that the latest attempt, t, has run into, which abandons it.
-func (t *attempt) timedOut() TimeoutType {
-	if err, ok := t.a.failure.(*TimeoutError); ok && t.abandoned {
-		return err.Type
+// timeoutLocked makes the error of a timeout. Both locks are held.
+func (a *activity) timeoutLocked(typ TimeoutType) *TimeoutError {
+	e := &TimeoutError{
+		ID: a.id(), Name: a.name(), Type: typ, Attempt: a.attempts,
+		LastFailure: oneLevel(a.failure), Details: a.details.copy(), Codec: a.rt.cfg.Codec,
 	}
-	return 0
+	switch typ {
+	case TimeoutHeartbeat:
+		e.After = a.opts.HeartbeatTimeout
+	case TimeoutStartToClose:
+		e.After = a.opts.StartToCloseTimeout
+	case TimeoutScheduleToStart:
+		e.After = a.opts.ScheduleToStartTimeout
+	case TimeoutScheduleToClose:
+		e.After = a.opts.ScheduleToCloseTimeout
+	}
+	return e
 }
 
-// abandon counts a function that is left behind. It may have returned at this
-// very instant: then it is handed in next, and takeIn takes it back.
-func (a *activity) abandon(t *attempt) {
-	t.abandoned = true
-	a.abandoned++
-	a.rt.abandoned++
+// failWaitLocked ends an activity that has waited for an attempt for too long.
+func (a *activity) failWaitLocked(typ TimeoutType) {
+	a.rt.counts.timeouts++
+	a.mu.Lock()
+	err := a.timeoutLocked(typ)
+	a.mu.Unlock()
+	a.finishLocked(StateFailed, RetryStateTimeout, err)
 }
 
-// giveUp ends a canceled activity whose function does not return.
-func (a *activity) giveUp(now instant) {
+// abandonCanceledLocked ends a canceled activity whose function does not return.
+func (a *activity) abandonCanceledLocked() {
 	t := a.latest
-	stack, noStack := a.rt.stack(t, now)
+	log := a.abandonedLog(a.rt.stackLocked(t))
 	a.mu.Lock()
 	t.over.Store(true)
 	a.mu.Unlock()
-	a.abandon(t)
-	a.tell(now, EventAbandoned, t.number, nil, 0, a.abandonedLog(stack, noStack))
-	t.reported = true
-	a.uncount(t)
-	a.finish(now, StateCanceled, RetryStateCancelRequested, &canceledError{
+	t.abandonLocked()
+	a.tellLocked(EventAbandoned, t.number, nil, 0, log)
+	a.finishCanceledLocked(&canceledError{
 		cause: a.cancelCause,
 		note:  fmt.Sprintf("; its function had not returned %s later and is abandoned", a.opts.CancelGrace),
 	})
 }
 
 // decide asks the user's code whether the failure of the attempt that has just
-// ended is final, and acts on it.
+// ended is final, and acts on the answer. No lock is held.
 func (a *activity) decide(err error) {
 	var v verdict
-	defer func() { // also if it calls runtime.Goexit
-		now := a.rt.lock()
-		a.rt.own = a
-		a.resolve(now, v)
-		a.rt.unlock()
+	defer func() { // deferred for a Retryable that calls runtime.Goexit
+		a.rt.enter()
+		a.retryLocked(v)
+		a.rt.leave()
 	}()
 	a.judge(err, &v)
 }
 
-// resolve decides what follows an attempt that has failed.
-func (a *activity) resolve(now instant, v verdict) {
-	if !a.deciding {
-		return // something has decided meanwhile
+// retryLocked decides what follows an attempt that has failed.
+func (a *activity) retryLocked(v verdict) {
+	if a.phase != phaseDeciding {
+		return // it was decided while Retryable was asked
 	}
-	if a.checkCaller(now) {
-		return // which has brought us here once more
+	if a.checkCallerLocked() {
+		return // which has called retryLocked
 	}
-	a.deciding = false
-	t, p := a.latest, &a.opts.RetryPolicy
+	rt, t, p := a.rt, a.latest, &a.opts.RetryPolicy
 	timeout := t.timedOut()
-	heartbeat := timeout == TimeoutHeartbeat
-	progressed := a.noteProgress(t)
+	progressed := a.noteProgressLocked(t)
 	n := t.number - a.countedFrom
 
 	var retry RetryState
@@ -436,354 +303,132 @@ func (a *activity) resolve(now instant, v verdict) {
 		retry = RetryStateNonRetryableFailure
 	case p.MaximumAttempts > 0 && n >= p.MaximumAttempts:
 		retry = RetryStateMaximumAttemptsReached
-	case heartbeat && !(a.stalled && !progressed):
+	case timeout == TimeoutHeartbeat && !(a.stalled && !progressed):
 		// The timeout was the wait.
 	case v.override:
 		delay = v.delay
 	default:
-		delay = p.interval(n, a.rt.random(p))
+		delay = p.interval(n, rt.random(p))
 	}
-	next := now.add(delay)
+	next := rt.now.add(delay)
 	if retry == 0 && a.closeBy() != never && next >= a.closeBy() {
 		retry, delay = RetryStateTimeout, 0
 	}
-	a.stalled = heartbeat
+	a.stalled = timeout == TimeoutHeartbeat
 
-	a.tell(now, EventAttemptFailed, t.number, a.failure, delay, a.failedLog(retry, delay))
+	a.tellLocked(EventAttemptFailed, t.number, a.failure, delay, a.failedLog(retry, delay))
 	if t.abandoned {
-		a.tell(now, EventAbandoned, t.number, nil, 0, nil)
-		t.reported = true
+		a.tellLocked(EventAbandoned, t.number, nil, 0, nil)
 	}
 	if a.rec != nil {
-		a.rec.saveBy(a.rt, now)
+		a.rec.saveSoonLocked(rt)
 	}
 	switch {
 	case retry == RetryStateCancelRequested:
-		a.finish(now, StateCanceled, retry, &canceledError{cause: a.cancelCause, result: a.failure})
+		a.finishLocked(StateCanceled, retry, &canceledError{cause: a.cancelCause, result: a.failure})
 	case retry != 0:
-		a.finish(now, StateFailed, retry, a.failure)
-	case delay == 0:
-		if !heartbeat {
-			a.giveUpSlot(now)
-		}
-		a.proceed(now)
+		a.finishLocked(StateFailed, retry, a.failure)
+	case timeout == TimeoutHeartbeat && delay == 0:
+		a.proceedLocked() // with its slot
 	default:
-		a.backOff(next)
-		a.giveUpSlot(now)
+		a.setPhaseLocked(phaseBackingOff, next) // which gives the slot up
+		if delay == 0 {
+			a.proceedLocked()
+		}
 	}
 	if t.abandoned && t.returned { // while Retryable was asked
-		t.endAbandoned(now)
+		t.endAbandonedLocked()
 	}
-	t.burst.resolved()
+	t.logs.decidedLocked()
 }
 
-// backOff waits for the next attempt.
-func (a *activity) backOff(next instant) {
-	a.until = next
-	a.setState(StateBackingOff)
-	a.setAlarm()
-}
-
-// cancel ends the attempt's context, or the wait for the next attempt. The
-// first cause wins.
-func (a *activity) cancel(now instant, cause error) {
-	if a.state.ended() || a.cancelCause != nil {
-		return
-	}
-	if a.caller != nil && a.base.Err() != nil {
-		cause = context.Cause(a.base)
-	}
-	a.cancelCause = cause
-	switch {
-	case a.ending():
-		a.cancelEnding(now)
-	case a.state == 0: // schedule sees it
-	case a.rec != nil && a.rec.loading: // recall sees it
-		a.cancelAttempt(&a.first)
-	case a.running:
-		a.cancelAttempt(a.latest)
-		a.until = now.add(a.opts.CancelGrace)
-		a.setAlarm()
-	case a.deciding:
-		a.resolve(now, verdict{})
-	case a.failure != nil:
-		a.finish(now, StateCanceled, RetryStateCancelRequested, &canceledError{cause: cause, result: a.failure})
-	default:
-		a.finish(now, StateCanceled, RetryStateCancelRequested, cause)
-	}
-}
-
-// cancelAttempt ends t's Context, if it has not ended yet.
-func (a *activity) cancelAttempt(t *attempt) {
+// noteProgressLocked counts an attempt that is over, and reports whether it
+// made progress.
+func (a *activity) noteProgressLocked(t *attempt) bool {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	t.cancel(a.cancelCause)
-	a.cancelCause = t.ended()
+	progressed := t.progressed
+	a.mu.Unlock()
+	if progressed {
+		a.progressed = t.number
+		if a.opts.RetryPolicy.ResetOnProgress {
+			a.countedFrom = t.number - 1
+		}
+	}
+	return progressed
 }
 
-// finish ends the activity. Its callers hear of success once its checkpoint is
-// gone, of a failure once the Store was tried, and of a cancellation at once.
-func (a *activity) finish(now instant, state State, retry RetryState, err error) {
-	a.running = false
-	a.accept()
+// finishCanceledLocked ends an activity whose attempt was canceled. That
+// attempt does not count.
+func (a *activity) finishCanceledLocked(err error) {
+	a.noteProgressLocked(a.latest)
+	a.finishLocked(StateCanceled, RetryStateCancelRequested, err)
+}
+
+// finishLocked decides how the activity has ended. Its callers are answered at
+// once, or, with a Store, when a success's checkpoint is gone, and when the
+// Store was tried with a failure's.
+func (a *activity) finishLocked(outcome State, retry RetryState, err error) {
+	a.outcome = outcome
 	if err != nil {
-		a.err = &Error{ID: a.id(), Name: a.name(), Attempt: a.attempt(), RetryState: retry, Err: err}
+		a.err = &Error{ID: a.id(), Name: a.name(), Attempt: a.attempts, RetryState: retry, Err: err}
 	}
-	switch r := a.rec; {
-	case r == nil:
-	case state == StateCanceled:
-		r.end(now, state, err, nil)
-	default:
-		r.end(now, state, err, a.endTried)
-		r.ending = state
-		a.setState(StateRunning)
-		a.setAlarm()
-		a.giveUpSlot(now)
-		return
-	}
-	a.conclude(now, state)
-}
-
-// ending reports whether the activity has ended, and its callers are to hear of it
-// when that is saved.
-func (a *activity) ending() bool { return a.rec != nil && a.rec.ending != 0 }
-
-// conclude tells of the end.
-func (a *activity) conclude(now instant, state State) {
-	rt := a.rt
-	a.setState(state)
-	a.setAlarm()
-	rt.unlink(a)
-	kind := EventCompleted
-	switch {
-	case state == StateCanceled:
-		kind = EventCanceled
-	case a.err != nil:
-		kind = EventFailed
-	}
-	a.tell(now, kind, a.attempt(), a.err, 0, nil)
-	if !a.close() { // else unblock does it
-		rt.freeID(a)
-	}
-	a.giveUpSlot(now)
-}
-
-// setState moves the activity to state, and keeps the Runtime's counts.
-func (a *activity) setState(state State) {
-	a.rt.states[a.state]--
-	a.rt.states[state]++
-	a.state = state
-	if a.waiting != nil && (state != StateWaiting || a.slot) {
-		a.rt.waiting.Remove(a.waiting)
-		a.waiting = nil
-	}
-}
-
-// giveUpSlot passes the activity's slot on, if it has one.
-func (a *activity) giveUpSlot(now instant) {
-	if a.slot {
-		a.slot = false
-		a.rt.slots++
-		a.rt.grantSlots(now)
-	}
-}
-
-// grantSlots gives free slots to who has waited longest.
-func (rt *Runtime) grantSlots(now instant) {
-	if rt.shutdown.Load() {
-		return // whoever waits is about to be canceled
-	}
-	for e := rt.waiting.Front(); e != nil && rt.slots > 0; {
-		a := e.Value.(*activity)
-		e = e.Next()
-		if min(a.until, a.closeBy()) <= now {
-			continue // timed out at this instant, and about to be told
-		}
-		if a.checkCaller(now) {
-			continue
-		}
-		rt.slots--
-		a.slot = true
-		a.begin(now)
-	}
-}
-
-// The goroutine of an attempt.
-
-// A result is what an attempt's function returned.
-type result struct {
-	out any
-	err error
-}
-
-func (t *attempt) run() {
-	var r result
-	defer t.end(&r) // also if the function calls runtime.Goexit
-	if !t.over.Load() {
-		t.call(&r)
-	}
-}
-
-// call runs the function. The receiver that a dump of all goroutines prints for
-// this method finds the attempt's goroutine, which costs a run nothing.
-//
-//go:noinline
-func (t *attempt) call(r *result) {
-	returned := false
-	defer func() {
-		if returned {
+	if a.rec != nil {
+		a.rec.endLocked(err)
+		if outcome != StateCanceled {
+			until := never
+			if a.phase == phaseCanceling { // it has succeeded all the same
+				until = a.until
+			}
+			a.setPhaseLocked(phaseSavingEnd, until)
 			return
 		}
-		if v := recover(); v != nil {
-			r.err = newPanicError(v)
-		} else {
-			r.err = NonRetryable(ErrGoexit)
-		}
-	}()
-	if intercept := t.a.rt.cfg.Interceptor; intercept == nil {
-		r.out, r.err = t.a.body.run(t)
-	} else {
-		r.out, r.err = t.intercepted(intercept)
 	}
-	returned = true
-	runtime.KeepAlive(t)
+	a.endLocked()
 }
 
-// intercepted is apart from call for the sake of the closure's variable, which
-// would cost every run an allocation there.
-func (t *attempt) intercepted(intercept func(Context, func(Context) error) error) (out any, err error) {
-	err = intercept(t, func(c Context) (err error) {
-		out, err = t.a.body.run(handOn(c))
-		return err
-	})
-	return out, err
-}
-
-// handOn makes c what FromContext finds.
-func handOn(c Context) Context {
-	if t, ok := c.(*attempt); ok {
-		return t
+// endLocked tells of the end, and lets the callers go on once that is delivered.
+func (a *activity) endLocked() {
+	rt := a.rt
+	a.setPhaseLocked(phaseEnded, never)
+	rt.activities.Remove(a.listed)
+	if !a.guardedLocked() { // else unblockLocked does it
+		rt.freeIDLocked(a)
 	}
-	return &derived{Context: c, ctx: NewContext(c, c)}
-}
-
-func newPanicError(v any) *PanicError {
-	return &PanicError{Value: v, Stack: debug.Stack()}
-}
-
-// end is told what the function returned.
-func (t *attempt) end(r *result) {
-	a, rt := t.a, t.a.rt
-	if t.over.Load() {
-		rt.handIn(t)
-		return
+	kind := EventCompleted
+	switch a.outcome {
+	case StateFailed:
+		kind = EventFailed
+	case StateCanceled:
+		kind = EventCanceled
 	}
-	// The function may know of the caller's cancellation before we do.
-	var cause error
-	if a.caller != nil && a.caller.ctx.Err() != nil {
-		cause = context.Cause(a.caller.ctx)
-	}
-	rt.enter()
-	now := rt.now()
-	if cause != nil {
-		a.cancel(now, cause)
-	}
-	rt.settle(now)
-	rt.own = a
-	if !a.running || t != a.latest {
-		t.abandonedReturned(now)
-		rt.unlock()
-		return
-	}
+	a.tellLocked(kind, a.attempts, a.err, 0, nil)
 	a.mu.Lock()
-	told := t.told
-	t.cancel(errReturned)
-	t.over.Store(true)
+	rt.counts.heartbeats += a.beats
+	answer := !a.delivery.endLocked()
 	a.mu.Unlock()
-	a.running = false
-	switch {
-	case r.err == nil && !(a.cancelCause != nil && told):
-		a.out = r.out
-		a.finish(now, StateCompleted, 0, nil)
-	case a.cancelCause != nil:
-		a.uncount(t)
-		err := a.cancelCause
-		if r.err != nil {
-			err = &canceledError{cause: a.cancelCause, result: r.err}
-		}
-		a.finish(now, StateCanceled, RetryStateCancelRequested, err)
-	default:
-		a.failure, a.deciding = r.err, true
-		rt.unlock()
-		a.decide(r.err)
-		return
+	if answer {
+		a.answerLocked()
 	}
-	rt.unlock()
 }
 
-// handIn hands in an abandoned function that has returned. Thousands may do so while
-// the lock is held, and they do not queue for it: who holds it takes them in.
-func (rt *Runtime) handIn(t *attempt) {
-	for {
-		t.next = rt.handedIn.Load()
-		if rt.handedIn.CompareAndSwap(t.next, t) {
-			break
+// answerLocked lets the activity's callers go on.
+func (a *activity) answerLocked() {
+	if a.stopWatch != nil {
+		a.stopWatch()
+		if a.releaseBase != nil {
+			go func() { // a caller of the Runtime may hold a lock that the context needs
+				a.releaseBase()
+				a.rt.enter()
+				a.answeredLocked()
+				a.rt.leave()
+			}()
+			return
 		}
 	}
-	if rt.mu.TryLock() {
-		rt.settle(rt.now())
-		rt.unlock()
-	}
+	a.answeredLocked()
 }
 
-// takeIn takes in what was handed in. Runtime.mu is held.
-func (rt *Runtime) takeIn(now instant) {
-	var first *attempt
-	for t := rt.handedIn.Swap(nil); t != nil; {
-		next := t.next
-		t.next, first = first, t
-		t = next
-	}
-	for t := first; t != nil; {
-		next := t.next
-		t.next = nil
-		t.abandonedReturned(now)
-		t = next
-	}
-}
-
-// abandonedReturned is told when an abandoned function has returned. Runtime.mu is held.
-func (t *attempt) abandonedReturned(now instant) {
-	t.returned = true
-	if t.reported { // else resolve does it, so that the order is the same with a Retryable and without
-		t.endAbandoned(now)
-	}
-}
-
-// endAbandoned notes that an abandoned function has returned. Runtime.mu is held.
-func (t *attempt) endAbandoned(now instant) {
-	a := t.a
-	a.abandoned--
-	a.rt.abandoned--
-	a.tell(now, EventAbandonedReturned, t.number, nil, 0, nil)
-	a.unblock(now)
-}
-
-// timeout makes the error of a timeout. Activity.mu is held.
-func (a *activity) timeout(typ TimeoutType) *TimeoutError {
-	e := &TimeoutError{
-		ID: a.id(), Name: a.name(), Type: typ, Attempt: a.attempt(),
-		LastFailure: oneLevel(a.failure), Details: a.latestDetails(), Codec: a.rt.cfg.Codec,
-	}
-	switch typ {
-	case TimeoutHeartbeat:
-		e.After = a.opts.HeartbeatTimeout
-	case TimeoutStartToClose:
-		e.After = a.opts.StartToCloseTimeout
-	case TimeoutScheduleToStart:
-		e.After = a.opts.ScheduleToStartTimeout
-	case TimeoutScheduleToClose:
-		e.After = a.opts.ScheduleToCloseTimeout
-	}
-	return e
+func (a *activity) answeredLocked() {
+	close(a.done)
+	a.rt.shutdown.closedLocked()
 }

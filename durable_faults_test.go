@@ -119,7 +119,7 @@ func TestRule24StoresThatPanic(t *testing.T) {
 				h := e.start(job, noop)
 				other := activity.Options{ID: "b", RetryPolicy: once}
 				checkErr(t, e.rt.Run(e.ctx, other, func(activity.Context) error { return errBoom }), errBoom)
-				checkState(t, h, activity.StateRunning)
+				checkSaving(t, h, activity.StateCompleted)
 				s.on("Delete", nil)
 				e.pass(5 * time.Second)
 				checkErr(t, e.end(h), nil)
@@ -154,7 +154,7 @@ func TestRule24SaveAndDeleteFailApart(t *testing.T) {
 					checkErr(t, e.end(done), nil)
 					return
 				}
-				checkState(t, done, activity.StateRunning)
+				checkSaving(t, done, activity.StateCompleted)
 				if got := s.get("failed").State; got != activity.CheckpointFailed {
 					t.Errorf("%s", got)
 				}
@@ -279,7 +279,7 @@ func TestRule19ShutdownWhileADeleteFails(t *testing.T) {
 		s.on("Delete", failing)
 		h := e.start(job, noop)
 		e.pass(time.Hour)
-		checkState(t, h, activity.StateRunning)
+		checkSaving(t, h, activity.StateCompleted)
 		s.on("Delete", nil)
 		e.stop() // at once
 		checkErr(t, e.end(h), nil)

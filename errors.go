@@ -272,3 +272,14 @@ func enum(typ string, v int, names ...string) string {
 	}
 	return typ + "(" + strconv.Itoa(v) + ")"
 }
+
+// oneLevel takes the failure before err's off err.
+func oneLevel(err error) error {
+	e, ok := err.(*TimeoutError)
+	if !ok || e.LastFailure == nil {
+		return err
+	}
+	c := *e
+	c.LastFailure = nil
+	return &c
+}

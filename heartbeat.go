@@ -3,12 +3,9 @@ package activity
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"reflect"
 	"strconv"
 )
 
@@ -19,42 +16,47 @@ func (t *attempt) Heartbeat(details ...any) error {
 	var failed error
 	n, isInt := 0, false
 	if len(details) > 1 || len(details) == 1 && details[0] != nil {
-		// What most loops report is encoded when it is asked for, if at all.
-		if n, isInt = details[0].(int); !isInt || len(details) > 1 || !a.rt.plainInts {
+		if n, isInt = details[0].(int); !isInt || len(details) > 1 || !a.rt.lazyInts {
 			e, failed = t.encode(details)
 			isInt = false
 		}
 	}
 
-	now := a.rt.now()
+	now := a.rt.read()
 	a.mu.Lock()
-	if t.due(now) {
+	if now >= t.heartbeatBy() || now >= t.closeBy {
 		a.mu.Unlock()
-		a.rt.catchUp()
+		a.rt.enter() // which settles what is due
+		a.rt.leave()
 		a.mu.Lock()
 	}
-	ended := t.ended()
+	end := ended(t.Context)
 	if t.over.Load() {
 		a.mu.Unlock()
-		return ended
+		return end
 	}
-	t.beat(now)
+	a.beats++
+	a.lastBeat = max(a.lastBeat, now)
+	t.granted = 0
+	if a.opts.HeartbeatTimeout > 0 {
+		t.beatBy = max(t.beatBy, now.add(a.opts.HeartbeatTimeout))
+	}
 	unsaved, sync := false, false
 	if isInt || e.data != nil {
 		if isInt {
-			a.intDetails, a.isInt = n, true
+			a.details.setInt(n)
 		} else {
-			a.setDetails(e)
+			a.details.set(e)
 		}
 		if r, ok := details[0].(RangeProgress); ok && a.loop != nil {
 			a.loop.next = r.Next
 		}
 		if !t.progressed {
-			t.progressed = !bytes.Equal(a.encodedDetails(), t.resume())
+			t.progressed = !bytes.Equal(a.details.encode(), t.resumesFrom)
 		}
 		if a.rec != nil {
 			unsaved, a.rec.fresh = !a.rec.fresh, true
-			if sync = a.opts.SyncHeartbeats && ended == nil; sync {
+			if sync = a.opts.SyncHeartbeats && end == nil; sync {
 				t.syncing++
 			}
 		}
@@ -62,67 +64,87 @@ func (t *attempt) Heartbeat(details ...any) error {
 	if a.rt.cfg.Observer != nil {
 		ev := Event{Kind: EventHeartbeat, Time: a.rt.wall(now), Attempt: t.number}
 		if isInt || e.data != nil {
-			ev.details, ev.codec = a.latestDetails(), a.rt.cfg.Codec
+			ev.details, ev.codec = a.details.copy(), a.rt.cfg.Codec
 		}
-		a.post(letter{event: ev})
+		a.postLocked(notice{event: ev})
 	}
 	a.mu.Unlock()
 	switch {
 	case sync:
-		failed, ended = t.sync()
+		failed, end = t.sync()
 	case unsaved:
-		a.rt.lock()
-		a.rec.saveBy(a.rt, now)
-		a.rt.unlock()
+		a.rt.enter()
+		a.rec.saveSoonLocked(a.rt)
+		a.rt.leave()
 	}
-	if ended != nil {
+	if end != nil {
 		if failed != nil {
 			a.rt.log(slog.LevelError, "activity: a canceled attempt's heartbeat details are not recorded", a, t.number, slog.Any("error", failed))
 		}
-		return ended
+		return end
 	}
 	return failed
 }
 
-// beat notes a heartbeat. Activity.mu is held.
-func (t *attempt) beat(now instant) {
-	a := t.a
-	a.beats++
-	a.lastBeat = max(a.lastBeat, now)
-	t.granted = 0
-	if a.opts.HeartbeatTimeout > 0 {
-		t.beatBy = max(t.beatBy, now.add(a.opts.HeartbeatTimeout))
+// sync waits until the Store holds the details of the heartbeat that calls it,
+// which has counted itself in t.syncing. Meanwhile there is no heartbeat deadline.
+func (t *attempt) sync() (err, end error) {
+	a, rt := t.a, t.a.rt
+	tried := make(chan error, 1)
+	rt.enter()
+	a.rec.saveLocked(rt, func(err error) { tried <- err })
+	rt.leave()
+	select {
+	case err = <-tried:
+	case <-t.Done():
 	}
+	rt.enter()
+	a.mu.Lock()
+	end = ended(t.Context)
+	if t.syncing--; t.syncing == 0 && !t.over.Load() {
+		t.beatBy = max(t.beatBy, rt.now.deadline(a.opts.HeartbeatTimeout))
+	}
+	a.mu.Unlock()
+	a.setAlarmLocked(a.alarmAtLocked())
+	rt.leave()
+	if err != nil {
+		err = fmt.Errorf("%s: attempt %d: heartbeat details are kept in memory, and not saved yet: %w", a, t.number, err)
+	}
+	return err, end
 }
 
-// setDetails makes e the newest details. Activity.mu is held.
-func (a *activity) setDetails(e encoded) {
-	a.isInt = false
+// recorded are an activity's newest heartbeat details. Guarded by activity.mu.
+type recorded struct {
+	data  []byte // one value after the other, see appendValue; nil: none. Reused, so only a copy may leave
+	isInt bool   // they are n, which is encoded when somebody asks: most loops report an int
+	n     int
+}
+
+func (r *recorded) setInt(n int) { r.n, r.isInt = n, true }
+
+func (r *recorded) set(e encoded) {
+	r.isInt = false
 	if e.several {
-		a.details = append(a.details[:0], e.data...)
+		r.data = append(r.data[:0], e.data...)
 	} else {
-		a.details = appendValue(a.details[:0], e.data)
+		r.data = appendValue(r.data[:0], e.data)
 	}
 }
 
-// encodedDetails are the newest details; nil if there are none. The buffer is
-// used again, so nobody may keep it. Activity.mu is held.
-func (a *activity) encodedDetails() []byte {
-	if a.isInt {
+// encode returns the details, for the caller to read before it unlocks.
+func (r *recorded) encode() []byte {
+	if r.isInt {
 		var digits [24]byte
-		a.setDetails(encoded{data: strconv.AppendInt(digits[:0], int64(a.intDetails), 10)})
+		r.set(encoded{data: strconv.AppendInt(digits[:0], int64(r.n), 10)})
 	}
-	return a.details
+	return r.data
 }
 
-// latestDetails is a copy of the newest details. Activity.mu is held.
-func (a *activity) latestDetails() []byte {
-	return bytes.Clone(a.encodedDetails())
-}
+func (r *recorded) copy() []byte { return bytes.Clone(r.encode()) }
 
 // HeartbeatDetails implements [Context].
 func (t *attempt) HeartbeatDetails(into ...any) (bool, error) {
-	found, err := decodeDetails(t.a.rt.cfg.Codec, t.resume(), into)
+	found, err := decodeDetails(t.a.rt.cfg.Codec, t.resumesFrom, into)
 	if err != nil {
 		t.logCodecPanic(err)
 		err = NonRetryable(fmt.Errorf("%s: attempt %d cannot resume: %w", t.a, t.number, err))
@@ -215,59 +237,4 @@ func decodeDetails(c Codec, details []byte, into []any) (bool, error) {
 		}
 	}
 	return true, nil
-}
-
-// A Codec turns heartbeat details and inputs into bytes and back. It must be
-// safe for concurrent use, and Marshal must not keep what it returns; Unmarshal
-// may keep what it gets. The default is encoding/json, strict: see [Config].
-type Codec interface {
-	Marshal(v any) ([]byte, error)
-	Unmarshal(data []byte, v any) error
-}
-
-// jsonCodec is the default Codec. It refuses what encoding/json would pass over
-// in silence, so that details that were recorded by another version of the
-// program are an error and not a start from zero.
-type jsonCodec struct{}
-
-func (jsonCodec) Marshal(v any) ([]byte, error) { return json.Marshal(v) }
-
-func (jsonCodec) Unmarshal(data []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return errors.New("there is more after the JSON value")
-	}
-	if bytes.Equal(bytes.TrimSpace(data), []byte("null")) {
-		if back, err := json.Marshal(v); err == nil && string(back) == "null" {
-			return nil // a type that has a null of its own
-		}
-		switch k := reflect.TypeOf(v).Elem().Kind(); k {
-		case reflect.Pointer, reflect.Map, reflect.Slice, reflect.Interface:
-		default:
-			return fmt.Errorf("a null is no %s", k)
-		}
-	}
-	return nil
-}
-
-// marshal and unmarshal make a Codec's panic an error.
-
-func marshal(c Codec, v any) (data []byte, err error) {
-	defer panicToError("Codec.Marshal", &err)
-	return c.Marshal(v)
-}
-
-func unmarshal(c Codec, data []byte, v any) (err error) {
-	defer panicToError("Codec.Unmarshal", &err)
-	return c.Unmarshal(data, v)
-}
-
-func panicToError(where string, err *error) {
-	if v := recover(); v != nil {
-		*err = fmt.Errorf("%s panicked: %w", where, newPanicError(v))
-	}
 }

@@ -180,6 +180,18 @@ func checkState(t *testing.T, h *activity.Handle[string], want activity.State) {
 	}
 }
 
+// checkSaving wants an activity whose end is decided, and not told to its callers
+// because it is being saved.
+func checkSaving(t *testing.T, h *activity.Handle[string], want activity.State) {
+	t.Helper()
+	checkState(t, h, want)
+	select {
+	case <-h.Done():
+		t.Error("its callers have been answered")
+	default:
+	}
+}
+
 // checkDetails wants details whose first value is want, in what a Context, a
 // Status or an error has.
 func checkDetails[T any](t *testing.T, in interface {

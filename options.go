@@ -51,6 +51,7 @@ type Options struct {
 const NoOverlap = -1
 
 const (
+	madeUpPrefix        = "#" // of IDs
 	maxID               = 1 << 10
 	defaultMaxAbandoned = 10
 	defaultCancelGrace  = 10 * time.Second
@@ -79,59 +80,16 @@ func (o *Options) validate() error {
 	return o.RetryPolicy.validate()
 }
 
-// settings are Options as an activity keeps them, with defaults. What few
-// set is one for all who do not, since the size of an activity is most of what it costs.
-type settings struct {
-	ID                  string
-	StartToCloseTimeout time.Duration
-	HeartbeatTimeout    time.Duration
-	*rareOptions
-}
-
-// rareOptions are never written.
-type rareOptions struct {
-	Name                   string
-	ScheduleToStartTimeout time.Duration
-	ScheduleToCloseTimeout time.Duration
-	RetryPolicy            RetryPolicy
-	MaxAbandoned           int // NoOverlap: 0
-	CancelGrace            time.Duration
-	SyncHeartbeats         bool
-}
-
-func (rt *Runtime) settings(o *Options) settings {
-	r := rt.rare
-	if o.rare() {
-		r = newRareOptions(o)
-	}
-	return settings{o.ID, o.StartToCloseTimeout, o.HeartbeatTimeout, r}
-}
-
-// rare reports whether one of the rareOptions is set.
-func (o *Options) rare() bool {
-	return o.Name != "" || o.ScheduleToStartTimeout != 0 || o.ScheduleToCloseTimeout != 0 || !o.RetryPolicy.zero() ||
-		o.MaxAbandoned != 0 || o.CancelGrace != 0 || o.SyncHeartbeats
-}
-
-func newRareOptions(o *Options) *rareOptions {
-	r := &rareOptions{
-		Name:                   o.Name,
-		ScheduleToStartTimeout: o.ScheduleToStartTimeout,
-		ScheduleToCloseTimeout: o.ScheduleToCloseTimeout,
-		RetryPolicy:            o.RetryPolicy,
-		MaxAbandoned:           o.MaxAbandoned,
-		CancelGrace:            o.CancelGrace,
-		SyncHeartbeats:         o.SyncHeartbeats,
-	}
-	r.RetryPolicy.setDefaults()
-	switch r.MaxAbandoned {
+// setDefaults fills in what is zero.
+func (o *Options) setDefaults() {
+	switch o.MaxAbandoned {
 	case 0:
-		r.MaxAbandoned = defaultMaxAbandoned
+		o.MaxAbandoned = defaultMaxAbandoned
 	case NoOverlap:
-		r.MaxAbandoned = 0
+		o.MaxAbandoned = 0
 	}
-	if r.CancelGrace == 0 {
-		r.CancelGrace = defaultCancelGrace
+	if o.CancelGrace == 0 {
+		o.CancelGrace = defaultCancelGrace
 	}
-	return r
+	o.RetryPolicy.setDefaults()
 }

@@ -58,11 +58,6 @@ func invalid(field string, value any, rule string, args ...any) error {
 	return fmt.Errorf("activity: Options.%s %s (got %v)", field, fmt.Sprintf(rule, args...), value)
 }
 
-func (p *RetryPolicy) zero() bool {
-	return p.InitialInterval == 0 && p.BackoffCoefficient == 0 && p.MaximumInterval == 0 && p.MaximumAttempts == 0 &&
-		p.Jitter == 0 && !p.ResetOnProgress && p.Retryable == nil
-}
-
 // setDefaults fills in what is zero.
 func (p *RetryPolicy) setDefaults() {
 	if p.InitialInterval == 0 {
@@ -91,6 +86,20 @@ func (p *RetryPolicy) interval(n int, random float64) time.Duration {
 		d = time.Duration(f)
 	}
 	return max(0, d-time.Duration(float64(d)*p.Jitter*random))
+}
+
+// random is for the jitter of p. Config.Rand is called with Runtime.mu held.
+func (rt *Runtime) random(p *RetryPolicy) (r float64) {
+	if p.Jitter == 0 {
+		return 0
+	}
+	defer func() {
+		if recover() != nil || !(r >= 0) {
+			r = 0
+		}
+		r = min(r, math.Nextafter(1, 0))
+	}()
+	return rt.cfg.Rand()
 }
 
 // verdict is what an error itself and RetryPolicy.Retryable say about a retry.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -17,7 +16,7 @@ import (
 )
 
 // checkQueue checks that q is a heap, and that each alarm knows its place.
-func checkQueue(t *testing.T, q queue) {
+func checkQueue(t *testing.T, q alarms) {
 	t.Helper()
 	for i, al := range q {
 		if place := *al.place(); int(place) != i+1 {
@@ -41,7 +40,7 @@ func TestQueueRemove(t *testing.T) {
 	// The last of these is earlier than what stands above some that are removed.
 	whens := []instant{1, 100, 2, 101, 102, 3, 4, 103, 104, 105, 106, 5, 6, 7, 8}
 	for i := range whens {
-		var q queue
+		var q alarms
 		for _, when := range whens {
 			q.push(anAlarm(when))
 		}
@@ -60,7 +59,7 @@ func TestQueueRemove(t *testing.T) {
 func TestQueueRandom(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 200 {
-		var q queue
+		var q alarms
 		var all []alarm
 		for range 200 {
 			if n := len(all); n == 0 || r.IntN(5) < 3 {
@@ -95,7 +94,7 @@ func TestCanceledSleepLeavesTheQueue(t *testing.T) {
 		queued := func() int {
 			rt.mu.Lock()
 			defer rt.mu.Unlock()
-			return len(rt.queue)
+			return len(rt.scheduler.alarms)
 		}
 		errEnough := errors.New("enough")
 		err := rt.Run(t.Context(), Options{RetryPolicy: RetryPolicy{MaximumAttempts: 1}}, func(ctx Context) error {
@@ -124,69 +123,4 @@ func TestCanceledSleepLeavesTheQueue(t *testing.T) {
 			t.Error(err)
 		}
 	})
-}
-
-type lockedValue struct {
-	context.Context
-	lock chan struct{}
-}
-
-func (c *lockedValue) Value(key any) any {
-	c.lock <- struct{}{}
-	defer func() { <-c.lock }()
-	return c.Context.Value(key)
-}
-
-// What is handed in between a settle and the unlock is taken in before the callers of
-// the activity that unlocks are answered, which may take a while.
-func TestHandedInBeforeTheAnswer(t *testing.T) {
-	rt := New(Config{Logger: slog.New(slog.DiscardHandler)})
-	hang, second := make(chan struct{}), make(chan struct{})
-	opts := Options{HeartbeatTimeout: time.Millisecond, MaxAbandoned: NoOverlap}
-	hangs, err := Start(t.Context(), rt, opts, func(ctx Context, _ struct{}) (struct{}, error) {
-		if ctx.Info().Attempt > 1 {
-			close(second)
-		} else {
-			<-hang
-		}
-		return struct{}{}, nil
-	}, struct{}{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	locked := &lockedValue{t.Context(), make(chan struct{}, 1)}
-	waits, err := Start(locked, rt, Options{}, func(Context, struct{}) (struct{}, error) {
-		return struct{}{}, RetryAfter(errors.New("later"), time.Hour)
-	}, struct{}{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	armed := func() instant { // no timer comes to our help
-		rt.lock()
-		defer rt.unlock()
-		return rt.armed
-	}
-	for hangs.Status().State != StateBlocked || waits.Status().State != StateBackingOff || armed() < instant(time.Minute) {
-		runtime.Gosched()
-	}
-	locked.lock <- struct{}{}
-	go func() {
-		now := rt.lock()
-		rt.own = waits.a
-		close(hang)
-		for rt.handedIn.Load() == nil {
-			runtime.Gosched()
-		}
-		waits.a.cancel(now, context.Canceled)
-		rt.unlock()
-	}()
-	<-second // else this hangs
-	select {
-	case <-waits.Done():
-		t.Error("it is answered before its caller's context is let go")
-	default:
-	}
-	<-locked.lock
-	<-waits.Done()
-	<-hangs.Done()
 }

@@ -21,16 +21,17 @@ type dump struct {
 	none   string            // why there are no stacks
 }
 
-// stack returns where t's function is, or why that is not known. Runtime.mu is
-// held, which costs nobody anything while the world stands still.
-func (rt *Runtime) stack(t *attempt, now instant) ([]byte, string) {
-	if rt.stacks == nil {
-		rt.stacks = rt.dump(now)
+// stackLocked returns where t's function is, or why that is not known. Runtime.mu
+// is held, which costs nobody anything while the world stands still.
+func (rt *Runtime) stackLocked(t *attempt) ([]byte, string) {
+	s := &rt.scheduler
+	if s.stacks == nil {
+		s.stacks = rt.dumpStacks()
 	}
-	if rt.stacks.none != "" {
-		return nil, rt.stacks.none
+	if s.stacks.none != "" {
+		return nil, s.stacks.none
 	}
-	if s := rt.stacks.stacks[fmt.Sprintf("%p", t)]; s != nil {
+	if s := s.stacks.stacks[fmt.Sprintf("%p", t)]; s != nil {
 		return bytes.Clone(s), "" // the dump is not kept for one stack
 	}
 	return nil, "the function had just returned"
@@ -40,14 +41,15 @@ func (rt *Runtime) stack(t *attempt, now instant) ([]byte, string) {
 // address follows.
 var frame = []byte("activity.(*attempt).call(")
 
-func (rt *Runtime) dump(now instant) *dump {
+// dumpStacks needs Runtime.mu.
+func (rt *Runtime) dumpStacks() *dump {
 	if n := runtime.NumGoroutine(); n > maxGoroutines {
 		return &dump{none: fmt.Sprintf("there are %d goroutines, and no dump is taken of more than %d", n, maxGoroutines)}
 	}
-	if now < rt.dumpAfter {
+	if rt.now < rt.scheduler.noDumpBefore {
 		return &dump{none: fmt.Sprintf("dumps may take a %dth of the time, and one was taken just before", dumpShare)}
 	}
-	begin := rt.now()
+	begin := rt.read()
 	var buf []byte
 	for size := (runtime.NumGoroutine() + 8) * 2048; ; size *= 2 {
 		buf = make([]byte, size)
@@ -67,7 +69,7 @@ func (rt *Runtime) dump(now instant) *dump {
 			d.stacks[string(address[:end])] = g
 		}
 	}
-	end := rt.now()
-	rt.dumpAfter = end.add(time.Duration(end-begin) * (dumpShare - 1))
+	end := rt.read()
+	rt.scheduler.noDumpBefore = end.add(time.Duration(end-begin) * (dumpShare - 1))
 	return d
 }

@@ -510,7 +510,7 @@ func TestRule21NoGoroutines(t *testing.T) {
 		check("it backs off", 0)
 		s.on("Delete", failing)
 		e.pass(time.Hour)
-		checkState(t, h, activity.StateRunning)
+		checkSaving(t, h, activity.StateCompleted)
 		check("its end cannot be saved", 0)
 		s.on("Delete", nil)
 		e.pass(time.Minute)

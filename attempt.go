@@ -1,0 +1,347 @@
+package activity
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"runtime"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+)
+
+// An attempt is one run of an activity's function, and the Context it gets. The
+// embedded context is the standard library's cancelCtx, which context.Cause and
+// cheap child contexts depend on; it ends when the attempt is over.
+type attempt struct {
+	context.Context
+	cancel context.CancelCauseFunc // called with activity.mu held
+
+	a           *activity
+	number      int
+	started     instant
+	startedAt   time.Time // the same, by the wall clock
+	closeBy     instant   // the earlier of start-to-close and schedule-to-close
+	resumesFrom []byte    // details; never written
+	lastFailure error     // how the attempt before ended
+
+	// over fences the attempt: nothing it reports or returns counts any more.
+	// Set once, under activity.mu and after the Context has ended.
+	over atomic.Bool
+
+	// Guarded by activity.mu.
+	beatBy      instant       // the heartbeat deadline; see heartbeatBy
+	granted     time.Duration // what beatBy was moved by since the last heartbeat, for pauses of the process
+	progressed  bool          // it recorded details that differ from those it resumed from
+	causeGiven  bool          // Sleep, Idle, Range or Guard returned the Context's cause
+	rangeCalled bool
+	guards      int // functions inside Guard now
+	syncing     int // heartbeats that wait for the Store now
+
+	// Guarded by Runtime.mu.
+	abandoned bool         // left behind by a timeout, or at the end of CancelGrace
+	returned  bool         // abandoned, and returned before that was told
+	logs      *instantLogs // of the instant at which it timed out
+}
+
+func (t *attempt) String() string { return fmt.Sprintf("%s, attempt %d", t.a, t.number) }
+
+// A result is what an attempt's function returned.
+type result struct {
+	out any
+	err error
+}
+
+// run is the attempt's goroutine.
+func (t *attempt) run() {
+	var r result
+	defer t.end(&r) // deferred for a function that calls runtime.Goexit
+	if !t.over.Load() {
+		t.call(&r)
+	}
+}
+
+// call runs the function. It must not be inlined: dumpStacks finds the
+// attempt's goroutine by this frame's receiver.
+//
+//go:noinline
+func (t *attempt) call(r *result) {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		if v := recover(); v != nil {
+			r.err = newPanicError(v)
+		} else {
+			r.err = NonRetryable(ErrGoexit)
+		}
+	}()
+	if intercept := t.a.rt.cfg.Interceptor; intercept == nil {
+		r.out, r.err = t.a.body.run(t)
+	} else {
+		r.out, r.err = t.intercepted(intercept)
+	}
+	returned = true
+	runtime.KeepAlive(t)
+}
+
+// intercepted is apart from call since its closure moves the result to the heap.
+func (t *attempt) intercepted(intercept func(Context, func(Context) error) error) (out any, err error) {
+	err = intercept(t, func(c Context) (err error) {
+		out, err = t.a.body.run(handOn(c))
+		return err
+	})
+	return out, err
+}
+
+// handOn makes c what FromContext finds.
+func handOn(c Context) Context {
+	if t, ok := c.(*attempt); ok {
+		return t
+	}
+	return &derived{Context: c, ctx: NewContext(c, c)}
+}
+
+func newPanicError(v any) *PanicError {
+	return &PanicError{Value: v, Stack: debug.Stack()}
+}
+
+// end takes what the function returned.
+func (t *attempt) end(r *result) {
+	a, rt := t.a, t.a.rt
+	// The function may know of the caller's end before the Runtime does. To ask is
+	// code of the caller's, so it comes before the lock.
+	callerEnded := !t.over.Load() && a.caller.Err() != nil
+	var cause error
+	if callerEnded {
+		cause = context.Cause(a.caller)
+	}
+	rt.lock()
+	if callerEnded {
+		a.cancelLocked(cause)
+	}
+	rt.settleLocked()
+	decide := t.endLocked(r)
+	rt.leave()
+	if decide {
+		a.decide(r.err)
+	}
+}
+
+// endLocked reports whether the user's code is to be asked whether the failure
+// is final. Runtime.mu is held.
+func (t *attempt) endLocked(r *result) (decide bool) {
+	a := t.a
+	switch {
+	case t.abandoned && a.latest == t && a.phase == phaseDeciding:
+		t.returned = true // retryLocked tells of it, after the abandonment
+		return false
+	case t.abandoned:
+		t.endAbandonedLocked()
+		return false
+	}
+	a.mu.Lock()
+	causeGiven := t.causeGiven
+	t.cancel(errReturned)
+	t.over.Store(true)
+	a.mu.Unlock()
+	switch {
+	case r.err == nil && !(a.phase == phaseCanceling && causeGiven):
+		a.out = r.out
+		a.finishLocked(StateCompleted, 0, nil)
+	case a.phase == phaseCanceling && r.err == nil:
+		a.finishCanceledLocked(a.cancelCause)
+	case a.phase == phaseCanceling:
+		a.finishCanceledLocked(&canceledError{cause: a.cancelCause, result: r.err})
+	default:
+		a.failure = r.err
+		a.setPhaseLocked(phaseDeciding, a.closeBy())
+		return true
+	}
+	return false
+}
+
+// abandonLocked counts a function that is left behind. Runtime.mu is held.
+func (t *attempt) abandonLocked() {
+	t.abandoned = true
+	t.a.abandoned++
+	t.a.rt.counts.abandoned++
+}
+
+// endAbandonedLocked takes back an abandoned function that has returned.
+// Runtime.mu is held.
+func (t *attempt) endAbandonedLocked() {
+	a := t.a
+	a.abandoned--
+	a.rt.counts.abandoned--
+	a.tellLocked(EventAbandonedReturned, t.number, nil, 0, nil)
+	a.unblockLocked()
+}
+
+// timedOut is the timeout that has abandoned the attempt, the activity's
+// latest; 0: none has. Runtime.mu is held.
+func (t *attempt) timedOut() TimeoutType {
+	if err, ok := t.a.failure.(*TimeoutError); ok && t.abandoned {
+		return err.Type
+	}
+	return 0
+}
+
+// heartbeatBy is the heartbeat deadline. There is none while a heartbeat waits
+// for the Store. Activity.mu is held.
+func (t *attempt) heartbeatBy() instant {
+	if t.syncing > 0 {
+		return never
+	}
+	return t.beatBy
+}
+
+// settle has the scheduler do what is due if one of the attempt's deadlines is.
+func (t *attempt) settle(now instant) {
+	a := t.a
+	a.mu.Lock()
+	due := now >= t.heartbeatBy() || now >= t.closeBy
+	a.mu.Unlock()
+	if due {
+		a.rt.enter()
+		a.rt.leave()
+	}
+}
+
+// noteCause notes that the function is about to get err, if that is the
+// Context's cause and not that of a context derived from it.
+func (t *attempt) noteCause(err error) error {
+	if err == nil {
+		return nil
+	}
+	t.a.mu.Lock()
+	defer t.a.mu.Unlock()
+	if sameError(err, ended(t.Context)) {
+		t.causeGiven = true
+	}
+	return err
+}
+
+// What follows implements Context, but for Heartbeat.
+
+// Value implements [context.Context].
+func (t *attempt) Value(key any) any {
+	switch key {
+	case contextKey{}, attemptKey{}:
+		return t
+	}
+	return t.Context.Value(key)
+}
+
+// Deadline is for the standard library, which compares it with the wall clock:
+// under any other clock there is none.
+func (t *attempt) Deadline() (time.Time, bool) {
+	if !t.a.rt.real {
+		return time.Time{}, false
+	}
+	callers, ok := t.Context.Deadline()
+	own := t.deadline()
+	if own.IsZero() || ok && callers.Before(own) {
+		return callers, ok
+	}
+	return own, true
+}
+
+func (t *attempt) deadline() time.Time {
+	if t.closeBy == never {
+		return time.Time{}
+	}
+	return t.startedAt.Add(time.Duration(t.closeBy - t.started))
+}
+
+// Info implements [Context].
+func (t *attempt) Info() Info {
+	o := &t.a.opts
+	return Info{
+		ID: t.a.id(), Name: t.a.name(),
+		Attempt:     t.number,
+		ScheduledAt: t.a.scheduledAt, StartedAt: t.startedAt, Deadline: t.deadline(),
+		StartToCloseTimeout: o.StartToCloseTimeout, HeartbeatTimeout: o.HeartbeatTimeout, ScheduleToCloseTimeout: o.ScheduleToCloseTimeout,
+		MaximumAttempts: o.RetryPolicy.MaximumAttempts,
+		LastFailure:     t.lastFailure,
+	}
+}
+
+// Logger implements [Context].
+func (t *attempt) Logger() *slog.Logger {
+	return t.a.rt.logger().With("id", t.a.id(), "name", t.a.name(), "attempt", t.number)
+}
+
+// Sleep implements [Context].
+func (t *attempt) Sleep(d time.Duration) error { return t.SleepContext(t, d) }
+
+// SleepContext is Sleep that ends when ctx ends, too; see [FromContext].
+func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
+	if ctx.Err() == nil && d > 0 {
+		rt := t.a.rt
+		awake := make(chan struct{})
+		s := &sleeper{wake: func() { close(awake) }}
+		rt.enter()
+		rt.scheduler.sleeps++
+		s.seq = rt.scheduler.sleeps
+		rt.scheduler.alarms.push(alarm{when: rt.now.add(d), s: s})
+		rt.leave()
+		select {
+		case <-awake:
+		case <-ctx.Done():
+		case <-t.Done(): // ctx need not be derived from t
+		}
+		rt.enter()
+		rt.scheduler.alarms.remove(s.place)
+		rt.leave()
+	}
+	// Looked at after the wake-up too: at the same instant, a timeout comes first.
+	err := ended(ctx)
+	if err == nil {
+		err = ended(t.Context)
+	}
+	return t.noteCause(err)
+}
+
+// Guard implements [Guard].
+func (t *attempt) Guard(f func() error) error {
+	a := t.a
+	t.settle(a.rt.read())
+	a.mu.Lock()
+	if err := ended(t.Context); err != nil {
+		a.mu.Unlock()
+		return t.noteCause(err)
+	}
+	t.guards++
+	a.mu.Unlock()
+
+	defer func() {
+		a.mu.Lock()
+		t.guards--
+		release := t.guards == 0 && t.over.Load()
+		a.mu.Unlock()
+		if release {
+			a.rt.enter()
+			a.unblockLocked()
+			a.rt.leave()
+		}
+	}()
+	return f()
+}
+
+// BeginRange reports whether this is the attempt's first [Range].
+func (t *attempt) BeginRange() bool {
+	t.a.mu.Lock()
+	defer t.a.mu.Unlock()
+	first := !t.rangeCalled
+	t.rangeCalled = true
+	return first
+}
+
+// sameError reports whether two errors are the same one; of errors that cannot
+// be compared it assumes so.
+func sameError(err, cause error) bool {
+	return cause != nil && (!reflect.ValueOf(cause).Comparable() || err == cause)
+}

@@ -1,0 +1,174 @@
+package activity
+
+import (
+	"bytes"
+	"context"
+	"iter"
+	"strings"
+	"time"
+)
+
+// A Store keeps checkpoints across processes. All methods must be safe for
+// concurrent use, and return an error when ctx has ended. One Runtime at a time
+// may use a Store. Package storetest checks an implementation.
+type Store interface {
+	// Load returns the checkpoint with that ID, and whether there is one.
+	Load(ctx context.Context, id string) (Checkpoint, bool, error)
+	// Save writes all of batch or nothing, replacing what has the same ID. What
+	// it got is durable when it returns nil. It must not change batch, nor keep it
+	// or the bytes in it. An error is that of every start in the batch, so it must
+	// take what Config.MaxDetailsSize allows, and the inputs.
+	Save(ctx context.Context, batch []Checkpoint) error
+	// Delete durably removes the checkpoints with the given IDs. Missing IDs are
+	// not an error. It must not change ids.
+	Delete(ctx context.Context, ids []string) error
+	// All yields every checkpoint, in any order. An error ends it. The body of
+	// the loop may call the other methods; whether what it saves is yielded as
+	// well is open.
+	All(ctx context.Context) iter.Seq2[Checkpoint, error]
+}
+
+// Checkpoint is what a Store keeps of an activity that has not completed.
+type Checkpoint struct {
+	ID, Name    string
+	State       CheckpointState
+	Attempt     int       // the last attempt that was started
+	CountedFrom int       // attempts up to this number no longer count (RetryPolicy.ResetOnProgress)
+	Progressed  int       // the last attempt that made progress; 0: none did
+	Sequence    uint64    // grows with each write of the ID
+	ScheduledAt time.Time // when the activity was scheduled, which its schedule-to-close timeout counts from
+	UpdatedAt   time.Time
+	Input       []byte // of Execute and Start, one value in the Codec's form
+	Details     []byte // the newest heartbeat details, opaque: see HeartbeatDetails; nil: none
+	LastFailure string // how the last attempt that ended did
+}
+
+// HeartbeatDetails decodes the recorded details with c, which is the Config.Codec
+// they were recorded with (nil: the default), as [Context.HeartbeatDetails] does.
+func (c Checkpoint) HeartbeatDetails(codec Codec, into ...any) (bool, error) {
+	return decodeDetails(codec, c.Details, into)
+}
+
+// CheckpointState says what the next execution of the ID makes of a Checkpoint: see
+// the package's doc on durability.
+type CheckpointState int
+
+const (
+	_                     CheckpointState = iota
+	CheckpointRunning                     // an attempt had started: the process died, or it still runs
+	CheckpointInterrupted                 // by Shutdown, or by the end of the caller's context: continues
+	CheckpointFailed                      // failed for good: a new execution, which resumes from the details
+	CheckpointCanceled                    // by Handle.Cancel: as CheckpointFailed
+)
+
+func (s CheckpointState) String() string {
+	return enum("CheckpointState", int(s), "", "running", "interrupted", "failed", "canceled")
+}
+
+// A record is the pending checkpoint of an activity with a given Options.ID, in
+// a Runtime with a Store. It outlives its activity until the Store has the final
+// state, and occupies the ID until then. Guarded by Runtime.mu, but for fresh.
+type record struct {
+	id       string
+	input    []byte    // set once
+	a        *activity // nil: it has ended, and gone or last is what remains
+	sequence uint64    // of the last write
+	dirty    bool      // in writer.dirty
+	urgent   bool      // and somebody waits for it; counted in writer.urgent
+	unsaved  bool      // the Store does not hold the newest
+	fresh    bool      // there are details that no write has; guarded by activity.mu
+	waiters  []waiter  // for the next try to save it
+
+	start storedStart
+
+	// Once the activity has ended:
+	gone      bool
+	last      Checkpoint
+	failure   error // makes last.LastFailure; nil: it has it
+	endFailed bool  // the Store has failed to delete it
+}
+
+// A waiter is called, with Runtime.mu held, once the Store was tried.
+type waiter func(err error)
+
+// checkpointLocked is that of a live activity, but for the details and
+// LastFailure. Runtime.mu is held.
+func (r *record) checkpointLocked(state CheckpointState, attempt int) Checkpoint {
+	a := r.a
+	return Checkpoint{
+		ID: r.id, Name: a.name(), State: state,
+		Attempt: attempt, CountedFrom: a.countedFrom, Progressed: min(a.progressed, attempt),
+		ScheduledAt: a.scheduledAt, UpdatedAt: a.rt.wall(a.rt.now), Input: r.input,
+	}
+}
+
+// endLocked saves what is to remain of an activity whose outcome is decided; err
+// is why it has not completed. Runtime.mu is held.
+func (r *record) endLocked(err error) {
+	a, rt := r.a, r.a.rt
+	r.waiters = nil // they wait for what is over
+	left, attempt := CheckpointFailed, a.attempts
+	var tried waiter = a.endTriedLocked
+	switch a.outcome {
+	case StateCompleted:
+		r.gone = true
+	case StateCanceled:
+		tried = nil // its callers do not wait
+		if a.phase == phaseCanceling {
+			attempt-- // it does not count
+		}
+		if a.onPurpose {
+			left = CheckpointCanceled
+			break
+		}
+		left, err = CheckpointInterrupted, a.failure
+		if a.latest == nil && r.start.found.State.unfinished() {
+			r.withdrawLocked(rt)
+			return
+		}
+	}
+	if !r.gone {
+		r.last, r.failure = r.checkpointLocked(left, attempt), err
+		a.mu.Lock()
+		r.last.Details = a.details.encode() // nothing changes them any more
+		a.mu.Unlock()
+	}
+	r.a, r.start.found, r.start.replaces = nil, Checkpoint{}, nil
+	r.saveLocked(rt, tried)
+}
+
+// endTriedLocked answers the callers of an activity that has ended. Those of a
+// success wait until its delete works. Runtime.mu is held.
+func (a *activity) endTriedLocked(err error) {
+	switch r := a.rec; {
+	case a.phase != phaseSavingEnd: // it was canceled meanwhile
+	case err != nil && r.gone && a.cancelCause == nil:
+		r.endFailed = true
+		r.waiters = append(r.waiters, a.endTriedLocked)
+	default:
+		a.endLocked()
+	}
+}
+
+// remains is the checkpoint that an activity that has ended has left, for the
+// caller to keep.
+func (r *record) remains(rt *Runtime) Checkpoint {
+	cp := r.last
+	cp.Input, cp.Details = bytes.Clone(cp.Input), bytes.Clone(cp.Details)
+	cp.LastFailure = rt.lastFailure(nil, r.failure, cp.LastFailure)
+	return cp
+}
+
+const maxLastFailure = 16 << 10
+
+// lastFailure is the text of err, or, if there is none, the one that is known.
+// The text is the user's code: no lock is held.
+func (rt *Runtime) lastFailure(a *activity, err error, known string) string {
+	if err != nil {
+		rt.protect(a, "an error's text", func() { known = short(err) })
+	}
+	if len(known) > maxLastFailure {
+		known = strings.ToValidUTF8(known[:maxLastFailure], "")
+	}
+	return known
+}

@@ -1,0 +1,78 @@
+package activity
+
+import (
+	"math"
+	"reflect"
+	"sync/atomic"
+	"time"
+
+	"github.com/benbjohnson/clock"
+)
+
+// An instant is a point on a Runtime's clock: nanoseconds since it was made.
+type instant int64
+
+// never means no deadline.
+const never = instant(math.MaxInt64)
+
+// add saturates at never.
+func (i instant) add(d time.Duration) instant {
+	if i > 0 && instant(d) > never-i {
+		return never
+	}
+	return i + instant(d)
+}
+
+// deadline is when a timeout that counts from i is reached; 0 means none.
+func (i instant) deadline(timeout time.Duration) instant {
+	if timeout == 0 {
+		return never
+	}
+	return i.add(timeout)
+}
+
+// A timekeeper turns readings of Config.Clock into instants, and these into
+// times of day.
+type timekeeper struct {
+	clock clock.Clock
+	real  bool // clock is the real one
+	base  time.Time
+
+	// How far the wall clock has moved by itself (it was set, or the machine
+	// slept) since base, and the instant when that was last looked at.
+	moved    atomic.Int64
+	lookedAt atomic.Int64
+}
+
+func (k *timekeeper) init(c clock.Clock) {
+	k.clock = c
+	k.real = reflect.TypeOf(c) == reflect.TypeOf(clock.New())
+	k.base = c.Now()
+}
+
+// read reads the clock. With the real one it reads the monotonic clock alone,
+// which is half the cost of time.Now.
+func (k *timekeeper) read() instant {
+	if k.real {
+		return instant(time.Since(k.base))
+	}
+	return instant(k.clock.Now().Sub(k.base))
+}
+
+const (
+	wallSlack = 10 * time.Millisecond  // two readings of both clocks are not of one instant
+	wallCheck = 100 * time.Millisecond // since to look costs more than one reading of the clock
+)
+
+// wall is the time of day at i, as far as is known now.
+func (k *timekeeper) wall(i instant) time.Time {
+	if i-instant(k.lookedAt.Load()) >= instant(wallCheck) {
+		now := k.clock.Now()
+		k.lookedAt.Store(int64(now.Sub(k.base)))
+		moved := int64(now.Round(0).Sub(k.base.Round(0)) - now.Sub(k.base))
+		if d := moved - k.moved.Load(); d > int64(wallSlack) || d < -int64(wallSlack) {
+			k.moved.Store(moved)
+		}
+	}
+	return k.base.Round(0).Add(time.Duration(i)).Add(time.Duration(k.moved.Load()))
+}

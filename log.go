@@ -1,0 +1,184 @@
+package activity
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// log writes a line, about an activity if a is not nil. It is not called under a lock.
+func (rt *Runtime) log(level slog.Level, msg string, a *activity, attempt int, attrs ...slog.Attr) {
+	defer func() { _ = recover() }() // a Handler's panic has nowhere to go
+	l := rt.logger()
+	if !l.Enabled(context.Background(), level) {
+		return
+	}
+	var all []slog.Attr
+	if a != nil {
+		all = append(all, slog.String("id", a.id()), slog.String("name", a.name()))
+	}
+	if attempt > 0 {
+		all = append(all, slog.Int("attempt", attempt))
+	}
+	l.LogAttrs(context.Background(), level, msg, append(all, attrs...)...)
+}
+
+func (rt *Runtime) logger() *slog.Logger {
+	if rt.cfg.Logger != nil {
+		return rt.cfg.Logger
+	}
+	return slog.Default()
+}
+
+// instantLogs count the log lines of what happens at one instant: thousands
+// that stall together are a few lines, not thousands of stacks. Guarded by
+// Runtime.mu.
+type instantLogs struct {
+	rung     bool // all alarms of the instant have rung
+	deciding int  // attempts that timed out, and whose Retryable is being asked
+	last     *activity
+	lines    [len(logKinds)]int
+}
+
+const logInFull = 5 // lines of each kind
+
+const (
+	logFailed = iota
+	logBlocked
+	logAbandoned
+)
+
+var logKinds = [...]struct {
+	level slog.Level
+	rest  string
+}{
+	logFailed:    {slog.LevelWarn, "activity: %d more attempts timed out at the same instant"},
+	logBlocked:   {slog.LevelError, "activity: %d more activities were blocked by functions that hang at the same instant"},
+	logAbandoned: {slog.LevelWarn, "activity: %d more canceled functions were abandoned at the same instant"},
+}
+
+// logsLocked are those of the alarms that are ringing.
+func (s *scheduler) logsLocked() *instantLogs {
+	if s.logs == nil {
+		s.logs = &instantLogs{}
+	}
+	return s.logs
+}
+
+// countLocked counts a line, and reports whether it is to be written in full.
+// Nil logs are of nothing that happens to many at once.
+func (l *instantLogs) countLocked(kind int, a *activity) bool {
+	if l == nil {
+		return true
+	}
+	l.last = a
+	l.lines[kind]++
+	return l.lines[kind] <= logInFull
+}
+
+// decidedLocked counts an attempt that timed out and has had its line.
+func (l *instantLogs) decidedLocked() {
+	if l != nil {
+		l.deciding--
+		l.sumLocked()
+	}
+}
+
+// rungLocked is called when all alarms of the instant have rung.
+func (l *instantLogs) rungLocked() {
+	if l != nil {
+		l.rung = true
+		l.sumLocked()
+	}
+}
+
+// sumLocked writes the lines that count the rest, once all is known.
+func (l *instantLogs) sumLocked() {
+	if !l.rung || l.deciding > 0 {
+		return
+	}
+	a := l.last
+	for kind, n := range l.lines {
+		if rest := n - logInFull; rest > 0 {
+			a.post(notice{log: func() {
+				a.rt.log(logKinds[kind].level, fmt.Sprintf(logKinds[kind].rest, rest), nil, 0)
+			}})
+		}
+	}
+}
+
+// failedLog is the line about the latest attempt, which has failed. Nil: none.
+func (a *activity) failedLog(retry RetryState, delay time.Duration) func() {
+	if !a.latest.logs.countLocked(logFailed, a) {
+		return nil
+	}
+	return a.attemptFailed(a.latest.number, a.failure, retry, delay)
+}
+
+func (a *activity) attemptFailed(number int, err error, retry RetryState, delay time.Duration) func() {
+	return func() {
+		next := slog.Duration("retry_in", delay)
+		if retry != 0 {
+			next = slog.String("no_retry", retry.String())
+		}
+		attrs := []slog.Attr{slog.String("error", short(err)), next}
+		if stack := stackOf(err); stack != nil {
+			attrs = append(attrs, slog.String("stack", string(stack)))
+		}
+		a.rt.log(slog.LevelWarn, "activity: attempt failed", a, number, attrs...)
+	}
+}
+
+// logRestart logs what became of the last attempt of an earlier process.
+func (a *activity) logRestart(err error, retry RetryState, delay time.Duration) {
+	a.post(notice{log: a.attemptFailed(a.attempts, err, retry, delay)})
+}
+
+// abandonedLog is the line about the latest attempt, whose function ignores its
+// cancellation. Nil: none.
+func (a *activity) abandonedLog(stack []byte, noStack string) func() {
+	if !a.rt.scheduler.logsLocked().countLocked(logAbandoned, a) {
+		return nil
+	}
+	t := a.latest
+	return func() {
+		attr := slog.String("stack", string(stack))
+		if len(stack) == 0 {
+			attr = slog.String("no_stack", noStack)
+		}
+		a.rt.log(slog.LevelWarn, "activity: canceled, but the function does not return: abandoned", a, t.number, attr)
+	}
+}
+
+// blockedLog is the line about an activity whose next attempt waits for the
+// function of an earlier one. Nil: none.
+func (a *activity) blockedLog() func() {
+	t := a.latest
+	logs := t.logs
+	if a.rt.scheduler.ringing {
+		logs = a.rt.scheduler.logsLocked()
+	}
+	if !logs.countLocked(logBlocked, a) {
+		return nil
+	}
+	why := fmt.Sprintf("%d functions of earlier attempts still run, and MaxAbandoned is %d", a.abandoned, a.opts.MaxAbandoned)
+	if a.guardedLocked() {
+		why = "the function of the last attempt is still inside Guard"
+	}
+	stack := stackOf(a.failure)
+	return func() {
+		a.rt.log(slog.LevelError, "activity: the next attempt is blocked by a function that hangs", a, t.number, slog.String("waits_for", why), slog.String("stack", string(stack)))
+	}
+}
+
+// stackOf is where an attempt that ended with err was.
+func stackOf(err error) []byte {
+	switch e := err.(type) {
+	case *TimeoutError:
+		return e.Stack
+	case *PanicError:
+		return e.Stack
+	}
+	return nil
+}

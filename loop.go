@@ -1,0 +1,109 @@
+package activity
+
+import (
+	"fmt"
+	"time"
+)
+
+// Resume returns what the attempt resumes from: the heartbeat details recorded
+// last, or initial if there are none. It returns initial with the error of
+// [Context.HeartbeatDetails].
+func Resume[T any](ctx Context, initial T) (T, error) {
+	var details T
+	found, err := ctx.HeartbeatDetails(&details)
+	if err != nil || !found {
+		return initial, err
+	}
+	return details, nil
+}
+
+// RangeProgress is what [Range] records: the next number, and where it ends.
+type RangeProgress struct{ Next, To int }
+
+// Range is a loop that resumes: it calls body for each i with from <= i < to,
+// starting with the first that no earlier attempt has recorded as done, and
+// records a [RangeProgress] with a heartbeat after each. A body that takes
+// longer than the heartbeat timeout must heartbeat, but without details.
+//
+// An error of body ends the loop and is returned as it is. If the attempt is over
+// before the last body is done, Range returns the cause, and if recording fails,
+// that error. Once the last body is done it returns nil.
+//
+// One activity has one Range. A second one, details that no Range recorded and a
+// recorded Next above to are NonRetryable errors. For phases, [Resume] a struct
+// of your own.
+//
+// Another engine's Context says whether a Range is the first of its attempt by a
+// method BeginRange() bool.
+func Range(ctx Context, from, to int, body func(i int) error) error {
+	if r, ok := methodsOf[interface{ BeginRange() bool }](ctx); ok && !r.BeginRange() {
+		info := ctx.Info()
+		return NonRetryable(fmt.Errorf("%s: attempt %d called activity.Range twice; one activity has one Range, for phases Resume a struct of your own", label(info.ID, info.Name), info.Attempt))
+	}
+	var progress RangeProgress
+	found, err := ctx.HeartbeatDetails(&progress)
+	if err != nil {
+		return fmt.Errorf("activity.Range: what was recorded is not a Range's: %w", err)
+	}
+	next := from
+	if found {
+		next = max(from, progress.Next)
+	}
+	if found && progress.Next > to {
+		return NonRetryable(fmt.Errorf("activity.Range from %d to %d: an earlier attempt recorded %d as the next, which is beyond the end", from, to, progress.Next))
+	}
+	if t := attemptOf(ctx); t != nil {
+		t.a.noteRange(&rangeState{from, next, to})
+	}
+	for i := next; i < to; i++ {
+		if err := ended(ctx); err != nil {
+			return noteCause(ctx, err)
+		}
+		if err := body(i); err != nil {
+			return err
+		}
+		err := ctx.Heartbeat(RangeProgress{i + 1, to})
+		if err == nil || ctx.Err() != nil {
+			continue // it is recorded, or else logged
+		}
+		if i+1 < to {
+			return err
+		}
+		ctx.Logger().Error("activity: the end of a Range is not recorded, a later attempt would run its last body again", "error", err)
+	}
+	return nil
+}
+
+// rangeState is a Range, for Status.
+type rangeState struct{ from, next, to int }
+
+func (a *activity) noteRange(s *rangeState) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.loop = s
+}
+
+// Idle is a Sleep for pollers: it sends a heartbeat without details when it
+// begins, and at least one every half HeartbeatTimeout until d has passed. It
+// returns what [Context.Sleep] and [Context.Heartbeat] do.
+func Idle(ctx Context, d time.Duration) error {
+	step := d
+	if timeout := ctx.Info().HeartbeatTimeout; timeout > 0 {
+		step = max(timeout/2, 1)
+	}
+	for {
+		if err := ctx.Heartbeat(); err != nil {
+			return noteCause(ctx, err)
+		}
+		if d <= 0 {
+			return nil
+		}
+		nap := min(d, step)
+		if err := ctx.Sleep(nap); err != nil {
+			return err
+		}
+		if d -= nap; d <= 0 {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,188 @@
+package activity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+)
+
+// Recover starts every activity in the Store that a crash, a shutdown or the end
+// of its context interrupted, each by the Definition of its Name and with its
+// stored input, and returns how many: call it at the start of the program. Each
+// goes on as the package's doc on durability says, with ctx as its context. What
+// has failed for good, or was canceled by [Handle.Cancel], it leaves alone. It
+// gives no handles: what you want one of, start before, by its ID; it goes on from
+// its checkpoint, and Recover passes it over. One whose attempts are used up, or
+// whose schedule-to-close timeout has passed, is started and fails at once, which
+// the log says.
+//
+// An error names each ID that it could not start: since no Definition has its
+// Name (Run's activities have none: start those by their ID, or [Runtime.Forget]
+// them), its input does not decode, or the Store failed. The others are started
+// all the same; but an error of Store.All ends it. Without a Store there is
+// nothing to recover.
+func Recover(ctx context.Context, rt *Runtime, defs ...Recoverable) (int, error) {
+	byName := map[string]Recoverable{}
+	for _, d := range defs {
+		name := d.definition()
+		switch {
+		case name == "":
+			return 0, errors.New(`activity: Recover: Definition.Name is "", and it is what a stored activity's function is found by`)
+		case byName[name] != nil:
+			return 0, fmt.Errorf("activity: Recover: two Definitions are named %q", name)
+		}
+		byName[name] = d
+	}
+	var errs []error
+	var started []*activity
+	for cp, err := range rt.Unfinished(ctx) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("activity: Recover: %w", err))
+			break
+		}
+		if !cp.State.unfinished() {
+			continue
+		}
+		d := byName[cp.Name]
+		if d == nil {
+			errs = append(errs, fmt.Errorf("activity %q: not recovered: there is no Definition named %q", cp.ID, cp.Name))
+			continue
+		}
+		a, err := d.recover(ctx, rt, cp)
+		switch {
+		case err == nil:
+			started = append(started, a)
+		case errors.Is(err, errNotRecovered) || errors.Is(err, ErrAlreadyRunning): // somebody else did
+		default:
+			errs = append(errs, err)
+		}
+	}
+	n := 0
+	for _, a := range started { // their starts share their Saves
+		if err := a.accepted(); err != nil {
+			errs = append(errs, err)
+		} else {
+			n++
+		}
+	}
+	return n, errors.Join(errs...)
+}
+
+// Unfinished lists the checkpoints of activities that have not completed and are
+// not running here now: what was interrupted by a crash or a shutdown, what has
+// failed for good, what was canceled. The loop's body may start and forget
+// activities. Without a Store there are none.
+func (rt *Runtime) Unfinished(ctx context.Context) iter.Seq2[Checkpoint, error] {
+	return func(yield func(Checkpoint, error) bool) {
+		if rt.cfg.Store == nil {
+			return
+		}
+		// What is not saved yet stands for what the Store has.
+		seen := map[string]bool{}
+		rt.enter()
+		var unsaved []*record
+		for _, r := range rt.writer.records {
+			if r.a == nil {
+				unsaved = append(unsaved, r)
+				seen[r.id] = true
+			}
+		}
+		rt.leave()
+		slices.SortFunc(unsaved, func(r, s *record) int { return strings.Compare(r.id, s.id) })
+		for _, r := range unsaved {
+			if !r.gone && !rt.isRunning(r.id) && !yield(r.remains(rt), nil) {
+				return
+			}
+		}
+		for cp, err := range rt.stored(ctx) {
+			if err != nil {
+				yield(Checkpoint{}, err)
+				return
+			}
+			rt.enter()
+			r, running := rt.writer.records[cp.ID], rt.findLocked(cp.ID) != nil
+			rt.leave()
+			if seen[cp.ID] || running || r != nil && r.gone {
+				continue
+			}
+			if r != nil { // it has ended meanwhile
+				cp = r.remains(rt)
+			}
+			if !yield(cp, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (rt *Runtime) isRunning(id string) bool {
+	rt.enter()
+	defer rt.leave()
+	return rt.findLocked(id) != nil
+}
+
+// stored is Store.All. A panic of the Store's is an error, and one of the loop's
+// body passes through.
+func (rt *Runtime) stored(ctx context.Context) iter.Seq2[Checkpoint, error] {
+	return func(yield func(Checkpoint, error) bool) {
+		next, stop := iter.Pull2(func(yield func(Checkpoint, error) bool) { rt.cfg.Store.All(ctx)(yield) })
+		defer func() {
+			_ = rt.callStore("All", func() error { stop(); return nil })
+		}()
+		for {
+			var cp Checkpoint
+			more := false
+			err := rt.callStore("All", func() (err error) {
+				cp, err, more = next()
+				return err
+			})
+			if err != nil {
+				yield(Checkpoint{}, err)
+				return
+			}
+			if !more || !yield(cp, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Forget drops the stored checkpoint of id, if there is one. It refuses with
+// [ErrAlreadyRunning] while id runs here. With another error the checkpoint is
+// still there.
+func (rt *Runtime) Forget(ctx context.Context, id string) error {
+	rt.enter()
+	used := rt.findLocked(id) != nil
+	placeholder := &activity{rt: rt, opts: Options{ID: id}}
+	if !used && rt.cfg.Store != nil {
+		rt.ids[id] = placeholder
+	}
+	rt.leave()
+	switch {
+	case used:
+		return fmt.Errorf("activity %q: not forgotten: %w", id, ErrAlreadyRunning)
+	case rt.cfg.Store == nil:
+		return nil
+	}
+	defer func() {
+		rt.enter()
+		rt.freeIDLocked(placeholder)
+		rt.leave()
+	}()
+	select {
+	case rt.writer.turn <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("activity %q: not forgotten: %w", id, context.Cause(ctx))
+	}
+	defer func() { <-rt.writer.turn }()
+	if err := rt.callStore("Delete", func() error { return rt.cfg.Store.Delete(ctx, []string{id}) }); err != nil {
+		return fmt.Errorf("activity %q: not forgotten: %w", id, err)
+	}
+	rt.enter()
+	delete(rt.writer.records, id)
+	rt.leave()
+	return nil
+}

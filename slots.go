@@ -1,0 +1,55 @@
+package activity
+
+import "container/list"
+
+// slots are those of Config.MaxConcurrent, and who waits for one. Guarded by
+// Runtime.mu.
+type slots struct {
+	limit int // 0: none, and nothing else here is used
+	held  int
+	queue list.List // of *activity, those in phaseQueued, the longest waiting first
+}
+
+// moveLocked keeps the slots and the queue as the phases of activities change.
+func (s *slots) moveLocked(a *activity, from, to phase) {
+	if s.limit == 0 {
+		return
+	}
+	if from.holdsSlot() {
+		s.held--
+	}
+	if to.holdsSlot() {
+		s.held++
+	}
+	if a.queued != nil {
+		s.queue.Remove(a.queued)
+		a.queued = nil
+	}
+	if to == phaseQueued {
+		a.queued = s.queue.PushBack(a)
+	}
+}
+
+// freeLocked reports whether there is a slot that nobody waits for.
+func (s *slots) freeLocked() bool {
+	return s.limit == 0 || s.held < s.limit && s.queue.Len() == 0
+}
+
+// grantSlotsLocked begins attempts of those that have waited longest while
+// there are free slots.
+func (rt *Runtime) grantSlotsLocked() {
+	s := &rt.slots
+	if s.queue.Len() == 0 || rt.shutdown.begun {
+		return // in a Shutdown those that wait are about to be canceled
+	}
+	for e := s.queue.Front(); e != nil && s.held < s.limit; {
+		a := e.Value.(*activity)
+		e = e.Next()
+		if a.until <= rt.now {
+			continue // it has timed out at this instant, and its alarm says so next
+		}
+		if !a.checkCallerLocked() {
+			a.beginLocked()
+		}
+	}
+}

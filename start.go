@@ -1,0 +1,390 @@
+package activity
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"reflect"
+	"time"
+)
+
+// startMode says what waits for an activity that is started.
+type startMode int
+
+const (
+	startAttended     startMode = iota // the caller's goroutine, which watches the caller's context
+	startInBackground                  // nothing
+	startRecovering                    // nothing; and only what the Store holds as unfinished is started
+)
+
+// run starts an activity and waits for its end.
+func (rt *Runtime) run(ctx context.Context, opts Options, body body) (*activity, error) {
+	a, err := rt.start(ctx, opts, body, startAttended)
+	if a != nil && a.releaseBase != nil {
+		defer a.releaseBase()
+	}
+	if err == nil {
+		err = a.accepted()
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.await(a.done)
+	return a, a.err
+}
+
+// start makes an activity of body and starts it. A stored one has started when
+// accepted says so. With an error, an activity that is returned has ended.
+func (rt *Runtime) start(ctx context.Context, opts Options, body body, mode startMode) (*activity, error) {
+	if err := opts.validate(); err != nil {
+		return nil, err
+	}
+	if reflect.ValueOf(body.function()).IsNil() {
+		return nil, fmt.Errorf("activity: the function is nil (Options.ID %q, Options.Name %q)", opts.ID, opts.Name)
+	}
+	opts.setDefaults()
+	a := &activity{rt: rt, opts: opts, body: body, caller: ctx, done: make(chan struct{})}
+	if d := opts.HeartbeatDetails; len(d) > 1 || len(d) == 1 && d[0] != nil {
+		e, err := rt.encode(d)
+		if err != nil {
+			return nil, fmt.Errorf("activity: Options.HeartbeatDetails: %w", err)
+		}
+		a.details.set(e)
+	}
+	if rt.cfg.Store != nil && opts.ID != "" {
+		a.rec = &record{id: opts.ID, a: a}
+		a.rec.start.decided = make(chan struct{})
+		if in, ok := body.input(); ok {
+			data, err := marshal(rt.cfg.Codec, in)
+			if err != nil {
+				return nil, refusal(opts.ID, fmt.Errorf("cannot encode its input, a %T: %w", in, err))
+			}
+			a.rec.input = data
+		}
+	}
+	if err := ended(ctx); err != nil {
+		return nil, a.notStarted(err)
+	}
+	a.base, a.releaseBase = standardContext(ctx)
+	if mode != startAttended && ctx.Done() != nil {
+		a.stopWatch = context.AfterFunc(a.base, a.checkCaller)
+	}
+	err := rt.schedule(a)
+	if err == nil && a.rec != nil {
+		return a, a.load(mode == startRecovering)
+	}
+	if err != nil {
+		a.letGo()
+		return nil, err
+	}
+	return a, nil
+}
+
+// letGo lets go of the context of a caller whose activity was never scheduled.
+func (a *activity) letGo() {
+	if a.stopWatch != nil {
+		a.stopWatch()
+	}
+	if a.releaseBase != nil {
+		a.releaseBase()
+	}
+}
+
+// await waits until c is closed, and watches the caller's context meanwhile.
+func (a *activity) await(c <-chan struct{}) {
+	if a.stopWatch == nil {
+		select {
+		case <-c:
+		case <-a.base.Done():
+			a.checkCaller()
+		}
+	}
+	<-c
+}
+
+// checkCaller is called when the caller's context has ended.
+func (a *activity) checkCaller() {
+	a.rt.enter()
+	a.checkCallerLocked()
+	a.rt.leave()
+}
+
+// notStarted is the error of an activity whose context ended before its start.
+func (a *activity) notStarted(cause error) error {
+	return &Error{ID: a.opts.ID, Name: a.name(), RetryState: RetryStateCancelRequested, Err: cause}
+}
+
+func refusal(id string, err error) error {
+	if id == "" {
+		return fmt.Errorf("activity: not started: %w", err)
+	}
+	return fmt.Errorf("activity %q: not started: %w", id, err)
+}
+
+// schedule takes the activity in, and starts its first attempt or lets it wait.
+// A stored one it only takes in.
+func (rt *Runtime) schedule(a *activity) error {
+	rt.enter()
+	defer rt.leave()
+	a.checkCallerLocked()
+	id := a.opts.ID
+	switch {
+	case a.cancelCause != nil:
+		return a.notStarted(a.cancelCause)
+	case rt.shutdown.begun:
+		return refusal(id, ErrShutdown)
+	case rt.ids[id] != nil:
+		return refusal(id, ErrAlreadyRunning)
+	}
+	if id != "" {
+		rt.ids[id] = a
+	}
+	rt.started++
+	a.number = rt.started
+	a.scheduled, a.scheduledAt = rt.now, rt.wall(rt.now)
+	a.listed = rt.activities.PushBack(a)
+	rt.shutdown.open++
+	if a.rec != nil {
+		a.rec.scheduleLocked(rt)
+		a.setPhaseLocked(phaseLoading, never)
+		return nil
+	}
+	a.tellLocked(EventScheduled, 0, nil, 0, nil)
+	a.proceedLocked()
+	return nil
+}
+
+// The start of a stored activity: scheduled, its checkpoint is loaded; then it
+// waits, or its first attempt's start is saved; and then Start returns.
+
+// A storedStart is what a record needs until the first attempt has started.
+// Guarded by Runtime.mu.
+type storedStart struct {
+	requested  instant                 // when Start was called
+	cancelLoad context.CancelCauseFunc // ends the Store's Load
+	decided    chan struct{}           // closed when Start may return
+	accepted   bool                    // decided is closed, and refusal is nil
+	refusal    error                   // what Start then returns; set once
+
+	// What stands for the ID again if no attempt of this execution starts.
+	found    Checkpoint // State 0: nothing
+	replaces *record    // where found comes from; nil: from the Store
+	written  bool       // the Store may hold something of this execution
+}
+
+func (r *record) scheduleLocked(rt *Runtime) {
+	r.start.requested = rt.now
+	if r.start.replaces = rt.writer.records[r.id]; r.start.replaces != nil {
+		r.sequence = r.start.replaces.sequence
+	}
+	rt.writer.records[r.id] = r
+}
+
+// accepted waits until it is decided whether the activity has started.
+func (a *activity) accepted() error {
+	if a.rec == nil {
+		return nil
+	}
+	s := &a.rec.start
+	a.await(s.decided)
+	if s.refusal != nil {
+		<-a.done // until the caller's context is let go
+	}
+	return s.refusal
+}
+
+// acceptLocked lets Start return.
+func (a *activity) acceptLocked() {
+	if s := &a.rec.start; !s.accepted {
+		s.accepted = true
+		a.tellAtLocked(s.requested, EventScheduled, 0, nil, 0, nil)
+		a.rt.scheduler.accepted = append(a.rt.scheduler.accepted, s.decided)
+	}
+}
+
+// refuseLocked takes back an activity that was never accepted.
+func (a *activity) refuseLocked(err error) {
+	rt := a.rt
+	a.rec.start.refusal = err
+	a.rec.withdrawLocked(rt)
+	a.setPhaseLocked(phaseNew, never)
+	rt.activities.Remove(a.listed)
+	rt.freeIDLocked(a)
+	close(a.rec.start.decided)
+	a.answerLocked()
+}
+
+var errNotRecovered = errors.New("there is nothing to recover")
+
+// load asks the Store what it holds of the activity's ID, and resumes from
+// there. In a recovery it refuses what needs none.
+func (a *activity) load(recovering bool) (err error) {
+	r, rt := a.rec, a.rt
+	var cp Checkpoint
+	var found bool
+	err = errStoreGoexit
+	defer func() { // deferred for a Store that calls runtime.Goexit
+		err = a.loaded(cp, found, recovering, err)
+	}()
+	if p := r.start.replaces; p != nil {
+		cp, found, err = p.remains(rt), !p.gone, nil
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(a.base)
+	defer cancel(nil)
+	rt.enter()
+	r.start.cancelLoad = cancel
+	if a.cancelCause != nil {
+		cancel(a.cancelCause)
+	}
+	rt.leave()
+	err = rt.callStore("Load", func() (err error) {
+		cp, found, err = rt.cfg.Store.Load(ctx, r.id)
+		return err
+	})
+	return err
+}
+
+func (a *activity) loaded(cp Checkpoint, found, recovering bool, err error) error {
+	if !found {
+		cp = Checkpoint{}
+	}
+	a.rt.enter()
+	a.checkCallerLocked()
+	switch {
+	case a.cancelCause == ErrShutdown:
+		err = refusal(a.opts.ID, ErrShutdown)
+	case a.cancelCause != nil:
+		err = a.notStarted(a.cancelCause)
+	case err != nil:
+		err = refusal(a.opts.ID, err)
+	case found && cp.ID != a.opts.ID:
+		err = refusal(a.opts.ID, fmt.Errorf("the Store has given the checkpoint of another ID: %q", cp.ID))
+	case found && !cp.sound():
+		err = refusal(a.opts.ID, fmt.Errorf("its checkpoint makes no sense: %s, attempt %d, counted from %d, progressed %d", cp.State, cp.Attempt, cp.CountedFrom, cp.Progressed))
+	case recovering && !cp.State.unfinished():
+		err = errNotRecovered
+	}
+	if err == nil {
+		a.resumeLocked(cp)
+	} else {
+		a.refuseLocked(err)
+	}
+	a.rt.leave()
+	if err != nil {
+		<-a.done // until the caller's context is let go
+	}
+	return err
+}
+
+// resumeLocked starts an activity from the checkpoint of its ID.
+func (a *activity) resumeLocked(cp Checkpoint) {
+	r, p, rt := a.rec, &a.opts.RetryPolicy, a.rt
+	r.start.found, r.sequence = cp, max(r.sequence, cp.Sequence)
+	if len(cp.Details) > 0 {
+		a.mu.Lock()
+		a.details = recorded{data: bytes.Clone(cp.Details)}
+		a.mu.Unlock()
+	}
+	if !cp.State.unfinished() {
+		a.proceedLocked()
+		return
+	}
+	now, today := rt.now, rt.wall(rt.now)
+	if age := today.Sub(cp.ScheduledAt); age > 0 { // else the clock was set back
+		a.scheduled, a.scheduledAt = now-instant(age), today.Add(-age)
+	}
+	a.attempts, a.countedFrom, a.progressed = cp.Attempt, cp.CountedFrom, cp.Progressed
+	next := now
+	if cp.State == CheckpointInterrupted {
+		if cp.LastFailure != "" {
+			a.failure = errors.New(cp.LastFailure)
+		}
+	} else {
+		a.failure = fmt.Errorf("the process ended during attempt %d", cp.Attempt)
+		if cp.Progressed < cp.Attempt { // what kills its process must not do so at every boot
+			since := now - instant(max(today.Sub(cp.UpdatedAt), 0))
+			next = max(now, since.add(p.interval(cp.Attempt-cp.Progressed, rt.random(p))))
+		} else if p.ResetOnProgress {
+			a.countedFrom = cp.Attempt - 1
+		}
+	}
+	var retry RetryState
+	err := a.failure
+	switch {
+	case p.MaximumAttempts > 0 && cp.Attempt-a.countedFrom >= p.MaximumAttempts:
+		retry = RetryStateMaximumAttemptsReached
+		if err == nil {
+			err = fmt.Errorf("%d attempts had been made before", cp.Attempt)
+		}
+	case a.closeBy() <= now:
+		retry = RetryStateTimeout
+		rt.counts.timeouts++
+		a.mu.Lock()
+		err = a.timeoutLocked(TimeoutScheduleToClose)
+		a.mu.Unlock()
+	case a.closeBy() != never && a.closeBy() <= next:
+		retry = RetryStateTimeout
+	}
+	if retry != 0 || cp.State == CheckpointRunning {
+		a.logRestart(err, retry, time.Duration(next-now))
+	}
+	switch {
+	case retry != 0:
+		a.finishLocked(StateFailed, retry, err)
+	case next > now:
+		a.setPhaseLocked(phaseBackingOff, next)
+	default:
+		a.proceedLocked()
+	}
+}
+
+func (c *Checkpoint) sound() bool {
+	return c.State >= CheckpointRunning && c.State <= CheckpointCanceled &&
+		c.Attempt >= 0 && c.Attempt < math.MaxInt && (c.Attempt > 0 || c.State != CheckpointRunning) &&
+		c.CountedFrom >= 0 && c.CountedFrom <= c.Attempt && c.Progressed >= 0 && c.Progressed <= c.Attempt
+}
+
+// unfinished reports whether the next execution continues this one's attempts
+// and schedule time.
+func (s CheckpointState) unfinished() bool {
+	return s == CheckpointRunning || s == CheckpointInterrupted
+}
+
+// startSavedLocked starts the attempt whose start the Store was to save.
+func (a *activity) startSavedLocked(err error) {
+	if a.phase != phaseSavingStart || a.checkCallerLocked() {
+		return // it has ended meanwhile
+	}
+	s := &a.rec.start
+	switch {
+	case err == nil || a.latest != nil:
+		s.found, s.replaces = Checkpoint{}, nil
+		a.startAttemptLocked()
+	case s.accepted:
+		s.written = false
+		a.rec.withdrawLocked(a.rt)
+		a.outcome, a.err = StateFailed, refusal(a.rec.id, err)
+		a.endLocked()
+	default:
+		s.written = false
+		a.refuseLocked(refusal(a.rec.id, err))
+	}
+}
+
+// withdrawLocked lets stand again what stood for the ID before this execution.
+func (r *record) withdrawLocked(rt *Runtime) {
+	r.a = nil
+	switch s := &r.start; {
+	case s.written:
+		r.gone, r.last = s.found.State == 0, s.found
+		r.saveLocked(rt, nil)
+	case s.replaces != nil && s.replaces.unsaved:
+		rt.writer.records[r.id] = s.replaces
+		s.replaces.saveLocked(rt, nil)
+	default:
+		delete(rt.writer.records, r.id)
+	}
+}

@@ -1,0 +1,202 @@
+package activity
+
+import "context"
+
+// State is where an activity is in its life.
+type State int
+
+const (
+	_               State = iota
+	StateWaiting          // for a slot of MaxConcurrent, or for the Store
+	StateRunning          // an attempt runs, or has just failed and RetryPolicy.Retryable is being asked
+	StateBackingOff       // until the next attempt
+	StateBlocked          // the next attempt waits for functions of earlier ones that hang, or are inside Guard
+	StateCompleted        // final: the function returned nil
+	StateFailed           // final: there is no further attempt
+	StateCanceled         // final
+)
+
+func (s State) String() string {
+	return enum("State", int(s), "", "waiting", "running", "backing off", "blocked", "completed", "failed", "canceled")
+}
+
+// A phase is where an activity is in its life, as the Runtime sees it. An
+// activity is in exactly one, and setPhaseLocked is the only way into another.
+//
+//	phase        State        entered by                        its alarm                            a cancellation
+//	new          -            -                                 -                                    is noted; Start refuses it
+//	loading      waiting      scheduleLocked, with a Store      -                                    is noted, ends Load; Start refuses it
+//	queued       waiting      proceedLocked, without a slot     schedule-to-start or -close: fails   ends it
+//	savingStart  waiting      beginLocked, with a Store         schedule-to-close: fails             ends it
+//	running      running      startAttemptLocked                heartbeat, start-to-close: deciding  leads to canceling
+//	canceling    running      cancelLocked                      CancelGrace: abandons, ends it       is not the first, and ignored
+//	deciding     running      attempt.returned, timeOutLocked   schedule-to-close: fails             ends it
+//	backingOff   backing off  retryLocked, resumeLocked         the next attempt: proceeds           ends it
+//	blocked      blocked      proceedLocked                     schedule-to-close: fails             ends it
+//	savingEnd    final        finishLocked, with a Store        CancelGrace, once canceled: ended    shortens the wait for the Store
+//	ended        final        endLocked                         -                                    is ignored
+//
+// The usual way is new, running, ended; with a Store it is new, loading,
+// savingStart, running, savingEnd, ended. A failed attempt leads to deciding,
+// and from there to backingOff or straight to the next attempt. A start that
+// is refused goes back to new.
+type phase uint8
+
+const (
+	phaseNew phase = iota
+	phaseLoading
+	phaseQueued
+	phaseSavingStart
+	phaseRunning
+	phaseCanceling
+	phaseDeciding
+	phaseBackingOff
+	phaseBlocked
+	phaseSavingEnd
+	phaseEnded
+)
+
+// holdsSlot reports whether an activity in phase p has one of the slots of
+// Config.MaxConcurrent.
+func (p phase) holdsSlot() bool {
+	switch p {
+	case phaseSavingStart, phaseRunning, phaseCanceling, phaseDeciding:
+		return true
+	}
+	return false
+}
+
+// final reports whether it is decided how the activity has ended.
+func (p phase) final() bool { return p >= phaseSavingEnd }
+
+// stateLocked is what a user sees of the phase. Runtime.mu is held.
+func (a *activity) stateLocked() State {
+	switch a.phase {
+	case phaseNew:
+		return 0
+	case phaseLoading, phaseQueued, phaseSavingStart:
+		return StateWaiting
+	case phaseBackingOff:
+		return StateBackingOff
+	case phaseBlocked:
+		return StateBlocked
+	case phaseSavingEnd, phaseEnded:
+		return a.outcome
+	}
+	return StateRunning
+}
+
+// setPhaseLocked moves the activity to phase p, whose alarm rings at until. It
+// keeps what follows from the phase: the Runtime's counts, the slots and their
+// queue, the alarm, and the acceptance of a start. Runtime.mu is held.
+func (a *activity) setPhaseLocked(p phase, until instant) {
+	rt, old := a.rt, a.phase
+	rt.counts.states[a.stateLocked()]--
+	a.phase, a.until = p, until
+	rt.counts.states[a.stateLocked()]++
+	rt.slots.moveLocked(a, old, p)
+	a.setAlarmLocked(a.alarmAtLocked())
+	if a.rec != nil && p > phaseLoading && p != phaseSavingStart {
+		a.acceptLocked()
+	}
+}
+
+// alarmAtLocked is when the activity's alarm rings. In phaseRunning that moves
+// with every heartbeat, which does not touch the queue of alarms: the alarm
+// looks here again when it comes up. Runtime.mu is held.
+func (a *activity) alarmAtLocked() instant {
+	if a.phase != phaseRunning {
+		return a.until
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return min(a.latest.heartbeatBy(), a.latest.closeBy)
+}
+
+// alarmLocked does what the activity's alarm is for. late is how long ago the
+// earliest deadline was of all that are due now. Runtime.mu is held.
+func (a *activity) alarmLocked(late instant) {
+	if a.checkCallerLocked() {
+		return
+	}
+	now := a.rt.now
+	if when := a.alarmAtLocked(); when > now {
+		a.setAlarmLocked(when) // something else at this instant has moved it
+		return
+	}
+	switch a.phase {
+	case phaseQueued:
+		typ := TimeoutScheduleToStart
+		if a.closeBy() <= a.until {
+			typ = TimeoutScheduleToClose
+		}
+		a.failWaitLocked(typ)
+	case phaseSavingStart, phaseBlocked:
+		a.failWaitLocked(TimeoutScheduleToClose)
+	case phaseRunning:
+		a.timeOutLocked(late)
+	case phaseCanceling:
+		a.abandonCanceledLocked()
+	case phaseDeciding:
+		a.retryLocked(verdict{}) // without the answer of Retryable, which takes its time
+	case phaseBackingOff:
+		if a.closeBy() <= now { // the timer is late
+			a.finishLocked(StateFailed, RetryStateTimeout, a.failure)
+		} else {
+			a.proceedLocked()
+		}
+	case phaseSavingEnd:
+		a.endLocked()
+	}
+}
+
+// cancelLocked ends the attempt's Context, or what the activity waits for. The
+// first cause wins. Runtime.mu is held.
+func (a *activity) cancelLocked(cause error) {
+	if a.cancelCause != nil || a.phase == phaseEnded {
+		return
+	}
+	if err := ended(a.base); err != nil { // the caller's context was first
+		cause = err
+	}
+	a.cancelCause = cause
+	switch a.phase {
+	case phaseNew:
+	case phaseLoading:
+		if cancel := a.rec.start.cancelLoad; cancel != nil {
+			cancel(cause)
+		}
+	case phaseRunning:
+		a.mu.Lock()
+		a.latest.cancel(cause)
+		a.cancelCause = context.Cause(a.latest.Context)
+		a.mu.Unlock()
+		a.setPhaseLocked(phaseCanceling, a.rt.now.add(a.opts.CancelGrace))
+	case phaseDeciding:
+		a.retryLocked(verdict{})
+	case phaseSavingEnd:
+		// The callers of a success wait for one try of the delete, and no longer
+		// than CancelGrace.
+		if r := a.rec; r.gone && !r.endFailed {
+			a.setPhaseLocked(phaseSavingEnd, a.rt.now.add(a.opts.CancelGrace))
+		} else {
+			a.endLocked()
+		}
+	default:
+		err := cause
+		if a.failure != nil {
+			err = &canceledError{cause: cause, result: a.failure}
+		}
+		a.finishLocked(StateCanceled, RetryStateCancelRequested, err)
+	}
+}
+
+// checkCallerLocked cancels the activity, and returns true, if the caller's
+// context has ended and that is not known yet. Runtime.mu is held.
+func (a *activity) checkCallerLocked() bool {
+	if a.cancelCause != nil || a.base.Err() == nil {
+		return false
+	}
+	a.cancelLocked(nil)
+	return true
+}

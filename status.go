@@ -1,0 +1,107 @@
+package activity
+
+import "time"
+
+// Status describes an activity at one moment.
+type Status struct {
+	ID, Name      string
+	State         State
+	Attempt       int // the last attempt that was started; 0: none was
+	ScheduledAt   time.Time
+	StartedAt     time.Time // of that attempt
+	LastHeartbeat time.Time // zero before the first
+	NextAttempt   time.Time // in StateBackingOff
+	Done, Total   int       // of its Range
+	LastFailure   error     // how the last attempt that has ended did
+	Abandoned     int       // functions of its earlier attempts that still run
+
+	// Details and Codec are as in [TimeoutError]. [Status.HeartbeatDetails] reads
+	// them.
+	Details []byte
+	Codec   Codec
+}
+
+// HeartbeatDetails decodes the details recorded last, as
+// [Context.HeartbeatDetails] does.
+func (s Status) HeartbeatDetails(into ...any) (bool, error) {
+	return decodeDetails(s.Codec, s.Details, into)
+}
+
+// statusLocked needs Runtime.mu.
+func (a *activity) statusLocked() Status {
+	rt := a.rt
+	s := Status{
+		ID: a.id(), Name: a.name(), State: a.stateLocked(), Attempt: a.attempts,
+		ScheduledAt: a.scheduledAt, LastFailure: a.failure, Abandoned: a.abandoned, Codec: rt.cfg.Codec,
+	}
+	if a.latest != nil {
+		s.StartedAt = a.latest.startedAt
+	}
+	if a.phase == phaseBackingOff {
+		s.NextAttempt = rt.wall(a.until)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.beats > 0 {
+		s.LastHeartbeat = rt.wall(a.lastBeat)
+	}
+	if a.loop != nil {
+		s.Done, s.Total = a.loop.next-a.loop.from, max(a.loop.to-a.loop.from, 0)
+	}
+	s.Details = a.details.copy()
+	return s
+}
+
+// Activities describes the activities that have not ended, oldest first. One
+// whose end is decided and still being saved is among them, in its final State.
+func (rt *Runtime) Activities() []Status {
+	rt.enter()
+	defer rt.leave()
+	var all []Status
+	for e := rt.activities.Front(); e != nil; e = e.Next() {
+		all = append(all, e.Value.(*activity).statusLocked())
+	}
+	return all
+}
+
+// Stats counts activities: first how many there are now, then how many there
+// have been since New.
+type Stats struct {
+	Running, Waiting, BackingOff, Blocked int // activities in that State
+	Abandoned                             int // functions that still run although their attempt is over
+
+	Scheduled, Completed, Failed, Canceled uint64 // activities
+	Attempts                               uint64 // started
+	Heartbeats                             uint64 // of attempts that were not over
+	Timeouts                               uint64 // of all types
+}
+
+// counts are what Stats reports. Guarded by Runtime.mu.
+type counts struct {
+	states     [StateCanceled + 1]uint64
+	abandoned  int
+	attempts   uint64
+	heartbeats uint64 // of activities that have ended
+	timeouts   uint64
+}
+
+// Stats returns the counts as they are now.
+func (rt *Runtime) Stats() Stats {
+	rt.enter()
+	defer rt.leave()
+	c, n := &rt.counts, &rt.counts.states
+	s := Stats{
+		Running: int(n[StateRunning]), Waiting: int(n[StateWaiting]), BackingOff: int(n[StateBackingOff]), Blocked: int(n[StateBlocked]),
+		Abandoned: c.abandoned,
+		Completed: n[StateCompleted], Failed: n[StateFailed], Canceled: n[StateCanceled],
+		Attempts: c.attempts, Heartbeats: c.heartbeats, Timeouts: c.timeouts,
+	}
+	s.Scheduled = uint64(s.Running+s.Waiting+s.BackingOff+s.Blocked) + s.Completed + s.Failed + s.Canceled
+	for e := rt.activities.Front(); e != nil; e = e.Next() {
+		a := e.Value.(*activity)
+		a.mu.Lock()
+		s.Heartbeats += a.beats
+		a.mu.Unlock()
+	}
+	return s
+}
