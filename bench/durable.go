@@ -125,7 +125,7 @@ func durableRuntime() (rt *activity.Runtime, store *boltstore.Store, remove func
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	store, err = boltstore.Open(filepath.Join(dir, "activities.db"))
+	store, err = boltstore.Open(filepath.Join(dir, "activities.db"), nil)
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, remove())
 	}

@@ -26,14 +26,14 @@ const childVariable = "BOLTSTORE_TEST_CHILD"
 // children get the path of a store and report to standard output.
 var children = map[string]func(path string) error{
 	"open": func(path string) error {
-		s, err := boltstore.Open(path)
+		s, err := boltstore.Open(path, nil)
 		if err != nil {
 			return err
 		}
 		return s.Close()
 	},
 	"hold": func(path string) error {
-		s, err := boltstore.Open(path)
+		s, err := boltstore.Open(path, nil)
 		if err != nil {
 			return err
 		}
@@ -72,7 +72,7 @@ func child(t *testing.T, name, path string) *exec.Cmd {
 
 func open(t testing.TB, path string) *boltstore.Store {
 	t.Helper()
-	s, err := boltstore.Open(path)
+	s, err := boltstore.Open(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,6 +149,14 @@ func wantError(t testing.TB, err error, path, text string) {
 	}
 }
 
+func wantInUse(t testing.TB, err error, path string) {
+	t.Helper()
+	wantError(t, err, path, "in use")
+	if !errors.Is(err, boltstore.ErrInUse) {
+		t.Errorf("the error does not wrap ErrInUse: %v", err)
+	}
+}
+
 func TestConformance(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) (activity.Store, func() activity.Store) {
 		path := newPath(t)
@@ -192,10 +200,11 @@ func TestCloseTwice(t *testing.T) {
 func TestInUse(t *testing.T) {
 	t.Parallel() // it waits
 	path := newPath(t)
+	once := &boltstore.Options{LockTimeout: 1}
 	s := open(t, path)
 	save(t, s, checkpoint("a", nil))
-	_, err := boltstore.Open(path)
-	wantError(t, err, path, "in use")
+	_, err := boltstore.Open(path, once)
+	wantInUse(t, err, path)
 	out, err := child(t, "open", path).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), path+": open: in use") {
 		t.Errorf("another process opened the file: %v, %s", err, out)
@@ -220,14 +229,18 @@ func TestInUse(t *testing.T) {
 	if _, err := out2.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	_, err = boltstore.Open(path)
-	wantError(t, err, path, "in use")
-	in.Close()
-	if err := holder.Wait(); err != nil {
+	_, err = boltstore.Open(path, once)
+	wantInUse(t, err, path)
+	in.Close() // the holder is about to close the Store
+	s, err = boltstore.Open(path, &boltstore.Options{LockTimeout: time.Hour})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := ids(open(t, path)); err != nil || !slices.Equal(got, []string{"a", "b"}) {
+	if got, err := ids(s); err != nil || !slices.Equal(got, []string{"a", "b"}) {
 		t.Errorf("the store has %q, %v", got, err)
+	}
+	if err := errors.Join(s.Close(), holder.Wait()); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -250,18 +263,18 @@ func TestInUseAndUnsound(t *testing.T) {
 		}
 	}
 	overwrite(make([]byte, len(content)))
-	_, err := boltstore.Open(path)
+	_, err := boltstore.Open(path, nil)
 	overwrite(content)
-	wantError(t, err, path, "in use")
+	wantInUse(t, err, path)
 	save(t, s, checkpoint("b", nil))
 }
 
 func TestNoPlaceForAFile(t *testing.T) {
 	folder := t.TempDir()
-	_, err := boltstore.Open(folder)
+	_, err := boltstore.Open(folder, nil)
 	wantError(t, err, folder, "not a regular file")
 	missing := filepath.Join(folder, "missing", "activities.db")
-	_, err = boltstore.Open(missing)
+	_, err = boltstore.Open(missing, nil)
 	wantError(t, err, missing, "")
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the error is %v", err)

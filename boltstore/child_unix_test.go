@@ -87,7 +87,7 @@ func live(t *testing.T, cmd *exec.Cmd, hear func(event)) syscall.WaitStatus {
 // locked, and asks a Runtime what it has.
 func unfinished(t *testing.T, path string) map[string]activity.Checkpoint {
 	t.Helper()
-	s, err := boltstore.Open(path)
+	s, err := boltstore.Open(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

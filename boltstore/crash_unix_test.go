@@ -131,7 +131,7 @@ func init() {
 		defer stop()
 		tell(event{What: "begun"})
 		told := strings.Split(os.Args[2], ",")
-		s, err := boltstore.Open(path)
+		s, err := boltstore.Open(path, nil)
 		if err != nil {
 			return err
 		}

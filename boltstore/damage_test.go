@@ -58,7 +58,7 @@ func examine(t *testing.T, content []byte, stored map[string]activity.Checkpoint
 	if err := os.WriteFile(path, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := boltstore.Open(path)
+	s, err := boltstore.Open(path, nil)
 	if err != nil {
 		if !strings.Contains(err.Error(), path) {
 			t.Errorf("the error does not name the file: %v", err)
@@ -200,7 +200,7 @@ func TestForeignFiles(t *testing.T) {
 			if err := os.WriteFile(path, test.content, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			_, err := boltstore.Open(path)
+			_, err := boltstore.Open(path, nil)
 			wantError(t, err, path, test.want)
 			wantError(t, err, path, "left as it is")
 		})
@@ -278,7 +278,7 @@ func TestTruncatedWhileOpen(t *testing.T) {
 			if err := s.Close(); err != nil {
 				t.Error(err)
 			}
-			_, err := boltstore.Open(path)
+			_, err := boltstore.Open(path, nil)
 			wantError(t, err, path, "open: truncated: ")
 		})
 	}

@@ -22,7 +22,7 @@ func init() {
 			return err
 		}
 		defer restore()
-		if _, err := boltstore.Open(path); !errors.Is(err, syscall.EFBIG) {
+		if _, err := boltstore.Open(path, nil); !errors.Is(err, syscall.EFBIG) {
 			return fmt.Errorf("opened, or failed with another error: %w", err)
 		}
 		return nil
@@ -39,7 +39,7 @@ func init() {
 				return err
 			}
 		}
-		if _, err := boltstore.Open(path); !errors.Is(err, os.ErrPermission) {
+		if _, err := boltstore.Open(path, nil); !errors.Is(err, os.ErrPermission) {
 			return fmt.Errorf("opened, or failed with another error: %w", err)
 		}
 		return nil
@@ -59,7 +59,7 @@ func limitFiles(size uint64) (restore func() error, err error) {
 
 func fillDisk(path string, limit func(size uint64) uint64) error {
 	ctx := context.Background()
-	s, err := boltstore.Open(path)
+	s, err := boltstore.Open(path, nil)
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func fillDisk(path string, limit func(size uint64) uint64) error {
 	if err := s.Close(); err != nil {
 		return err
 	}
-	if s, err = boltstore.Open(path); err != nil {
+	if s, err = boltstore.Open(path, nil); err != nil {
 		return err
 	}
 	return errors.Join(intact(s, "added"), s.Close())

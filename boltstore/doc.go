@@ -1,7 +1,7 @@
 // Package boltstore keeps the checkpoints of activities in one local file, by
 // way of [go.etcd.io/bbolt]: an [activity.Store] without a server.
 //
-//	store, err := boltstore.Open("activities.db")
+//	store, err := boltstore.Open("activities.db", nil)
 //	if err != nil {
 //		return err
 //	}
@@ -11,8 +11,9 @@
 // # One at a time
 //
 // The file is locked while a Store has it open, by one process and one Store in
-// it; give it to one Runtime. Another Open waits for half a second and fails.
-// Copy the file only while no Store has it open.
+// it; give it to one Runtime. Another Open waits up to [Options.LockTimeout], 0.5 s
+// by default, and then fails with [ErrInUse]. Copy the file only while no Store has
+// it open.
 //
 // # Durability
 //

@@ -2,9 +2,11 @@ package boltstore_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/seed-9da638b0/activity"
 	"github.com/seed-9da638b0/activity/boltstore"
@@ -18,7 +20,7 @@ func Example() {
 	}
 	defer os.RemoveAll(folder)
 
-	store, err := boltstore.Open(filepath.Join(folder, "activities.db"))
+	store, err := boltstore.Open(filepath.Join(folder, "activities.db"), nil)
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -43,4 +45,37 @@ func Example() {
 	// row 0
 	// row 1
 	// row 2
+}
+
+// A program that replaces its predecessor can wait until that has shut down.
+func ExampleOpen_inUse() {
+	folder, err := os.MkdirTemp("", "boltstore")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(folder)
+	path := filepath.Join(folder, "activities.db")
+
+	predecessor, err := boltstore.Open(path, nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer predecessor.Close()
+
+	// Here it does not shut down. In earnest, wait longer than its Shutdown may take.
+	opts := &boltstore.Options{LockTimeout: 10 * time.Millisecond}
+	store, err := boltstore.Open(path, opts)
+	if errors.Is(err, boltstore.ErrInUse) {
+		fmt.Println("the predecessor still runs")
+		return
+	}
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer store.Close()
+	fmt.Println("open")
+	// Output: the predecessor still runs
 }

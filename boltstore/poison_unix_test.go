@@ -22,7 +22,7 @@ var poisonPolicy = activity.RetryPolicy{InitialInterval: 20 * time.Millisecond, 
 func init() {
 	children["poison"] = func(path string) error {
 		ctx := context.Background()
-		s, err := boltstore.Open(path)
+		s, err := boltstore.Open(path, nil)
 		if err != nil {
 			return err
 		}

@@ -31,7 +31,7 @@ const sector = 512
 
 func init() {
 	children["history"] = func(path string) error {
-		s, err := boltstore.Open(path)
+		s, err := boltstore.Open(path, nil)
 		if err != nil {
 			return err
 		}
@@ -46,7 +46,7 @@ func init() {
 	children["failing fsync"] = func(path string) error {
 		runtime.LockOSThread() // strace counts each thread's calls
 		ctx := context.Background()
-		s, err := boltstore.Open(path)
+		s, err := boltstore.Open(path, nil)
 		if err != nil {
 			return err
 		}
@@ -66,7 +66,7 @@ func init() {
 		if err := s.Close(); err != nil {
 			return err
 		}
-		if s, err = boltstore.Open(path); err != nil {
+		if s, err = boltstore.Open(path, nil); err != nil {
 			return err
 		}
 		if _, found, err := s.Load(ctx, "0"); err != nil || !found {
@@ -163,7 +163,7 @@ func TestPowerLoss(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			s, err := boltstore.Open(at)
+			s, err := boltstore.Open(at, nil)
 			if err != nil {
 				t.Fatalf("after %d changes, %s: %v", acknowledged, left.how, err)
 			}

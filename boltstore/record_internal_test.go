@@ -142,7 +142,7 @@ func TestDamagedRecords(t *testing.T) {
 
 func TestNewerRecord(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "activities.db")
-	s, err := Open(path)
+	s, err := Open(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func TestNewerRecord(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if s, err = Open(path); err != nil {
+	if s, err = Open(path, nil); err != nil {
 		t.Fatal(err)
 	}
 	check := func(err error) {

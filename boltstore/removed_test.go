@@ -24,7 +24,7 @@ func TestRemovedWhileOthersWait(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for done := 0; done < 10; {
-				s, err := boltstore.Open(path)
+				s, err := boltstore.Open(path, nil)
 				if err != nil {
 					continue // in use
 				}

@@ -31,7 +31,7 @@ func (c *counter) Delete(ctx context.Context, ids []string) error {
 }
 
 func openBench(b *testing.B) *counter {
-	s, err := boltstore.Open(filepath.Join(b.TempDir(), "activities.db"))
+	s, err := boltstore.Open(filepath.Join(b.TempDir(), "activities.db"), nil)
 	if err != nil {
 		b.Fatal(err)
 	}

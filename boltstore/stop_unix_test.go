@@ -24,7 +24,7 @@ const stopTimeout = 300 * time.Millisecond
 
 func init() {
 	children["healthy"] = func(path string) error {
-		s, err := boltstore.Open(path)
+		s, err := boltstore.Open(path, nil)
 		if err != nil {
 			return err
 		}

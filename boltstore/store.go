@@ -25,8 +25,8 @@ const (
 	bucketPrefix = "activity checkpoints "
 	bucketName   = bucketPrefix + "1" // the version of the file format
 
-	lockWait  = 500 * time.Millisecond // for a process that is just ending
-	lockRetry = 20 * time.Millisecond
+	defaultLockTimeout = 500 * time.Millisecond // for a process that is just ending
+	lockRetry          = 20 * time.Millisecond
 
 	// What All reads at once: as many checkpoints, or as many bytes and what
 	// goes beyond them.
@@ -34,8 +34,13 @@ const (
 	chunkBytes = 1 << 20
 )
 
+// ErrInUse is wrapped by Open's error when another process, or another Store in
+// this one, kept the file open for the whole of [Options.LockTimeout]. End that
+// process or close that Store before you call Open again, or open another file. If
+// the other one is about to end, as in a restart, set a longer LockTimeout.
+var ErrInUse = errors.New("in use: another process, or another Store in this one, has the file open; end that process or close that Store, or use another file")
+
 var (
-	errInUse    = errors.New("in use: another process, or another Store of this one, has the file open; end or close that one, or give each its own file")
 	errClosed   = errors.New("the Store is closed; close it after Runtime.Shutdown")
 	errReplaced = errors.New("removed or replaced while it was opened")
 )
@@ -52,15 +57,41 @@ type Store struct {
 
 var _ activity.Store = (*Store)(nil)
 
-// Open opens the file, or creates it, readable for its owner only. The folder
-// must exist. A file that is damaged, is no Store's or is in use by another is
-// refused and left as it is; the error says which, and names the file.
-func Open(path string) (*Store, error) {
+// Options says how Open opens a file. The zero value is ready to use.
+type Options struct {
+	// LockTimeout is how long Open waits for a file that another process, or
+	// another Store in this one, has open. If zero, 0.5 s. It must not be negative.
+	LockTimeout time.Duration
+}
+
+// Open opens the file at path. If there is none, Open creates it, readable and
+// writable only by its owner; the folder must exist. If opts is nil, the zero
+// Options are used.
+//
+// Open refuses a file that is damaged, that is not a Store's or that is in use,
+// leaves it unchanged, and returns an error that names the file and the reason.
+// If the file is still in use after Options.LockTimeout, the error wraps
+// [ErrInUse]. If LockTimeout is negative, Open returns an error and does not touch
+// the disk.
+func Open(path string, opts *Options) (*Store, error) {
+	lockTimeout := defaultLockTimeout
+	if opts != nil && opts.LockTimeout != 0 {
+		lockTimeout = opts.LockTimeout
+	}
+	if lockTimeout < 0 {
+		return nil, fmt.Errorf("boltstore: Options.LockTimeout must not be negative (got %v)", lockTimeout)
+	}
+
 	s := &Store{path: path, writing: make(chan struct{}, 1)}
-	err := s.open()
+	// All tries share lockTimeout: openFile deducts its wait from bolt.Timeout.
+	bolt := boltOptions(lockTimeout)
+	bolt.OpenFile = func(path string, flag int, mode os.FileMode) (*os.File, error) {
+		return s.openFile(path, flag, mode, &bolt.Timeout)
+	}
+	err := s.open(bolt)
 	for try := 1; errors.Is(err, errReplaced) && try < 10; try++ {
 		s.abandon()
-		err = s.open()
+		err = s.open(bolt)
 	}
 	if err != nil {
 		s.abandon()
@@ -69,7 +100,7 @@ func Open(path string) (*Store, error) {
 	return s, nil
 }
 
-func (s *Store) open() error {
+func (s *Store) open(bolt *bbolt.Options) error {
 	switch info, err := os.Stat(s.path); {
 	case errors.Is(err, fs.ErrNotExist):
 		if err := create(s.path); err != nil {
@@ -81,9 +112,9 @@ func (s *Store) open() error {
 		return errors.New("not a regular file")
 	}
 	return noPanic(func() (err error) {
-		s.db, err = bbolt.Open(s.path, 0o600, options(s.openFile))
+		s.db, err = bbolt.Open(s.path, 0o600, bolt)
 		if errors.Is(err, bolterrors.ErrTimeout) {
-			return errInUse
+			return ErrInUse
 		}
 		if err != nil {
 			return err
@@ -98,32 +129,37 @@ func (s *Store) open() error {
 	})
 }
 
-func options(openFile func(string, int, os.FileMode) (*os.File, error)) *bbolt.Options {
+func boltOptions(lockTimeout time.Duration) *bbolt.Options {
 	return &bbolt.Options{
-		Timeout:      lockWait,
+		Timeout:      lockTimeout,
 		FreelistType: bbolt.FreelistMapType,
 		NoStatistics: true,
-		OpenFile:     openFile,
 	}
 }
 
-// openFile gives bbolt a file that it can trust.
-func (s *Store) openFile(path string, flag int, mode os.FileMode) (*os.File, error) {
+// openFile gives bbolt a file that it can trust. It waits up to *timeout for the
+// lock, and leaves there what remains for bbolt's own lock: bbolt reads
+// Options.Timeout after OpenFile.
+func (s *Store) openFile(path string, flag int, mode os.FileMode, timeout *time.Duration) (*os.File, error) {
 	file, err := os.OpenFile(path, flag, mode)
 	if err != nil {
 		return nil, err
 	}
 	s.file = file
-	for start := time.Now(); ; time.Sleep(lockRetry) {
-		switch locked, err := tryLock(file); {
-		case err != nil:
+	for start := time.Now(); ; {
+		locked, err := tryLock(file)
+		if err != nil {
 			return nil, fmt.Errorf("lock: %w", err)
-		case !locked && time.Since(start) >= lockWait:
-			return nil, errInUse
-		case !locked:
-			continue
 		}
-		break
+		left := *timeout - time.Since(start)
+		if locked {
+			*timeout = max(left, 1) // to bbolt, 0 is forever
+			break
+		}
+		if left <= 0 {
+			return nil, ErrInUse
+		}
+		time.Sleep(min(left, lockRetry))
 	}
 	info, err := file.Stat()
 	if err != nil {
@@ -155,7 +191,7 @@ func create(path string) error {
 	if err := file.Close(); err != nil {
 		return err
 	}
-	db, err := bbolt.Open(file.Name(), 0o600, options(nil))
+	db, err := bbolt.Open(file.Name(), 0o600, boltOptions(defaultLockTimeout))
 	if err != nil {
 		return err
 	}

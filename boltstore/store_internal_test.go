@@ -10,7 +10,7 @@ import (
 
 // All holds no more than a chunk in memory, whatever is stored.
 func TestChunk(t *testing.T) {
-	s, err := Open(filepath.Join(t.TempDir(), "activities.db"))
+	s, err := Open(filepath.Join(t.TempDir(), "activities.db"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

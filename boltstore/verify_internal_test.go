@@ -23,7 +23,7 @@ type damager struct {
 func newDamager(t *testing.T) damager {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "activities.db")
-	s, err := Open(path)
+	s, err := Open(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestVerifyMeta(t *testing.T) {
 // What bbolt writes is sound, whatever is written in whatever order.
 func TestVerifySound(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "activities.db")
-	s, err := Open(path)
+	s, err := Open(path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

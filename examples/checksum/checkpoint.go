@@ -27,7 +27,7 @@ type manifestStore struct {
 func storeFile(manifest string) string { return manifest + ".checkpoint" }
 
 func openStore(manifest string) (*manifestStore, error) {
-	s, err := boltstore.Open(storeFile(manifest))
+	s, err := boltstore.Open(storeFile(manifest), nil)
 	return &manifestStore{s, manifest}, err
 }
 
