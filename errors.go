@@ -262,17 +262,6 @@ func short(err error) string {
 	return err.Error()
 }
 
-// enum gives the name of an enum's value. An empty name is an unset value.
-func enum(typ string, v int, names ...string) string {
-	if v == 0 {
-		return "unset"
-	}
-	if v > 0 && v < len(names) {
-		return names[v]
-	}
-	return typ + "(" + strconv.Itoa(v) + ")"
-}
-
 // oneLevel takes the failure before err's off err.
 func oneLevel(err error) error {
 	e, ok := err.(*TimeoutError)

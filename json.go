@@ -1,0 +1,137 @@
+package activity
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+// MarshalJSON gives the fields for people, logs and pages, under their Go names and
+// in their order. Every field is always there, except Codec, which is left out.
+//
+// A time is in RFC 3339, and null if zero. A duration is its String, such as "1m30s".
+// An error is its text, and null if nil. Details are null if there are none, the value
+// if there is one, and a list if there are several. A value that is not JSON, because
+// another Codec encoded it, is a base64 string; so are details that are damaged, as a
+// whole.
+//
+// This form does not keep the exact bytes of details, so to decode it into a Status is
+// an error.
+func (s Status) MarshalJSON() ([]byte, error) { return marshalFields(s) }
+
+// MarshalJSON gives the fields as [Status.MarshalJSON] does. The details of an
+// EventHeartbeat come last, as Details.
+func (e Event) MarshalJSON() ([]byte, error) {
+	return marshalFields(struct {
+		Event
+		Details []byte
+	}{e, e.details})
+}
+
+// MarshalJSON gives the fields as [Status.MarshalJSON] does. Input is a base64 string
+// if it is not JSON.
+//
+// This form is for people and not for a Store. It does not keep the exact bytes of Input
+// and Details, so to decode it into a Checkpoint is an error. A Store that writes JSON
+// needs a type of its own: "type record activity.Checkpoint" has none of these methods,
+// and encoding/json gives back all of it except invalid UTF-8 in strings, which a Store
+// must keep too.
+func (c Checkpoint) MarshalJSON() ([]byte, error) { return marshalFields(c) }
+
+// UnmarshalJSON returns an error: see [Status.MarshalJSON].
+func (*Status) UnmarshalJSON([]byte) error { return refuseJSON("Status") }
+
+// UnmarshalJSON returns an error: see [Status.MarshalJSON].
+func (*Event) UnmarshalJSON([]byte) error { return refuseJSON("Event") }
+
+// UnmarshalJSON returns an error: see [Checkpoint.MarshalJSON].
+func (*Checkpoint) UnmarshalJSON([]byte) error { return refuseJSON("Checkpoint") }
+
+// Without these errors encoding/json would take a list of small numbers, and most
+// strings, for the bytes of details.
+func refuseJSON(name string) error {
+	return fmt.Errorf("activity: cannot decode JSON into a %s: its JSON is for people and does not keep every byte", name)
+}
+
+// marshalFields gives the exported fields of a struct as an object.
+func marshalFields(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // the encoder that called MarshalJSON escapes, if it is to
+	value, separator := reflect.ValueOf(v), byte('{')
+	for _, f := range reflect.VisibleFields(value.Type()) {
+		if f.Anonymous || !f.IsExported() || f.Type == reflect.TypeFor[Codec]() {
+			continue
+		}
+		b.WriteByte(separator)
+		b.WriteString(strconv.Quote(f.Name) + ":")
+		separator = ','
+		if err := enc.Encode(readable(f.Name, value.FieldByIndex(f.Index).Interface())); err != nil {
+			return nil, fmt.Errorf("activity: cannot encode %s: %w", f.Name, err)
+		}
+		b.Truncate(b.Len() - 1) // Encode's newline
+	}
+	b.WriteByte('}')
+	return b.Bytes(), nil
+}
+
+// readable is what encoding/json is given for a field.
+func readable(name string, v any) any {
+	switch v := v.(type) {
+	case time.Time:
+		if v.IsZero() {
+			return nil
+		}
+		return v.Format(time.RFC3339Nano) // Time.MarshalJSON fails after the year 9999
+	case time.Duration:
+		return v.String()
+	case error:
+		return errorText(v)
+	case []byte:
+		if name == "Details" {
+			return readableDetails(v)
+		}
+		return readableValue(v)
+	}
+	return v
+}
+
+func readableDetails(details []byte) any {
+	var values []any
+	for rest := details; len(rest) > 0; {
+		value, after, err := cutValue(rest)
+		if err != nil {
+			return details
+		}
+		values, rest = append(values, readableValue(value)), after
+	}
+	switch len(values) {
+	case 0:
+		return nil
+	case 1:
+		return values[0]
+	}
+	return values
+}
+
+// readableValue is value as JSON if it is JSON, and else as base64.
+func readableValue(value []byte) any {
+	if !utf8.Valid(value) || !json.Valid(value) {
+		return value
+	}
+	return json.RawMessage(value)
+}
+
+// errorText is err.Error(), which is user code and may panic.
+func errorText(err error) (text string) {
+	defer func() {
+		if recover() != nil {
+			text = fmt.Sprintf("(the Error method of %T panicked)", err)
+		}
+	}()
+	return err.Error()
+}
