@@ -154,9 +154,9 @@
 //
 //   - An attempt's start is durable before its function runs, so that one which
 //     kills the process counts.
-//   - Details are given to the Store within Config.SyncInterval (100 ms), those of
+//   - Details are given to the Store within Config.SaveInterval (100 ms), those of
 //     all activities in one Save. Heartbeat does not wait for it, so a crash can
-//     lose what was recorded in the last SyncInterval and while the last Save was
+//     lose what was recorded in the last SaveInterval and while the last Save was
 //     under way. With Options.SyncHeartbeats it waits, and a crash loses nothing.
 //   - When the caller hears of success, the checkpoint is durably gone. A final
 //     failure leaves it.
@@ -187,7 +187,7 @@
 // a kill -9 nothing has to be done.
 //
 // A Store that fails at a start fails the start. Later it is logged and tried
-// again, after 5 s at most (SyncInterval, if that is longer), and the activities go
+// again, after 5 s at most (SaveInterval, if that is longer), and the activities go
 // on: what is not saved yet stays in memory, the newest of each only.
 //
 // What durability is not: a step that was done and whose heartbeat was not saved

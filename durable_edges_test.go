@@ -332,7 +332,7 @@ func collect(freed *atomic.Int32, n int32) int32 {
 func TestRule24WhatIsUnsavedKeepsNoActivity(t *testing.T) {
 	const n = 1000
 	s := newStore(t)
-	rt := activity.New(activity.Config{Store: s, Logger: quiet, SyncInterval: time.Hour})
+	rt := activity.New(activity.Config{Store: s, Logger: quiet, SaveInterval: time.Hour})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var freed atomic.Int32
@@ -393,7 +393,7 @@ func TestAllocationsBesideAStore(t *testing.T) {
 		t.Skip("the race detector allocates")
 	}
 	beat := func(store activity.Store) (allocs [2]float64) {
-		rt := activity.New(activity.Config{Store: store, Logger: quiet, SyncInterval: time.Hour})
+		rt := activity.New(activity.Config{Store: store, Logger: quiet, SaveInterval: time.Hour})
 		checkErr(t, rt.Run(t.Context(), job, func(ctx activity.Context) error {
 			big := 1000 // small ints are boxed for nothing
 			allocs[0] = testing.AllocsPerRun(1000, func() { _ = ctx.Heartbeat() })

@@ -73,7 +73,7 @@ func TestRule22TheEndHoldsNoSlot(t *testing.T) {
 	})
 }
 
-// A delete that fails is tried again, at first after SyncInterval, at most 5 s apart.
+// A delete that fails is tried again, at first after SaveInterval, at most 5 s apart.
 func TestRule24TheDeleteIsTriedUntilItWorks(t *testing.T) {
 	for _, test := range []struct {
 		interval time.Duration
@@ -84,7 +84,7 @@ func TestRule24TheDeleteIsTriedUntilItWorks(t *testing.T) {
 		{7 * time.Second, times(time.Second, 0, 7, 14, 21)},
 	} {
 		t.Run(test.interval.String(), func(t *testing.T) {
-			bothDurable(t, activity.Config{SyncInterval: test.interval}, func(t *testing.T, e *env, s *faultyStore) {
+			bothDurable(t, activity.Config{SaveInterval: test.interval}, func(t *testing.T, e *env, s *faultyStore) {
 				var tries []time.Duration
 				last := len(test.want) - 1
 				s.on("Delete", func(context.Context) error {

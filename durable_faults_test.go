@@ -166,7 +166,7 @@ func TestRule24SaveAndDeleteFailApart(t *testing.T) {
 // Shutdown.
 
 func TestRule19ShutdownSavesEverything(t *testing.T) {
-	bothDurable(t, activity.Config{SyncInterval: time.Hour}, func(t *testing.T, e *env, s *faultyStore) {
+	bothDurable(t, activity.Config{SaveInterval: time.Hour}, func(t *testing.T, e *env, s *faultyStore) {
 		for i := range 5 {
 			e.start(activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {
 				_ = ctx.Heartbeat(i)

@@ -119,7 +119,7 @@ func (r *durableRun) live(n int, content map[string]activity.Checkpoint) map[str
 		t, cp := &r.ids[i], content[strconv.Itoa(i)]
 		t.stands, t.details, t.asked, t.gone, t.pending = cp, durableDetails(cp), false, false, false
 	}
-	p.rt = activity.New(activity.Config{Store: p.store, Logger: quiet, Observer: p.observe, MaxConcurrent: l.slots, SyncInterval: l.sync})
+	p.rt = activity.New(activity.Config{Store: p.store, Logger: quiet, Observer: p.observe, MaxConcurrent: l.slots, SaveInterval: l.sync})
 	ctx, cancel := context.WithCancelCause(context.Background())
 	for range l.actions {
 		ctx, cancel := context.WithCancelCause(ctx)

@@ -59,7 +59,7 @@ type durableAction struct {
 // A durableLife is one process.
 type durableLife struct {
 	slots      int
-	sync       time.Duration // SyncInterval; 0: the default
+	sync       time.Duration // SaveInterval; 0: the default
 	begin, end time.Duration
 	actions    []durableAction
 	crash      bool // else Shutdown
@@ -573,7 +573,7 @@ func (m *durableModel) checkpoint(a *durableAct, state string) durableStored {
 	return c
 }
 
-// soon has it saved one SyncInterval after the first that waits for it.
+// soon has it saved one SaveInterval after the first that waits for it.
 func (m *durableModel) soon(a *durableAct) {
 	a.dirty = true
 	if m.flushAt == durableNever {

@@ -128,7 +128,7 @@ func TestRule16NewPanicsOnNegativeFields(t *testing.T) {
 	for field, cfg := range map[string]activity.Config{
 		"MaxConcurrent":  {MaxConcurrent: -1},
 		"MaxDetailsSize": {MaxDetailsSize: -1},
-		"SyncInterval":   {SyncInterval: -1},
+		"SaveInterval":   {SaveInterval: -1},
 	} {
 		func() {
 			defer func() {

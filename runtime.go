@@ -59,9 +59,9 @@ type Config struct {
 	// encoded. 0: 2 MiB.
 	MaxDetailsSize int
 
-	// SyncInterval is how long recorded details may wait until they are given to
-	// the Store: what a crash can lose. 0: 100 ms.
-	SyncInterval time.Duration
+	// SaveInterval is the longest time that recorded details wait before they are
+	// given to the Store: what a crash can lose. If zero, 100 ms.
+	SaveInterval time.Duration
 
 	// Rand returns the random numbers, in [0,1), for RetryPolicy.Jitter. It is
 	// called by one goroutine at a time, under a lock: it must be quick, and
@@ -92,7 +92,7 @@ type Runtime struct {
 
 const (
 	defaultMaxDetailsSize = 2 << 20
-	defaultSyncInterval   = 100 * time.Millisecond
+	defaultSaveInterval   = 100 * time.Millisecond
 )
 
 // New returns a Runtime. It panics if a field of cfg is negative, and names it.
@@ -102,8 +102,8 @@ func New(cfg Config) *Runtime {
 		panic(fmt.Sprintf("activity: Config.MaxConcurrent must not be negative (got %d)", cfg.MaxConcurrent))
 	case cfg.MaxDetailsSize < 0:
 		panic(fmt.Sprintf("activity: Config.MaxDetailsSize must not be negative (got %d)", cfg.MaxDetailsSize))
-	case cfg.SyncInterval < 0:
-		panic(fmt.Sprintf("activity: Config.SyncInterval must not be negative (got %s)", cfg.SyncInterval))
+	case cfg.SaveInterval < 0:
+		panic(fmt.Sprintf("activity: Config.SaveInterval must not be negative (got %s)", cfg.SaveInterval))
 	}
 	rt := &Runtime{ids: map[string]*activity{}}
 	if cfg.Clock == nil {
@@ -112,8 +112,8 @@ func New(cfg Config) *Runtime {
 	if cfg.MaxDetailsSize == 0 {
 		cfg.MaxDetailsSize = defaultMaxDetailsSize
 	}
-	if cfg.SyncInterval == 0 {
-		cfg.SyncInterval = defaultSyncInterval
+	if cfg.SaveInterval == 0 {
+		cfg.SaveInterval = defaultSaveInterval
 	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Float64

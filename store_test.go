@@ -336,10 +336,10 @@ func (e *env) stop() {
 
 // Heartbeats.
 
-func TestRule21DetailsAreSavedWithinTheSyncInterval(t *testing.T) {
+func TestRule21DetailsAreSavedWithinTheSaveInterval(t *testing.T) {
 	for _, interval := range []time.Duration{0, time.Nanosecond, 7 * time.Second} {
 		t.Run(interval.String(), func(t *testing.T) {
-			durable(t, activity.Config{SyncInterval: interval}, func(t *testing.T, e *env, s *faultyStore) {
+			durable(t, activity.Config{SaveInterval: interval}, func(t *testing.T, e *env, s *faultyStore) {
 				if interval == 0 {
 					interval = 100 * time.Millisecond
 				}

@@ -51,12 +51,12 @@ func (r *record) saveLocked(rt *Runtime, f waiter) {
 	}
 }
 
-// saveSoonLocked makes the record dirty, to be saved within Config.SyncInterval.
+// saveSoonLocked makes the record dirty, to be saved within Config.SaveInterval.
 func (r *record) saveSoonLocked(rt *Runtime) {
 	w := &rt.writer
 	w.gatherLocked(r)
 	if w.saves.place == 0 {
-		w.saves.setLocked(rt, rt.now.add(rt.cfg.SyncInterval))
+		w.saves.setLocked(rt, rt.now.add(rt.cfg.SaveInterval))
 	}
 }
 
@@ -90,7 +90,7 @@ func (p *pace) pauseLocked(rt *Runtime) time.Duration {
 	if rt.now >= p.retryAt {
 		p.failures++
 	}
-	interval := rt.cfg.SyncInterval
+	interval := rt.cfg.SaveInterval
 	d := max(interval, min(maxStorePause, interval<<min(p.failures-1, 16)))
 	p.retryAt = rt.now.add(d)
 	return d

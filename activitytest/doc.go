@@ -66,7 +66,7 @@
 // at the next place that they come to; its deferred calls run only when the body and
 // its assertions are over, before the test's own clean-ups. The next life begins with
 // what the Store durably held. Of the details that were recorded and, by
-// Config.SyncInterval, not yet saved, it is tried to lose none, the last one, the last
+// Config.SaveInterval, not yet saved, it is tried to lose none, the last one, the last
 // two, and so on (of many: some). With Options.SyncHeartbeats there are none.
 //
 // Stall: the call at the place hangs until its attempt has timed out and the next one

@@ -119,7 +119,7 @@ func TestDoc(t *testing.T) {
 func TestSomeCrashes(t *testing.T) {
 	plan := activitytest.Plan{Kinds: activitytest.Crash | activitytest.Twice, MaxRuns: 20, Seed: 1}
 	plan.Run(t, func(t *testing.T, w *activitytest.World) {
-		w.Config = activity.Config{SyncInterval: time.Second}
+		w.Config = activity.Config{SaveInterval: time.Second}
 		db := &database{}
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			return rt.Run(ctx, activity.Options{ID: "import"}, func(ctx activity.Context) error {

@@ -137,7 +137,7 @@ func init() {
 		}
 		ended := make(chan error, 2*counters)
 		rt := activity.New(activity.Config{
-			Store: telling{s}, SyncInterval: 2 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
+			Store: telling{s}, SaveInterval: 2 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
 			Observer: func(e activity.Event) {
 				switch e.Kind {
 				case activity.EventAttemptFailed:

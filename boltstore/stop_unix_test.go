@@ -34,7 +34,7 @@ func init() {
 			close(hang)
 		}()
 
-		rt := activity.New(activity.Config{Store: s, SyncInterval: 2 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
+		rt := activity.New(activity.Config{Store: s, SaveInterval: 2 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
 		beating := make(chan struct{}, 10)
 		start := func(id string, sync bool, pause func(activity.Context) error) error {
 			opts := activity.Options{ID: id, HeartbeatTimeout: stopTimeout, SyncHeartbeats: sync}

@@ -68,7 +68,7 @@
 //     30 s), or MaxHeartbeatThrottleInterval of [worker.Options] if that is shorter: set
 //     it to a second or so. When a worker is killed or an attempt runs into a
 //     start-to-close timeout, the details since the last heartbeat that was sent are
-//     lost; the embedded runtime loses those of the last SyncInterval, and none.
+//     lost; the embedded runtime loses those of the last SaveInterval, and none.
 //   - A cancellation reaches the function with the answer to a heartbeat, which is
 //     within 10 s, and not at once. In the function its cause is an error that wraps
 //     context.Canceled: the caller's own cause only the caller has.
