@@ -175,7 +175,7 @@
 //
 // [Recover] does that for everything that was running or interrupted: call it when
 // the program starts, with a [Definition] for each kind of activity. What was
-// canceled on purpose stays canceled. [Runtime.Unfinished] lists what is stored, and
+// canceled on purpose stays canceled. [Runtime.Checkpoints] lists what is stored, and
 // [Runtime.Forget] drops it.
 //
 // Every kill counts against RetryPolicy.MaximumAttempts: a long job that is to

@@ -210,12 +210,12 @@ func TestRule20AbsurdCheckpoints(t *testing.T) {
 }
 
 // What ends during the loop, and is not saved, is listed as it ended.
-func TestRule28UnfinishedWhatEndsMeanwhile(t *testing.T) {
+func TestCheckpoints_WhatEndsMeanwhile(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		s.put(activity.Checkpoint{State: activity.CheckpointFailed, Attempt: 1})
 		h := e.start(activity.Options{ID: "b"}, untilEnded)
 		s.on("Save", failing)
-		for cp, err := range e.rt.Unfinished(t.Context()) {
+		for cp, err := range e.rt.Checkpoints(t.Context()) {
 			checkErr(t, err, nil)
 			switch cp.ID {
 			case "a":

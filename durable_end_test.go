@@ -526,7 +526,7 @@ func TestRule24ACancellationDoesNotWait(t *testing.T) {
 				synctest.Wait()
 				checkEnd(t, e.end(h), 1, activity.RetryStateCancelRequested, errCancel)
 				// It stands for the ID until it is saved.
-				for cp, err := range e.rt.Unfinished(e.ctx) {
+				for cp, err := range e.rt.Checkpoints(e.ctx) {
 					checkErr(t, err, nil)
 					checkCheckpoint(t, cp, activity.Checkpoint{
 						ID: "a", State: activity.CheckpointCanceled, Input: []byte("{}"), Details: details(7), LastFailure: cp.LastFailure,

@@ -77,7 +77,7 @@ type durableProcess struct {
 	rt      *activity.Runtime
 	ctxs    []context.Context
 	cancels []context.CancelCauseFunc
-	calling sync.WaitGroup // Forget, Recover and Unfinished
+	calling sync.WaitGroup // Forget, Recover and Checkpoints
 
 	// Guarded by mu.
 	over    bool
@@ -294,7 +294,7 @@ func (p *durableProcess) act(i int) {
 		}
 		result = fmt.Sprintf("%d, unknown %v", n, unknown)
 	case "unfinished":
-		for cp, err := range p.rt.Unfinished(ctx) {
+		for cp, err := range p.rt.Checkpoints(ctx) {
 			if err != nil {
 				result += err.Error()
 				break

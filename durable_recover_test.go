@@ -34,13 +34,13 @@ func store(s *faultyStore, cp activity.Checkpoint) {
 	}
 }
 
-func TestRule28Unfinished(t *testing.T) {
+func TestCheckpoints(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		kinds := seed(s, "job")
 		check := func(want map[string]activity.CheckpointState) {
 			t.Helper()
 			got := map[string]activity.CheckpointState{}
-			for cp, err := range e.rt.Unfinished(e.ctx) {
+			for cp, err := range e.rt.Checkpoints(e.ctx) {
 				checkErr(t, err, nil)
 				if _, twice := got[cp.ID]; twice {
 					t.Errorf("%q comes twice", cp.ID)
@@ -59,7 +59,7 @@ func TestRule28Unfinished(t *testing.T) {
 		synctest.Wait()
 		kinds["failed"] = activity.CheckpointCanceled // which only the memory knows
 		check(kinds)
-		for cp := range e.rt.Unfinished(e.ctx) {
+		for cp := range e.rt.Checkpoints(e.ctx) {
 			if checkDetails(t, stored{cp}, 7); cp.ID == "failed" {
 				clear(cp.Details) // is the caller's
 				clear(cp.Input)
@@ -78,7 +78,7 @@ func TestRule28Unfinished(t *testing.T) {
 		check(kinds)
 	})
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) { // no Store
-		for cp, err := range rt.Unfinished(t.Context()) {
+		for cp, err := range rt.Checkpoints(t.Context()) {
 			t.Error(cp, err)
 		}
 	})
@@ -109,7 +109,7 @@ func TestRule24AllFails(t *testing.T) {
 			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 				rt := activity.New(activity.Config{Store: &allStore{s, all}, Logger: quiet})
 				var errs []error
-				for _, err := range rt.Unfinished(e.ctx) {
+				for _, err := range rt.Checkpoints(e.ctx) {
 					errs = append(errs, err)
 				}
 				if len(errs) != 2 || errs[0] != nil || !errors.Is(errs[1], errDisk) {
@@ -128,7 +128,7 @@ func TestRule24AllFails(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(e.ctx)
 		cancel(errCancel)
 		var errs []error
-		for _, err := range e.rt.Unfinished(ctx) {
+		for _, err := range e.rt.Checkpoints(ctx) {
 			errs = append(errs, err)
 		}
 		if len(errs) != 1 || !errors.Is(errs[0], errCancel) {
@@ -138,12 +138,12 @@ func TestRule24AllFails(t *testing.T) {
 }
 
 // The loop's body may do what it likes.
-func TestRule28UnfinishedLoops(t *testing.T) {
+func TestCheckpoints_Loops(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		before := bubbled(t)
 		kinds := seed(s, "job")
 		n := 0
-		for range e.rt.Unfinished(e.ctx) {
+		for range e.rt.Checkpoints(e.ctx) {
 			n++
 			break
 		}
@@ -156,7 +156,7 @@ func TestRule28UnfinishedLoops(t *testing.T) {
 					t.Errorf("recovered %v", v)
 				}
 			}()
-			for range e.rt.Unfinished(e.ctx) {
+			for range e.rt.Checkpoints(e.ctx) {
 				panic(errBoom)
 			}
 		}()
@@ -164,7 +164,7 @@ func TestRule28UnfinishedLoops(t *testing.T) {
 			t.Errorf("%d goroutines more", n-before)
 		}
 		all := slices.Sorted(maps.Keys(kinds))
-		for cp := range e.rt.Unfinished(e.ctx) {
+		for cp := range e.rt.Checkpoints(e.ctx) {
 			if cp.ID != "crashed" {
 				checkErr(t, e.rt.Forget(e.ctx, cp.ID), nil)
 			}

@@ -485,7 +485,7 @@ func TestRule24AStartThatFailsLeavesWhatIsNotSavedYet(t *testing.T) {
 			s.want(activity.Checkpoint{ID: "a", State: activity.CheckpointRunning, Attempt: 1, Input: []byte("{}")})
 			checkErr(t, e.launch(e.ctx, opts, noop).err, errDisk)
 			checkDiff(t, "unfinished", e.unfinished(), []string{"a"})
-			for cp := range e.rt.Unfinished(e.ctx) {
+			for cp := range e.rt.Checkpoints(e.ctx) {
 				checkDetails(t, stored{cp}, 7)
 			}
 			loads := len(s.of("Load"))

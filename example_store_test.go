@@ -59,7 +59,7 @@ func ExampleRecover() {
 
 // What has failed for good stays in the Store: run it again, and it resumes, or
 // forget it.
-func ExampleRuntime_Unfinished() {
+func ExampleRuntime_Checkpoints() {
 	ctx := context.Background()
 	rt := activity.New(activity.Config{Store: &storetest.Memory{}, Logger: quiet})
 	for _, id := range []string{"customers", "orders"} {
@@ -73,7 +73,7 @@ func ExampleRuntime_Unfinished() {
 	if err := rt.Forget(ctx, "customers"); err != nil {
 		fmt.Println(err)
 	}
-	for cp, err := range rt.Unfinished(ctx) {
+	for cp, err := range rt.Checkpoints(ctx) {
 		if err != nil {
 			fmt.Println(err)
 			break

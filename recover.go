@@ -38,7 +38,7 @@ func Recover(ctx context.Context, rt *Runtime, defs ...Recoverable) (int, error)
 	}
 	var errs []error
 	var started []*activity
-	for cp, err := range rt.Unfinished(ctx) {
+	for cp, err := range rt.Checkpoints(ctx) {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("activity: Recover: %w", err))
 			break
@@ -71,11 +71,11 @@ func Recover(ctx context.Context, rt *Runtime, defs ...Recoverable) (int, error)
 	return n, errors.Join(errs...)
 }
 
-// Unfinished lists the checkpoints of activities that have not completed and are
-// not running here now: what was interrupted by a crash or a shutdown, what has
-// failed for good, what was canceled. The loop's body may start and forget
-// activities. Without a Store there are none.
-func (rt *Runtime) Unfinished(ctx context.Context) iter.Seq2[Checkpoint, error] {
+// Checkpoints yields the stored checkpoints of activities that have not completed
+// and are not running here now: those interrupted by a crash or a shutdown, those
+// that have failed for good, and those that were canceled. The loop's body may
+// start and forget activities. Without a Store there are none.
+func (rt *Runtime) Checkpoints(ctx context.Context) iter.Seq2[Checkpoint, error] {
 	return func(yield func(Checkpoint, error) bool) {
 		if rt.cfg.Store == nil {
 			return

@@ -317,11 +317,11 @@ func (e *env) launch(ctx context.Context, opts activity.Options, fn func(activit
 	return l
 }
 
-// unfinished are the IDs that Unfinished lists.
+// unfinished are the IDs that Checkpoints yields.
 func (e *env) unfinished() []string {
 	e.t.Helper()
 	var ids []string
-	for cp, err := range e.rt.Unfinished(e.t.Context()) {
+	for cp, err := range e.rt.Checkpoints(e.t.Context()) {
 		checkErr(e.t, err, nil)
 		ids = append(ids, cp.ID)
 	}

@@ -386,7 +386,7 @@ func TestEndOfTheProcess(t *testing.T) {
 		// The next process finds it.
 		found := ""
 		err = w.Run(func(ctx context.Context, rt *activity.Runtime) error {
-			for cp, err := range rt.Unfinished(ctx) {
+			for cp, err := range rt.Checkpoints(ctx) {
 				found += cp.ID
 				if err != nil {
 					return err
@@ -601,7 +601,7 @@ func TestRecover(t *testing.T) {
 			for len(rt.Activities()) > 0 {
 				time.Sleep(time.Second)
 			}
-			for cp, err := range rt.Unfinished(ctx) {
+			for cp, err := range rt.Checkpoints(ctx) {
 				return fmt.Errorf("%s is left: %w", cp.ID, err)
 			}
 			return nil

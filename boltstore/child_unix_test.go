@@ -92,7 +92,7 @@ func unfinished(t *testing.T, path string) map[string]activity.Checkpoint {
 		t.Fatal(err)
 	}
 	all := map[string]activity.Checkpoint{}
-	for cp, err := range activity.New(activity.Config{Store: s}).Unfinished(t.Context()) {
+	for cp, err := range activity.New(activity.Config{Store: s}).Checkpoints(t.Context()) {
 		if err != nil {
 			t.Fatal(err)
 		}
