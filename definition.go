@@ -6,7 +6,7 @@ import (
 )
 
 // A Definition is an activity with a name that outlives the process, which is
-// what [Recover] finds a stored activity's function by. Its input outlives the
+// what [Runtime.Recover] finds a stored activity's function by. Its input outlives the
 // process too: no addresses, handles or temporary files.
 type Definition[In, Out any] struct {
 	Name    string

@@ -173,7 +173,7 @@
 //   - failed for good, or canceled by [Handle.Cancel]: a new execution, attempt 1,
 //     which resumes from the details.
 //
-// [Recover] does that for everything that was running or interrupted: call it when
+// [Runtime.Recover] does that for everything that was running or interrupted: call it when
 // the program starts, with a [Definition] for each kind of activity. What was
 // canceled on purpose stays canceled. [Runtime.Checkpoints] lists what is stored, and
 // [Runtime.Forget] drops it.

@@ -289,7 +289,7 @@ func TestRule27GuardKeepsAStoredID(t *testing.T) {
 		}
 		check()
 		checkErr(t, e.rt.Forget(e.ctx, "a"), activity.ErrAlreadyRunning)
-		if n, err := activity.Recover(e.ctx, e.rt, def); n != 0 || err != nil {
+		if n, err := e.rt.Recover(e.ctx, def); n != 0 || err != nil {
 			t.Error(n, err)
 		}
 		checkDiff(t, "unfinished", e.unfinished(), []string(nil))
@@ -299,7 +299,7 @@ func TestRule27GuardKeepsAStoredID(t *testing.T) {
 		e.open("in")
 		check()
 		checkDiff(t, "unfinished", e.unfinished(), []string{"a"})
-		if n, err := activity.Recover(e.ctx, e.rt, def); n != 1 || err != nil {
+		if n, err := e.rt.Recover(e.ctx, def); n != 1 || err != nil {
 			t.Error(n, err)
 		}
 		e.pass(time.Second)

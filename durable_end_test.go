@@ -145,7 +145,7 @@ func TestRule24CancelWhileTheDeleteFails(t *testing.T) {
 					}
 					checkDiff(t, "unfinished", e.unfinished(), []string(nil))
 					loads := len(s.of("Load"))
-					if n, err := activity.Recover(e.ctx, e.rt, definition("job", nil)); n != 0 || err != nil {
+					if n, err := e.rt.Recover(e.ctx, definition("job", nil)); n != 0 || err != nil {
 						t.Error(n, err)
 					}
 					e.pass(time.Second)
@@ -471,7 +471,7 @@ func TestRule22AfterACancellationOnPurpose(t *testing.T) {
 		synctest.Wait()
 		e.pass(time.Hour)
 		after, _ := e.reboot(s, activity.Config{})
-		if n, err := activity.Recover(e.ctx, after.rt, definition("job", nil)); n != 0 || err != nil {
+		if n, err := after.rt.Recover(e.ctx, definition("job", nil)); n != 0 || err != nil {
 			t.Error(n, err)
 		}
 		err := after.rt.Run(e.ctx, job, func(ctx activity.Context) error {

@@ -44,7 +44,7 @@ func TestRule20LogOfARestart(t *testing.T) {
 					Options: activity.Options{ScheduleToCloseTimeout: time.Hour, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 3}},
 					Func:    func(activity.Context, struct{}) (struct{}, error) { return struct{}{}, nil },
 				}
-				if n, err := activity.Recover(t.Context(), rt, def); n != 1 || err != nil {
+				if n, err := rt.Recover(t.Context(), def); n != 1 || err != nil {
 					t.Error(n, err)
 				}
 				time.Sleep(time.Minute)

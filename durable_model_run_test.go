@@ -285,7 +285,7 @@ func (p *durableProcess) act(i int) {
 				defs = append(defs, &activity.Definition[int, int]{Name: fmt.Sprint("n", id), Options: p.options(x, id), Func: p.function(id, true)})
 			}
 		}
-		n, err := activity.Recover(ctx, p.rt, defs...)
+		n, err := p.rt.Recover(ctx, defs...)
 		var unknown []int
 		for id := range durableIDs {
 			if err != nil && strings.Contains(err.Error(), fmt.Sprintf("activity %q", strconv.Itoa(id))) {

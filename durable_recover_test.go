@@ -116,7 +116,7 @@ func TestRule24AllFails(t *testing.T) {
 					t.Errorf("%v", errs)
 				}
 				def := &activity.Definition[int, int]{Name: "job"}
-				n, err := activity.Recover(e.ctx, rt, def)
+				n, err := rt.Recover(e.ctx, def)
 				if checkErr(t, err, errDisk); n != 0 {
 					t.Errorf("%d recovered", n)
 				}
@@ -326,7 +326,7 @@ func TestRule28Recover(t *testing.T) {
 		_, err := other.Start(e.ctx, e.rt, "running", 6)
 		checkErr(t, err, nil)
 		ctx, cancel := context.WithCancelCause(e.ctx)
-		n, err := activity.Recover(ctx, e.rt, other, definition("job", func(ctx activity.Context, in int) error {
+		n, err := e.rt.Recover(ctx, other, definition("job", func(ctx activity.Context, in int) error {
 			if i := ctx.Info(); in != 5 || i.Name != "job" || i.Attempt != 2 || kinds[i.ID] == 0 {
 				t.Errorf("%d, %+v", in, i)
 			}
@@ -348,7 +348,7 @@ func TestRule28Recover(t *testing.T) {
 				t.Errorf("%+v", got)
 			}
 		}
-		if n, err := activity.Recover(e.ctx, e.rt, other, definition("job", nil)); n != 0 || err != nil { // all are
+		if n, err := e.rt.Recover(e.ctx, other, definition("job", nil)); n != 0 || err != nil { // all are
 			t.Error(n, err)
 		}
 		cancel(errCancel) // ctx is theirs
@@ -364,7 +364,7 @@ func TestRule28Recover(t *testing.T) {
 		}
 	})
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) { // no Store
-		if n, err := activity.Recover(t.Context(), rt, definition("job", nil)); n != 0 || err != nil {
+		if n, err := rt.Recover(t.Context(), definition("job", nil)); n != 0 || err != nil {
 			t.Error(n, err)
 		}
 	})
@@ -388,7 +388,7 @@ func TestRule28RecoverWhatItCannot(t *testing.T) {
 			store(s, cp)
 		}
 		def := definition("job", func(ctx activity.Context, in int) error { return untilEnded(ctx) })
-		n, err := activity.Recover(e.ctx, e.rt, def)
+		n, err := e.rt.Recover(e.ctx, def)
 		if n != 2 {
 			t.Errorf("%d recovered", n)
 		}
@@ -406,7 +406,7 @@ func TestRule28RecoverWhatItCannot(t *testing.T) {
 		}
 		calls := len(s.of(""))
 		for _, defs := range [][]activity.Recoverable{{def, definition("job", nil)}, {definition("", nil)}} {
-			if n, err := activity.Recover(e.ctx, e.rt, defs...); n != 0 || err == nil || !strings.Contains(err.Error(), `"`+defs[0].(*activity.Definition[int, string]).Name+`"`) {
+			if n, err := e.rt.Recover(e.ctx, defs...); n != 0 || err == nil || !strings.Contains(err.Error(), `"`+defs[0].(*activity.Definition[int, string]).Name+`"`) {
 				t.Errorf("%d, %v", n, err)
 			}
 		}
@@ -429,7 +429,7 @@ func TestRule28RecoverMany(t *testing.T) {
 		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 			many(s)
 			s.on("Save", func(context.Context) error { time.Sleep(time.Second); return nil })
-			n, err := activity.Recover(e.ctx, e.rt, def)
+			n, err := e.rt.Recover(e.ctx, def)
 			if checkErr(t, err, nil); n != 64 || time.Since(e.base) != 2*time.Second+1 || len(s.of("Save")) != 2 {
 				t.Errorf("%d after %s, %d Saves", n, time.Since(e.base), len(s.of("Save")))
 			}
@@ -438,7 +438,7 @@ func TestRule28RecoverMany(t *testing.T) {
 	t.Run("with few slots", func(t *testing.T) {
 		durable(t, activity.Config{MaxConcurrent: 5}, func(t *testing.T, e *env, s *faultyStore) {
 			many(s)
-			n, err := activity.Recover(e.ctx, e.rt, def)
+			n, err := e.rt.Recover(e.ctx, def)
 			if checkErr(t, err, nil); n != 64 || time.Since(e.base) != 64 {
 				t.Errorf("%d after %s", n, time.Since(e.base))
 			}
@@ -464,14 +464,14 @@ func TestRule28RecoverMany(t *testing.T) {
 				}
 				return nil
 			})
-			n, err := activity.Recover(e.ctx, e.rt, def)
+			n, err := e.rt.Recover(e.ctx, def)
 			if checkErr(t, err, errDisk); n != 63 || !strings.Contains(fmt.Sprint(err), `"00"`) || strings.Contains(fmt.Sprint(err), "\n") {
 				t.Errorf("%d, %v", n, err)
 			}
 			if got := s.get("00"); got.Sequence != 7 {
 				t.Errorf("%+v", got)
 			}
-			if n, err := activity.Recover(e.ctx, e.rt, def); n != 1 || err != nil { // again
+			if n, err := e.rt.Recover(e.ctx, def); n != 1 || err != nil { // again
 				t.Error(n, err)
 			}
 		})
@@ -486,7 +486,7 @@ func TestRule28RecoverMany(t *testing.T) {
 				}
 				return nil
 			})
-			_, err := activity.Recover(ctx, e.rt, def)
+			_, err := e.rt.Recover(ctx, def)
 			checkErr(t, err, errCancel)
 			e.pass(time.Minute)
 			if len(e.rt.Activities()) != 0 || len(e.unfinished()) != 64 {
@@ -509,7 +509,7 @@ func TestRule28RecoverWhatChangesMeanwhile(t *testing.T) {
 			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 				s.put(activity.Checkpoint{State: activity.CheckpointInterrupted, Input: []byte("5")})
 				s.on("Load", func(context.Context) error { change(e, s); return nil })
-				n, err := activity.Recover(e.ctx, e.rt, definition("job", nil), definition("other", nil))
+				n, err := e.rt.Recover(e.ctx, definition("job", nil), definition("other", nil))
 				if n != 0 || err != nil || len(s.of("Load")) != 1 {
 					t.Error(n, err)
 				}

@@ -11,7 +11,7 @@ import (
 
 // A program that is stopped in the middle, and the next one, which picks up all
 // that was left in one line. Yours opens a Store of package boltstore.
-func ExampleRecover() {
+func ExampleRuntime_Recover() {
 	ctx := context.Background()
 	store := &storetest.Memory{}
 
@@ -45,7 +45,7 @@ func ExampleRecover() {
 		})
 	}
 	rt = activity.New(activity.Config{Store: store, Logger: quiet})
-	_, err := activity.Recover(ctx, rt, copyRows)
+	_, err := rt.Recover(ctx, copyRows)
 	<-done
 	fmt.Println("recover:", err)
 	// Output:

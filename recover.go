@@ -9,22 +9,23 @@ import (
 	"strings"
 )
 
-// Recover starts every activity in the Store that a crash, a shutdown or the end
-// of its context interrupted, each by the Definition of its Name and with its
-// stored input, and returns how many: call it at the start of the program. Each
-// goes on as the package's doc on durability says, with ctx as its context. What
-// has failed for good, or was canceled by [Handle.Cancel], it leaves alone. It
-// gives no handles: what you want one of, start before, by its ID; it goes on from
-// its checkpoint, and Recover passes it over. One whose attempts are used up, or
-// whose schedule-to-close timeout has passed, is started and fails at once, which
-// the log says.
+// Recover starts every activity in the Store that was interrupted by a crash, a
+// shutdown or the end of its context, and returns how many. Call it when the
+// program starts. Each activity is run by the Definition of its Name, with its
+// stored input and with ctx as its context, and resumes as the package's doc on
+// durability says. What has failed for good, or was canceled by [Handle.Cancel],
+// stays as it is. Activities that are running already are skipped: if you need a
+// [Handle], start that activity by its ID before you call Recover. An activity
+// whose attempts are used up, or whose schedule-to-close timeout has passed, is
+// started and fails at once, which is logged.
 //
-// An error names each ID that it could not start: since no Definition has its
-// Name (Run's activities have none: start those by their ID, or [Runtime.Forget]
+// The error names each ID that could not be started: because no Definition has
+// its Name (Run's activities have none: start them by their ID, or [Runtime.Forget]
 // them), its input does not decode, or the Store failed. The others are started
-// all the same; but an error of Store.All ends it. Without a Store there is
-// nothing to recover.
-func Recover(ctx context.Context, rt *Runtime, defs ...Recoverable) (int, error) {
+// nevertheless; but an error of Store.All ends it. A Definition without a Name, or
+// two with the same one, are an error, and then nothing is started. Without a Store
+// there is nothing to recover.
+func (rt *Runtime) Recover(ctx context.Context, defs ...Recoverable) (int, error) {
 	byName := map[string]Recoverable{}
 	for _, d := range defs {
 		name := d.definition()

@@ -589,7 +589,7 @@ func TestRecover(t *testing.T) {
 		}
 		started := false
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
-			if _, err := activity.Recover(ctx, rt, def); err != nil {
+			if _, err := rt.Recover(ctx, def); err != nil {
 				return err
 			}
 			if !started {

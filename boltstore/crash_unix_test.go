@@ -174,7 +174,7 @@ func init() {
 				}
 			}()
 		}
-		if _, err := activity.Recover(context.Background(), rt, counting); err != nil {
+		if _, err := rt.Recover(context.Background(), counting); err != nil {
 			return err
 		}
 		for ; left > 0 && ctx.Err() == nil; left-- {

@@ -73,7 +73,7 @@ func init() {
 			},
 		}
 
-		n, err := activity.Recover(ctx, rt, poison, neighbor)
+		n, err := rt.Recover(ctx, poison, neighbor)
 		if err != nil {
 			return err
 		}
