@@ -2,15 +2,20 @@ package activity
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
-// A Definition is an activity with a name that outlives the process, which is
-// what [Runtime.Recover] finds a stored activity's function by. Its input outlives the
-// process too: no addresses, handles or temporary files.
+// A Definition is an activity with a name that outlives the process:
+// [Runtime.Recover] finds the function of a stored activity by it. The input
+// outlives the process too, so it must not hold addresses, handles or temporary
+// files.
+//
+// A Definition without a Name is refused, and so is one whose Options have an ID
+// or a Name: each execution gets an ID of its own.
 type Definition[In, Out any] struct {
 	Name    string
-	Options Options // for every execution; ID and Name are ignored
+	Options Options // for every execution
 	Func    func(Context, In) (Out, error)
 }
 
@@ -24,8 +29,8 @@ func (d *Definition[In, Out]) Execute(ctx context.Context, rt *Runtime, id strin
 	return Execute(ctx, rt, opts, d.Func, in)
 }
 
-// Start starts the activity with this ID, as [Start] does; an empty one is made up,
-// and never stored. A Definition without a Name is refused.
+// Start starts the activity with this ID, as [Start] does. If id is empty, an ID is
+// made up, and nothing is stored.
 func (d *Definition[In, Out]) Start(ctx context.Context, rt *Runtime, id string, in In) (*Handle[Out], error) {
 	opts, err := d.options(id)
 	if err != nil {
@@ -36,30 +41,41 @@ func (d *Definition[In, Out]) Start(ctx context.Context, rt *Runtime, id string,
 
 // options are those of the execution with this ID.
 func (d *Definition[In, Out]) options(id string) (Options, error) {
-	if d.Name == "" {
-		return Options{}, fmt.Errorf("activity %q: Definition.Name is empty (Recover needs it)", id)
+	if err := d.check(); err != nil {
+		return Options{}, fmt.Errorf("activity %q: not started: %w", id, err)
 	}
 	opts := d.Options
 	opts.ID, opts.Name = id, d.Name
 	return opts, nil
 }
 
-func (d *Definition[In, Out]) definition() string { return d.Name }
+// check returns an error that names the first field that makes no sense.
+func (d *Definition[In, Out]) check() error {
+	switch {
+	case d.Name == "":
+		return errors.New("Definition.Name must not be empty: Recover finds the function by it")
+	case d.Options.ID != "":
+		return fmt.Errorf("Definition.Options.ID must be empty (got %.40q): pass the ID to Start or Execute", d.Options.ID)
+	case d.Options.Name != "":
+		return fmt.Errorf("Definition.Options.Name must be empty (got %.40q): Definition.Name (%q) is the name", d.Options.Name, d.Name)
+	}
+	return nil
+}
+
+func (d *Definition[In, Out]) definition() (name string, err error) { return d.Name, d.check() }
 
 func (d *Definition[In, Out]) recover(ctx context.Context, rt *Runtime, cp Checkpoint) (*activity, error) {
 	c := &call[In, Out]{fn: d.Func}
 	if err := unmarshal(rt.cfg.Codec, cp.Input, &c.in); err != nil {
 		return nil, fmt.Errorf("activity %q (%s): not recovered: cannot decode its input into a %T: %w", cp.ID, cp.Name, c.in, err)
 	}
-	opts, err := d.options(cp.ID)
-	if err != nil {
-		return nil, err
-	}
+	opts := d.Options
+	opts.ID, opts.Name = cp.ID, d.Name
 	return rt.start(ctx, opts, c, startRecovering)
 }
 
 // A Recoverable is a *[Definition], of any types.
 type Recoverable interface {
-	definition() string
+	definition() (name string, err error)
 	recover(ctx context.Context, rt *Runtime, cp Checkpoint) (*activity, error)
 }

@@ -282,7 +282,10 @@ func (p *durableProcess) act(i int) {
 		for id := range durableIDs {
 			p.begins(id)
 			if id != x.unknown {
-				defs = append(defs, &activity.Definition[int, int]{Name: fmt.Sprint("n", id), Options: p.options(x, id), Func: p.function(id, true)})
+				opts := p.options(x, id)
+				name := opts.Name
+				opts.ID, opts.Name = "", "" // which are the execution's
+				defs = append(defs, &activity.Definition[int, int]{Name: name, Options: opts, Func: p.function(id, true)})
 			}
 		}
 		n, err := p.rt.Recover(ctx, defs...)

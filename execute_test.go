@@ -105,7 +105,7 @@ func TestDefinition(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		def := activity.Definition[int, string]{
 			Name:    "def",
-			Options: activity.Options{ID: "ignored", Name: "ignored", RetryPolicy: activity.RetryPolicy{MaximumAttempts: 2}},
+			Options: activity.Options{RetryPolicy: activity.RetryPolicy{MaximumAttempts: 2}},
 			Func: func(ctx activity.Context, in int) (string, error) {
 				if info := ctx.Info(); info.Attempt == 1 || info.MaximumAttempts != 2 {
 					return "", errBoom
@@ -120,11 +120,8 @@ func TestDefinition(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if out, err := h.Wait(t.Context()); err != nil || out != h.ID()+" def 4" || h.ID() == "" || h.ID() == "ignored" {
+		if out, err := h.Wait(t.Context()); err != nil || out != h.ID()+" def 4" || h.ID() == "" {
 			t.Errorf("got %q, %v, ID %q", out, err, h.ID())
-		}
-		if def.Options.ID != "ignored" {
-			t.Error("the Definition was changed")
 		}
 	})
 }
@@ -149,14 +146,23 @@ func TestHandleWaitWhoseOwnContextEnds(t *testing.T) {
 	})
 }
 
-func TestDefinitionWithoutAName(t *testing.T) {
-	d := &activity.Definition[int, int]{Func: func(activity.Context, int) (int, error) { panic("runs") }}
-	rt := activity.New(activity.Config{Logger: quiet})
-	_, executed := d.Execute(t.Context(), rt, "d1", 1)
-	_, started := d.Start(t.Context(), rt, "d1", 1)
-	for _, err := range []error{executed, started} {
-		if err == nil || !strings.Contains(err.Error(), `"d1": Definition.Name is empty`) {
-			t.Error(err)
+func TestDefinition_Refused(t *testing.T) {
+	fn := func(activity.Context, int) (int, error) { panic("runs") }
+	for want, d := range map[string]*activity.Definition[int, int]{
+		"Definition.Name must not be empty":                            {Func: fn},
+		`Definition.Options.ID must be empty (got "x")`:                {Name: "n", Options: activity.Options{ID: "x"}, Func: fn},
+		`Definition.Options.Name must be empty (got "x"): Definition.`: {Name: "n", Options: activity.Options{Name: "x"}, Func: fn},
+	} {
+		rt := activity.New(activity.Config{Logger: quiet})
+		_, executed := d.Execute(t.Context(), rt, "d1", 1)
+		_, started := d.Start(t.Context(), rt, "d1", 1)
+		for _, err := range []error{executed, started} {
+			if err == nil || !strings.HasPrefix(err.Error(), `activity "d1": not started: `+want) {
+				t.Errorf("got %v, want %s", err, want)
+			}
+		}
+		if _, err := rt.Recover(t.Context(), d); err == nil || !strings.HasPrefix(err.Error(), "activity: Recover: "+want) {
+			t.Errorf("Recover: got %v, want %s", err, want)
 		}
 	}
 }

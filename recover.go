@@ -22,16 +22,16 @@ import (
 // The error names each ID that could not be started: because no Definition has
 // its Name (Run's activities have none: start them by their ID, or [Runtime.Forget]
 // them), its input does not decode, or the Store failed. The others are started
-// nevertheless; but an error of Store.All ends it. A Definition without a Name, or
-// two with the same one, are an error, and then nothing is started. Without a Store
+// nevertheless; but an error of Store.All ends it. A Definition that is refused, or
+// two with the same Name, are an error, and then nothing is started. Without a Store
 // there is nothing to recover.
 func (rt *Runtime) Recover(ctx context.Context, defs ...Recoverable) (int, error) {
 	byName := map[string]Recoverable{}
 	for _, d := range defs {
-		name := d.definition()
+		name, err := d.definition()
 		switch {
-		case name == "":
-			return 0, errors.New(`activity: Recover: Definition.Name is "", and it is what a stored activity's function is found by`)
+		case err != nil:
+			return 0, fmt.Errorf("activity: Recover: %w", err)
 		case byName[name] != nil:
 			return 0, fmt.Errorf("activity: Recover: two Definitions are named %q", name)
 		}

@@ -109,12 +109,18 @@ func ExecuteDefinition[In, Out any](ctx context.Context, c client.Client, taskQu
 
 // StartDefinition is [activity.Definition.Start] on a Temporal cluster.
 func StartDefinition[In, Out any](ctx context.Context, c client.Client, taskQueue string, d *activity.Definition[In, Out], id string, in In) (*Handle[Out], error) {
-	if d.Name == "" {
-		return nil, fmt.Errorf("activity %q: Definition.Name is empty, and it is what a worker finds the function by", id)
+	if err := checkDefinition(d); err != nil {
+		return nil, fmt.Errorf("activity %q: not started: %w", id, err)
 	}
 	opts := d.Options
 	opts.ID, opts.Name = id, d.Name
 	return Start(ctx, c, taskQueue, opts, d.Func, in)
+}
+
+// checkDefinition has the embedded runtime check the Definition.
+func checkDefinition[In, Out any](d *activity.Definition[In, Out]) error {
+	_, err := activity.New(activity.Config{}).Recover(context.Background(), d)
+	return errors.Unwrap(err) // without the word Recover
 }
 
 const defaultCancelGrace = 10 * time.Second

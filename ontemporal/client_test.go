@@ -184,14 +184,14 @@ func asJSON(v any) string {
 func TestExecuteWithTheLeast(t *testing.T) {
 	s := newServer()
 	s.ends(0, nil)
-	d := &activity.Definition[int, string]{Name: "g", Func: f, Options: activity.Options{Name: "ignored", StartToCloseTimeout: time.Hour, RetryPolicy: activity.RetryPolicy{MaximumInterval: 10 * time.Millisecond}}}
+	d := &activity.Definition[int, string]{Name: "g", Func: f, Options: activity.Options{StartToCloseTimeout: time.Hour, RetryPolicy: activity.RetryPolicy{MaximumInterval: 10 * time.Millisecond}}}
 	out, err := ontemporal.ExecuteDefinition(t.Context(), s, "queue", d, "", 5)
 	if out != "result" || err != nil || s.name != "g" || len(s.args) != 1 || len(s.options.ID) < 20 || s.options.RetryPolicy.InitialInterval != 10*time.Millisecond {
 		t.Errorf("got %q, %v; the server got %v, %v, %+v", out, err, s.name, s.args, s.options)
 	}
 	s.check(t, "start") // a new ID has left nothing
 	d.Name = ""
-	if _, err := ontemporal.ExecuteDefinition(t.Context(), s, "queue", d, "a", 5); err == nil || !strings.Contains(err.Error(), "Definition.Name is empty") {
+	if _, err := ontemporal.ExecuteDefinition(t.Context(), s, "queue", d, "a", 5); err == nil || !strings.Contains(err.Error(), "Definition.Name must not be empty") {
 		t.Errorf("got %v", err)
 	}
 }

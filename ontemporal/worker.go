@@ -49,8 +49,8 @@ type start struct {
 // RegisterDefinition does so for a Definition. Its Options are the caller's: see
 // [StartDefinition].
 func RegisterDefinition[In, Out any](r worker.ActivityRegistry, d *activity.Definition[In, Out]) {
-	if d.Name == "" {
-		panic("ontemporal: RegisterDefinition: Definition.Name is empty")
+	if err := checkDefinition(d); err != nil {
+		panic("ontemporal: RegisterDefinition: " + err.Error())
 	}
 	Register(r, d.Name, d.Func)
 }

@@ -636,8 +636,8 @@ func TestRegisterRefuses(t *testing.T) {
 	var suite testsuite.WorkflowTestSuite
 	env := suite.NewTestActivityEnvironment()
 	for want, f := range map[string]func(){
-		"ontemporal: Register: activity: the function is nil":      func() { ontemporal.Register[int, int](env, "f", nil) },
-		"ontemporal: RegisterDefinition: Definition.Name is empty": func() { ontemporal.RegisterDefinition(env, &activity.Definition[int, int]{}) },
+		"ontemporal: Register: activity: the function is nil":  func() { ontemporal.Register[int, int](env, "f", nil) },
+		"ontemporal: RegisterDefinition: Definition.Name must": func() { ontemporal.RegisterDefinition(env, &activity.Definition[int, int]{}) },
 	} {
 		func() {
 			defer func() {
