@@ -74,7 +74,7 @@ func chart(results []result) ([]byte, error) {
 		res := &results[i]
 		for k := range res.measured {
 			l := &res.measured[k]
-			b := bar{name: strings.TrimPrefix(l.name, "floor: "), ns: l.ns(), ours: strings.HasPrefix(l.name, "this package")}
+			b := bar{name: strings.TrimPrefix(l.name, "floor: "), ns: l.ns(), ours: strings.Contains(l.name, "this package")}
 			switch {
 			case res.name == "run":
 				run = append(run, b)
@@ -102,7 +102,7 @@ func chart(results []result) ([]byte, error) {
 	upper, lower := all, all
 	upper.Min.Y += heights[1]
 	lower.Max.Y -= heights[0]
-	panel("One no-op activity, with the timeouts that each has", run).Draw(draw.Crop(upper, nameWidth+8, -14, 6, -6))
+	panel("One activity that looks at its context, with the timeouts that each has", run).Draw(draw.Crop(upper, nameWidth+8, -14, 6, -6))
 	panel("One heartbeat", beat).Draw(draw.Crop(lower, nameWidth+8, -14, 6, -6))
 
 	var out bytes.Buffer

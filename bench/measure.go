@@ -22,7 +22,8 @@ type sample struct {
 // A row measures one thing.
 type row struct {
 	name, remark string
-	ours         bool     // what the section's other rows are compared with
+	group        string   // compared only with each other; empty: the section's main rows
+	ours         bool     // the row that the other rows of its group are compared with
 	lines        []string // names of the samples of one measurement, if there are several
 	fixed        int      // operations a measurement; 0: as many as fill the time
 	least, most  int      // limits to them; 0: none
@@ -51,6 +52,7 @@ type section struct {
 // lines of its row, if there are several.
 type line struct {
 	name, part, remark string
+	group              string
 	ours               bool
 	samples            []sample
 }
@@ -151,10 +153,10 @@ func interleave(rows []row, rounds int, budget time.Duration) (lines []line, err
 		}
 		first[i] = len(lines)
 		if len(r.lines) == 0 {
-			lines = append(lines, line{name: r.name, remark: r.remark, ours: r.ours})
+			lines = append(lines, line{name: r.name, remark: r.remark, group: r.group, ours: r.ours})
 		}
 		for _, part := range r.lines {
-			lines = append(lines, line{name: r.name, part: part, remark: r.remark, ours: r.ours})
+			lines = append(lines, line{name: r.name, part: part, remark: r.remark, group: r.group, ours: r.ours})
 		}
 	}
 	for range rounds {

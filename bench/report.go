@@ -41,7 +41,7 @@ func (r *report) write(w io.Writer) {
 		rounds = "as little as possible of everything"
 	}
 	fmt.Fprintf(w, "What `cd bench && %s` printed on one machine; the ratios travel better than the times.\n\n", command)
-	fmt.Fprintf(w, "![Bars: one no-op activity, and one heartbeat, beside their peers](results.svg)\n\n")
+	fmt.Fprintf(w, "![Bars: one activity, and one heartbeat, beside their peers](results.svg)\n\n")
 	fmt.Fprintf(w, "- machine: %s, %d cores (GOMAXPROCS %d), %s/%s\n", cpuModel(), runtime.NumCPU(), runtime.GOMAXPROCS(0), runtime.GOOS, runtime.GOARCH)
 	fmt.Fprintf(w, "- %s, GOGC=%s\n", runtime.Version(), gogc())
 	fmt.Fprintf(w, "- %s, a %s run of %.0f s: %s\n", r.began.UTC().Format(time.DateOnly), r.scale.name, r.took.Seconds(), rounds)
@@ -79,10 +79,10 @@ func (res *result) write(w io.Writer) {
 	writeTable(w, rows, "lrrrrl")
 }
 
-// base is the line of this package's that l is compared with.
+// base is the line of this package that l is compared with: the same part of the same group.
 func (res *result) base(l *line) *line {
 	for i := range res.measured {
-		if b := &res.measured[i]; b.ours && b.part == l.part {
+		if b := &res.measured[i]; b.ours && b.group == l.group && b.part == l.part {
 			return b
 		}
 	}

@@ -29,6 +29,7 @@ const workflowsOnFile = "go-workflows, SQLite file"
 // A way is one way to run an activity that does nothing but count.
 type way struct {
 	name, remark string
+	group        string // see row
 	ours         bool
 	most         int  // operations a measurement; 0: no limit
 	alone        bool // only from one goroutine
@@ -36,57 +37,72 @@ type way struct {
 	open         func() (runner, error)
 }
 
-// A runner gives each goroutine that runs activities a function that runs one,
+// An eachFunc gives each goroutine that runs activities a function that runs one,
 // which adds 1 to ran.
+type eachFunc func(ran *int) func() error
+
 type runner struct {
-	each  func(ran *int) func() error
+	each  eachFunc
 	close func() error
 }
 
+// underCancelable opens a runner under a context that can be canceled, as the context of
+// a request or of a main function with signal handling can.
+func underCancelable(each func(ctx context.Context) eachFunc) func() (runner, error) {
+	return func() (runner, error) {
+		ctx, cancel := context.WithCancel(context.Background())
+		return runner{each: each(ctx), close: func() error { cancel(); return nil }}, nil
+	}
+}
+
+// underBackground opens a runner under context.Background.
+func underBackground(each func(ctx context.Context) eachFunc) func() (runner, error) {
+	return func() (runner, error) { return runner{each: each(context.Background())}, nil }
+}
+
+// ways come in the order of the table: first what users pay, which is a function that
+// looks at its context and a caller that can cancel, then the no-op.
 func ways() []way {
-	ctx := context.Background()
+	const noOp = "no-op" // the group
 	return []way{
 		{
-			name: "floor: spawn and join", remark: "a goroutine and a channel: no timeout",
-			open: func() (runner, error) {
-				return runner{each: func(ran *int) func() error {
+			name: "floor: spawn and join", remark: "a goroutine and a channel: no timeout, no context",
+			open: underBackground(func(context.Context) eachFunc {
+				return func(ran *int) func() error {
 					return func() error {
 						done := make(chan struct{})
 						go func() { *ran++; close(done) }()
 						<-done
 						return nil
 					}
-				}}, nil
-			},
+				}
+			}),
 		},
 		{
 			name: "by hand", remark: "context.WithTimeout, goroutine, select, heartbeat timer: no retry, no details",
-			open: func() (runner, error) {
-				return runner{each: func(ran *int) func() error {
-					f := func(context.Context, func()) error { *ran++; return nil }
+			open: underCancelable(func(ctx context.Context) eachFunc {
+				return func(ran *int) func() error {
+					f := func(ctx context.Context, _ func()) error { *ran++; return ctx.Err() }
 					return func() error { return runByHand(ctx, startToClose, heartbeatTimeout, f) }
-				}}, nil
-			},
+				}
+			}),
 		},
 		{
 			name: "this package, Run", ours: true,
-			open: func() (runner, error) { return run(ctx), nil },
-		},
-		{
-			name: "this package, Run, cancellable", remark: "the caller's context can be canceled",
-			open: func() (runner, error) {
-				ctx, cancel := context.WithCancel(ctx)
-				r := run(ctx)
-				r.close = func() error { cancel(); return nil }
-				return r, nil
-			},
+			open: underCancelable(func(ctx context.Context) eachFunc {
+				rt := activity.New(activity.Config{})
+				return func(ran *int) func() error {
+					f := func(ctx activity.Context) error { *ran++; return ctx.Err() }
+					return func() error { return rt.Run(ctx, bothTimeouts(), f) }
+				}
+			}),
 		},
 		{
 			name: "this package, Execute", remark: "with an input and a result",
-			open: func() (runner, error) {
+			open: underCancelable(func(ctx context.Context) eachFunc {
 				rt := activity.New(activity.Config{})
-				return runner{each: func(ran *int) func() error {
-					f := func(_ activity.Context, in int) (int, error) { *ran += in; return in, nil }
+				return func(ran *int) func() error {
+					f := func(ctx activity.Context, in int) (int, error) { *ran += in; return in, ctx.Err() }
 					return func() error {
 						out, err := activity.Execute(ctx, rt, bothTimeouts(), f, 1)
 						if err == nil && out != 1 {
@@ -94,45 +110,45 @@ func ways() []way {
 						}
 						return err
 					}
-				}}, nil
-			},
+				}
+			}),
 		},
 		{
-			name: "failsafe-go, sync", remark: "Timeout and RetryPolicy, Run: no heartbeat; waits for a function that hangs",
-			open: func() (runner, error) {
-				ex := failsafeExecutor()
-				return runner{each: func(ran *int) func() error {
-					f := func() error { *ran++; return nil }
-					return func() error { return ex.Run(f) }
-				}}, nil
-			},
+			name: "failsafe-go, sync", remark: "Timeout and RetryPolicy, RunWithExecution: no heartbeat; waits for a function that hangs",
+			open: underCancelable(func(ctx context.Context) eachFunc {
+				ex := failsafeExecutor().WithContext(ctx)
+				return func(ran *int) func() error {
+					f := func(e failsafe.Execution[any]) error { *ran++; return e.Context().Err() }
+					return func() error { return ex.RunWithExecution(f) }
+				}
+			}),
 		},
 		{
-			name: "failsafe-go, async", remark: "Timeout and RetryPolicy, RunAsync and wait: no heartbeat",
-			open: func() (runner, error) {
-				ex := failsafeExecutor()
-				return runner{each: func(ran *int) func() error {
-					f := func() error { *ran++; return nil }
-					return func() error { return ex.RunAsync(f).Error() }
-				}}, nil
-			},
+			name: "failsafe-go, async", remark: "Timeout and RetryPolicy, RunAsyncWithExecution and wait: no heartbeat",
+			open: underCancelable(func(ctx context.Context) eachFunc {
+				ex := failsafeExecutor().WithContext(ctx)
+				return func(ran *int) func() error {
+					f := func(e failsafe.Execution[any]) error { *ran++; return e.Context().Err() }
+					return func() error { return ex.RunAsyncWithExecution(f).Error() }
+				}
+			}),
 		},
 		{
-			name: "cenkalti/backoff", remark: "retry only: no timeout, no heartbeat, no goroutine",
-			open: func() (runner, error) {
-				return runner{each: func(ran *int) func() error {
-					f := func() (struct{}, error) { *ran++; return struct{}{}, nil }
+			name: "cenkalti/backoff", remark: "retry only: no timeout, no heartbeat, no goroutine; the function looks at the caller's context",
+			open: underCancelable(func(ctx context.Context) eachFunc {
+				return func(ran *int) func() error {
+					f := func() (struct{}, error) { *ran++; return struct{}{}, ctx.Err() }
 					return func() error {
 						_, err := backoff.Retry(ctx, f)
 						return err
 					}
-				}}, nil
-			},
+				}
+			}),
 		},
 		{
 			name: "Temporal SDK, TestActivityEnvironment", remark: "a test tool: no server, no retry, no heartbeat timeout; encodes results",
 			alone: true,
-			open:  temporalRunner,
+			open:  underCancelable(temporalEach),
 		},
 		{
 			name: "go-workflows, in memory", remark: "a workflow with one activity, on SQLite in memory, with a history; no timeouts; its client polls for the end",
@@ -151,15 +167,26 @@ func ways() []way {
 				return closing(r, remove), err
 			},
 		},
+		{
+			name: "no-op: by hand", remark: "the function never looks at its context; the caller's is context.Background", group: noOp,
+			open: underBackground(func(ctx context.Context) eachFunc {
+				return func(ran *int) func() error {
+					f := func(context.Context, func()) error { *ran++; return nil }
+					return func() error { return runByHand(ctx, startToClose, heartbeatTimeout, f) }
+				}
+			}),
+		},
+		{
+			name: "no-op: this package, Run", remark: "likewise", group: noOp, ours: true,
+			open: underBackground(func(ctx context.Context) eachFunc {
+				rt := activity.New(activity.Config{})
+				return func(ran *int) func() error {
+					f := func(activity.Context) error { *ran++; return nil }
+					return func() error { return rt.Run(ctx, bothTimeouts(), f) }
+				}
+			}),
+		},
 	}
-}
-
-func run(ctx context.Context) runner {
-	rt := activity.New(activity.Config{})
-	return runner{each: func(ran *int) func() error {
-		f := func(activity.Context) error { *ran++; return nil }
-		return func() error { return rt.Run(ctx, bothTimeouts(), f) }
-	}}
 }
 
 // runByHand is what one would write without a library: no retry, no details.
@@ -188,7 +215,7 @@ func failsafeExecutor() failsafe.Executor[any] {
 
 // row measures the way from so many goroutines at once; 1: from the caller's.
 func (w way) row(goroutines int) row {
-	return row{name: w.name, remark: w.remark, ours: w.ours, least: goroutines, most: w.most, busy: w.busy, open: func() (subject, error) {
+	return row{name: w.name, remark: w.remark, group: w.group, ours: w.ours, least: goroutines, most: w.most, busy: w.busy, open: func() (subject, error) {
 		r, err := w.open()
 		if err != nil {
 			return subject{}, err
@@ -252,8 +279,10 @@ func repeat(n int, f func() error) error {
 func runSections() []section {
 	procs := runtime.GOMAXPROCS(0)
 	sequential := section{
-		name: "run", title: "One no-op activity, sequentially",
-		text: "With a start-to-close timeout of 1 h and a heartbeat timeout of 10 s, where there is such a thing. ns: from the call to its return.",
+		name: "run", title: "One activity that looks at its context, sequentially",
+		text: "The function calls ctx.Err() once, and the caller's context can be canceled (context.WithCancel). " +
+			"The start-to-close timeout is 1 h and the heartbeat timeout 10 s, where there is such a thing. " +
+			"The no-op rows are compared with the no-op Run. ns: from the call to its return.",
 	}
 	parallel := section{
 		name: "run, parallel", title: fmt.Sprintf("The same from %d goroutines", procs),
@@ -261,7 +290,7 @@ func runSections() []section {
 	}
 	for _, w := range ways() {
 		sequential.rows = append(sequential.rows, w.row(1))
-		if w.ours {
+		if w.ours && w.group == "" {
 			one := w.row(1)
 			one.name, one.remark, one.ours = w.name+", sequential", "for comparison", false
 			parallel.rows = append(parallel.rows, one)

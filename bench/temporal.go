@@ -10,6 +10,7 @@ import (
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
 )
 
 func temporalEnvironment() *testsuite.TestActivityEnvironment {
@@ -18,16 +19,18 @@ func temporalEnvironment() *testsuite.TestActivityEnvironment {
 	return suite.NewTestActivityEnvironment()
 }
 
-func temporalRunner() (runner, error) {
-	return runner{each: func(ran *int) func() error {
+// temporalEach runs activities whose contexts are derived from ctx.
+func temporalEach(ctx context.Context) eachFunc {
+	return func(ran *int) func() error {
 		env := temporalEnvironment()
-		f := func(context.Context) error { *ran++; return nil }
-		env.RegisterActivityWithOptions(f, temporal.RegisterOptions{Name: "no-op"})
+		env.SetWorkerOptions(worker.Options{BackgroundActivityContext: ctx})
+		f := func(ctx context.Context) error { *ran++; return ctx.Err() }
+		env.RegisterActivityWithOptions(f, temporal.RegisterOptions{Name: "looks"})
 		return func() error {
-			_, err := env.ExecuteActivity("no-op")
+			_, err := env.ExecuteActivity("looks")
 			return err
 		}
-	}}, nil
+	}
 }
 
 // temporalBeats has activities of the Temporal SDK beat, each in a test environment of

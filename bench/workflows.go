@@ -64,7 +64,7 @@ func oneActivity(ctx workflow.Context, n int) (int, error) {
 	return workflow.ExecuteActivity[int](ctx, workflow.DefaultActivityOptions, addOne, n).Get(ctx)
 }
 
-func addOne(_ context.Context, n int) (int, error) { return n + 1, nil }
+func addOne(ctx context.Context, n int) (int, error) { return n + 1, ctx.Err() }
 
 func tempDir() (dir string, remove func() error, err error) {
 	dir, err = os.MkdirTemp("", "bench-")
