@@ -44,6 +44,19 @@ func TestRatioIsTheMedianOfTheRounds(t *testing.T) {
 	}
 }
 
+func TestBase_IsOursOfTheSameGroupAndPart(t *testing.T) {
+	res := result{measured: []line{
+		{name: "floor"}, {name: "ours", ours: true},
+		{name: "no-op floor", group: "no-op"}, {name: "no-op ours", group: "no-op", ours: true},
+		{name: "late", part: partMedian},
+	}}
+	for i, want := range []*line{&res.measured[1], &res.measured[1], &res.measured[3], &res.measured[3], nil} {
+		if got := res.base(&res.measured[i]); got != want {
+			t.Errorf("%s is compared with %v, want %v", res.measured[i].name, got, want)
+		}
+	}
+}
+
 func TestCalibrate(t *testing.T) {
 	for _, test := range []struct {
 		name              string
