@@ -35,6 +35,8 @@ type scale struct {
 	stalls      int           // one after the other
 	stalling    int           // at once
 	silence     time.Duration // their heartbeat timeout
+	load        int           // goroutines that run activities beside a timeout
+	timeouts    int           // beside them, one after the other
 	storm       int
 	durable     int // at once
 	attempts    int // of the test on virtual time
@@ -44,19 +46,19 @@ var (
 	full = scale{
 		name: "full", rounds: 9, slowRounds: 3, time: 50 * time.Millisecond,
 		pending: []int{100, 100_000, 1_000_000}, beating: []int{100, 10_000},
-		outstanding: []int{100_000, 1_000_000}, stalls: 50, stalling: 10_000, silence: 2 * time.Second, storm: 100_000,
+		outstanding: []int{100_000, 1_000_000}, stalls: 50, stalling: 10_000, silence: 2 * time.Second, load: 64, timeouts: 100, storm: 100_000,
 		durable: 64, attempts: 100,
 	}
 	quick = scale{
 		name: "quick", rounds: 3, slowRounds: 1, time: 10 * time.Millisecond,
 		pending: []int{100, 100_000}, beating: []int{100, 10_000},
-		outstanding: []int{100_000}, stalls: 20, stalling: 10_000, silence: 2 * time.Second, storm: 10_000,
+		outstanding: []int{100_000}, stalls: 20, stalling: 10_000, silence: 2 * time.Second, load: 64, timeouts: 30, storm: 10_000,
 		durable: 64, attempts: 100,
 	}
 	once = scale{
 		name: "once", rounds: 1, slowRounds: 1,
 		pending: []int{10}, beating: []int{10},
-		outstanding: []int{10}, stalls: 2, stalling: 10, silence: 100 * time.Millisecond, storm: 10,
+		outstanding: []int{10}, stalls: 2, stalling: 10, silence: 100 * time.Millisecond, load: 4, timeouts: 2, storm: 10,
 		durable: 4, attempts: 100,
 	}
 )
@@ -70,7 +72,7 @@ func sections(t *testing.T, s scale) []section {
 		runSections(),
 		beats[:few],
 		durableSections(s),
-		[]section{virtualSection(t, s), stallSection(s)},
+		[]section{virtualSection(t, s), stallSection(s), loadSection(s)},
 		beats[few:],
 		[]section{stallsSection(s), stormSection(s)},
 		outstandingSections(s),

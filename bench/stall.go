@@ -17,7 +17,7 @@ import (
 
 const (
 	partMedian = "median"
-	partP99    = "99 %"
+	partP99    = "99 %" // as lateRow names it
 )
 
 const stallText = "On the real clock. ns: how long after its deadline the next attempt's first line runs. The deadline is a clock " +
@@ -27,46 +27,40 @@ const stallText = "On the real clock. ns: how long after its deadline the next a
 // stallSection has one activity stall, and stallsSection many.
 func stallSection(s scale) section {
 	const timeout = 20 * time.Millisecond
-	one := lateRow("this package", fmt.Sprintf("stalls %d times in a row; each time with the stack of where it hangs", s.stalls), s.stalls,
+	one := lateRow("this package", fmt.Sprintf("stalls %d times in a row; each time with the stack of where it hangs", s.stalls), s.stalls, 99,
 		func(n int) ([]time.Duration, error) { return oneStalls(n, timeout) })
 	one.ours = true
 	return section{
 		name: "stall", title: "From a stall to the next attempt, one activity", text: stallText, rounds: s.slowRounds,
 		rows: []row{
-			lateRow("floor: time.AfterFunc", "one after the other, each starts a goroutine", s.stalls,
-				func(n int) ([]time.Duration, error) {
-					var all []time.Duration
-					for range n {
-						all = append(all, timers(1, timeout)...)
-					}
-					return all, nil
-				}),
+			lateRow("floor: time.AfterFunc", "one after the other, each starts a goroutine", s.stalls, 99,
+				func(n int) ([]time.Duration, error) { return timersInTurn(n, timeout), nil }),
 			one,
 		},
 	}
 }
 
 func stallsSection(s scale) section {
-	atOnce := lateRow("this package, at once", "all beat within some milliseconds, and never again", s.stalling,
+	atOnce := lateRow("this package, at once", "all beat within some milliseconds, and never again", s.stalling, 99,
 		func(n int) ([]time.Duration, error) { return manyStall(n, s.silence, 0) })
 	atOnce.ours = true
 	return section{
 		name: "stalls", title: "From a stall to the next attempt, " + count(s.stalling) + " activities", text: stallText, rounds: s.slowRounds,
 		rows: []row{
-			lateRow("floor: time.AfterFunc, at once", "each starts a goroutine: no activity, no context, no log", s.stalling,
+			lateRow("floor: time.AfterFunc, at once", "each starts a goroutine: no activity, no context, no log", s.stalling, 99,
 				func(n int) ([]time.Duration, error) { return timers(n, s.silence), nil }),
-			lateRow("by hand, at once", "a timer for each, which cancels the context and starts the next attempt: no fencing, no details, no log", s.stalling,
+			lateRow("by hand, at once", "a timer for each, which cancels the context and starts the next attempt: no fencing, no details, no log", s.stalling, 99,
 				func(n int) ([]time.Duration, error) { return stallByHand(n, s.silence), nil }),
 			atOnce,
-			lateRow("this package, spread", fmt.Sprintf("their last heartbeats are spread over %g s", (s.silence/2).Seconds()), s.stalling,
+			lateRow("this package, spread", fmt.Sprintf("their last heartbeats are spread over %g s", (s.silence/2).Seconds()), s.stalling, 99,
 				func(n int) ([]time.Duration, error) { return manyStall(n, s.silence, s.silence/2) }),
 		},
 	}
 }
 
-// lateRow shows the median and the 99 % of how late n were.
-func lateRow(name, remark string, n int, late func(n int) ([]time.Duration, error)) row {
-	return row{name: name, remark: remark, lines: []string{partMedian, partP99}, fixed: n, open: func() (subject, error) {
+// lateRow shows the median and a high percentile, such as 99, of how late n were.
+func lateRow(name, remark string, n, high int, late func(n int) ([]time.Duration, error)) row {
+	return row{name: name, remark: remark, lines: []string{partMedian, fmt.Sprintf("%d %%", high)}, fixed: n, open: func() (subject, error) {
 		return subject{measure: func(n int) ([]sample, error) {
 			runtime.GC()
 			all, err := late(n)
@@ -74,13 +68,22 @@ func lateRow(name, remark string, n int, late func(n int) ([]time.Duration, erro
 				return nil, err
 			}
 			slices.Sort(all)
-			return []sample{lateness(all[n/2]), lateness(all[n*99/100])}, nil
+			return []sample{lateness(all[n/2]), lateness(all[n*high/100])}, nil
 		}}, nil
 	}}
 }
 
 func lateness(d time.Duration) sample {
 	return sample{ns: float64(d.Nanoseconds()), bytes: math.NaN(), allocs: math.NaN()}
+}
+
+// timersInTurn sets n timers, each when the one before has run.
+func timersInTurn(n int, timeout time.Duration) []time.Duration {
+	var all []time.Duration
+	for range n {
+		all = append(all, timers(1, timeout)...)
+	}
+	return all
 }
 
 func timers(n int, timeout time.Duration) []time.Duration {
