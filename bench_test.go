@@ -19,71 +19,86 @@ import (
 // Each benchmark stands beside its floor: compare within one run. Module bench has more,
 // and the peers.
 
-// One no-op activity with both timeouts, from Run to its return.
-func BenchmarkRun(b *testing.B) {
-	ctx := context.Background()
-	b.Run("floor=spawn-and-join", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
+// runWays are ways to run one function with both timeouts. The context can be canceled.
+var runWays = []struct {
+	name string
+	open func(ctx context.Context) (run func() error)
+}{
+	{"floor=spawn-and-join", func(context.Context) func() error {
+		return func() error {
 			done := make(chan struct{})
 			go func() { close(done) }()
 			<-done
+			return nil
 		}
-	})
-	b.Run("activity", func(b *testing.B) {
+	}},
+	{"by-hand", func(ctx context.Context) func() error {
+		return func() error { return runByHand(ctx, context.Context.Err) }
+	}},
+	{"activity", func(ctx context.Context) func() error {
 		rt := activity.New(activity.Config{})
-		b.ReportAllocs()
-		for b.Loop() {
-			if err := rt.Run(ctx, story(), noop); err != nil {
-				b.Fatal(err)
-			}
+		return func() error { return rt.Run(ctx, story(), activity.Context.Err) }
+	}},
+	{"no-op-by-hand", func(context.Context) func() error {
+		return func() error {
+			return runByHand(context.Background(), func(context.Context) error { return nil })
 		}
-	})
-	b.Run("activity-asks-its-context", func(b *testing.B) {
+	}},
+	{"no-op", func(context.Context) func() error {
 		rt := activity.New(activity.Config{})
-		b.ReportAllocs()
-		for b.Loop() {
-			if err := rt.Run(ctx, story(), asks); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	b.Run("activity-cancellable", func(b *testing.B) {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		rt := activity.New(activity.Config{})
-		b.ReportAllocs()
-		for b.Loop() {
-			if err := rt.Run(ctx, story(), noop); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
+		return func() error { return rt.Run(context.Background(), story(), noop) }
+	}},
 }
 
-// asks has its context of the standard library made, as Sleep does and every library that
-// takes a context.
-func asks(ctx activity.Context) error {
-	_ = ctx.Done()
-	return nil
+// runByHand is the hand-written equivalent of Run, without retries and details.
+func runByHand(ctx context.Context, f func(context.Context) error) error {
+	opts := story()
+	ctx, cancel := context.WithTimeout(ctx, opts.StartToCloseTimeout)
+	defer cancel()
+	stalled := make(chan struct{})
+	timer := time.AfterFunc(opts.HeartbeatTimeout, func() { close(stalled) })
+	defer timer.Stop()
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-stalled:
+		return context.DeadlineExceeded
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
-func BenchmarkRunParallel(b *testing.B) {
-	b.Run("floor=spawn-and-join", func(b *testing.B) {
-		b.RunParallel(func(pb *testing.PB) {
-			for pb.Next() {
-				done := make(chan struct{})
-				go func() { close(done) }()
-				<-done
+// One activity that looks at its context once, under a context that can be canceled, from
+// Run to its return. The no-op never looks, and its caller's context is Background.
+func BenchmarkRun(b *testing.B) {
+	for _, w := range runWays {
+		b.Run(w.name, func(b *testing.B) {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			run := w.open(ctx)
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := run(); err != nil {
+					b.Fatal(err)
+				}
 			}
 		})
-	})
-	run := func(name string, ctx context.Context) {
-		b.Run(name, func(b *testing.B) {
-			rt := activity.New(activity.Config{})
+	}
+}
+
+// The same from GOMAXPROCS goroutines.
+func BenchmarkRunParallel(b *testing.B) {
+	for _, w := range runWays {
+		b.Run(w.name, func(b *testing.B) {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			run := w.open(ctx)
+			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
-					if err := rt.Run(ctx, story(), noop); err != nil {
+					if err := run(); err != nil {
 						b.Error(err)
 						return
 					}
@@ -91,10 +106,13 @@ func BenchmarkRunParallel(b *testing.B) {
 			})
 		})
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	run("activity", context.Background())
-	run("activity-cancellable", ctx)
+}
+
+// asks has a context of the standard library made, as every library that waits for
+// ctx.Done() does. TestAllocations has a budget for it.
+func asks(ctx activity.Context) error {
+	_ = ctx.Done()
+	return nil
 }
 
 type position struct {
