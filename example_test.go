@@ -192,11 +192,25 @@ func ExampleConfig_interceptor() {
 	// Output: import, attempt 1: <nil>
 }
 
+func ExampleRuntime_Start() {
+	rt := activity.New(config)
+	h, err := rt.Start(context.Background(), activity.Options{ID: "poll"}, func(ctx activity.Context) error {
+		return activity.Idle(ctx, time.Hour)
+	})
+	fmt.Println(h.ID(), err)
+	h.Cancel(errors.New("no longer needed"))
+	_, err = h.Wait(context.Background())
+	fmt.Println(err)
+	// Output:
+	// poll <nil>
+	// activity "poll" (github.com/seed-9da638b0/activity_test.ExampleRuntime_Start.func1) was canceled in attempt 1: no longer needed
+}
+
 func ExampleRuntime_Shutdown() {
 	rt := activity.New(config)
-	h, _ := activity.Start(context.Background(), rt, activity.Options{}, func(ctx activity.Context, _ struct{}) (struct{}, error) {
-		return struct{}{}, ctx.Sleep(time.Hour)
-	}, struct{}{})
+	h, _ := rt.Start(context.Background(), activity.Options{}, func(ctx activity.Context) error {
+		return ctx.Sleep(time.Hour)
+	})
 	fmt.Println(rt.Shutdown(context.Background()))
 	_, err := h.Wait(context.Background())
 	fmt.Println(errors.Is(err, activity.ErrShutdown))

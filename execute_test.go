@@ -101,6 +101,27 @@ func TestRule16AlreadyRunningUntilTheEnd(t *testing.T) {
 	})
 }
 
+func TestRuntimeStart(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		h, err := rt.Start(t.Context(), atMost(2), func(ctx activity.Context) error {
+			if ctx.Info().Attempt == 1 {
+				return errBoom
+			}
+			return ctx.Sleep(time.Minute)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkErr(t, rt.Run(t.Context(), atMost(1), noop), activity.ErrAlreadyRunning)
+		if got, err := h.Wait(t.Context()); got != struct{}{} || err != nil {
+			t.Error(got, err)
+		}
+		if h, err := rt.Start(t.Context(), atMost(1), nil); h != nil || err == nil {
+			t.Error("a nil function was started")
+		}
+	})
+}
+
 func TestDefinition(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		def := activity.Definition[int, string]{
