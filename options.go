@@ -40,9 +40,9 @@ type Options struct {
 
 	// SyncHeartbeats makes Heartbeat with details return only when the Store
 	// holds them: a few milliseconds on a disk. If the Store fails, Heartbeat
-	// returns its error, and the details are kept and saved later all the same; an
-	// attempt that passes that error on has failed like any other. Without a
-	// Store it has no effect.
+	// returns its error; the details are kept and saved later nevertheless. A
+	// function that returns that error has failed as with any other. Without
+	// Config.Store and an ID it is refused.
 	SyncHeartbeats bool
 }
 

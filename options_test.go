@@ -27,6 +27,7 @@ func TestRule16BadOptions(t *testing.T) {
 		{activity.Options{CancelGrace: -5 * s}, "Options.CancelGrace", "-5s"},
 		{activity.Options{MaxAbandoned: -2}, "Options.MaxAbandoned", "-2"},
 		{activity.Options{ID: strings.Repeat("x", 1025)}, "Options.ID", "1025"},
+		{activity.Options{ID: "a", SyncHeartbeats: true}, "Options.SyncHeartbeats", "true"}, // no Store
 		{activity.Options{ID: "#7"}, "Options.ID", "#7"},
 		{activity.Options{ID: "#" + strings.Repeat("x", 1000)}, "Options.ID", "#xxx"},
 		{activity.Options{HeartbeatDetails: []any{1, make(chan int)}}, "Options.HeartbeatDetails", "chan int"},

@@ -44,6 +44,9 @@ func (rt *Runtime) start(ctx context.Context, opts Options, body body, mode star
 	if reflect.ValueOf(body.function()).IsNil() {
 		return nil, fmt.Errorf("activity: the function is nil (Options.ID %q, Options.Name %q)", opts.ID, opts.Name)
 	}
+	if opts.SyncHeartbeats && (rt.cfg.Store == nil || opts.ID == "") {
+		return nil, invalid("SyncHeartbeats", true, "must not be set without Config.Store and Options.ID, because then nothing is saved")
+	}
 	opts.setDefaults()
 	a := &activity{rt: rt, opts: opts, body: body, caller: ctx, done: make(chan struct{})}
 	if d := opts.HeartbeatDetails; len(d) > 1 || len(d) == 1 && d[0] != nil {

@@ -577,6 +577,16 @@ func TestRule21SyncHeartbeatsWait(t *testing.T) {
 	})
 }
 
+// Nothing is saved of an activity without an ID.
+func TestSyncHeartbeats_WithoutAnID(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		err := e.rt.Run(e.ctx, activity.Options{SyncHeartbeats: true}, noop)
+		if err == nil || !strings.Contains(err.Error(), "Options.SyncHeartbeats must not be set without Config.Store and Options.ID") {
+			t.Error(err)
+		}
+	})
+}
+
 func TestRule24SyncHeartbeatsGetTheError(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		h := e.start(synced(0), func(ctx activity.Context) error {

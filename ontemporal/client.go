@@ -125,11 +125,13 @@ func checkDefinition[In, Out any](d *activity.Definition[In, Out]) error {
 
 const defaultCancelGrace = 10 * time.Second
 
-// check has the embedded runtime check the options and name the function.
+// check has the embedded runtime check the options and name the function. What
+// that accepts and Temporal cannot keep is unsupported's.
 func check[In, Out any](opts activity.Options, fn func(activity.Context, In) (Out, error)) (name string, err error) {
 	never, cancel := context.WithCancel(context.Background())
 	cancel()
 	var in In
+	opts.SyncHeartbeats = false // this runtime has no Store
 	_, err = activity.Start(never, activity.New(activity.Config{}), opts, fn, in)
 	var notStarted *activity.Error
 	if errors.As(err, &notStarted) {
