@@ -32,23 +32,22 @@ type activity struct {
 
 	// Guarded by Runtime.mu.
 	phase       phase
-	until       instant       // when the phase's alarm rings; of phaseRunning see alarmAtLocked
+	stalled     bool          // the attempt before latest ended in a heartbeat timeout
+	onPurpose   bool          // cancelCause is Handle.Cancel's
 	place       int32         // of the alarm in the queue of alarms; 0: it is not set
+	until       instant       // when the phase's alarm rings; of phaseRunning see alarmAtLocked
 	number      uint64        // in order of scheduling
 	listed      *list.Element // in Runtime.activities
 	queued      *list.Element // in Runtime.slots
-	scheduled   instant
-	scheduledAt time.Time // the same, by the wall clock
-	latest      *attempt  // the last that was started here
-	attempts    int       // its number, or that of an earlier process's last attempt
-	countedFrom int       // attempts up to this number no longer count
-	progressed  int       // the last attempt that made progress
-	stalled     bool      // the attempt before latest ended in a heartbeat timeout
-	abandoned   int       // abandoned functions that still run
-	failure     error     // how the last attempt that is over ended
-	cancelCause error     // set once, by the first cancellation
-	onPurpose   bool      // that was Handle.Cancel
-	outcome     State     // set once, with the next two
+	scheduled   moment
+	latest      *attempt // the last that was started here
+	attempts    int      // its number, or that of an earlier process's last attempt
+	countedFrom int      // attempts up to this number no longer count
+	progressed  int      // the last attempt that made progress
+	abandoned   int      // abandoned functions that still run
+	failure     error    // how the last attempt that is over ended
+	cancelCause error    // set once, by the first cancellation
+	outcome     State    // set once, with the next two
 	out         any
 	err         error
 
@@ -100,7 +99,7 @@ func (a *activity) name() string {
 func (a *activity) String() string { return label(a.id(), a.name()) }
 
 // closeBy is the schedule-to-close deadline.
-func (a *activity) closeBy() instant { return a.scheduled.deadline(a.opts.ScheduleToCloseTimeout) }
+func (a *activity) closeBy() instant { return a.scheduled.at.deadline(a.opts.ScheduleToCloseTimeout) }
 
 // The moves from phase to phase, in the order of an attempt's life; alarms and
 // cancellations are in state.go. All of them need Runtime.mu.
@@ -130,8 +129,11 @@ func (a *activity) blockedLocked() bool {
 func (a *activity) guardedLocked() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.latest != nil && a.latest.guards > 0
+	return a.guarded()
 }
+
+// guarded is guardedLocked with activity.mu held too.
+func (a *activity) guarded() bool { return a.latest != nil && a.latest.guards > 0 }
 
 // unblockLocked looks again at what the function of an attempt that is over has
 // held up, now that the function has returned or left Guard.
@@ -158,7 +160,7 @@ func (a *activity) beginLocked() {
 func (a *activity) startAttemptLocked() {
 	rt, now := a.rt, a.rt.now
 	t := &attempt{
-		a: a, number: a.attempts + 1, started: now, startedAt: rt.wall(now), lastFailure: oneLevel(a.failure),
+		a: a, number: a.attempts + 1, started: rt.moment(now), lastFailure: oneLevel(a.failure),
 		beatBy: now.deadline(a.opts.HeartbeatTimeout), closeBy: min(a.closeBy(), now.deadline(a.opts.StartToCloseTimeout)),
 	}
 	t.Context, t.cancel = context.WithCancelCause(a.base)
@@ -391,9 +393,6 @@ func (a *activity) endLocked() {
 	rt := a.rt
 	a.setPhaseLocked(phaseEnded, never)
 	rt.activities.Remove(a.listed)
-	if !a.guardedLocked() { // else unblockLocked does it
-		rt.freeIDLocked(a)
-	}
 	kind := EventCompleted
 	switch a.outcome {
 	case StateFailed:
@@ -405,7 +404,11 @@ func (a *activity) endLocked() {
 	a.mu.Lock()
 	rt.counts.heartbeats += a.beats
 	answer := !a.delivery.endLocked()
+	guarded := a.guarded()
 	a.mu.Unlock()
+	if !guarded { // else unblockLocked does it
+		rt.freeIDLocked(a)
+	}
 	if answer {
 		a.answerLocked()
 	}

@@ -20,11 +20,10 @@ type attempt struct {
 
 	a           *activity
 	number      int
-	started     instant
-	startedAt   time.Time // the same, by the wall clock
-	closeBy     instant   // the earlier of start-to-close and schedule-to-close
-	resumesFrom []byte    // details; never written
-	lastFailure error     // how the attempt before ended
+	started     moment
+	closeBy     instant // the earlier of start-to-close and schedule-to-close
+	resumesFrom []byte  // details; never written
+	lastFailure error   // how the attempt before ended
 
 	// over fences the attempt: nothing it reports or returns counts any more.
 	// Set once, under activity.mu and after the Context has ended.
@@ -253,7 +252,7 @@ func (t *attempt) deadline() time.Time {
 	if t.closeBy == never {
 		return time.Time{}
 	}
-	return t.startedAt.Add(time.Duration(t.closeBy - t.started))
+	return t.a.rt.time(moment{t.closeBy, t.started.moved})
 }
 
 // Info implements [Context].
@@ -262,7 +261,7 @@ func (t *attempt) Info() Info {
 	return Info{
 		ID: t.a.id(), Name: t.a.name(),
 		Attempt:     t.number,
-		ScheduledAt: t.a.scheduledAt, StartedAt: t.startedAt, Deadline: t.deadline(),
+		ScheduledAt: t.a.rt.time(t.a.scheduled), StartedAt: t.a.rt.time(t.started), Deadline: t.deadline(),
 		StartToCloseTimeout: o.StartToCloseTimeout, HeartbeatTimeout: o.HeartbeatTimeout, ScheduleToCloseTimeout: o.ScheduleToCloseTimeout,
 		MaximumAttempts: o.RetryPolicy.MaximumAttempts,
 		LastFailure:     t.lastFailure,

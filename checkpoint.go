@@ -98,7 +98,7 @@ func (r *record) checkpointLocked(state CheckpointState, attempt int) Checkpoint
 	return Checkpoint{
 		ID: r.id, Name: a.name(), State: state,
 		Attempt: attempt, CountedFrom: a.countedFrom, Progressed: min(a.progressed, attempt),
-		ScheduledAt: a.scheduledAt, UpdatedAt: a.rt.wall(a.rt.now), Input: r.input,
+		ScheduledAt: a.rt.time(a.scheduled), UpdatedAt: a.rt.wall(a.rt.now), Input: r.input,
 	}
 }
 

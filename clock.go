@@ -64,8 +64,15 @@ const (
 	wallCheck = 100 * time.Millisecond // since to look costs more than one reading of the clock
 )
 
-// wall is the time of day at i, as far as is known now.
-func (k *timekeeper) wall(i instant) time.Time {
+// A moment is the instant of an event, and how far the wall clock had moved then:
+// its time of day stays what it was when the wall clock is set later.
+type moment struct {
+	at    instant
+	moved time.Duration
+}
+
+// moment is that of an event at i, which has just happened.
+func (k *timekeeper) moment(i instant) moment {
 	if i-instant(k.lookedAt.Load()) >= instant(wallCheck) {
 		now := k.clock.Now()
 		k.lookedAt.Store(int64(now.Sub(k.base)))
@@ -74,5 +81,13 @@ func (k *timekeeper) wall(i instant) time.Time {
 			k.moved.Store(moved)
 		}
 	}
-	return k.base.Round(0).Add(time.Duration(i)).Add(time.Duration(k.moved.Load()))
+	return moment{i, time.Duration(k.moved.Load())}
 }
+
+// time is the time of day of m.
+func (k *timekeeper) time(m moment) time.Time {
+	return k.base.Round(0).Add(time.Duration(m.at)).Add(m.moved)
+}
+
+// wall is the time of day at i, as far as is known now.
+func (k *timekeeper) wall(i instant) time.Time { return k.time(k.moment(i)) }

@@ -71,7 +71,7 @@ func (d *Definition[In, Out]) recover(ctx context.Context, rt *Runtime, cp Check
 	}
 	opts := d.Options
 	opts.ID, opts.Name = cp.ID, d.Name
-	return rt.start(ctx, opts, c, startRecovering)
+	return rt.start(ctx, &opts, c, startRecovering)
 }
 
 // A Recoverable is a *[Definition], of any types.

@@ -162,20 +162,20 @@ func (rt *Runtime) freeIDLocked(a *activity) {
 // Options.CancelGrace later. With Config.Store and Options.ID, what the Store
 // holds of the ID decides where it begins: see the package's doc on durability.
 func (rt *Runtime) Run(ctx context.Context, opts Options, fn func(Context) error) error {
-	_, err := rt.run(ctx, opts, plain(fn))
+	_, err := rt.run(ctx, &opts, plain(fn))
 	return err
 }
 
 // Start starts fn as an activity and does not wait for its end: see the function
 // [Start].
 func (rt *Runtime) Start(ctx context.Context, opts Options, fn func(Context) error) (*Handle[struct{}], error) {
-	return startBody[struct{}](ctx, rt, opts, plain(fn))
+	return startBody[struct{}](ctx, rt, &opts, plain(fn))
 }
 
 // Execute is [Runtime.Run] for a function with an input and a result. With an
 // error the result is the zero Out.
 func Execute[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn func(Context, In) (Out, error), in In) (Out, error) {
-	a, err := rt.run(ctx, opts, &call[In, Out]{fn, in})
+	a, err := rt.run(ctx, &opts, &call[In, Out]{fn, in})
 	if err != nil {
 		var zero Out
 		return zero, err
@@ -193,10 +193,10 @@ func Execute[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn fun
 // Wait returns its error. in is encoded with Config.Codec and stored too. Many at
 // once share a Save if they are started from many goroutines.
 func Start[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn func(Context, In) (Out, error), in In) (*Handle[Out], error) {
-	return startBody[Out](ctx, rt, opts, &call[In, Out]{fn, in})
+	return startBody[Out](ctx, rt, &opts, &call[In, Out]{fn, in})
 }
 
-func startBody[Out any](ctx context.Context, rt *Runtime, opts Options, body body) (*Handle[Out], error) {
+func startBody[Out any](ctx context.Context, rt *Runtime, opts *Options, body body) (*Handle[Out], error) {
 	a, err := rt.start(ctx, opts, body, startInBackground)
 	if err == nil {
 		err = a.accepted()

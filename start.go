@@ -20,7 +20,7 @@ const (
 )
 
 // run starts an activity and waits for its end.
-func (rt *Runtime) run(ctx context.Context, opts Options, body body) (*activity, error) {
+func (rt *Runtime) run(ctx context.Context, opts *Options, body body) (*activity, error) {
 	a, err := rt.start(ctx, opts, body, startAttended)
 	if a != nil && a.releaseBase != nil {
 		defer a.releaseBase()
@@ -37,7 +37,7 @@ func (rt *Runtime) run(ctx context.Context, opts Options, body body) (*activity,
 
 // start makes an activity of body and starts it. A stored one has started when
 // accepted says so. With an error, an activity that is returned has ended.
-func (rt *Runtime) start(ctx context.Context, opts Options, body body, mode startMode) (*activity, error) {
+func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode startMode) (*activity, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
@@ -47,8 +47,8 @@ func (rt *Runtime) start(ctx context.Context, opts Options, body body, mode star
 	if opts.SyncHeartbeats && (rt.cfg.Store == nil || opts.ID == "") {
 		return nil, invalid("SyncHeartbeats", true, "must not be set without Config.Store and Options.ID, because then nothing is saved")
 	}
-	opts.setDefaults()
-	a := &activity{rt: rt, opts: opts, body: body, caller: ctx, done: make(chan struct{})}
+	a := &activity{rt: rt, opts: *opts, body: body, caller: ctx, done: make(chan struct{})}
+	a.opts.setDefaults()
 	if d := opts.HeartbeatDetails; len(d) > 1 || len(d) == 1 && d[0] != nil {
 		e, err := rt.encode(d)
 		if err != nil {
@@ -146,7 +146,7 @@ func (rt *Runtime) schedule(a *activity) error {
 	}
 	rt.started++
 	a.number = rt.started
-	a.scheduled, a.scheduledAt = rt.now, rt.wall(rt.now)
+	a.scheduled = rt.moment(rt.now)
 	a.listed = rt.activities.PushBack(a)
 	rt.shutdown.open++
 	if a.rec != nil {
@@ -297,7 +297,8 @@ func (a *activity) resumeLocked(cp Checkpoint) {
 	}
 	now, today := rt.now, rt.wall(rt.now)
 	if age := today.Sub(cp.ScheduledAt); age > 0 { // else the clock was set back
-		a.scheduled, a.scheduledAt = now-instant(age), today.Add(-age)
+		a.scheduled = rt.moment(now)
+		a.scheduled.at -= instant(age)
 	}
 	a.attempts, a.countedFrom, a.progressed = cp.Attempt, cp.CountedFrom, cp.Progressed
 	next := now

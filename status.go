@@ -32,10 +32,10 @@ func (a *activity) statusLocked() Status {
 	rt := a.rt
 	s := Status{
 		ID: a.id(), Name: a.name(), State: a.stateLocked(), Attempt: a.attempts,
-		ScheduledAt: a.scheduledAt, LastFailure: a.failure, Abandoned: a.abandoned, Codec: rt.cfg.Codec,
+		ScheduledAt: rt.time(a.scheduled), LastFailure: a.failure, Abandoned: a.abandoned, Codec: rt.cfg.Codec,
 	}
 	if a.latest != nil {
-		s.StartedAt = a.latest.startedAt
+		s.StartedAt = rt.time(a.latest.started)
 	}
 	if a.phase == phaseBackingOff {
 		s.NextAttempt = rt.wall(a.until)
