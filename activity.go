@@ -35,9 +35,9 @@ type activity struct {
 	stalled     bool          // the attempt before latest ended in a heartbeat timeout
 	onPurpose   bool          // cancelCause is Handle.Cancel's
 	place       int32         // of the alarm in the queue of alarms; 0: it is not set
-	until       instant       // when the phase's alarm rings; of phaseRunning see alarmAtLocked
+	until       instant       // when the phase's alarm rings; in phaseRunning heartbeats move that, see alarmAtLocked
 	number      uint64        // in order of scheduling
-	listed      *list.Element // in Runtime.activities
+	prev, next  *activity     // in Runtime.ring
 	queued      *list.Element // in Runtime.slots
 	scheduled   moment
 	latest      *attempt // the last that was started here
@@ -56,7 +56,7 @@ type activity struct {
 	beats    uint64
 	lastBeat instant
 	loop     *rangeState // of its Range; nil: none yet
-	delivery delivery
+	delivery *delivery   // nil until there is something to deliver
 }
 
 // A body is an activity's function, with its input.
@@ -170,7 +170,7 @@ func (a *activity) startAttemptLocked() {
 	a.mu.Unlock()
 	a.attempts = t.number
 	rt.counts.attempts++
-	a.setPhaseLocked(phaseRunning, never)
+	a.setPhaseLocked(phaseRunning, min(t.beatBy, t.closeBy))
 	a.tellLocked(EventAttemptStarted, t.number, nil, 0, nil)
 	rt.scheduler.starting = append(rt.scheduler.starting, t)
 }
@@ -392,7 +392,7 @@ func (a *activity) finishLocked(outcome State, retry RetryState, err error) {
 func (a *activity) endLocked() {
 	rt := a.rt
 	a.setPhaseLocked(phaseEnded, never)
-	rt.activities.Remove(a.listed)
+	rt.unlinkLocked(a)
 	kind := EventCompleted
 	switch a.outcome {
 	case StateFailed:

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -110,9 +111,13 @@ func newPanicError(v any) *PanicError {
 // end takes what the function returned.
 func (t *attempt) end(r *result) {
 	a, rt := t.a, t.a.rt
+	if t.over.Load() {
+		rt.returns.add(rt, t)
+		return
+	}
 	// The function may know of the caller's end before the Runtime does. To ask is
 	// code of the caller's, so it comes before the lock.
-	callerEnded := !t.over.Load() && a.caller.Err() != nil
+	callerEnded := a.caller.Err() != nil
 	var cause error
 	if callerEnded {
 		cause = context.Cause(a.caller)
@@ -129,16 +134,43 @@ func (t *attempt) end(r *result) {
 	}
 }
 
+// returns are abandoned functions that have returned. After thousands have
+// stalled at one instant, thousands return together: only one of them queues for
+// Runtime.mu, and takes the others with it.
+type returns struct {
+	mu      sync.Mutex
+	waiting []*attempt
+	busy    bool // somebody takes those that wait
+}
+
+func (r *returns) add(rt *Runtime, t *attempt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiting = append(r.waiting, t)
+	if r.busy {
+		return
+	}
+	r.busy = true
+	for len(r.waiting) > 0 {
+		batch := r.waiting
+		r.waiting = nil
+		r.mu.Unlock()
+		rt.enter()
+		for _, t := range batch {
+			t.returnedLocked()
+		}
+		rt.leave()
+		r.mu.Lock()
+	}
+	r.busy = false
+}
+
 // endLocked reports whether the user's code is to be asked whether the failure
 // is final. Runtime.mu is held.
 func (t *attempt) endLocked(r *result) (decide bool) {
 	a := t.a
-	switch {
-	case t.abandoned && a.latest == t && a.phase == phaseDeciding:
-		t.returned = true // retryLocked tells of it, after the abandonment
-		return false
-	case t.abandoned:
-		t.endAbandonedLocked()
+	if t.abandoned { // just now
+		t.returnedLocked()
 		return false
 	}
 	a.mu.Lock()
@@ -167,6 +199,16 @@ func (t *attempt) abandonLocked() {
 	t.abandoned = true
 	t.a.abandoned++
 	t.a.rt.counts.abandoned++
+}
+
+// returnedLocked is called when an abandoned function has returned. Runtime.mu is
+// held.
+func (t *attempt) returnedLocked() {
+	if t.a.latest == t && t.a.phase == phaseDeciding {
+		t.returned = true // retryLocked tells of it, after the abandonment
+	} else {
+		t.endAbandonedLocked()
+	}
 }
 
 // endAbandonedLocked takes back an abandoned function that has returned.

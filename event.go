@@ -66,6 +66,9 @@ type delivery struct {
 // endLocked reports whether the delivery will answer the activity's callers,
 // because it has something left to deliver. Activity.mu is held.
 func (d *delivery) endLocked() bool {
+	if d == nil {
+		return false
+	}
 	d.ended = d.running
 	return d.running
 }
@@ -95,7 +98,10 @@ func (a *activity) post(n notice) {
 
 // postLocked is post with activity.mu held.
 func (a *activity) postLocked(n notice) {
-	d := &a.delivery
+	if a.delivery == nil {
+		a.delivery = &delivery{}
+	}
+	d := a.delivery
 	if n.event.Kind != 0 {
 		if n.event.Time.Before(d.lastTime) {
 			n.event.Time = d.lastTime
@@ -137,7 +143,7 @@ func (a *activity) deliver() {
 // the callers of an activity that has ended.
 func (a *activity) nextNotice() (n notice, ok bool) {
 	a.mu.Lock()
-	d := &a.delivery
+	d := a.delivery
 	if len(d.notices) > 0 {
 		n, d.notices = d.notices[0], d.notices[1:]
 		a.mu.Unlock()

@@ -1,9 +1,9 @@
 package activity
 
 import (
-	"container/list"
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"math/rand/v2"
 	"strings"
@@ -75,19 +75,20 @@ type Config struct {
 type Runtime struct {
 	cfg Config // with defaults
 	timekeeper
+	returns  returns
 	lazyInts bool // an int needs no Codec until somebody asks, and is never too large
 
 	// mu comes before every activity.mu. It guards what follows.
-	mu         sync.Mutex
-	now        instant              // when mu was taken
-	activities list.List            // of *activity, those that have not ended, oldest first
-	ids        map[string]*activity // by the ID that was given
-	started    uint64               // activities so far, which numbers them
-	scheduler  scheduler
-	slots      slots
-	writer     writer
-	counts     counts
-	shutdown   shutdown
+	mu        sync.Mutex
+	now       instant              // when mu was taken
+	ring      *activity            // of the activities that have not ended; itself none
+	ids       map[string]*activity // by the ID that was given
+	started   uint64               // activities so far, which numbers them
+	scheduler scheduler
+	slots     slots
+	writer    writer
+	counts    counts
+	shutdown  shutdown
 }
 
 const (
@@ -124,6 +125,8 @@ func New(cfg Config) *Runtime {
 	}
 	rt.cfg = cfg
 	rt.timekeeper.init(cfg.Clock)
+	rt.ring = &activity{}
+	rt.ring.prev, rt.ring.next = rt.ring, rt.ring
 	rt.scheduler.armed = never
 	rt.slots.limit = cfg.MaxConcurrent
 	if cfg.Store != nil {
@@ -132,14 +135,37 @@ func New(cfg Config) *Runtime {
 	return rt
 }
 
+// linkLocked and unlinkLocked keep the ring of activities that have not ended.
+func (rt *Runtime) linkLocked(a *activity) {
+	a.prev, a.next = rt.ring.prev, rt.ring
+	a.prev.next, a.next.prev = a, a
+}
+
+func (rt *Runtime) unlinkLocked(a *activity) {
+	a.prev.next, a.next.prev = a.next, a.prev
+	a.prev, a.next = nil, nil
+}
+
+// allLocked yields the activities that have not ended, oldest first. The loop's
+// body may end the one that it gets.
+func (rt *Runtime) allLocked() iter.Seq[*activity] {
+	return func(yield func(*activity) bool) {
+		for a, next := rt.ring.next, (*activity)(nil); a != rt.ring; a = next {
+			if next = a.next; !yield(a) {
+				return
+			}
+		}
+	}
+}
+
 // findLocked returns the activity that has id, or whose function still occupies
 // it; nil: there is none. Made-up IDs are not in ids, since few ask for them.
 func (rt *Runtime) findLocked(id string) *activity {
 	if a := rt.ids[id]; a != nil || !strings.HasPrefix(id, madeUpPrefix) {
 		return a
 	}
-	for e := rt.activities.Front(); e != nil; e = e.Next() {
-		if a := e.Value.(*activity); a.opts.ID == "" && a.id() == id {
+	for a := range rt.allLocked() {
+		if a.opts.ID == "" && a.id() == id {
 			return a
 		}
 	}
@@ -244,9 +270,7 @@ func (s *shutdown) idleLocked() <-chan struct{} {
 func (rt *Runtime) Shutdown(ctx context.Context) error {
 	rt.enter()
 	rt.shutdown.begun = true
-	for e := rt.activities.Front(); e != nil; {
-		a := e.Value.(*activity)
-		e = e.Next() // cancelLocked may remove a
+	for a := range rt.allLocked() {
 		a.cancelLocked(ErrShutdown)
 	}
 	idle := rt.shutdown.idleLocked()

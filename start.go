@@ -100,6 +100,7 @@ func (a *activity) await(c <-chan struct{}) {
 	if a.stopWatch == nil {
 		select {
 		case <-c:
+			return
 		case <-a.base.Done():
 			a.checkCaller()
 		}
@@ -147,7 +148,7 @@ func (rt *Runtime) schedule(a *activity) error {
 	rt.started++
 	a.number = rt.started
 	a.scheduled = rt.moment(rt.now)
-	a.listed = rt.activities.PushBack(a)
+	rt.linkLocked(a)
 	rt.shutdown.open++
 	if a.rec != nil {
 		a.rec.scheduleLocked(rt)
@@ -213,7 +214,7 @@ func (a *activity) refuseLocked(err error) {
 	a.rec.start.refusal = err
 	a.rec.withdrawLocked(rt)
 	a.setPhaseLocked(phaseNew, never)
-	rt.activities.Remove(a.listed)
+	rt.unlinkLocked(a)
 	rt.freeIDLocked(a)
 	close(a.rec.start.decided)
 	a.answerLocked()

@@ -95,14 +95,14 @@ func (a *activity) setPhaseLocked(p phase, until instant) {
 	a.phase, a.until = p, until
 	rt.counts.states[a.stateLocked()]++
 	rt.slots.moveLocked(a, old, p)
-	a.setAlarmLocked(a.alarmAtLocked())
+	a.setAlarmLocked(until)
 	if a.rec != nil && p > phaseLoading && p != phaseSavingStart {
 		a.acceptLocked()
 	}
 }
 
-// alarmAtLocked is when the activity's alarm rings. In phaseRunning that moves
-// with every heartbeat, which does not touch the queue of alarms: the alarm
+// alarmAtLocked is when the activity's alarm is to ring. In phaseRunning that
+// moves with every heartbeat, which does not touch the queue of alarms: the alarm
 // looks here again when it comes up. Runtime.mu is held.
 func (a *activity) alarmAtLocked() instant {
 	if a.phase != phaseRunning {

@@ -58,8 +58,8 @@ func (rt *Runtime) Activities() []Status {
 	rt.enter()
 	defer rt.leave()
 	var all []Status
-	for e := rt.activities.Front(); e != nil; e = e.Next() {
-		all = append(all, e.Value.(*activity).statusLocked())
+	for a := range rt.allLocked() {
+		all = append(all, a.statusLocked())
 	}
 	return all
 }
@@ -97,8 +97,7 @@ func (rt *Runtime) Stats() Stats {
 		Attempts: c.attempts, Heartbeats: c.heartbeats, Timeouts: c.timeouts,
 	}
 	s.Scheduled = uint64(s.Running+s.Waiting+s.BackingOff+s.Blocked) + s.Completed + s.Failed + s.Canceled
-	for e := rt.activities.Front(); e != nil; e = e.Next() {
-		a := e.Value.(*activity)
+	for a := range rt.allLocked() {
 		a.mu.Lock()
 		s.Heartbeats += a.beats
 		a.mu.Unlock()
