@@ -104,10 +104,10 @@ func (a *activity) closeBy() instant { return a.scheduled.at.deadline(a.opts.Sch
 // The moves from phase to phase, in the order of an attempt's life; alarms and
 // cancellations are in state.go. All of them need Runtime.mu.
 
-// proceedLocked starts the next attempt, or waits for what it needs.
+// proceedLocked starts the next attempt, or waits for what it needs. Whoever calls
+// it has checked the caller's context.
 func (a *activity) proceedLocked() {
 	switch rt := a.rt; {
-	case a.checkCallerLocked():
 	case a.blockedLocked():
 		a.setPhaseLocked(phaseBlocked, a.closeBy())
 		a.tellLocked(EventBlocked, a.attempts, a.failure, 0, a.blockedLog())
@@ -140,7 +140,9 @@ func (a *activity) guarded() bool { return a.latest != nil && a.latest.guards > 
 func (a *activity) unblockLocked() {
 	switch {
 	case a.phase == phaseBlocked && !a.blockedLocked():
-		a.proceedLocked()
+		if !a.checkCallerLocked() {
+			a.proceedLocked()
+		}
 	case a.phase == phaseEnded && !a.guardedLocked():
 		a.rt.freeIDLocked(a)
 	}
