@@ -265,12 +265,12 @@ func (t *attempt) noteCause(err error) error {
 	return err
 }
 
-// What follows implements Context, but for Heartbeat.
+// What follows implements Context, but for Heartbeat, and Engine.
 
 // Value implements [context.Context].
 func (t *attempt) Value(key any) any {
 	switch key {
-	case contextKey{}, attemptKey{}:
+	case contextKey{}, engineKey{}, attemptKey{}:
 		return t
 	}
 	return t.Context.Value(key)
@@ -318,7 +318,7 @@ func (t *attempt) Logger() *slog.Logger {
 // Sleep implements [Context].
 func (t *attempt) Sleep(d time.Duration) error { return t.SleepContext(t, d) }
 
-// SleepContext is Sleep that ends when ctx ends, too; see [FromContext].
+// SleepContext implements [Engine].
 func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 	if ctx.Err() == nil && d > 0 {
 		rt := t.a.rt
@@ -346,7 +346,7 @@ func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 	return t.noteCause(err)
 }
 
-// Guard implements [Guard].
+// Guard implements [Engine].
 func (t *attempt) Guard(f func() error) error {
 	a := t.a
 	t.settle(a.rt.read())
@@ -372,7 +372,7 @@ func (t *attempt) Guard(f func() error) error {
 	return f()
 }
 
-// BeginRange reports whether this is the attempt's first [Range].
+// BeginRange implements [Engine].
 func (t *attempt) BeginRange() bool {
 	t.a.mu.Lock()
 	defer t.a.mu.Unlock()

@@ -16,8 +16,8 @@ import (
 // Its methods may be called by several goroutines at once, and after the
 // attempt is over.
 //
-// Wrappers and other engines implement it too. To wrap one, embed it: it may
-// grow methods.
+// Wrappers and other engines implement it too. To wrap one, embed it, since it
+// may grow methods; see [Engine] for what else one may implement.
 type Context interface {
 	context.Context
 
@@ -66,8 +66,28 @@ type Info struct {
 	LastFailure            error // how the attempt before ended; nil for the first
 }
 
+// An Engine is what a Context may implement besides: the runtime's own does, and
+// that of another engine should. [Guard], [Range], and Sleep of a Context from
+// [FromContext] look for it. A wrapper that embeds a Context need not implement
+// it: then that of the embedded Context is used. One that does, and may be wrapped
+// again, needs a Value method as well, which returns NewContext(inner,
+// wrapper).Value(key). So does another engine's Context.
+//
+// Guard and SleepContext must note that the function has got the attempt's cause
+// from them, as Sleep must; Idle, Range and Guard call Sleep(0) for that.
+type Engine interface {
+	// SleepContext returns nil once d has passed. If ctx, which is derived from
+	// the Context, ends before that, it returns ctx's cause at once.
+	SleepContext(ctx context.Context, d time.Duration) error
+	// Guard does what [Guard] says.
+	Guard(f func() error) error
+	// BeginRange reports whether this is the first call in this attempt.
+	BeginRange() bool
+}
+
 type (
 	contextKey struct{} // finds the Context
+	engineKey  struct{} // finds the Engine
 	attemptKey struct{} // finds the *attempt below all wrappers
 )
 
@@ -76,16 +96,16 @@ func attemptOf(ctx context.Context) *attempt {
 	return t
 }
 
-// methodsOf finds methods that a Context may have besides Context's: its own, or
-// those of what it wraps.
-func methodsOf[T any](ctx Context) (T, bool) {
-	for _, c := range [...]any{ctx, ctx.Value(contextKey{}), ctx.Value(attemptKey{})} {
-		if m, ok := c.(T); ok {
-			return m, true
-		}
+// engineOf finds the Engine that ctx is, or wraps; nil if there is none.
+func engineOf(ctx Context) Engine {
+	if d, ok := ctx.(*derived); ok {
+		return engineOf(d.Context)
 	}
-	var none T
-	return none, false
+	e, ok := ctx.(Engine)
+	if !ok {
+		e, _ = ctx.Value(engineKey{}).(Engine)
+	}
+	return e
 }
 
 // noteCause tells the engine that the function is about to get err.
@@ -108,8 +128,11 @@ func ended(ctx context.Context) error {
 }
 
 // NewContext returns a context, derived from ctx, from which [FromContext] gives
-// c. It is for wrappers and other engines.
+// c. It is for wrappers and other engines. If c is an [Engine], it is found too.
 func NewContext(ctx context.Context, c Context) context.Context {
+	if _, ok := c.(Engine); ok {
+		ctx = context.WithValue(ctx, engineKey{}, c)
+	}
 	return context.WithValue(ctx, contextKey{}, c)
 }
 
@@ -117,11 +140,6 @@ func NewContext(ctx context.Context, c Context) context.Context {
 // whether there is one. What it returns keeps ctx's own values and cancellation:
 // its Sleep ends when ctx ends, and its Heartbeat then returns ctx's cause,
 // although it still records.
-//
-// For that Sleep, a Context that has a method SleepContext(ctx context.Context,
-// d time.Duration) error, which ends when ctx ends, is asked by that method. The
-// runtime's own has it. A wrapper that does not is passed over, and another
-// engine's Context that does not sleeps on until its own end.
 func FromContext(ctx context.Context) (Context, bool) {
 	if c, ok := ctx.(Context); ok {
 		return c, true
@@ -156,30 +174,13 @@ func (d *derived) Sleep(dur time.Duration) error {
 	if d.ctx.Done() == d.Context.Done() {
 		return d.Context.Sleep(dur)
 	}
-	return d.SleepContext(d.ctx, dur)
-}
-
-func (d *derived) SleepContext(ctx context.Context, dur time.Duration) error {
-	type sleeper interface {
-		SleepContext(ctx context.Context, d time.Duration) error
-	}
-	if s, ok := d.Context.(sleeper); ok {
-		return s.SleepContext(ctx, dur)
-	}
-	if t := attemptOf(d); t != nil {
-		return t.SleepContext(ctx, dur)
+	if e := engineOf(d.Context); e != nil {
+		return e.SleepContext(d.ctx, dur)
 	}
 	if err := d.Context.Sleep(dur); err != nil {
 		return err
 	}
-	return ended(ctx)
-}
-
-func (d *derived) Guard(f func() error) error {
-	if err := ended(d.ctx); err != nil {
-		return noteCause(d, err)
-	}
-	return Guard(d.Context, f)
+	return ended(d.ctx)
 }
 
 // standardContext returns a context with the values and the end of ctx that is

@@ -5,20 +5,12 @@ package activity
 // the cause. While f runs no later attempt starts, nor does a new execution of the
 // same ID ([ErrAlreadyRunning]). f's error or panic passes through. Keep f short:
 // a stall inside f delays the retry.
-//
-// A Context that has a method Guard(f func() error) error does it itself. A
-// wrapper that has one, and may be wrapped again, needs a Value method as well,
-// which passes on to NewContext(inner, wrapper).Value.
 func Guard(ctx Context, f func() error) error {
-	type guard interface{ Guard(f func() error) error }
-	if g, ok := ctx.(guard); ok {
-		return g.Guard(f)
-	}
-	if err := ended(ctx); err != nil { // the wrapper's own end
+	if err := ended(ctx); err != nil { // also if only a context derived from the attempt's has ended
 		return noteCause(ctx, err)
 	}
-	if g, ok := methodsOf[guard](ctx); ok {
-		return g.Guard(f)
+	if e := engineOf(ctx); e != nil {
+		return e.Guard(f)
 	}
 	return f()
 }

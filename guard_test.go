@@ -106,7 +106,7 @@ func TestRule27GuardBeforeTheTimerRan(t *testing.T) {
 
 // A wrapper around one that has a Guard of its own passes it on, if that one can be found.
 func TestRule27GuardOfAWrappedWrapper(t *testing.T) {
-	guarder := &ownGuard{}
+	guarder := &countingEngine{}
 	cfg := activity.Config{Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
 		guarder.Context = ctx
 		return next(&countingWrapper{Context: guarder})

@@ -32,11 +32,8 @@ type RangeProgress struct{ Next, To int }
 // One activity has one Range. A second one, details that no Range recorded and a
 // recorded Next above to are NonRetryable errors. For phases, [Resume] a struct
 // of your own.
-//
-// Another engine's Context says whether a Range is the first of its attempt by a
-// method BeginRange() bool.
 func Range(ctx Context, from, to int, body func(i int) error) error {
-	if r, ok := methodsOf[interface{ BeginRange() bool }](ctx); ok && !r.BeginRange() {
+	if e := engineOf(ctx); e != nil && !e.BeginRange() {
 		info := ctx.Info()
 		return NonRetryable(fmt.Errorf("%s: attempt %d called activity.Range twice; one activity has one Range, for phases Resume a struct of your own", label(info.ID, info.Name), info.Attempt))
 	}

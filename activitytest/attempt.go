@@ -117,19 +117,22 @@ func (a *attempt) Sleep(d time.Duration) error {
 	return a.sleep(d, a.Context.Sleep)
 }
 
-// SleepContext is Sleep that ends when ctx ends, too; see [activity.FromContext].
+// SleepContext implements activity.Engine.
 func (a *attempt) SleepContext(ctx context.Context, d time.Duration) error {
-	s := a.Context.(interface { // as the Runtime's own has it
-		SleepContext(ctx context.Context, d time.Duration) error
-	})
-	return a.sleep(d, func(d time.Duration) error { return s.SleepContext(ctx, d) })
+	return a.sleep(d, func(d time.Duration) error { return a.engine().SleepContext(ctx, d) })
 }
+
+// BeginRange implements activity.Engine.
+func (a *attempt) BeginRange() bool { return a.engine().BeginRange() }
+
+// engine is that of the Runtime's own Context.
+func (a *attempt) engine() activity.Engine { return a.Context.(activity.Engine) }
 
 func (a *attempt) sleep(d time.Duration, sleep func(time.Duration) error) error {
 	return a.do("sleep", call{kind: "Sleep", d: d}, func() error { return sleep(d) }, func() error { return sleep(0) })
 }
 
-// Guard implements what [activity.Guard] asks for.
+// Guard implements activity.Engine.
 func (a *attempt) Guard(f func() error) error {
 	c := a.enter(call{kind: "Guard"})
 	a.show(c)

@@ -10,7 +10,10 @@ import (
 	sdkactivity "go.temporal.io/sdk/activity"
 )
 
-var _ activity.Context = (*attempt)(nil)
+var (
+	_ activity.Context = (*attempt)(nil)
+	_ activity.Engine  = (*attempt)(nil)
+)
 
 // Deadline implements [context.Context].
 func (t *attempt) Deadline() (time.Time, bool) { return t.sdk.Deadline() }
@@ -26,7 +29,7 @@ func (t *attempt) Logger() *slog.Logger {
 // Sleep implements [activity.Context].
 func (t *attempt) Sleep(d time.Duration) error { return t.SleepContext(t, d) }
 
-// SleepContext is Sleep that ends when ctx ends, too: see [activity.FromContext].
+// SleepContext implements [activity.Engine].
 func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 	if ctx.Err() == nil && t.Err() == nil && d > 0 {
 		timer := time.NewTimer(d)
@@ -58,7 +61,7 @@ func (t *attempt) tellLocked() error {
 	return err
 }
 
-// Guard implements [activity.Guard].
+// Guard implements [activity.Engine].
 func (t *attempt) Guard(f func() error) error {
 	t.mu.Lock()
 	if err := t.tellLocked(); err != nil {
@@ -78,7 +81,7 @@ func (t *attempt) Guard(f func() error) error {
 	return f()
 }
 
-// BeginRange is for [activity.Range].
+// BeginRange implements [activity.Engine].
 func (t *attempt) BeginRange() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
