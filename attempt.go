@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"reflect"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -33,6 +32,7 @@ type attempt struct {
 	// Guarded by activity.mu.
 	beatBy      instant       // the heartbeat deadline; see heartbeatBy
 	granted     time.Duration // what beatBy was moved by since the last heartbeat, for pauses of the process
+	outermost   Context       // what an Interceptor passed on: the attempt, or a wrapper of it
 	progressed  bool          // it recorded details that differ from those it resumed from
 	causeGiven  bool          // Sleep, Idle, Range or Guard returned the Context's cause
 	rangeCalled bool
@@ -90,18 +90,20 @@ func (t *attempt) call(r *result) {
 // intercepted is apart from call since its closure moves the result to the heap.
 func (t *attempt) intercepted(intercept func(Context, func(Context) error) error) (out any, err error) {
 	err = intercept(t, func(c Context) (err error) {
-		out, err = t.a.body.run(handOn(c))
+		t.a.mu.Lock()
+		t.outermost = c
+		t.a.mu.Unlock()
+		out, err = t.a.body.run(c)
 		return err
 	})
 	return out, err
 }
 
-// handOn makes c what FromContext finds.
-func handOn(c Context) Context {
-	if t, ok := c.(*attempt); ok {
-		return t
-	}
-	return &derived{Context: c, ctx: NewContext(c, c)}
+// wrapped is the Context that an Interceptor passed on; nil: there is none.
+func (t *attempt) wrapped() Context {
+	t.a.mu.Lock()
+	defer t.a.mu.Unlock()
+	return t.outermost
 }
 
 func newPanicError(v any) *PanicError {
@@ -259,7 +261,7 @@ func (t *attempt) noteCause(err error) error {
 	}
 	t.a.mu.Lock()
 	defer t.a.mu.Unlock()
-	if sameError(err, ended(t.Context)) {
+	if cause := ended(t.Context); cause != nil && same(err, cause) {
 		t.causeGiven = true
 	}
 	return err
@@ -379,10 +381,4 @@ func (t *attempt) BeginRange() bool {
 	first := !t.rangeCalled
 	t.rangeCalled = true
 	return first
-}
-
-// sameError reports whether two errors are the same one; of errors that cannot
-// be compared it assumes so.
-func sameError(err, cause error) bool {
-	return cause != nil && (!reflect.ValueOf(cause).Comparable() || err == cause)
 }

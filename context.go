@@ -148,7 +148,19 @@ func FromContext(ctx context.Context) (Context, bool) {
 	if !ok {
 		return nil, false
 	}
+	// An Interceptor's wrapper that is not registered itself gives what it wraps.
+	if t := attemptOf(ctx); t != nil {
+		if w := t.wrapped(); w != nil && same(c, w.Value(contextKey{})) {
+			c = w
+		}
+	}
 	return &derived{Context: c, ctx: ctx}, true
+}
+
+// same reports whether two values are the same. Those that cannot be compared are
+// taken to be.
+func same(v, w any) bool {
+	return reflect.TypeOf(v) == reflect.TypeOf(w) && (!reflect.ValueOf(v).Comparable() || v == w)
 }
 
 // derived is an activity's Context as seen from a context derived from it.

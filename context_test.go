@@ -290,6 +290,59 @@ func TestInterceptorsWrapper(t *testing.T) {
 	}
 }
 
+// The function gets the very Context that the Interceptor passed on, and
+// FromContext finds it from below, also if an inner wrapper is registered.
+func TestInterceptor_ItsContextAsItIs(t *testing.T) {
+	for name, wrap := range map[string]func(ctx activity.Context) activity.Context{
+		"the attempt":          func(ctx activity.Context) activity.Context { return ctx },
+		"a wrapper":            func(ctx activity.Context) activity.Context { return &countingWrapper{Context: ctx} },
+		"a registered wrapper": func(ctx activity.Context) activity.Context { return itself{ctx} },
+		"two wrappers":         func(ctx activity.Context) activity.Context { return &countingWrapper{Context: itself{ctx}} },
+		"two of one type": func(ctx activity.Context) activity.Context {
+			return &countingWrapper{Context: &countingWrapper{Context: ctx}}
+		},
+		"not to be compared": func(ctx activity.Context) activity.Context { return uncomparable{ctx, nil} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var passed activity.Context
+			cfg := activity.Config{Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
+				passed = wrap(ctx)
+				return next(passed)
+			}}
+			bubble(t, cfg, func(t *testing.T, rt *activity.Runtime) {
+				checkErr(t, run(t, rt, activity.Options{}, func(ctx activity.Context) error {
+					if _, ok := ctx.(uncomparable); !ok && ctx != passed {
+						t.Errorf("the function got %T %p, want %T %p", ctx, ctx, passed, passed)
+					}
+					c, ok := activity.FromContext(context.WithValue(ctx, key{}, 1))
+					if !ok || c.Value(key{}) != 1 {
+						t.Fatal("FromContext finds nothing")
+					}
+					if w, ok := passed.(*countingWrapper); ok {
+						_ = c.Heartbeat()
+						if n := w.beats.Load(); n != 1 {
+							t.Errorf("a heartbeat from below was counted %d times", n)
+						}
+					}
+					// What the function itself registers is found before that.
+					mine := &countingWrapper{Context: ctx}
+					c, _ = activity.FromContext(activity.NewContext(ctx, mine))
+					_ = c.Heartbeat()
+					if n := mine.beats.Load(); n != 1 {
+						t.Errorf("the function's own wrapper has counted %d heartbeats", n)
+					}
+					return nil
+				}), nil)
+			})
+		})
+	}
+}
+
+type uncomparable struct {
+	activity.Context
+	_ []int
+}
+
 // itself is a wrapper that FromContext gives, and that has no Guard of its own.
 type itself struct{ activity.Context }
 

@@ -42,10 +42,9 @@ type Config struct {
 	// not wait for an activity. A panic in it is logged.
 	Observer func(Event)
 
-	// Interceptor is called around every attempt, in its goroutine. It calls
-	// next with ctx or with a wrapper of it, whose methods the function's
-	// Context then has, and which FromContext finds. What it returns is how the
-	// attempt ended.
+	// Interceptor wraps every attempt, in its goroutine. It must call next with
+	// ctx or with a Context that wraps it. The function gets exactly that
+	// Context, and FromContext finds it. Its result is the attempt's result.
 	Interceptor func(ctx Context, next func(Context) error) error
 
 	// MaxConcurrent is how many attempts may run at once. Others wait for a

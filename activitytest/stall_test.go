@@ -165,7 +165,7 @@ func TestShutdown(t *testing.T) {
 	})
 	for name, want := range map[string][]string{
 		"shutdown_before_heartbeat_1": {"attempt 1", "0", activity.ErrShutdown.Error(), "attempt 1", "1"},
-		"shutdown_after_heartbeat_1":  {"attempt 1", "0", activity.ErrShutdown.Error(), "attempt 1", "1"},
+		"shutdown_after_heartbeat_1":  {"attempt 1", "0", "sleep true", "attempt 1", "1"}, // which has returned nil
 		"shutdown_before_sleep_1":     {"attempt 1", "0", "sleep true", "attempt 1", "1"},
 		"shutdown_after_sleep_1":      {"attempt 1", "0"}, // returns nil: ended by itself
 	} {
