@@ -334,18 +334,13 @@ func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 		select {
 		case <-awake:
 		case <-ctx.Done():
-		case <-t.Done(): // ctx need not be derived from t
+			rt.enter()
+			rt.scheduler.alarms.remove(s.place)
+			rt.leave()
 		}
-		rt.enter()
-		rt.scheduler.alarms.remove(s.place)
-		rt.leave()
 	}
 	// Looked at after the wake-up too: at the same instant, a timeout comes first.
-	err := ended(ctx)
-	if err == nil {
-		err = ended(t.Context)
-	}
-	return t.noteCause(err)
+	return t.noteCause(ended(ctx))
 }
 
 // Guard implements [Engine].

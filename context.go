@@ -76,8 +76,9 @@ type Info struct {
 // Guard and SleepContext must note that the function has got the attempt's cause
 // from them, as Sleep must; Idle, Range and Guard call Sleep(0) for that.
 type Engine interface {
-	// SleepContext returns nil once d has passed. If ctx, which is derived from
-	// the Context, ends before that, it returns ctx's cause at once.
+	// SleepContext returns nil once d has passed. If ctx ends before that, it
+	// returns ctx's cause at once. The Context's own end does not matter: ctx is
+	// derived from it, but with [context.WithoutCancel] does not end with it.
 	SleepContext(ctx context.Context, d time.Duration) error
 	// Guard does what [Guard] says.
 	Guard(f func() error) error
@@ -140,6 +141,10 @@ func NewContext(ctx context.Context, c Context) context.Context {
 // whether there is one. What it returns keeps ctx's own values and cancellation:
 // its Sleep ends when ctx ends, and its Heartbeat then returns ctx's cause,
 // although it still records.
+//
+// If ctx does not end with the attempt, because of [context.WithoutCancel], then
+// Sleep sleeps on after the attempt's end, and Heartbeat returns nil. It still
+// records, unless the attempt has timed out.
 func FromContext(ctx context.Context) (Context, bool) {
 	if c, ok := ctx.(Context); ok {
 		return c, true
@@ -176,10 +181,14 @@ func (d *derived) Value(key any) any           { return d.ctx.Value(key) }
 func (d *derived) String() string              { return fmt.Sprint(d.Context) }
 
 func (d *derived) Heartbeat(details ...any) error {
-	if err := d.Context.Heartbeat(details...); err != nil {
-		return err
+	err := d.Context.Heartbeat(details...)
+	switch end := ended(d.ctx); {
+	case err == nil:
+		return end
+	case end == nil && same(err, ended(d.Context)):
+		return nil
 	}
-	return ended(d.ctx)
+	return err
 }
 
 func (d *derived) Sleep(dur time.Duration) error {

@@ -637,26 +637,71 @@ func TestContextAfterTheReturn(t *testing.T) {
 	}
 }
 
-// The Sleep of a child that does not end with the attempt ends with it all the
-// same, and a timeout comes before the wake-up of its instant (rule 7).
-func TestSleepOfAChildWithoutCancel(t *testing.T) {
-	for _, d := range []time.Duration{10*time.Second - 1, 10 * time.Second, time.Hour} {
-		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
-			_ = run(t, rt, activity.Options{HeartbeatTimeout: 10 * time.Second, RetryPolicy: once}, func(ctx activity.Context) error {
-				child, _ := activity.FromContext(context.WithoutCancel(ctx))
-				begun := time.Now()
-				err := child.Sleep(d)
-				if over := d >= 10*time.Second; isTimeout(err, activity.TimeoutHeartbeat) != over || !over && err != nil {
-					t.Errorf("Sleep(%s) returned %v", d, err)
+// A child that does not end with the attempt sleeps on after a timeout and after
+// a cancellation, and its heartbeats return nil. Those of the canceled attempt
+// record, and those of the fenced one do not.
+func TestFromContext_WithoutCancel(t *testing.T) {
+	for name, opts := range map[string]activity.Options{
+		"a timeout":      {HeartbeatTimeout: 10 * time.Second, RetryPolicy: once},
+		"a cancellation": {CancelGrace: 2 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+				done := make(chan struct{})
+				h := start(t, rt, opts, func(ctx activity.Context) error {
+					defer close(done)
+					child, _ := activity.FromContext(context.WithValue(context.WithoutCancel(ctx), key{}, 1))
+					checkErr(t, child.Heartbeat(1), nil)
+					begun := time.Now()
+					if err := child.Sleep(time.Hour); err != nil || time.Since(begun) != time.Hour {
+						t.Errorf("Sleep returned %v after %s", err, time.Since(begun))
+					}
+					if ctx.Err() == nil || child.Err() != nil {
+						t.Errorf("the attempt ended with %v, the child with %v", ctx.Err(), child.Err())
+					}
+					checkErr(t, child.Heartbeat(), nil)
+					checkErr(t, child.Heartbeat(2), nil)
+					if err := child.Heartbeat(make(chan int)); opts.HeartbeatTimeout == 0 && err != nil {
+						t.Errorf("a canceled attempt's Heartbeat of what cannot be encoded returned %v", err)
+					}
+					checkErr(t, child.Sleep(0), nil)
+					if err := activity.Guard(child, never); err != context.Cause(ctx) {
+						t.Errorf("Guard returned %v", err)
+					}
+					return context.Cause(ctx)
+				})
+				want := 1
+				if opts.CancelGrace > 0 {
+					time.Sleep(time.Minute)
+					h.Cancel(errCancel)
+					want = 2
 				}
-				if slept := time.Since(begun); slept != min(d, 10*time.Second) {
-					t.Errorf("Sleep(%s) took %s", d, slept)
-				}
-				return err
+				<-done
+				_ = wait(t, h)
+				checkDetails(t, h.Status(), want)
 			})
-			time.Sleep(2 * time.Hour) // a Sleep that is too long is to be told
 		})
 	}
+}
+
+// A child with a deadline of its own, and without the attempt's end.
+func TestFromContext_WithoutCancelAndADeadline(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		_ = run(t, rt, activity.Options{StartToCloseTimeout: time.Second, RetryPolicy: once}, func(ctx activity.Context) error {
+			own, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errCancel)
+			defer cancel()
+			child, _ := activity.FromContext(own)
+			begun := time.Now()
+			if err := child.Sleep(time.Hour); err != errCancel || time.Since(begun) != time.Minute {
+				t.Errorf("Sleep returned %v after %s", err, time.Since(begun))
+			}
+			if err := child.Heartbeat(1); timeoutType(err) != activity.TimeoutStartToClose {
+				t.Errorf("Heartbeat returned %v", err)
+			}
+			return nil
+		})
+		time.Sleep(time.Hour)
+	})
 }
 
 // A Context prints as its activity and attempt, while others use it: nothing of

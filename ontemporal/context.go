@@ -31,14 +31,19 @@ func (t *attempt) Sleep(d time.Duration) error { return t.SleepContext(t, d) }
 
 // SleepContext implements [activity.Engine].
 func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
-	if ctx.Err() == nil && t.Err() == nil && d > 0 {
+	if ctx.Err() == nil && d > 0 {
 		timer := time.NewTimer(d)
 		defer timer.Stop()
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
-		case <-t.Done():
 		}
+	}
+	t.mu.Lock()
+	t.check(time.Now()) // at the same instant, a timeout comes first
+	t.mu.Unlock()
+	if ctx.Err() == nil { // also if the attempt has ended, and ctx does not end with it
+		return nil
 	}
 	if err := t.tell(); err != nil {
 		return err
