@@ -23,23 +23,33 @@ func (s State) String() string {
 // A phase is where an activity is in its life, as the Runtime sees it. An
 // activity is in exactly one, and setPhaseLocked is the only way into another.
 //
-//	phase        State        entered by                        its alarm                            a cancellation
-//	new          -            -                                 -                                    is noted; Start refuses it
-//	loading      waiting      scheduleLocked, with a Store      -                                    is noted, ends Load; Start refuses it
-//	queued       waiting      proceedLocked, without a slot     schedule-to-start or -close: fails   ends it
-//	savingStart  waiting      beginLocked, with a Store         schedule-to-close: fails             ends it
-//	running      running      startAttemptLocked                heartbeat, start-to-close: deciding  leads to canceling
-//	canceling    running      cancelLocked                      CancelGrace: abandons, ends it       is not the first, and ignored
-//	deciding     running      attempt.returned, timeOutLocked   schedule-to-close: fails             ends it
-//	backingOff   backing off  retryLocked, resumeLocked         the next attempt: proceeds           ends it
-//	blocked      blocked      proceedLocked                     schedule-to-close: fails             ends it
-//	savingEnd    final        finishLocked, with a Store        CancelGrace, once canceled: ended    shortens the wait for the Store
-//	ended        final        endLocked                         -                                    is ignored
+//	phase        State        entered by                           its alarm                                         a cancellation
+//	new          -            Runtime.start; refuseLocked          -                                                 is noted; Start refuses it
+//	loading      waiting      Runtime.schedule, if stored          -                                                 ends Load; Start refuses it
+//	queued       waiting      proceedLocked, without a free slot   schedule-to-start or -close: fails                finishes it
+//	savingStart  waiting      beginLocked, if stored               schedule-to-close: fails                          finishes it
+//	running      running      startAttemptLocked                   heartbeat, start- or schedule-to-close: deciding  leads to canceling
+//	canceling    running      cancelLocked                         CancelGrace: abandons the attempt, finishes it    is not the first, and ignored
+//	deciding     running      attempt.endLocked, timeOutLocked     schedule-to-close: fails                          finishes it
+//	backingOff   backing off  retryLocked, resumeLocked            the next attempt: proceeds                        finishes it
+//	blocked      blocked      proceedLocked                        schedule-to-close: fails                          finishes it
+//	savingEnd    its outcome  finishLocked, if stored, not if      CancelGrace, once canceled: ended                 ends the wait for the Store,
+//	                          the outcome is canceled                                                                or limits it to CancelGrace
+//	ended        its outcome  activity.endLocked                   -                                                 is ignored
 //
-// The usual way is new, running, ended; with a Store it is new, loading,
+// Stored means that there is a record, because there are a Config.Store and an
+// Options.ID. To fail and to finish is to call finishLocked, which leads to
+// savingEnd or straight to ended.
+//
+// The usual way is new, running, ended. If stored it is new, loading,
 // savingStart, running, savingEnd, ended. A failed attempt leads to deciding,
-// and from there to backingOff or straight to the next attempt. A start that
-// is refused goes back to new.
+// and from there to backingOff or straight to the next attempt (proceedLocked),
+// which may have to wait in blocked, queued or savingStart. A start that is
+// refused goes back to new.
+//
+// The moves are in activity.go. Those of a start, and what a checkpoint resumes
+// from, are in start.go, the return of a function is in attempt.go, and what
+// savingEnd waits for is in checkpoint.go.
 type phase uint8
 
 const (
@@ -66,7 +76,7 @@ func (p phase) holdsSlot() bool {
 	return false
 }
 
-// final reports whether it is decided how the activity has ended.
+// final reports whether the activity's outcome is decided.
 func (p phase) final() bool { return p >= phaseSavingEnd }
 
 // stateLocked is what a user sees of the phase. Runtime.mu is held.
@@ -87,8 +97,9 @@ func (a *activity) stateLocked() State {
 }
 
 // setPhaseLocked moves the activity to phase p, whose alarm rings at until. It
-// keeps what follows from the phase: the Runtime's counts, the slots and their
-// queue, the alarm, and the acceptance of a start. Runtime.mu is held.
+// also keeps what follows from the phase: the Runtime's counts, the slots and
+// their queue, and the alarm. Once a stored activity runs, is over, or waits for
+// anything but the Store, setPhaseLocked lets Start return. Runtime.mu is held.
 func (a *activity) setPhaseLocked(p phase, until instant) {
 	rt, old := a.rt, a.phase
 	rt.counts.states[a.stateLocked()]--
@@ -101,9 +112,9 @@ func (a *activity) setPhaseLocked(p phase, until instant) {
 	}
 }
 
-// alarmAtLocked is when the activity's alarm is to ring. In phaseRunning that
-// moves with every heartbeat, which does not touch the queue of alarms: the alarm
-// looks here again when it comes up. Runtime.mu is held.
+// alarmAtLocked is when the activity's alarm is to ring. In phaseRunning every
+// heartbeat moves that, but does not touch the queue of alarms. So the scheduler
+// asks again when the alarm comes up. Runtime.mu is held.
 func (a *activity) alarmAtLocked() instant {
 	if a.phase != phaseRunning {
 		return a.until
@@ -113,15 +124,15 @@ func (a *activity) alarmAtLocked() instant {
 	return min(a.latest.heartbeatBy(), a.latest.closeBy)
 }
 
-// alarmLocked does what the activity's alarm is for. late is how long ago the
-// earliest deadline was of all that are due now. Runtime.mu is held.
+// alarmLocked does what the activity's alarm is for. Of all the deadlines that are
+// due now, late is the age of the oldest. Runtime.mu is held.
 func (a *activity) alarmLocked(late instant) {
 	if a.checkCallerLocked() {
 		return
 	}
 	now := a.rt.now
 	if when := a.alarmAtLocked(); when > now {
-		a.setAlarmLocked(when) // something else at this instant has moved it
+		a.setAlarmLocked(when) // another alarm at this instant has moved it
 		return
 	}
 	switch a.phase {
@@ -138,7 +149,7 @@ func (a *activity) alarmLocked(late instant) {
 	case phaseCanceling:
 		a.abandonCanceledLocked()
 	case phaseDeciding:
-		a.retryLocked(verdict{}) // without the answer of Retryable, which takes its time
+		a.retryLocked(verdict{}) // without the answer of Retryable, which has not come in time
 	case phaseBackingOff:
 		if a.closeBy() <= now { // the timer is late
 			a.finishLocked(StateFailed, RetryStateTimeout, a.failure)
@@ -151,7 +162,8 @@ func (a *activity) alarmLocked(late instant) {
 }
 
 // cancelLocked ends the attempt's Context, or what the activity waits for. The
-// first cause wins. Runtime.mu is held.
+// first cause wins: if the caller's context has ended, that is its cause.
+// Runtime.mu is held.
 func (a *activity) cancelLocked(cause error) {
 	if a.cancelCause != nil || a.phase == phaseEnded {
 		return
@@ -169,14 +181,14 @@ func (a *activity) cancelLocked(cause error) {
 	case phaseRunning:
 		a.mu.Lock()
 		a.latest.cancel(cause)
-		a.cancelCause = context.Cause(a.latest.Context)
+		a.cancelCause = context.Cause(a.latest.Context) // another one if the caller's context has just ended
 		a.mu.Unlock()
 		a.setPhaseLocked(phaseCanceling, a.rt.now.add(a.opts.CancelGrace))
 	case phaseDeciding:
 		a.retryLocked(verdict{})
 	case phaseSavingEnd:
-		// The callers of a success wait for one try of the delete, and no longer
-		// than CancelGrace.
+		// The callers of a success wait until the delete was tried once, and at most
+		// CancelGrace.
 		if r := a.rec; r.gone && !r.endFailed {
 			a.setPhaseLocked(phaseSavingEnd, a.rt.now.add(a.opts.CancelGrace))
 		} else {
