@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// An activity is one execution: all attempts, from Start to the answer.
+// An activity is one execution: all its attempts, from Start until done is closed.
 //
 // Runtime.mu guards its life, activity.mu what heartbeats touch, so that
 // heartbeats of different activities do not contend. The order is Runtime.mu,
@@ -23,29 +23,29 @@ type activity struct {
 	body   body
 	caller context.Context // as given to Start
 	base   context.Context // what attempts derive from: see standardContext
-	rec    *record         // nil: nothing of it is stored
+	rec    *record         // nil if nothing of it is stored: no Config.Store, or no Options.ID
 	done   chan struct{}   // closed when err is set and the last event is delivered
 
-	// What lets go of the caller's context; set before the activity can end.
-	stopWatch   func() bool        // of its end; nil: a goroutine of the caller's watches it, or it has none
-	releaseBase context.CancelFunc // runs the caller's code; nil: base needs none
+	// Both let go of the caller's context, and are set before the activity can end.
+	stopWatch   func() bool        // ends the watch for its end; nil if Run's goroutine watches, or if it cannot end
+	releaseBase context.CancelFunc // frees base, and may run the caller's code; nil if base needs no freeing
 
 	// Guarded by Runtime.mu.
 	phase       phase
 	stalled     bool          // the attempt before latest ended in a heartbeat timeout
-	onPurpose   bool          // cancelCause is Handle.Cancel's
-	place       int32         // of the alarm in the queue of alarms; 0: it is not set
-	until       instant       // when the phase's alarm rings; in phaseRunning heartbeats move that, see alarmAtLocked
+	onPurpose   bool          // cancelCause came from Handle.Cancel
+	place       int32         // of the alarm in the queue of alarms; 0 if it is not set
+	until       instant       // when the phase's alarm rings; of no use in phaseRunning, see alarmAtLocked
 	number      uint64        // in order of scheduling
 	prev, next  *activity     // in Runtime.ring
 	queued      *list.Element // in Runtime.slots
 	scheduled   moment
-	latest      *attempt // the last that was started here
-	attempts    int      // its number, or that of an earlier process's last attempt
+	latest      *attempt // the last one of this execution; nil before the first
+	attempts    int      // the number of the last attempt, those of earlier processes included
 	countedFrom int      // attempts up to this number no longer count
-	progressed  int      // the last attempt that made progress
+	progressed  int      // the number of the last attempt that made progress
 	abandoned   int      // abandoned functions that still run
-	failure     error    // how the last attempt that is over ended
+	failure     error    // how the last attempt that failed ended
 	cancelCause error    // set once, by the first cancellation
 	outcome     State    // set once, with the next two
 	out         any
@@ -55,7 +55,7 @@ type activity struct {
 	details  recorded
 	beats    uint64
 	lastBeat instant
-	loop     *rangeState // of its Range; nil: none yet
+	loop     *rangeState // of its Range; nil before that
 	delivery *delivery   // nil until there is something to deliver
 }
 
@@ -104,8 +104,8 @@ func (a *activity) closeBy() instant { return a.scheduled.at.deadline(a.opts.Sch
 // The moves from phase to phase, in the order of an attempt's life; alarms and
 // cancellations are in state.go. All of them need Runtime.mu.
 
-// proceedLocked starts the next attempt, or waits for what it needs. Whoever calls
-// it has checked the caller's context.
+// proceedLocked starts the next attempt, or waits for what the attempt needs.
+// checkCallerLocked must have been called just before.
 func (a *activity) proceedLocked() {
 	switch rt := a.rt; {
 	case a.blockedLocked():
@@ -135,8 +135,9 @@ func (a *activity) guardedLocked() bool {
 // guarded is guardedLocked with activity.mu held too.
 func (a *activity) guarded() bool { return a.latest != nil && a.latest.guards > 0 }
 
-// unblockLocked looks again at what the function of an attempt that is over has
-// held up, now that the function has returned or left Guard.
+// unblockLocked is called when the function of an attempt that is over has
+// returned or left Guard. It lets the next attempt start, or another execution
+// have the ID, if nothing else is in the way.
 func (a *activity) unblockLocked() {
 	switch {
 	case a.phase == phaseBlocked && !a.blockedLocked():
@@ -182,7 +183,7 @@ func (a *activity) timeOutLocked(late instant) {
 	rt, now := a.rt, a.rt.now
 	t, timeout := a.latest, a.opts.HeartbeatTimeout
 	a.mu.Lock()
-	// A pause of the whole process is not a stall: then the alarm is late as well.
+	// A pause of the whole process is not a stall. It makes the alarm late as well.
 	if t.heartbeatBy() <= now && time.Duration(late) > max(timeout/10, time.Millisecond) {
 		if grant := min(time.Duration(late), timeout-t.granted); grant > 0 {
 			t.beatBy = now.add(grant)
@@ -286,10 +287,10 @@ func (a *activity) decide(err error) {
 // retryLocked decides what follows an attempt that has failed.
 func (a *activity) retryLocked(v verdict) {
 	if a.phase != phaseDeciding {
-		return // it was decided while Retryable was asked
+		return // a cancellation or an alarm has decided while Retryable was asked
 	}
 	if a.checkCallerLocked() {
-		return // which has called retryLocked
+		return // checkCallerLocked has called retryLocked
 	}
 	rt, t, p := a.rt, a.latest, &a.opts.RetryPolicy
 	timeout := t.timedOut()
@@ -308,7 +309,7 @@ func (a *activity) retryLocked(v verdict) {
 	case p.MaximumAttempts > 0 && n >= p.MaximumAttempts:
 		retry = RetryStateMaximumAttemptsReached
 	case timeout == TimeoutHeartbeat && !(a.stalled && !progressed):
-		// The timeout was the wait.
+		// The timeout was the wait: no delay.
 	case v.override:
 		delay = v.delay
 	default:
@@ -335,7 +336,7 @@ func (a *activity) retryLocked(v verdict) {
 	case timeout == TimeoutHeartbeat && delay == 0:
 		a.proceedLocked() // with its slot
 	default:
-		a.setPhaseLocked(phaseBackingOff, next) // which gives the slot up
+		a.setPhaseLocked(phaseBackingOff, next) // gives up the slot, even without a delay
 		if delay == 0 {
 			a.proceedLocked()
 		}
@@ -368,9 +369,9 @@ func (a *activity) finishCanceledLocked(err error) {
 	a.finishLocked(StateCanceled, RetryStateCancelRequested, err)
 }
 
-// finishLocked decides how the activity has ended. Its callers are answered at
-// once, or, with a Store, when a success's checkpoint is gone, and when the
-// Store was tried with a failure's.
+// finishLocked decides how the activity has ended. If it is not stored, or was
+// canceled, it ends at once. A stored success ends when its checkpoint is
+// deleted, a stored failure when its checkpoint was tried to be saved.
 func (a *activity) finishLocked(outcome State, retry RetryState, err error) {
 	a.outcome = outcome
 	if err != nil {
@@ -380,7 +381,7 @@ func (a *activity) finishLocked(outcome State, retry RetryState, err error) {
 		a.rec.endLocked(err)
 		if outcome != StateCanceled {
 			until := never
-			if a.phase == phaseCanceling { // it has succeeded all the same
+			if a.phase == phaseCanceling { // it was canceled, and has succeeded nevertheless
 				until = a.until
 			}
 			a.setPhaseLocked(phaseSavingEnd, until)
@@ -390,7 +391,7 @@ func (a *activity) finishLocked(outcome State, retry RetryState, err error) {
 	a.endLocked()
 }
 
-// endLocked tells of the end, and lets the callers go on once that is delivered.
+// endLocked reports the end, and lets the callers go on once that is delivered.
 func (a *activity) endLocked() {
 	rt := a.rt
 	a.setPhaseLocked(phaseEnded, never)
@@ -408,7 +409,7 @@ func (a *activity) endLocked() {
 	answer := !a.delivery.endLocked()
 	guarded := a.guarded()
 	a.mu.Unlock()
-	if !guarded { // else unblockLocked does it
+	if !guarded { // else unblockLocked frees it later
 		rt.freeIDLocked(a)
 	}
 	if answer {
@@ -416,7 +417,7 @@ func (a *activity) endLocked() {
 	}
 }
 
-// answerLocked lets the activity's callers go on.
+// answerLocked lets go of the caller's context, and then the callers go on.
 func (a *activity) answerLocked() {
 	if a.stopWatch != nil {
 		a.stopWatch()

@@ -21,9 +21,9 @@ type attempt struct {
 	a           *activity
 	number      int
 	started     moment
-	closeBy     instant // the earlier of start-to-close and schedule-to-close
+	closeBy     instant // the earlier deadline of start-to-close and schedule-to-close
 	resumesFrom []byte  // details; never written
-	lastFailure error   // how the attempt before ended
+	lastFailure error   // how the attempt before it ended
 
 	// over fences the attempt: nothing it reports or returns counts any more.
 	// Set once, under activity.mu and after the Context has ended.
@@ -31,7 +31,7 @@ type attempt struct {
 
 	// Guarded by activity.mu.
 	beatBy      instant       // the heartbeat deadline; see heartbeatBy
-	granted     time.Duration // what beatBy was moved by since the last heartbeat, for pauses of the process
+	granted     time.Duration // by how much pauses of the process have moved beatBy since the last heartbeat
 	outermost   Context       // what an Interceptor passed on: the attempt, or a wrapper of it
 	progressed  bool          // it recorded details that differ from those it resumed from
 	causeGiven  bool          // Sleep, Idle, Range or Guard returned the Context's cause
@@ -41,7 +41,7 @@ type attempt struct {
 
 	// Guarded by Runtime.mu.
 	abandoned bool         // left behind by a timeout, or at the end of CancelGrace
-	returned  bool         // abandoned, and returned before that was told
+	returned  bool         // abandoned by a timeout, and its function returned while Retryable was being asked
 	logs      *instantLogs // of the instant at which it timed out
 }
 
@@ -117,8 +117,9 @@ func (t *attempt) end(r *result) {
 		rt.returns.add(rt, t)
 		return
 	}
-	// The function may know of the caller's end before the Runtime does. To ask is
-	// code of the caller's, so it comes before the lock.
+	// The function may know that the caller's context has ended before the Runtime
+	// does. Err and Cause may be code of the caller's, so they are called before
+	// the lock is taken. A cancellation comes before what is due now.
 	callerEnded := a.caller.Err() != nil
 	var cause error
 	if callerEnded {
@@ -167,11 +168,11 @@ func (r *returns) add(rt *Runtime, t *attempt) {
 	r.busy = false
 }
 
-// endLocked reports whether the user's code is to be asked whether the failure
-// is final. Runtime.mu is held.
+// endLocked does what the function's return leads to. It reports whether the
+// user's code is to be asked if the failure is final. Runtime.mu is held.
 func (t *attempt) endLocked(r *result) (decide bool) {
 	a := t.a
-	if t.abandoned { // just now
+	if t.abandoned { // since end looked: a deadline was due
 		t.returnedLocked()
 		return false
 	}
@@ -207,7 +208,7 @@ func (t *attempt) abandonLocked() {
 // held.
 func (t *attempt) returnedLocked() {
 	if t.a.latest == t && t.a.phase == phaseDeciding {
-		t.returned = true // retryLocked tells of it, after the abandonment
+		t.returned = true // retryLocked reports it, after the abandonment
 	} else {
 		t.endAbandonedLocked()
 	}

@@ -71,20 +71,20 @@ func (s CheckpointState) String() string {
 type record struct {
 	id       string
 	input    []byte    // set once
-	a        *activity // nil: it has ended, and gone or last is what remains
+	a        *activity // nil once its outcome is decided: then gone or last says what is to remain
 	sequence uint64    // of the last write
 	dirty    bool      // in writer.dirty
 	urgent   bool      // and somebody waits for it; counted in writer.urgent
 	unsaved  bool      // the Store does not hold the newest
 	fresh    bool      // there are details that no write has; guarded by activity.mu
-	waiters  []waiter  // for the next try to save it
+	waiters  []waiter  // called after the next try to save it
 
 	start storedStart
 
 	// Once the activity has ended:
 	gone      bool
 	last      Checkpoint
-	failure   error // makes last.LastFailure; nil: it has it
+	failure   error // becomes last.LastFailure; nil if that is filled in
 	endFailed bool  // the Store has failed to delete it
 }
 
@@ -106,16 +106,16 @@ func (r *record) checkpointLocked(state CheckpointState, attempt int) Checkpoint
 // is why it has not completed. Runtime.mu is held.
 func (r *record) endLocked(err error) {
 	a, rt := r.a, r.a.rt
-	r.waiters = nil // they wait for what is over
+	r.waiters = nil // they wait for a start or a heartbeat, which no longer matters
 	left, attempt := CheckpointFailed, a.attempts
 	var tried waiter = a.endTriedLocked
 	switch a.outcome {
 	case StateCompleted:
 		r.gone = true
 	case StateCanceled:
-		tried = nil // its callers do not wait
+		tried = nil // it does not wait for the Store
 		if a.phase == phaseCanceling {
-			attempt-- // it does not count
+			attempt-- // a canceled attempt does not count
 		}
 		if a.onPurpose {
 			left = CheckpointCanceled
@@ -137,11 +137,12 @@ func (r *record) endLocked(err error) {
 	r.saveLocked(rt, tried)
 }
 
-// endTriedLocked answers the callers of an activity that has ended. Those of a
-// success wait until its delete works. Runtime.mu is held.
+// endTriedLocked is called when the Store was tried in phaseSavingEnd, and ends
+// the activity. A success that was not canceled waits until its delete works.
+// Runtime.mu is held.
 func (a *activity) endTriedLocked(err error) {
 	switch r := a.rec; {
-	case a.phase != phaseSavingEnd: // it was canceled meanwhile
+	case a.phase != phaseSavingEnd: // a cancellation has ended the wait
 	case err != nil && r.gone && a.cancelCause == nil:
 		r.endFailed = true
 		r.waiters = append(r.waiters, a.endTriedLocked)

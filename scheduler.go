@@ -27,7 +27,6 @@ type scheduler struct {
 	stacks  *dump        // nil until a stack is wanted
 
 	noDumpBefore instant // of the goroutines' stacks
-
 }
 
 // enter locks rt.mu, and first does what is due, so that at any instant a
@@ -45,7 +44,8 @@ func (rt *Runtime) lock() {
 }
 
 // leave grants free slots, sets the timer for the next alarm, starts the
-// attempts that have begun, and unlocks rt.mu.
+// attempts that have begun, lets calls of Start return, starts the writer if it
+// has something to do, and unlocks rt.mu.
 func (rt *Runtime) leave() {
 	rt.grantSlotsLocked()
 	rt.armLocked()
@@ -59,14 +59,14 @@ func (rt *Runtime) leave() {
 	rt.mu.Unlock()
 }
 
-// armLocked sees to it that the timer fires at the next alarm.
+// armLocked makes the timer fire at the next alarm.
 func (rt *Runtime) armLocked() {
 	s := &rt.scheduler
 	for try := 1; s.alarms.next() < s.armed; try++ {
 		rt.now = rt.read()
 		next := s.alarms.next()
 		if next <= rt.now {
-			// A Mock's timer that is set to what is due fires only when its time moves on.
+			// A Mock's timer that is set to the present fires only when its time moves on.
 			rt.settleLocked()
 			continue
 		}
@@ -75,7 +75,7 @@ func (rt *Runtime) armLocked() {
 		} else {
 			s.timer.Reset(d)
 		}
-		// A Mock may have moved on meanwhile, and the timer be set late by that.
+		// If a Mock has moved on meanwhile, the timer is set late by that.
 		if rt.real || rt.read() == rt.now || try > 3 {
 			s.armed = next
 		}
@@ -165,7 +165,7 @@ func (a *activity) setAlarmLocked(when instant) {
 	}
 }
 
-// A sleeper has an alarm and is no activity.
+// A sleeper has an alarm, and is not an activity.
 type sleeper struct {
 	place int32  // as activity.place
 	seq   uint64 // orders those that wake at one instant

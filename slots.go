@@ -2,10 +2,10 @@ package activity
 
 import "container/list"
 
-// slots are those of Config.MaxConcurrent, and who waits for one. Guarded by
-// Runtime.mu.
+// slots are those of Config.MaxConcurrent, with the activities that wait for one.
+// Guarded by Runtime.mu.
 type slots struct {
-	limit int // 0: none, and nothing else here is used
+	limit int // 0 if there is none: then nothing else here is used
 	held  int
 	queue list.List // of *activity, those in phaseQueued, the longest waiting first
 }

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// startMode says what waits for an activity that is started.
+// startMode says how an activity is started.
 type startMode int
 
 const (
-	startAttended     startMode = iota // the caller's goroutine, which watches the caller's context
-	startInBackground                  // nothing
-	startRecovering                    // nothing; and only what the Store holds as unfinished is started
+	startAttended     startMode = iota // the caller's goroutine waits, and watches the caller's context
+	startInBackground                  // nobody waits
+	startRecovering                    // nobody waits, and only what the Store holds as unfinished is started
 )
 
 // run starts an activity and waits for its end.
@@ -35,8 +35,9 @@ func (rt *Runtime) run(ctx context.Context, opts *Options, body body) (*activity
 	return a, a.err
 }
 
-// start makes an activity of body and starts it. A stored one has started when
-// accepted says so. With an error, an activity that is returned has ended.
+// start makes an activity of body and starts it. Whether a stored activity has
+// started, accepted says. If start returns an activity and an error, that
+// activity was scheduled and then refused.
 func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode startMode) (*activity, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
@@ -127,8 +128,8 @@ func refusal(id string, err error) error {
 	return fmt.Errorf("activity %q: not started: %w", id, err)
 }
 
-// schedule takes the activity in, and starts its first attempt or lets it wait.
-// A stored one it only takes in.
+// schedule registers the activity, or refuses it. It then starts the first
+// attempt or lets it wait. A stored activity is only registered: load comes next.
 func (rt *Runtime) schedule(a *activity) error {
 	rt.enter()
 	defer rt.leave()
@@ -160,8 +161,9 @@ func (rt *Runtime) schedule(a *activity) error {
 	return nil
 }
 
-// The start of a stored activity: scheduled, its checkpoint is loaded; then it
-// waits, or its first attempt's start is saved; and then Start returns.
+// What follows is the start of a stored activity. Its checkpoint is loaded. Then
+// it waits (for a slot, or backing off), or the start of its first attempt is
+// saved. Then Start returns.
 
 // A storedStart is what a record needs until the first attempt has started.
 // Guarded by Runtime.mu.
@@ -170,11 +172,11 @@ type storedStart struct {
 	cancelLoad context.CancelCauseFunc // ends the Store's Load
 	decided    chan struct{}           // closed when Start may return
 	accepted   bool                    // decided is closed, and refusal is nil
-	refusal    error                   // what Start then returns; set once
+	refusal    error                   // what Start returns; set once, before decided is closed
 
-	// What stands for the ID again if no attempt of this execution starts.
-	found    Checkpoint // State 0: nothing
-	replaces *record    // where found comes from; nil: from the Store
+	// If no attempt of this execution starts, found stands for the ID again.
+	found    Checkpoint // its State is 0 if there is none
+	replaces *record    // where found comes from; nil if from the Store
 	written  bool       // the Store may hold something of this execution
 }
 
@@ -223,7 +225,7 @@ func (a *activity) refuseLocked(err error) {
 var errNotRecovered = errors.New("there is nothing to recover")
 
 // load asks the Store what it holds of the activity's ID, and resumes from
-// there. In a recovery it refuses what needs none.
+// there. When recovering it refuses an activity that is not unfinished.
 func (a *activity) load(recovering bool) (err error) {
 	r, rt := a.rec, a.rt
 	var cp Checkpoint
@@ -358,10 +360,11 @@ func (s CheckpointState) unfinished() bool {
 	return s == CheckpointRunning || s == CheckpointInterrupted
 }
 
-// startSavedLocked starts the attempt whose start the Store was to save.
+// startSavedLocked starts the attempt whose start was given to the Store, with
+// err. Only the first start of an execution must have been saved.
 func (a *activity) startSavedLocked(err error) {
 	if a.phase != phaseSavingStart || a.checkCallerLocked() {
-		return // it has ended meanwhile
+		return // it has finished meanwhile
 	}
 	s := &a.rec.start
 	switch {
@@ -379,7 +382,7 @@ func (a *activity) startSavedLocked(err error) {
 	}
 }
 
-// withdrawLocked lets stand again what stood for the ID before this execution.
+// withdrawLocked restores what stood for the ID before this execution.
 func (r *record) withdrawLocked(rt *Runtime) {
 	r.a = nil
 	switch s := &r.start; {

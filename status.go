@@ -78,7 +78,7 @@ type Stats struct {
 
 // counts are what Stats reports. Guarded by Runtime.mu.
 type counts struct {
-	states     [StateCanceled + 1]uint64
+	states     [StateCanceled + 1]uint64 // activities by State; [0] is of no use
 	abandoned  int
 	attempts   uint64
 	heartbeats uint64 // of activities that have ended
