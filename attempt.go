@@ -99,7 +99,7 @@ func (t *attempt) intercepted(intercept func(Context, func(Context) error) error
 	return out, err
 }
 
-// wrapped is the Context that an Interceptor passed on; nil: there is none.
+// wrapped is the Context that an Interceptor passed on, or nil.
 func (t *attempt) wrapped() Context {
 	t.a.mu.Lock()
 	defer t.a.mu.Unlock()

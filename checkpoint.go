@@ -9,22 +9,22 @@ import (
 )
 
 // A Store keeps checkpoints across processes. All methods must be safe for
-// concurrent use, and return an error when ctx has ended. One Runtime at a time
+// concurrent use, and must return an error when ctx has ended. One Runtime at a time
 // may use a Store. Package storetest checks an implementation.
 type Store interface {
 	// Load returns the checkpoint with that ID, and whether there is one.
 	Load(ctx context.Context, id string) (Checkpoint, bool, error)
-	// Save writes all of batch or nothing, replacing what has the same ID. What
-	// it got is durable when it returns nil. It must not change batch, nor keep it
-	// or the bytes in it. An error is that of every start in the batch, so it must
-	// take what Config.MaxDetailsSize allows, and the inputs.
+	// Save writes all of batch or nothing, replacing what has the same ID. When it
+	// returns nil, batch is durable. It must not change batch, nor keep it or the
+	// bytes in it. An error fails every start in the batch, so Save must take
+	// details of the size that Config.MaxDetailsSize allows, and every input.
 	Save(ctx context.Context, batch []Checkpoint) error
 	// Delete durably removes the checkpoints with the given IDs. Missing IDs are
 	// not an error. It must not change ids.
 	Delete(ctx context.Context, ids []string) error
 	// All yields every checkpoint, in any order. An error ends it. The body of
-	// the loop may call the other methods; whether what it saves is yielded as
-	// well is open.
+	// the loop may call the other methods; All may or may not yield what the body
+	// saves.
 	All(ctx context.Context) iter.Seq2[Checkpoint, error]
 }
 
@@ -34,17 +34,17 @@ type Checkpoint struct {
 	State       CheckpointState
 	Attempt     int       // the last attempt that was started
 	CountedFrom int       // attempts up to this number no longer count (RetryPolicy.ResetOnProgress)
-	Progressed  int       // the last attempt that made progress; 0: none did
+	Progressed  int       // the last attempt that made progress; zero if none did
 	Sequence    uint64    // grows with each write of the ID
 	ScheduledAt time.Time // when the activity was scheduled, which its schedule-to-close timeout counts from
 	UpdatedAt   time.Time
-	Input       []byte // of Execute and Start, one value in the Codec's form
-	Details     []byte // the newest heartbeat details, opaque: see HeartbeatDetails; nil: none
+	Input       []byte // the input of Execute or Start, one value in the Codec's form
+	Details     []byte // the newest heartbeat details, opaque: see HeartbeatDetails; nil if there are none
 	LastFailure string // how the last attempt that ended did
 }
 
-// HeartbeatDetails decodes the recorded details with c, which is the Config.Codec
-// they were recorded with (nil: the default), as [Context.HeartbeatDetails] does.
+// HeartbeatDetails decodes the recorded details as [Context.HeartbeatDetails] does.
+// codec is the Config.Codec that they were recorded with. If nil, the default.
 func (c Checkpoint) HeartbeatDetails(codec Codec, into ...any) (bool, error) {
 	return decodeDetails(codec, c.Details, into)
 }
@@ -56,8 +56,8 @@ type CheckpointState int
 const (
 	_                     CheckpointState = iota
 	CheckpointRunning                     // an attempt had started: the process died, or it still runs
-	CheckpointInterrupted                 // by Shutdown, or by the end of the caller's context: continues
-	CheckpointFailed                      // failed for good: a new execution, which resumes from the details
+	CheckpointInterrupted                 // by Shutdown, or by the end of the caller's context: the next execution continues
+	CheckpointFailed                      // failed for good: the next execution is a new one, which resumes from the details
 	CheckpointCanceled                    // by Handle.Cancel: as CheckpointFailed
 )
 

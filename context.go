@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// Context is what an activity's function gets. It is a context.Context: it ends
-// when the attempt is over, and context.Cause says why. (Err says
-// context.Canceled in every case, a timeout included. A library that looks at
+// Context is what an activity's function gets. It is a context.Context that ends
+// when the attempt is over, and context.Cause says why. (Err returns
+// context.Canceled in every case, even after a timeout. A library that looks at
 // Err alone takes a timeout for a cancellation.)
 //
 // Its methods may be called by several goroutines at once, and after the
@@ -21,66 +21,67 @@ import (
 type Context interface {
 	context.Context
 
-	// Sleep returns nil once d has passed on the runtime's clock. If the attempt
-	// is over or canceled before that, it returns context.Cause at once. Sleeping
-	// is not a heartbeat; [Idle] does both.
+	// Sleep returns nil once d has passed on the runtime's clock. As soon as the
+	// attempt is over or canceled, it returns context.Cause. Sleeping is not a
+	// heartbeat; [Idle] does both.
 	Sleep(d time.Duration) error
 
-	// Heartbeat records that the attempt is alive and, with details, how far it
-	// got: what a later attempt needs to resume from there. Details are encoded
-	// at once; the newest win. Without details, or with a single nil, those
-	// recorded before stay.
+	// Heartbeat records that the attempt is alive. With details, it also records how
+	// far the attempt got, so that a later attempt can resume from there. Details
+	// are encoded at once, and the newest win. Without details, or with a single
+	// nil, those recorded before stay.
 	//
-	// Once the attempt is over or canceled it returns context.Cause: return that
-	// error from the function. Details that cannot be encoded or are too large
-	// ([ErrDetailsTooLarge]) are a [NonRetryable] error; the attempt still counts
-	// as alive, and the details recorded before stay.
+	// Once the attempt is over or canceled, Heartbeat returns context.Cause: return
+	// that error from the function. If the details cannot be encoded or are too
+	// large ([ErrDetailsTooLarge]), it returns a [NonRetryable] error. The attempt
+	// then still counts as alive, and the details recorded before stay.
 	Heartbeat(details ...any) error
 
-	// HeartbeatDetails decodes what this attempt resumes from into the
-	// pointers given: the details recorded last before it started. It reports
-	// false if there are none. Details that do not decode into what is asked
-	// for, or are fewer, are a [NonRetryable] error; more are not. The default
-	// Codec refuses fields that the target lacks; a field that was not
-	// recorded stays zero.
+	// HeartbeatDetails decodes what this attempt resumes from, which is the details
+	// recorded last before it started, into the pointers given. It reports false if
+	// there are none. It returns a [NonRetryable] error if a value does not decode
+	// into its pointer, or if there are fewer values than pointers. More values are
+	// no error. The default Codec refuses fields that the target lacks; a field
+	// that was not recorded stays zero.
 	HeartbeatDetails(into ...any) (bool, error)
 
 	// Info describes the attempt.
 	Info() Info
 
-	// Logger is the runtime's, with the attributes id, name and attempt.
+	// Logger returns the runtime's Logger with the attributes id, name and attempt.
 	Logger() *slog.Logger
 }
 
 // Info describes an attempt to its function.
 type Info struct {
 	ID, Name               string
-	Attempt                int           // from 1
+	Attempt                int           // the attempt's number, from 1
 	ScheduledAt            time.Time     // when the activity was scheduled: the same for all attempts, restarts included
 	StartedAt              time.Time     // when this attempt started
 	Deadline               time.Time     // the earlier of start-to-close and schedule-to-close, on the runtime's clock; zero if there is none
-	StartToCloseTimeout    time.Duration // 0: none, as below
+	StartToCloseTimeout    time.Duration // zero if there is none, as below
 	HeartbeatTimeout       time.Duration
 	ScheduleToCloseTimeout time.Duration
-	MaximumAttempts        int   // 0: no limit
+	MaximumAttempts        int   // zero if there is no limit
 	LastFailure            error // how the attempt before ended; nil for the first
 }
 
-// An Engine is what a Context may implement besides: the runtime's own does, and
-// that of another engine should. [Guard], [Range], and Sleep of a Context from
-// [FromContext] look for it. A wrapper that embeds a Context need not implement
-// it: then that of the embedded Context is used. One that does, and may be wrapped
-// again, needs a Value method as well, which returns NewContext(inner,
-// wrapper).Value(key). So does another engine's Context.
+// An Engine is what a Context may implement besides. The runtime's own Context
+// does, and that of another engine should. [Guard], [Range], and Sleep of a Context
+// from [FromContext] look for it. A wrapper that embeds a Context need not implement
+// Engine: then that of the embedded Context is used. If a wrapper implements it and
+// may be wrapped again, it needs a Value method as well, which returns
+// NewContext(inner, wrapper).Value(key). So does another engine's Context.
 //
-// Guard and SleepContext must note that the function has got the attempt's cause
-// from them, as Sleep must; Idle, Range and Guard call Sleep(0) for that.
+// An engine must note when the function gets the attempt's cause from Guard,
+// SleepContext or Sleep, because after a cancellation a nil that the function then
+// returns does not count as success. Idle, Range and Guard call Sleep(0) for that.
 type Engine interface {
 	// SleepContext returns nil once d has passed. If ctx ends before that, it
 	// returns ctx's cause at once. The Context's own end does not matter: ctx is
 	// derived from it, but with [context.WithoutCancel] does not end with it.
 	SleepContext(ctx context.Context, d time.Duration) error
-	// Guard does what [Guard] says.
+	// Guard does what the function [Guard] says.
 	Guard(f func() error) error
 	// BeginRange reports whether this is the first call in this attempt.
 	BeginRange() bool
@@ -97,7 +98,7 @@ func attemptOf(ctx context.Context) *attempt {
 	return t
 }
 
-// engineOf finds the Engine that ctx is, or wraps; nil if there is none.
+// engineOf finds the Engine that ctx is or wraps, or returns nil.
 func engineOf(ctx Context) Engine {
 	if d, ok := ctx.(*derived); ok {
 		return engineOf(d.Context)
@@ -143,8 +144,8 @@ func NewContext(ctx context.Context, c Context) context.Context {
 // although it still records.
 //
 // If ctx does not end with the attempt, because of [context.WithoutCancel], then
-// Sleep sleeps on after the attempt's end, and Heartbeat returns nil. It still
-// records, unless the attempt has timed out.
+// Sleep sleeps on when the attempt is over or canceled, and Heartbeat returns nil: a
+// clean-up can use both. Heartbeat still records, unless the attempt is over.
 func FromContext(ctx context.Context) (Context, bool) {
 	if c, ok := ctx.(Context); ok {
 		return c, true
@@ -162,8 +163,8 @@ func FromContext(ctx context.Context) (Context, bool) {
 	return &derived{Context: c, ctx: ctx}, true
 }
 
-// same reports whether two values are the same. Those that cannot be compared are
-// taken to be.
+// same reports whether two values are the same. Values of one type that cannot be
+// compared count as the same.
 func same(v, w any) bool {
 	return reflect.TypeOf(v) == reflect.TypeOf(w) && (!reflect.ValueOf(v).Comparable() || v == w)
 }

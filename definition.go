@@ -6,13 +6,13 @@ import (
 	"fmt"
 )
 
-// A Definition is an activity with a name that outlives the process:
-// [Runtime.Recover] finds the function of a stored activity by it. The input
+// A Definition is a function with a name that outlives the process:
+// [Runtime.Recover] finds the function of a stored activity by that name. The input
 // outlives the process too, so it must not hold addresses, handles or temporary
 // files.
 //
-// A Definition without a Name is refused, and so is one whose Options have an ID
-// or a Name: each execution gets an ID of its own.
+// A Definition without a Name is refused. So is one whose Options have an ID or a
+// Name, because the ID is given to Start or Execute, and the name is Definition.Name.
 type Definition[In, Out any] struct {
 	Name    string
 	Options Options // for every execution

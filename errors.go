@@ -22,21 +22,21 @@ var (
 	// Config.MaxDetailsSize.
 	ErrDetailsTooLarge = errors.New("heartbeat details are too large")
 
-	// ErrGoexit is how an attempt ended whose function called runtime.Goexit,
-	// as t.FailNow does. It is not retried.
+	// ErrGoexit is the error of an attempt whose function called runtime.Goexit, as
+	// t.FailNow does. It is not retried.
 	ErrGoexit = errors.New("the function called runtime.Goexit")
 
 	// errReturned is the cause of a Context whose function has returned.
 	errReturned = fmt.Errorf("activity: the attempt is over, its function has returned (%w)", context.Canceled)
 )
 
-// Error is the end of an activity that did not complete. Every error that Run,
+// Error says how an activity ended that did not complete. Every error that Run,
 // Execute and Wait return for an activity that ran is an *Error.
 type Error struct {
 	ID, Name   string
-	Attempt    int        // the last attempt that was started; 0: none was
+	Attempt    int        // the last attempt that was started; zero if none was
 	RetryState RetryState // why there is no further attempt
-	Err        error      // how the last attempt ended; Unwrap gives it
+	Err        error      // how the last attempt ended; Unwrap returns it
 }
 
 func (e *Error) Error() string {
@@ -59,7 +59,7 @@ const (
 	_                                RetryState = iota
 	RetryStateNonRetryableFailure               // the error was NonRetryable, or RetryPolicy.Retryable said no
 	RetryStateMaximumAttemptsReached            // it was the last of RetryPolicy.MaximumAttempts
-	RetryStateTimeout                           // schedule-to-close or schedule-to-start, or no time left before schedule-to-close
+	RetryStateTimeout                           // a schedule-to-close or schedule-to-start timeout, or the next attempt would start after schedule-to-close
 	RetryStateCancelRequested                   // the caller's context ended, Handle.Cancel or Shutdown was called
 )
 
@@ -67,7 +67,7 @@ func (s RetryState) String() string {
 	return enum("RetryState", int(s), "", "non-retryable failure", "maximum attempts reached", "timeout", "cancel requested")
 }
 
-// TimeoutType says which of its timeouts an attempt ran into.
+// TimeoutType says which timeout was reached.
 type TimeoutType int
 
 const (
@@ -82,34 +82,34 @@ func (t TimeoutType) String() string {
 	return enum("TimeoutType", int(t), "", "start-to-close timeout", "heartbeat timeout", "schedule-to-start timeout", "schedule-to-close timeout")
 }
 
-// TimeoutError is how an attempt ended that ran into one of its timeouts. It
-// is also the cause with which that attempt's Context ends.
+// TimeoutError is the error of an attempt that timed out. It is also the cause
+// with which that attempt's Context ends.
 //
 // errors.Is(err, context.DeadlineExceeded) holds for it.
 type TimeoutError struct {
 	ID, Name string
 	Type     TimeoutType
-	Attempt  int           // the attempt that timed out; of one that got no slot: the attempt before, or 0
+	Attempt  int           // the attempt that timed out; if that got no slot, the one before, or zero
 	After    time.Duration // the timeout that was reached
 
-	// Stack is where the function was when it timed out, as runtime.Stack
-	// prints it. Empty if it was not running, or if taking it would have cost
-	// too much: the error's text then says so.
+	// Stack is where the function was when it timed out, as runtime.Stack prints
+	// it. It is empty if the function was not running, or if taking the stack would
+	// have cost too much. The error's text then says so.
 	Stack []byte
 
-	// LastFailure is how the attempt before ended. One level only: a
-	// *TimeoutError here has no LastFailure of its own.
+	// LastFailure is how the attempt before ended. A *TimeoutError here has no
+	// LastFailure of its own.
 	LastFailure error
 
 	// Details are the heartbeat details that were recorded last, as a
 	// [Checkpoint] has them: one value after the other, each as its length in
-	// bytes (see [encoding/binary.AppendUvarint]) and that many bytes. Codec is
-	// what they were encoded with. nil: none, and JSON.
+	// bytes (see [encoding/binary.AppendUvarint]) and that many bytes. If nil,
+	// there are none. Codec is what they were encoded with; if nil, the default.
 	// [TimeoutError.HeartbeatDetails] reads them.
 	Details []byte
 	Codec   Codec
 
-	noStack string // why Stack is empty
+	noStack string // the reason, if Stack is empty
 }
 
 func (e *TimeoutError) Error() string {
@@ -161,7 +161,7 @@ func (e *TimeoutError) HeartbeatDetails(into ...any) (bool, error) {
 	return decodeDetails(e.Codec, e.Details, into)
 }
 
-// PanicError is how an attempt ended whose function panicked.
+// PanicError is the error of an attempt whose function panicked.
 type PanicError struct {
 	Value any    // what was passed to panic
 	Stack []byte // where, as debug.Stack prints it
@@ -169,16 +169,16 @@ type PanicError struct {
 
 func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 
-// Unwrap gives Value if that is an error.
+// Unwrap returns Value if that is an error.
 func (e *PanicError) Unwrap() error {
 	err, _ := e.Value.(error)
 	return err
 }
 
-// NonRetryable marks an error that no further attempt can mend: an activity
-// whose function returns it, or an error that wraps it, ends. It decides for
-// that activity only, not for an outer one that passes on the inner one's
-// [*Error]. The error's text stays the same. NonRetryable(nil) is nil.
+// NonRetryable marks an error that no further attempt can mend. An activity
+// whose function returns it, or an error that wraps it, fails. It decides for that
+// activity only, not for an outer one that passes on the inner one's [*Error]. The
+// error's text stays the same. NonRetryable(nil) is nil.
 //
 // The wrapper has a method NonRetryable() bool, for errors.As.
 func NonRetryable(err error) error {
@@ -194,10 +194,10 @@ func (e *nonRetryableError) Error() string      { return e.err.Error() }
 func (e *nonRetryableError) Unwrap() error      { return e.err }
 func (e *nonRetryableError) NonRetryable() bool { return true }
 
-// RetryAfter marks an error with the time until the next attempt, which
-// replaces the policy's interval once, MaximumInterval and Jitter included. A
-// negative d counts as 0. Like [NonRetryable] it decides for the activity whose
-// function returns it only. RetryAfter(nil, d) is nil.
+// RetryAfter marks an error with the time until the next attempt. It replaces
+// the policy's interval once, MaximumInterval and Jitter included. A negative d
+// counts as 0. Like [NonRetryable], it decides only for the activity whose
+// function returns it. RetryAfter(nil, d) is nil.
 //
 // The wrapper has a method RetryDelay() time.Duration, for errors.As.
 func RetryAfter(err error, d time.Duration) error {
@@ -216,12 +216,12 @@ func (e *retryAfterError) Error() string             { return e.err.Error() }
 func (e *retryAfterError) Unwrap() error             { return e.err }
 func (e *retryAfterError) RetryDelay() time.Duration { return e.delay }
 
-// canceledError is how an activity ended that was canceled: the cause, and
-// what its function made of it.
+// canceledError says how a canceled activity ended: the cause, and what its
+// function returned.
 type canceledError struct {
 	cause  error
-	result error  // what the last attempt ended with; nil: nothing of its own
-	note   string // what else there is to say
+	result error  // how the last attempt ended; nil if that says no more than cause
+	note   string // added to the text
 }
 
 func (e *canceledError) Error() string {
@@ -262,7 +262,7 @@ func short(err error) string {
 	return err.Error()
 }
 
-// oneLevel takes the failure before err's off err.
+// oneLevel returns err without its LastFailure.
 func oneLevel(err error) error {
 	e, ok := err.(*TimeoutError)
 	if !ok || e.LastFailure == nil {

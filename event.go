@@ -10,9 +10,9 @@ type Event struct {
 	Kind     EventKind
 	Time     time.Time
 	ID, Name string
-	Attempt  int           // the attempt it is about; 0: none was started
-	Err      error         // why; nil for a good step
-	Delay    time.Duration // of EventAttemptFailed: until the next attempt; 0 as well if there is none
+	Attempt  int           // the attempt it is about; zero if none was started
+	Err      error         // what went wrong; nil if nothing did
+	Delay    time.Duration // of EventAttemptFailed: until the next attempt; zero also if there is none
 
 	details []byte
 	codec   Codec
@@ -49,18 +49,18 @@ func (k EventKind) String() string {
 // A notice is what is delivered to the user's code: an event, a log line that
 // goes with it, or both.
 type notice struct {
-	event Event // Kind 0: none
+	event Event // its Kind is 0 if there is none
 	log   func()
 }
 
 // A delivery has the notices of one activity, in order. While there are any, a
-// goroutine delivers them, since the user's code may be slow, and may wait for
-// locks that the Runtime's callers hold. Guarded by activity.mu.
+// goroutine of its own delivers them, because the user's code may be slow, and may
+// wait for locks that the Runtime's callers hold. Guarded by activity.mu.
 type delivery struct {
 	notices  []notice
 	running  bool
-	ended    bool      // answer the callers after the last notice
-	lastTime time.Time // of an event: a heartbeat may read the clock and be overtaken
+	ended    bool      // the callers go on after the last notice
+	lastTime time.Time // of the last event: no later one is earlier, even if a heartbeat was overtaken
 }
 
 // endLocked reports whether the delivery will answer the activity's callers,

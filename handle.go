@@ -5,14 +5,14 @@ import "context"
 // A Handle is a started activity.
 type Handle[Out any] struct{ a *activity }
 
-// ID returns Options.ID, or the ID that was made up.
+// ID returns Options.ID, or the made-up ID if that is empty.
 func (h *Handle[Out]) ID() string { return h.a.id() }
 
 // Done is closed when the activity has ended: Wait then returns at once.
 func (h *Handle[Out]) Done() <-chan struct{} { return h.a.done }
 
 // Wait waits for the activity's end and returns what [Execute] does. If ctx ends
-// first it returns ctx's cause, and cancels nothing.
+// first, it returns ctx's cause, and the activity goes on.
 func (h *Handle[Out]) Wait(ctx context.Context) (Out, error) {
 	select {
 	case <-h.a.done:
@@ -28,7 +28,7 @@ func (h *Handle[Out]) Wait(ctx context.Context) (Out, error) {
 	}
 }
 
-// result is how the activity has ended. It is called after that.
+// result returns how the activity has ended, once it has.
 func (h *Handle[Out]) result() (Out, error) {
 	if h.a.err != nil {
 		var zero Out

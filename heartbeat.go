@@ -115,7 +115,7 @@ func (t *attempt) sync() (err, end error) {
 
 // recorded are an activity's newest heartbeat details. Guarded by activity.mu.
 type recorded struct {
-	data  []byte // one value after the other, see appendValue; nil: none. Reused, so only a copy may leave
+	data  []byte // one value after the other, see appendValue; nil if there are none. Reused, so only a copy may leave
 	isInt bool   // they are n, which is encoded when somebody asks: most loops report an int
 	n     int
 }

@@ -108,7 +108,7 @@ func (l *instantLogs) sumLocked() {
 	}
 }
 
-// failedLog is the line about the latest attempt, which has failed. Nil: none.
+// failedLog is the line about the latest attempt, which has failed, or nil.
 func (a *activity) failedLog(retry RetryState, delay time.Duration) func() {
 	if !a.latest.logs.countLocked(logFailed, a) {
 		return nil
@@ -136,7 +136,7 @@ func (a *activity) logRestart(err error, retry RetryState, delay time.Duration) 
 }
 
 // abandonedLog is the line about the latest attempt, whose function ignores its
-// cancellation. Nil: none.
+// cancellation, or nil.
 func (a *activity) abandonedLog(stack []byte, noStack string) func() {
 	if !a.rt.scheduler.logsLocked().countLocked(logAbandoned, a) {
 		return nil
@@ -152,7 +152,7 @@ func (a *activity) abandonedLog(stack []byte, noStack string) func() {
 }
 
 // blockedLog is the line about an activity whose next attempt waits for the
-// function of an earlier one. Nil: none.
+// function of an earlier one, or nil.
 func (a *activity) blockedLog() func() {
 	t := a.latest
 	logs := t.logs

@@ -7,42 +7,52 @@ import (
 )
 
 // Options describe one activity. The zero Options are ready to use: no timeouts,
-// and retries for ever.
+// and retries forever.
 type Options struct {
-	// ID identifies the activity: while one with it runs, another cannot be
-	// started; and what Config.Store holds of it, the next execution finds. At
-	// most 1 KiB, and it must not begin with "#". If empty, an ID such as "#7" is
-	// made up: it is unique in the Runtime, and nothing is stored.
+	// ID identifies the activity. While one with the ID runs, another cannot be
+	// started, and the next execution of the ID finds what Config.Store holds of
+	// it. An ID has at most 1 KiB and must not begin with "#". If empty, an ID such
+	// as "#7" is made up: it is unique in the Runtime, and nothing is stored.
 	ID string
-	// Name says what kind of activity it is. "": the function's name.
+	// Name says what kind of activity it is. If empty, the function's name is used.
 	Name string
 
-	StartToCloseTimeout    time.Duration // for one attempt; 0: none
-	HeartbeatTimeout       time.Duration // between heartbeats, counted from the attempt's start; 0: none
-	ScheduleToStartTimeout time.Duration // for each wait for a slot of MaxConcurrent; not retried; 0: none
-	ScheduleToCloseTimeout time.Duration // for all attempts and the waits between them; not retried; 0: none
+	// StartToCloseTimeout is the longest time that one attempt may take. If zero,
+	// there is no limit.
+	StartToCloseTimeout time.Duration
+	// HeartbeatTimeout is the longest time between two heartbeats of an attempt,
+	// and from its start to the first. If zero, none are needed.
+	HeartbeatTimeout time.Duration
+	// ScheduleToStartTimeout is the longest time of each wait for a slot of
+	// Config.MaxConcurrent. It is not retried. If zero, there is no limit.
+	ScheduleToStartTimeout time.Duration
+	// ScheduleToCloseTimeout is the longest time for all attempts and the waits
+	// between them. It is not retried. If zero, there is no limit.
+	ScheduleToCloseTimeout time.Duration
 
+	// RetryPolicy says whether and when a failed attempt is followed by another.
+	// If zero, attempts are retried forever, with a backoff of 1 s to 100 s.
 	RetryPolicy RetryPolicy
 
 	// HeartbeatDetails are what the first attempt resumes from if nothing is
-	// stored, each a value as Heartbeat takes it: in unit tests, or for a start in
-	// the middle.
+	// stored, each a value as Heartbeat takes it. They are for unit tests, and for
+	// a start in the middle.
 	HeartbeatDetails []any
 
 	// MaxAbandoned is how many functions whose attempt has timed out may still
 	// be running when another attempt starts. With more, the next attempt waits
-	// until one returns. 0: 10; NoOverlap: none.
+	// until one returns. If zero, 10; NoOverlap allows none.
 	MaxAbandoned int
 
-	// CancelGrace is how long a canceled attempt may take to return, before
-	// the caller gets its answer all the same. 0: 10 s.
+	// CancelGrace is how long a canceled attempt may take to return. After that its
+	// function is abandoned, and the caller gets its answer anyway. If zero, 10 s.
 	CancelGrace time.Duration
 
 	// SyncHeartbeats makes Heartbeat with details return only when the Store
-	// holds them: a few milliseconds on a disk. If the Store fails, Heartbeat
-	// returns its error; the details are kept and saved later nevertheless. A
-	// function that returns that error has failed as with any other. Without
-	// Config.Store and an ID it is refused.
+	// holds them, which takes a few milliseconds on a disk. If the Store fails,
+	// Heartbeat returns its error, but the details are kept and saved later. A
+	// function that returns that error has failed, as with any other error.
+	// Without Config.Store and an ID the activity is refused.
 	SyncHeartbeats bool
 }
 

@@ -13,18 +13,18 @@ import (
 // shutdown or the end of its context, and returns how many. Call it when the
 // program starts. Each activity is run by the Definition of its Name, with its
 // stored input and with ctx as its context, and resumes as the package's doc on
-// durability says. What has failed for good, or was canceled by [Handle.Cancel],
-// stays as it is. Activities that are running already are skipped: if you need a
-// [Handle], start that activity by its ID before you call Recover. An activity
-// whose attempts are used up, or whose schedule-to-close timeout has passed, is
-// started and fails at once, which is logged.
+// durability says. Activities that have failed for good, or were canceled by
+// [Handle.Cancel], stay as they are. Activities that are running already are
+// skipped: if you need a [Handle], start that activity by its ID before you call
+// Recover. If an activity has no attempts left, or its schedule-to-close timeout
+// has passed, it is started and fails at once, which is logged.
 //
-// The error names each ID that could not be started: because no Definition has
-// its Name (Run's activities have none: start them by their ID, or [Runtime.Forget]
-// them), its input does not decode, or the Store failed. The others are started
-// nevertheless; but an error of Store.All ends it. A Definition that is refused, or
-// two with the same Name, are an error, and then nothing is started. Without a Store
-// there is nothing to recover.
+// The error names each ID that could not be started, and the reason: no Definition
+// has its Name (Run's activities have no Definition: start them by their ID, or
+// [Runtime.Forget] them), its input does not decode, or the Store failed. The others
+// are started nevertheless, but an error of Store.All ends Recover. If a Definition
+// is refused, or two have the same Name, Recover returns an error and starts
+// nothing. Without a Store there is nothing to recover.
 func (rt *Runtime) Recover(ctx context.Context, defs ...Recoverable) (int, error) {
 	byName := map[string]Recoverable{}
 	for _, d := range defs {
@@ -81,7 +81,7 @@ func (rt *Runtime) Checkpoints(ctx context.Context) iter.Seq2[Checkpoint, error]
 		if rt.cfg.Store == nil {
 			return
 		}
-		// What is not saved yet stands for what the Store has.
+		// A record that is not saved yet is newer than what the Store has.
 		seen := map[string]bool{}
 		rt.enter()
 		var unsaved []*record

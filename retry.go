@@ -8,30 +8,40 @@ import (
 )
 
 // RetryPolicy says whether and when a failed attempt is followed by another.
-// The zero policy retries for ever, after 1 s, 2 s, 4 s and so on, at most
+// The zero policy retries forever, after 1 s, 2 s, 4 s and so on, at most
 // 100 s apart. The formula and the names are Temporal's
-// (https://docs.temporal.io/encyclopedia/retry-policies): before attempt n+1 pass
+// (https://docs.temporal.io/encyclopedia/retry-policies). Between attempts n and
+// n+1 pass
 //
 //	min(InitialInterval x BackoffCoefficient^(n-1), MaximumInterval)
 //
 // less the jitter. The first retry after a heartbeat timeout does not wait,
-// since the timeout was the wait; see the package's doc.
+// because the timeout was the wait: see the package's doc.
 type RetryPolicy struct {
-	InitialInterval    time.Duration // 0: 1 s, or MaximumInterval if that is less
-	BackoffCoefficient float64       // at least 1; 0: 2
-	MaximumInterval    time.Duration // 0: 100 x InitialInterval
-	MaximumAttempts    int           // 0: no limit; 1: no retry
-	Jitter             float64       // 0 to 1: each interval is cut by a random part of up to this fraction
+	// InitialInterval is the time before the first retry. If zero, 1 s, or
+	// MaximumInterval if that is less.
+	InitialInterval time.Duration
+	// BackoffCoefficient is the factor from one interval to the next, at least 1.
+	// If zero, 2.
+	BackoffCoefficient float64
+	// MaximumInterval is the longest interval. If zero, 100 x InitialInterval.
+	MaximumInterval time.Duration
+	// MaximumAttempts is how many attempts there may be. If zero, there is no
+	// limit; 1 means no retry.
+	MaximumAttempts int
+	// Jitter, from 0 to 1, cuts each interval by a random part of up to this
+	// fraction. If zero, intervals are exact.
+	Jitter float64
 
-	// ResetOnProgress makes an attempt that made progress, which is one that
-	// recorded other heartbeat details than it resumed from, count as the first
-	// again: for the interval, and for MaximumAttempts.
+	// ResetOnProgress makes an attempt that made progress count as the first
+	// again, for the interval and for MaximumAttempts. An attempt made progress if
+	// it recorded other heartbeat details than those it resumed from.
 	ResetOnProgress bool
 
-	// Retryable decides whether an attempt that ended with err may be retried.
-	// It is asked about timeouts too, not about NonRetryable errors and
-	// cancellation. nil: every error is. One that panics says yes. It must be
-	// quick: the activity counts as running meanwhile.
+	// Retryable reports whether an attempt that ended with err may be retried. If
+	// nil, every error is. Retryable is asked about timeouts too, but not about
+	// NonRetryable errors and cancellation. If it panics, the error is retried. It
+	// must be quick: the activity counts as running meanwhile.
 	Retryable func(err error) bool
 }
 
@@ -88,7 +98,8 @@ func (p *RetryPolicy) interval(n int, random float64) time.Duration {
 	return max(0, d-time.Duration(float64(d)*p.Jitter*random))
 }
 
-// random is for the jitter of p. Config.Rand is called with Runtime.mu held.
+// random returns a number in [0,1) for the jitter of p. It calls Config.Rand with
+// Runtime.mu held.
 func (rt *Runtime) random(p *RetryPolicy) (r float64) {
 	if p.Jitter == 0 {
 		return 0
@@ -109,7 +120,8 @@ type verdict struct {
 	delay    time.Duration // from RetryAfter
 }
 
-// judge calls user code: not under a lock. What panics has no say.
+// judge finds out whether err may be retried, and when. It calls user code, so no
+// lock may be held. A panic counts as no opinion.
 func (a *activity) judge(err error, v *verdict) {
 	a.rt.protect(a, "the returned error", func() {
 		v.final = findOwn(err, func(err error) bool {

@@ -21,68 +21,72 @@ type Config struct {
 	Clock clock.Clock
 
 	// Store keeps the checkpoints of activities with an Options.ID across
-	// processes; package boltstore has one on a file. One Runtime at a time may
-	// use it, and it must stay open until Shutdown has returned nil. nil:
+	// processes; package boltstore has one in a file. One Runtime at a time may
+	// use it, and it must stay open until Shutdown has returned nil. If nil,
 	// checkpoints live in memory, for the retries of one execution.
 	Store Store
 
-	// Codec encodes heartbeat details and, for the Store, inputs. nil: encoding/json, strict: it refuses
-	// fields that the target lacks, a null as the whole of a value that cannot
-	// be nil, and anything after the value.
+	// Codec encodes heartbeat details and, for the Store, inputs. If nil,
+	// encoding/json is used, but strictly: it refuses fields that the target
+	// lacks, a null as the whole of a value that cannot be nil, and anything
+	// after the value.
 	Codec Codec
 
 	// Logger gets a Warn for each attempt that failed or timed out, and an
-	// Error for what needs a person. nil: slog.Default().
+	// Error for what needs a person. If nil, slog.Default() is used.
 	Logger *slog.Logger
 
-	// Observer is told of every step of every activity: those of one activity
-	// in order and one at a time, the last one before Run returns; those of
-	// several activities concurrently. It runs in goroutines of the Runtime's.
-	// It must be quick, since events that it has not taken pile up, and must
-	// not wait for an activity. A panic in it is logged.
+	// Observer is called with every event of every activity. If nil, no events are
+	// delivered. Those of one activity come in order and one at a time, the last
+	// one before Run returns. Those of several activities come concurrently.
+	// Observer runs in the Runtime's own goroutines. It must be quick, since events
+	// that wait for it pile up, and it must not wait for an activity. A panic in it
+	// is logged.
 	Observer func(Event)
 
 	// Interceptor wraps every attempt, in its goroutine. It must call next with
 	// ctx or with a Context that wraps it. The function gets exactly that
-	// Context, and FromContext finds it. Its result is the attempt's result.
+	// Context, and FromContext finds it. The Interceptor's result is the
+	// attempt's result.
 	Interceptor func(ctx Context, next func(Context) error) error
 
-	// MaxConcurrent is how many attempts may run at once. Others wait for a
-	// slot, which goes to who has waited longest. Abandoned functions and
-	// waits between attempts hold none. An activity that waits for another of
-	// the same Runtime keeps its slot meanwhile: with too few slots both wait
-	// for ever, so give inner activities a Runtime of their own. 0: no limit.
+	// MaxConcurrent is how many attempts may run at once. If zero, there is no
+	// limit. Other attempts wait for a slot; the one that has waited longest gets
+	// the next. Abandoned functions and waits between attempts hold no slot. An
+	// activity that waits for another one of the same Runtime keeps its slot
+	// meanwhile. With too few slots both wait forever, so give inner activities a
+	// Runtime of their own.
 	MaxConcurrent int
 
 	// MaxDetailsSize is the largest size of heartbeat details, in bytes,
-	// encoded. 0: 2 MiB.
+	// encoded. If zero, 2 MiB.
 	MaxDetailsSize int
 
 	// SaveInterval is the longest time that recorded details wait before they are
 	// given to the Store: what a crash can lose. If zero, 100 ms.
 	SaveInterval time.Duration
 
-	// Rand returns the random numbers, in [0,1), for RetryPolicy.Jitter. It is
-	// called by one goroutine at a time, under a lock: it must be quick, and
-	// must not call the Runtime, nor runtime.Goexit. nil: math/rand/v2.
+	// Rand returns the random numbers, in [0,1), for RetryPolicy.Jitter. If nil,
+	// math/rand/v2 is used. Rand is called by one goroutine at a time, under a
+	// lock: it must be quick, and must not call the Runtime or runtime.Goexit.
 	Rand func() float64
 }
 
-// A Runtime runs activities. It owns no goroutine while none runs and nothing is
-// to be saved; without a Store it needs no Shutdown then. In a synctest bubble,
-// make one in the bubble.
+// A Runtime runs activities. While none runs and nothing is to be saved, it owns
+// no goroutine, and without a Store it then needs no Shutdown. For a synctest
+// bubble, make one in the bubble.
 type Runtime struct {
 	cfg Config // with defaults
 	timekeeper
 	returns  returns
-	lazyInts bool // an int needs no Codec until somebody asks, and is never too large
+	lazyInts bool // an int is encoded only when somebody asks, since it is never too large
 
 	// mu comes before every activity.mu. It guards what follows.
 	mu        sync.Mutex
 	now       instant              // when mu was taken
-	ring      *activity            // of the activities that have not ended; itself none
+	ring      *activity            // head of the list of activities that have not ended
 	ids       map[string]*activity // by the ID that was given
-	started   uint64               // activities so far, which numbers them
+	started   uint64               // number of the last activity that was scheduled
 	scheduler scheduler
 	slots     slots
 	writer    writer
@@ -158,7 +162,7 @@ func (rt *Runtime) allLocked() iter.Seq[*activity] {
 }
 
 // findLocked returns the activity that has id, or whose function still occupies
-// it; nil: there is none. Made-up IDs are not in ids, since few ask for them.
+// it, or nil. Made-up IDs are not in rt.ids, since few ask for them.
 func (rt *Runtime) findLocked(id string) *activity {
 	if a := rt.ids[id]; a != nil || !strings.HasPrefix(id, madeUpPrefix) {
 		return a
@@ -171,21 +175,22 @@ func (rt *Runtime) findLocked(id string) *activity {
 	return nil
 }
 
-// freeIDLocked lets another activity have a's ID, if a has it.
+// freeIDLocked frees a's ID for another activity, if a still has it.
 func (rt *Runtime) freeIDLocked(a *activity) {
 	if rt.ids[a.opts.ID] == a {
 		delete(rt.ids, a.opts.ID)
 	}
 }
 
-// Run runs fn as an activity and waits for its end. It returns nil if fn
+// Run runs fn as an activity and waits for its end. It returns nil if the activity
 // completed, an [*Error] if it did not, and another error if it was never
-// started: options that make no sense, [ErrShutdown], [ErrAlreadyRunning], a
-// Store that failed.
+// started: because of options that make no sense, [ErrShutdown],
+// [ErrAlreadyRunning] or a Store that failed.
 //
-// ctx's end cancels the activity. Run then returns when fn has, or
-// Options.CancelGrace later. With Config.Store and Options.ID, what the Store
-// holds of the ID decides where it begins: see the package's doc on durability.
+// If ctx ends, the activity is canceled. Run then returns when fn has returned, at
+// the latest Options.CancelGrace later. With Config.Store and Options.ID, what the
+// Store holds of the ID decides where the activity begins: see the package's doc on
+// durability.
 func (rt *Runtime) Run(ctx context.Context, opts Options, fn func(Context) error) error {
 	_, err := rt.run(ctx, &opts, plain(fn))
 	return err
@@ -209,14 +214,15 @@ func Execute[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn fun
 }
 
 // Start starts fn as an activity and does not wait for its end. Its errors are
-// those of [Runtime.Run] for an activity that was never started. ctx's end cancels
-// the activity, not only its start.
+// those of [Runtime.Run] for an activity that was never started. If ctx ends, the
+// activity is canceled, not only its start.
 //
-// With Config.Store and Options.ID it returns when the start of the first attempt
-// is durable, or that attempt has to wait: for a slot, or, after a crash without
-// progress, for the policy's interval. If the Store fails only after that wait,
-// Wait returns its error. in is encoded with Config.Codec and stored too. Many at
-// once share a Save if they are started from many goroutines.
+// With Config.Store and Options.ID, in is encoded with Config.Codec and stored too.
+// Start then returns when the start of the first attempt is durable, or when that
+// attempt has to wait: for a slot, or, after a crash without progress, for the
+// policy's interval. If the Store fails only after that wait, Wait returns the
+// Store's error. Activities that are started from many goroutines at once share a
+// Save.
 func Start[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn func(Context, In) (Out, error), in In) (*Handle[Out], error) {
 	return startBody[Out](ctx, rt, &opts, &call[In, Out]{fn, in})
 }
@@ -235,11 +241,11 @@ func startBody[Out any](ctx context.Context, rt *Runtime, opts *Options, body bo
 // shutdown is the state of Runtime.Shutdown. Guarded by Runtime.mu.
 type shutdown struct {
 	begun bool
-	open  int           // activities whose callers have not been answered
-	idle  chan struct{} // closed when open is 0; nil: nobody waits for that
+	open  int           // activities whose done is not closed
+	idle  chan struct{} // closed when open is 0; nil if nobody waits for that
 }
 
-// closedLocked counts an activity whose callers have been answered.
+// closedLocked counts an activity whose done has been closed.
 func (s *shutdown) closedLocked() {
 	s.open--
 	if s.open == 0 && s.idle != nil {
@@ -260,12 +266,13 @@ func (s *shutdown) idleLocked() <-chan struct{} {
 	return s.idle
 }
 
-// Shutdown refuses new activities, cancels the running ones with [ErrShutdown]
-// as the cause, and waits until they have ended, the Observer has been told, and
-// the Store holds everything: give ctx a deadline, for a Store that keeps failing.
-// If ctx ends first it returns an error that says how many are left and wraps
-// ctx's cause. Functions that were abandoned are logged, and not waited for. It
-// may be called again. An activity must not call it and wait.
+// Shutdown refuses new activities and cancels the running ones with [ErrShutdown]
+// as the cause. It waits until they have ended, their events are delivered, and the
+// Store holds everything: give ctx a deadline, in case the Store keeps failing. If
+// ctx ends first, Shutdown returns an error that says how many activities are left
+// and wraps ctx's cause. Shutdown logs how many abandoned functions still run, and
+// does not wait for them. It may be called again. An activity must not call it and
+// wait.
 func (rt *Runtime) Shutdown(ctx context.Context) error {
 	rt.enter()
 	rt.shutdown.begun = true

@@ -6,7 +6,7 @@ import "time"
 type Status struct {
 	ID, Name      string
 	State         State
-	Attempt       int // the last attempt that was started; 0: none was
+	Attempt       int // the last attempt that was started; zero if none was
 	ScheduledAt   time.Time
 	StartedAt     time.Time // of that attempt
 	LastHeartbeat time.Time // zero before the first
