@@ -2,9 +2,8 @@
 //
 // An activity is an ordinary function that does long work and may stall, fail
 // or panic. A [Runtime] runs it, watches its heartbeats, retries it, and hands
-// the details of the last heartbeat to the next attempt, so that it goes on
-// where the last one left off. The ideas and the names are those of Temporal's
-// activities; there is no server.
+// the details of the last heartbeat to the next attempt, which resumes from them.
+// The ideas and the names are those of Temporal's activities; there is no server.
 //
 //	func importRows(ctx activity.Context) error {
 //		next, err := activity.Resume(ctx, 0) // the last heartbeat's details, or 0
@@ -31,9 +30,10 @@
 // If importRows is silent for 10 s, its attempt is over: its Context ends, and
 // the next attempt starts at once and resumes from the last details.
 //
-// [Runtime.Run] runs a func(Context) error. [Execute] and [Start] run functions
-// with an input and a result; Start gives a [Handle] and does not wait.
-// [Range] is the loop above, and [Idle] a Sleep for pollers.
+// [Runtime.Run] and [Runtime.Start] take a func(Context) error. [Execute] and
+// [Start] take functions with an input and a result. Run and Execute wait for the
+// end; the two Starts return a [Handle] instead. [Range] is the loop above, and
+// [Idle] a Sleep for pollers.
 //
 // # The life of an attempt
 //
@@ -53,11 +53,11 @@
 //
 // An attempt that has timed out is fenced at that instant, whether or not its
 // function listens: its Context has ended, and whatever it still reports or
-// returns is ignored. If its function still runs it is abandoned. At most
-// Options.MaxAbandoned abandoned functions may exist when a next attempt
-// starts; else the activity is blocked until one returns. Go cannot end a
-// goroutine from outside: a function that hangs for ever is a leak, which
-// Stats, Status, events and the log show, with the stack where it hangs.
+// returns is ignored. If its function still runs, it is abandoned. At most
+// Options.MaxAbandoned abandoned functions may exist when the next attempt
+// starts. With more, the activity is blocked until one returns. Go cannot end a
+// goroutine from outside: a function that hangs forever is a leak. Stats, Status,
+// events and the log show it, with the stack where it hangs.
 //
 // At one instant a timeout comes before everything else: a heartbeat or a
 // return that is just as old as its timeout comes too late.
@@ -65,147 +65,166 @@
 // # Heartbeats
 //
 // [Context.Heartbeat] says that the attempt is alive, and its details say how
-// far it got. Details are encoded at once, and the newest win. Without details
+// far it got. Details are encoded at once, and the newest win. Without details,
 // those recorded before stay. An attempt that records none passes on those it
 // got. A heartbeat costs about a reading of the clock: beat often.
 //
-// Record what is done, never what is about to be: a step that was done and not
-// recorded is done again, which is why steps should bear that. Where they
-// cannot, [Guard] keeps them from overlapping a later attempt, and details can
-// say how far to cut back: a file's length, a transaction's number.
+// Heartbeat after a step, never before it. A step that finished but was not
+// recorded runs again, so make steps idempotent. If that is not possible, [Guard]
+// keeps a step from overlapping a later attempt, and details can say how far to
+// cut back: a file's length, a transaction's number.
 //
-// Details that cannot be decoded into what the function asks for are an error,
-// and not retried: never a silent start from the beginning.
+// Details that cannot be decoded into what the function asks for are an error
+// that is not retried, never a silent start from the beginning.
 //
-// A pause of the whole process, such as SIGSTOP, a frozen virtual machine or a
-// starved CPU, is not a stall. When the timer, or whoever finds a deadline due,
-// comes late itself, by more than a tenth of the heartbeat timeout (and 1 ms), a
-// heartbeat deadline that is due moves on by as much, by one heartbeat timeout at
-// most.
+// A pause of the whole process, such as SIGSTOP, a frozen virtual machine or CPU
+// starvation, is not a stall. If the Runtime itself wakes up late, by more than a
+// tenth of the heartbeat timeout and more than 1 ms, it extends the heartbeat
+// deadline by that delay. Between two heartbeats it does so by at most one
+// heartbeat timeout.
 //
 // # Timeouts
 //
-// Four, each 0 for none: start-to-close for one attempt; heartbeat for the time
-// between heartbeats; schedule-to-start for each wait for a slot of
-// Config.MaxConcurrent; schedule-to-close for everything together. The first
-// two are retried, the last two are not. A Context's cause is then a
-// [*TimeoutError]; its Err is context.Canceled in every case, so a library that
-// looks at Err alone takes a timeout for a cancellation.
+// There are four timeouts, and zero disables each. Start-to-close limits one
+// attempt, heartbeat the time between heartbeats, schedule-to-start each wait for a
+// slot of Config.MaxConcurrent, and schedule-to-close everything together. The first
+// two are retried, the last two are not. When an attempt has timed out, its
+// Context's cause is a [*TimeoutError]. Its Err is context.Canceled in every case,
+// so a library that looks at Err alone takes a timeout for a cancellation.
 //
 // # Retries
 //
-// An error, a panic ([*PanicError]) and a start-to-close timeout are followed by
-// the interval of the [RetryPolicy]. A heartbeat timeout is not: the timeout was
-// the wait, and the next attempt starts at once. (A Temporal server adds its
-// backoff here.) Only when the attempt before ended in a heartbeat timeout too,
-// and this one recorded nothing new, the interval comes first, so that what
+// After an error, a panic ([*PanicError]) or a start-to-close timeout, the next
+// attempt waits for the interval of the [RetryPolicy]. After a heartbeat timeout
+// it starts at once, because the timeout was the wait. (A Temporal server adds its
+// backoff here.) If the attempt before ended in a heartbeat timeout too, and this
+// one recorded nothing new, the interval comes first, so that a function that
 // always hangs does not spin.
 //
-// Not retried are errors marked with [NonRetryable], those that
+// Not retried are errors marked with [NonRetryable], errors that
 // RetryPolicy.Retryable refuses, runtime.Goexit ([ErrGoexit]), cancellation, the
-// last of MaximumAttempts, and the two schedule timeouts. [RetryAfter] says when
-// to come again.
+// last of MaximumAttempts, and the two schedule timeouts. [RetryAfter] replaces the
+// interval.
 //
 // # Cancellation
 //
 // The end of the caller's context, [Handle.Cancel] and [Runtime.Shutdown] end the
-// attempt's Context at once, and context.Cause says why. The caller gets its
-// answer when the function has returned, or Options.CancelGrace later: set a
-// short one where a person waits who has pressed Ctrl-C. There is no further
-// attempt.
+// attempt's Context at once, and context.Cause says why. A canceled activity is not
+// retried. Its callers get their answer when the function has returned, or
+// Options.CancelGrace later: choose a short grace period for interactive programs.
 //
 // # Return every error
 //
 // Sleep, Heartbeat, Idle, Range and Guard return an error once the attempt is
-// over or canceled, and a function that returns it ends in time. One that does
-// not:
+// over or canceled. A function that returns that error ends in time. If it does
+// something else, this is what happens:
 //
-//   - drops the error of Sleep, Idle, Range or Guard and returns nil: if it was
-//     canceled that nil is taken for the cause, so that a loop which was cut
-//     short is not taken for done;
-//   - drops the error of its last Heartbeat and returns nil: it has succeeded,
-//     canceled or not, since everything was done;
-//   - goes on after a timeout: it is abandoned, and everything it reports or
-//     returns is ignored. What it does to the outside is not: use [Guard]. Nor is
-//     what it writes to variables that it captured, which the next attempt
-//     shares: keep state in the function's own variables and in details;
-//   - goes on after a cancellation: it is abandoned after CancelGrace;
-//   - returns the error of a Heartbeat whose details cannot be encoded: the
-//     activity ends, since every retry would meet it again.
+//   - It ignores the error of Sleep, Idle, Range or Guard and returns nil. If it was
+//     canceled, the activity counts as canceled, so that a loop that was cut short
+//     does not count as done.
+//   - It ignores the error of its last Heartbeat and returns nil. The activity has
+//     completed, canceled or not, because everything was done.
+//   - It continues after a timeout. It is abandoned, and everything it reports or
+//     returns is ignored. Its side effects are not: use [Guard]. Nor are its writes
+//     to variables that it captured, which the next attempt shares: keep state in
+//     the function's own variables and in details.
+//   - It continues after a cancellation. It is abandoned after CancelGrace.
+//   - It returns the error of a Heartbeat whose details cannot be encoded. The
+//     activity fails, because every retry would meet that error again.
 //
-// # The log
+// # Other contexts
+//
+// [FromContext] finds the Context that a derived context comes from, for libraries
+// that take a context.Context. The derived context's own cancellation ends its
+// Sleep. Through [context.WithoutCancel], Sleep and Heartbeat work on after a
+// cancellation, for a clean-up.
+//
+// Config.Interceptor wraps every attempt. The function gets exactly the Context that
+// the Interceptor passes on, so a type assertion to a type of one's own works. To
+// wrap a Context, embed it. [Engine] names what a Context may implement besides.
+//
+// # Watching
+//
+// [Runtime.Activities] and [Handle.Status] describe activities, [Runtime.Stats]
+// counts them, and Config.Observer gets every event. An activity whose outcome is
+// decided shows it as its State, even while the Store is still saving it. Status,
+// Event and [Checkpoint] marshal to JSON for people, and states and kinds as their
+// names.
 //
 // Config.Logger gets a Warn for each attempt that failed or timed out, with the
-// stack where it hung or panicked, and an Error for what needs a person: a
-// blocked activity, a panic in a callback, a Store that fails. Nothing is logged of success. Of
-// thousands that stall at one instant a few are logged in full, and the rest is
-// counted. A command-line program, whose screen is its own, may want
+// stack where it hung or panicked. It gets an Error for what needs a person: a
+// blocked activity, a panic in a callback, a Store that fails. Success is not
+// logged. If thousands stall at one instant, a few are logged in full, and the rest
+// are counted. A command-line program that owns its screen may want
 // slog.New(slog.DiscardHandler) and an Observer.
 //
 // The stack comes from a dump of all goroutines, which stops the world. One dump
-// serves all that stall at one instant, dumps take a twentieth of the time at
-// most, and none is taken of more than 4,000 goroutines. The error then says why
-// it has no stack.
+// serves all attempts that stall at one instant. Dumps take at most a twentieth of
+// the time, and none is taken of more than 4,000 goroutines. If there is no stack,
+// the error says why.
 //
 // # Durability
 //
 // With a Config.Store, such as package boltstore's, a [Checkpoint] of each activity
-// that has an Options.ID outlives the process:
+// that has an Options.ID outlives the process. (A made-up ID, such as "#7", is never
+// stored.)
 //
-//   - An attempt's start is durable before its function runs, so that one which
-//     kills the process counts.
+//   - The start of an attempt is durable before its function runs, so that an
+//     attempt that kills the process counts.
 //   - Details are given to the Store within Config.SaveInterval (100 ms), those of
 //     all activities in one Save. Heartbeat does not wait for it, so a crash can
 //     lose what was recorded in the last SaveInterval and while the last Save was
-//     under way. With Options.SyncHeartbeats it waits, and a crash loses nothing.
-//   - When the caller hears of success, the checkpoint is durably gone. A final
-//     failure leaves it.
+//     under way. With Options.SyncHeartbeats, which needs a Store and an ID,
+//     Heartbeat waits, and a crash loses nothing.
+//   - When the caller gets a success, the checkpoint is durably gone. After a final
+//     failure it stays.
 //
 // What the next execution of the ID makes of the checkpoint depends on its
 // [CheckpointState]:
 //
-//   - running: the process ended. It goes on with the details, the count of
-//     attempts and the schedule time: at once, if the attempt had made progress;
-//     else after the policy's interval, counted from the last write, since what
-//     kills its process must not do so at every boot.
-//   - interrupted, by [Runtime.Shutdown] or the end of the caller's context: it goes
-//     on at once, and the attempt that was canceled does not count.
-//   - failed for good, or canceled by [Handle.Cancel]: a new execution, attempt 1,
-//     which resumes from the details.
+//   - Running: the process ended. The execution continues with the details, the
+//     count of attempts and the schedule time. If the attempt had made progress, it
+//     continues at once. If not, the policy's interval comes first, counted from the
+//     last write, because an activity that kills its process must not do so at every
+//     boot.
+//   - Interrupted, by [Runtime.Shutdown] or the end of the caller's context: the
+//     execution continues at once, and the attempt that was canceled does not count.
+//   - Failed for good, or canceled by [Handle.Cancel]: a new execution starts with
+//     attempt 1, and resumes from the details.
 //
-// [Runtime.Recover] does that for everything that was running or interrupted: call it when
-// the program starts, with a [Definition] for each kind of activity. What was
-// canceled on purpose stays canceled. [Runtime.Checkpoints] lists what is stored, and
-// [Runtime.Forget] drops it.
+// [Runtime.Recover] continues everything that was running or interrupted. Call it
+// when the program starts, with a [Definition] for each kind of activity: its Name
+// finds the function, and its Options have neither an ID nor a Name. An activity that
+// was canceled on purpose stays canceled. [Runtime.Checkpoints] lists what is stored,
+// and [Runtime.Forget] drops it.
 //
-// Every kill counts against RetryPolicy.MaximumAttempts: a long job that is to
-// survive many sets ResetOnProgress.
+// Every kill counts against RetryPolicy.MaximumAttempts. Set ResetOnProgress for a
+// long job that is to survive many.
 //
 // A cancellation does not wait for the Store. What was canceled or interrupted is
 // durable once [Runtime.Shutdown] has returned nil; a crash before that leaves it
 // as running. So end a program with Shutdown, and close the Store after it. After
 // a kill -9 nothing has to be done.
 //
-// A Store that fails at a start fails the start. Later it is logged and tried
-// again, after 5 s at most (SaveInterval, if that is longer), and the activities go
-// on: what is not saved yet stays in memory, the newest of each only.
+// If the Store fails at a start, the start fails. A later failure is logged and
+// tried again, after 5 s at most (or SaveInterval, if that is longer), and the
+// activities continue. What is not saved yet stays in memory, only the newest of each.
 //
-// What durability is not: a step that was done and whose heartbeat was not saved
-// is done again. What has completed leaves no trace: a caller that starts the same
-// ID at every boot does it again. An inner activity with an ID, started by an
-// outer one, is recovered on its own; give it none, and it is the outer one's to
-// start again. One Runtime at a time may use a Store.
+// Durability has limits. A step that finished but whose heartbeat was not saved runs
+// again. A completed activity leaves no trace, so a caller that starts the same ID at
+// every boot runs it again. A nested activity with an ID is recovered separately.
+// Without one, its parent starts it again. One Runtime at a time may use a Store.
 //
 // # Testing
 //
 // In a [testing/synctest] bubble the zero Config runs on the bubble's virtual
 // time: an hour of Sleeps and timeouts takes microseconds, nothing has to be
-// driven, and the same program gives the same events at the same instants.
-// Where a test wants to stop at an instant and look, Config.Clock takes a
-// [github.com/benbjohnson/clock.Mock]. Options.HeartbeatDetails starts a function
-// in the middle. Make the Runtime in the bubble. For a crash, take the Clone of a
-// storetest.Memory, which is what a killed process leaves, and go on with a new
-// Runtime on that.
+// driven, and the same program gives the same events at the same instants. Make the
+// Runtime in the bubble. If a test wants to stop at an instant and look,
+// Config.Clock takes a [github.com/benbjohnson/clock.Mock].
+// Options.HeartbeatDetails starts a function in the middle. To test a crash, take the
+// Clone of a storetest.Memory, which is what a killed process leaves, and continue
+// with a new Runtime on the clone.
 //
 // Package activitytest runs a test's body once for each place at which its process
 // can crash, stall or be shut down, and lets the body's assertions judge.
