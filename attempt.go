@@ -87,7 +87,8 @@ func (t *attempt) call(r *result) {
 	runtime.KeepAlive(t)
 }
 
-// intercepted is apart from call since its closure moves the result to the heap.
+// intercepted is not a part of call because its closure moves the result to the
+// heap.
 func (t *attempt) intercepted(intercept func(Context, func(Context) error) error) (out any, err error) {
 	err = intercept(t, func(c Context) (err error) {
 		t.a.mu.Lock()
@@ -137,13 +138,13 @@ func (t *attempt) end(r *result) {
 	}
 }
 
-// returns are abandoned functions that have returned. After thousands have
-// stalled at one instant, thousands return together: only one of them queues for
-// Runtime.mu, and takes the others with it.
+// returns are the attempts whose abandoned functions have returned. When thousands
+// return together, because they have stalled at one instant, only one of their
+// goroutines waits for Runtime.mu, and it does the others' work too.
 type returns struct {
 	mu      sync.Mutex
 	waiting []*attempt
-	busy    bool // somebody takes those that wait
+	busy    bool // a goroutine is working on those that wait
 }
 
 func (r *returns) add(rt *Runtime, t *attempt) {
@@ -224,8 +225,8 @@ func (t *attempt) endAbandonedLocked() {
 	a.unblockLocked()
 }
 
-// timedOut is the timeout that has abandoned the attempt, the activity's
-// latest; 0: none has. Runtime.mu is held.
+// timedOut is the timeout that has ended the attempt, or 0 if it ended in another
+// way. It must be the activity's latest. Runtime.mu is held.
 func (t *attempt) timedOut() TimeoutType {
 	if err, ok := t.a.failure.(*TimeoutError); ok && t.abandoned {
 		return err.Type
@@ -254,8 +255,8 @@ func (t *attempt) settle(now instant) {
 	}
 }
 
-// noteCause notes that the function is about to get err, if that is the
-// Context's cause and not that of a context derived from it.
+// noteCause returns err to the function. It notes that the function has been given
+// the Context's cause, if err is that and not the cause of a derived context.
 func (t *attempt) noteCause(err error) error {
 	if err == nil {
 		return nil
@@ -268,7 +269,7 @@ func (t *attempt) noteCause(err error) error {
 	return err
 }
 
-// What follows implements Context, but for Heartbeat, and Engine.
+// The methods below implement Context, except Heartbeat, and Engine.
 
 // Value implements [context.Context].
 func (t *attempt) Value(key any) any {
@@ -340,7 +341,7 @@ func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 			rt.leave()
 		}
 	}
-	// Looked at after the wake-up too: at the same instant, a timeout comes first.
+	// The context may have ended at the instant of the wake-up: a timeout comes first.
 	return t.noteCause(ended(ctx))
 }
 

@@ -91,8 +91,8 @@ type record struct {
 // A waiter is called, with Runtime.mu held, once the Store was tried.
 type waiter func(err error)
 
-// checkpointLocked is that of a live activity, but for the details and
-// LastFailure. Runtime.mu is held.
+// checkpointLocked returns the checkpoint of a live activity, without the details
+// and LastFailure. Runtime.mu is held.
 func (r *record) checkpointLocked(state CheckpointState, attempt int) Checkpoint {
 	a := r.a
 	return Checkpoint{
@@ -151,8 +151,8 @@ func (a *activity) endTriedLocked(err error) {
 	}
 }
 
-// remains is the checkpoint that an activity that has ended has left, for the
-// caller to keep.
+// remains returns the checkpoint that an ended activity has left. The caller may
+// keep it.
 func (r *record) remains(rt *Runtime) Checkpoint {
 	cp := r.last
 	cp.Input, cp.Details = bytes.Clone(cp.Input), bytes.Clone(cp.Details)
@@ -162,8 +162,8 @@ func (r *record) remains(rt *Runtime) Checkpoint {
 
 const maxLastFailure = 16 << 10
 
-// lastFailure is the text of err, or, if there is none, the one that is known.
-// The text is the user's code: no lock is held.
+// lastFailure returns the text of err, or known if err is nil. The text comes from
+// user code, so no lock may be held.
 func (rt *Runtime) lastFailure(a *activity, err error, known string) string {
 	if err != nil {
 		rt.protect(a, "an error's text", func() { known = short(err) })

@@ -15,7 +15,7 @@ import (
 // Name, because the ID is given to Start or Execute, and the name is Definition.Name.
 type Definition[In, Out any] struct {
 	Name    string
-	Options Options // for every execution
+	Options Options // of every execution, without ID and Name
 	Func    func(Context, In) (Out, error)
 }
 

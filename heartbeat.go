@@ -86,8 +86,9 @@ func (t *attempt) Heartbeat(details ...any) error {
 	return failed
 }
 
-// sync waits until the Store holds the details of the heartbeat that calls it,
-// which has counted itself in t.syncing. Meanwhile there is no heartbeat deadline.
+// sync waits until the Store holds the details of the heartbeat that calls it.
+// That heartbeat has counted itself in t.syncing, so that meanwhile there is no
+// heartbeat deadline.
 func (t *attempt) sync() (err, end error) {
 	a, rt := t.a, t.a.rt
 	tried := make(chan error, 1)
@@ -116,7 +117,7 @@ func (t *attempt) sync() (err, end error) {
 // recorded are an activity's newest heartbeat details. Guarded by activity.mu.
 type recorded struct {
 	data  []byte // one value after the other, see appendValue; nil if there are none. Reused, so only a copy may leave
-	isInt bool   // they are n, which is encoded when somebody asks: most loops report an int
+	isInt bool   // they are n, which is encoded only when somebody asks, because most loops report an int
 	n     int
 }
 

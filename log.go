@@ -31,9 +31,8 @@ func (rt *Runtime) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// instantLogs count the log lines of what happens at one instant: thousands
-// that stall together are a few lines, not thousands of stacks. Guarded by
-// Runtime.mu.
+// instantLogs count the log lines about one instant. When thousands stall together,
+// a few lines are written in full, not thousands of stacks. Guarded by Runtime.mu.
 type instantLogs struct {
 	rung     bool // all alarms of the instant have rung
 	deciding int  // attempts that timed out, and whose Retryable is being asked
@@ -58,7 +57,7 @@ var logKinds = [...]struct {
 	logAbandoned: {slog.LevelWarn, "activity: %d more canceled functions were abandoned at the same instant"},
 }
 
-// logsLocked are those of the alarms that are ringing.
+// logsLocked returns the instantLogs of the alarms that are ringing.
 func (s *scheduler) logsLocked() *instantLogs {
 	if s.logs == nil {
 		s.logs = &instantLogs{}
@@ -67,7 +66,7 @@ func (s *scheduler) logsLocked() *instantLogs {
 }
 
 // countLocked counts a line, and reports whether it is to be written in full.
-// Nil logs are of nothing that happens to many at once.
+// If l is nil the line is not about many at once, and it is.
 func (l *instantLogs) countLocked(kind int, a *activity) bool {
 	if l == nil {
 		return true
@@ -172,7 +171,7 @@ func (a *activity) blockedLog() func() {
 	}
 }
 
-// stackOf is where an attempt that ended with err was.
+// stackOf returns the stack that err carries, or nil.
 func stackOf(err error) []byte {
 	switch e := err.(type) {
 	case *TimeoutError:

@@ -17,9 +17,9 @@ type scheduler struct {
 	sleeps uint64       // Sleeps so far, which orders them
 	due    []dueAlarm   // reused by ringLocked
 
-	// What leave does when the timer is set.
-	starting []*attempt      // start their goroutines
-	accepted []chan struct{} // let Start return
+	// leave does this once the timer is set.
+	starting []*attempt      // their goroutines are started
+	accepted []chan struct{} // they are closed, and Start returns
 
 	// While alarms ring.
 	ringing bool
@@ -107,11 +107,11 @@ func (rt *Runtime) settleLocked() {
 }
 
 // startEvery is how many alarms ring before the attempts that they have begun
-// start: of thousands that stall together, the first need not wait for the last.
+// start. When thousands stall together, the first need not wait for the last.
 const startEvery = 64
 
-// ringLocked does what the alarms that are due are for: the earlier first, and
-// at one instant timeouts, then starts, then wake-ups.
+// ringLocked does what the due alarms are for, the earliest first. At one instant
+// timeouts come first, then starts, then wake-ups.
 func (rt *Runtime) ringLocked() {
 	s, now := &rt.scheduler, rt.now
 	s.ringing = true
@@ -167,7 +167,7 @@ func (a *activity) setAlarmLocked(when instant) {
 
 // A sleeper has an alarm, and is not an activity.
 type sleeper struct {
-	place int32  // as activity.place
+	place int32  // of the alarm in the queue of alarms; 0 if it is not set
 	seq   uint64 // orders those that wake at one instant
 	wake  func() // called with Runtime.mu held
 }

@@ -15,10 +15,11 @@ const (
 	dumpShare     = 20
 )
 
-// A dump is where the attempts were at an instant: one serves all that stall at it.
+// A dump says where the attempts were at an instant. One serves all attempts that
+// stall at it.
 type dump struct {
 	stacks map[string][]byte // by the attempt's address
-	none   string            // why there are no stacks
+	none   string            // the reason, if there are no stacks
 }
 
 // stackLocked returns where t's function is, or why that is not known. Runtime.mu

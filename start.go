@@ -161,8 +161,8 @@ func (rt *Runtime) schedule(a *activity) error {
 	return nil
 }
 
-// What follows is the start of a stored activity. Its checkpoint is loaded. Then
-// it waits (for a slot, or backing off), or the start of its first attempt is
+// The rest is the start of a stored activity. Its checkpoint is loaded. Then it
+// waits (for a slot, or backing off), or the start of its first attempt is
 // saved. Then Start returns.
 
 // A storedStart is what a record needs until the first attempt has started.

@@ -10,22 +10,22 @@ import (
 	"time"
 )
 
-// A writer brings checkpoints to the Store. What changes makes a record dirty.
-// One goroutine, which there is only while there is something to do, brings all
-// that is dirty to the Store, with Save and Delete in turns; while one is on its
-// way, the next batch gathers. So there is one writer, and of two writes of an ID
-// the newer comes last.
+// A writer brings checkpoints to the Store. A change makes a record dirty. One
+// goroutine, which exists only while there is something to do, writes all dirty
+// records, with Save and Delete in turn. While one call is under way, the next
+// batch gathers. Since there is one writer, the newer of two writes of an ID comes
+// last.
 //
 // Guarded by Runtime.mu, but for turn.
 type writer struct {
 	rt      *Runtime
 	records map[string]*record // by ID; nil without a Store
 	dirty   []*record
-	urgent  int  // of dirty
-	saves   pace // of what is not gone
-	deletes pace // of what is gone
+	urgent  int  // how many of dirty are urgent
+	saves   pace // of the records that are not gone
+	deletes pace // of the records that are gone
 	running bool
-	drained chan struct{} // closed when nothing is dirty; nil: nobody waits for that
+	drained chan struct{} // closed when nothing is dirty; nil if nobody waits for that
 
 	turn chan struct{} // held while writing to the Store
 }
@@ -37,8 +37,8 @@ func (w *writer) init(rt *Runtime) {
 	}
 }
 
-// saveLocked makes the record dirty, to be saved at once, and has f called when
-// that was tried.
+// saveLocked makes the record dirty, to be saved at once. If f is not nil, it is
+// called once that was tried.
 func (r *record) saveLocked(rt *Runtime, f waiter) {
 	w := &rt.writer
 	if f != nil {
@@ -73,8 +73,8 @@ func (w *writer) gatherLocked(r *record) {
 type pace struct {
 	sleeper
 	due      bool    // the alarm has rung
-	failures int     // in a row, each after the pause that followed the one before
-	retryAt  instant // the end of that pause
+	failures int     // failed calls in a row, except those made during a pause
+	retryAt  instant // the end of the pause
 }
 
 func (p *pace) setLocked(rt *Runtime, when instant) {
@@ -84,8 +84,8 @@ func (p *pace) setLocked(rt *Runtime, when instant) {
 
 const maxStorePause = 5 * time.Second // between two tries of a Store that fails
 
-// pauseLocked is the time until a Store that has failed is tried again, if nobody
-// waits for it.
+// pauseLocked counts a failure, and returns the time until the Store is tried
+// again, if nothing urgent comes first.
 func (p *pace) pauseLocked(rt *Runtime) time.Duration {
 	if rt.now >= p.retryAt {
 		p.failures++
@@ -137,7 +137,7 @@ func (w *writer) writeDue() bool {
 	for _, gone := range []bool{false, true} {
 		if batch := w.take(gone); len(batch) > 0 {
 			w.bring(batch, gone)
-			runtime.Gosched() // those who were waiting can share the next batch
+			runtime.Gosched() // callers that were waiting can share the next batch
 		}
 	}
 	return true
@@ -159,19 +159,19 @@ func (w *writer) proceed() bool {
 	return false
 }
 
-// A write is what of a record is on its way to the Store.
+// A write is a record on its way to the Store, as it was when it was taken.
 type write struct {
 	r       *record
-	cp      Checkpoint // still to be filled; of no use to a Delete
-	a       *activity  // whose details cp gets; nil: cp has them
+	cp      Checkpoint // completed by fill; of no use to a Delete
+	a       *activity  // whose details cp gets; nil if cp has them
 	latest  *attempt
 	failure error
 	waiters []waiter
 }
 
-// take returns what is dirty: of what is not gone all, and what is gone only if
-// something of it is due or urgent, so that a Delete that fails is not tried again
-// with every Save.
+// take returns the dirty records that are gone, or those that are not. Those that
+// are gone it returns only if one of them is urgent or a Delete is due, so that a
+// Delete that fails is not tried again with every Save.
 func (w *writer) take(gone bool) (batch []write) {
 	rt := w.rt
 	rt.enter()
@@ -219,7 +219,7 @@ func (r *record) writeLocked() write {
 	return x
 }
 
-// fill fills in what cannot be had under Runtime.mu.
+// fill completes the checkpoint. It calls user code, so no lock may be held.
 func (x *write) fill(rt *Runtime) {
 	if a := x.a; a != nil {
 		a.mu.Lock()
