@@ -21,7 +21,7 @@ type activity struct {
 	rt     *Runtime
 	opts   Options // with defaults
 	body   body
-	caller context.Context // as given to Start
+	parent context.Context // as given to Start
 	base   context.Context // what attempts derive from: see standardContext
 	rec    *record         // nil if nothing of it is stored: no Config.Store, or no Options.ID
 	done   chan struct{}   // closed when err is set and the last event is delivered
@@ -105,7 +105,7 @@ func (a *activity) closeBy() instant { return a.scheduled.at.deadline(a.opts.Sch
 // cancellations are in state.go. All of them need Runtime.mu.
 
 // proceedLocked starts the next attempt, or waits for what the attempt needs.
-// checkCallerLocked must have been called just before.
+// checkParentLocked must have been called just before.
 func (a *activity) proceedLocked() {
 	switch rt := a.rt; {
 	case a.blockedLocked():
@@ -141,7 +141,7 @@ func (a *activity) guarded() bool { return a.latest != nil && a.latest.guards > 
 func (a *activity) unblockLocked() {
 	switch {
 	case a.phase == phaseBlocked && !a.blockedLocked():
-		if !a.checkCallerLocked() {
+		if !a.checkParentLocked() {
 			a.proceedLocked()
 		}
 	case a.phase == phaseEnded && !a.guardedLocked():
@@ -178,6 +178,54 @@ func (a *activity) startAttemptLocked() {
 	rt.scheduler.starting = append(rt.scheduler.starting, t)
 }
 
+// functionReturnedLocked does what the return of attempt t's function leads to. It
+// reports whether the user's code is to be asked if the failure is final.
+func (a *activity) functionReturnedLocked(t *attempt, r *result) (ask bool) {
+	if t.abandoned { // since its goroutine looked: a deadline was due
+		t.abandonedReturnedLocked()
+		return false
+	}
+	a.mu.Lock()
+	causeGiven := t.causeGiven
+	t.cancel(errReturned)
+	t.over.Store(true)
+	a.mu.Unlock()
+	switch {
+	case r.err == nil && !(a.phase == phaseCanceling && causeGiven):
+		a.out = r.out
+		a.finishLocked(StateCompleted, 0, nil)
+	case a.phase == phaseCanceling && r.err == nil:
+		a.finishCanceledLocked(a.cancelCause)
+	case a.phase == phaseCanceling:
+		a.finishCanceledLocked(&canceledError{cause: a.cancelCause, result: r.err})
+	default:
+		a.failure = r.err
+		a.setPhaseLocked(phaseDeciding, a.closeBy())
+		return true
+	}
+	return false
+}
+
+// abandonLocked counts a function that is left behind.
+func (t *attempt) abandonLocked() {
+	t.abandoned = true
+	t.a.abandoned++
+	t.a.rt.counts.abandoned++
+}
+
+// abandonedReturnedLocked takes back an abandoned function that has returned.
+func (t *attempt) abandonedReturnedLocked() {
+	a := t.a
+	if a.latest == t && a.phase == phaseDeciding {
+		t.returnedEarly = true // decideLocked comes back here, after it has reported the abandonment
+		return
+	}
+	a.abandoned--
+	a.rt.counts.abandoned--
+	a.tellLocked(EventAbandonedReturned, t.number, nil, 0, nil)
+	a.unblockLocked()
+}
+
 // timeOutLocked fences the running attempt if it has timed out.
 func (a *activity) timeOutLocked(late instant) {
 	rt, now := a.rt, a.rt.now
@@ -210,7 +258,7 @@ func (a *activity) timeOutLocked(late instant) {
 	t.cancel(err)
 	if context.Cause(t.Context) != error(err) { // the caller's cancellation was just before
 		a.mu.Unlock()
-		a.checkCallerLocked()
+		a.checkParentLocked()
 		return
 	}
 	t.over.Store(true)
@@ -223,9 +271,9 @@ func (a *activity) timeOutLocked(late instant) {
 	a.failure = err
 	a.setPhaseLocked(phaseDeciding, a.closeBy())
 	if typ == TimeoutScheduleToClose || a.opts.RetryPolicy.Retryable == nil {
-		a.retryLocked(verdict{})
+		a.decideLocked(verdict{})
 	} else {
-		go a.decide(err)
+		go a.askRetryable(err)
 	}
 }
 
@@ -274,23 +322,23 @@ func (a *activity) abandonCanceledLocked() {
 
 // decide asks the user's code whether the failure of the attempt that has just
 // ended is final, and acts on the answer. No lock is held.
-func (a *activity) decide(err error) {
+func (a *activity) askRetryable(err error) {
 	var v verdict
 	defer func() { // deferred for a Retryable that calls runtime.Goexit
 		a.rt.enter()
-		a.retryLocked(v)
+		a.decideLocked(v)
 		a.rt.leave()
 	}()
 	a.judge(err, &v)
 }
 
-// retryLocked decides what follows an attempt that has failed.
-func (a *activity) retryLocked(v verdict) {
+// decideLocked decides what follows an attempt that has failed.
+func (a *activity) decideLocked(v verdict) {
 	if a.phase != phaseDeciding {
 		return // a cancellation or an alarm has decided while Retryable was asked
 	}
-	if a.checkCallerLocked() {
-		return // checkCallerLocked has called retryLocked
+	if a.checkParentLocked() {
+		return // checkParentLocked has called decideLocked
 	}
 	rt, t, p := a.rt, a.latest, &a.opts.RetryPolicy
 	timeout := t.timedOut()
@@ -341,8 +389,8 @@ func (a *activity) retryLocked(v verdict) {
 			a.proceedLocked()
 		}
 	}
-	if t.abandoned && t.returned { // while Retryable was asked
-		t.endAbandonedLocked()
+	if t.returnedEarly { // while Retryable was asked
+		t.abandonedReturnedLocked()
 	}
 	t.logs.decidedLocked()
 }
@@ -378,7 +426,7 @@ func (a *activity) finishLocked(outcome State, retry RetryState, err error) {
 		a.err = &Error{ID: a.id(), Name: a.name(), Attempt: a.attempts, RetryState: retry, Err: err}
 	}
 	if a.rec != nil {
-		a.rec.endLocked(err)
+		a.rec.saveEndLocked(err)
 		if outcome != StateCanceled {
 			until := never
 			if a.phase == phaseCanceling { // it was canceled, and has succeeded nevertheless
@@ -389,6 +437,20 @@ func (a *activity) finishLocked(outcome State, retry RetryState, err error) {
 		}
 	}
 	a.endLocked()
+}
+
+// endSavedLocked is called when the Store was tried in phaseSavingEnd, and ends
+// the activity. A success that was not canceled waits until its delete works.
+// Runtime.mu is held.
+func (a *activity) endSavedLocked(err error) {
+	switch r := a.rec; {
+	case a.phase != phaseSavingEnd: // a cancellation has ended the wait
+	case err != nil && r.gone && a.cancelCause == nil:
+		r.endFailed = true
+		r.waiters = append(r.waiters, a.endSavedLocked)
+	default:
+		a.endLocked()
+	}
 }
 
 // endLocked reports the end, and lets the callers go on once that is delivered.
@@ -406,35 +468,35 @@ func (a *activity) endLocked() {
 	a.tellLocked(kind, a.attempts, a.err, 0, nil)
 	a.mu.Lock()
 	rt.counts.heartbeats += a.beats
-	answer := !a.delivery.endLocked()
+	release := !a.delivery.closeLocked()
 	guarded := a.guarded()
 	a.mu.Unlock()
 	if !guarded { // else unblockLocked frees it later
 		rt.freeIDLocked(a)
 	}
-	if answer {
-		a.answerLocked()
+	if release {
+		a.releaseLocked()
 	}
 }
 
-// answerLocked lets go of the caller's context, and then the callers go on.
-func (a *activity) answerLocked() {
+// releaseLocked lets go of the caller's context, and then the callers go on.
+func (a *activity) releaseLocked() {
 	if a.stopWatch != nil {
 		a.stopWatch()
 		if a.releaseBase != nil {
 			go func() { // a caller of the Runtime may hold a lock that the context needs
 				a.releaseBase()
 				a.rt.enter()
-				a.answeredLocked()
+				a.closeDoneLocked()
 				a.rt.leave()
 			}()
 			return
 		}
 	}
-	a.answeredLocked()
+	a.closeDoneLocked()
 }
 
-func (a *activity) answeredLocked() {
+func (a *activity) closeDoneLocked() {
 	close(a.done)
-	a.rt.shutdown.closedLocked()
+	a.rt.shutdown.doneLocked()
 }

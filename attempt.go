@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,9 +39,9 @@ type attempt struct {
 	syncing     int // heartbeats that wait for the Store now
 
 	// Guarded by Runtime.mu.
-	abandoned bool         // left behind by a timeout, or at the end of CancelGrace
-	returned  bool         // abandoned by a timeout, and its function returned while Retryable was being asked
-	logs      *instantLogs // of the instant at which it timed out
+	abandoned     bool         // left behind by a timeout, or at the end of CancelGrace
+	returnedEarly bool         // abandoned by a timeout, and its function returned while Retryable was being asked
+	logs          *instantLogs // of the instant at which it timed out
 }
 
 func (t *attempt) String() string { return fmt.Sprintf("%s, attempt %d", t.a, t.number) }
@@ -100,17 +99,6 @@ func (t *attempt) intercepted(intercept func(Context, func(Context) error) error
 	return out, err
 }
 
-// wrapped is the Context that an Interceptor passed on, or nil.
-func (t *attempt) wrapped() Context {
-	t.a.mu.Lock()
-	defer t.a.mu.Unlock()
-	return t.outermost
-}
-
-func newPanicError(v any) *PanicError {
-	return &PanicError{Value: v, Stack: debug.Stack()}
-}
-
 // end takes what the function returned.
 func (t *attempt) end(r *result) {
 	a, rt := t.a, t.a.rt
@@ -121,20 +109,20 @@ func (t *attempt) end(r *result) {
 	// The function may know that the caller's context has ended before the Runtime
 	// does. Err and Cause may be code of the caller's, so they are called before
 	// the lock is taken. A cancellation comes before what is due now.
-	callerEnded := a.caller.Err() != nil
+	callerEnded := a.parent.Err() != nil
 	var cause error
 	if callerEnded {
-		cause = context.Cause(a.caller)
+		cause = context.Cause(a.parent)
 	}
 	rt.lock()
 	if callerEnded {
 		a.cancelLocked(cause)
 	}
 	rt.settleLocked()
-	decide := t.endLocked(r)
+	ask := a.functionReturnedLocked(t, r)
 	rt.leave()
-	if decide {
-		a.decide(r.err)
+	if ask {
+		a.askRetryable(r.err)
 	}
 }
 
@@ -161,68 +149,12 @@ func (r *returns) add(rt *Runtime, t *attempt) {
 		r.mu.Unlock()
 		rt.enter()
 		for _, t := range batch {
-			t.returnedLocked()
+			t.abandonedReturnedLocked()
 		}
 		rt.leave()
 		r.mu.Lock()
 	}
 	r.busy = false
-}
-
-// endLocked does what the function's return leads to. It reports whether the
-// user's code is to be asked if the failure is final. Runtime.mu is held.
-func (t *attempt) endLocked(r *result) (decide bool) {
-	a := t.a
-	if t.abandoned { // since end looked: a deadline was due
-		t.returnedLocked()
-		return false
-	}
-	a.mu.Lock()
-	causeGiven := t.causeGiven
-	t.cancel(errReturned)
-	t.over.Store(true)
-	a.mu.Unlock()
-	switch {
-	case r.err == nil && !(a.phase == phaseCanceling && causeGiven):
-		a.out = r.out
-		a.finishLocked(StateCompleted, 0, nil)
-	case a.phase == phaseCanceling && r.err == nil:
-		a.finishCanceledLocked(a.cancelCause)
-	case a.phase == phaseCanceling:
-		a.finishCanceledLocked(&canceledError{cause: a.cancelCause, result: r.err})
-	default:
-		a.failure = r.err
-		a.setPhaseLocked(phaseDeciding, a.closeBy())
-		return true
-	}
-	return false
-}
-
-// abandonLocked counts a function that is left behind. Runtime.mu is held.
-func (t *attempt) abandonLocked() {
-	t.abandoned = true
-	t.a.abandoned++
-	t.a.rt.counts.abandoned++
-}
-
-// returnedLocked is called when an abandoned function has returned. Runtime.mu is
-// held.
-func (t *attempt) returnedLocked() {
-	if t.a.latest == t && t.a.phase == phaseDeciding {
-		t.returned = true // retryLocked reports it, after the abandonment
-	} else {
-		t.endAbandonedLocked()
-	}
-}
-
-// endAbandonedLocked takes back an abandoned function that has returned.
-// Runtime.mu is held.
-func (t *attempt) endAbandonedLocked() {
-	a := t.a
-	a.abandoned--
-	a.rt.counts.abandoned--
-	a.tellLocked(EventAbandonedReturned, t.number, nil, 0, nil)
-	a.unblockLocked()
 }
 
 // timedOut is the timeout that has ended the attempt, or 0 if it ended in another
@@ -255,6 +187,25 @@ func (t *attempt) settle(now instant) {
 	}
 }
 
+// attemptKey finds the attempt below all wrappers.
+type attemptKey struct{}
+
+func attemptOf(ctx context.Context) *attempt {
+	t, _ := ctx.Value(attemptKey{}).(*attempt)
+	return t
+}
+
+// noteCause tells the engine that the function is about to get err.
+func noteCause(ctx Context, err error) error {
+	if t := attemptOf(ctx); t != nil {
+		return t.noteCause(err)
+	}
+	if cause := ctx.Sleep(0); cause != nil {
+		return cause
+	}
+	return err
+}
+
 // noteCause returns err to the function. It notes that the function has been given
 // the Context's cause, if err is that and not the cause of a derived context.
 func (t *attempt) noteCause(err error) error {
@@ -276,6 +227,10 @@ func (t *attempt) Value(key any) any {
 	switch key {
 	case contextKey{}, engineKey{}, attemptKey{}:
 		return t
+	case wrappedKey{}:
+		t.a.mu.Lock()
+		defer t.a.mu.Unlock()
+		return t.outermost
 	}
 	return t.Context.Value(key)
 }

@@ -102,13 +102,13 @@ func (r *record) checkpointLocked(state CheckpointState, attempt int) Checkpoint
 	}
 }
 
-// endLocked saves what is to remain of an activity whose outcome is decided; err
+// saveEndLocked saves what is to remain of an activity whose outcome is decided; err
 // is why it has not completed. Runtime.mu is held.
-func (r *record) endLocked(err error) {
+func (r *record) saveEndLocked(err error) {
 	a, rt := r.a, r.a.rt
 	r.waiters = nil // they wait for a start or a heartbeat, which no longer matters
 	left, attempt := CheckpointFailed, a.attempts
-	var tried waiter = a.endTriedLocked
+	var tried waiter = a.endSavedLocked
 	switch a.outcome {
 	case StateCompleted:
 		r.gone = true
@@ -135,20 +135,6 @@ func (r *record) endLocked(err error) {
 	}
 	r.a, r.start.found, r.start.replaces = nil, Checkpoint{}, nil
 	r.saveLocked(rt, tried)
-}
-
-// endTriedLocked is called when the Store was tried in phaseSavingEnd, and ends
-// the activity. A success that was not canceled waits until its delete works.
-// Runtime.mu is held.
-func (a *activity) endTriedLocked(err error) {
-	switch r := a.rec; {
-	case a.phase != phaseSavingEnd: // a cancellation has ended the wait
-	case err != nil && r.gone && a.cancelCause == nil:
-		r.endFailed = true
-		r.waiters = append(r.waiters, a.endTriedLocked)
-	default:
-		a.endLocked()
-	}
 }
 
 // remains returns the checkpoint that an ended activity has left. The caller may

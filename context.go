@@ -90,13 +90,8 @@ type Engine interface {
 type (
 	contextKey struct{} // finds the Context
 	engineKey  struct{} // finds the Engine
-	attemptKey struct{} // finds the *attempt below all wrappers
+	wrappedKey struct{} // finds what the Interceptor passed on
 )
-
-func attemptOf(ctx context.Context) *attempt {
-	t, _ := ctx.Value(attemptKey{}).(*attempt)
-	return t
-}
 
 // engineOf finds the Engine that ctx is or wraps, or returns nil.
 func engineOf(ctx Context) Engine {
@@ -108,17 +103,6 @@ func engineOf(ctx Context) Engine {
 		e, _ = ctx.Value(engineKey{}).(Engine)
 	}
 	return e
-}
-
-// noteCause tells the engine that the function is about to get err.
-func noteCause(ctx Context, err error) error {
-	if t := attemptOf(ctx); t != nil {
-		return t.noteCause(err)
-	}
-	if cause := ctx.Sleep(0); cause != nil {
-		return cause
-	}
-	return err
 }
 
 // ended returns the cause of a context that has ended, else nil.
@@ -155,10 +139,8 @@ func FromContext(ctx context.Context) (Context, bool) {
 		return nil, false
 	}
 	// An Interceptor's wrapper that is not registered itself gives what it wraps.
-	if t := attemptOf(ctx); t != nil {
-		if w := t.wrapped(); w != nil && same(c, w.Value(contextKey{})) {
-			c = w
-		}
+	if w, ok := ctx.Value(wrappedKey{}).(Context); ok && same(c, w.Value(contextKey{})) {
+		c = w
 	}
 	return &derived{Context: c, ctx: ctx}, true
 }

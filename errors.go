@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"strconv"
 	"time"
 )
@@ -167,6 +168,10 @@ type PanicError struct {
 	Stack []byte // where, as debug.Stack prints it
 }
 
+func newPanicError(v any) *PanicError {
+	return &PanicError{Value: v, Stack: debug.Stack()}
+}
+
 func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 
 // Unwrap returns Value if that is an error.
@@ -271,4 +276,15 @@ func oneLevel(err error) error {
 	c := *e
 	c.LastFailure = nil
 	return &c
+}
+
+// enum gives the name of an enum's value. An empty name is an unset value.
+func enum(typ string, v int, names ...string) string {
+	if v == 0 {
+		return "unset"
+	}
+	if v > 0 && v < len(names) {
+		return names[v]
+	}
+	return typ + "(" + strconv.Itoa(v) + ")"
 }

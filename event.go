@@ -63,9 +63,9 @@ type delivery struct {
 	lastTime time.Time // of the last event: no later one is earlier, even if a heartbeat was overtaken
 }
 
-// endLocked reports whether the delivery will answer the activity's callers,
+// closeLocked reports whether the delivery will release the activity's callers,
 // because it has something left to deliver. Activity.mu is held.
-func (d *delivery) endLocked() bool {
+func (d *delivery) closeLocked() bool {
 	if d == nil {
 		return false
 	}
@@ -139,7 +139,7 @@ func (a *activity) deliver() {
 	}
 }
 
-// nextNotice returns the next notice to deliver. If there is none, it answers
+// nextNotice returns the next notice to deliver. If there is none, it releases
 // the callers of an activity that has ended.
 func (a *activity) nextNotice() (n notice, ok bool) {
 	a.mu.Lock()
@@ -150,12 +150,12 @@ func (a *activity) nextNotice() (n notice, ok bool) {
 		return n, true
 	}
 	d.notices, d.running = nil, false
-	answer := d.ended
+	release := d.ended
 	d.ended = false
 	a.mu.Unlock()
-	if answer {
+	if release {
 		a.rt.enter()
-		a.answerLocked()
+		a.releaseLocked()
 		a.rt.leave()
 	}
 	return notice{}, false

@@ -48,7 +48,7 @@ func (h *Handle[Out]) Cancel(cause error) {
 	a := h.a
 	a.rt.enter()
 	defer a.rt.leave()
-	if !a.checkCallerLocked() && a.cancelCause == nil {
+	if !a.checkParentLocked() && a.cancelCause == nil {
 		a.onPurpose = true
 		a.cancelLocked(cause)
 	}

@@ -63,7 +63,7 @@ func (rt *Runtime) Recover(ctx context.Context, defs ...Recoverable) (int, error
 	}
 	n := 0
 	for _, a := range started { // their starts share their Saves
-		if err := a.accepted(); err != nil {
+		if err := a.awaitStart(); err != nil {
 			errs = append(errs, err)
 		} else {
 			n++

@@ -230,7 +230,7 @@ func Start[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn func(
 func startBody[Out any](ctx context.Context, rt *Runtime, opts *Options, body body) (*Handle[Out], error) {
 	a, err := rt.start(ctx, opts, body, startInBackground)
 	if err == nil {
-		err = a.accepted()
+		err = a.awaitStart()
 	}
 	if err != nil {
 		return nil, err
@@ -245,8 +245,8 @@ type shutdown struct {
 	idle  chan struct{} // closed when open is 0; nil if nobody waits for that
 }
 
-// closedLocked counts an activity whose done has been closed.
-func (s *shutdown) closedLocked() {
+// doneLocked counts an activity whose done has been closed.
+func (s *shutdown) doneLocked() {
 	s.open--
 	if s.open == 0 && s.idle != nil {
 		close(s.idle)

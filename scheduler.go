@@ -19,7 +19,7 @@ type scheduler struct {
 
 	// leave does this once the timer is set.
 	starting []*attempt      // their goroutines are started
-	accepted []chan struct{} // they are closed, and Start returns
+	starts   []chan struct{} // they are closed, and Start returns
 
 	// While alarms ring.
 	ringing bool
@@ -51,10 +51,10 @@ func (rt *Runtime) leave() {
 	rt.armLocked()
 	s := &rt.scheduler
 	s.startLocked()
-	for _, c := range s.accepted {
+	for _, c := range s.starts {
 		close(c)
 	}
-	s.accepted = nil
+	s.starts = nil
 	rt.writer.wakeLocked()
 	rt.mu.Unlock()
 }

@@ -48,7 +48,7 @@ func (rt *Runtime) grantSlotsLocked() {
 		if a.until <= rt.now {
 			continue // it has timed out at this instant, and its alarm says so next
 		}
-		if !a.checkCallerLocked() {
+		if !a.checkParentLocked() {
 			a.beginLocked()
 		}
 	}

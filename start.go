@@ -26,7 +26,7 @@ func (rt *Runtime) run(ctx context.Context, opts *Options, body body) (*activity
 		defer a.releaseBase()
 	}
 	if err == nil {
-		err = a.accepted()
+		err = a.awaitStart()
 	}
 	if err != nil {
 		return nil, err
@@ -36,7 +36,7 @@ func (rt *Runtime) run(ctx context.Context, opts *Options, body body) (*activity
 }
 
 // start makes an activity of body and starts it. Whether a stored activity has
-// started, accepted says. If start returns an activity and an error, that
+// started, awaitStart says. If start returns an activity and an error, that
 // activity was scheduled and then refused.
 func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode startMode) (*activity, error) {
 	if err := opts.validate(); err != nil {
@@ -48,7 +48,7 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode sta
 	if opts.SyncHeartbeats && (rt.cfg.Store == nil || opts.ID == "") {
 		return nil, invalid("SyncHeartbeats", true, "must not be set without Config.Store and Options.ID, because then nothing is saved")
 	}
-	a := &activity{rt: rt, opts: *opts, body: body, caller: ctx, done: make(chan struct{})}
+	a := &activity{rt: rt, opts: *opts, body: body, parent: ctx, done: make(chan struct{})}
 	a.opts.setDefaults()
 	if d := opts.HeartbeatDetails; len(d) > 1 || len(d) == 1 && d[0] != nil {
 		e, err := rt.encode(d)
@@ -73,7 +73,7 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode sta
 	}
 	a.base, a.releaseBase = standardContext(ctx)
 	if mode != startAttended && ctx.Done() != nil {
-		a.stopWatch = context.AfterFunc(a.base, a.checkCaller)
+		a.stopWatch = context.AfterFunc(a.base, a.checkParent)
 	}
 	err := rt.schedule(a)
 	if err == nil && a.rec != nil {
@@ -103,16 +103,16 @@ func (a *activity) await(c <-chan struct{}) {
 		case <-c:
 			return
 		case <-a.base.Done():
-			a.checkCaller()
+			a.checkParent()
 		}
 	}
 	<-c
 }
 
-// checkCaller is called when the caller's context has ended.
-func (a *activity) checkCaller() {
+// checkParent is called when the caller's context has ended.
+func (a *activity) checkParent() {
 	a.rt.enter()
-	a.checkCallerLocked()
+	a.checkParentLocked()
 	a.rt.leave()
 }
 
@@ -133,7 +133,7 @@ func refusal(id string, err error) error {
 func (rt *Runtime) schedule(a *activity) error {
 	rt.enter()
 	defer rt.leave()
-	a.checkCallerLocked()
+	a.checkParentLocked()
 	id := a.opts.ID
 	switch {
 	case a.cancelCause != nil:
@@ -152,7 +152,7 @@ func (rt *Runtime) schedule(a *activity) error {
 	rt.linkLocked(a)
 	rt.shutdown.open++
 	if a.rec != nil {
-		a.rec.scheduleLocked(rt)
+		a.rec.claimLocked(rt)
 		a.setPhaseLocked(phaseLoading, never)
 		return nil
 	}
@@ -168,7 +168,7 @@ func (rt *Runtime) schedule(a *activity) error {
 // A storedStart is what a record needs until the first attempt has started.
 // Guarded by Runtime.mu.
 type storedStart struct {
-	requested  instant                 // when Start was called
+	calledAt   instant                 // when Start was called
 	cancelLoad context.CancelCauseFunc // ends the Store's Load
 	decided    chan struct{}           // closed when Start may return
 	accepted   bool                    // decided is closed, and refusal is nil
@@ -180,16 +180,16 @@ type storedStart struct {
 	written  bool       // the Store may hold something of this execution
 }
 
-func (r *record) scheduleLocked(rt *Runtime) {
-	r.start.requested = rt.now
+func (r *record) claimLocked(rt *Runtime) {
+	r.start.calledAt = rt.now
 	if r.start.replaces = rt.writer.records[r.id]; r.start.replaces != nil {
 		r.sequence = r.start.replaces.sequence
 	}
 	rt.writer.records[r.id] = r
 }
 
-// accepted waits until it is decided whether the activity has started.
-func (a *activity) accepted() error {
+// awaitStart waits until it is decided whether the activity has started.
+func (a *activity) awaitStart() error {
 	if a.rec == nil {
 		return nil
 	}
@@ -201,12 +201,12 @@ func (a *activity) accepted() error {
 	return s.refusal
 }
 
-// acceptLocked lets Start return.
+// acceptLocked lets Start return without an error.
 func (a *activity) acceptLocked() {
 	if s := &a.rec.start; !s.accepted {
 		s.accepted = true
-		a.tellAtLocked(s.requested, EventScheduled, 0, nil, 0, nil)
-		a.rt.scheduler.accepted = append(a.rt.scheduler.accepted, s.decided)
+		a.tellAtLocked(s.calledAt, EventScheduled, 0, nil, 0, nil)
+		a.rt.scheduler.starts = append(a.rt.scheduler.starts, s.decided)
 	}
 }
 
@@ -219,7 +219,7 @@ func (a *activity) refuseLocked(err error) {
 	rt.unlinkLocked(a)
 	rt.freeIDLocked(a)
 	close(a.rec.start.decided)
-	a.answerLocked()
+	a.releaseLocked()
 }
 
 var errNotRecovered = errors.New("there is nothing to recover")
@@ -258,7 +258,7 @@ func (a *activity) loaded(cp Checkpoint, found, recovering bool, err error) erro
 		cp = Checkpoint{}
 	}
 	a.rt.enter()
-	a.checkCallerLocked()
+	a.checkParentLocked()
 	switch {
 	case a.cancelCause == ErrShutdown:
 		err = refusal(a.opts.ID, ErrShutdown)
@@ -363,7 +363,7 @@ func (s CheckpointState) unfinished() bool {
 // startSavedLocked starts the attempt whose start was given to the Store, with
 // err. Only the first start of an execution must have been saved.
 func (a *activity) startSavedLocked(err error) {
-	if a.phase != phaseSavingStart || a.checkCallerLocked() {
+	if a.phase != phaseSavingStart || a.checkParentLocked() {
 		return // it has finished meanwhile
 	}
 	s := &a.rec.start

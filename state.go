@@ -23,19 +23,19 @@ func (s State) String() string {
 // A phase is where an activity is in its life, as the Runtime sees it. An
 // activity is in exactly one, and setPhaseLocked is the only way into another.
 //
-//	phase        State        entered by                           its alarm                                         a cancellation
-//	new          -            Runtime.start; refuseLocked          -                                                 is noted; Start refuses it
-//	loading      waiting      Runtime.schedule, if stored          -                                                 ends Load; Start refuses it
-//	queued       waiting      proceedLocked, without a free slot   schedule-to-start or -close: fails                finishes it
-//	savingStart  waiting      beginLocked, if stored               schedule-to-close: fails                          finishes it
-//	running      running      startAttemptLocked                   heartbeat, start- or schedule-to-close: deciding  leads to canceling
-//	canceling    running      cancelLocked                         CancelGrace: abandons the attempt, finishes it    is not the first, and ignored
-//	deciding     running      attempt.endLocked, timeOutLocked     schedule-to-close: fails                          finishes it
-//	backingOff   backing off  retryLocked, resumeLocked            the next attempt: proceeds                        finishes it
-//	blocked      blocked      proceedLocked                        schedule-to-close: fails                          finishes it
-//	savingEnd    its outcome  finishLocked, if stored, not if      CancelGrace, once canceled: ended                 ends the wait for the Store,
-//	                          the outcome is canceled                                                                or limits it to CancelGrace
-//	ended        its outcome  activity.endLocked                   -                                                 is ignored
+//	phase        State        entered by                             its alarm                                         a cancellation
+//	new          -            Runtime.start; refuseLocked            -                                                 is noted; Start refuses it
+//	loading      waiting      Runtime.schedule, if stored            -                                                 ends Load; Start refuses it
+//	queued       waiting      proceedLocked, without a free slot     schedule-to-start or -close: fails                finishes it
+//	savingStart  waiting      beginLocked, if stored                 schedule-to-close: fails                          finishes it
+//	running      running      startAttemptLocked                     heartbeat, start- or schedule-to-close: deciding  leads to canceling
+//	canceling    running      cancelLocked                           CancelGrace: abandons the attempt, finishes it    is not the first, and ignored
+//	deciding     running      functionReturnedLocked, timeOutLocked  schedule-to-close: fails                          finishes it
+//	backingOff   backing off  decideLocked, resumeLocked             the next attempt: proceeds                        finishes it
+//	blocked      blocked      proceedLocked                          schedule-to-close: fails                          finishes it
+//	savingEnd    its outcome  finishLocked, if stored, not if        CancelGrace, once canceled: ended                 ends the wait for the Store,
+//	                          the outcome is canceled                                                                  or limits it to CancelGrace
+//	ended        its outcome  endLocked                              -                                                 is ignored
 //
 // Stored means that there is a record, because there are a Config.Store and an
 // Options.ID. To fail and to finish is to call finishLocked, which leads to
@@ -47,9 +47,8 @@ func (s State) String() string {
 // which may have to wait in blocked, queued or savingStart. A start that is
 // refused goes back to new.
 //
-// The moves are in activity.go. Those of a start, and what a checkpoint resumes
-// from, are in start.go, the return of a function is in attempt.go, and what
-// savingEnd waits for is in checkpoint.go.
+// The moves are in activity.go; those of a start, and what is resumed from a
+// checkpoint, are in start.go.
 type phase uint8
 
 const (
@@ -76,8 +75,9 @@ func (p phase) holdsSlot() bool {
 	return false
 }
 
-// final reports whether the activity's outcome is decided.
-func (p phase) final() bool { return p >= phaseSavingEnd }
+// startDecided reports whether it is decided, in phase p, whether a stored activity
+// has started: then Start returns.
+func (p phase) startDecided() bool { return p > phaseLoading && p != phaseSavingStart }
 
 // stateLocked is what a user sees of the phase. Runtime.mu is held.
 func (a *activity) stateLocked() State {
@@ -107,7 +107,7 @@ func (a *activity) setPhaseLocked(p phase, until instant) {
 	rt.counts.states[a.stateLocked()]++
 	rt.slots.moveLocked(a, old, p)
 	a.setAlarmLocked(until)
-	if a.rec != nil && p > phaseLoading && p != phaseSavingStart {
+	if a.rec != nil && p.startDecided() {
 		a.acceptLocked()
 	}
 }
@@ -127,7 +127,7 @@ func (a *activity) alarmAtLocked() instant {
 // alarmLocked does what the activity's alarm is for. Of all the deadlines that are
 // due now, late is the age of the oldest. Runtime.mu is held.
 func (a *activity) alarmLocked(late instant) {
-	if a.checkCallerLocked() {
+	if a.checkParentLocked() {
 		return
 	}
 	now := a.rt.now
@@ -149,7 +149,7 @@ func (a *activity) alarmLocked(late instant) {
 	case phaseCanceling:
 		a.abandonCanceledLocked()
 	case phaseDeciding:
-		a.retryLocked(verdict{}) // without the answer of Retryable, which has not come in time
+		a.decideLocked(verdict{}) // without the answer of Retryable, which has not come in time
 	case phaseBackingOff:
 		if a.closeBy() <= now { // the timer is late
 			a.finishLocked(StateFailed, RetryStateTimeout, a.failure)
@@ -185,7 +185,7 @@ func (a *activity) cancelLocked(cause error) {
 		a.mu.Unlock()
 		a.setPhaseLocked(phaseCanceling, a.rt.now.add(a.opts.CancelGrace))
 	case phaseDeciding:
-		a.retryLocked(verdict{})
+		a.decideLocked(verdict{})
 	case phaseSavingEnd:
 		// The callers of a success wait until the delete was tried once, and at most
 		// CancelGrace.
@@ -203,9 +203,9 @@ func (a *activity) cancelLocked(cause error) {
 	}
 }
 
-// checkCallerLocked cancels the activity, and returns true, if the caller's
+// checkParentLocked cancels the activity, and returns true, if the caller's
 // context has ended and that is not known yet. Runtime.mu is held.
-func (a *activity) checkCallerLocked() bool {
+func (a *activity) checkParentLocked() bool {
 	if a.cancelCause != nil || a.base.Err() == nil {
 		return false
 	}

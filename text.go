@@ -3,7 +3,6 @@ package activity
 import (
 	"fmt"
 	"reflect"
-	"strconv"
 	"strings"
 )
 
@@ -36,17 +35,6 @@ func (s *RetryState) UnmarshalText(text []byte) error { return parseEnum(s, text
 
 // UnmarshalText takes what String gives. Any other text is an error.
 func (s *CheckpointState) UnmarshalText(text []byte) error { return parseEnum(s, text) }
-
-// enum gives the name of an enum's value. An empty name is an unset value.
-func enum(typ string, v int, names ...string) string {
-	if v == 0 {
-		return "unset"
-	}
-	if v > 0 && v < len(names) {
-		return names[v]
-	}
-	return typ + "(" + strconv.Itoa(v) + ")"
-}
 
 // parseEnum is the inverse of enum. It refuses a value without a name, such as "State(42)".
 func parseEnum[T interface {
