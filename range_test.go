@@ -56,6 +56,13 @@ func TestRule6RangeEdges(t *testing.T) {
 		"one":               {5, 6, nil, []int{5}, false, 1, 1},
 		"negative":          {-2, 1, nil, []int{-2, -1, 0}, false, 3, 3},
 		"at the far end":    {math.MaxInt - 2, math.MaxInt, nil, []int{math.MaxInt - 2, math.MaxInt - 1}, false, 2, 2},
+		"negative whole":    {-5, -3, nil, []int{-5, -4}, false, 2, 2},
+		"negative resumed":  {-3, 1, progress(-1, 1), []int{-1, 0}, false, 4, 4},
+		"negative, below":   {-3, -1, progress(-7, -1), []int{-3, -2}, false, 2, 2},
+		"negative, at from": {-3, -1, progress(-3, -1), []int{-3, -2}, false, 2, 2},
+		"negative, from 0":  {-3, 2, progress(0, 2), []int{0, 1}, false, 5, 5},
+		"negative, at to":   {-3, -1, progress(-1, -1), nil, false, 2, 2},
+		"negative, above":   {-3, -1, progress(0, 0), nil, true, 0, 0},
 		"empty":             {4, 4, nil, nil, false, 0, 0},
 		"upside down":       {4, 2, nil, nil, false, 0, 0},
 		"below from":        {3, 5, progress(1, 5), []int{3, 4}, false, 2, 2},
@@ -96,6 +103,76 @@ func TestRule6RangeEdges(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Given a Range that begins below 0, when attempts fail below 0, at it and above, then
+// its progress counts from where it begins, and each attempt goes on where the one
+// before failed.
+func TestRange_BelowZero(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		var calls []int
+		failed := map[int]bool{}
+		h := start(t, rt, activity.Options{}, func(ctx activity.Context) error {
+			var p activity.RangeProgress
+			found, err := ctx.HeartbeatDetails(&p)
+			if n := len(calls); err != nil || found != (n > 0) || found && p != (activity.RangeProgress{Next: calls[n-1], To: 2}) {
+				t.Errorf("attempt %d resumes from %v, %v: %v", ctx.Info().Attempt, found, err, p)
+			}
+			return activity.Range(ctx, -3, 2, func(i int) error {
+				calls = append(calls, i)
+				s := rt.Activities()[0]
+				if s.Done != i+3 || s.Total != 5 {
+					t.Errorf("in body %d: %d of %d are done", i, s.Done, s.Total)
+				}
+				if i > -3 {
+					checkDetails(t, s, activity.RangeProgress{Next: i, To: 2})
+				}
+				if i%2 == 0 && !failed[i] { // -2 and 0
+					failed[i] = true
+					return errBoom
+				}
+				return nil
+			})
+		})
+		checkErr(t, wait(t, h), nil)
+		checkDiff(t, "bodies", calls, []int{-3, -2, -2, -1, 0, 0, 1})
+		checkDetails(t, h.Status(), activity.RangeProgress{Next: 2, To: 2})
+		if s := h.Status(); s.Done != 5 || s.Total != 5 {
+			t.Errorf("at the end %d of %d are done", s.Done, s.Total)
+		}
+	})
+}
+
+// A contextThatTells calls told when a function asks what it resumes from.
+type contextThatTells struct {
+	activity.Context
+	told func()
+}
+
+func (c *contextThatTells) HeartbeatDetails(into ...any) (bool, error) {
+	c.told()
+	return c.Context.HeartbeatDetails(into...)
+}
+
+// It is for the race detector. Given a Range that has asked what it resumes from, when
+// a Status is read before its first heartbeat, then nothing but the lock orders the
+// two.
+func TestRange_BeginsWhileStatusIsRead(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		read := make(chan struct{})
+		err := run(t, rt, activity.Options{}, func(ctx activity.Context) error {
+			ctx = &contextThatTells{ctx, func() {
+				go func() {
+					defer close(read)
+					if s := rt.Activities()[0]; s.Done != 0 || s.Total != 0 && s.Total != 1 {
+						t.Errorf("%d of %d are done", s.Done, s.Total)
+					}
+				}()
+			}}
+			return activity.Range(ctx, 0, 1, func(int) error { <-read; return nil })
+		})
+		checkErr(t, err, nil)
+	})
 }
 
 func TestRule6OneRangeAnAttempt(t *testing.T) {
