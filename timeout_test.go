@@ -750,3 +750,47 @@ func TestRule7ClockSetBack(t *testing.T) {
 			"11s completed 2")
 	})
 }
+
+// Given a Retryable that does not answer, when schedule-to-close is reached, then the
+// activity ends at that instant, with the attempt's own failure.
+func TestTimeout_ScheduleToCloseWhileRetryableIsAsked(t *testing.T) {
+	tests := map[string]struct {
+		heartbeat time.Duration
+		fails     bool
+		want      []string
+	}{
+		"a failure": {0, true, []string{
+			"10s attempt failed 1: boom, next in 0s",
+			"10s failed 1: boom, timeout",
+		}},
+		"a timeout": {3 * time.Second, false, []string{
+			"10s attempt failed 1: heartbeat timeout, next in 0s",
+			"10s abandoned 1",
+			"10s failed 1: heartbeat timeout, timeout",
+		}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			both(t, activity.Config{}, func(t *testing.T, e *env) {
+				h := e.start(activity.Options{
+					ID: "a", HeartbeatTimeout: test.heartbeat, ScheduleToCloseTimeout: 10 * time.Second,
+					RetryPolicy: activity.RetryPolicy{Retryable: func(error) bool { <-e.gate("answer"); return true }},
+				}, func(ctx activity.Context) error {
+					if test.fails {
+						return errBoom
+					}
+					return e.hang(ctx)
+				})
+				e.pass(10*time.Second - 1)
+				e.want("a", "0s scheduled 0", "0s attempt started 1")
+				checkState(t, h, activity.StateRunning)
+				e.pass(1)
+				want := append([]string{"0s scheduled 0", "0s attempt started 1"}, test.want...)
+				e.want("a", want...)
+				e.end(h)
+				e.open("answer")
+				e.want("a", want...) // the answer comes too late
+			})
+		})
+	}
+}
