@@ -229,3 +229,32 @@ func TestSlotsNested(t *testing.T) {
 		}
 	})
 }
+
+// Given a canceled attempt whose function still runs, when others wait for its slot,
+// then they get it as the function returns, or as CancelGrace has passed and it is
+// abandoned.
+func TestSlots_CanceledFunctionKeepsItsSlot(t *testing.T) {
+	for _, returns := range []bool{true, false} {
+		t.Run(fmt.Sprint("returns ", returns), func(t *testing.T) {
+			both(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env) {
+				h := e.start(activity.Options{ID: "a", CancelGrace: 5 * time.Second}, e.hang)
+				e.start(activity.Options{ID: "b"}, e.hang)
+				h.Cancel(errCancel)
+				e.pass(5*time.Second - 1)
+				e.start(activity.Options{ID: "c"}, noop)
+				if s := e.rt.Stats(); s.Running != 1 || s.Waiting != 2 {
+					t.Errorf("the slot is given away: %+v", s)
+				}
+				want := 5*time.Second - 1
+				if returns {
+					e.open("a1")
+				} else {
+					want = 5 * time.Second
+					e.pass(1)
+				}
+				e.wantStarted("b", 1, want)
+				e.wantStarted("c", 1, -1)
+			})
+		})
+	}
+}
