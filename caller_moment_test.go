@@ -211,6 +211,14 @@ func TestCallerMoment_AlarmRings(t *testing.T) {
 			m.wantCanceled(h, 1, "0s scheduled 0", "0s attempt started 1", "1s canceled 1")
 		})
 	})
+	t.Run("heartbeat timeout, while its stack is taken", func(t *testing.T) {
+		atMoment(t, activity.Config{}, false, func(t *testing.T, m *moment) {
+			h := m.start(activity.Options{HeartbeatTimeout: time.Second}, untilEnded)
+			m.clock.arm(func() { m.clock.arm(m.end) }) // the second reading is the stack's
+			m.pass(time.Second)
+			m.wantCanceled(h, 1, "0s scheduled 0", "0s attempt started 1", "1s canceled 1")
+		})
+	})
 }
 
 // Given an activity whose next attempt is blocked, when the caller's context ends as
@@ -268,4 +276,46 @@ func TestCallerMoment_SlotGetsFree(t *testing.T) {
 		m.wantCanceled(h, 0, "0s scheduled 0", "0s canceled 0")
 		checkErr(t, m.env.end(next), nil)
 	})
+}
+
+// A contextThatLags says that it has ended before its Done channel is closed.
+type contextThatLags struct {
+	*cancelOwn
+	hasEnded atomic.Bool
+}
+
+func (c *contextThatLags) Err() error {
+	if c.hasEnded.Load() {
+		return errCancel
+	}
+	return c.cancelOwn.Err()
+}
+
+// Given an attempt whose deadline is reached and whose timer has not run, when its
+// function returns because the caller's context has ended, then the activity is
+// canceled, although the Runtime learns of both in that moment.
+func TestCallerMoment_FunctionReturnsAtItsDeadline(t *testing.T) {
+	for name, opts := range map[string]activity.Options{
+		"heartbeat":      {HeartbeatTimeout: time.Second},
+		"start-to-close": {StartToCloseTimeout: time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := &pauseClock{Mock: clock.NewMock()}
+				e := newEnv(t, activity.Config{Clock: c}, c.Mock)
+				caller := &contextThatLags{cancelOwn: cancelNewOwn(t.Context())}
+				opts.ID = "a"
+				h := startWith(t, caller, e.rt, opts, func(ctx activity.Context) error {
+					synctest.Wait() // for Start to have set its timer
+					c.jump(time.Second)
+					caller.hasEnded.Store(true)
+					return errBoom
+				})
+				checkEnd(t, wait(t, h), 1, activity.RetryStateCancelRequested, errCancel, errBoom)
+				e.want("a", "0s scheduled 0", "0s attempt started 1", "1s canceled 1")
+				caller.cancel()
+				synctest.Wait()
+			})
+		})
+	}
 }

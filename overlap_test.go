@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"log/slog"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/benbjohnson/clock"
 
 	"github.com/seed-9da638b0/activity"
 )
@@ -211,5 +214,84 @@ func TestRule9AfterTheEnd(t *testing.T) {
 			"1s attempt started 1",
 			"1s completed 1",
 			"2s abandoned returned 1")
+	})
+}
+
+// Given two attempts that have timed out, when the first one's function returns while
+// Retryable is asked about the second, then its return is told at once, and it is the
+// second that is abandoned.
+func TestOverlap_EarlierReturnsWhileTheLatestIsJudged(t *testing.T) {
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
+		h := e.start(activity.Options{
+			ID: "a", HeartbeatTimeout: time.Second,
+			RetryPolicy: activity.RetryPolicy{Retryable: func(err error) bool {
+				if asTimeout(t, err).Attempt == 2 {
+					<-e.gate("answer")
+				}
+				return true
+			}},
+		}, func(ctx activity.Context) error {
+			if ctx.Info().Attempt == 3 {
+				return nil
+			}
+			return e.hang(ctx)
+		})
+		e.pass(2 * time.Second)
+		e.open("a1")
+		events := []string{
+			"0s scheduled 0",
+			"0s attempt started 1",
+			"1s attempt failed 1: heartbeat timeout, next in 0s",
+			"1s abandoned 1",
+			"1s attempt started 2",
+			"2s abandoned returned 1",
+		}
+		e.want("a", events...)
+		if n := h.Status().Abandoned; n != 1 {
+			t.Errorf("%d are abandoned, want the second", n)
+		}
+		e.open("answer")
+		e.pass(time.Second) // the second stall in a row backs off
+		e.open("a2")
+		e.pass(time.Second)
+		checkErr(t, e.end(h), nil)
+		e.want("a", append(events,
+			"2s attempt failed 2: heartbeat timeout, next in 2s",
+			"2s abandoned 2",
+			"3s abandoned returned 2",
+			"4s attempt started 3",
+			"4s completed 3")...)
+		if n := e.rt.Stats().Abandoned; n != 0 {
+			t.Errorf("%d are abandoned in the end", n)
+		}
+	})
+}
+
+// Given an attempt whose deadline is reached before its goroutine has begun, then its
+// function is not called.
+func TestOverlap_TimedOutBeforeItBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		paused := &pauseClock{Mock: clock.NewMock()}
+		c := &armedClock{Clock: paused}
+		e := newEnv(t, activity.Config{Clock: c}, paused.Mock)
+		c.arm(func() { // at the reading with which the start begins
+			c.arm(func() { paused.jump(time.Second) }) // at that which sets the timer
+		})
+		h := e.start(activity.Options{ID: "a", StartToCloseTimeout: time.Second}, func(ctx activity.Context) error {
+			if n := ctx.Info().Attempt; n != 2 {
+				t.Errorf("attempt %d is called", n)
+			}
+			return nil
+		})
+		e.pass(time.Second)
+		checkErr(t, e.end(h), nil)
+		e.want("a",
+			"0s scheduled 0",
+			"0s attempt started 1",
+			"1s attempt failed 1: start-to-close timeout, next in 1s",
+			"1s abandoned 1",
+			"1s abandoned returned 1",
+			"2s attempt started 2",
+			"2s completed 2")
 	})
 }
