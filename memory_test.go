@@ -2,12 +2,16 @@ package activity_test
 
 import (
 	"context"
+	"runtime"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/storetest"
 )
 
 // What many activities did at one instant links them while it is done, and not for
@@ -61,5 +65,40 @@ func TestEndedActivitiesAreFreed(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// A loadingStore counts in freed the details that it has given and that nobody keeps.
+type loadingStore struct {
+	storetest.Memory
+	freed atomic.Int32
+}
+
+func (s *loadingStore) Load(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
+	cp, found, err := s.Memory.Load(ctx, id)
+	if found {
+		runtime.AddCleanup(&cp.Details[0], func(n *atomic.Int32) { n.Add(1) }, &s.freed)
+	}
+	return cp, found, err
+}
+
+// Given activities that have resumed from a checkpoint, when their attempts run, then
+// nothing keeps the checkpoint that the Store gave: its details are in memory once.
+func TestMemory_LoadedCheckpointIsFreed(t *testing.T) {
+	const n = 10
+	for _, state := range []activity.CheckpointState{activity.CheckpointInterrupted, activity.CheckpointFailed} {
+		s := &loadingStore{}
+		rt := activity.New(activity.Config{Store: s, Logger: quiet})
+		ctx, cancel := context.WithCancel(t.Context())
+		for i := range n {
+			cp := activity.Checkpoint{ID: strconv.Itoa(i), Name: "job", State: state, Attempt: 1, Progressed: 1, ScheduledAt: time.Now(), UpdatedAt: time.Now(), Details: details(strings.Repeat("x", 1<<10))}
+			checkErr(t, s.Save(ctx, []activity.Checkpoint{cp}), nil)
+			startWith(t, ctx, rt, activity.Options{ID: cp.ID, Name: "job"}, untilEnded)
+		}
+		if got := collect(&s.freed, n); got < n-1 { // the last may still be on a stack
+			t.Errorf("%s: of %d checkpoints %d are freed", state, n, got)
+		}
+		cancel()
+		checkErr(t, rt.Shutdown(t.Context()), nil)
 	}
 }
