@@ -43,3 +43,45 @@ func TestRule7EarlierDeadlineFirst(t *testing.T) {
 		})
 	}
 }
+
+// Rule 25: given activities whose attempts time out at one instant, then they are dealt
+// with in the order in which they were scheduled, and so are their retries, which are
+// due at one instant too.
+func TestOrder_OneInstant(t *testing.T) {
+	const n = 8
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
+		failures, cfg := 0, activity.Config{Logger: quiet, MaxConcurrent: n}
+		if e.mock != nil {
+			cfg.Clock = e.mock
+		}
+		cfg.Rand = func() float64 { failures++; return float64(failures-1) / n }
+		rt := activity.New(cfg)
+		var handles []*activity.Handle[string]
+		for range n {
+			opts := activity.Options{StartToCloseTimeout: time.Second, RetryPolicy: activity.RetryPolicy{InitialInterval: n * time.Second, Jitter: 1}}
+			handles = append(handles, startWith(t, e.ctx, rt, opts, untilEnded))
+		}
+		e.pass(time.Second)
+		var got, want []time.Duration
+		for i, h := range handles {
+			got = append(got, h.Status().NextAttempt.Sub(e.clock.Now()))
+			want = append(want, time.Duration(n-i)*time.Second)
+		}
+		checkDiff(t, "intervals", got, want)
+	})
+	both(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env) {
+		var got, want []int
+		for i := range n {
+			e.start(activity.Options{}, func(ctx activity.Context) error {
+				if ctx.Info().Attempt == 1 {
+					return errBoom
+				}
+				got = append(got, i)
+				return nil
+			})
+			want = append(want, i)
+		}
+		e.pass(time.Second)
+		checkDiff(t, "retries", got, want)
+	})
+}
