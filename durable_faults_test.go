@@ -321,3 +321,29 @@ func TestRule19ShutdownDuringStarts(t *testing.T) {
 		}
 	})
 }
+
+// Given details that the Store did not take, when starts fail one after the other before
+// they are tried again, then that does not put the next try off: only a try that follows
+// a pause doubles it.
+func TestStore_ManyFailuresAreOnePause(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		h := e.start(job, func(ctx activity.Context) error {
+			<-e.gate("beat")
+			_ = ctx.Heartbeat(7)
+			return untilEnded(ctx)
+		})
+		s.on("Save", failing)
+		e.open("beat")
+		e.pass(100 * time.Millisecond) // the first try
+		for i := range 8 {
+			l := e.launch(e.ctx, activity.Options{ID: fmt.Sprint(i)}, noop)
+			checkErr(t, l.err, errDisk)
+		}
+		s.on("Save", nil)
+		e.pass(100*time.Millisecond - 1)
+		checkDiff(t, "details", s.get("a").Details, []byte(nil))
+		e.pass(1)
+		checkDetails(t, stored{s.get("a")}, 7)
+		checkState(t, h, activity.StateRunning)
+	})
+}
