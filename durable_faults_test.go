@@ -347,3 +347,53 @@ func TestStore_ManyFailuresAreOnePause(t *testing.T) {
 		checkState(t, h, activity.StateRunning)
 	})
 }
+
+// Given a Store that has failed several times, when it has worked again and fails anew,
+// then the first pause is SaveInterval again.
+func TestStore_SuccessEndsThePauses(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		e.start(job, func(ctx activity.Context) error {
+			for i := range 2 {
+				<-e.gate(fmt.Sprint(i))
+				_ = ctx.Heartbeat(i)
+			}
+			return untilEnded(ctx)
+		})
+		for i, pause := range []time.Duration{800 * time.Millisecond, 100 * time.Millisecond} {
+			s.on("Save", failing)
+			e.open(fmt.Sprint(i))
+			e.pass(100 * time.Millisecond)
+			if i == 0 {
+				e.pass((100 + 200 + 400) * time.Millisecond) // three more tries
+			}
+			before := s.get("a").Details
+			s.on("Save", nil)
+			e.pass(pause - 1)
+			checkDiff(t, "details", s.get("a").Details, before)
+			e.pass(1)
+			checkDetails(t, stored{s.get("a")}, i)
+			e.pass(time.Minute)
+		}
+	})
+}
+
+// Given a Delete that is to be tried again in seconds, when starts are saved meanwhile,
+// then it is not tried with each of them.
+func TestStore_DeleteIsNotTriedWithEachSave(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		s.on("Delete", failing)
+		h := e.start(job, noop)
+		e.pass(time.Minute) // the tries are 5 s apart by now
+		tries := s.times("Delete", e.base)
+		next := tries[len(tries)-1] + 5*time.Second
+		for i := range 8 {
+			e.start(activity.Options{ID: fmt.Sprint(i)}, untilEnded)
+		}
+		checkDiff(t, "times of Delete", s.times("Delete", e.base), tries)
+		s.on("Delete", nil)
+		e.pass(next - time.Since(e.base) - 1)
+		checkSaving(t, h, activity.StateCompleted)
+		e.pass(1)
+		checkErr(t, e.end(h), nil)
+	})
+}
