@@ -71,7 +71,15 @@ func TestEndedActivitiesAreFreed(t *testing.T) {
 // A loadingStore counts in freed the details that it has given and that nobody keeps.
 type loadingStore struct {
 	storetest.Memory
-	freed atomic.Int32
+	freed   atomic.Int32
+	failing atomic.Bool // Save fails
+}
+
+func (s *loadingStore) Save(ctx context.Context, batch []activity.Checkpoint) error {
+	if s.failing.Load() {
+		return errDisk
+	}
+	return s.Memory.Save(ctx, batch)
 }
 
 func (s *loadingStore) Load(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
@@ -82,23 +90,48 @@ func (s *loadingStore) Load(ctx context.Context, id string) (activity.Checkpoint
 	return cp, found, err
 }
 
-// Given activities that have resumed from a checkpoint, when their attempts run, then
-// nothing keeps the checkpoint that the Store gave: its details are in memory once.
+// Given activities that resume from a checkpoint, when their attempts run, or when they
+// were canceled before one and the Store does not take that, then nothing keeps the
+// checkpoint that the Store gave: its details are in memory once.
 func TestMemory_LoadedCheckpointIsFreed(t *testing.T) {
 	const n = 10
-	for _, state := range []activity.CheckpointState{activity.CheckpointInterrupted, activity.CheckpointFailed} {
-		s := &loadingStore{}
-		rt := activity.New(activity.Config{Store: s, Logger: quiet})
-		ctx, cancel := context.WithCancel(t.Context())
-		for i := range n {
-			cp := activity.Checkpoint{ID: strconv.Itoa(i), Name: "job", State: state, Attempt: 1, Progressed: 1, ScheduledAt: time.Now(), UpdatedAt: time.Now(), Details: details(strings.Repeat("x", 1<<10))}
-			checkErr(t, s.Save(ctx, []activity.Checkpoint{cp}), nil)
-			startWith(t, ctx, rt, activity.Options{ID: cp.ID, Name: "job"}, untilEnded)
-		}
-		if got := collect(&s.freed, n); got < n-1 { // the last may still be on a stack
-			t.Errorf("%s: of %d checkpoints %d are freed", state, n, got)
-		}
-		cancel()
-		checkErr(t, rt.Shutdown(t.Context()), nil)
+	for name, test := range map[string]struct {
+		state    activity.CheckpointState
+		canceled bool
+	}{
+		"interrupted, runs": {activity.CheckpointInterrupted, false},
+		"failed, runs":      {activity.CheckpointFailed, false},
+		"failed, canceled":  {activity.CheckpointFailed, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, cfg := &loadingStore{}, activity.Config{Logger: quiet, SaveInterval: time.Hour}
+			if test.canceled {
+				cfg.MaxConcurrent = 1
+			}
+			cfg.Store = s
+			rt := activity.New(cfg)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			startWith(t, ctx, rt, activity.Options{}, untilEnded)
+			var handles []*activity.Handle[string]
+			for i := range n {
+				cp := activity.Checkpoint{ID: strconv.Itoa(i), Name: "job", State: test.state, Attempt: 1, Progressed: 1, ScheduledAt: time.Now(), UpdatedAt: time.Now(), Details: details(strings.Repeat("x", 1<<10))}
+				checkErr(t, s.Save(ctx, []activity.Checkpoint{cp}), nil)
+				handles = append(handles, startWith(t, ctx, rt, activity.Options{ID: cp.ID, Name: "job"}, untilEnded))
+			}
+			s.failing.Store(test.canceled)
+			for _, h := range handles {
+				if test.canceled {
+					h.Cancel(errCancel)
+					<-h.Done()
+				}
+			}
+			if got := collect(&s.freed, n); got < n-1 { // the last may still be on a stack
+				t.Errorf("of %d checkpoints %d are freed", n, got)
+			}
+			s.failing.Store(false)
+			cancel()
+			checkErr(t, rt.Shutdown(t.Context()), nil)
+		})
 	}
 }
