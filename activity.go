@@ -24,7 +24,6 @@ type activity struct {
 	parent context.Context // as given to Start
 	base   context.Context // what attempts derive from: see standardContext
 	rec    *record         // nil if nothing of it is stored: no Config.Store, or no Options.ID
-	done   chan struct{}   // closed when err is set and the last event is delivered
 
 	// Both let go of the caller's context, and are set before the activity can end.
 	stopWatch   func() bool        // ends the watch for its end; nil if Run's goroutine watches, or if it cannot end
@@ -34,20 +33,22 @@ type activity struct {
 	phase       phase
 	stalled     bool          // the attempt before latest ended in a heartbeat timeout
 	onPurpose   bool          // cancelCause came from Handle.Cancel
+	released    bool          // the callers may go on: err is set, and the last event is delivered
 	place       int32         // of the alarm in the queue of alarms; 0 if it is not set
 	until       instant       // when the phase's alarm rings; of no use in phaseRunning, see alarmAtLocked
 	number      uint64        // in order of scheduling
 	prev, next  *activity     // in Runtime.ring
 	queued      *list.Element // in Runtime.slots
 	scheduled   moment
-	latest      *attempt // the last one of this execution; nil before the first
-	attempts    int      // the number of the last attempt, those of earlier processes included
-	countedFrom int      // attempts up to this number no longer count
-	progressed  int      // the number of the last attempt that made progress
-	abandoned   int      // abandoned functions that still run
-	failure     error    // how the last attempt that failed ended
-	cancelCause error    // set once, by the first cancellation
-	outcome     State    // set once, with the next two
+	latest      *attempt      // the last one of this execution; nil before the first
+	attempts    int           // the number of the last attempt, those of earlier processes included
+	countedFrom int           // attempts up to this number no longer count
+	progressed  int           // the number of the last attempt that made progress
+	abandoned   int           // abandoned functions that still run
+	failure     error         // how the last attempt that failed ended
+	cancelCause error         // set once, by the first cancellation
+	outcome     State         // set once, with the next two
+	doneChan    chan struct{} // closed when the callers are released; nil until somebody asks for it
 	out         any
 	err         error
 
@@ -497,6 +498,22 @@ func (a *activity) releaseLocked() {
 }
 
 func (a *activity) closeDoneLocked() {
-	close(a.done)
+	a.released = true
+	if a.doneChan != nil {
+		a.rt.scheduler.closing = append(a.rt.scheduler.closing, a.doneChan)
+	}
 	a.rt.shutdown.doneLocked()
+}
+
+// done is closed when the callers may go on. Runtime.mu is not held.
+func (a *activity) done() <-chan struct{} {
+	a.rt.mu.Lock()
+	defer a.rt.mu.Unlock()
+	if a.doneChan == nil {
+		a.doneChan = make(chan struct{})
+		if a.released {
+			close(a.doneChan)
+		}
+	}
+	return a.doneChan
 }

@@ -282,7 +282,7 @@ func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 	if ctx.Err() == nil && d > 0 {
 		rt := t.a.rt
 		awake := make(chan struct{})
-		s := &sleeper{wake: func() { close(awake) }}
+		s := &sleeper{wake: func() { rt.scheduler.closing = append(rt.scheduler.closing, awake) }}
 		rt.enter()
 		rt.scheduler.sleeps++
 		s.seq = rt.scheduler.sleeps

@@ -252,3 +252,45 @@ func TestRule17CallersContextIsLetGoByARefusal(t *testing.T) {
 		})
 	}
 }
+
+// Nothing hangs on the caller's context after a Load that calls runtime.Goexit.
+func TestStart_LoadGoexitLetsGoOfTheCallersContext(t *testing.T) {
+	for _, background := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newStore(t)
+			rt := activity.New(activity.Config{Store: s, Logger: quiet})
+			s.on("Load", func(context.Context) error { runtime.Goexit(); return nil })
+			hooked := &hookedContext{Context: t.Context()}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				if background {
+					_, _ = rt.Start(hooked, activity.Options{ID: "a"}, noop)
+				} else {
+					_ = rt.Run(hooked, activity.Options{ID: "a"}, noop)
+				}
+			}()
+			<-done
+			if n := hooked.hooks.Load(); n != 0 {
+				t.Errorf("background %v: %d hooks are set", background, n)
+			}
+			s.on("Load", nil)
+			checkErr(t, rt.Shutdown(t.Context()), nil)
+		})
+	}
+}
+
+// Time passes in a bubble while Run waits, also with a context from outside it.
+func TestRun_InABubbleWithAContextFromOutside(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	_ = ctx.Done() // as made by whoever derived from it before
+	watchdog := time.AfterFunc(time.Minute, func() { panic("time stands still") })
+	defer watchdog.Stop()
+	synctest.Test(t, func(t *testing.T) {
+		rt := activity.New(activity.Config{Logger: quiet})
+		checkErr(t, rt.Run(ctx, activity.Options{HeartbeatTimeout: 2 * time.Second}, func(c activity.Context) error {
+			return c.Sleep(time.Second)
+		}), nil)
+	})
+}

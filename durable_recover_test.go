@@ -515,3 +515,18 @@ func TestRule28RecoverWhatChangesMeanwhile(t *testing.T) {
 		})
 	}
 }
+
+// Forget("") must not keep activities without an ID from starting.
+func TestForget_OfNoID(t *testing.T) {
+	s := newStore(t)
+	rt := activity.New(activity.Config{Store: s, Logger: quiet})
+	in, gate := make(chan struct{}), make(chan struct{})
+	s.on("Delete", func(context.Context) error { close(in); <-gate; return nil })
+	forgotten := make(chan error, 1)
+	go func() { forgotten <- rt.Forget(t.Context(), "") }()
+	<-in
+	checkErr(t, rt.Run(t.Context(), activity.Options{}, noop), nil)
+	s.on("Delete", nil)
+	close(gate)
+	checkErr(t, <-forgotten, nil)
+}

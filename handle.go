@@ -9,18 +9,19 @@ type Handle[Out any] struct{ a *activity }
 func (h *Handle[Out]) ID() string { return h.a.id() }
 
 // Done is closed when the activity has ended: Wait then returns at once.
-func (h *Handle[Out]) Done() <-chan struct{} { return h.a.done }
+func (h *Handle[Out]) Done() <-chan struct{} { return h.a.done() }
 
 // Wait waits for the activity's end and returns what [Execute] does. If ctx ends
 // first, it returns ctx's cause, and the activity goes on.
 func (h *Handle[Out]) Wait(ctx context.Context) (Out, error) {
+	done := h.a.done()
 	select {
-	case <-h.a.done:
+	case <-done:
 		return h.result() // also if ctx has ended as well
 	default:
 	}
 	select {
-	case <-h.a.done:
+	case <-done:
 		return h.result()
 	case <-ctx.Done():
 		var zero Out

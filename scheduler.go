@@ -19,7 +19,7 @@ type scheduler struct {
 
 	// leave does this once the timer is set.
 	starting []*attempt      // their goroutines are started
-	starts   []chan struct{} // they are closed, and Start returns
+	closing  []chan struct{} // they are closed: whoever waits for one may move a Mock on
 
 	// While alarms ring.
 	ringing bool
@@ -44,17 +44,18 @@ func (rt *Runtime) lock() {
 }
 
 // leave grants free slots, sets the timer for the next alarm, starts the
-// attempts that have begun, lets calls of Start return, starts the writer if it
-// has something to do, and unlocks rt.mu.
+// attempts that have begun, wakes those that wait for a start, an end or a Sleep,
+// starts the writer if it has something to do, and unlocks rt.mu.
 func (rt *Runtime) leave() {
 	rt.grantSlotsLocked()
 	rt.armLocked()
 	s := &rt.scheduler
 	s.startLocked()
-	for _, c := range s.starts {
+	for _, c := range s.closing {
 		close(c)
 	}
-	s.starts = nil
+	clear(s.closing)
+	s.closing = s.closing[:0]
 	rt.writer.wakeLocked()
 	rt.mu.Unlock()
 }

@@ -22,22 +22,21 @@ const (
 // run starts an activity and waits for its end.
 func (rt *Runtime) run(ctx context.Context, opts *Options, body body) (*activity, error) {
 	a, err := rt.start(ctx, opts, body, startAttended)
-	if a != nil && a.releaseBase != nil {
-		defer a.releaseBase()
-	}
-	if err == nil {
-		err = a.awaitStart()
-	}
 	if err != nil {
 		return nil, err
 	}
-	a.await(a.done)
+	if a.releaseBase != nil {
+		defer a.releaseBase()
+	}
+	if err := a.awaitStart(); err != nil {
+		return nil, err
+	}
+	a.awaitEnd()
 	return a, a.err
 }
 
 // start makes an activity of body and starts it. Whether a stored activity has
-// started, awaitStart says. If start returns an activity and an error, that
-// activity was scheduled and then refused.
+// started, awaitStart says.
 func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode startMode) (*activity, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
@@ -48,7 +47,7 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode sta
 	if opts.SyncHeartbeats && (rt.cfg.Store == nil || opts.ID == "") {
 		return nil, invalid("SyncHeartbeats", true, "must not be set without Config.Store and Options.ID, because then nothing is saved")
 	}
-	a := &activity{rt: rt, opts: *opts, body: body, parent: ctx, done: make(chan struct{})}
+	a := &activity{rt: rt, opts: *opts, body: body, parent: ctx}
 	a.opts.setDefaults()
 	if d := opts.HeartbeatDetails; len(d) > 1 || len(d) == 1 && d[0] != nil {
 		e, err := rt.encode(d)
@@ -76,17 +75,18 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode sta
 		a.stopWatch = context.AfterFunc(a.base, a.checkParent)
 	}
 	err := rt.schedule(a)
-	if err == nil && a.rec != nil {
-		return a, a.load(mode == startRecovering)
-	}
 	if err != nil {
 		a.letGo()
+	} else if a.rec != nil {
+		err = a.load(mode == startRecovering)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return a, nil
 }
 
-// letGo lets go of the context of a caller whose activity was never scheduled.
+// letGo lets go of the context of a caller whose activity was refused.
 func (a *activity) letGo() {
 	if a.stopWatch != nil {
 		a.stopWatch()
@@ -96,13 +96,40 @@ func (a *activity) letGo() {
 	}
 }
 
-// await waits until c is closed, and watches the caller's context meanwhile.
+// awaitEnd waits until the callers may go on. Unless a hook does it, the goroutine
+// that waits watches the caller's context: the Context of the attempt that runs ends
+// with it, which costs no further context, and no select of a channel that others use.
+func (a *activity) awaitEnd() {
+	for {
+		a.rt.mu.Lock()
+		released, running, t := a.released, a.phase == phaseRunning, a.latest
+		a.rt.mu.Unlock()
+		switch {
+		case released:
+			return
+		case !running:
+			a.await(a.done())
+			return
+		}
+		<-t.Done()
+		if a.base.Err() != nil {
+			a.checkParent()
+		}
+	}
+}
+
+// await waits until c is closed, and watches the caller's context meanwhile if no
+// hook does.
 func (a *activity) await(c <-chan struct{}) {
-	if a.stopWatch == nil {
+	if a.stopWatch == nil && a.base.Done() != nil {
+		// Of base itself, a synctest bubble would not know that this goroutine is
+		// blocked if the caller's context comes from outside it.
+		watch, cancel := context.WithCancel(a.base)
+		defer cancel()
 		select {
 		case <-c:
 			return
-		case <-a.base.Done():
+		case <-watch.Done():
 			a.checkParent()
 		}
 	}
@@ -140,7 +167,7 @@ func (rt *Runtime) schedule(a *activity) error {
 		return a.notStarted(a.cancelCause)
 	case rt.shutdown.begun:
 		return refusal(id, ErrShutdown)
-	case rt.ids[id] != nil:
+	case id != "" && rt.ids[id] != nil: // Forget may have been given ""
 		return refusal(id, ErrAlreadyRunning)
 	}
 	if id != "" {
@@ -196,7 +223,7 @@ func (a *activity) awaitStart() error {
 	s := &a.rec.start
 	a.await(s.decided)
 	if s.refusal != nil {
-		<-a.done // until the caller's context is let go
+		<-a.done() // until the caller's context is let go
 	}
 	return s.refusal
 }
@@ -206,7 +233,7 @@ func (a *activity) acceptLocked() {
 	if s := &a.rec.start; !s.accepted {
 		s.accepted = true
 		a.tellAtLocked(s.calledAt, EventScheduled, 0, nil, 0, nil)
-		a.rt.scheduler.starts = append(a.rt.scheduler.starts, s.decided)
+		a.rt.scheduler.closing = append(a.rt.scheduler.closing, s.decided)
 	}
 }
 
@@ -218,7 +245,7 @@ func (a *activity) refuseLocked(err error) {
 	a.setPhaseLocked(phaseNew, never)
 	rt.unlinkLocked(a)
 	rt.freeIDLocked(a)
-	close(a.rec.start.decided)
+	rt.scheduler.closing = append(rt.scheduler.closing, a.rec.start.decided)
 	a.releaseLocked()
 }
 
@@ -280,7 +307,8 @@ func (a *activity) loaded(cp Checkpoint, found, recovering bool, err error) erro
 	}
 	a.rt.leave()
 	if err != nil {
-		<-a.done // until the caller's context is let go
+		<-a.done() // until the caller's context is let go
+		a.letGo()  // if it is attended, also after a Goexit
 	}
 	return err
 }
