@@ -193,7 +193,7 @@ func TestJSON_DamagedDetailsAreBase64(t *testing.T) {
 }
 
 // textPanics panics with itself, so that who formats the panic panics as well.
-type textPanics struct{ error }
+type textPanics struct{}
 
 func (e *textPanics) Error() string { panic(e) }
 
