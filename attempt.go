@@ -35,8 +35,8 @@ type attempt struct {
 	progressed  bool          // it recorded details that differ from those it resumed from
 	causeGiven  bool          // Sleep, Idle, Range or Guard returned the Context's cause
 	rangeCalled bool
-	guards      int // functions inside Guard now
-	syncing     int // heartbeats that wait for the Store now
+	guards      int32 // functions inside Guard now
+	syncing     int32 // heartbeats that wait for the Store now
 
 	// Guarded by Runtime.mu.
 	abandoned     bool         // left behind by a timeout, or at the end of CancelGrace
