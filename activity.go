@@ -33,7 +33,7 @@ type activity struct {
 	phase       phase
 	stalled     bool          // the attempt before latest ended in a heartbeat timeout
 	onPurpose   bool          // cancelCause came from Handle.Cancel
-	released    bool          // the callers may go on: err is set, and the last event is delivered
+	released    bool          // the callers may go on: it has ended or was refused, and the last event is delivered
 	place       int32         // of the alarm in the queue of alarms; 0 if it is not set
 	until       instant       // when the phase's alarm rings; of no use in phaseRunning, see alarmAtLocked
 	number      uint64        // in order of scheduling
@@ -47,8 +47,8 @@ type activity struct {
 	abandoned   int           // abandoned functions that still run
 	failure     error         // how the last attempt that failed ended
 	cancelCause error         // set once, by the first cancellation
-	outcome     State         // set once, with the next two
 	doneChan    chan struct{} // closed when the callers are released; nil until somebody asks for it
+	outcome     State         // set once, with the next two
 	out         any
 	err         error
 
@@ -102,8 +102,8 @@ func (a *activity) String() string { return label(a.id(), a.name()) }
 // closeBy is the schedule-to-close deadline.
 func (a *activity) closeBy() instant { return a.scheduled.at.deadline(a.opts.ScheduleToCloseTimeout) }
 
-// The moves from phase to phase, in the order of an attempt's life; alarms and
-// cancellations are in state.go. All of them need Runtime.mu.
+// The moves from phase to phase, in the order of an attempt's life. alarmLocked and
+// cancelLocked, which choose between them, are in state.go. All need Runtime.mu.
 
 // proceedLocked starts the next attempt, or waits for what the attempt needs.
 // checkParentLocked must have been called just before.
@@ -150,8 +150,8 @@ func (a *activity) unblockLocked() {
 	}
 }
 
-// beginLocked starts the next attempt once the Store, if there is one, holds
-// its start.
+// beginLocked starts the next attempt. If the activity is stored, the attempt waits
+// until the Store holds its start, or, if it is not the first, has failed to save it.
 func (a *activity) beginLocked() {
 	if a.rec == nil {
 		a.startAttemptLocked()
@@ -321,7 +321,7 @@ func (a *activity) abandonCanceledLocked() {
 	})
 }
 
-// decide asks the user's code whether the failure of the attempt that has just
+// askRetryable asks the user's code whether the failure of the attempt that has just
 // ended is final, and acts on the answer. No lock is held.
 func (a *activity) askRetryable(err error) {
 	var v verdict
@@ -383,7 +383,7 @@ func (a *activity) decideLocked(v verdict) {
 	case retry != 0:
 		a.finishLocked(StateFailed, retry, a.failure)
 	case timeout == TimeoutHeartbeat && delay == 0:
-		a.proceedLocked() // with its slot
+		a.proceedLocked() // with its slot, unless it is blocked
 	default:
 		a.setPhaseLocked(phaseBackingOff, next) // gives up the slot, even without a delay
 		if delay == 0 {
@@ -396,8 +396,7 @@ func (a *activity) decideLocked(v verdict) {
 	t.logs.decidedLocked()
 }
 
-// noteProgressLocked counts an attempt that is over, and reports whether it
-// made progress.
+// noteProgressLocked notes whether an attempt that is over made progress.
 func (a *activity) noteProgressLocked(t *attempt) bool {
 	a.mu.Lock()
 	progressed := t.progressed
@@ -411,8 +410,8 @@ func (a *activity) noteProgressLocked(t *attempt) bool {
 	return progressed
 }
 
-// finishCanceledLocked ends an activity whose attempt was canceled. That
-// attempt does not count.
+// finishCanceledLocked ends an activity whose attempt was canceled. What is stored
+// does not count that attempt: see saveEndLocked.
 func (a *activity) finishCanceledLocked(err error) {
 	a.noteProgressLocked(a.latest)
 	a.finishLocked(StateCanceled, RetryStateCancelRequested, err)

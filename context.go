@@ -206,7 +206,7 @@ var typeBackground, typeCancel, typeTimer = func() (_, _, _ reflect.Type) {
 	ctx := context.Background()
 	cancelable, cancel := context.WithCancel(ctx)
 	defer cancel()
-	timed, stop := context.WithTimeout(ctx, time.Hour)
+	timed, stop := context.WithDeadline(ctx, time.Time{}) // which has passed: no timer is made
 	defer stop()
 	return reflect.TypeOf(ctx), reflect.TypeOf(cancelable), reflect.TypeOf(timed)
 }()

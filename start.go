@@ -193,12 +193,13 @@ func (rt *Runtime) schedule(a *activity) error {
 // saved. Then Start returns.
 
 // A storedStart is what a record needs until the first attempt has started.
-// Guarded by Runtime.mu.
+// Guarded by Runtime.mu, but for replaces, which Start reads before another
+// goroutine can, and refusal, which is read once decided is closed.
 type storedStart struct {
 	calledAt   instant                 // when Start was called
 	cancelLoad context.CancelCauseFunc // ends the Store's Load
 	decided    chan struct{}           // closed when Start may return
-	accepted   bool                    // decided is closed, and refusal is nil
+	accepted   bool                    // Start returns nil: decided is closed, or leave is about to
 	refusal    error                   // what Start returns; set once, before decided is closed
 
 	// If no attempt of this execution starts, found stands for the ID again.

@@ -31,7 +31,7 @@ func (s State) String() string {
 //	running      running      startAttemptLocked                     heartbeat, start- or schedule-to-close: deciding  leads to canceling
 //	canceling    running      cancelLocked                           CancelGrace: abandons the attempt, finishes it    is not the first, and ignored
 //	deciding     running      functionReturnedLocked, timeOutLocked  schedule-to-close: fails                          finishes it
-//	backingOff   backing off  decideLocked, resumeLocked             the next attempt: proceeds                        finishes it
+//	backingOff   backing off  decideLocked, resumeLocked             the next attempt: proceeds, or too late: fails    finishes it
 //	blocked      blocked      proceedLocked                          schedule-to-close: fails                          finishes it
 //	savingEnd    its outcome  finishLocked, if stored, not if        CancelGrace, once canceled: ended                 ends the wait for the Store,
 //	                          the outcome is canceled                                                                  or limits it to CancelGrace
@@ -39,16 +39,20 @@ func (s State) String() string {
 //
 // Stored means that there is a record, because there are a Config.Store and an
 // Options.ID. To fail and to finish is to call finishLocked, which leads to
-// savingEnd or straight to ended.
+// savingEnd or straight to ended. An alarm first looks at the caller's context,
+// and whether its deadline has moved. After a pause of the whole process, the
+// running phase's alarm moves the heartbeat deadline once more.
 //
 // The usual way is new, running, ended. If stored it is new, loading,
 // savingStart, running, savingEnd, ended. A failed attempt leads to deciding,
-// and from there to backingOff or straight to the next attempt (proceedLocked),
-// which may have to wait in blocked, queued or savingStart. A start that is
-// refused goes back to new.
+// and from there to backingOff, straight to the next attempt (proceedLocked),
+// which may have to wait in blocked, queued or savingStart, or to the end. What
+// waits in queued begins when grantSlotsLocked, called by leave, has a slot. A
+// start that is refused is in new, again or still.
 //
-// The moves are in activity.go; those of a start, and what is resumed from a
-// checkpoint, are in start.go.
+// alarmLocked and cancelLocked below choose the next move. The moves are in
+// activity.go; those of a start, and what is resumed from a checkpoint, are in
+// start.go.
 type phase uint8
 
 const (
@@ -75,8 +79,8 @@ func (p phase) holdsSlot() bool {
 	return false
 }
 
-// startDecided reports whether it is decided, in phase p, whether a stored activity
-// has started: then Start returns.
+// startDecided reports whether a stored activity that enters phase p has started:
+// then Start returns.
 func (p phase) startDecided() bool { return p > phaseLoading && p != phaseSavingStart }
 
 // stateLocked is what a user sees of the phase. Runtime.mu is held.
