@@ -278,6 +278,20 @@ func TestCallerMoment_SlotGetsFree(t *testing.T) {
 	})
 }
 
+// Given a running activity, when its caller's context ends just before Handle.Cancel acts,
+// then that is the cause, and the checkpoint is that of an interruption.
+func TestCallerMoment_HandleIsCanceled(t *testing.T) {
+	atMoment(t, activity.Config{}, true, func(t *testing.T, m *moment) {
+		h := m.start(activity.Options{}, untilEnded)
+		m.clock.arm(m.end)
+		h.Cancel(errBoom)
+		m.wantCanceled(h, 1, "0s scheduled 0", "0s attempt started 1", "0s canceled 1")
+		if got := m.store.get("a").State; got != activity.CheckpointInterrupted {
+			t.Errorf("the checkpoint's state is %s", got)
+		}
+	})
+}
+
 // A contextThatLags says that it has ended before its Done channel is closed.
 type contextThatLags struct {
 	*cancelOwn
