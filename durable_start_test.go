@@ -520,6 +520,20 @@ func TestRule24AStartThatFailsLeavesWhatIsNotSavedYet(t *testing.T) {
 	})
 }
 
+// Given a start whose Save takes a while, when it is accepted, then EventScheduled has the
+// time at which Start was called, which the Status has too.
+func TestStart_ScheduledEventHasTheTimeOfTheCall(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		s.on("Save", func(context.Context) error { time.Sleep(time.Second); return nil })
+		h := startWith(t, e.ctx, e.rt, job, untilEnded)
+		synctest.Wait()
+		e.want("a", "0s scheduled 0", "1s attempt started 1")
+		if at := h.Status().ScheduledAt; !at.Equal(e.base) {
+			t.Errorf("it was scheduled %s later", at.Sub(e.base))
+		}
+	})
+}
+
 // untilDone is a function that takes d.
 func untilDone(d time.Duration) func(activity.Context) error {
 	return func(ctx activity.Context) error { return ctx.Sleep(d) }

@@ -295,3 +295,16 @@ func TestOverlap_TimedOutBeforeItBegins(t *testing.T) {
 			"2s completed 2")
 	})
 }
+
+// Given an activity that is blocked, then EventBlocked has the failure of the attempt that
+// blocks it.
+func TestOverlap_BlockedEventHasTheFailure(t *testing.T) {
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
+		e.start(activity.Options{ID: "a", HeartbeatTimeout: time.Second, MaxAbandoned: activity.NoOverlap}, e.hang)
+		e.pass(time.Second)
+		failed, blocked := e.of(activity.EventAttemptFailed), e.of(activity.EventBlocked)
+		if len(failed) != 1 || len(blocked) != 1 || blocked[0].Attempt != 1 || !isTimeout(blocked[0].Err, activity.TimeoutHeartbeat) || blocked[0].Err != failed[0].Err {
+			t.Errorf("the failures are %v, and it is blocked by %v", failed, blocked)
+		}
+	})
+}
