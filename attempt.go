@@ -175,15 +175,16 @@ func (t *attempt) heartbeatBy() instant {
 	return t.beatBy
 }
 
-// settle has the scheduler do what is due if one of the attempt's deadlines is.
-func (t *attempt) settle(now instant) {
+// lockSettled locks activity.mu. If one of the attempt's deadlines is due, the
+// scheduler settles it first.
+func (t *attempt) lockSettled(now instant) {
 	a := t.a
 	a.mu.Lock()
-	due := now >= t.heartbeatBy() || now >= t.closeBy
-	a.mu.Unlock()
-	if due {
+	if now >= t.heartbeatBy() || now >= t.closeBy {
+		a.mu.Unlock()
 		a.rt.enter()
 		a.rt.leave()
+		a.mu.Lock()
 	}
 }
 
@@ -193,6 +194,16 @@ type attemptKey struct{}
 func attemptOf(ctx context.Context) *attempt {
 	t, _ := ctx.Value(attemptKey{}).(*attempt)
 	return t
+}
+
+// heartbeatAfterEnd returns what Heartbeat returns to a function that has ctx, which
+// is derived from an attempt's Context and outlives it. To record the same details
+// again changes nothing. Another engine does not tell how its Heartbeat went.
+func heartbeatAfterEnd(ctx Context, details []any) error {
+	if t := attemptOf(ctx); t != nil {
+		return t.heartbeat(ctx, details)
+	}
+	return nil
 }
 
 // noteCause tells the engine that the function is about to get err.
@@ -303,8 +314,7 @@ func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 // Guard implements [Engine].
 func (t *attempt) Guard(f func() error) error {
 	a := t.a
-	t.settle(a.rt.read())
-	a.mu.Lock()
+	t.lockSettled(a.rt.read())
 	if err := ended(t.Context); err != nil {
 		a.mu.Unlock()
 		return t.noteCause(err)

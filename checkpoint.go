@@ -70,14 +70,15 @@ func (s CheckpointState) String() string {
 // state, and occupies the ID until then. Guarded by Runtime.mu, but for fresh.
 type record struct {
 	id       string
-	input    []byte    // set once
-	a        *activity // nil once its outcome is decided: then gone or last says what is to remain
-	sequence uint64    // of the last write
-	dirty    bool      // in writer.dirty
-	urgent   bool      // and somebody waits for it; counted in writer.urgent
-	unsaved  bool      // the Store does not hold the newest
-	fresh    bool      // there are details that no write has; guarded by activity.mu
-	waiters  []waiter  // called after the next try to save it
+	input    []byte         // set once
+	a        *activity      // nil once its outcome is decided: then gone or last says what is to remain
+	sequence uint64         // of the last write
+	dirty    bool           // in writer.dirty
+	urgent   bool           // and somebody waits for it; counted in writer.urgent
+	unsaved  bool           // the Store does not hold the newest
+	fresh    bool           // there are details that no write has; guarded by activity.mu
+	waiters  []waiter       // for a start or the end, called after the next try to save it
+	syncs    []chan<- error // of heartbeats, told how that try went
 
 	start storedStart
 
@@ -106,7 +107,7 @@ func (r *record) checkpointLocked(state CheckpointState, attempt int) Checkpoint
 // is why it has not completed. Runtime.mu is held.
 func (r *record) saveEndLocked(err error) {
 	a, rt := r.a, r.a.rt
-	r.waiters = nil // they wait for a start or a heartbeat, which no longer matters
+	r.waiters = nil // they wait for a start, which no longer matters; heartbeats wait for this
 	left, attempt := CheckpointFailed, a.attempts
 	var tried waiter = a.endSavedLocked
 	switch a.outcome {

@@ -128,8 +128,10 @@ func NewContext(ctx context.Context, c Context) context.Context {
 // although it still records.
 //
 // If ctx does not end with the attempt, because of [context.WithoutCancel], then
-// Sleep sleeps on when the attempt is over or canceled, and Heartbeat returns nil: a
-// clean-up can use both. Heartbeat still records, unless the attempt is over.
+// Sleep and Heartbeat do not return the attempt's cause, so that a clean-up can use
+// both. Heartbeat still records after a cancellation, and returns the error of
+// details that are rejected or, with Options.SyncHeartbeats, not saved. Once the
+// attempt is over it records nothing and returns nil.
 func FromContext(ctx context.Context) (Context, bool) {
 	if c, ok := ctx.(Context); ok {
 		return c, true
@@ -168,8 +170,8 @@ func (d *derived) Heartbeat(details ...any) error {
 	switch end := ended(d.ctx); {
 	case err == nil:
 		return end
-	case end == nil && same(err, ended(d.Context)):
-		return nil
+	case end == nil && same(err, ended(d.Context)): // d.ctx does not end with the attempt
+		return heartbeatAfterEnd(d, details)
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package activity
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,7 +11,11 @@ import (
 )
 
 // Heartbeat implements [Context].
-func (t *attempt) Heartbeat(details ...any) error {
+func (t *attempt) Heartbeat(details ...any) error { return t.heartbeat(t.Context, details) }
+
+// heartbeat returns what Heartbeat returns to a function that has ctx: the
+// attempt's own context, or one that does not end with it.
+func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	a := t.a
 	var e encoded
 	var failed error
@@ -23,14 +28,8 @@ func (t *attempt) Heartbeat(details ...any) error {
 	}
 
 	now := a.rt.read()
-	a.mu.Lock()
-	if now >= t.heartbeatBy() || now >= t.closeBy {
-		a.mu.Unlock()
-		a.rt.enter() // which settles what is due
-		a.rt.leave()
-		a.mu.Lock()
-	}
-	end := ended(t.Context)
+	t.lockSettled(now)
+	end := ended(ctx)
 	if t.over.Load() {
 		a.mu.Unlock()
 		return end
@@ -71,7 +70,7 @@ func (t *attempt) Heartbeat(details ...any) error {
 	a.mu.Unlock()
 	switch {
 	case sync:
-		failed, end = t.sync()
+		failed, end = t.sync(ctx)
 	case unsaved:
 		a.rt.enter()
 		a.rec.saveSoonLocked(a.rt)
@@ -88,20 +87,21 @@ func (t *attempt) Heartbeat(details ...any) error {
 
 // sync waits until the Store holds the details of the heartbeat that calls it.
 // That heartbeat has counted itself in t.syncing, so that meanwhile there is no
-// heartbeat deadline.
-func (t *attempt) sync() (err, end error) {
+// heartbeat deadline. It returns at once when ctx ends.
+func (t *attempt) sync(ctx context.Context) (err, end error) {
 	a, rt := t.a, t.a.rt
 	tried := make(chan error, 1)
 	rt.enter()
-	a.rec.saveLocked(rt, func(err error) { tried <- err })
+	a.rec.syncs = append(a.rec.syncs, tried)
+	a.rec.saveLocked(rt, nil)
 	rt.leave()
 	select {
 	case err = <-tried:
-	case <-t.Done():
+	case <-ctx.Done():
 	}
 	rt.enter()
 	a.mu.Lock()
-	end = ended(t.Context)
+	end = ended(ctx)
 	if t.syncing--; t.syncing == 0 && !t.over.Load() {
 		t.beatBy = max(t.beatBy, rt.now.deadline(a.opts.HeartbeatTimeout))
 	}

@@ -587,6 +587,88 @@ func TestSyncHeartbeats_WithoutAnID(t *testing.T) {
 	})
 }
 
+// A child without cancellation gets from a canceled attempt what it gets from one
+// that runs: nil when the Store holds the details, and the Store's error.
+func TestSyncHeartbeats_OfAChildWithoutCancel(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		done := make(chan struct{})
+		opts := synced(0)
+		opts.CancelGrace = time.Hour
+		h := e.start(opts, func(ctx activity.Context) error {
+			defer close(done)
+			child, _ := activity.FromContext(context.WithoutCancel(ctx))
+			<-ctx.Done()
+			s.on("Save", func(context.Context) error { time.Sleep(3 * time.Second); return nil })
+			at := time.Now()
+			checkErr(t, child.Heartbeat(7), nil)
+			checkDetails(t, stored{s.get("a")}, 7)
+			if d := time.Since(at); d != 3*time.Second {
+				t.Errorf("it took %s", d)
+			}
+			s.on("Save", failing)
+			checkErr(t, child.Heartbeat(8), errDisk)
+			s.on("Save", nil)
+			return context.Cause(ctx)
+		})
+		h.Cancel(errCancel)
+		<-done
+		checkErr(t, wait(t, h), errCancel)
+	})
+}
+
+// Such a heartbeat waits no longer than for the end's Save, which has its details.
+func TestSyncHeartbeats_OfAChildAtTheEnd(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		opts := synced(0)
+		opts.CancelGrace = time.Second
+		returned := make(chan error, 1)
+		var open func()
+		h := e.start(opts, func(ctx activity.Context) error {
+			child, _ := activity.FromContext(context.WithoutCancel(ctx))
+			<-ctx.Done()
+			open = s.block("Save")
+			time.AfterFunc(time.Minute, open)
+			go func() { _ = child.Heartbeat(6) }() // whose Save is under way
+			time.Sleep(time.Millisecond)
+			returned <- child.Heartbeat(7)
+			return nil
+		})
+		h.Cancel(errCancel)
+		checkErr(t, wait(t, h), errCancel) // abandoned
+		checkErr(t, <-returned, nil)
+		checkDetails(t, stored{s.get("a")}, 7)
+	})
+}
+
+// A new execution of the ID takes the details over before they are saved: the
+// heartbeat says so, and does not wait for a Save that never comes.
+func TestSyncHeartbeats_OfAChildThatIsReplaced(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		opts := synced(0)
+		opts.CancelGrace = time.Second
+		returned := make(chan error, 1)
+		h := e.start(opts, func(ctx activity.Context) error {
+			child, _ := activity.FromContext(context.WithoutCancel(ctx))
+			<-ctx.Done()
+			open := s.block("Save")
+			time.AfterFunc(time.Minute, open)
+			go func() { _ = child.Heartbeat(6) }() // whose Save is under way
+			time.Sleep(time.Millisecond)
+			returned <- child.Heartbeat(7)
+			return nil
+		})
+		h.Cancel(errCancel)
+		checkErr(t, wait(t, h), errCancel)
+		checkErr(t, e.rt.Run(e.ctx, job, func(ctx activity.Context) error {
+			checkDetails(t, ctx, 7)
+			return nil
+		}), nil)
+		if err := <-returned; err == nil || !strings.Contains(err.Error(), "a new execution of the ID has them") {
+			t.Error(err)
+		}
+	})
+}
+
 func TestRule24SyncHeartbeatsGetTheError(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		h := e.start(synced(0), func(ctx activity.Context) error {

@@ -167,6 +167,7 @@ type write struct {
 	latest  *attempt
 	failure error
 	waiters []waiter
+	syncs   []chan<- error
 }
 
 // take returns the dirty records that are gone, or those that are not. Those that
@@ -193,9 +194,14 @@ func (w *writer) take(gone bool) (batch []write) {
 			r.urgent = false
 			w.urgent--
 		}
-		if w.records[r.id] == r { // else a newer execution has the ID
+		if w.records[r.id] == r {
 			batch = append(batch, r.writeLocked())
+			continue
 		}
+		for _, c := range r.syncs {
+			c <- errReplaced
+		}
+		r.syncs = nil
 	}
 	clear(w.dirty[len(later):])
 	w.dirty = later
@@ -204,7 +210,7 @@ func (w *writer) take(gone bool) (batch []write) {
 
 // writeLocked is the record as it is now.
 func (r *record) writeLocked() write {
-	x := write{r: r, cp: r.last, failure: r.failure, waiters: r.waiters}
+	x := write{r: r, cp: r.last, failure: r.failure, waiters: r.waiters, syncs: r.syncs}
 	if a := r.a; a != nil {
 		attempt := a.attempts
 		if a.phase == phaseSavingStart {
@@ -215,7 +221,7 @@ func (r *record) writeLocked() write {
 	}
 	r.sequence++
 	x.cp.Sequence = r.sequence
-	r.waiters, r.start.written = nil, true
+	r.waiters, r.syncs, r.start.written = nil, nil, true
 	return x
 }
 
@@ -236,7 +242,10 @@ func (x *write) fill(rt *Runtime) {
 	x.cp.LastFailure = rt.lastFailure(x.a, x.failure, x.cp.LastFailure)
 }
 
-var errStoreGoexit = errors.New("the Store called runtime.Goexit")
+var (
+	errStoreGoexit = errors.New("the Store called runtime.Goexit")
+	errReplaced    = errors.New("a new execution of the ID has them, or they were forgotten")
+)
 
 // bring brings a batch to the Store.
 func (w *writer) bring(batch []write, gone bool) {
@@ -267,6 +276,9 @@ func (w *writer) tried(batch []write, gone bool, err error) {
 	for i := range batch {
 		for _, f := range batch[i].waiters {
 			f(err)
+		}
+		for _, c := range batch[i].syncs {
+			c <- err // which has room
 		}
 		r := batch[i].r
 		switch current := w.records[r.id] == r; {

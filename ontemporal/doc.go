@@ -80,6 +80,8 @@
 //     the next attempt begins elsewhere. Its WorkerStopTimeout is how long functions
 //     may take to return, and by default 0: then the server has to notice. The
 //     attempt counts.
+//   - Through [context.WithoutCancel], Heartbeat returns nil after a cancellation even
+//     if it rejects the details; the embedded runtime returns that error.
 //   - A canceled function is left behind after Options.CancelGrace, and in a workflow's
 //     activity at the attempt's deadline.
 //   - A caller that ends leaves the activity running: started again, it is told
