@@ -294,3 +294,55 @@ func TestRun_InABubbleWithAContextFromOutside(t *testing.T) {
 		}), nil)
 	})
 }
+
+// Run and Execute watch the caller's context themselves: whatever the activity is
+// about, its end cancels it at once.
+func TestRun_WatchesTheCallersContext(t *testing.T) {
+	for name, test := range map[string]struct {
+		fn    func(ctx activity.Context) error
+		opts  activity.Options
+		after time.Duration // from the end of the context to Run's return
+	}{
+		"the function returns": {fn: untilEnded},
+		"it is deaf": {fn: func(ctx activity.Context) error {
+			time.Sleep(2 * time.Hour)
+			return nil
+		}, opts: activity.Options{CancelGrace: time.Minute}, after: time.Minute},
+		"it backs off": {fn: func(activity.Context) error { return activity.RetryAfter(errBoom, 2*time.Hour) }},
+		"the second attempt runs": {fn: func(ctx activity.Context) error {
+			if ctx.Info().Attempt == 1 {
+				return activity.RetryAfter(errBoom, time.Minute)
+			}
+			return untilEnded(ctx)
+		}},
+		"an attempt after a stall runs": {fn: func(ctx activity.Context) error {
+			if ctx.Info().Attempt == 1 {
+				return untilEnded(ctx)
+			}
+			return activity.Idle(ctx, 2*time.Hour)
+		}, opts: activity.Options{HeartbeatTimeout: time.Minute}},
+		"it is blocked": {fn: func(ctx activity.Context) error {
+			time.Sleep(2 * time.Hour)
+			return nil
+		}, opts: activity.Options{HeartbeatTimeout: time.Minute, MaxAbandoned: activity.NoOverlap}},
+	} {
+		for kind, wrap := range map[string]func(ctx context.Context) context.Context{
+			"standard": func(ctx context.Context) context.Context { return ctx },
+			"values":   func(ctx context.Context) context.Context { return context.WithValue(ctx, key{}, 1) },
+			"foreign":  func(ctx context.Context) context.Context { return &struct{ context.Context }{ctx} },
+		} {
+			t.Run(name+"/"+kind, func(t *testing.T) {
+				bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+					ctx, cancel := context.WithCancelCause(t.Context())
+					time.AfterFunc(time.Hour, func() { cancel(errCancel) })
+					began := time.Now()
+					checkErr(t, rt.Run(wrap(ctx), test.opts, test.fn), errCancel)
+					if d := time.Since(began) - time.Hour; d != test.after {
+						t.Errorf("Run returned %s after the end of its context, want %s", d, test.after)
+					}
+					time.Sleep(3 * time.Hour) // until all functions have returned
+				})
+			})
+		}
+	}
+}

@@ -12,7 +12,7 @@ func (h *Handle[Out]) ID() string { return h.a.id() }
 func (h *Handle[Out]) Done() <-chan struct{} { return h.a.done() }
 
 // Wait waits for the activity's end and returns what [Execute] does. If ctx ends
-// first, it returns ctx's cause, and the activity goes on.
+// first, it returns ctx's cause, and the activity continues.
 func (h *Handle[Out]) Wait(ctx context.Context) (Out, error) {
 	done := h.a.done()
 	select {

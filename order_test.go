@@ -101,96 +101,69 @@ func (c *hookClock) Now() time.Time {
 	return c.Mock.Now()
 }
 
-// Whoever learns of an activity's end and moves a mock on finds the timer of the
-// others set.
-func TestOrder_TheTimerIsSetBeforeAnEndIsSeen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := &hookClock{Mock: clock.NewMock()}
-		rt := activity.New(activity.Config{Clock: c, Logger: quiet, MaxConcurrent: 1})
-		gate := make(chan struct{})
-		defer close(gate)
-		h1 := startWith(t, t.Context(), rt, activity.Options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
-			if ctx.Info().Attempt < 3 {
-				<-gate // and not for Runtime.mu, which the hook holds up
-			}
-			return nil
-		})
-		h2 := startWith(t, t.Context(), rt, activity.Options{ScheduleToStartTimeout: 10 * time.Second}, noop)
-		moveOn := sync.OnceFunc(func() {
-			c.hook.Store(nil)
-			c.Add(15 * time.Second) // 25 s: the second attempt has stalled, and the third has begun at 22 s
-		})
-		// The runtime reads the clock before it sets its timer. Somebody who waits for h2 is quick.
-		done := h2.Done()
-		hook := func() {
-			select {
-			case <-done:
-				moveOn()
-			default:
-			}
-		}
-		synctest.Wait() // for the first attempt to be in its function
-		c.hook.Store(&hook)
-		c.Add(10 * time.Second)
-		<-h2.Done()
-		moveOn()
-		synctest.Wait()
-		select {
-		case <-h1.Done():
-		default:
-			t.Errorf("at 25 s the third attempt has not begun: %+v", h1.Status())
-			h1.Cancel(nil)
-		}
-	})
-}
-
-// Whoever wakes from a Sleep and moves a mock on finds the timer of the others set.
-func TestOrder_TheTimerIsSetBeforeASleepEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := &hookClock{Mock: clock.NewMock()}
-		rt := activity.New(activity.Config{Clock: c, Logger: quiet})
-		gate := make(chan struct{})
-		defer close(gate)
-		h1 := startWith(t, t.Context(), rt, activity.Options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
-			if ctx.Info().Attempt < 3 {
-				<-gate // and not for Runtime.mu, which the hook holds up
-			}
-			return nil
-		})
-		awake := make(chan struct{})
-		startWith(t, t.Context(), rt, activity.Options{}, func(ctx activity.Context) error {
-			err := ctx.Sleep(10 * time.Second)
-			close(awake)
-			<-gate
-			return err
-		})
-		moveOn := sync.OnceFunc(func() {
-			c.hook.Store(nil)
-			c.Add(15 * time.Second) // 25 s: the second attempt has stalled, and the third has begun at 22 s
-		})
-		// The runtime reads the clock before it sets its timer. Somebody who sleeps is quick.
-		hook := func() {
-			for range 1000 { // time for it to wake, if it can already
-				select {
-				case <-awake:
-					moveOn()
-					return
-				default:
-					runtime.Gosched()
+// Whoever learns of an activity's end, or wakes from a Sleep, and moves a mock on
+// finds the timer of the others set.
+func TestOrder_TheTimerIsSetBefore(t *testing.T) {
+	for name, test := range map[string]struct {
+		slots int
+		other func(t *testing.T, rt *activity.Runtime, gate <-chan struct{}) (seen <-chan struct{})
+	}{
+		"an end is seen": {1, func(t *testing.T, rt *activity.Runtime, _ <-chan struct{}) <-chan struct{} {
+			return startWith(t, t.Context(), rt, activity.Options{ScheduleToStartTimeout: 10 * time.Second}, noop).Done()
+		}},
+		"a Sleep ends": {0, func(t *testing.T, rt *activity.Runtime, gate <-chan struct{}) <-chan struct{} {
+			awake := make(chan struct{})
+			startWith(t, t.Context(), rt, activity.Options{}, func(ctx activity.Context) error {
+				err := ctx.Sleep(10 * time.Second)
+				close(awake)
+				<-gate
+				return err
+			})
+			return awake
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := &hookClock{Mock: clock.NewMock()}
+				rt := activity.New(activity.Config{Clock: c, Logger: quiet, MaxConcurrent: test.slots})
+				gate := make(chan struct{})
+				defer close(gate)
+				stalls := startWith(t, t.Context(), rt, activity.Options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
+					if ctx.Info().Attempt < 3 {
+						<-gate // and not for Runtime.mu, which the hook holds up
+					}
+					return nil
+				})
+				seen := test.other(t, rt, gate)
+				moveOn := sync.OnceFunc(func() {
+					c.hook.Store(nil)
+					c.Add(15 * time.Second) // 25 s: the second attempt has stalled, and the third has begun at 22 s
+				})
+				// The runtime reads the clock before it sets its timer. Whoever waits is quick.
+				hook := func() {
+					for range 1000 { // time for it to wake, if it can already
+						select {
+						case <-seen:
+							moveOn()
+							return
+						default:
+							runtime.Gosched()
+						}
+					}
 				}
-			}
-		}
-		synctest.Wait() // for the first attempt to be in its function
-		c.hook.Store(&hook)
-		c.Add(10 * time.Second)
-		<-awake
-		moveOn()
-		synctest.Wait()
-		select {
-		case <-h1.Done():
-		default:
-			t.Errorf("at 25 s the third attempt has not begun: %+v", h1.Status())
-			h1.Cancel(nil)
-		}
-	})
+				synctest.Wait() // for the first attempt to be in its function
+				c.hook.Store(&hook)
+				c.Add(10 * time.Second)
+				<-seen
+				moveOn()
+				synctest.Wait()
+				select {
+				case <-stalls.Done():
+				default:
+					t.Errorf("at 25 s the third attempt has not begun: %+v", stalls.Status())
+					stalls.Cancel(nil)
+				}
+			})
+		})
+	}
 }
