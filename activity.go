@@ -359,7 +359,7 @@ func (a *activity) decideLocked(v verdict) {
 		retry = RetryStateMaximumAttemptsReached
 	case timeout == TimeoutHeartbeat && !(a.stalled && !progressed):
 		// The timeout was the wait: no delay.
-	case v.override:
+	case v.delay > 0:
 		delay = v.delay
 	default:
 		delay = p.interval(n, rt.random(p))
@@ -382,13 +382,10 @@ func (a *activity) decideLocked(v verdict) {
 		a.finishLocked(StateCanceled, retry, &canceledError{cause: a.cancelCause, result: a.failure})
 	case retry != 0:
 		a.finishLocked(StateFailed, retry, a.failure)
-	case timeout == TimeoutHeartbeat && delay == 0:
+	case delay == 0: // after a heartbeat timeout
 		a.proceedLocked() // with its slot, unless it is blocked
 	default:
-		a.setPhaseLocked(phaseBackingOff, next) // gives up the slot, even without a delay
-		if delay == 0 {
-			a.proceedLocked()
-		}
+		a.setPhaseLocked(phaseBackingOff, next)
 	}
 	if t.returnedEarly { // while Retryable was asked
 		t.abandonedReturnedLocked()

@@ -200,9 +200,11 @@ func (e *nonRetryableError) Unwrap() error      { return e.err }
 func (e *nonRetryableError) NonRetryable() bool { return true }
 
 // RetryAfter marks an error with the time until the next attempt. It replaces
-// the policy's interval once, MaximumInterval and Jitter included. A negative d
-// counts as 0. Like [NonRetryable], it decides only for the activity whose
-// function returns it. RetryAfter(nil, d) is nil.
+// the policy's interval once, MaximumInterval and Jitter included. If d is zero or
+// negative, the policy's interval stays, so that a server that says "retry after 0",
+// or a date that has just passed, does not make the activity spin. Like
+// [NonRetryable], it decides only for the activity whose function returns it.
+// RetryAfter(nil, d) is nil.
 //
 // The wrapper has a method RetryDelay() time.Duration, for errors.As.
 func RetryAfter(err error, d time.Duration) error {

@@ -109,9 +109,6 @@ func newModelScript(seed uint64) *modelScript {
 				}
 				try.steps = append(try.steps, modelStep{op, pick(1, 2, 3, 5), pick(3, 4, 5)})
 			}
-			if try.d == 0 && (a.maxTrys == 0 || a.reset) {
-				try.d = 1 // RetryAfter 0 for ever would never leave the instant
-			}
 			a.tries = append(a.tries, try)
 		}
 		s.acts = append(s.acts, a)

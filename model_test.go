@@ -432,7 +432,7 @@ func (m *model) fail(a *modelAct, kind string, f modelFailure, after int) {
 		end = "maximum attempts reached"
 	default:
 		switch {
-		case kind == "after":
+		case kind == "after" && after > 0:
 			delay = after
 		case kind == "heartbeat timeout" && !(a.lastHB && !fn.progressed):
 		default:
@@ -460,11 +460,7 @@ func (m *model) fail(a *modelAct, kind string, f modelFailure, after int) {
 		return
 	}
 	m.release(a)
-	if delay > 0 {
-		a.state, a.until = "backing off", m.now+delay
-		return
-	}
-	m.proceed(a)
+	a.state, a.until = "backing off", m.now+delay
 }
 
 // interval is rule 13's.

@@ -115,9 +115,8 @@ func (rt *Runtime) random(p *RetryPolicy) (r float64) {
 
 // verdict is what an error itself and RetryPolicy.Retryable say about a retry.
 type verdict struct {
-	final    bool          // no further attempt
-	override bool          // delay replaces the policy's interval
-	delay    time.Duration // from RetryAfter
+	final bool          // no further attempt
+	delay time.Duration // from RetryAfter; zero if the policy's interval counts
 }
 
 // judge finds out whether err may be retried, and when. It calls user code, so no
@@ -131,7 +130,7 @@ func (a *activity) judge(err error, v *verdict) {
 		findOwn(err, func(err error) bool {
 			r, ok := err.(interface{ RetryDelay() time.Duration })
 			if ok {
-				v.override, v.delay = true, max(r.RetryDelay(), 0)
+				v.delay = max(r.RetryDelay(), 0)
 			}
 			return ok
 		})

@@ -189,17 +189,18 @@ func TestRule13RetryAfter(t *testing.T) {
 		fail []error
 		want []time.Duration
 	}{
-		{"0", []error{after(0)}, []time.Duration{0}},
-		{"negative", []error{after(-time.Hour)}, []time.Duration{0}},
-		{"the most negative", []error{after(math.MinInt64)}, []time.Duration{0}},
+		{"0", []error{after(0), after(0), after(0)}, times(s, 1, 2, 4)},
+		{"negative", []error{after(-time.Hour)}, times(s, 1)},
+		{"the most negative", []error{after(math.MinInt64)}, times(s, 1)},
 		{"1 ns", []error{after(1)}, []time.Duration{1}},
 		{"beyond MaximumInterval", []error{after(time.Hour)}, []time.Duration{time.Hour}},
-		{"counts for the exponent", []error{after(7 * s), errBoom, after(0), errBoom}, times(s, 7, 2, 0, 8)},
+		{"counts for the exponent", []error{after(7 * s), errBoom, after(1), errBoom}, []time.Duration{7 * s, 2 * s, 1, 8 * s}},
 		{"wrapped", []error{fmt.Errorf("x: %w", after(7*s))}, times(s, 7)},
 		{"joined", []error{errors.Join(errors.New("x"), fmt.Errorf("y: %w", after(7*s)))}, times(s, 7)},
 		{"the outer of two", []error{activity.RetryAfter(after(3*s), 7*s)}, times(s, 7)},
+		{"the outer of two is 0", []error{activity.RetryAfter(after(3*s), 0)}, times(s, 1)},
 		{"another package's", []error{fmt.Errorf("x: %w", delayer(7*s))}, times(s, 7)},
-		{"another package's negative", []error{delayer(-7 * s)}, times(s, 0)},
+		{"another package's negative", []error{delayer(-7 * s)}, times(s, 1)},
 		{"of an inner activity", []error{&activity.Error{Err: after(7 * s)}}, times(s, 1)},
 		{"of an inner activity, wrapped", []error{fmt.Errorf("x: %w", &activity.Error{Err: after(7 * s)})}, times(s, 1)},
 		{"around an inner activity's", []error{activity.RetryAfter(&activity.Error{Err: after(3 * s)}, 7*s)}, times(s, 7)},
@@ -250,9 +251,9 @@ func TestRule13RetryAfterError(t *testing.T) {
 // The attempts that RetryAfter speeds up count for MaximumAttempts as well.
 func TestRule15RetryAfterCounts(t *testing.T) {
 	opts := activity.Options{RetryPolicy: activity.RetryPolicy{MaximumAttempts: 3}}
-	delays, err := runDelays(t, activity.Config{}, opts, failUntil(9, func(int) error { return activity.RetryAfter(errBoom, 0) }))
+	delays, err := runDelays(t, activity.Config{}, opts, failUntil(9, func(int) error { return activity.RetryAfter(errBoom, 1) }))
 	checkEnd(t, err, 3, activity.RetryStateMaximumAttemptsReached, errBoom)
-	checkDiff(t, "delays", delays, []time.Duration{0, 0, 0})
+	checkDiff(t, "delays", delays, []time.Duration{1, 1, 0})
 }
 
 func TestRule15MaximumAttempts(t *testing.T) {

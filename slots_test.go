@@ -186,13 +186,14 @@ func TestRule13IntervalThenSlot(t *testing.T) {
 	})
 }
 
-// A retry without a wait gives the slot up as well: who waits is next.
-func TestSlotsRetryAfterNothing(t *testing.T) {
+// Given an activity that backs off for a nanosecond, when another waits for its
+// slot, then that one gets it.
+func TestSlots_ShortBackoffGivesSlotUp(t *testing.T) {
 	both(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env) {
 		e.start(activity.Options{ID: "a"}, func(ctx activity.Context) error {
 			_ = e.hang(ctx)
 			if ctx.Info().Attempt == 1 {
-				return activity.RetryAfter(errBoom, 0)
+				return activity.RetryAfter(errBoom, 1)
 			}
 			return nil
 		})
@@ -201,9 +202,11 @@ func TestSlotsRetryAfterNothing(t *testing.T) {
 		e.open("a1")
 		checkState(t, b, activity.StateRunning)
 		e.wantStarted("a", 2, -1)
+		e.pass(1)
+		e.wantStarted("a", 2, -1)
 		e.pass(time.Second)
 		e.open("b1")
-		e.wantStarted("a", 2, 2*time.Second)
+		e.wantStarted("a", 2, 2*time.Second+1)
 	})
 }
 

@@ -210,7 +210,7 @@ func TestConfig(t *testing.T) {
 				return err
 			}
 			if ctx.Info().LastFailure == nil && ctx.Info().Attempt == 1 {
-				return activity.RetryAfter(errors.New("once more"), 0)
+				return activity.RetryAfter(errors.New("once more"), 1)
 			}
 			return nil
 		})

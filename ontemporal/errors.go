@@ -44,13 +44,16 @@ func toTemporal(err error) error {
 		return e
 	}
 	var options temporal.ApplicationErrorOptions
-	special := false
+	special, delayed := false, false
 	walk(err, func(err error) {
 		if e, ok := err.(interface{ NonRetryable() bool }); ok && e.NonRetryable() {
 			options.NonRetryable, special = true, true
 		}
-		if e, ok := err.(interface{ RetryDelay() time.Duration }); ok && options.NextRetryDelay == 0 {
-			options.NextRetryDelay, special = max(e.RetryDelay(), atOnce), true
+		if e, ok := err.(interface{ RetryDelay() time.Duration }); ok && !delayed {
+			delayed, special = true, true // the outermost decides
+			if d := e.RetryDelay(); d > 0 {
+				options.NextRetryDelay = max(d, atOnce)
+			}
 		}
 	})
 	inner := err

@@ -112,7 +112,7 @@ func (t *attempt) report(err, cause error) error {
 	case errors.Is(cause, errCanceled) && errors.Is(err, context.Canceled):
 		return t.canceled(temporal.NewCanceledError(err.Error()))
 	case errors.Is(cause, activity.ErrShutdown):
-		return toTemporal(activity.RetryAfter(err, 0)) // another worker is to go on at once
+		return toTemporal(activity.RetryAfter(err, atOnce)) // another worker is to go on at once
 	}
 	return toTemporal(err)
 }

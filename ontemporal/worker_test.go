@@ -391,7 +391,8 @@ func TestErrors(t *testing.T) {
 		{"wrapped non-retryable", func() error { return fmt.Errorf("row 7: %w", activity.NonRetryable(errBoom)) }, 1, 0, "wrapError", "row 7: boom"},
 		{"joined non-retryable", func() error { return errors.Join(errBoom, activity.NonRetryable(errBoom)) }, 1, 0, "joinError", "boom\nboom"},
 		{"retry after", func() error { return activity.RetryAfter(errBoom, time.Hour) }, 2, time.Hour, "errorString", "boom"},
-		{"retry at once", func() error { return activity.RetryAfter(errBoom, 0) }, 2, time.Millisecond, "errorString", "boom"},
+		{"retry after 1 ns", func() error { return activity.RetryAfter(errBoom, 1) }, 2, time.Millisecond, "errorString", "boom"},
+		{"retry after 0", func() error { return activity.RetryAfter(errBoom, 0) }, 2, time.Minute, "errorString", "boom"},
 		{"an inner activity's", func() error {
 			return &activity.Error{ID: "inner", Name: "g", Attempt: 3, RetryState: activity.RetryStateNonRetryableFailure, Err: activity.NonRetryable(errBoom)}
 		}, 2, time.Minute, "Error", `activity "inner" (g) failed in attempt 3, no further attempt (non-retryable failure): boom`},

@@ -100,11 +100,11 @@ func TestResults(t *testing.T) {
 			"end: result \"done\"",
 		},
 	}, {
-		name: "RetryAfter no time at all",
+		name: "RetryAfter a nanosecond",
 		opts: activity.Options{RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			if first(ctx) {
-				return "", activity.RetryAfter(errDisk, 0)
+				return "", activity.RetryAfter(errDisk, 1)
 			}
 			return "done", nil
 		},
@@ -362,7 +362,7 @@ func TestIntervals(t *testing.T) {
 	// The second attempt fails as well: what interval comes then?
 	twice := func(x *trial, ctx activity.Context, in string) (string, error) {
 		if first(ctx) {
-			return "", activity.RetryAfter(errDisk, 0)
+			return "", activity.RetryAfter(errDisk, 1)
 		}
 		return "", errDisk
 	}

@@ -238,7 +238,7 @@ func TestTimeouts(t *testing.T) {
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			switch ctx.Info().Attempt {
 			case 2:
-				return "", activity.RetryAfter(errDisk, 0)
+				return "", activity.RetryAfter(errDisk, 1)
 			case 4:
 				return "done", nil
 			}
