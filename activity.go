@@ -30,27 +30,28 @@ type activity struct {
 	releaseBase context.CancelFunc // frees base, and may run the caller's code; nil if base needs no freeing
 
 	// Guarded by Runtime.mu.
-	phase       phase
-	stalled     bool          // the attempt before latest ended in a heartbeat timeout
-	onPurpose   bool          // cancelCause came from Handle.Cancel
-	released    bool          // the callers may go on: it has ended or was refused, and the last event is delivered
-	place       int32         // of the alarm in the queue of alarms; 0 if it is not set
-	until       instant       // when the phase's alarm rings; of no use in phaseRunning, see alarmAtLocked
-	number      uint64        // in order of scheduling
-	prev, next  *activity     // in Runtime.ring
-	queued      *list.Element // in Runtime.slots
-	scheduled   moment
-	latest      *attempt      // the last one of this execution; nil before the first
-	attempts    int           // the number of the last attempt, those of earlier processes included
-	countedFrom int           // attempts up to this number no longer count
-	progressed  int           // the number of the last attempt that made progress
-	abandoned   int           // abandoned functions that still run
-	failure     error         // how the last attempt that failed ended
-	cancelCause error         // set once, by the first cancellation
-	doneChan    chan struct{} // closed when the callers are released; nil until somebody asks for it
-	outcome     State         // set once, with the next two
-	out         any
-	err         error
+	phase        phase
+	stalled      bool          // the attempt before latest ended in a heartbeat timeout
+	onPurpose    bool          // cancelCause came from Handle.Cancel
+	cannotResume bool          // the latest attempt ended in ErrCannotResume, and does not count
+	released     bool          // the callers may go on: it has ended or was refused, and the last event is delivered
+	place        int32         // of the alarm in the queue of alarms; 0 if it is not set
+	until        instant       // when the phase's alarm rings; of no use in phaseRunning, see alarmAtLocked
+	number       uint64        // in order of scheduling
+	prev, next   *activity     // in Runtime.ring
+	queued       *list.Element // in Runtime.slots
+	scheduled    moment
+	latest       *attempt      // the last one of this execution; nil before the first
+	attempts     int           // the number of the last attempt, those of earlier processes included
+	countedFrom  int           // attempts up to this number no longer count
+	progressed   int           // the number of the last attempt that made progress
+	abandoned    int           // abandoned functions that still run
+	failure      error         // how the last attempt that failed ended
+	cancelCause  error         // set once, by the first cancellation
+	doneChan     chan struct{} // closed when the callers are released; nil until somebody asks for it
+	outcome      State         // set once, with the next two
+	out          any
+	err          error
 
 	mu       sync.Mutex
 	details  recorded
@@ -65,13 +66,16 @@ type body interface {
 	run(ctx Context) (any, error)
 	function() any      // for its name
 	input() (any, bool) // false: it takes none
+	// again decodes a stored input into the function's type, and encodes that.
+	again(c Codec, stored []byte) ([]byte, error)
 }
 
 type plain func(Context) error
 
-func (f plain) run(ctx Context) (any, error) { return nil, f(ctx) }
-func (f plain) function() any                { return f }
-func (f plain) input() (any, bool)           { return nil, false }
+func (f plain) run(ctx Context) (any, error)                 { return nil, f(ctx) }
+func (f plain) function() any                                { return f }
+func (f plain) input() (any, bool)                           { return nil, false }
+func (f plain) again(_ Codec, stored []byte) ([]byte, error) { return stored, nil }
 
 type call[In, Out any] struct {
 	fn func(Context, In) (Out, error)
@@ -81,6 +85,14 @@ type call[In, Out any] struct {
 func (c *call[In, Out]) run(ctx Context) (any, error) { return c.fn(ctx, c.in) }
 func (c *call[In, Out]) function() any                { return c.fn }
 func (c *call[In, Out]) input() (any, bool)           { return c.in, true }
+
+func (c *call[In, Out]) again(codec Codec, stored []byte) ([]byte, error) {
+	var in In
+	if err := unmarshal(codec, stored, &in); err != nil {
+		return nil, err
+	}
+	return marshal(codec, in)
+}
 
 // id is made up on demand, since few ask for it.
 func (a *activity) id() string {
@@ -381,6 +393,7 @@ func (a *activity) decideLocked(v verdict) {
 	case retry == RetryStateCancelRequested:
 		a.finishLocked(StateCanceled, retry, &canceledError{cause: a.cancelCause, result: a.failure})
 	case retry != 0:
+		a.cannotResume = v.cannotResume && retry == RetryStateNonRetryableFailure
 		a.finishLocked(StateFailed, retry, a.failure)
 	case delay == 0: // after a heartbeat timeout
 		a.proceedLocked() // with its slot, unless it is blocked

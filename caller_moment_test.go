@@ -85,8 +85,11 @@ func TestCallerMoment_StartIsSaved(t *testing.T) {
 	t.Run("first attempt", func(t *testing.T) {
 		atMoment(t, activity.Config{}, true, func(t *testing.T, m *moment) {
 			m.store.on("Save", func(context.Context) error { m.store.on("Save", nil); m.clock.arm(m.end); return nil })
-			h := m.start(activity.Options{}, func(activity.Context) error { t.Error("it runs"); return nil })
-			m.wantCanceled(h, 0, "0s scheduled 0", "0s canceled 0")
+			_, err := m.rt.Start(m.ctx, job, func(activity.Context) error { t.Error("it runs"); return nil })
+			checkEnd(t, err, 0, activity.RetryStateCancelRequested, errCancel)
+			m.want("a")
+			synctest.Wait()
+			m.store.want(activity.Checkpoint{ID: "a"})
 		})
 	})
 	t.Run("retry", func(t *testing.T) {

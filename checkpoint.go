@@ -38,9 +38,10 @@ type Checkpoint struct {
 	Sequence    uint64    // grows with each write of the ID
 	ScheduledAt time.Time // when the activity was scheduled, which its schedule-to-close timeout counts from
 	UpdatedAt   time.Time
-	Input       []byte // the input of Execute or Start, one value in the Codec's form
-	Details     []byte // the newest heartbeat details, opaque: see HeartbeatDetails; nil if there are none
-	LastFailure string // how the last attempt that ended did
+	NextAttempt time.Time // when the next attempt is due, if the last one failed and a backoff follows; else zero
+	Input       []byte    // the input of Execute or Start, one value in the Codec's form
+	Details     []byte    // the newest heartbeat details, opaque: see HeartbeatDetails; nil if there are none
+	LastFailure string    // how the last attempt that ended did
 }
 
 // HeartbeatDetails decodes the recorded details as [Context.HeartbeatDetails] does.
@@ -59,10 +60,11 @@ const (
 	CheckpointInterrupted                 // by Shutdown, or by the end of the caller's context: the next execution continues
 	CheckpointFailed                      // failed for good: the next execution is a new one, which resumes from the details
 	CheckpointCanceled                    // by Handle.Cancel: as CheckpointFailed
+	CheckpointWaiting                     // accepted, and no attempt runs: it waits for a slot, a backoff or a function that hangs
 )
 
 func (s CheckpointState) String() string {
-	return enum("CheckpointState", int(s), "", "running", "interrupted", "failed", "canceled")
+	return enum("CheckpointState", int(s), "", "running", "interrupted", "failed", "canceled", "waiting")
 }
 
 // A record is the pending checkpoint of an activity with a given Options.ID, in
@@ -70,7 +72,7 @@ func (s CheckpointState) String() string {
 // state, and occupies the ID until then. Guarded by Runtime.mu, but for fresh.
 type record struct {
 	id       string
-	input    []byte         // set once
+	input    []byte         // set once, before another goroutine can read it
 	a        *activity      // nil once its outcome is decided: then gone or last says what is to remain
 	sequence uint64         // of the last write
 	dirty    bool           // in writer.dirty
@@ -79,6 +81,10 @@ type record struct {
 	fresh    bool           // there are details that no write has; guarded by activity.mu
 	waiters  []waiter       // for a start or the end, called after the next try to save it
 	syncs    []chan<- error // of heartbeats, told how that try went
+
+	// As the Store has it, if that lies in the future; else zero. A process whose
+	// clock is wrong must not change it.
+	scheduledAt time.Time
 
 	start storedStart
 
@@ -92,15 +98,49 @@ type record struct {
 // A waiter is called, with Runtime.mu held, once the Store was tried.
 type waiter func(err error)
 
-// checkpointLocked returns the checkpoint of a live activity, without the details
-// and LastFailure. Runtime.mu is held.
-func (r *record) checkpointLocked(state CheckpointState, attempt int) Checkpoint {
+// checkpointLocked returns what the Store is to hold of a live activity, without the
+// details and LastFailure, and the error whose text becomes LastFailure. Runtime.mu
+// is held.
+func (r *record) checkpointLocked() (Checkpoint, error) {
 	a := r.a
-	return Checkpoint{
-		ID: r.id, Name: a.name(), State: state,
-		Attempt: attempt, CountedFrom: a.countedFrom, Progressed: min(a.progressed, attempt),
-		ScheduledAt: a.rt.time(a.scheduled), UpdatedAt: a.rt.wall(a.rt.now), Input: r.input,
+	state, attempt, failure := CheckpointWaiting, a.attempts, a.failure
+	switch a.phase {
+	case phaseSavingStart: // an attempt that kills the process is to count
+		state, attempt = CheckpointRunning, a.attempts+1
+	case phaseRunning, phaseDeciding:
+		state = CheckpointRunning
+	case phaseCanceling: // to be killed while the function cleans up is no crash
+		state, failure = a.stoppedLocked(a.cancelCause)
+		attempt--
 	}
+	return r.describeLocked(state, attempt), failure
+}
+
+// stoppedLocked is what becomes of an activity that was canceled with cause: its
+// state in the Store, and its LastFailure.
+func (a *activity) stoppedLocked(cause error) (CheckpointState, error) {
+	if a.onPurpose {
+		return CheckpointCanceled, cause
+	}
+	return CheckpointInterrupted, a.failure
+}
+
+func (r *record) describeLocked(state CheckpointState, attempt int) Checkpoint {
+	a, rt := r.a, r.a.rt
+	cp := Checkpoint{
+		ID: r.id, Name: a.name(), State: state,
+		Attempt: attempt, CountedFrom: min(a.countedFrom, attempt), Progressed: min(a.progressed, attempt),
+		ScheduledAt: r.scheduledAt, UpdatedAt: rt.wall(rt.now), Input: r.input,
+	}
+	if cp.ScheduledAt.IsZero() {
+		// The time of day moves along when the wall clock is set: if it was wrong
+		// until then, the age of the activity is still right.
+		cp.ScheduledAt = rt.wall(a.scheduled.at)
+	}
+	if a.phase == phaseBackingOff && state.unfinished() {
+		cp.NextAttempt = rt.wall(a.until)
+	}
+	return cp
 }
 
 // saveEndLocked saves what is to remain of an activity whose outcome is decided; err
@@ -110,26 +150,24 @@ func (r *record) saveEndLocked(err error) {
 	r.waiters = nil // they wait for a start, which no longer matters; heartbeats wait for this
 	left, attempt := CheckpointFailed, a.attempts
 	var tried waiter = a.endSavedLocked
-	switch a.outcome {
-	case StateCompleted:
+	switch {
+	case a.outcome == StateCompleted:
 		r.gone = true
-	case StateCanceled:
+	case a.outcome == StateCanceled:
 		tried = nil // it does not wait for the Store
-		if a.phase == phaseCanceling {
-			attempt-- // a canceled attempt does not count
-		}
-		if a.onPurpose {
-			left = CheckpointCanceled
-			break
-		}
-		left, err = CheckpointInterrupted, a.failure
-		if a.latest == nil && r.start.found.State.unfinished() {
+		if left, err = a.stoppedLocked(err); left == CheckpointInterrupted && a.latest == nil && r.start.found.State.unfinished() {
 			r.withdrawLocked(rt)
 			return
 		}
+		if a.phase == phaseCanceling {
+			attempt-- // a canceled attempt does not count
+		}
+	case a.cannotResume: // but another version of the program may
+		left, err = CheckpointInterrupted, a.latest.lastFailure
+		attempt--
 	}
 	if !r.gone {
-		r.last, r.failure = r.checkpointLocked(left, attempt), err
+		r.last, r.failure = r.describeLocked(left, attempt), err
 		a.mu.Lock()
 		r.last.Details = a.details.encode() // nothing changes them any more
 		a.mu.Unlock()

@@ -39,9 +39,9 @@ type Context interface {
 
 	// HeartbeatDetails decodes what this attempt resumes from, which is the details
 	// recorded last before it started, into the pointers given. It reports false if
-	// there are none. It returns a [NonRetryable] error if a value does not decode
-	// into its pointer, or if there are fewer values than pointers. More values are
-	// no error. The default Codec refuses fields that the target lacks; a field
+	// there are none. It returns [ErrCannotResume] if a value does not decode into
+	// its pointer, or if there are fewer values than pointers. More values are no
+	// error. The default Codec refuses fields that the target lacks; a field
 	// that was not recorded stays zero.
 	HeartbeatDetails(into ...any) (bool, error)
 

@@ -140,7 +140,7 @@ func TestRule20EndDuringTheCrashInterval(t *testing.T) {
 		t.Run(test.how, func(t *testing.T) {
 			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 				left := s.put(activity.Checkpoint{
-					State: activity.CheckpointRunning, Attempt: 2, Progressed: 1, Details: details(1), LastFailure: "eh", Input: []byte("8"),
+					State: activity.CheckpointRunning, Attempt: 2, Progressed: 1, Details: details(1), LastFailure: "eh", Input: []byte("{}"),
 				})
 				ctx, cancel := context.WithCancelCause(e.ctx)
 				defer cancel(nil)
@@ -185,7 +185,7 @@ func TestRule20AttemptsUsedUp(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 				cp := test.cp
-				cp.Details, cp.Input, cp.ScheduledAt = details(7), []byte("8"), e.base.Add(-time.Hour)
+				cp.Details, cp.Input, cp.ScheduledAt = details(7), []byte("{}"), e.base.Add(-time.Hour)
 				if cp.State == 0 {
 					cp.State = activity.CheckpointRunning
 				}
@@ -344,29 +344,50 @@ func TestRule20ScheduledAtInTheFuture(t *testing.T) {
 		if at := h.Status().ScheduledAt; !at.Equal(e.base) {
 			t.Errorf("scheduled at %s", at)
 		}
-		s.want(activity.Checkpoint{ID: "a", State: activity.CheckpointRunning, Attempt: 1, ScheduledAt: e.base, UpdatedAt: e.base, Input: []byte("{}")})
+		s.want(activity.Checkpoint{ID: "a", State: activity.CheckpointRunning, Attempt: 1, ScheduledAt: e.base.Add(time.Hour), UpdatedAt: e.base, Input: []byte("{}")})
 	})
 }
 
-// A shutdown or a crash during a backoff: it is not resumed.
-func TestRule20ABackoffIsNotResumed(t *testing.T) {
+// Given a backoff, when the process ends meanwhile, then the next one waits for the rest
+// of it, and LastFailure is how the attempt had failed.
+func TestBackoff_ContinuesAfterTheProcess(t *testing.T) {
+	const backoff = 100 * time.Hour
 	for name, end := range map[string]func(e *env){"shutdown": (*env).stop, "crash": func(*env) {}} {
 		t.Run(name, func(t *testing.T) {
 			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
-				e.start(job, func(activity.Context) error { return activity.RetryAfter(errBoom, 100*time.Hour) })
+				opts := job
+				opts.RetryPolicy.MaximumAttempts = 3
+				e.start(opts, func(activity.Context) error { return activity.RetryAfter(errBoom, backoff) })
 				e.pass(time.Hour)
-				end(e)
-				after, _ := e.reboot(s, activity.Config{})
+				for i := range 5 { // as many as would use up the attempts
+					want := activity.Checkpoint{ID: "a", State: activity.CheckpointWaiting, Attempt: 1, Input: []byte("{}"), LastFailure: "boom", NextAttempt: e.base.Add(backoff - time.Duration(i)*time.Hour)}
+					if i > 0 && name == "shutdown" {
+						want.State = activity.CheckpointInterrupted
+					}
+					s.want(want)
+					end(e)
+					e, s = e.reboot(s, activity.Config{})
+					h := e.start(opts, untilEnded)
+					checkState(t, h, activity.StateBackingOff)
+					if at := h.Status().NextAttempt; !at.Equal(want.NextAttempt) {
+						t.Errorf("the next attempt is at %s, want %s", at, want.NextAttempt)
+					}
+					e.pass(time.Hour)
+				}
 				var info activity.Info
-				after.start(job, func(ctx activity.Context) error {
+				end(e)
+				e, _ = e.reboot(s, activity.Config{})
+				e.start(opts, func(ctx activity.Context) error {
 					info = ctx.Info()
 					return untilEnded(ctx)
 				})
-				if info.Attempt != 2 || info.LastFailure == nil {
-					t.Errorf("%+v", info)
+				e.pass(backoff - 6*time.Hour - 1)
+				if info.Attempt != 0 {
+					t.Fatalf("attempt %d runs too early", info.Attempt)
 				}
-				if got := fmt.Sprint(info.LastFailure); name == "shutdown" && got != "boom" {
-					t.Errorf("LastFailure %q", got)
+				e.pass(1)
+				if info.Attempt != 2 || fmt.Sprint(info.LastFailure) != "boom" {
+					t.Errorf("%+v", info)
 				}
 			})
 		})

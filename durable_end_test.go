@@ -451,7 +451,7 @@ func TestRule22WhatACancellationLeaves(t *testing.T) {
 					checkEnd(t, e.end(h), 1, activity.RetryStateCancelRequested, test.cause, errBoom)
 					left.LastFailure = s.get("a").LastFailure
 					if test.left == activity.CheckpointInterrupted && phase == "backing off" {
-						left.LastFailure = "boom"
+						left.LastFailure, left.NextAttempt = "boom", e.base.Add(time.Second)
 					}
 					s.want(left)
 				})
@@ -512,16 +512,14 @@ func TestRule24ACancellationDoesNotWait(t *testing.T) {
 	for what, hook := range map[string]func(context.Context) error{"fails": failing, "hangs": nil} {
 		t.Run(what, func(t *testing.T) {
 			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
-				open := func() {}
 				h := e.start(job, func(ctx activity.Context) error {
 					_ = ctx.Heartbeat(7)
-					<-ctx.Done()
-					open = func() { s.on("Save", nil) }
-					if s.on("Save", hook); hook == nil {
-						open = s.block("Save")
-					}
-					return context.Cause(ctx)
+					return untilEnded(ctx)
 				})
+				open := func() { s.on("Save", nil) }
+				if s.on("Save", hook); hook == nil {
+					open = s.block("Save")
+				}
 				h.Cancel(errCancel)
 				synctest.Wait()
 				checkEnd(t, e.end(h), 1, activity.RetryStateCancelRequested, errCancel)

@@ -50,7 +50,9 @@ type durableTrack struct {
 	ran     map[durableAttempt]bool // not those that were canceled
 	saved   map[durableAttempt]bool // whose start the Store has taken
 	begun   bool                    // an attempt of the activity that was scheduled last
+	excused map[durableAttempt]bool // which ended in ErrCannotResume
 	asked   bool                    // to end, since it was scheduled
+	other   bool                    // a start in this life has another input than what stands
 	gone    bool                    // the success was told, and nothing was stored
 	pending bool                    // or it was stored: the delete stands
 }
@@ -61,7 +63,7 @@ type durableAttempt struct {
 }
 
 func goesOn(s activity.CheckpointState) bool {
-	return s == activity.CheckpointRunning || s == activity.CheckpointInterrupted
+	return s == activity.CheckpointRunning || s == activity.CheckpointInterrupted || s == activity.CheckpointWaiting
 }
 
 func (r *durableRun) problem(format string, args ...any) {
@@ -90,7 +92,7 @@ type durableProcess struct {
 func runDurable(s *durableScript, faulty bool) *durableRun {
 	r := &durableRun{s: s, faulty: faulty, begun: time.Now(), end: make(chan struct{})}
 	for i := range r.ids {
-		r.ids[i] = durableTrack{ran: map[durableAttempt]bool{}, saved: map[durableAttempt]bool{}}
+		r.ids[i] = durableTrack{ran: map[durableAttempt]bool{}, saved: map[durableAttempt]bool{}, excused: map[durableAttempt]bool{}}
 	}
 	var content map[string]activity.Checkpoint
 	for i := range s.lives {
@@ -117,7 +119,7 @@ func (r *durableRun) live(n int, content map[string]activity.Checkpoint) map[str
 	maps.Copy(p.store.content, content)
 	for i := range r.ids {
 		t, cp := &r.ids[i], content[strconv.Itoa(i)]
-		t.stands, t.details, t.asked, t.gone, t.pending = cp, durableDetails(cp), false, false, false
+		t.stands, t.details, t.asked, t.gone, t.pending, t.other = cp, durableDetails(cp), false, false, false, false
 	}
 	p.rt = activity.New(activity.Config{Store: p.store, Logger: quiet, Observer: p.observe, MaxConcurrent: l.slots, SaveInterval: l.sync})
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -167,6 +169,9 @@ func (p *durableProcess) shutdown() {
 	for i := range p.ids {
 		t, got := &p.ids[i], p.store.content[strconv.Itoa(i)]
 		want := t.stands
+		if want.State == durableEither {
+			continue
+		}
 		if want.ID != "" {
 			got.Sequence = want.Sequence // which may have grown
 		} else if want.State != 0 {
@@ -218,6 +223,9 @@ func (p *durableProcess) stop(n int) map[string]activity.Checkpoint {
 		if found {
 			say("stored", i, p.stored(cp).String())
 		}
+		if t := &p.ids[i]; cp.State == activity.CheckpointInterrupted || cp.State == activity.CheckpointCanceled { // the last attempt may not count
+			maps.DeleteFunc(t.ran, func(a durableAttempt, _ bool) bool { return a.n == cp.Attempt+1 && (t.asked || t.excused[a]) })
+		}
 		maps.DeleteFunc(p.ids[i].ran, func(a durableAttempt, _ bool) bool { return !p.ids[i].saved[a] })
 	}
 	return maps.Clone(p.store.content)
@@ -232,8 +240,16 @@ func (r *durableRun) stored(cp activity.Checkpoint) durableStored {
 	}
 	return durableStored{
 		state: cp.State.String(), attempt: cp.Attempt, from: cp.CountedFrom, progressed: cp.Progressed, program: program, details: durableDetails(cp),
-		scheduled: r.since(cp.ScheduledAt), updated: r.since(cp.UpdatedAt), failure: durableKind(cp.LastFailure),
+		scheduled: r.since(cp.ScheduledAt), updated: r.since(cp.UpdatedAt), next: r.next(cp), failure: durableKind(cp.LastFailure),
 	}
+}
+
+// next is the time of the next attempt, or 0.
+func (r *durableRun) next(cp activity.Checkpoint) time.Duration {
+	if cp.NextAttempt.IsZero() {
+		return 0
+	}
+	return r.since(cp.NextAttempt)
 }
 
 // durableDetails are -1 if they make no sense.
@@ -247,7 +263,7 @@ func durableDetails(cp activity.Checkpoint) int {
 
 func (o durableOptions) options(id int) activity.Options {
 	all := activity.Options{
-		ID: strconv.Itoa(id), Name: fmt.Sprint("n", id), SyncHeartbeats: o.sync,
+		ID: strconv.Itoa(id), Name: fmt.Sprint("n", id), SyncHeartbeats: o.sync, AcceptNewInput: o.accept,
 		HeartbeatTimeout: o.hb, StartToCloseTimeout: o.s2c, ScheduleToStartTimeout: o.sts, ScheduleToCloseTimeout: o.stc,
 		RetryPolicy: activity.RetryPolicy{InitialInterval: o.initial, BackoffCoefficient: float64(o.coefficient), MaximumAttempts: o.attempts, ResetOnProgress: o.reset},
 	}
@@ -271,16 +287,18 @@ func (p *durableProcess) act(i int) {
 	var handle *activity.Handle[int]
 	switch x.kind {
 	case "start":
-		p.begins(x.id)
+		p.begins(x.id, x.program)
 		var err error
 		handle, err = activity.Start(ctx, p.rt, p.options(x, x.id), p.function(x.id, false), x.program)
 		if err != nil {
 			result = durableError(err)
+			break
 		}
+		p.accepted(x.id, handle.Status().State)
 	case "recover":
 		var defs []activity.Recoverable
 		for id := range durableIDs {
-			p.begins(id)
+			p.begins(id, -1)
 			if id != x.unknown {
 				opts := p.options(x, id)
 				name := opts.Name
@@ -335,11 +353,27 @@ func (p *durableProcess) act(i int) {
 	}
 }
 
-// begins is called before a start.
-func (p *durableProcess) begins(id int) {
+// durableEither stands for an ID that another input was accepted for: it may be left as
+// it was found, or not.
+const durableEither activity.CheckpointState = -1
+
+// begins is called before a start. Recover gives it the program -1.
+func (p *durableProcess) begins(id, program int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.ids[id].gone = false
+	t := &p.ids[id]
+	t.gone = false
+	t.other = t.other || program >= 0 && string(t.stands.Input) != strconv.Itoa(program)
+}
+
+// accepted is called when Start has returned nil.
+func (p *durableProcess) accepted(id int, state activity.State) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ended := state == activity.StateCompleted || state == activity.StateFailed || state == activity.StateCanceled
+	if cp, found := p.store.content[strconv.Itoa(id)]; !p.over && !ended && (!found || !goesOn(cp.State)) {
+		p.problem("Start of %d returned nil, it is %s, and the Store has: %s", id, state, p.stored(cp))
+	}
 }
 
 func (p *durableProcess) forgotten(id int) {
@@ -374,15 +408,20 @@ func (p *durableProcess) function(id int, recovered bool) func(activity.Context,
 				err = ctx.Heartbeat(p.details(ctx, id, step.v))
 			}
 			if err != nil {
-				return 0, err
+				return 0, cleanUp(ctx, try, err)
 			}
 		}
 		switch try.end {
 		case "hang":
 			<-ctx.Done()
-			return 0, context.Cause(ctx)
+			return 0, cleanUp(ctx, try, context.Cause(ctx))
 		case "boom":
 			return 0, modelError("boom")
+		case "later":
+			return 0, activity.RetryAfter(modelError("later"), try.later)
+		case "cannot":
+			p.excuse(ctx, id)
+			return 0, fmt.Errorf("details: %w", activity.ErrCannotResume)
 		case "fatal":
 			return 0, activity.NonRetryable(modelError("fatal"))
 		case "panic":
@@ -390,6 +429,14 @@ func (p *durableProcess) function(id int, recovered bool) func(activity.Context,
 		}
 		return 100*program + n, nil
 	}
+}
+
+// cleanUp takes its time before a canceled function returns err.
+func cleanUp(ctx activity.Context, try durableTry, err error) error {
+	if ctx.Err() != nil && timeoutType(context.Cause(ctx)) == 0 {
+		time.Sleep(try.cleanup)
+	}
+	return err
 }
 
 // entered is called when a function starts.
@@ -414,20 +461,24 @@ func (p *durableProcess) entered(ctx activity.Context, id, program int, first, r
 	if (first || !p.faulty) && (cp.State != activity.CheckpointRunning || cp.Attempt != info.Attempt) {
 		p.problem("attempt %d of %d starts, and the Store has: %s", info.Attempt, id, p.stored(cp))
 	}
+	if first && goesOn(t.stands.State) && t.stands.NextAttempt.After(time.Now()) {
+		p.problem("attempt %d of %d starts, and its backoff ends at %s", info.Attempt, id, p.since(t.stands.NextAttempt))
+	}
 	if p.store.tried[info.ID] != info.Attempt {
 		p.problem("attempt %d of %d starts, and its start was not tried to be saved", info.Attempt, id)
 	}
 	if p.faulty && resumes != t.details {
 		p.problem("attempt %d of %d resumes from %d, and the newest are %d", info.Attempt, id, resumes, t.details)
 	}
-	if first && recovered && !goesOn(t.stands.State) {
+	if first && recovered && !goesOn(t.stands.State) && t.stands.State != durableEither {
 		p.problem("%d was recovered, and is %s", id, t.stands.State)
 	}
 	key := durableAttempt{info.ScheduledAt.UnixNano(), info.Attempt}
-	if t.ran[key] {
+	if t.ran[key] && !t.excused[key] {
 		p.problem("attempt %d of %d runs again", info.Attempt, id)
 	}
 	t.ran[key] = true
+	delete(t.excused, key)
 }
 
 func (p *durableProcess) left(ctx activity.Context, id int) {
@@ -435,6 +486,15 @@ func (p *durableProcess) left(ctx activity.Context, id int) {
 	defer p.mu.Unlock()
 	if !p.over && ctx.Err() != nil && timeoutType(context.Cause(ctx)) == 0 {
 		delete(p.ids[id].ran, durableAttempt{ctx.Info().ScheduledAt.UnixNano(), ctx.Info().Attempt})
+	}
+}
+
+// excuse notes that the attempt of ctx does not count.
+func (p *durableProcess) excuse(ctx activity.Context, id int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.over {
+		p.ids[id].excused[durableAttempt{ctx.Info().ScheduledAt.UnixNano(), ctx.Info().Attempt}] = true
 	}
 }
 
@@ -471,6 +531,9 @@ func (p *durableProcess) observe(e activity.Event) {
 	switch e.Kind {
 	case activity.EventScheduled:
 		t.begun, t.asked = false, false
+		if t.stands.ID != "" && t.other {
+			t.stands = activity.Checkpoint{State: durableEither}
+		}
 	case activity.EventAttemptStarted:
 		t.begun = true
 	case activity.EventAttemptFailed:
@@ -482,18 +545,18 @@ func (p *durableProcess) observe(e activity.Event) {
 		}
 		t.gone, t.pending, t.stands, t.details = !found, found, activity.Checkpoint{}, 0
 	case activity.EventFailed:
-		if failed == nil { // its start was not saved, and changes nothing
-			break
-		}
 		line += fmt.Sprintf(" %s: %s", failed.RetryState, durableKind(failed.Err.Error()))
 		t.stands = activity.Checkpoint{State: activity.CheckpointFailed, Attempt: failed.Attempt}
+		if errors.Is(failed, activity.ErrCannotResume) && failed.RetryState == activity.RetryStateNonRetryableFailure {
+			t.stands = activity.Checkpoint{State: activity.CheckpointInterrupted, Attempt: failed.Attempt - 1}
+		}
 	case activity.EventCanceled:
 		kind := durableKind(failed.Err.Error())
 		line += fmt.Sprintf(" %s: %s", failed.RetryState, kind)
 		switch {
 		case kind == "cancel":
 			t.stands = activity.Checkpoint{State: activity.CheckpointCanceled, Attempt: -1}
-		case t.begun || !goesOn(t.stands.State):
+		case t.begun || !goesOn(t.stands.State) && t.stands.State != durableEither:
 			t.stands = activity.Checkpoint{State: activity.CheckpointInterrupted, Attempt: -1}
 		}
 	default:
@@ -507,6 +570,8 @@ func durableError(err error) string {
 	switch {
 	case errors.Is(err, activity.ErrAlreadyRunning):
 		return "already running"
+	case errors.Is(err, activity.ErrCheckpointMismatch):
+		return "mismatch"
 	case errors.As(err, &e):
 		return fmt.Sprintf("error #%d %s: %s", e.Attempt, e.RetryState, durableKind(e.Err.Error()))
 	}
@@ -518,7 +583,7 @@ func durableKind(text string) string {
 	kind, at := text, len(text)
 	for what, k := range map[string]string{
 		"heartbeat timeout": "", "start-to-close timeout": "", "schedule-to-start timeout": "", "schedule-to-close timeout": "",
-		"boom": "", "fatal": "", "panic": "", "user cancel": "cancel", "user ctx": "ctx", "is shut down": "shutdown",
+		"boom": "", "later": "", "fatal": "", "cannot resume": "cannot", "panic": "", "user cancel": "cancel", "user ctx": "ctx", "is shut down": "shutdown",
 		"the process ended": "crash", "had been made before": "made before",
 	} {
 		if i := strings.Index(text, what); i >= 0 && i < at {
@@ -733,7 +798,7 @@ func TestDurableModel(t *testing.T) {
 	if testing.Short() || *durableN > 0 {
 		return
 	}
-	for _, what := range []string{"completed", "failed", "canceled", "crash", "shutdown", "recovered running", "recovered interrupted", "crash interval", "left as found", "used up", "closed in downtime"} {
+	for _, what := range []string{"completed", "failed", "canceled", "crash", "shutdown", "recovered running", "recovered interrupted", "crash interval", "left as found", "used up", "closed in downtime", "mismatch", "stored backoff", "waiting saved", "cleanup", "cannot"} {
 		if counts[what] == 0 {
 			t.Errorf("%q never happened", what)
 		}

@@ -33,17 +33,19 @@ type durableStep struct {
 }
 
 // A durableTry is what the function does in one attempt, unless a call gives an
-// error: that it returns.
+// error: that it returns, after it has cleaned up if it was canceled.
 type durableTry struct {
-	steps []durableStep // the first is a sleep
-	end   string        // ok, boom, fatal (NonRetryable), panic, hang (until its context ends)
+	steps   []durableStep // the first is a sleep
+	end     string        // ok, boom, later (RetryAfter), fatal (NonRetryable), cannot (ErrCannotResume), panic, hang (until its context ends)
+	later   time.Duration
+	cleanup time.Duration
 }
 
 type durableOptions struct {
 	hb, s2c, sts, stc, initial time.Duration // 0: none; the default
 	coefficient, attempts      int           // 0: the default
-	reset, sync                bool
-	details                    int // 0: none
+	reset, sync, accept        bool          // accept: AcceptNewInput
+	details                    int           // 0: none
 }
 
 type durableAction struct {
@@ -99,7 +101,7 @@ func newDurableScript(seed uint64) *durableScript {
 	script := &durableScript{seed: seed}
 	for i := range script.programs {
 		for range 1 + r.IntN(3) {
-			try := durableTry{steps: []durableStep{{op: "sleep", d: between(ms, s)}}, end: one("ok", "ok", "boom", "boom", "boom", "fatal", "panic", "hang", "hang")}
+			try := durableTry{steps: []durableStep{{op: "sleep", d: between(ms, s)}}, end: one("ok", "ok", "boom", "boom", "boom", "later", "later", "fatal", "cannot", "panic", "hang", "hang"), later: between(ms, 20*s), cleanup: maybe(ms, 5*s)}
 			for range r.IntN(7) {
 				op := one("sleep", "sleep", "note", "note", "beat")
 				try.steps = append(try.steps, durableStep{op: op, d: between(ms, 2*s), v: pick(1, 2, 3, 4)})
@@ -112,7 +114,7 @@ func newDurableScript(seed uint64) *durableScript {
 			all[i] = durableOptions{
 				hb: maybe(100*ms, 3*s), s2c: maybe(500*ms, 8*s), sts: maybe(500*ms, 8*s), stc: maybe(3*s, 60*s),
 				initial: maybe(50*ms, 3*s), coefficient: pick(0, 1, 2, 3), attempts: pick(0, 0, 1, 2, 3, 5),
-				reset: pick(0, 1) == 1, sync: pick(0, 0, 1) == 1, details: pick(0, 0, 1, 9),
+				reset: pick(0, 1) == 1, sync: pick(0, 0, 1) == 1, accept: pick(0, 0, 1) == 1, details: pick(0, 0, 1, 9),
 			}
 		}
 		return all
@@ -161,15 +163,17 @@ func pickDuration(r *rand.Rand, of ...time.Duration) time.Duration { return of[r
 type durableStored struct {
 	state                                       string
 	attempt, from, progressed, program, details int
-	scheduled, updated                          time.Duration
+	scheduled, updated, next                    time.Duration // next: NextAttempt; 0: none
 	failure                                     string
 }
 
-func (c durableStored) goesOn() bool { return c.state == "running" || c.state == "interrupted" }
+func (c durableStored) goesOn() bool {
+	return c.state == "running" || c.state == "interrupted" || c.state == "waiting"
+}
 
 func (c durableStored) String() string {
-	return fmt.Sprintf("%s #%d from %d progressed %d scheduled %s updated %s input %d details %d after %q",
-		c.state, c.attempt, c.from, c.progressed, c.scheduled, c.updated, c.program, c.details, c.failure)
+	return fmt.Sprintf("%s #%d from %d progressed %d scheduled %s updated %s next %s input %d details %d after %q",
+		c.state, c.attempt, c.from, c.progressed, c.scheduled, c.updated, c.next, c.program, c.details, c.failure)
 }
 
 type durableAct struct {
@@ -182,7 +186,8 @@ type durableAct struct {
 	scheduled, closeBy        time.Duration
 	attempt, from, progressed int
 	details                   int
-	failure                   string // of the attempt before
+	failure, before           string // of the attempt before, and of the one before that
+	why                       string // who asked for the cancellation
 	slot, dirty               bool
 
 	// Of the attempt.
@@ -195,6 +200,7 @@ type durableAct struct {
 type durableModel struct {
 	s       *durableScript
 	now     time.Duration
+	late    time.Duration // what Shutdowns have taken
 	store   map[int]durableStored
 	lines   []string
 	tie     bool // two things happened at one instant
@@ -229,16 +235,48 @@ func (m *durableModel) live() {
 	l := m.life
 	m.acts, m.queue, m.free, m.flushAt = nil, nil, l.slots, durableNever
 	m.results = make([]string, len(l.actions))
+	m.late = max(m.late, m.now-l.begin)
 	next := 0
+	m.until(l.end+m.late, func(offer func(time.Duration, func())) {
+		if next < len(l.actions) {
+			offer(l.actions[next].at+m.late, func() { next++; m.act(next - 1) })
+		}
+	})
+	if l.crash {
+		m.counts["crash"]++
+	} else {
+		m.counts["shutdown"]++
+		m.free = 0
+		for _, a := range slices.Clone(m.acts) {
+			a.slot = false // goes to nobody
+			m.cancel(a, "shutdown")
+		}
+		m.flush()
+		for len(m.acts) > 0 {
+			first := slices.MinFunc(m.acts, func(a, b *durableAct) int { return cmp.Compare(a.wake, b.wake) })
+			m.until(first.wake+1, nil)
+			m.now--
+		}
+	}
+	for i, x := range l.actions {
+		m.say("action", i, "%s %s", x.kind, m.results[i])
+	}
+	for _, id := range slices.Sorted(maps.Keys(m.store)) {
+		m.say("stored", id, "%s", m.store[id])
+	}
+}
+
+// until does what happens before end. More adds to that, if it is not nil.
+func (m *durableModel) until(end time.Duration, more func(offer func(time.Duration, func()))) {
 	for over := false; !over; {
-		at, do, tie := l.end, func() { over = true }, false
+		at, do, tie := end, func() { over = true }, false
 		offer := func(t time.Duration, f func()) {
 			if tie = tie && t > at || t == at; t < at {
 				at, do = t, f
 			}
 		}
-		if next < len(l.actions) {
-			offer(l.actions[next].at, func() { next++; m.act(next - 1) })
+		if more != nil {
+			more(offer)
 		}
 		offer(m.flushAt, m.flush)
 		for _, a := range m.acts {
@@ -248,6 +286,8 @@ func (m *durableModel) live() {
 				offer(a.closeBy, func() { m.finish(a, "failed", "timeout", "schedule-to-close timeout") })
 			case "backing off":
 				offer(a.until, func() { m.proceed(a) })
+			case "canceling":
+				offer(a.wake, func() { m.finish(a, "canceled", a.why, a.why) })
 			default:
 				offer(a.wake, func() { a.pc++; m.step(a) })
 				offer(a.beatBy, func() { m.fail(a, "heartbeat timeout") })
@@ -258,23 +298,6 @@ func (m *durableModel) live() {
 		m.tie = m.tie || tie
 		m.now = at
 		do()
-	}
-	if l.crash {
-		m.counts["crash"]++
-	} else {
-		m.counts["shutdown"]++
-		m.free = 0
-		for _, a := range slices.Clone(m.acts) {
-			a.slot = false // goes to nobody
-			m.finish(a, "canceled", "shutdown", "shutdown")
-		}
-		m.flush()
-	}
-	for i, x := range l.actions {
-		m.say("action", i, "%s %s", x.kind, m.results[i])
-	}
-	for _, id := range slices.Sorted(maps.Keys(m.store)) {
-		m.say("stored", id, "%s", m.store[id])
 	}
 }
 
@@ -318,7 +341,7 @@ func (m *durableModel) act(i int) {
 		m.queue = slices.DeleteFunc(m.queue, func(a *durableAct) bool { return a.action == x.of }) // a slot that comes free goes to none of them
 		for _, a := range slices.Clone(m.acts) {
 			if a.action == x.of {
-				m.finish(a, "canceled", x.kind, x.kind)
+				m.cancel(a, x.kind)
 			}
 		}
 	case "forget":
@@ -360,13 +383,21 @@ func (o durableOptions) interval(n int) time.Duration {
 func (m *durableModel) start(action, id, program int) {
 	o := m.life.actions[action].opts[id]
 	cp := m.store[id]
+	if cp.state != "" && cp.program != program && !o.accept {
+		m.counts["mismatch"]++
+		m.results[action] = "mismatch"
+		return
+	}
 	a := &durableAct{id: id, action: action, program: program, opts: o, found: cp, scheduled: m.now, details: cp.details}
 	m.acts = append(m.acts, a)
 	if a.details == 0 {
 		a.details = o.details
 	}
 	m.event(a, "scheduled #0")
-	next := m.now
+	next := max(m.now, cp.next)
+	if cp.next > m.now {
+		m.counts["stored backoff"]++
+	}
 	if cp.goesOn() {
 		a.scheduled, a.attempt, a.from, a.progressed, a.failure = cp.scheduled, cp.attempt, cp.from, cp.progressed, cp.failure
 	}
@@ -397,6 +428,11 @@ func (m *durableModel) start(action, id, program int) {
 		a.state, a.until = "backing off", next
 	default:
 		m.proceed(a)
+	}
+	if (a.state == "waiting" || a.state == "backing off") && !(cp.goesOn() && cp.program == program) {
+		m.counts["waiting saved"]++
+		a.found = durableStored{}
+		m.save(a)
 	}
 }
 
@@ -485,12 +521,16 @@ func (m *durableModel) fail(a *durableAct, kind string) {
 	switch {
 	case kind == "schedule-to-close timeout":
 		why = "timeout"
-	case kind == "fatal":
+	case kind == "fatal", kind == "cannot":
 		why = "non-retryable failure"
 	case a.opts.attempts > 0 && n >= a.opts.attempts:
 		why = "maximum attempts reached"
 	default:
-		if !again {
+		switch {
+		case again:
+		case kind == "later":
+			delay = a.try.later
+		default:
 			delay = a.opts.interval(n)
 		}
 		if a.closeBy != durableNever && m.now+delay >= a.closeBy {
@@ -498,7 +538,7 @@ func (m *durableModel) fail(a *durableAct, kind string) {
 		}
 	}
 	a.stalled = kind == "heartbeat timeout"
-	a.failure = kind
+	a.before, a.failure = a.failure, kind
 	m.event(a, "attempt failed #%d %s, next in %s", a.attempt, kind, delay)
 	m.soon(a)
 	switch {
@@ -512,26 +552,44 @@ func (m *durableModel) fail(a *durableAct, kind string) {
 	}
 }
 
+// cancel ends an activity's wait, or its attempt's context.
+func (m *durableModel) cancel(a *durableAct, why string) {
+	switch {
+	case a.state == "canceling":
+	case a.state == "running" && a.try.cleanup > 0:
+		m.counts["cleanup"]++
+		a.state, a.why, a.wake = "canceling", why, m.now+a.try.cleanup
+		m.save(a)
+	default:
+		m.finish(a, "canceled", why, why)
+	}
+}
+
 // finish ends an activity. why is the RetryState, or of a cancellation who asked.
 func (m *durableModel) finish(a *durableAct, state, why, kind string) {
 	m.acts = slices.DeleteFunc(m.acts, func(b *durableAct) bool { return a == b })
 	m.queue = slices.DeleteFunc(m.queue, func(b *durableAct) bool { return a == b })
 	m.counts[state]++
 	told := a.attempt // the last that was started
-	left := "failed"
+	left, failure := "failed", kind
 	switch state {
 	case "completed":
 		m.event(a, "completed #%d", told)
 	case "failed":
 		m.event(a, "failed #%d %s: %s", told, why, kind)
+		if kind == "cannot" && why == "non-retryable failure" { // that attempt does not count
+			m.counts["cannot"]++
+			a.attempt--
+			left, failure = "interrupted", a.before
+		}
 	case "canceled":
 		m.event(a, "canceled #%d cancel requested: %s", told, kind)
-		if a.state == "running" { // that attempt does not count
+		if a.state == "running" || a.state == "canceling" { // that attempt does not count
 			m.noteMoved(a)
 			a.attempt--
 		}
 		if left = "canceled"; why != "cancel" {
-			left, kind = "interrupted", a.failure
+			left, failure = "interrupted", a.failure
 		}
 	}
 	if action := m.life.actions[a.action]; action.kind == "start" {
@@ -548,10 +606,10 @@ func (m *durableModel) finish(a *durableAct, state, why, kind string) {
 	case state == "completed":
 		delete(m.store, a.id)
 		m.flush()
-	case left == "interrupted" && !a.started && a.found.goesOn():
+	case state == "canceled" && left == "interrupted" && !a.started && a.found.goesOn():
 		m.counts["left as found"]++
 	default:
-		a.failure = kind
+		a.failure = failure
 		a.dirty = false
 		m.store[a.id] = m.checkpoint(a, left)
 		m.flush()
@@ -561,15 +619,33 @@ func (m *durableModel) finish(a *durableAct, state, why, kind string) {
 
 // What is to be saved.
 
-func (m *durableModel) checkpoint(a *durableAct, state string) durableStored {
-	c := durableStored{state: state, attempt: a.attempt, from: a.from, progressed: min(a.progressed, a.attempt),
+// checkpoint is what is stored of an activity that is left so, or of one that is alive
+// if left is "".
+func (m *durableModel) checkpoint(a *durableAct, left string) durableStored {
+	c := durableStored{state: left, attempt: a.attempt, from: a.from, progressed: a.progressed,
 		scheduled: a.scheduled, updated: m.now, program: a.program, details: a.details, failure: a.failure}
-	if state == "running" && a.moved {
-		c.progressed = a.attempt
-		if a.opts.reset {
-			c.from = a.attempt - 1
+	if left == "" {
+		switch c.state = a.state; a.state {
+		case "running":
+		case "canceling":
+			c.attempt--
+			if c.state = "interrupted"; a.why == "cancel" {
+				c.state, c.failure = "canceled", a.why
+			}
+		default:
+			c.state = "waiting"
+		}
+		if a.started && a.moved && a.state != "waiting" && a.state != "backing off" {
+			c.progressed = a.attempt
+			if a.opts.reset {
+				c.from = a.attempt - 1
+			}
 		}
 	}
+	if a.state == "backing off" && c.goesOn() {
+		c.next = a.until
+	}
+	c.progressed = min(c.progressed, c.attempt)
 	return c
 }
 
@@ -596,7 +672,7 @@ func (m *durableModel) flush() {
 	for _, a := range m.acts {
 		if a.dirty {
 			a.dirty = false
-			m.store[a.id] = m.checkpoint(a, "running")
+			m.store[a.id] = m.checkpoint(a, "")
 		}
 	}
 }

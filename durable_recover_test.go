@@ -50,10 +50,10 @@ func TestCheckpoints(t *testing.T) {
 			checkDiff(t, "unfinished", got, want)
 		}
 		check(kinds)
-		e.start(activity.Options{ID: "crashed"}, untilEnded) // runs here now
+		e.start(activity.Options{ID: "crashed", AcceptNewInput: true}, untilEnded) // runs here now
 		delete(kinds, "crashed")
 		check(kinds)
-		h := e.start(activity.Options{ID: "failed"}, untilEnded)
+		h := e.start(activity.Options{ID: "failed", AcceptNewInput: true}, untilEnded)
 		open := s.block("Save")
 		h.Cancel(errCancel)
 		synctest.Wait()
@@ -70,7 +70,7 @@ func TestCheckpoints(t *testing.T) {
 		checkDetails(t, stored{s.get("failed")}, 7)
 		check(kinds)
 		s.on("Delete", failing)
-		h = e.start(activity.Options{ID: "canceled"}, noop)
+		h = e.start(activity.Options{ID: "canceled", AcceptNewInput: true}, noop)
 		h.Cancel(errCancel)
 		synctest.Wait()
 		checkErr(t, e.end(h), nil) // has succeeded, and the Store does not know it yet

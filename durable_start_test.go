@@ -92,25 +92,11 @@ func TestRule20ASaveThatHangsHoldsTheStart(t *testing.T) {
 	})
 }
 
-// What ends an activity during the Save of its first start ends it at once, and the
-// Store then holds what stood before, or that it was interrupted.
-func TestRule20EndDuringTheFirstStartsSave(t *testing.T) {
-	cp := func(state activity.CheckpointState) activity.Checkpoint {
-		return activity.Checkpoint{State: state, Attempt: 2, Progressed: 2, Details: details(1), LastFailure: "eh", Input: []byte("8")}
-	}
-	begun := activity.Checkpoint{ID: "a", State: activity.CheckpointInterrupted, Input: []byte("{}")}
-	resumed := begun
-	resumed.Details = details(1)
-	for _, before := range []struct {
-		activity.Checkpoint
-		left    activity.Checkpoint // no State: the same
-		attempt int                 // that the answer names
-	}{
-		{Checkpoint: activity.Checkpoint{}, left: begun},
-		{Checkpoint: cp(activity.CheckpointFailed), left: resumed},
-		{Checkpoint: cp(activity.CheckpointCanceled), left: resumed},
-		{Checkpoint: cp(activity.CheckpointRunning), attempt: 2},
-		{Checkpoint: cp(activity.CheckpointInterrupted), attempt: 2},
+// Given a start that is being saved, when the caller's context ends or Shutdown is called,
+// then Start is refused at once, and the Store holds again what stood before.
+func TestStart_CanceledDuringItsSave(t *testing.T) {
+	for _, before := range []activity.CheckpointState{
+		0, activity.CheckpointFailed, activity.CheckpointCanceled, activity.CheckpointRunning, activity.CheckpointInterrupted,
 	} {
 		for how, end := range map[string]func(e *env, cancel context.CancelCauseFunc) error{
 			"context": func(_ *env, cancel context.CancelCauseFunc) error { cancel(errCancel); return errCancel },
@@ -119,14 +105,12 @@ func TestRule20EndDuringTheFirstStartsSave(t *testing.T) {
 				return activity.ErrShutdown
 			},
 		} {
-			t.Run(fmt.Sprintf("%s/%s", before.State, how), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s/%s", before, how), func(t *testing.T) {
 				durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
-					left := before.left
-					if before.State != 0 {
-						stood := s.put(before.Checkpoint)
-						if left.State == 0 {
-							left, left.Sequence = stood, 0
-						}
+					stood := activity.Checkpoint{ID: "a"}
+					if before != 0 {
+						stood = s.put(activity.Checkpoint{State: before, Attempt: 2, Progressed: 2, Details: details(1), LastFailure: "eh"})
+						stood.Sequence = 0
 					}
 					open := s.block("Save")
 					ctx, cancel := context.WithCancelCause(e.ctx)
@@ -135,16 +119,14 @@ func TestRule20EndDuringTheFirstStartsSave(t *testing.T) {
 					e.pass(time.Minute)
 					want := end(e, cancel)
 					synctest.Wait()
-					err := l.err
 					if !l.returned.Load() {
 						t.Fatal("Start has not returned")
-					} else if err == nil {
-						err = e.end(l.h)
 					}
-					checkEnd(t, err, before.attempt, activity.RetryStateCancelRequested, want)
+					checkErr(t, l.err, want)
+					checkDiff(t, "events", e.kinds("a"), []activity.EventKind(nil))
 					open()
 					e.pass(time.Minute)
-					s.want(left)
+					s.want(stood)
 				})
 			})
 		}
@@ -241,9 +223,7 @@ func TestRule20StartReturnsWhenItWaits(t *testing.T) {
 				t.Fatalf("%v, %v", l.returned.Load(), l.err)
 			}
 			checkState(t, l.h, activity.StateWaiting)
-			if n := len(s.of("Save")); n != 0 {
-				t.Errorf("%d Saves while it waits for a slot", n)
-			}
+			s.want(activity.Checkpoint{ID: "a", Name: "job", State: activity.CheckpointWaiting, Sequence: 1, ScheduledAt: e.base, UpdatedAt: e.base, Input: []byte("{}")})
 			e.pass(time.Minute)
 			checkErr(t, e.end(l.h), nil)
 		})
@@ -439,7 +419,7 @@ func TestRule24AStartThatFailsLeavesWhatStood(t *testing.T) {
 			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 				before := activity.Checkpoint{ID: "a", State: state}
 				if state != 0 {
-					before.Attempt, before.Progressed, before.Details, before.Input, before.LastFailure = 2, 2, details(1), []byte("8"), "eh"
+					before.Attempt, before.Progressed, before.Details, before.Input, before.LastFailure = 2, 2, details(1), []byte("{}"), "eh"
 					before = s.put(before)
 				}
 				for range 2 {
@@ -539,32 +519,27 @@ func untilDone(d time.Duration) func(activity.Context) error {
 	return func(ctx activity.Context) error { return ctx.Sleep(d) }
 }
 
-// After a wait for a slot, it is Wait that has the Store's error.
-func TestRule20AStartThatFailsAfterAWait(t *testing.T) {
+// Given an activity that was accepted and waits, when the Store then does not take its
+// start, then the start is tried again until the Store takes it.
+func TestStart_FailingSaveAfterAWaitIsTriedAgain(t *testing.T) {
 	for name, before := range map[string]activity.CheckpointState{"slot": activity.CheckpointFailed, "crash interval": activity.CheckpointRunning} {
 		t.Run(name, func(t *testing.T) {
 			durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
-				stood := s.put(activity.Checkpoint{State: before, Attempt: 1, Details: details(1)})
+				s.put(activity.Checkpoint{State: before, Attempt: 1, Details: details(1)})
 				if before == activity.CheckpointFailed {
 					e.start(activity.Options{}, untilDone(time.Second))
 				}
-				h := e.start(job, func(activity.Context) error { t.Error("it runs"); return nil })
+				h := e.start(job, untilEnded)
 				s.on("Save", failing)
-				e.pass(time.Second)
-				err := e.end(h)
-				var asError *activity.Error
-				if !errors.Is(err, errDisk) || errors.As(err, &asError) {
-					t.Errorf("%v (%T)", err, err)
-				}
-				checkDiff(t, "events", e.kinds("a"), []activity.EventKind{activity.EventScheduled, activity.EventFailed})
-				checkState(t, h, activity.StateFailed)
+				e.pass(time.Hour)
+				checkState(t, h, activity.StateWaiting)
+				checkDiff(t, "events", e.kinds("a"), []activity.EventKind{activity.EventScheduled})
 				s.on("Save", nil)
-				s.want(stood)
-				checkDiff(t, "unfinished", e.unfinished(), []string{"a"})
-				h = e.start(job, noop) // the slot and the ID are free
-				e.pass(time.Second)
-				checkErr(t, e.end(h), nil)
-				e.stop()
+				e.pass(5 * time.Second)
+				checkState(t, h, activity.StateRunning)
+				if got := s.get("a"); got.State != activity.CheckpointRunning {
+					t.Errorf("it runs, and is stored as %s", got.State)
+				}
 			})
 		})
 	}
@@ -580,11 +555,13 @@ func TestRule20Input(t *testing.T) {
 		_, err := activity.Execute(e.ctx, e.rt, opts, fn, in{1, 2})
 		checkErr(t, err, errBoom)
 		checkDiff(t, "input", string(s.get("a").Input), `{"A":1,"B":2}`)
-		_, err = activity.Execute(e.ctx, e.rt, opts, fn, in{3, 4}) // replaces it
+		accept := opts
+		accept.AcceptNewInput = true
+		_, err = activity.Execute(e.ctx, e.rt, accept, fn, in{3, 4}) // replaces it
 		checkErr(t, err, errBoom)
 		checkDiff(t, "input", string(s.get("a").Input), `{"A":3,"B":4}`)
-		checkErr(t, e.rt.Run(e.ctx, opts, func(activity.Context) error { return errBoom }), errBoom) // has none
-		checkDiff(t, "input", s.get("a").Input, []byte(nil))
+		checkErr(t, e.rt.Run(e.ctx, opts, func(activity.Context) error { return errBoom }), errBoom) // has none, and keeps it
+		checkDiff(t, "input", string(s.get("a").Input), `{"A":3,"B":4}`)
 
 		calls := len(s.of(""))
 		_, err = activity.Start(e.ctx, e.rt, job, func(ctx activity.Context, _ chan int) (int, error) { return 0, nil }, nil)
@@ -632,7 +609,7 @@ func TestRule20HeartbeatDetailsOption(t *testing.T) {
 // A checkpoint that cannot be is not taken for a start from the beginning.
 func TestRule20ACheckpointThatMakesNoSense(t *testing.T) {
 	for _, cp := range []activity.Checkpoint{
-		{State: activity.CheckpointCanceled + 1, Attempt: 1},
+		{State: activity.CheckpointWaiting + 1, Attempt: 1},
 		{State: -1, Attempt: 1},
 		{State: activity.CheckpointRunning, Attempt: -1},
 		{State: activity.CheckpointRunning, Attempt: 1, CountedFrom: 2},

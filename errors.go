@@ -23,6 +23,19 @@ var (
 	// Config.MaxDetailsSize.
 	ErrDetailsTooLarge = errors.New("heartbeat details are too large")
 
+	// ErrCannotResume says that the recorded heartbeat details are not what the
+	// function can resume from: they do not decode into what it asks for, or
+	// [Range] finds that they would skip work. A function may return it itself. An
+	// attempt that ends in it is not retried and does not count, and a stored
+	// activity stays interrupted, so that a program that can read the details may
+	// resume it.
+	ErrCannotResume = errors.New("cannot resume from the recorded heartbeat details")
+
+	// ErrCheckpointMismatch refuses a start whose Options.ID has the checkpoint of
+	// another activity: of another Name, or of one that has not completed and had
+	// another input.
+	ErrCheckpointMismatch = errors.New("its checkpoint is another activity's")
+
 	// ErrGoexit is the error of an attempt whose function called runtime.Goexit, as
 	// t.FailNow does. It is not retried.
 	ErrGoexit = errors.New("the function called runtime.Goexit")
@@ -58,7 +71,7 @@ type RetryState int
 
 const (
 	_                                RetryState = iota
-	RetryStateNonRetryableFailure               // the error was NonRetryable, or RetryPolicy.Retryable said no
+	RetryStateNonRetryableFailure               // the error was NonRetryable or ErrCannotResume, or RetryPolicy.Retryable said no
 	RetryStateMaximumAttemptsReached            // it was the last of RetryPolicy.MaximumAttempts
 	RetryStateTimeout                           // a schedule-to-close or schedule-to-start timeout, or the next attempt would start after schedule-to-close
 	RetryStateCancelRequested                   // the caller's context ended, Handle.Cancel or Shutdown was called

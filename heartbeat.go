@@ -148,7 +148,7 @@ func (t *attempt) HeartbeatDetails(into ...any) (bool, error) {
 	found, err := decodeDetails(t.a.rt.cfg.Codec, t.resumesFrom, into)
 	if err != nil {
 		t.logCodecPanic(err)
-		err = NonRetryable(fmt.Errorf("%s: attempt %d cannot resume: %w", t.a, t.number, err))
+		err = fmt.Errorf("%s: attempt %d: %w", t.a, t.number, err)
 	}
 	return found, err
 }
@@ -206,14 +206,14 @@ func appendValue(details, value []byte) []byte {
 func cutValue(details []byte) (value, rest []byte, err error) {
 	n, size := binary.Uvarint(details)
 	if size <= 0 || n > uint64(len(details)-size) {
-		return nil, nil, errors.New("heartbeat details: what was recorded is damaged")
+		return nil, nil, errors.New("they are damaged")
 	}
 	end := size + int(n)
 	return details[size:end:end], details[end:], nil
 }
 
 // decodeDetails decodes the first recorded values into the pointers given. It
-// reports false if nothing was recorded.
+// reports false if nothing was recorded. Its errors are ErrCannotResume.
 func decodeDetails(c Codec, details []byte, into []any) (bool, error) {
 	if len(details) == 0 {
 		return false, nil
@@ -225,16 +225,16 @@ func decodeDetails(c Codec, details []byte, into []any) (bool, error) {
 	for rest := details; len(rest) > 0; {
 		value, after, err := cutValue(rest)
 		if err != nil {
-			return false, NonRetryable(err)
+			return false, fmt.Errorf("%w: %w", ErrCannotResume, err)
 		}
 		values, rest = append(values, value), after
 	}
 	if len(into) > len(values) {
-		return false, NonRetryable(fmt.Errorf("heartbeat details: %d values asked for, only %d were recorded", len(into), len(values)))
+		return false, fmt.Errorf("%w: %d values asked for, only %d were recorded", ErrCannotResume, len(into), len(values))
 	}
 	for i, p := range into {
 		if err := unmarshal(c, bytes.Clone(values[i]), p); err != nil {
-			return false, NonRetryable(fmt.Errorf("heartbeat details: cannot decode value %d into %T: %w", i+1, p, err))
+			return false, fmt.Errorf("%w: cannot decode value %d into %T: %w", ErrCannotResume, i+1, p, err)
 		}
 	}
 	return true, nil

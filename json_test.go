@@ -108,12 +108,12 @@ func TestJSON_EventOfHeartbeatHasDetails(t *testing.T) {
 
 func TestJSON_Checkpoint(t *testing.T) {
 	encodes(t, activity.Checkpoint{}, `{"ID":"","Name":"","State":"unset","Attempt":0,"CountedFrom":0,"Progressed":0,"Sequence":0,`+
-		`"ScheduledAt":null,"UpdatedAt":null,"Input":null,"Details":null,"LastFailure":""}`)
+		`"ScheduledAt":null,"UpdatedAt":null,"NextAttempt":null,"Input":null,"Details":null,"LastFailure":""}`)
 	encodes(t, activity.Checkpoint{
 		ID: "a1", Name: "job", State: activity.CheckpointInterrupted, Attempt: 4, CountedFrom: 1, Progressed: 3, Sequence: 1<<64 - 1,
-		ScheduledAt: jsonNoon, UpdatedAt: jsonNoon, Input: []byte(`{"Path": "/tmp"}`), Details: recorded("1", `"two"`), LastFailure: "boom",
+		ScheduledAt: jsonNoon, UpdatedAt: jsonNoon, NextAttempt: jsonNoon, Input: []byte(`{"Path": "/tmp"}`), Details: recorded("1", `"two"`), LastFailure: "boom",
 	}, `{"ID":"a1","Name":"job","State":"interrupted","Attempt":4,"CountedFrom":1,"Progressed":3,"Sequence":18446744073709551615,`+
-		`"ScheduledAt":"2026-03-01T12:00:00.5Z","UpdatedAt":"2026-03-01T12:00:00.5Z","Input":{"Path":"/tmp"},"Details":[1,"two"],"LastFailure":"boom"}`)
+		`"ScheduledAt":"2026-03-01T12:00:00.5Z","UpdatedAt":"2026-03-01T12:00:00.5Z","NextAttempt":"2026-03-01T12:00:00.5Z","Input":{"Path":"/tmp"},"Details":[1,"two"],"LastFailure":"boom"}`)
 }
 
 // Stats needs no method while all of its fields are numbers.

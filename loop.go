@@ -29,9 +29,12 @@ type RangeProgress struct{ Next, To int }
 // before the last body is done, Range returns the cause, and if recording fails,
 // that error. Once the last body is done it returns nil.
 //
-// One activity has one Range. A second one, details that no Range recorded and a
-// recorded Next above to are NonRetryable errors. For phases, [Resume] a struct
-// of your own.
+// The numbers must mean the same in each attempt. If an earlier attempt recorded a
+// To above to, because a list has shrunk or a batch has grown, Range would skip
+// work, and returns [ErrCannotResume]. So it does for details that no Range recorded.
+//
+// One activity has one Range. A second one is a NonRetryable error. For phases,
+// [Resume] a struct of your own.
 func Range(ctx Context, from, to int, body func(i int) error) error {
 	if e := engineOf(ctx); e != nil && !e.BeginRange() {
 		info := ctx.Info()
@@ -39,15 +42,17 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 	}
 	var progress RangeProgress
 	found, err := ctx.HeartbeatDetails(&progress)
-	if err != nil {
-		return fmt.Errorf("activity.Range: what was recorded is not a Range's: %w", err)
-	}
 	next := from
-	if found {
+	switch {
+	case err != nil:
+		return fmt.Errorf("activity.Range from %d to %d: the details are not a Range's: %w", from, to, err)
+	case !found:
+	case progress.Next > progress.To: // which no Range records
+		return fmt.Errorf("activity.Range from %d to %d: %w: they are not a Range's: Next is %d, and To is %d", from, to, ErrCannotResume, progress.Next, progress.To)
+	case progress.To > to:
+		return fmt.Errorf("activity.Range from %d to %d: %w: an earlier attempt had done the numbers below %d of those below %d, and they may mean something else now", from, to, ErrCannotResume, progress.Next, progress.To)
+	default:
 		next = max(from, progress.Next)
-	}
-	if found && progress.Next > to {
-		return NonRetryable(fmt.Errorf("activity.Range from %d to %d: an earlier attempt recorded %d as the next, which is beyond the end", from, to, progress.Next))
 	}
 	if t := attemptOf(ctx); t != nil {
 		t.a.noteRange(&rangeState{from, next, to})

@@ -54,6 +54,13 @@ type Options struct {
 	// function that returns that error has failed, as with any other error.
 	// Without Config.Store and an ID the activity is refused.
 	SyncHeartbeats bool
+
+	// AcceptNewInput lets an execution continue from the checkpoint of one that had
+	// another input and has not completed: the new input counts, and the recorded
+	// details are resumed. Without it, such a start is refused with
+	// [ErrCheckpointMismatch], because progress in one input says nothing about
+	// another.
+	AcceptNewInput bool
 }
 
 // NoOverlap, as Options.MaxAbandoned, lets no attempt start while the function

@@ -71,7 +71,9 @@ func TestRule6RangeEdges(t *testing.T) {
 		"at to":             {3, 5, progress(5, 5), nil, false, 2, 2},
 		"above to":          {3, 5, progress(6, 6), nil, true, 0, 0},
 		"above to and from": {3, 2, progress(3, 3), nil, true, 0, 0},
-		"another to":        {3, 5, progress(4, 9), []int{4}, false, 2, 2},
+		"a list that grew":  {3, 6, progress(4, 5), []int{4, 5}, false, 3, 3},
+		"one that shrank":   {3, 5, progress(4, 6), nil, true, 0, 0},
+		"next above its to": {3, 5, progress(5, 4), nil, true, 0, 0},
 		"a number":          {0, 3, []any{1}, nil, true, 0, 0},
 		"a text":            {0, 3, []any{"1"}, nil, true, 0, 0},
 		"another struct":    {0, 3, []any{twoFields{A: 1}}, nil, true, 0, 0},
@@ -89,7 +91,7 @@ func TestRule6RangeEdges(t *testing.T) {
 				})
 				err := wait(t, h)
 				if test.refused {
-					checkEnd(t, err, 1, activity.RetryStateNonRetryableFailure)
+					checkEnd(t, err, 1, activity.RetryStateNonRetryableFailure, activity.ErrCannotResume)
 				} else {
 					checkErr(t, err, nil)
 				}

@@ -40,7 +40,7 @@ type RetryPolicy struct {
 
 	// Retryable reports whether an attempt that ended with err may be retried. If
 	// nil, every error is. Retryable is asked about timeouts too, but not about
-	// NonRetryable errors and cancellation. If it panics, the error is retried. It
+	// NonRetryable errors, ErrCannotResume and cancellation. If it panics, the error is retried. It
 	// must be quick: the activity counts as running meanwhile.
 	Retryable func(err error) bool
 }
@@ -115,15 +115,17 @@ func (rt *Runtime) random(p *RetryPolicy) (r float64) {
 
 // verdict is what an error itself and RetryPolicy.Retryable say about a retry.
 type verdict struct {
-	final bool          // no further attempt
-	delay time.Duration // from RetryAfter; zero if the policy's interval counts
+	final        bool          // no further attempt
+	cannotResume bool          // because of ErrCannotResume
+	delay        time.Duration // from RetryAfter; zero if the policy's interval counts
 }
 
 // judge finds out whether err may be retried, and when. It calls user code, so no
 // lock may be held. A panic counts as no opinion.
 func (a *activity) judge(err error, v *verdict) {
 	a.rt.protect(a, "the returned error", func() {
-		v.final = findOwn(err, func(err error) bool {
+		v.cannotResume = findOwn(err, func(err error) bool { return err == ErrCannotResume })
+		v.final = v.cannotResume || findOwn(err, func(err error) bool {
 			n, ok := err.(interface{ NonRetryable() bool })
 			return ok && n.NonRetryable()
 		})

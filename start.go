@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // startMode says how an activity is started.
@@ -148,6 +150,15 @@ func (a *activity) notStarted(cause error) error {
 	return &Error{ID: a.opts.ID, Name: a.name(), RetryState: RetryStateCancelRequested, Err: cause}
 }
 
+// canceledStart is the error of a start that was canceled before it was accepted.
+// Runtime.mu is held.
+func (a *activity) canceledStart() error {
+	if a.cancelCause == ErrShutdown {
+		return refusal(a.opts.ID, ErrShutdown)
+	}
+	return a.notStarted(a.cancelCause)
+}
+
 func refusal(id string, err error) error {
 	if id == "" {
 		return fmt.Errorf("activity: not started: %w", err)
@@ -199,6 +210,7 @@ type storedStart struct {
 	calledAt   instant                 // when Start was called
 	cancelLoad context.CancelCauseFunc // ends the Store's Load
 	decided    chan struct{}           // closed when Start may return
+	held       bool                    // the Store holds this execution, so that Start may return while it waits
 	accepted   bool                    // Start returns nil: decided is closed, or leave is about to
 	refusal    error                   // what Start returns; set once, before decided is closed
 
@@ -206,6 +218,7 @@ type storedStart struct {
 	found    Checkpoint // its State is 0 if there is none
 	replaces *record    // where found comes from; nil if from the Store
 	written  bool       // the Store may hold something of this execution
+	newInput bool       // found has another input
 }
 
 func (r *record) claimLocked(rt *Runtime) {
@@ -255,16 +268,27 @@ var errNotRecovered = errors.New("there is nothing to recover")
 // load asks the Store what it holds of the activity's ID, and resumes from
 // there. When recovering it refuses an activity that is not unfinished.
 func (a *activity) load(recovering bool) (err error) {
-	r, rt := a.rec, a.rt
 	var cp Checkpoint
-	var found bool
+	var mismatch error
 	err = errStoreGoexit
-	defer func() { // deferred for a Store that calls runtime.Goexit
-		err = a.loaded(cp, found, recovering, err)
+	defer func() { // deferred for a Store or a Codec that calls runtime.Goexit
+		err = a.loaded(cp, mismatch, recovering, err)
 	}()
+	cp, err = a.find()
+	if err == nil && cp.State != 0 {
+		mismatch = a.compare(cp)
+	}
+	return err
+}
+
+// find returns the checkpoint of the activity's ID. Its State is 0 if there is none.
+func (a *activity) find() (cp Checkpoint, err error) {
+	r, rt := a.rec, a.rt
 	if p := r.start.replaces; p != nil {
-		cp, found, err = p.remains(rt), !p.gone, nil
-		return err
+		if !p.gone {
+			cp = p.remains(rt)
+		}
+		return cp, nil
 	}
 	ctx, cancel := context.WithCancelCause(a.base)
 	defer cancel(nil)
@@ -274,35 +298,41 @@ func (a *activity) load(recovering bool) (err error) {
 		cancel(a.cancelCause)
 	}
 	rt.leave()
-	err = rt.callStore("Load", func() (err error) {
-		cp, found, err = rt.cfg.Store.Load(ctx, r.id)
+	err = rt.callStore("Load", func() error {
+		loaded, found, err := rt.cfg.Store.Load(ctx, r.id)
+		switch {
+		case err != nil || !found:
+		case loaded.ID != r.id:
+			return fmt.Errorf("it has given the checkpoint of another ID: %q", loaded.ID)
+		case !loaded.sound():
+			return fmt.Errorf("its checkpoint makes no sense: %s, attempt %d, counted from %d, progressed %d", loaded.State, loaded.Attempt, loaded.CountedFrom, loaded.Progressed)
+		default:
+			cp = loaded
+		}
 		return err
 	})
-	return err
+	return cp, err
 }
 
-func (a *activity) loaded(cp Checkpoint, found, recovering bool, err error) error {
-	if !found {
-		cp = Checkpoint{}
-	}
+// loaded starts the activity from cp, or refuses it.
+func (a *activity) loaded(cp Checkpoint, mismatch error, recovering bool, err error) error {
 	a.rt.enter()
 	a.checkParentLocked()
 	switch {
-	case a.cancelCause == ErrShutdown:
-		err = refusal(a.opts.ID, ErrShutdown)
 	case a.cancelCause != nil:
-		err = a.notStarted(a.cancelCause)
+		err = a.canceledStart()
 	case err != nil:
 		err = refusal(a.opts.ID, err)
-	case found && cp.ID != a.opts.ID:
-		err = refusal(a.opts.ID, fmt.Errorf("the Store has given the checkpoint of another ID: %q", cp.ID))
-	case found && !cp.sound():
-		err = refusal(a.opts.ID, fmt.Errorf("its checkpoint makes no sense: %s, attempt %d, counted from %d, progressed %d", cp.State, cp.Attempt, cp.CountedFrom, cp.Progressed))
 	case recovering && !cp.State.unfinished():
 		err = errNotRecovered
+	case mismatch != nil:
+		err = refusal(a.opts.ID, mismatch)
 	}
 	if err == nil {
 		a.resumeLocked(cp)
+		if r := a.rec; !a.startDecidedLocked() && a.phase != phaseSavingStart {
+			r.saveLocked(a.rt, a.waitSavedLocked)
+		}
 	} else {
 		a.refuseLocked(err)
 	}
@@ -314,10 +344,51 @@ func (a *activity) loaded(cp Checkpoint, found, recovering bool, err error) erro
 	return err
 }
 
+// compare returns an error if the activity is not the one that cp is of. If both have
+// the same input, it keeps the stored form, which other versions of the program know. It
+// calls the Codec, so no lock may be held.
+func (a *activity) compare(cp Checkpoint) error {
+	r := a.rec
+	if name := a.opts.Name; name != "" && name != cp.Name {
+		return fmt.Errorf("%w: the Store has one named %q (%s, attempt %d), and this one is named %q: use another ID, or Forget this one to drop what is stored", ErrCheckpointMismatch, cp.Name, cp.State, cp.Attempt, name)
+	}
+	if _, takesInput := a.body.input(); !takesInput {
+		r.input = bytes.Clone(cp.Input)
+		return nil
+	}
+	again, err := a.body.again(a.rt.cfg.Codec, bytes.Clone(cp.Input))
+	if err == nil && bytes.Equal(again, r.input) {
+		r.input = bytes.Clone(cp.Input)
+		return nil
+	}
+	r.start.newInput = true
+	if len(cp.Input) == 0 || a.opts.AcceptNewInput { // an activity of Run has none
+		return nil
+	}
+	how := "use that input, set Options.AcceptNewInput to continue with the new one, or Forget the ID to drop what is stored"
+	if err != nil {
+		return fmt.Errorf("%w: the Store has one (%s, attempt %d) with the input %s, which cannot be decoded for this one (%w): %s", ErrCheckpointMismatch, cp.State, cp.Attempt, excerpt(cp.Input), err, how)
+	}
+	return fmt.Errorf("%w: the Store has one (%s, attempt %d) with the input %s, and this one has %s: %s", ErrCheckpointMismatch, cp.State, cp.Attempt, excerpt(again), excerpt(r.input), how)
+}
+
+// excerpt is the beginning of an input, for people.
+func excerpt(input []byte) string {
+	const most = 100
+	switch {
+	case !utf8.Valid(input):
+		return fmt.Sprintf("of %d bytes", len(input))
+	case len(input) > most:
+		return fmt.Sprintf("%s... (%d bytes)", strings.ToValidUTF8(string(input[:most]), ""), len(input))
+	}
+	return string(input)
+}
+
 // resumeLocked starts an activity from the checkpoint of its ID.
 func (a *activity) resumeLocked(cp Checkpoint) {
 	r, p, rt := a.rec, &a.opts.RetryPolicy, a.rt
 	r.start.found, r.sequence = cp, max(r.sequence, cp.Sequence)
+	r.start.held = cp.State.unfinished() && !r.start.newInput
 	if len(cp.Details) > 0 {
 		a.mu.Lock()
 		a.details = recorded{data: bytes.Clone(cp.Details)}
@@ -328,33 +399,40 @@ func (a *activity) resumeLocked(cp Checkpoint) {
 		return
 	}
 	now, today := rt.now, rt.wall(rt.now)
-	if age := today.Sub(cp.ScheduledAt); age > 0 { // else the clock was set back
+	if age := today.Sub(cp.ScheduledAt); age >= 0 {
 		a.scheduled = rt.moment(now)
 		a.scheduled.at -= instant(age)
+	} else { // one of the two clocks was wrong: it counts as scheduled now
+		r.scheduledAt = cp.ScheduledAt
 	}
 	a.attempts, a.countedFrom, a.progressed = cp.Attempt, cp.CountedFrom, cp.Progressed
-	next := now
-	if cp.State == CheckpointInterrupted {
-		if cp.LastFailure != "" {
-			a.failure = errors.New(cp.LastFailure)
-		}
-	} else {
-		a.failure = fmt.Errorf("the process ended during attempt %d", cp.Attempt)
-		if cp.Progressed < cp.Attempt { // what kills its process must not do so at every boot
-			since := now - instant(max(today.Sub(cp.UpdatedAt), 0))
-			next = max(now, since.add(p.interval(cp.Attempt-cp.Progressed, rt.random(p))))
-		} else if p.ResetOnProgress {
-			a.countedFrom = cp.Attempt - 1
-		}
+	if cp.LastFailure != "" {
+		a.failure = errors.New(cp.LastFailure)
 	}
+	var delay time.Duration // counted from UpdatedAt
+	switch {
+	case cp.State != CheckpointRunning:
+		if !cp.NextAttempt.IsZero() {
+			delay = cp.NextAttempt.Sub(cp.UpdatedAt)
+		}
+	case cp.Progressed < cp.Attempt: // what kills its process must not do so at every boot
+		delay = p.interval(cp.Attempt-cp.Progressed, rt.random(p))
+	case p.ResetOnProgress:
+		a.countedFrom = cp.Attempt - 1
+	}
+	crashed := cp.State == CheckpointRunning
+	if crashed {
+		a.failure = fmt.Errorf("the process ended during attempt %d", cp.Attempt)
+	}
+	next := max(now, (now - instant(max(today.Sub(cp.UpdatedAt), 0))).add(delay))
 	var retry RetryState
 	err := a.failure
+	if err == nil {
+		err = fmt.Errorf("%d attempts had been made before", cp.Attempt)
+	}
 	switch {
 	case p.MaximumAttempts > 0 && cp.Attempt-a.countedFrom >= p.MaximumAttempts:
 		retry = RetryStateMaximumAttemptsReached
-		if err == nil {
-			err = fmt.Errorf("%d attempts had been made before", cp.Attempt)
-		}
 	case a.closeBy() <= now:
 		retry = RetryStateTimeout
 		rt.counts.timeouts++
@@ -364,7 +442,7 @@ func (a *activity) resumeLocked(cp Checkpoint) {
 	case a.closeBy() != never && a.closeBy() <= next:
 		retry = RetryStateTimeout
 	}
-	if retry != 0 || cp.State == CheckpointRunning {
+	if retry != 0 || crashed {
 		a.logRestart(err, retry, time.Duration(next-now))
 	}
 	switch {
@@ -378,7 +456,7 @@ func (a *activity) resumeLocked(cp Checkpoint) {
 }
 
 func (c *Checkpoint) sound() bool {
-	return c.State >= CheckpointRunning && c.State <= CheckpointCanceled &&
+	return c.State >= CheckpointRunning && c.State <= CheckpointWaiting &&
 		c.Attempt >= 0 && c.Attempt < math.MaxInt && (c.Attempt > 0 || c.State != CheckpointRunning) &&
 		c.CountedFrom >= 0 && c.CountedFrom <= c.Attempt && c.Progressed >= 0 && c.Progressed <= c.Attempt
 }
@@ -386,34 +464,49 @@ func (c *Checkpoint) sound() bool {
 // unfinished reports whether the next execution continues this one's attempts
 // and schedule time.
 func (s CheckpointState) unfinished() bool {
-	return s == CheckpointRunning || s == CheckpointInterrupted
+	return s == CheckpointRunning || s == CheckpointInterrupted || s == CheckpointWaiting
 }
 
 // startSavedLocked starts the attempt whose start was given to the Store, with
-// err. Only the first start of an execution must have been saved.
+// err. Only the first start of an execution must have been saved. If the activity is
+// accepted already, the writer tries again, and else the start is refused.
 func (a *activity) startSavedLocked(err error) {
 	if a.phase != phaseSavingStart || a.checkParentLocked() {
 		return // it has finished meanwhile
 	}
-	s := &a.rec.start
-	switch {
+	switch r := a.rec; {
 	case err == nil || a.latest != nil:
-		s.found, s.replaces = Checkpoint{}, nil
+		r.start.found, r.start.replaces = Checkpoint{}, nil
 		a.startAttemptLocked()
-	case s.accepted:
-		s.written = false
-		a.rec.withdrawLocked(a.rt)
-		a.outcome, a.err = StateFailed, refusal(a.rec.id, err)
-		a.endLocked()
+	case r.start.accepted:
+		r.waiters = append(r.waiters, a.startSavedLocked)
 	default:
-		s.written = false
-		a.refuseLocked(refusal(a.rec.id, err))
+		r.start.written = false
+		a.refuseLocked(refusal(r.id, err))
+	}
+}
+
+// waitSavedLocked accepts an activity that was given to the Store, with err, before its
+// first attempt, because that has to wait. If the attempt begins meanwhile, its start is
+// saved next.
+func (a *activity) waitSavedLocked(err error) {
+	r := a.rec
+	if r.start.accepted || r.a == nil {
+		return // it has finished meanwhile
+	}
+	switch {
+	case err == nil:
+		r.start.held, r.start.found, r.start.replaces = true, Checkpoint{}, nil
+		a.acceptLocked()
+	case a.phase != phaseSavingStart && !a.checkParentLocked():
+		r.start.written = false
+		a.refuseLocked(refusal(r.id, err))
 	}
 }
 
 // withdrawLocked restores what stood for the ID before this execution.
 func (r *record) withdrawLocked(rt *Runtime) {
-	r.a = nil
+	r.a, r.waiters = nil, nil
 	switch s := &r.start; {
 	case s.written:
 		r.gone, r.last = s.found.State == 0, s.found

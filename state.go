@@ -79,9 +79,18 @@ func (p phase) holdsSlot() bool {
 	return false
 }
 
-// startDecided reports whether a stored activity that enters phase p has started:
-// then Start returns.
-func (p phase) startDecided() bool { return p > phaseLoading && p != phaseSavingStart }
+// startDecidedLocked reports whether Start may return: the Store holds the start of
+// an attempt, or the activity waits and the Store holds that, or it has ended.
+// Runtime.mu is held.
+func (a *activity) startDecidedLocked() bool {
+	switch a.phase {
+	case phaseNew, phaseLoading, phaseSavingStart:
+		return false
+	case phaseQueued, phaseBackingOff:
+		return a.rec.start.held
+	}
+	return true
+}
 
 // stateLocked is what a user sees of the phase. Runtime.mu is held.
 func (a *activity) stateLocked() State {
@@ -102,8 +111,8 @@ func (a *activity) stateLocked() State {
 
 // setPhaseLocked moves the activity to phase p, whose alarm rings at until. It
 // also keeps what follows from the phase: the Runtime's counts, the slots and
-// their queue, and the alarm. Once a stored activity runs, is over, or waits for
-// anything but the Store, setPhaseLocked lets Start return. Runtime.mu is held.
+// their queue, the alarm, and whether Start of a stored activity may return.
+// Runtime.mu is held.
 func (a *activity) setPhaseLocked(p phase, until instant) {
 	rt, old := a.rt, a.phase
 	rt.counts.states[a.stateLocked()]--
@@ -111,7 +120,7 @@ func (a *activity) setPhaseLocked(p phase, until instant) {
 	rt.counts.states[a.stateLocked()]++
 	rt.slots.moveLocked(a, old, p)
 	a.setAlarmLocked(until)
-	if a.rec != nil && p.startDecided() {
+	if a.rec != nil && a.startDecidedLocked() {
 		a.acceptLocked()
 	}
 }
@@ -188,6 +197,9 @@ func (a *activity) cancelLocked(cause error) {
 		a.cancelCause = context.Cause(a.latest.Context) // another one if the caller's context has just ended
 		a.mu.Unlock()
 		a.setPhaseLocked(phaseCanceling, a.rt.now.add(a.opts.CancelGrace))
+		if a.rec != nil {
+			a.rec.saveLocked(a.rt, nil) // a kill while the function cleans up must not undo it
+		}
 	case phaseDeciding:
 		a.decideLocked(verdict{})
 	case phaseSavingEnd:
@@ -199,6 +211,10 @@ func (a *activity) cancelLocked(cause error) {
 			a.endLocked()
 		}
 	default:
+		if a.rec != nil && !a.rec.start.accepted {
+			a.refuseLocked(a.canceledStart())
+			return
+		}
 		err := cause
 		if a.failure != nil {
 			err = &canceledError{cause: cause, result: a.failure}

@@ -199,6 +199,9 @@ func (s *faultyStore) put(cp activity.Checkpoint) activity.Checkpoint {
 	if cp.UpdatedAt.IsZero() {
 		cp.UpdatedAt = cp.ScheduledAt
 	}
+	if cp.Input == nil {
+		cp.Input = []byte("{}") // that of env.start
+	}
 	if err := s.Memory.Save(context.Background(), []activity.Checkpoint{cp}); err != nil {
 		s.t.Error(err)
 	}
@@ -598,6 +601,7 @@ func TestSyncHeartbeats_OfAChildWithoutCancel(t *testing.T) {
 			defer close(done)
 			child, _ := activity.FromContext(context.WithoutCancel(ctx))
 			<-ctx.Done()
+			synctest.Wait() // until the cancellation is saved
 			s.on("Save", func(context.Context) error { time.Sleep(3 * time.Second); return nil })
 			at := time.Now()
 			checkErr(t, child.Heartbeat(7), nil)

@@ -212,12 +212,8 @@ func (w *writer) take(gone bool) (batch []write) {
 func (r *record) writeLocked() write {
 	x := write{r: r, cp: r.last, failure: r.failure, waiters: r.waiters, syncs: r.syncs}
 	if a := r.a; a != nil {
-		attempt := a.attempts
-		if a.phase == phaseSavingStart {
-			attempt++
-		}
-		x.cp = r.checkpointLocked(CheckpointRunning, attempt)
-		x.a, x.latest, x.failure = a, a.latest, a.failure
+		x.cp, x.failure = r.checkpointLocked()
+		x.a, x.latest = a, a.latest
 	}
 	r.sequence++
 	x.cp.Sequence = r.sequence
@@ -232,7 +228,7 @@ func (x *write) fill(rt *Runtime) {
 		x.r.fresh = false
 		x.cp.Details = a.details.copy()
 		if t := x.latest; t != nil && t.progressed {
-			x.cp.Progressed = t.number
+			x.cp.Progressed = min(t.number, x.cp.Attempt)
 			if a.opts.RetryPolicy.ResetOnProgress {
 				x.cp.CountedFrom = t.number - 1
 			}

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,8 +23,9 @@ import (
 )
 
 // A child runs activities that count, is killed at any moment, and is run again,
-// until all have completed. What it tells of is checked as it comes, and the
-// file after each life.
+// until all have completed or were canceled. Most wait for a slot, some for a backoff,
+// and some cancel themselves and clean up. What the child tells of is checked as it
+// comes, and the file after each life.
 
 var (
 	crashKills = flag.Int("crash.kills", 200, "how often TestCrash kills its child")
@@ -31,6 +33,11 @@ var (
 )
 
 const counters = 50
+
+var errUnwanted = errors.New("nobody wants it any more")
+
+// handles are those of a child's own activities, by ID.
+var handles sync.Map
 
 func counterID(i int) string { return fmt.Sprintf("a%02d", i) }
 
@@ -52,7 +59,9 @@ var counting = &activity.Definition[int, int]{
 
 func count(ctx activity.Context, target int) (int, error) {
 	info := ctx.Info()
-	note := func(what string, n int) { tell(event{What: what, ID: info.ID, Attempt: info.Attempt, N: n}) }
+	note := func(what string, n int) {
+		tell(event{What: what, ID: info.ID, Attempt: info.Attempt, N: n, Started: info.StartedAt})
+	}
 	if target != counterTarget(info.ID) {
 		return 0, activity.NonRetryable(fmt.Errorf("the input is %d", target))
 	}
@@ -68,8 +77,18 @@ func count(ctx activity.Context, target int) (int, error) {
 		if err := ctx.Sleep(rand.N(6 * time.Millisecond)); err != nil {
 			return 0, err
 		}
-		if rand.IntN(20) == 0 {
+		switch rand.IntN(60) {
+		case 0:
 			return 0, errors.New("bad luck")
+		case 1, 2:
+			return 0, activity.RetryAfter(errors.New("not now"), rand.N(50*time.Millisecond))
+		case 3, 4, 5:
+			if h, ok := handles.Load(info.ID); ok && target%3 == 0 {
+				note("unwanted", n)
+				h.(*activity.Handle[int]).Cancel(errUnwanted)
+				time.Sleep(rand.N(10 * time.Millisecond)) // cleans up
+				return 0, context.Cause(ctx)
+			}
 		}
 		n++
 		note("step", n)
@@ -115,12 +134,16 @@ type stored struct {
 	Attempt  int
 	N        int // steps done
 	Sequence uint64
+	Next     int64 // NextAttempt, in nanoseconds since 1970; 0: none
 }
 
 func storedOf(cp activity.Checkpoint) stored {
 	s := stored{State: cp.State, Attempt: cp.Attempt, Sequence: cp.Sequence}
 	if _, err := cp.HeartbeatDetails(nil, &s.N); err != nil {
 		panic(err)
+	}
+	if !cp.NextAttempt.IsZero() {
+		s.Next = cp.NextAttempt.UnixNano()
 	}
 	return s
 }
@@ -137,7 +160,7 @@ func init() {
 		}
 		ended := make(chan error, 2*counters)
 		rt := activity.New(activity.Config{
-			Store: telling{s}, SaveInterval: 2 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
+			Store: telling{s}, SaveInterval: 2 * time.Millisecond, MaxConcurrent: 10, Logger: slog.New(slog.DiscardHandler),
 			Observer: func(e activity.Event) {
 				switch e.Kind {
 				case activity.EventAttemptFailed:
@@ -147,6 +170,10 @@ func init() {
 					ended <- nil
 				case activity.EventFailed:
 					ended <- e.Err
+				case activity.EventCanceled:
+					if errors.Is(e.Err, errUnwanted) {
+						ended <- nil
+					}
 				}
 			},
 		})
@@ -165,11 +192,17 @@ func init() {
 				continue // left to Recover
 			}
 			go func() {
-				switch _, err := counting.Execute(context.Background(), rt, id, counterTarget(id)); {
+				h, err := counting.Start(context.Background(), rt, id, counterTarget(id))
+				if err == nil {
+					tell(event{What: "accepted", ID: id})
+					handles.Store(id, h)
+					_, err = h.Wait(context.Background())
+				}
+				switch {
 				case err == nil:
 					tell(event{What: "told", ID: id})
 				case errors.Is(err, activity.ErrAlreadyRunning): // Recover was first
-				case !errors.Is(err, activity.ErrShutdown):
+				case !errors.Is(err, activity.ErrShutdown) && !errors.Is(err, errUnwanted):
 					ended <- err
 				}
 			}()
@@ -196,18 +229,23 @@ func init() {
 
 // A past is what children have told of an activity.
 type past struct {
-	id    string
-	told  bool   // the caller knows of its success
-	found stored // when this life began
-	saved stored // by the last write that is known to have returned
+	id       string
+	accepted bool   // Start has returned nil
+	told     bool   // the caller knows of its success
+	found    stored // when this life began
+	saved    stored // by the last write that is known to have returned
 
 	// In this life:
-	attempt int  // the last that started; 0: none
-	failed  int  // the last that counts after a shutdown as well
-	n       int  // the last step done
-	counted bool // the function is about to return success
-	deleted bool
+	attempt  int  // the last that started; 0: none
+	failed   int  // the last that counts after a shutdown as well
+	n        int  // the last step done
+	unwanted bool // it is about to cancel itself
+	counted  bool // the function is about to return success
+	deleted  bool
 }
+
+// over reports whether it need not be started again.
+func (p *past) over() bool { return p.told || p.found.State == activity.CheckpointCanceled }
 
 // hear checks an event. The process may be terminated: told to shut down.
 func (p *past) hear(e event, terminated bool) error {
@@ -220,9 +258,13 @@ func (p *past) hear(e event, terminated bool) error {
 		switch {
 		case p.told || p.counted:
 			return errors.New("runs again after success")
+		case p.unwanted || p.found.State == activity.CheckpointCanceled:
+			return errors.New("runs again after it was canceled")
+		case p.attempt == 0 && p.found.Next > e.Started.UnixNano():
+			return errors.New("does not wait for the backoff of the life before")
 		case e.Attempt != last+1 || e.N != from:
 			return fmt.Errorf("not attempt %d from %d", last+1, from)
-		case p.saved != stored{activity.CheckpointRunning, e.Attempt, e.N, p.saved.Sequence}:
+		case p.saved != stored{State: activity.CheckpointRunning, Attempt: e.Attempt, N: e.N, Sequence: p.saved.Sequence}:
 			return errors.New("the start was not saved before")
 		}
 		p.attempt = e.Attempt
@@ -231,6 +273,12 @@ func (p *past) hear(e event, terminated bool) error {
 			return errors.New("not the next step")
 		}
 		p.n = e.N
+	case "accepted":
+		if p.accepted = true; p.saved.State == 0 && !p.counted {
+			return errors.New("accepted, and not saved")
+		}
+	case "unwanted":
+		p.unwanted = true
 	case "failed":
 		p.failed = e.Attempt
 	case "counted":
@@ -249,6 +297,10 @@ func (p *past) hear(e event, terminated bool) error {
 		}
 		p.saved = e.Saved
 	case "deleted":
+		if terminated && p.attempt == 0 && !p.accepted && p.found.State == 0 { // the start was refused
+			p.saved = stored{}
+			break
+		}
 		if !p.counted {
 			return errors.New("deleted before success")
 		}
@@ -263,7 +315,12 @@ func (p *past) hear(e event, terminated bool) error {
 func (p *past) saves(s stored, terminated bool) error {
 	last := max(p.attempt, p.found.Attempt)
 	running := s.State == activity.CheckpointRunning && s.Attempt >= max(p.attempt, p.failed) && s.Attempt <= last+1
-	interrupted := s.State == activity.CheckpointInterrupted && s.Attempt >= p.failed && s.Attempt <= last
+	stopped := s.Attempt >= p.failed && s.Attempt <= last &&
+		(s.State == activity.CheckpointInterrupted && terminated || s.State == activity.CheckpointCanceled && p.unwanted)
+	found := p.found
+	found.Sequence = s.Sequence
+	restored := terminated && p.attempt == 0 && s == found // a start was refused
+	waiting := s.State == activity.CheckpointWaiting && s.Attempt == last
 	switch {
 	case p.told || p.deleted:
 		return errors.New("comes back after the delete")
@@ -271,7 +328,7 @@ func (p *past) saves(s stored, terminated bool) error {
 		return errors.New("older than what was saved before")
 	case s.N < p.saved.N || s.N > p.n:
 		return errors.New("not what was recorded")
-	case !running && !(interrupted && terminated):
+	case !running && !stopped && !waiting && !restored:
 		return errors.New("this makes no sense now")
 	}
 	return nil
@@ -285,7 +342,7 @@ func (p *past) killed(left stored, terminated bool) error {
 		return nil
 	case left != stored{}:
 		return p.saves(left, terminated)
-	case !p.counted:
+	case !p.counted && (p.accepted || p.saved.State != 0 && !terminated):
 		return errors.New("gone before success")
 	}
 	return nil
@@ -295,13 +352,19 @@ func (p *past) killed(left stored, terminated bool) error {
 func (p *past) shutDown(left stored) error {
 	found := p.found
 	found.Sequence = left.Sequence
-	switch interrupted := (stored{activity.CheckpointInterrupted, p.failed, p.n, left.Sequence}); {
+	switch interrupted := (stored{activity.CheckpointInterrupted, p.failed, p.n, left.Sequence, left.Next}); {
 	case left != p.saved:
 		return errors.New("not what was saved last")
 	case p.deleted:
 		return nil
+	case p.unwanted && left.State != activity.CheckpointCanceled:
+		return errors.New("not canceled")
+	case p.unwanted:
+		return nil
 	case p.attempt > 0 && left != interrupted:
 		return fmt.Errorf("not %+v", interrupted)
+	case p.attempt == 0 && left == stored{} && !p.accepted: // its start was refused
+		return nil
 	case p.attempt == 0 && left != found && (p.found.State != 0 || left != interrupted):
 		return errors.New("changed, although no attempt started")
 	}
@@ -309,7 +372,7 @@ func (p *past) shutDown(left stored) error {
 }
 
 func (p *past) nextLife(left stored) {
-	*p = past{id: p.id, told: p.told, found: left, saved: left, failed: left.Attempt, n: left.N}
+	*p = past{id: p.id, accepted: p.accepted, told: p.told, found: left, saved: left, failed: left.Attempt, n: left.N}
 }
 
 func TestCrash(t *testing.T) {
@@ -335,6 +398,7 @@ type crash struct {
 
 type tally struct {
 	lives, kills, attempts int
+	canceled, backoffs     int // that a life has left
 	unheard                int // writes that were durable when a kill came, of which nobody had heard
 }
 
@@ -347,7 +411,7 @@ func (c *crash) untilAllHaveCompleted(t *testing.T) {
 	for {
 		var told []string
 		for id, p := range pasts {
-			if p.told {
+			if p.over() {
 				told = append(told, id)
 			}
 		}
@@ -418,6 +482,12 @@ func (c *crash) life(t *testing.T, path string, pasts map[string]*past, told []s
 		}
 		if left != p.saved {
 			c.unheard++
+		}
+		if left.Next != 0 {
+			c.backoffs++
+		}
+		if left.State == activity.CheckpointCanceled && p.found.State != left.State {
+			c.canceled++
 		}
 		p.nextLife(left)
 	}

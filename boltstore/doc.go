@@ -60,7 +60,7 @@
 // sequence number is the sum, modulo 2^64, of the 64-bit FNV-1a hash of each key
 // and the first 5 bytes of its record. A record is
 //
-//	version      1 byte: 1
+//	version      1 byte: 2
 //	checksum     4 bytes, big-endian: CRC-32C of the ID and of all that follows
 //	Name         bytes
 //	State        varint
@@ -73,6 +73,7 @@
 //	Input        bytes
 //	Details      bytes
 //	LastFailure  bytes
+//	NextAttempt  as ScheduledAt; records of version 1 end before it
 //
 // where varint and uvarint are those of [encoding/binary], and bytes are a uvarint,
 // 0 for nil or else their number plus 1, and then themselves. Times come back in

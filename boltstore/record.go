@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	recordVersion = 1
+	recordVersion = 2         // version 1 has no NextAttempt
 	markSize      = 1 + 4 // the version and the checksum, with which every record begins
 )
 
@@ -26,7 +26,7 @@ var (
 
 // encodeRecord gives the value that is stored under c.ID.
 func encodeRecord(c *activity.Checkpoint) ([]byte, error) {
-	const fixed = markSize + 12*binary.MaxVarintLen64
+	const fixed = markSize + 14*binary.MaxVarintLen64
 	size := fixed + int64(len(c.Name)) + int64(len(c.Input)) + int64(len(c.Details)) + int64(len(c.LastFailure))
 	switch {
 	case c.ID == "":
@@ -48,6 +48,7 @@ func encodeRecord(c *activity.Checkpoint) ([]byte, error) {
 	b = appendBytes(b, c.Input)
 	b = appendBytes(b, c.Details)
 	b = appendBytes(b, []byte(c.LastFailure))
+	b = appendTime(b, c.NextAttempt)
 	b[0] = recordVersion
 	binary.BigEndian.PutUint32(b[1:], checksum(c.ID, b[markSize:]))
 	return b, nil
@@ -59,13 +60,13 @@ func decodeRecord(id string, record []byte) (activity.Checkpoint, error) {
 		return activity.Checkpoint{}, errDamagedRecord
 	case record[0] > recordVersion:
 		return activity.Checkpoint{}, fmt.Errorf("the record has version %d, and this program reads up to %d: a newer one wrote it", record[0], recordVersion)
-	case record[0] != recordVersion, binary.BigEndian.Uint32(record[1:]) != checksum(id, record[markSize:]):
+	case record[0] == 0, binary.BigEndian.Uint32(record[1:]) != checksum(id, record[markSize:]):
 		return activity.Checkpoint{}, errDamagedRecord
 	}
-	return decodeFields(id, record[markSize:])
+	return decodeFields(id, record[0], record[markSize:])
 }
 
-func decodeFields(id string, fields []byte) (activity.Checkpoint, error) {
+func decodeFields(id string, version byte, fields []byte) (activity.Checkpoint, error) {
 	d := decoder{rest: fields}
 	c := activity.Checkpoint{
 		ID:          id,
@@ -80,6 +81,9 @@ func decodeFields(id string, fields []byte) (activity.Checkpoint, error) {
 		Input:       d.bytes(),
 		Details:     d.bytes(),
 		LastFailure: string(d.bytes()),
+	}
+	if version >= 2 {
+		c.NextAttempt = d.time()
 	}
 	if d.failed || len(d.rest) > 0 {
 		return activity.Checkpoint{}, errDamagedRecord

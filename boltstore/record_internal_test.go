@@ -27,12 +27,12 @@ func FuzzRecord(f *testing.F) {
 	add(activity.Checkpoint{ID: "a"})
 	add(activity.Checkpoint{
 		ID: "\xff\x00", Name: "name", State: activity.CheckpointCanceled, Attempt: math.MaxInt, CountedFrom: math.MinInt, Progressed: -1,
-		Sequence: math.MaxUint64, ScheduledAt: farYear, UpdatedAt: time.Unix(-1, 1), Input: []byte{}, Details: []byte{0}, LastFailure: "\xff",
+		Sequence: math.MaxUint64, ScheduledAt: farYear, UpdatedAt: time.Unix(-1, 1), NextAttempt: farYear, Input: []byte{}, Details: []byte{0}, LastFailure: "\xff",
 	})
 	f.Add("", []byte{})
 	f.Fuzz(func(t *testing.T, id string, fields []byte) {
 		_, _ = decodeRecord(id, fields) // does not panic
-		c, err := decodeFields(id, fields)
+		c, err := decodeFields(id, recordVersion, fields)
 		if err != nil || id == "" || len(id) > bbolt.MaxKeySize {
 			return
 		}
@@ -47,26 +47,32 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
-// The bytes are what other programs of this version have written.
+// The bytes are what other programs have written. Given a record of version 1, when it
+// is read, then it has no NextAttempt.
 func TestRecordFormat(t *testing.T) {
 	c := activity.Checkpoint{
 		ID: "id", Name: "n", State: activity.CheckpointFailed, Attempt: 3, CountedFrom: 1, Progressed: 2, Sequence: 300,
-		ScheduledAt: time.Unix(1, 5).UTC(), Input: []byte{}, Details: []byte("d"), LastFailure: "f",
+		ScheduledAt: time.Unix(1, 5).UTC(), NextAttempt: time.Unix(2, 6).UTC(), Input: []byte{}, Details: []byte("d"), LastFailure: "f",
 	}
 	record, err := encodeRecord(&c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []byte("\x02n" + "\x06\x06\x02\x04" + "\xac\x02" + "\x02\x05" + "\xff\xdb\x8f\xf9\xce\x03\x00" + "\x01" + "\x02d" + "\x02f")
-	if !bytes.Equal(record[markSize:], want) {
+	first := []byte("\x02n" + "\x06\x06\x02\x04" + "\xac\x02" + "\x02\x05" + "\xff\xdb\x8f\xf9\xce\x03\x00" + "\x01" + "\x02d" + "\x02f")
+	if want := append(bytes.Clone(first), 4, 6); !bytes.Equal(record[markSize:], want) {
 		t.Errorf("the fields are %q", record[markSize:])
 	}
-	if record[0] != 1 || binary.BigEndian.Uint32(record[1:]) != 0x226a7699 {
+	if record[0] != 2 || binary.BigEndian.Uint32(record[1:]) != 0x84c330de {
 		t.Errorf("the record begins with %x", record[:markSize])
 	}
 	got, err := decodeRecord(c.ID, record)
 	if err != nil || !reflect.DeepEqual(got, c) {
 		t.Errorf("%+v became %+v, %v", c, got, err)
+	}
+	got, err = decodeRecord(c.ID, append([]byte{1, 0x22, 0x6a, 0x76, 0x99}, first...))
+	c.NextAttempt = time.Time{}
+	if err != nil || !reflect.DeepEqual(got, c) {
+		t.Errorf("version 1: %+v became %+v, %v", c, got, err)
 	}
 }
 
@@ -76,7 +82,7 @@ func TestRecordFields(t *testing.T) {
 		{},
 		{Attempt: math.MaxInt, CountedFrom: math.MinInt, Progressed: math.MaxInt, Sequence: math.MaxUint64},
 		{ScheduledAt: farYear, UpdatedAt: time.Date(-1000, 1, 1, 0, 0, 0, 1, zone)},
-		{ScheduledAt: time.Now()},
+		{ScheduledAt: time.Now(), NextAttempt: time.Now()},
 		{Input: []byte{}, Details: []byte{}},
 		{Input: bytes.Repeat([]byte{0xff}, 1000), Name: "\xff", LastFailure: strings.Repeat("\x00", 16<<10)},
 	} {
@@ -89,7 +95,7 @@ func TestRecordFields(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, at := range []*time.Time{&c.ScheduledAt, &c.UpdatedAt} {
+		for _, at := range []*time.Time{&c.ScheduledAt, &c.UpdatedAt, &c.NextAttempt} {
 			*at = at.Round(0).UTC()
 		}
 		if !reflect.DeepEqual(got, c) {
@@ -112,7 +118,7 @@ func TestDamagedRecords(t *testing.T) {
 	}
 	for n := range record {
 		refused("truncated", c.ID, record[:n])
-		if _, err := decodeFields(c.ID, record[markSize:max(n, markSize)]); err == nil {
+		if _, err := decodeFields(c.ID, recordVersion, record[markSize:max(n, markSize)]); err == nil {
 			t.Errorf("fields were read up to %d bytes", n)
 		}
 		changed := bytes.Clone(record)
@@ -120,22 +126,22 @@ func TestDamagedRecords(t *testing.T) {
 		refused("changed", c.ID, changed)
 	}
 	refused("another's", "di", record)
-	if _, err := decodeFields(c.ID, append(bytes.Clone(record[markSize:]), 0)); err == nil {
+	if _, err := decodeFields(c.ID, recordVersion, append(bytes.Clone(record[markSize:]), 0)); err == nil {
 		t.Error("fields with something after them were read")
 	}
 	nanoseconds := func(n uint64) []byte {
 		b := []byte("\x01\x00\x00\x00\x00\x00\x00") // up to ScheduledAt's seconds
 		return append(binary.AppendUvarint(b, n), "\x00\x00\x00\x00\x01"...)
 	}
-	if _, err := decodeFields("id", nanoseconds(1e9-1)); err != nil {
+	if _, err := decodeFields("id", 1, nanoseconds(1e9-1)); err != nil {
 		t.Error(err)
 	}
-	if _, err := decodeFields("id", nanoseconds(1e9)); err == nil {
+	if _, err := decodeFields("id", 1, nanoseconds(1e9)); err == nil {
 		t.Error("a second with 1e9 nanoseconds was read")
 	}
 	tooLarge := binary.AppendVarint([]byte("\x01\x00"), math.MaxInt32+1) // Attempt
 	tooLarge = append(tooLarge, "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01"...)
-	if c, err := decodeFields("id", tooLarge); (err == nil) != (math.MaxInt > math.MaxInt32) {
+	if c, err := decodeFields("id", 1, tooLarge); (err == nil) != (math.MaxInt > math.MaxInt32) {
 		t.Errorf("an Attempt beyond 32 bits was read as %d, %v", c.Attempt, err)
 	}
 }
@@ -172,7 +178,7 @@ func TestNewerRecord(t *testing.T) {
 	}
 	check := func(err error) {
 		t.Helper()
-		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), `"b": the record has version 2`) {
+		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), `"b": the record has version 3`) {
 			t.Errorf("the error is %v", err)
 		}
 	}

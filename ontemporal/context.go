@@ -140,9 +140,11 @@ func (t *attempt) Heartbeat(values ...any) error {
 func (t *attempt) HeartbeatDetails(into ...any) (found bool, err error) {
 	if _, err = t.resumed.json(); err == nil {
 		found, err = activity.Checkpoint{Details: t.resumed.framed()}.HeartbeatDetails(nil, into...)
+	} else {
+		err = fmt.Errorf("%w: %w", activity.ErrCannotResume, err)
 	}
 	if err != nil {
-		err = activity.NonRetryable(fmt.Errorf("%s cannot resume: %w", t, err))
+		err = fmt.Errorf("%s: %w", t, err)
 	}
 	return found, err
 }

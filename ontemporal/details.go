@@ -97,7 +97,7 @@ func (d details) json() ([]json.RawMessage, error) {
 		case encoding == converter.MetadataEncodingNil:
 			values = append(values, json.RawMessage("null"))
 		default:
-			return nil, fmt.Errorf("heartbeat details: value %d was recorded as %s, which is not JSON", i+1, encoding)
+			return nil, fmt.Errorf("value %d was recorded as %s, which is not JSON", i+1, encoding)
 		}
 	}
 	return values, nil

@@ -171,7 +171,7 @@ func TestForeignDetailsAreKept(t *testing.T) {
 				return 0, errBoom
 			}
 			_, err := activity.Resume(ctx, 0)
-			if !isNonRetryable(err) {
+			if !errors.Is(err, activity.ErrCannotResume) {
 				t.Errorf("it resumes with %v", err)
 			}
 			return 0, nil

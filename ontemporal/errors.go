@@ -18,6 +18,7 @@ import (
 const (
 	panicType            = "activity.PanicError"
 	heartbeatTimeoutType = "activity.TimeoutError"
+	cannotResumeType     = "activity.ErrCannotResume"
 )
 
 // A server keeps no more than 4 KiB of a failure that is retried, and loses the rest
@@ -44,8 +45,11 @@ func toTemporal(err error) error {
 		return e
 	}
 	var options temporal.ApplicationErrorOptions
-	special, delayed := false, false
+	special, delayed, cannotResume := false, false, false
 	walk(err, func(err error) {
+		if err == activity.ErrCannotResume {
+			options.NonRetryable, special, cannotResume = true, true, true
+		}
 		if e, ok := err.(interface{ NonRetryable() bool }); ok && e.NonRetryable() {
 			options.NonRetryable, special = true, true
 		}
@@ -63,6 +67,9 @@ func toTemporal(err error) error {
 	typ := typeOf(inner)
 	if e, ok := inner.(*temporal.ApplicationError); ok {
 		typ = e.Type()
+	}
+	if cannotResume {
+		typ = cannotResumeType
 	}
 	if p, ok := inner.(*activity.PanicError); ok {
 		typ, special = panicType, true
@@ -175,6 +182,8 @@ func fromApplication(e *temporal.ApplicationError, of *ended) error {
 			back.LastFailure = errors.New(text)
 		}
 		return back
+	case cannotResumeType:
+		return &remoteError{e, activity.ErrCannotResume}
 	}
 	var back error = &remoteError{e, fromTemporal(cause, of)}
 	if s := sentinel(e.Message()); s != nil && cause == nil {

@@ -300,7 +300,7 @@ func TestUndecodableDetails(t *testing.T) {
 					return 0, err
 				}, 0)
 				app := failure(t, err)
-				if !app.NonRetryable() || !strings.HasPrefix(app.Message(), `activity "1" (f): attempt 2 cannot resume: `) || !strings.Contains(app.Message(), test.want) {
+				if !app.NonRetryable() || !strings.HasPrefix(app.Message(), `activity "1" (f): attempt 2: cannot resume from the recorded heartbeat details: `) || !strings.Contains(app.Message(), test.want) {
 					t.Errorf("got %v", err)
 				}
 			})

@@ -122,7 +122,7 @@ func (f *fake) onID(change func(string) string) {
 // onTime has Save store what change makes of the times.
 func (f *fake) onTime(change func(time.Time) time.Time) {
 	f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
-		c.ScheduledAt, c.UpdatedAt = change(c.ScheduledAt), change(c.UpdatedAt)
+		c.ScheduledAt, c.UpdatedAt, c.NextAttempt = change(c.ScheduledAt), change(c.UpdatedAt), change(c.NextAttempt)
 		return c
 	})
 }

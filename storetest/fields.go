@@ -93,7 +93,7 @@ func samples(field reflect.StructField) ([]any, error) {
 	case activity.CheckpointState:
 		return []any{
 			activity.CheckpointRunning, activity.CheckpointInterrupted,
-			activity.CheckpointFailed, activity.CheckpointCanceled,
+			activity.CheckpointFailed, activity.CheckpointCanceled, activity.CheckpointWaiting,
 		}, nil
 	}
 	return nil, fmt.Errorf("storetest: it has no samples for Checkpoint.%s of type %v; it must learn them", field.Name, field.Type)

@@ -508,8 +508,8 @@ func TestDetails(t *testing.T) {
 			"attempt 2 comes after: disk full",
 			"attempt 2 resumes from: {\"Line\":3,\"Byte\":4}",
 			"end: work of ID in attempt 2: non-retryable failure",
-			"end is: NonRetryable",
-			"end text: activity \"ID\" (work): attempt 2 cannot resume: heartbeat details: cannot decode value 1 into *struct { Row int; Byte int }: json: unknown field \"Line\"",
+			"end is: ErrCannotResume",
+			"end text: activity \"ID\" (work): attempt 2: cannot resume from the recorded heartbeat details: cannot decode value 1 into *struct { Row int; Byte int }: json: unknown field \"Line\"",
 		},
 	}, {
 		name: "fewer values than are asked for",
@@ -526,8 +526,8 @@ func TestDetails(t *testing.T) {
 			"attempt 2 comes after: disk full",
 			"attempt 2 resumes from: 3",
 			"end: work of ID in attempt 2: non-retryable failure",
-			"end is: NonRetryable",
-			"end text: activity \"ID\" (work): attempt 2 cannot resume: heartbeat details: 2 values asked for, only 1 were recorded",
+			"end is: ErrCannotResume",
+			"end text: activity \"ID\" (work): attempt 2: cannot resume from the recorded heartbeat details: 2 values asked for, only 1 were recorded",
 		},
 	}, {
 		name: "details that cannot be encoded",
@@ -659,8 +659,8 @@ func TestDetails(t *testing.T) {
 			"attempt 2 comes after: disk full",
 			"attempt 2 resumes from: 3",
 			"end: work of ID in attempt 2: non-retryable failure",
-			"end is: NonRetryable",
-			"end text: activity.Range: what was recorded is not a Range's: activity \"ID\" (work): attempt 2 cannot resume: heartbeat details: cannot decode value 1 into *activity.RangeProgress: json: cannot unmarshal number into Go value of type activity.RangeProgress",
+			"end is: ErrCannotResume",
+			"end text: activity.Range from 0 to 2: the details are not a Range's: activity \"ID\" (work): attempt 2: cannot resume from the recorded heartbeat details: cannot decode value 1 into *activity.RangeProgress: json: cannot unmarshal number into Go value of type activity.RangeProgress",
 		},
 	}, {
 		name: "a Range that was longer",
@@ -677,8 +677,8 @@ func TestDetails(t *testing.T) {
 			"attempt 2 comes after: disk full",
 			"attempt 2 resumes from: {\"Next\":5,\"To\":5}",
 			"end: work of ID in attempt 2: non-retryable failure",
-			"end is: NonRetryable",
-			"end text: activity.Range from 0 to 2: an earlier attempt recorded 5 as the next, which is beyond the end",
+			"end is: ErrCannotResume",
+			"end text: activity.Range from 0 to 2: cannot resume from the recorded heartbeat details: an earlier attempt had done the numbers below 5 of those below 5, and they may mean something else now",
 		},
 	}})
 }

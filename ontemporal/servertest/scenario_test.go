@@ -347,6 +347,7 @@ func (x *trial) kinds(key string, err error) {
 		{"ErrShutdown", activity.ErrShutdown},
 		{"ErrAlreadyRunning", activity.ErrAlreadyRunning},
 		{"ErrDetailsTooLarge", activity.ErrDetailsTooLarge},
+		{"ErrCannotResume", activity.ErrCannotResume},
 		{"ErrGoexit", activity.ErrGoexit},
 		{"context.Canceled", context.Canceled},
 		{"context.DeadlineExceeded", context.DeadlineExceeded},
