@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	recordVersion = 2         // version 1 has no NextAttempt
+	recordVersion = 2     // version 1 has no NextAttempt
 	markSize      = 1 + 4 // the version and the checksum, with which every record begins
 )
 
