@@ -264,6 +264,7 @@ func (p *past) hear(e event, terminated bool) error {
 			return errors.New("does not wait for the backoff of the life before")
 		case e.Attempt != last+1 || e.N != from:
 			return fmt.Errorf("not attempt %d from %d", last+1, from)
+		case terminated && p.saved.State == activity.CheckpointInterrupted: // just before the function could tell
 		case p.saved != stored{State: activity.CheckpointRunning, Attempt: e.Attempt, N: e.N, Sequence: p.saved.Sequence}:
 			return errors.New("the start was not saved before")
 		}
@@ -372,7 +373,7 @@ func (p *past) shutDown(left stored) error {
 }
 
 func (p *past) nextLife(left stored) {
-	*p = past{id: p.id, accepted: p.accepted, told: p.told, found: left, saved: left, failed: left.Attempt, n: left.N}
+	*p = past{id: p.id, accepted: p.accepted && left.State != 0, told: p.told, found: left, saved: left, failed: left.Attempt, n: left.N}
 }
 
 func TestCrash(t *testing.T) {
