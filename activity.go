@@ -240,13 +240,13 @@ func (t *attempt) abandonedReturnedLocked() {
 }
 
 // timeOutLocked fences the running attempt if it has timed out.
-func (a *activity) timeOutLocked(late instant) {
+func (a *activity) timeOutLocked(late time.Duration) {
 	rt, now := a.rt, a.rt.now
 	t, timeout := a.latest, a.opts.HeartbeatTimeout
 	a.mu.Lock()
 	// A pause of the whole process is not a stall. It makes the alarm late as well.
-	if t.heartbeatBy() <= now && time.Duration(late) > max(timeout/10, time.Millisecond) {
-		if grant := min(time.Duration(late), timeout-t.granted); grant > 0 {
+	if t.heartbeatBy() <= now && late > max(timeout/10, time.Millisecond) {
+		if grant := min(late, timeout-t.granted); grant > 0 {
 			t.beatBy = now.add(grant)
 			t.granted += grant
 		}

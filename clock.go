@@ -31,6 +31,19 @@ func (i instant) deadline(timeout time.Duration) instant {
 	return i.add(timeout)
 }
 
+// since is how long after j it is, negative if it is before. It saturates: a Mock can
+// be set that far.
+func (i instant) since(j instant) time.Duration {
+	switch d := i - j; {
+	case i >= j && d < 0:
+		return math.MaxInt64
+	case i < j && d >= 0:
+		return math.MinInt64
+	default:
+		return time.Duration(d)
+	}
+}
+
 // A timekeeper turns readings of Config.Clock into instants, and these into
 // times of day.
 type timekeeper struct {
@@ -51,12 +64,13 @@ func (k *timekeeper) init(c clock.Clock) {
 }
 
 // read reads the clock. With the real one it reads the monotonic clock alone,
-// which is half the cost of time.Now.
+// which is half the cost of time.Now. A reading is always before never, so that
+// never is not due, even if a Mock is set further than an instant can hold.
 func (k *timekeeper) read() instant {
 	if k.real {
 		return instant(time.Since(k.base))
 	}
-	return instant(k.clock.Now().Sub(k.base))
+	return min(instant(k.clock.Now().Sub(k.base)), never-1)
 }
 
 const (

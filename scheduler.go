@@ -3,7 +3,6 @@ package activity
 import (
 	"cmp"
 	"slices"
-	"time"
 
 	"github.com/benbjohnson/clock"
 )
@@ -71,7 +70,7 @@ func (rt *Runtime) armLocked() {
 			rt.settleLocked()
 			continue
 		}
-		if d := time.Duration(next - rt.now); s.timer == nil {
+		if d := next.since(rt.now); s.timer == nil {
 			s.timer = rt.clock.AfterFunc(d, rt.tick)
 		} else {
 			s.timer.Reset(d)
@@ -139,7 +138,7 @@ func (rt *Runtime) ringLocked() {
 	slices.SortFunc(due, dueAlarm.compare)
 	for i, d := range due {
 		if d.a != nil {
-			d.a.alarmLocked(now - earliest)
+			d.a.alarmLocked(now.since(earliest))
 			rt.grantSlotsLocked()
 		} else {
 			d.s.wake()

@@ -1,6 +1,9 @@
 package activity
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // State is where an activity is in its life.
 type State int
@@ -139,7 +142,7 @@ func (a *activity) alarmAtLocked() instant {
 
 // alarmLocked does what the activity's alarm is for. Of all the deadlines that are
 // due now, late is the age of the oldest. Runtime.mu is held.
-func (a *activity) alarmLocked(late instant) {
+func (a *activity) alarmLocked(late time.Duration) {
 	if a.checkParentLocked() {
 		return
 	}
