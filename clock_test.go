@@ -69,3 +69,24 @@ func TestClock_SetBackAndForward(t *testing.T) {
 			"1h0m0s abandoned returned 1")
 	})
 }
+
+// Given a Store that has worked, when it fails after the clock was set back, then it is
+// tried again after Config.SaveInterval.
+func TestClock_SetBackBeforeAStoreFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mock, s := clock.NewMock(), newStore(t)
+		e := newEnv(t, activity.Config{Store: s, SaveInterval: time.Second}, mock)
+		e.pass(time.Hour)
+		checkErr(t, e.end(e.start(activity.Options{ID: "before"}, noop)), nil)
+		mock.Set(time.Unix(0, 0))
+		synctest.Wait()
+		s.on("Delete", func(context.Context) error { return errDisk })
+		h := e.start(activity.Options{ID: "a"}, noop)
+		checkSaving(t, h, activity.StateCompleted)
+		s.on("Delete", nil)
+		e.pass(time.Second - 1)
+		checkSaving(t, h, activity.StateCompleted)
+		e.pass(1)
+		checkErr(t, e.end(h), nil)
+	})
+}

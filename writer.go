@@ -87,7 +87,7 @@ const maxStorePause = 5 * time.Second // between two tries of a Store that fails
 // pauseLocked counts a failure, and returns the time until the Store is tried
 // again, if nothing urgent comes first.
 func (p *pace) pauseLocked(rt *Runtime) time.Duration {
-	if rt.now >= p.retryAt {
+	if p.failures == 0 || rt.now >= p.retryAt { // else it is a pause, or the clock was set back
 		p.failures++
 	}
 	interval := rt.cfg.SaveInterval
