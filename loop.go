@@ -55,7 +55,7 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 		next = max(from, progress.Next)
 	}
 	if t := attemptOf(ctx); t != nil {
-		t.a.noteRange(&rangeState{from, next, to})
+		t.noteRange(&rangeState{from, next, to})
 	}
 	for i := next; i < to; i++ {
 		if err := ended(ctx); err != nil {
@@ -79,10 +79,14 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 // rangeState is a Range, for Status.
 type rangeState struct{ from, next, to int }
 
-func (a *activity) noteRange(s *rangeState) {
+// noteRange shows the Range of an attempt that is not fenced.
+func (t *attempt) noteRange(s *rangeState) {
+	a := t.a
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.loop = s
+	if !t.over.Load() {
+		a.loop = s
+	}
 }
 
 // Idle is a Sleep for pollers: it sends a heartbeat without details when it

@@ -440,3 +440,37 @@ func TestRule18IdleEndsWithTheAttempt(t *testing.T) {
 		checkErr(t, wait(t, h), errCancel) // told to end by Idle (rule 17)
 	})
 }
+
+// Given an attempt that has timed out, when its function calls Range, then the next
+// attempt's Status is not changed. Nor is that of an activity that has ended.
+func TestRange_OfAFencedAttemptIsNotSeen(t *testing.T) {
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
+		h := e.start(activity.Options{ID: "a", StartToCloseTimeout: time.Second, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 3}}, func(ctx activity.Context) error {
+			switch n := ctx.Info().Attempt; n {
+			case 2:
+				return activity.Range(ctx, 0, 10, func(int) error { return e.hang(ctx) })
+			default:
+				_ = e.hang(ctx)
+				return activity.Range(ctx, 0, n*100, func(int) error { return nil })
+			}
+		})
+		check := func(what string, total int) {
+			t.Helper()
+			if s := h.Status(); s.Done != 0 || s.Total != total {
+				t.Errorf("%s: %d of %d are done, want 0 of %d", what, s.Done, s.Total, total)
+			}
+		}
+		e.pass(3 * time.Second)
+		check("the second attempt runs", 10)
+		e.open("a1")
+		check("the first has returned", 10)
+		e.pass(time.Minute)
+		if s := h.Status().State; s != activity.StateFailed {
+			t.Fatalf("it is %s", s)
+		}
+		e.open("a3")
+		check("after the end", 10)
+		e.open("a2")
+		check("all have returned", 10)
+	})
+}
