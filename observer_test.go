@@ -669,3 +669,34 @@ func TestEventTimesNeverRunBackwards(t *testing.T) {
 		checkTimes(t, j.all())
 	}
 }
+
+// Given an activity whose start is refused after its checkpoint was looked at, then
+// Stats.Scheduled counts it at no time.
+func TestStats_ScheduledOnlyGrows(t *testing.T) {
+	s := newStore(t)
+	bubble(t, activity.Config{Store: s}, func(t *testing.T, rt *activity.Runtime) {
+		check := func(when string, want uint64) {
+			t.Helper()
+			if got := rt.Stats().Scheduled; got != want {
+				t.Errorf("%s: %d are scheduled, want %d", when, got, want)
+			}
+		}
+		checkErr(t, rt.Run(t.Context(), activity.Options{ID: "a"}, noop), nil)
+		check("one has completed", 1)
+		for _, method := range []string{"Load", "Save"} {
+			open := make(chan struct{})
+			s.on(method, func(context.Context) error { <-open; return errDisk })
+			go func() { checkErr(t, rt.Run(t.Context(), activity.Options{ID: "b"}, noop), errDisk) }()
+			synctest.Wait()
+			check("before it is refused", 1)
+			s.on(method, nil)
+			close(open)
+			synctest.Wait()
+			check("a start is refused", 1)
+		}
+		checkErr(t, rt.Run(t.Context(), activity.Options{ID: "b"}, noop), nil)
+		check("another one has completed", 2)
+		checkErr(t, rt.Run(t.Context(), activity.Options{}, noop), nil)
+		check("one that is not stored has completed", 3)
+	})
+}

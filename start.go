@@ -194,6 +194,7 @@ func (rt *Runtime) schedule(a *activity) error {
 		a.setPhaseLocked(phaseLoading, never)
 		return nil
 	}
+	rt.counts.scheduled++
 	a.tellLocked(EventScheduled, 0, nil, 0, nil)
 	a.proceedLocked()
 	return nil
@@ -246,6 +247,7 @@ func (a *activity) awaitStart() error {
 func (a *activity) acceptLocked() {
 	if s := &a.rec.start; !s.accepted {
 		s.accepted = true
+		a.rt.counts.scheduled++
 		a.tellAtLocked(s.calledAt, EventScheduled, 0, nil, 0, nil)
 		a.rt.scheduler.closing = append(a.rt.scheduler.closing, s.decided)
 	}

@@ -70,7 +70,7 @@ type Stats struct {
 	Running, Waiting, BackingOff, Blocked int // activities in that State
 	Abandoned                             int // functions that still run although their attempt is over
 
-	Scheduled, Completed, Failed, Canceled uint64 // activities
+	Scheduled, Completed, Failed, Canceled uint64 // activities; Scheduled are those that Start has accepted
 	Attempts                               uint64 // started
 	Heartbeats                             uint64 // of attempts that were not over
 	Timeouts                               uint64 // of all types
@@ -80,6 +80,7 @@ type Stats struct {
 type counts struct {
 	states     [StateCanceled + 1]uint64 // activities by State; [0] is of no use
 	abandoned  int
+	scheduled  uint64 // counted when the start is accepted
 	attempts   uint64
 	heartbeats uint64 // of activities that have ended
 	timeouts   uint64
@@ -93,10 +94,9 @@ func (rt *Runtime) Stats() Stats {
 	s := Stats{
 		Running: int(n[StateRunning]), Waiting: int(n[StateWaiting]), BackingOff: int(n[StateBackingOff]), Blocked: int(n[StateBlocked]),
 		Abandoned: c.abandoned,
-		Completed: n[StateCompleted], Failed: n[StateFailed], Canceled: n[StateCanceled],
+		Scheduled: c.scheduled, Completed: n[StateCompleted], Failed: n[StateFailed], Canceled: n[StateCanceled],
 		Attempts: c.attempts, Heartbeats: c.heartbeats, Timeouts: c.timeouts,
 	}
-	s.Scheduled = uint64(s.Running+s.Waiting+s.BackingOff+s.Blocked) + s.Completed + s.Failed + s.Canceled
 	for a := range rt.allLocked() {
 		a.mu.Lock()
 		s.Heartbeats += a.beats
