@@ -46,11 +46,11 @@ func (k EventKind) String() string {
 	return enum("EventKind", int(k), "", "scheduled", "attempt started", "heartbeat", "attempt failed", "abandoned", "abandoned returned", "blocked", "completed", "failed", "canceled")
 }
 
-// A notice is what is delivered to the user's code: an event, a log line that
-// goes with it, or both.
+// A notice is what is delivered to the user's code: an event or a log line. It is never
+// both, so that a Logger that calls runtime.Goexit loses no event.
 type notice struct {
-	event Event // its Kind is 0 if there is none
-	log   func()
+	event Event
+	log   func() // nil if it is an event
 }
 
 // A delivery has the notices of one activity, in order. While there are any, a
@@ -80,13 +80,12 @@ func (a *activity) tellLocked(kind EventKind, attempt int, err error, delay time
 }
 
 func (a *activity) tellAtLocked(at instant, kind EventKind, attempt int, err error, delay time.Duration, log func()) {
-	n := notice{log: log}
-	if a.rt.cfg.Observer != nil {
-		n.event = Event{Kind: kind, Time: a.rt.wall(at), Attempt: attempt, Err: err, Delay: delay}
-	} else if log == nil {
-		return
+	if log != nil {
+		a.post(notice{log: log})
 	}
-	a.post(n)
+	if a.rt.cfg.Observer != nil {
+		a.post(notice{event: Event{Kind: kind, Time: a.rt.wall(at), Attempt: attempt, Err: err, Delay: delay}})
+	}
 }
 
 // post has a notice delivered. Activity.mu is not held.
@@ -102,7 +101,7 @@ func (a *activity) postLocked(n notice) {
 		a.delivery = &delivery{}
 	}
 	d := a.delivery
-	if n.event.Kind != 0 {
+	if n.log == nil {
 		if n.event.Time.Before(d.lastTime) {
 			n.event.Time = d.lastTime
 		}
@@ -131,11 +130,11 @@ func (a *activity) deliver() {
 		}
 		if n.log != nil {
 			a.rt.protect(a, "an error's text", n.log)
+			continue
 		}
-		if e := n.event; e.Kind != 0 {
-			e.ID, e.Name = a.id(), a.name()
-			a.rt.protect(a, "Config.Observer", func() { a.rt.cfg.Observer(e) })
-		}
+		e := n.event
+		e.ID, e.Name = a.id(), a.name()
+		a.rt.protect(a, "Config.Observer", func() { a.rt.cfg.Observer(e) })
 	}
 }
 

@@ -700,3 +700,46 @@ func TestStats_ScheduledOnlyGrows(t *testing.T) {
 		check("one that is not stored has completed", 3)
 	})
 }
+
+// exitHandler is a slog.Handler that keeps what is logged and calls runtime.Goexit.
+type exitHandler struct{ *logbook }
+
+func (h exitHandler) Handle(ctx context.Context, r slog.Record) error {
+	_ = h.logbook.Handle(ctx, r)
+	runtime.Goexit()
+	return nil
+}
+
+// Given a Logger that calls runtime.Goexit, then each event is delivered, and each line is
+// logged. The other way round it is the same.
+func TestObserver_LoggerThatCallsGoexit(t *testing.T) {
+	for _, observerExits := range []bool{false, true} {
+		log := &logbook{}
+		logger := slog.New(exitHandler{log})
+		if observerExits {
+			logger = slog.New(log)
+		}
+		synctest.Test(t, func(t *testing.T) {
+			j := journal{base: time.Now()}
+			rt := activity.New(activity.Config{Logger: logger, Observer: func(e activity.Event) {
+				j.observe(e)
+				if observerExits {
+					runtime.Goexit()
+				}
+			}})
+			err := rt.Run(t.Context(), activity.Options{ID: "a", RetryPolicy: activity.RetryPolicy{MaximumAttempts: 2}}, func(activity.Context) error { return errBoom })
+			checkErr(t, err, errBoom)
+			checkDiff(t, "events", j.lines("a"), []string{
+				"0s scheduled 0",
+				"0s attempt started 1",
+				"0s attempt failed 1: boom, next in 1s",
+				"1s attempt started 2",
+				"1s attempt failed 2: boom, next in 0s",
+				"1s failed 2: boom, maximum attempts reached",
+			})
+			if n := log.has(slog.LevelWarn, "attempt failed", "boom"); n != 2 {
+				t.Errorf("%d attempts are logged, want 2", n)
+			}
+		})
+	}
+}
