@@ -292,7 +292,7 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	left, unsaved, abandoned := rt.shutdown.open, len(rt.writer.records), rt.counts.abandoned
 	rt.leave()
 	if abandoned > 0 {
-		rt.logger().Warn("activity: shut down; functions that were abandoned still run", "abandoned", abandoned)
+		rt.log(slog.LevelWarn, "activity: shut down; functions that were abandoned still run", nil, 0, slog.Int("abandoned", abandoned))
 	}
 	have := func(n int) string {
 		if n == 1 {

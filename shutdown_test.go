@@ -260,3 +260,27 @@ func TestRule19ShutdownRightAfterTheAnswer(t *testing.T) {
 		})
 	}
 }
+
+// panicHandler is a slog.Handler that panics.
+type panicHandler struct{ *logbook }
+
+func (h panicHandler) Handle(ctx context.Context, r slog.Record) error {
+	_ = h.logbook.Handle(ctx, r)
+	panic("the Handler")
+}
+
+// Given a Logger that panics, when Shutdown logs the functions that still run, then it
+// returns nevertheless.
+func TestShutdown_LoggerThatPanics(t *testing.T) {
+	log := &logbook{}
+	both(t, activity.Config{Logger: slog.New(panicHandler{log})}, func(t *testing.T, e *env) {
+		log.lines = nil
+		h := e.start(activity.Options{StartToCloseTimeout: time.Second, RetryPolicy: once}, e.hang)
+		e.pass(time.Second)
+		checkErr(t, e.end(h), context.DeadlineExceeded)
+		checkErr(t, e.rt.Shutdown(t.Context()), nil)
+		if n := log.has(slog.LevelWarn, "shut down", "abandoned=1"); n != 1 {
+			t.Errorf("%d lines, want 1", n)
+		}
+	})
+}
