@@ -246,14 +246,21 @@ type canceledError struct {
 
 func (e *canceledError) Error() string {
 	s := short(e.cause)
-	switch {
-	case e.result == nil:
-	case errors.Is(e.result, e.cause):
-		s = short(e.result)
-	default:
-		s += "; its last attempt ended with: " + short(e.result)
+	if e.result != nil {
+		if result := short(e.result); result == s || wraps(e.result, e.cause) {
+			s = result
+		} else {
+			s += "; its last attempt ended with: " + result
+		}
 	}
 	return s + e.note
+}
+
+// wraps is errors.Is. A comparison that panics does not hold: the type of an error
+// may be comparable, and its value not.
+func wraps(err, target error) (ok bool) {
+	defer func() { _ = recover() }()
+	return errors.Is(err, target)
 }
 
 func (e *canceledError) Unwrap() []error {

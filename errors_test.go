@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
@@ -506,6 +507,50 @@ func TestEnumStrings(t *testing.T) {
 	} {
 		if got.String() != want {
 			t.Errorf("%d is %q, want %q", got, got, want)
+		}
+	}
+}
+
+// A holdingError is an error of a comparable type, whose values cannot be compared if
+// what they hold cannot.
+type holdingError struct{ held any }
+
+func (e holdingError) Error() string { return fmt.Sprint("uncomparable ", e.held) }
+
+// Given causes and results that cannot be compared, when an activity is canceled, then its
+// error has a text, which says everything once.
+func TestError_OfWhatCannotBeCompared(t *testing.T) {
+	cause, other := holdingError{[]int{1}}, holdingError{[]int{2}}
+	for _, test := range []struct {
+		result error
+		text   string
+	}{
+		{cause, "uncomparable [1]"},
+		{other, "uncomparable [1]; its last attempt ended with: uncomparable [2]"},
+		{fmt.Errorf("wrapped: %w", other), "uncomparable [1]; its last attempt ended with: wrapped: uncomparable [2]"},
+		{fmt.Errorf("wrapped: %w", io.EOF), "uncomparable [1]; its last attempt ended with: wrapped: EOF"},
+		{nil, "uncomparable [1]"},
+	} {
+		for _, byCaller := range []bool{false, true} {
+			bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+				ctx, cancel := context.WithCancelCause(t.Context())
+				defer cancel(nil)
+				h := startWith(t, ctx, rt, activity.Options{ID: "a", Name: "job"}, func(ctx activity.Context) error {
+					_ = ctx.Sleep(time.Hour) // it has been told
+					return test.result
+				})
+				synctest.Wait()
+				if byCaller {
+					cancel(cause)
+				} else {
+					h.Cancel(cause)
+				}
+				err := wait(t, h)
+				checkEnd(t, err, 1, activity.RetryStateCancelRequested)
+				if want := `activity "a" (job) was canceled in attempt 1: ` + test.text; err.Error() != want {
+					t.Errorf("the error is %q, want %q", err, want)
+				}
+			})
 		}
 	}
 }

@@ -56,7 +56,7 @@ func (rt *Runtime) Recover(ctx context.Context, defs ...Recoverable) (int, error
 		switch {
 		case err == nil:
 			started = append(started, a)
-		case errors.Is(err, errNotRecovered) || errors.Is(err, ErrAlreadyRunning): // somebody else did
+		case wraps(err, errNotRecovered) || wraps(err, ErrAlreadyRunning): // somebody else did
 		default:
 			errs = append(errs, err)
 		}
