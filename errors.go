@@ -185,7 +185,17 @@ func newPanicError(v any) *PanicError {
 	return &PanicError{Value: v, Stack: debug.Stack()}
 }
 
-func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
+func (e *PanicError) Error() (text string) {
+	if err, ok := e.Value.(error); ok {
+		return "panic: " + errorText(err)
+	}
+	defer func() { // fmt passes on the panic of a value that panics with itself
+		if recover() != nil {
+			text = fmt.Sprintf("panic: (the text of a %T panicked)", e.Value)
+		}
+	}()
+	return fmt.Sprintf("panic: %v", e.Value)
+}
 
 // Unwrap returns Value if that is an error.
 func (e *PanicError) Unwrap() error {
@@ -208,7 +218,7 @@ func NonRetryable(err error) error {
 
 type nonRetryableError struct{ err error }
 
-func (e *nonRetryableError) Error() string      { return e.err.Error() }
+func (e *nonRetryableError) Error() string      { return errorText(e.err) }
 func (e *nonRetryableError) Unwrap() error      { return e.err }
 func (e *nonRetryableError) NonRetryable() bool { return true }
 
@@ -232,7 +242,7 @@ type retryAfterError struct {
 	delay time.Duration
 }
 
-func (e *retryAfterError) Error() string             { return e.err.Error() }
+func (e *retryAfterError) Error() string             { return errorText(e.err) }
 func (e *retryAfterError) Unwrap() error             { return e.err }
 func (e *retryAfterError) RetryDelay() time.Duration { return e.delay }
 
@@ -284,15 +294,28 @@ func short(err error) string {
 	case nil:
 		return "no error"
 	case *TimeoutError:
-		return e.short()
+		if e != nil {
+			return e.short()
+		}
 	}
+	return errorText(err)
+}
+
+// errorText is err.Error(), which is user code and may panic: that of a nil pointer
+// usually does. Every text of an error that is not known to be ours comes from here.
+func errorText(err error) (text string) {
+	defer func() {
+		if recover() != nil {
+			text = fmt.Sprintf("(the Error method of %T panicked)", err)
+		}
+	}()
 	return err.Error()
 }
 
 // oneLevel returns err without its LastFailure.
 func oneLevel(err error) error {
 	e, ok := err.(*TimeoutError)
-	if !ok || e.LastFailure == nil {
+	if !ok || e == nil || e.LastFailure == nil {
 		return err
 	}
 	c := *e

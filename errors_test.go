@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -551,6 +552,91 @@ func TestError_OfWhatCannotBeCompared(t *testing.T) {
 					t.Errorf("the error is %q, want %q", err, want)
 				}
 			})
+		}
+	}
+}
+
+// nilText is an error whose Error method panics if it is nil.
+type nilText struct{ text string }
+
+func (e *nilText) Error() string { return e.text }
+
+// Given an error whose Error method panics, when a function returns it, wrapped by this
+// package or not, or panics with it, then every text of it says so, and neither an event
+// nor a log line is lost.
+func TestError_WhoseTextPanics(t *testing.T) {
+	const typedNil, itself = "(the Error method of *activity_test.nilText panicked)", "(the Error method of *activity_test.textPanics panicked)"
+	for name, test := range map[string]struct {
+		fail func() error
+		text string
+	}{
+		"typed nil":                {func() error { return (*nilText)(nil) }, typedNil},
+		"panics with itself":       {func() error { return &textPanics{} }, itself},
+		"RetryAfter":               {func() error { return activity.RetryAfter((*nilText)(nil), time.Second) }, typedNil},
+		"NonRetryable":             {func() error { return activity.NonRetryable(&textPanics{}) }, itself},
+		"panic":                    {func() error { panic((*nilText)(nil)) }, "panic: " + typedNil},
+		"panic with itself":        {func() error { panic(&textPanics{}) }, "panic: " + itself},
+		"panic with a Stringer":    {func() error { panic(stringPanics{}) }, "panic: (the text of a activity_test.stringPanics panicked)"},
+		"inner activity's":         {func() error { return &activity.Error{Err: &textPanics{}} }, "activity () failed before its first attempt, no further attempt (unset): " + itself},
+		"nil *TimeoutError":        {func() error { return (*activity.TimeoutError)(nil) }, "(the Error method of *activity.TimeoutError panicked)"},
+		"nil *PanicError":          {func() error { return (*activity.PanicError)(nil) }, "(the Error method of *activity.PanicError panicked)"},
+		"nil *Error":               {func() error { return (*activity.Error)(nil) }, "(the Error method of *activity.Error panicked)"},
+		"timeout with LastFailure": {func() error { return &activity.TimeoutError{LastFailure: &textPanics{}} }, "; the attempt before: " + itself},
+	} {
+		t.Run(name, func(t *testing.T) {
+			log, s := &logbook{}, newStore(t)
+			synctest.Test(t, func(t *testing.T) {
+				e := newEnv(t, activity.Config{Logger: slog.New(log), Store: s}, nil)
+				opts := atMost(3)
+				h := e.start(opts, func(ctx activity.Context) error {
+					if ctx.Info().Attempt == 3 {
+						<-ctx.Done()
+					}
+					return test.fail()
+				})
+				e.pass(time.Minute)
+				attempts := 2 // before the last
+				if name == "NonRetryable" {
+					attempts = 1
+				}
+				h.Cancel((*nilText)(nil))
+				synctest.Wait()
+				err := e.end(h)
+				if n := log.has(slog.LevelWarn, "attempt failed", test.text); n != attempts {
+					t.Errorf("%d attempts are logged, want %d", n, attempts)
+				}
+				if n := len(e.of(activity.EventAttemptFailed)); n != attempts {
+					t.Errorf("%d events, want %d", n, attempts)
+				}
+				if !strings.Contains(err.Error(), test.text) || attempts == 2 && !strings.Contains(err.Error(), typedNil) {
+					t.Errorf("its error is %q", err)
+				}
+				if cp := s.get(opts.ID); !strings.Contains(cp.LastFailure, test.text) {
+					t.Errorf("stored is %q", cp.LastFailure)
+				}
+			})
+		})
+	}
+}
+
+// stringPanics is a value whose String method panics with it.
+type stringPanics struct{}
+
+func (s stringPanics) String() string { panic(s) }
+
+// Given attempts that fail with an error whose Error method panics, when a later one times
+// out, then the timeout's text says so.
+func TestError_LastFailureWhoseTextPanics(t *testing.T) {
+	_, err := runCalls(t, activity.Config{}, activity.Options{StartToCloseTimeout: time.Second, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 2}}, func(ctx activity.Context) error {
+		if ctx.Info().Attempt == 1 {
+			return (*nilText)(nil)
+		}
+		return untilEnded(ctx)
+	})
+	timeout := asTimeout(t, err)
+	for _, text := range []string{err.Error(), timeout.Error()} {
+		if want := "; the attempt before: (the Error method of *activity_test.nilText panicked)"; !strings.Contains(text, want) {
+			t.Errorf("got %q, want %q in it", text, want)
 		}
 	}
 }

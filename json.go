@@ -125,13 +125,3 @@ func readableValue(value []byte) any {
 	}
 	return json.RawMessage(value)
 }
-
-// errorText is err.Error(), which is user code and may panic.
-func errorText(err error) (text string) {
-	defer func() {
-		if recover() != nil {
-			text = fmt.Sprintf("(the Error method of %T panicked)", err)
-		}
-	}()
-	return err.Error()
-}

@@ -205,7 +205,7 @@ func TestJSON_ErrorTexts(t *testing.T) {
 		{errors.New("a \"b\"\n\xff"), `"a \"b\"\n\ufffd"`},
 		{&textPanics{}, `"(the Error method of *activity_test.textPanics panicked)"`},
 		{(*activity.PanicError)(nil), `"(the Error method of *activity.PanicError panicked)"`},
-		{&activity.Error{Name: "job", Err: &textPanics{}}, `"(the Error method of *activity.Error panicked)"`},
+		{&activity.Error{Name: "job", Attempt: 1, Err: &textPanics{}}, `"activity (job) failed in attempt 1, no further attempt (unset): (the Error method of *activity_test.textPanics panicked)"`},
 	} {
 		if got := fieldOf(t, activity.Status{LastFailure: test.err}, "LastFailure"); got != test.want {
 			t.Errorf("Status: %s, want %s", got, test.want)

@@ -175,9 +175,13 @@ func (a *activity) blockedLog() func() {
 func stackOf(err error) []byte {
 	switch e := err.(type) {
 	case *TimeoutError:
-		return e.Stack
+		if e != nil {
+			return e.Stack
+		}
 	case *PanicError:
-		return e.Stack
+		if e != nil {
+			return e.Stack
+		}
 	}
 	return nil
 }
