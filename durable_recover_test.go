@@ -297,7 +297,6 @@ func TestRule28ForgetAndStart(t *testing.T) {
 		go func() { forgotten <- e.rt.Forget(e.ctx, "a") }()
 		synctest.Wait()
 		checkErr(t, e.rt.Run(e.ctx, job, noop), activity.ErrAlreadyRunning)
-		checkErr(t, e.rt.Forget(e.ctx, "a"), activity.ErrAlreadyRunning)
 		open()
 		checkErr(t, <-forgotten, nil)
 		err := e.rt.Run(e.ctx, job, func(ctx activity.Context) error {
@@ -529,4 +528,52 @@ func TestForget_OfNoID(t *testing.T) {
 	s.on("Delete", nil)
 	close(gate)
 	checkErr(t, <-forgotten, nil)
+}
+
+// Given a Forget that the Store is slow to do, when the same ID is forgotten once more, then
+// both succeed, and no start of the ID comes between.
+func TestForget_TwiceAtOnce(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		s.put(activity.Checkpoint{State: activity.CheckpointFailed, Attempt: 1, Details: details(7)})
+		open := s.block("Delete")
+		forgotten := make(chan error, 2)
+		for range 2 {
+			go func() { forgotten <- e.rt.Forget(e.ctx, "a") }()
+		}
+		synctest.Wait()
+		checkErr(t, e.rt.Run(e.ctx, job, noop), activity.ErrAlreadyRunning)
+		open()
+		checkErr(t, <-forgotten, nil)
+		checkErr(t, <-forgotten, nil)
+		if n := len(s.of("Delete")); n != 2 {
+			t.Errorf("%d Deletes, want 2", n)
+		}
+		checkErr(t, e.rt.Run(e.ctx, job, noop), nil)
+	})
+}
+
+// Given a Forget that waits for a Save, when an activity with its ID starts meanwhile, then
+// Forget is refused, and what the activity records is kept. While it runs, a Forget is
+// refused at once, although the Store hangs.
+func TestForget_StartComesFirst(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		open := s.block("Save")
+		go func() { _ = e.rt.Run(e.ctx, activity.Options{ID: "b"}, noop) }()
+		synctest.Wait()
+		forgotten := make(chan error, 1)
+		go func() { forgotten <- e.rt.Forget(e.ctx, "a") }()
+		synctest.Wait()
+		go func() {
+			_ = e.rt.Run(e.ctx, job, func(ctx activity.Context) error {
+				_ = ctx.Heartbeat(7)
+				return untilEnded(ctx)
+			})
+		}()
+		synctest.Wait()
+		checkErr(t, e.rt.Forget(e.ctx, "a"), activity.ErrAlreadyRunning)
+		open()
+		checkErr(t, <-forgotten, activity.ErrAlreadyRunning)
+		e.pass(time.Minute)
+		checkDetails(t, stored{s.get("a")}, 7)
+	})
 }

@@ -155,32 +155,41 @@ func (rt *Runtime) stored(ctx context.Context) iter.Seq2[Checkpoint, error] {
 // [ErrAlreadyRunning] while id runs here. With another error the checkpoint is
 // still there.
 func (rt *Runtime) Forget(ctx context.Context, id string) error {
+	notForgotten := func(err error) error { return fmt.Errorf("activity %q: not forgotten: %w", id, err) }
+	rt.enter()
+	a := rt.findLocked(id)
+	rt.leave()
+	switch {
+	case a != nil && a.number > 0: // else it is another Forget's
+		return notForgotten(ErrAlreadyRunning)
+	case rt.cfg.Store == nil:
+		return nil
+	}
+	select {
+	case rt.writer.turn <- struct{}{}:
+	case <-ctx.Done():
+		return notForgotten(context.Cause(ctx))
+	}
+	defer func() { <-rt.writer.turn }()
+	// Who has the turn is the only Forget that has a placeholder. It keeps an activity
+	// from starting whose checkpoint the Delete would take.
+	placeholder := &activity{rt: rt, opts: Options{ID: id}}
 	rt.enter()
 	used := rt.findLocked(id) != nil
-	placeholder := &activity{rt: rt, opts: Options{ID: id}}
-	if !used && rt.cfg.Store != nil {
+	if !used {
 		rt.ids[id] = placeholder
 	}
 	rt.leave()
-	switch {
-	case used:
-		return fmt.Errorf("activity %q: not forgotten: %w", id, ErrAlreadyRunning)
-	case rt.cfg.Store == nil:
-		return nil
+	if used {
+		return notForgotten(ErrAlreadyRunning)
 	}
 	defer func() {
 		rt.enter()
 		rt.freeIDLocked(placeholder)
 		rt.leave()
 	}()
-	select {
-	case rt.writer.turn <- struct{}{}:
-	case <-ctx.Done():
-		return fmt.Errorf("activity %q: not forgotten: %w", id, context.Cause(ctx))
-	}
-	defer func() { <-rt.writer.turn }()
 	if err := rt.callStore("Delete", func() error { return rt.cfg.Store.Delete(ctx, []string{id}) }); err != nil {
-		return fmt.Errorf("activity %q: not forgotten: %w", id, err)
+		return notForgotten(err)
 	}
 	rt.enter()
 	delete(rt.writer.records, id)
