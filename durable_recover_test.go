@@ -577,3 +577,99 @@ func TestForget_StartComesFirst(t *testing.T) {
 		checkDetails(t, stored{s.get("a")}, 7)
 	})
 }
+
+// A snapshotStore is a Store whose All yields what was stored when it began.
+type snapshotStore struct{ *faultyStore }
+
+func (s snapshotStore) All(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
+	return func(yield func(activity.Checkpoint, error) bool) {
+		var all []activity.Checkpoint
+		for cp := range s.Memory.All(ctx) {
+			all = append(all, cp)
+		}
+		for _, cp := range all {
+			if !yield(cp, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Given a loop over checkpoints, when its body ends what comes later in it, or what the
+// loop has kept in memory, then each is yielded as it is by then, or not at all.
+func TestCheckpoints_WhatTheBodyChanges(t *testing.T) {
+	for _, unsaved := range []bool{false, true} {
+		t.Run(fmt.Sprint("unsaved ", unsaved), func(t *testing.T) {
+			durable(t, activity.Config{SaveInterval: time.Hour}, func(t *testing.T, e *env, s *faultyStore) {
+				rt := activity.New(activity.Config{Store: snapshotStore{s}, Logger: quiet, SaveInterval: time.Hour})
+				for _, id := range []string{"a", "completes", "fails", "forgotten", "stays"} {
+					if unsaved {
+						startWith(t, e.ctx, rt, activity.Options{ID: id, RetryPolicy: once}, func(activity.Context) error { <-e.gate("fail"); return errBoom })
+					} else {
+						store(s, activity.Checkpoint{ID: id, State: activity.CheckpointInterrupted, Attempt: 1})
+					}
+				}
+				s.on("Save", failing)
+				e.open("fail")
+				s.on("Save", nil)
+				var got []string
+				for cp, err := range rt.Checkpoints(e.ctx) {
+					checkErr(t, err, nil)
+					got = append(got, fmt.Sprint(cp.ID, " ", cp.State, " ", cp.LastFailure))
+					if cp.ID == "a" {
+						checkErr(t, rt.Run(e.ctx, activity.Options{ID: "completes"}, noop), nil)
+						checkErr(t, rt.Run(e.ctx, activity.Options{ID: "fails", RetryPolicy: activity.RetryPolicy{MaximumAttempts: 2}}, func(activity.Context) error {
+							return activity.NonRetryable(errCancel)
+						}), errCancel)
+						checkErr(t, rt.Forget(e.ctx, "forgotten"), nil)
+					}
+				}
+				want := []string{"a interrupted ", "fails failed the user left", "stays interrupted "}
+				if unsaved {
+					want = []string{"a failed boom", "fails failed the user left", "stays failed boom"}
+				}
+				checkDiff(t, "checkpoints", got, want)
+			})
+		})
+	}
+}
+
+// Given a loop over checkpoints whose body ends an activity, when the Store then fails to
+// load the next, then the loop ends with its error.
+func TestCheckpoints_LoadFails(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		seed(s, "job")
+		var got []error
+		rt := activity.New(activity.Config{Store: snapshotStore{s}, Logger: quiet})
+		for _, err := range rt.Checkpoints(e.ctx) {
+			if got = append(got, err); len(got) == 1 {
+				checkErr(t, rt.Run(e.ctx, activity.Options{ID: "other"}, noop), nil)
+				s.on("Load", failing)
+			}
+		}
+		if len(got) != 2 || got[0] != nil || !errors.Is(got[1], errDisk) {
+			t.Errorf("got %v", got)
+		}
+	})
+}
+
+// Given a loop over checkpoints, when its body forgets each other one, then the first is
+// the only one.
+func TestCheckpoints_TheBodyForgets(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		kinds := seed(s, "job")
+		n := 0
+		rt := activity.New(activity.Config{Store: snapshotStore{s}, Logger: quiet})
+		for cp := range rt.Checkpoints(e.ctx) {
+			n++
+			for id := range kinds {
+				if id != cp.ID {
+					checkErr(t, rt.Forget(e.ctx, id), nil)
+				}
+			}
+		}
+		if n != 1 {
+			t.Errorf("%d are yielded, want 1", n)
+		}
+	})
+}

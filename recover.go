@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"slices"
-	"strings"
 )
 
 // Recover starts every activity in the Store that was interrupted by a crash, a
@@ -82,19 +81,27 @@ func (rt *Runtime) Checkpoints(ctx context.Context) iter.Seq2[Checkpoint, error]
 			return
 		}
 		// A record that is not saved yet is newer than what the Store has.
-		seen := map[string]bool{}
 		rt.enter()
-		var unsaved []*record
-		for _, r := range rt.writer.records {
+		var unsaved []string
+		for id, r := range rt.writer.records {
 			if r.a == nil {
-				unsaved = append(unsaved, r)
-				seen[r.id] = true
+				unsaved = append(unsaved, id)
 			}
 		}
+		dropped := rt.writer.dropped
 		rt.leave()
-		slices.SortFunc(unsaved, func(r, s *record) int { return strings.Compare(r.id, s.id) })
-		for _, r := range unsaved {
-			if !r.gone && !rt.isRunning(r.id) && !yield(r.remains(rt), nil) {
+		slices.Sort(unsaved)
+		yieldCurrent := func(cp Checkpoint) bool {
+			cp, found, err := rt.current(ctx, cp, dropped)
+			if err != nil {
+				yield(Checkpoint{}, err)
+				return false
+			}
+			return !found || yield(cp, nil)
+		}
+		seen := map[string]bool{}
+		for _, id := range unsaved {
+			if seen[id] = true; !yieldCurrent(Checkpoint{ID: id}) {
 				return
 			}
 		}
@@ -103,26 +110,34 @@ func (rt *Runtime) Checkpoints(ctx context.Context) iter.Seq2[Checkpoint, error]
 				yield(Checkpoint{}, err)
 				return
 			}
-			rt.enter()
-			r, running := rt.writer.records[cp.ID], rt.findLocked(cp.ID) != nil
-			rt.leave()
-			if seen[cp.ID] || running || r != nil && r.gone {
-				continue
-			}
-			if r != nil { // it has ended meanwhile
-				cp = r.remains(rt)
-			}
-			if !yield(cp, nil) {
+			if !seen[cp.ID] && !yieldCurrent(cp) {
 				return
 			}
 		}
 	}
 }
 
-func (rt *Runtime) isRunning(id string) bool {
+// current returns cp as it is by now. It reports false if its activity has completed
+// or runs here. Dropped is writer.dropped as it was before cp was read.
+func (rt *Runtime) current(ctx context.Context, cp Checkpoint, dropped uint64) (Checkpoint, bool, error) {
 	rt.enter()
-	defer rt.leave()
-	return rt.findLocked(id) != nil
+	running, changed := rt.findLocked(cp.ID) != nil, rt.writer.dropped != dropped
+	r := rt.writer.records[cp.ID]
+	rt.leave()
+	switch {
+	case running || r != nil && r.gone:
+		return Checkpoint{}, false, nil
+	case r != nil: // it has ended meanwhile
+		return r.remains(rt), true, nil
+	case !changed:
+		return cp, true, nil
+	}
+	found := false
+	err := rt.callStore("Load", func() (err error) {
+		cp, found, err = rt.cfg.Store.Load(ctx, cp.ID)
+		return err
+	})
+	return cp, found, err
 }
 
 // stored is Store.All. A panic of the Store's is an error, and one of the loop's
@@ -192,7 +207,7 @@ func (rt *Runtime) Forget(ctx context.Context, id string) error {
 		return notForgotten(err)
 	}
 	rt.enter()
-	delete(rt.writer.records, id)
+	rt.writer.dropLocked(id)
 	rt.leave()
 	return nil
 }

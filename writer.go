@@ -20,6 +20,7 @@ import (
 type writer struct {
 	rt      *Runtime
 	records map[string]*record // by ID; nil without a Store
+	dropped uint64             // how many records were dropped from records, with which the Store has changed
 	dirty   []*record
 	urgent  int  // how many of dirty are urgent
 	saves   pace // of the records that are not gone
@@ -66,6 +67,12 @@ func (w *writer) gatherLocked(r *record) {
 		r.dirty = true
 		w.dirty = append(w.dirty, r)
 	}
+}
+
+// dropLocked drops the record of an ID, because the Store holds what is to remain.
+func (w *writer) dropLocked(id string) {
+	delete(w.records, id)
+	w.dropped++
 }
 
 // A pace says when the next Save, or the next Delete, is due if nothing is
@@ -282,7 +289,7 @@ func (w *writer) tried(batch []write, gone bool, err error) {
 			w.gatherLocked(r)
 		case err == nil && !r.dirty:
 			if r.unsaved = false; current && r.a == nil {
-				delete(w.records, r.id)
+				w.dropLocked(r.id)
 			}
 		}
 	}
