@@ -22,7 +22,26 @@ type Codec interface {
 // program are an error and not a start from zero.
 type jsonCodec struct{}
 
-func (jsonCodec) Marshal(v any) ([]byte, error) { return json.Marshal(v) }
+func (jsonCodec) Marshal(v any) ([]byte, error) {
+	if v == nil {
+		return json.Marshal(nil)
+	}
+	value := reflect.ValueOf(v)
+	p := planOf(value.Type())
+	if p.byAddress {
+		pointer := reflect.New(value.Type())
+		pointer.Elem().Set(value)
+		v, value = pointer.Interface(), pointer.Elem()
+	}
+	if l := p.check(value, 0); l != nil {
+		return nil, l.errorFor(value.Type())
+	}
+	data, err := json.Marshal(v)
+	if err == nil && p.deep && len(data) > 2*maxNesting && !json.Valid(data) {
+		return nil, fmt.Errorf("the value is nested deeper than %d, which encoding/json cannot decode", maxNesting)
+	}
+	return data, err
+}
 
 func (jsonCodec) Unmarshal(data []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(data))

@@ -147,32 +147,70 @@ func TestRule1DetailsThatWereReadStay(t *testing.T) {
 	})
 }
 
-// A nil with a type is a value, and so are two nils.
-func TestRule2TypedNilIsRecorded(t *testing.T) {
+// A single nil pointer is no details, under any Codec. Nils among several values are values.
+func TestHeartbeat_NilPointerIsNoDetails(t *testing.T) {
+	for name, codec := range map[string]activity.Codec{"default": nil, "another": reverseCodec{}} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, activity.Config{Codec: codec}, func(t *testing.T, rt *activity.Runtime) {
+				h := start(t, rt, activity.Options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
+					for _, nothing := range []any{(*int)(nil), (*twoFields)(nil), (**int)(nil), (*chan int)(nil), (*marshalFails)(nil)} {
+						if err := ctx.Heartbeat(nothing); err != nil {
+							t.Errorf("%T: %v", nothing, err)
+						}
+					}
+					if found, err := rt.Activities()[0].HeartbeatDetails(); found || err != nil {
+						t.Errorf("before any details: %v, %v", found, err)
+					}
+					if err := ctx.Heartbeat(7); err != nil {
+						t.Error(err)
+					}
+					for range 3 { // each of them is a heartbeat
+						if err := ctx.Sleep(10*time.Second - 1); err != nil {
+							t.Error(err)
+						}
+						if err := ctx.Heartbeat((*int)(nil)); err != nil {
+							t.Error(err)
+						}
+					}
+					checkDetails(t, rt.Activities()[0], 7)
+					if err := ctx.Heartbeat((*int)(nil), nil); err != nil {
+						t.Error(err)
+					}
+					p, q := new(int), new(int)
+					if found, err := rt.Activities()[0].HeartbeatDetails(&p, &q); !found || err != nil || p != nil || q != nil {
+						t.Errorf("got %v, %v, %v, %v, want two nils", found, err, p, q)
+					}
+					var nothing *int
+					if err := ctx.Heartbeat(&nothing); err != nil { // a pointer that is not nil
+						t.Error(err)
+					}
+					p = new(int)
+					if found, err := rt.Activities()[0].HeartbeatDetails(&p); !found || err != nil || p != nil {
+						t.Errorf("got %v, %v, %v, want a nil", found, err, p)
+					}
+					return nil
+				})
+				if err := wait(t, h); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// A recorded null resumes what can be nil, and is an error for what cannot.
+func TestRule5NullIsNoZero(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		err := run(t, rt, activity.Options{}, func(ctx activity.Context) error {
-			switch ctx.Info().Attempt {
-			case 1:
-				if err := ctx.Heartbeat(1); err != nil {
-					t.Error(err)
-				}
-				if err := ctx.Heartbeat((*int)(nil)); err != nil {
-					t.Error(err)
-				}
-				return errBoom
-			case 2:
-				seven := 7
-				if p, err := activity.Resume(ctx, &seven); p != nil || err != nil {
-					t.Errorf("resumed from %v, %v, want a nil pointer", p, err)
-				}
-				if err := ctx.Heartbeat(nil, nil); err != nil {
+			if ctx.Info().Attempt == 1 {
+				if err := ctx.Heartbeat([]int(nil)); err != nil {
 					t.Error(err)
 				}
 				return errBoom
 			}
-			var p, q *int
-			if found, err := ctx.HeartbeatDetails(&p, &q); !found || err != nil || p != nil || q != nil {
-				t.Errorf("got %v, %v, %v, %v, want two nils", found, err, p, q)
+			seven := 7
+			if p, err := activity.Resume(ctx, &seven); p != nil || err != nil {
+				t.Errorf("resumed from %v, %v, want a nil pointer", p, err)
 			}
 			n, err := activity.Resume(ctx, 5)
 			if n != 5 || err == nil {
@@ -180,17 +218,19 @@ func TestRule2TypedNilIsRecorded(t *testing.T) {
 			}
 			return err
 		})
-		checkEnd(t, err, 3, activity.RetryStateNonRetryableFailure)
+		checkEnd(t, err, 2, activity.RetryStateNonRetryableFailure)
 	})
 }
 
 type marshalPanics struct{}
 
 func (marshalPanics) MarshalJSON() ([]byte, error) { panic(errBoom) }
+func (*marshalPanics) UnmarshalJSON([]byte) error  { return nil }
 
 type marshalFails struct{}
 
 func (marshalFails) MarshalJSON() ([]byte, error) { return nil, errBoom }
+func (*marshalFails) UnmarshalJSON([]byte) error  { return nil }
 
 func TestRule3DetailsThatCannotBeEncoded(t *testing.T) {
 	for name, bad := range map[string][]any{

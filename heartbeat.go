@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strconv"
 )
 
@@ -22,8 +23,10 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	n, isInt := 0, false
 	if len(details) > 1 || len(details) == 1 && details[0] != nil {
 		if n, isInt = details[0].(int); !isInt || len(details) > 1 || !a.rt.lazyInts {
-			e, failed = t.encode(details)
 			isInt = false
+			if len(details) > 1 || !isNilPointer(details[0]) {
+				e, failed = t.encode(details)
+			}
 		}
 	}
 
@@ -83,6 +86,13 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 		return end
 	}
 	return failed
+}
+
+// isNilPointer reports whether v is a nil pointer of some type. A single one stands for
+// no details, because there is nothing to resume from.
+func isNilPointer(v any) bool {
+	p := reflect.ValueOf(v)
+	return p.Kind() == reflect.Pointer && p.IsNil()
 }
 
 // sync waits until the Store holds the details of the heartbeat that calls it.
