@@ -34,6 +34,7 @@ type plan struct {
 	// Of a type that Marshal is called with:
 	byAddress bool // encoding/json uses other methods for a value with an address
 	deep      bool // its JSON can be nested without limit
+	ownJSON   bool // it has parts that bring JSON of their own
 }
 
 // A look looks at a value of one type and says why it is refused. hops is how many
@@ -104,7 +105,7 @@ func planOf(t reflect.Type) *plan {
 	}
 	b := planner{plans: map[reflect.Type]*plan{}, embedded: map[reflect.Type]*plan{}}
 	p := b.plan(t)
-	p.byAddress, p.deep = byAddress(t), b.deep
+	p.byAddress, p.deep, p.ownJSON = byAddress(t), b.deep || b.ownJSON, b.ownJSON
 	first, _ := plans.LoadOrStore(t, p)
 	return first.(*plan)
 }
@@ -114,6 +115,7 @@ type planner struct {
 	plans    map[reflect.Type]*plan
 	embedded map[reflect.Type]*plan // of structs whose fields are encoded among those of another
 	deep     bool
+	ownJSON  bool
 }
 
 func (b *planner) plan(t reflect.Type) *plan {
@@ -145,9 +147,10 @@ func (b *planner) inspect(t reflect.Type) (*loss, look) {
 	case reflect.TypeFor[Status](), reflect.TypeFor[Event](), reflect.TypeFor[Checkpoint]():
 		return losing("has the type %s, whose JSON is for people and cannot be decoded: record the fields that you need", t), nil
 	case reflect.TypeFor[json.RawMessage]():
-		b.deep = true
+		b.ownJSON = true
 		return nil, lookAtRaw
 	case reflect.TypeFor[json.Number]():
+		b.ownJSON = true
 		return nil, lookAtNumber
 	case reflect.TypeFor[time.Time]():
 		return nil, lookAtTime
@@ -170,7 +173,7 @@ func (b *planner) inspect(t reflect.Type) (*loss, look) {
 	}
 	switch encode {
 	case "MarshalJSON":
-		b.deep = true
+		b.ownJSON = true
 		return nil, nil
 	case "MarshalText":
 		return nil, lookAtText
@@ -276,8 +279,8 @@ func checkMethods(t reflect.Type, encode, decode string) *loss {
 // promoted reports whether the method comes from an embedded field. The compiler writes
 // such a method itself. It also writes one of *T for one that is declared for T.
 func promoted(t reflect.Type, name string) bool {
-	if t.Kind() != reflect.Struct {
-		return false
+	if t.Kind() != reflect.Struct || t.Name() == "" {
+		return t.Kind() == reflect.Struct
 	}
 	for _, receiver := range []reflect.Type{t, reflect.PointerTo(t)} {
 		if m, ok := methodByName(receiver, name); ok {
@@ -385,7 +388,18 @@ func lookInside(t reflect.Type) look {
 		if p.byAddress {
 			return losing("holds a %s, some of whose methods for encoding encoding/json does not find there: use a pointer to it", v.Type())
 		}
-		return p.check(v, hops)
+		if err := p.check(v, hops); err != nil || !p.ownJSON {
+			return err
+		}
+		// It may have a number that no float64 can hold.
+		data, err := json.Marshal(v.Interface())
+		if err == nil {
+			err = json.Unmarshal(data, new(any))
+		}
+		if err != nil {
+			return losing("holds a %s that cannot be decoded: %v", v.Type(), err)
+		}
+		return nil
 	}
 }
 
@@ -477,6 +491,11 @@ func inspectKey(t reflect.Type) (*loss, func(reflect.Value) (string, *loss)) {
 		return string(text), err
 	}
 	return nil, func(k reflect.Value) (string, *loss) {
+		if t == reflect.TypeFor[time.Time]() {
+			if err := lookAtTime(k, 0); err != nil {
+				return "", losing("has a key that %s", err.why)
+			}
+		}
 		given, err := text(k)
 		if err != nil {
 			return "", losing("has a key of type %s that cannot be encoded: %v", t, err)

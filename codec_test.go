@@ -138,7 +138,7 @@ type Stamp struct {
 }
 
 func (s Stamp) MarshalJSON() ([]byte, error) {
-	return json.Marshal(map[string]any{"T": s.Time, "P": s.Page})
+	return json.Marshal(map[string]any{"T": s.UTC(), "P": s.Page})
 }
 
 func (s *Stamp) UnmarshalJSON(data []byte) error {
@@ -340,6 +340,8 @@ func TestCodec_Refuses(t *testing.T) {
 		{"pointer receivers in a map", map[string]ByPointer{}, []string{"activity_test.ByPointer", "use pointers"}},
 		{"pointer receivers in a map, deeper", map[string]struct{ N [2]big.Int }{}, []string{"use pointers"}},
 		{"pointer receivers in an any", named[any](*big.NewInt(1)), []string{"field F ", "big.Int", "use a pointer"}},
+		{"a number in an any that no float64 holds", among(json.Number("1e400")), []string{"field Rows[].V ", "1e400"}},
+		{"a big.Int in an any that no float64 holds", named[any](new(big.Int).Lsh(big.NewInt(1), 2000)), []string{"field F ", "*big.Int"}},
 		{"methods behind a named pointer", named(namedPointer(&Whole{1})), []string{"field F ", "activity_test.namedPointer"}},
 		{"the option string and methods", struct {
 			W color `json:",string"`
@@ -398,6 +400,7 @@ func TestCodec_Refuses(t *testing.T) {
 		{"NaN", named([]float64{0, math.NaN()}), []string{"field F[] ", "NaN"}},
 		{"infinity", named(float32(math.Inf(-1))), []string{"field F ", "-Inf"}},
 		{"a time with seconds in its zone", named(amsterdam1900()), []string{"field F ", "AMT", "UTC"}},
+		{"a key with seconds in its zone", map[time.Time]int{amsterdam1900(): 1}, []string{"key", "AMT", "UTC"}},
 		{"a time after 9999", &[]time.Time{{}, time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)}, []string{"element [] ", "10000"}},
 		{"a nil json.RawMessage", named(json.RawMessage(nil)), []string{"field F ", "json.RawMessage", "null"}},
 		{"an empty json.RawMessage", named(json.RawMessage{}), []string{"field F ", "json.RawMessage"}},
@@ -533,6 +536,8 @@ func TestCodec_GivesBack(t *testing.T) {
 			N json.Number     `json:",omitempty"`
 		}{}, nil},
 		{"json.Number", json.Number("12345678901234567890.5"), nil},
+		{"a json.Number that no float64 holds", json.Number("1e400"), nil},
+		{"a json.Number in an any", named[any](json.Number("1.50")), named[any](1.5)},
 		{"json.Number, as a string", struct {
 			N json.Number `json:",string"`
 		}{"5"}, nil},
@@ -626,6 +631,7 @@ func TestCodec_GivesBack(t *testing.T) {
 		{"int keys", map[int8]string{-128: "a", 127: "b"}, nil},
 		{"uint keys", map[uint64]string{math.MaxUint64: "a"}, nil},
 		{"keys with methods", map[netip.Addr]int{netip.MustParseAddr("::1"): 1, netip.MustParseAddr("127.0.0.1"): 2}, nil},
+		{"times as keys", map[time.Time]int{time.Unix(1, 0).UTC(): 1}, nil},
 		{"folded keys", map[folded]int{{"a"}: 1, {"b"}: 2}, nil},
 		{"string keys with UnmarshalText", map[trimmed]int{"a": 1, "b": 2}, nil},
 		{"string keys with MarshalText", map[shout]int{"a": 1, "B": 2}, nil},
