@@ -6,23 +6,20 @@ import (
 	"fmt"
 	"math"
 	"reflect"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 	"unicode/utf8"
 )
 
-// The default Codec gives back what it took, or refuses. encoding/json alone loses data
-// without an error, for example unexported fields, bytes that are not UTF-8, and all of
-// a struct but the embedded type whose MarshalJSON it got. So before it encodes, Marshal
-// checks the type once, and then each value for what the type cannot tell.
+// The default Codec gives back what it took, or refuses: see Codec. encoding/json alone
+// loses data without an error. So before it encodes, Marshal checks the type once, and
+// then each value for what the type does not tell.
 //
-// By its type is refused what no value of it would survive, also while a slice or map of
-// it is still empty, so that the first heartbeat fails and not the one with the first
-// row. Only pointers and interfaces wait until they are not nil.
+// A type none of whose values comes back is refused even while a slice or map of it is
+// empty, so that the first heartbeat fails and not the one with the first row. Only
+// pointers and interfaces are not looked at until they are not nil.
 
 // A plan is what Marshal must know of a type. Plans of recursive types point to
 // themselves.
@@ -41,8 +38,9 @@ type plan struct {
 // values contain it.
 type look func(v reflect.Value, hops int) *loss
 
-// maxHops is more than a value has that encoding/json can decode: see maxNesting. It
-// ends the check of a value that contains itself.
+// maxHops ends the check of a value that contains itself. encoding/json decodes at most
+// maxNesting objects and arrays inside each other, and it takes some pointers and
+// interfaces between them.
 const maxHops = 50_000
 
 // maxNesting is how deep encoding/json decodes. It encodes deeper values.
@@ -67,34 +65,40 @@ func (p *plan) simple() bool { return p.done && p.err == nil && p.look == nil }
 // keep it.
 type loss struct {
 	path string // from the value that Marshal got: ".Rows[].Name"
-	why  string // what follows "field progress.Rows[].Name"
+	why  error  // what follows "field progress.Rows[].Name"
 }
 
-func losing(format string, args ...any) *loss {
-	return &loss{why: fmt.Sprintf(format, args...)}
-}
+func losing(format string, args ...any) *loss { return &loss{why: fmt.Errorf(format, args...)} }
 
-// in returns the loss as the container has it that reaches r's place by step.
-func (r *loss) in(step string) *loss {
-	if r == nil {
+// maxPath is how many bytes a path has at most. The path of a value that contains itself
+// is endless.
+const maxPath = 1000
+
+// in returns the loss as its container sees it, which reaches the place by step.
+func (l *loss) in(step string) *loss {
+	if l == nil {
 		return nil
 	}
-	return &loss{step + r.path, r.why}
+	path := step + l.path
+	if len(path) > maxPath {
+		path = path[:maxPath-3] + "..."
+	}
+	return &loss{path, l.why}
 }
 
 // errorFor returns the error for a value of type t that Marshal got.
-func (r *loss) errorFor(t reflect.Type) error {
+func (l *loss) errorFor(t reflect.Type) error {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	path := strings.TrimPrefix(t.Name()+r.path, ".")
+	path := strings.TrimPrefix(t.Name()+l.path, ".")
 	switch {
-	case r.path == "":
-		return fmt.Errorf("the value %s", r.why)
-	case strings.Contains(r.path, "."):
-		return fmt.Errorf("field %s %s", path, r.why)
+	case l.path == "":
+		return fmt.Errorf("the value %w", l.why)
+	case strings.Contains(l.path, "."):
+		return fmt.Errorf("field %s %w", path, l.why)
 	}
-	return fmt.Errorf("element %s %s", path, r.why)
+	return fmt.Errorf("element %s %w", path, l.why)
 }
 
 var plans sync.Map // reflect.Type to *plan
@@ -114,8 +118,8 @@ func planOf(t reflect.Type) *plan {
 type planner struct {
 	plans    map[reflect.Type]*plan
 	embedded map[reflect.Type]*plan // of structs whose fields are encoded among those of another
-	deep     bool
-	ownJSON  bool
+	deep     bool                   // as in plan
+	ownJSON  bool                   // as in plan
 }
 
 func (b *planner) plan(t reflect.Type) *plan {
@@ -134,13 +138,6 @@ func (b *planner) make(plans map[reflect.Type]*plan, t reflect.Type, inspect fun
 	}
 	return p
 }
-
-var (
-	jsonMarshaler   = reflect.TypeFor[json.Marshaler]()
-	jsonUnmarshaler = reflect.TypeFor[json.Unmarshaler]()
-	textMarshaler   = reflect.TypeFor[encoding.TextMarshaler]()
-	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
-)
 
 func (b *planner) inspect(t reflect.Type) (*loss, look) {
 	switch t {
@@ -169,7 +166,13 @@ func (b *planner) inspect(t reflect.Type) (*loss, look) {
 	}
 	if encode != "" && promoted(t, encode) {
 		i := onlyField(t)
-		return b.through(t.Field(i).Type, "."+t.Field(i).Name, func(v reflect.Value) reflect.Value { return v.Field(i) })
+		part, step := b.plan(t.Field(i).Type), "."+t.Field(i).Name
+		switch {
+		case part.err != nil:
+			return part.err.in(step), nil
+		case encode == "MarshalJSON":
+			return nil, func(v reflect.Value, hops int) *loss { return part.check(v.Field(i), hops).in(step) }
+		}
 	}
 	switch encode {
 	case "MarshalJSON":
@@ -204,150 +207,10 @@ func (b *planner) inspect(t reflect.Type) (*loss, look) {
 	return nil, nil
 }
 
-// methods returns the methods with which encoding/json encodes and decodes a value of
-// type t that has an address. They are empty if it goes by the kind.
-func methods(t reflect.Type) (encode, decode string) {
-	switch p := reflect.PointerTo(t); {
-	case p.Implements(jsonMarshaler):
-		encode = "MarshalJSON"
-	case p.Implements(textMarshaler):
-		encode = "MarshalText"
-	}
-	switch p := reflect.PointerTo(t); {
-	case p.Implements(jsonUnmarshaler):
-		decode = "UnmarshalJSON"
-	case p.Implements(textUnmarshaler):
-		decode = "UnmarshalText"
-	}
-	return encode, decode
-}
-
-// byAddress reports whether encoding/json encodes a value of type t differently when it
-// has an address, because it has methods with pointer receivers somewhere. Decoding
-// always has an address.
-func byAddress(t reflect.Type) bool {
-	if t.Kind() == reflect.Pointer || t.Kind() == reflect.Interface {
-		return false
-	}
-	for _, m := range []reflect.Type{jsonMarshaler, textMarshaler} {
-		if reflect.PointerTo(t).Implements(m) {
-			return !t.Implements(m)
-		}
-	}
-	switch t.Kind() {
-	case reflect.Array:
-		return byAddress(t.Elem())
-	case reflect.Struct:
-		for i := range t.NumField() {
-			if f := fieldOf(t, i); f.how != fieldLost && f.how != fieldLeft && byAddress(f.Type) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// checkMethods refuses a type whose methods are not the inverse of each other, as far as
-// can be known. What methods of its own do is the type's business.
-func checkMethods(t reflect.Type, encode, decode string) *loss {
-	inverse := map[string]string{"MarshalJSON": "UnmarshalJSON", "MarshalText": "UnmarshalText"}[encode]
-	switch {
-	case encode == "MarshalJSON" && decode != inverse,
-		encode == "MarshalText" && !reflect.PointerTo(t).Implements(textUnmarshaler):
-		return losing("has the type %s, which has %s but not %s", t, encode, inverse)
-	case encode == "" && decode == "UnmarshalText" && t.Kind() != reflect.String:
-		return losing("has the type %s, which has UnmarshalText but not MarshalText", t)
-	case encode == "" && decode != "" && promoted(t, decode):
-		return losing("has the type %s, which has %s of an embedded field but does not encode with %s",
-			t, decode, strings.TrimPrefix(decode, "Un"))
-	}
-	for _, m := range []string{encode, decode} {
-		if m == "" || !promoted(t, m) {
-			continue
-		}
-		if i := onlyField(t); i < 0 || !hasMethod(t.Field(i).Type, m) {
-			return losing("has the type %s, whose %s is that of an embedded field and leaves out the others: "+
-				"give the embedded field a name, or the type methods of its own", t, m)
-		} else if k := t.Field(i).Type.Kind(); k == reflect.Pointer || k == reflect.Interface {
-			return losing("has the type %s, whose %s is that of the embedded %s, which is nil when it is decoded: "+
-				"give the embedded field a name", t, m, t.Field(i).Type)
-		}
-	}
-	return nil
-}
-
-// promoted reports whether the method comes from an embedded field. The compiler writes
-// such a method itself. It also writes one of *T for one that is declared for T.
-func promoted(t reflect.Type, name string) bool {
-	if t.Kind() != reflect.Struct || t.Name() == "" {
-		return t.Kind() == reflect.Struct
-	}
-	for _, receiver := range []reflect.Type{t, reflect.PointerTo(t)} {
-		if m, ok := methodByName(receiver, name); ok {
-			pc := m.Func.Pointer()
-			if file, _ := runtime.FuncForPC(pc).FileLine(pc); file != "<autogenerated>" {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-func hasMethod(t reflect.Type, name string) bool {
-	if t.Kind() != reflect.Pointer && t.Kind() != reflect.Interface {
-		t = reflect.PointerTo(t)
-	}
-	_, ok := methodByName(t, name)
-	return ok
-}
-
-// methodByName has constant names only: with any other the linker would keep every
-// exported method of the program.
-func methodByName(t reflect.Type, name string) (reflect.Method, bool) {
-	switch name {
-	case "MarshalJSON":
-		return t.MethodByName("MarshalJSON")
-	case "MarshalText":
-		return t.MethodByName("MarshalText")
-	case "UnmarshalJSON":
-		return t.MethodByName("UnmarshalJSON")
-	}
-	return t.MethodByName("UnmarshalText")
-}
-
-// onlyField returns the index of the one field that holds data, which must be embedded,
-// or -1.
-func onlyField(t reflect.Type) int {
-	only := -1
-	for i := range t.NumField() {
-		sf := t.Field(i)
-		switch {
-		case sf.Name == "_" || isLock(sf.Type) || sf.Type.Size() == 0 || !sf.Anonymous && sf.Tag.Get("json") == "-":
-		case only >= 0 || !sf.Anonymous:
-			return -1
-		default:
-			only = i
-		}
-	}
-	return only
-}
-
 // isBytes reports whether a slice type is encoded in base64, as in encoding/json.
 func isBytes(t reflect.Type) bool {
 	p := reflect.PointerTo(t.Elem())
 	return t.Elem().Kind() == reflect.Uint8 && !p.Implements(jsonMarshaler) && !p.Implements(textMarshaler)
-}
-
-// through makes what there is to know of a type of what there is to know of a part of it.
-func (b *planner) through(part reflect.Type, step string, get func(reflect.Value) reflect.Value) (*loss, look) {
-	p := b.plan(part)
-	if p.err != nil {
-		return p.err.in(step), nil
-	}
-	if p.simple() {
-		return nil, nil
-	}
-	return nil, func(v reflect.Value, hops int) *loss { return p.check(get(v), hops).in(step) }
 }
 
 func (b *planner) lookBehind(t reflect.Type) look {
@@ -392,12 +255,10 @@ func lookInside(t reflect.Type) look {
 			return err
 		}
 		// It may have a number that no float64 can hold.
-		data, err := json.Marshal(v.Interface())
-		if err == nil {
-			err = json.Unmarshal(data, new(any))
-		}
-		if err != nil {
-			return losing("holds a %s that cannot be decoded: %v", v.Type(), err)
+		if data, err := json.Marshal(v.Interface()); err == nil { // if not, Marshal fails as well
+			if err := json.Unmarshal(data, new(any)); err != nil {
+				return losing("holds a %s that cannot be decoded: %w", v.Type(), err)
+			}
 		}
 		return nil
 	}
@@ -479,7 +340,7 @@ func inspectKey(t reflect.Type) (*loss, func(reflect.Value) (string, *loss)) {
 		}
 		if promoted(t, "MarshalText") || promoted(t, "UnmarshalText") {
 			if err := checkMethods(t, "MarshalText", "UnmarshalText"); err != nil {
-				return losing("has keys that are refused: such a key %s", err.why), nil
+				return losing("has keys that are refused: such a key %w", err.why), nil
 			}
 		}
 	}
@@ -493,12 +354,12 @@ func inspectKey(t reflect.Type) (*loss, func(reflect.Value) (string, *loss)) {
 	return nil, func(k reflect.Value) (string, *loss) {
 		if t == reflect.TypeFor[time.Time]() {
 			if err := lookAtTime(k, 0); err != nil {
-				return "", losing("has a key that %s", err.why)
+				return "", losing("has a key that %w", err.why)
 			}
 		}
 		given, err := text(k)
 		if err != nil {
-			return "", losing("has a key of type %s that cannot be encoded: %v", t, err)
+			return "", losing("has a key of type %s that cannot be encoded: %w", t, err)
 		}
 		if !utf8.ValidString(given) {
 			return "", losing("has a key that is not valid UTF-8 (%q) and would be changed", given)
@@ -520,273 +381,12 @@ func inspectKey(t reflect.Type) (*loss, func(reflect.Value) (string, *loss)) {
 			again, err = text(back.Elem())
 		}
 		if err != nil {
-			return "", losing("has a key of type %s, encoded as %q, that cannot be decoded: %v", t, given, err)
+			return "", losing("has a key of type %s, encoded as %q, that cannot be decoded: %w", t, given, err)
 		}
 		if again != given {
 			return "", losing("has a key of type %s, encoded as %q, that would come back as %q", t, given, again)
 		}
 		return given, nil
-	}
-}
-
-// A field is a field of a struct, as encoding/json takes it.
-type field struct {
-	reflect.StructField
-	how      fieldHow
-	json     string // the name, if encoded
-	omits    func(reflect.Value) bool
-	optional bool // it may be left out
-	quoted   bool
-}
-
-type fieldHow int
-
-const (
-	fieldEncoded  fieldHow = iota // under its name
-	fieldEmbedded                 // its fields are encoded among those of the struct
-	fieldLeft                     // left out, which is fine
-	fieldLost                     // left out, which loses data
-)
-
-func fieldOf(t reflect.Type, i int) field {
-	f := field{StructField: t.Field(i)}
-	tag := f.Tag.Get("json")
-	elem := f.Type
-	if f.Type.Kind() == reflect.Pointer {
-		elem = f.Type.Elem()
-	}
-	switch {
-	case tag == "-", f.Name == "_", isLock(f.Type) && (f.Anonymous || !f.IsExported()):
-		f.how = fieldLeft
-		return f
-	case !f.IsExported() && !(f.Anonymous && elem.Kind() == reflect.Struct):
-		if f.how = fieldLost; f.Type.Size() == 0 {
-			f.how = fieldLeft
-		}
-		return f
-	}
-	name, options, _ := strings.Cut(tag, ",")
-	if !validName(name) {
-		name = ""
-	}
-	if name == "" && f.Anonymous && elem.Kind() == reflect.Struct {
-		f.how = fieldEmbedded
-		return f
-	}
-	f.json = name
-	if name == "" {
-		f.json = f.Name
-	}
-	empty, zero := false, false
-	for option := range strings.SplitSeq(options, ",") {
-		switch option {
-		case "omitempty":
-			empty = hasLen(f.Type) || f.Type.Kind() != reflect.Struct
-		case "omitzero":
-			zero = true
-		case "string":
-			f.quoted = true
-		}
-	}
-	f.optional = empty || zero
-	f.omits = func(v reflect.Value) bool {
-		return empty && hasLen(f.Type) && v.Len() == 0 || zero && v.IsZero()
-	}
-	if f.Type.Name() != "" {
-		elem = f.Type
-	}
-	switch k := elem.Kind(); {
-	case k == reflect.String, k >= reflect.Bool && k <= reflect.Float64:
-	default:
-		f.quoted = false
-	}
-	return f
-}
-
-func hasLen(t reflect.Type) bool {
-	switch t.Kind() {
-	case reflect.Array, reflect.Map, reflect.Slice, reflect.String:
-		return true
-	}
-	return false
-}
-
-// isLock reports whether t is a type of package sync that holds nothing to come back.
-func isLock(t reflect.Type) bool {
-	switch t {
-	case reflect.TypeFor[sync.Mutex](), reflect.TypeFor[sync.RWMutex](), reflect.TypeFor[sync.Once](), reflect.TypeFor[sync.WaitGroup]():
-		return true
-	}
-	return false
-}
-
-// validName reports whether a name in a tag counts, as in encoding/json.
-func validName(name string) bool {
-	for _, c := range name {
-		if !strings.ContainsRune("!#$%&()*+-./:;<=>?@[]^_{|}~ ", c) && !unicode.IsLetter(c) && !unicode.IsDigit(c) {
-			return false
-		}
-	}
-	return name != ""
-}
-
-func (b *planner) structure(t reflect.Type) (*loss, look) {
-	if isLock(t) {
-		return nil, nil
-	}
-	names := map[string]string{}
-	err := jsonNames(t, "", names, nil)
-	if err == nil && len(names) == 0 && t.Size() > 0 {
-		return losing("has the type %s, none of whose fields is encoded: export them, or give the type MarshalJSON and UnmarshalJSON", t), nil
-	}
-	lost, look := b.fields(t)
-	if lost != nil {
-		return lost, nil
-	}
-	return err, look
-}
-
-// jsonNames collects the names of the fields of an object, with the path of the Go field
-// that has it. Two that are the same are refused: encoding/json leaves one out, or both.
-// within are the types whose fields t's are among.
-func jsonNames(t reflect.Type, path string, names map[string]string, within []reflect.Type) *loss {
-	within = append(within, t)
-	for i := range t.NumField() {
-		f := fieldOf(t, i)
-		where := path + "." + f.Name
-		switch f.how {
-		case fieldEncoded:
-			if other, taken := names[f.json]; taken {
-				err := losing("has the JSON name %q of %s, and encoding/json leaves one of them out: give one another name, or tag it `json:\"-\"`",
-					f.json, strings.TrimPrefix(other, "."))
-				return err.in(where)
-			}
-			names[f.json] = where
-		case fieldEmbedded:
-			elem := f.Type
-			if elem.Kind() == reflect.Pointer {
-				elem = elem.Elem()
-			}
-			for _, outer := range within {
-				if outer == elem {
-					return losing("has the type %s, which embeds itself", f.Type).in(where)
-				}
-			}
-			if err := jsonNames(elem, where, names, within); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// alwaysWrites reports whether at least one field of a struct is written whatever its
-// value is.
-func alwaysWrites(t reflect.Type) bool {
-	for i := range t.NumField() {
-		switch f := fieldOf(t, i); f.how {
-		case fieldEncoded:
-			if !f.optional {
-				return true
-			}
-		case fieldEmbedded:
-			if f.Type.Kind() == reflect.Struct && alwaysWrites(f.Type) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// fields are what there is to know of a struct's fields, for encoding/json that goes by
-// the fields.
-func (b *planner) fields(t reflect.Type) (*loss, look) {
-	var looks []look
-	for i := range t.NumField() {
-		f := fieldOf(t, i)
-		var err *loss
-		var look look
-		switch f.how {
-		case fieldLost:
-			err = losing("is unexported and would be lost: export it, or tag it `json:\"-\"` if it need not come back")
-		case fieldEncoded:
-			err, look = b.encodedField(f)
-		case fieldEmbedded:
-			err, look = b.embeddedField(f)
-		}
-		step := "." + f.Name
-		if err != nil {
-			return err.in(step), nil
-		}
-		if look != nil {
-			looks = append(looks, func(v reflect.Value, hops int) *loss { return look(v.Field(i), hops).in(step) })
-		}
-	}
-	if looks == nil {
-		return nil, nil
-	}
-	return nil, func(v reflect.Value, hops int) *loss {
-		for _, look := range looks {
-			if err := look(v, hops); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-}
-
-func (b *planner) encodedField(f field) (*loss, look) {
-	elem := f.Type
-	if elem.Kind() == reflect.Pointer {
-		elem = elem.Elem()
-	}
-	encode, decode := "", ""
-	if elem.Kind() != reflect.Pointer && elem.Kind() != reflect.Interface {
-		encode, decode = methods(elem)
-	}
-	switch own := encode != "" || decode != ""; {
-	case f.quoted && own:
-		return losing("has the option \"string\" in its tag, which does not go with the methods of %s", elem), nil
-	case !f.IsExported() && (own || f.Type.Kind() == reflect.Pointer):
-		return losing("is an unexported embedded field with a name in its tag, and cannot be decoded: export it"), nil
-	}
-	p := b.plan(f.Type)
-	if p.err != nil || p.simple() {
-		return p.err, nil
-	}
-	return nil, func(v reflect.Value, hops int) *loss {
-		if f.omits(v) {
-			return nil
-		}
-		return p.check(v, hops)
-	}
-}
-
-func (b *planner) embeddedField(f field) (*loss, look) {
-	if f.Type.Kind() != reflect.Pointer {
-		p := b.make(b.embedded, f.Type, b.fields)
-		if p.err != nil || p.simple() {
-			return p.err, nil
-		}
-		return nil, p.check
-	}
-	elem := f.Type.Elem()
-	p := b.make(b.embedded, elem, b.fields)
-	switch {
-	case !f.IsExported():
-		err := losing("is an embedded pointer to an unexported struct, which encoding/json cannot decode: embed %s itself, or export it", elem)
-		p = &plan{err: err, done: true}
-	case !alwaysWrites(elem):
-		err := losing("is an embedded pointer to a %s, all of whose fields may be left out, so that it could come back nil: embed %[1]s itself", elem)
-		p = &plan{err: err, done: true}
-	case p.simple():
-		return nil, nil
-	}
-	return nil, func(v reflect.Value, hops int) *loss {
-		if v.IsNil() {
-			return nil
-		}
-		return p.check(v.Elem(), hops)
 	}
 }
 
@@ -845,7 +445,7 @@ func lookAtText(v reflect.Value, _ int) *loss {
 	}
 	text, err := v.Interface().(encoding.TextMarshaler).MarshalText()
 	if err != nil {
-		return losing("has the type %s and cannot be encoded: %v", v.Type(), err)
+		return losing("has the type %s and cannot be encoded: %w", v.Type(), err)
 	}
 	if !utf8.Valid(text) {
 		return losing("has the type %s, whose MarshalText gives what is not valid UTF-8 (%.60q) and would be changed", v.Type(), text)

@@ -78,6 +78,8 @@ type recursive struct {
 	Any  any
 }
 
+type chain struct{ Next *chain }
+
 type selfEmbedding struct {
 	*selfEmbedding
 	N int
@@ -130,6 +132,17 @@ type ByPointer struct{ n int }
 
 func (p *ByPointer) MarshalText() ([]byte, error)    { return json.Marshal(p.n) }
 func (p *ByPointer) UnmarshalText(data []byte) error { return json.Unmarshal(data, &p.n) }
+
+// zeroSize has methods and no data.
+type zeroSize struct{}
+
+func (zeroSize) MarshalJSON() ([]byte, error) { return []byte("1"), nil }
+func (*zeroSize) UnmarshalJSON([]byte) error  { return nil }
+
+// A hexByte is encoded by its kind, and in a slice in base64.
+type hexByte byte
+
+func (*hexByte) UnmarshalText([]byte) error { return errBoom }
 
 // Stamp has its own methods beside those that it embeds.
 type Stamp struct {
@@ -208,6 +221,11 @@ type embedsVanishing struct {
 	B int
 }
 
+type EmbedsInner struct {
+	inner
+	M int `json:",omitempty"`
+}
+
 type embedsOuter struct {
 	*Outer
 	C int
@@ -222,9 +240,13 @@ func TestCodec_Refuses(t *testing.T) {
 	cycle.Next = &cycle
 	var loop any
 	loop = &loop
-	deepest := &recursive{}
+	deepest := &chain{}
 	for range 12_000 {
-		deepest = &recursive{Next: deepest}
+		deepest = &chain{deepest}
+	}
+	var deepAny any
+	for range 12_000 {
+		deepAny = []any{deepAny}
 	}
 	nested := json.RawMessage(strings.Repeat("[", 9_999) + strings.Repeat("]", 9_999))
 
@@ -303,6 +325,10 @@ func TestCodec_Refuses(t *testing.T) {
 			Page int
 		}{}, []string{"UnmarshalJSON"}},
 		{"an embedded UnmarshalJSON alone", struct{ LenientInt }{}, []string{"UnmarshalJSON"}},
+		{"the method is of an embedded field without data", struct {
+			zeroSize
+			Outer
+		}{}, []string{"MarshalJSON", "leaves out the others"}},
 		{"two embedded types with methods", struct {
 			Whole
 			Other
@@ -364,7 +390,8 @@ func TestCodec_Refuses(t *testing.T) {
 		{"a value that contains itself", &cycle, []string{"contains itself"}},
 		{"an any that contains itself", loop, []string{"contains itself"}},
 		{"deeper than encoding/json decodes", deepest, []string{"deep"}},
-		{"deeper, with another's JSON", []any{[]any{nested}}, []string{"deep"}},
+		{"deeper, in anys", deepAny, []string{"deep"}},
+		{"deeper, with another's JSON", []struct{ R json.RawMessage }{{nested}}, []string{"deep"}},
 
 		// Text.
 		{"a string", "a\xff", []string{"the value is a string", "UTF-8", `"a\xff"`}},
@@ -374,9 +401,13 @@ func TestCodec_Refuses(t *testing.T) {
 			S string `json:",string"`
 		}{"\xff"}, []string{"field S ", "UTF-8"}},
 		{"a key", named(map[string]int{"\xff": 1}), []string{"field F ", "key", "UTF-8"}},
+		{"a key whose MarshalText is not used", map[shout]int{"\xff": 1}, []string{"key", "UTF-8"}},
 		{"a key of an any", named[any](map[string]any{"\xff": 1}), []string{"field F ", "key", "UTF-8"}},
 		{"a string kind with UnmarshalText", textOnlyUnmarshalText("\xff"), []string{"UTF-8"}},
 		{"a MarshalText", named(rawText{"\xff"}), []string{"field F ", "activity_test.rawText", "UTF-8"}},
+		{"an embedded MarshalText", struct{ rawText }{rawText{"\xff"}}, []string{"UTF-8"}},
+		{"an embedded time", &[]onlyTime{{}, {amsterdam1900()}}, []string{"field [].Time ", "AMT"}},
+		{"an embedded type that is refused", struct{ activity.Status }{}, []string{"activity.Status"}},
 		{"a zone", netip.MustParseAddr("fe80::1").WithZone("\xff"), []string{"netip.Addr", "UTF-8"}},
 		{"a key's MarshalText", map[rawText]int{{"\xff"}: 1}, []string{"key", "UTF-8"}},
 
@@ -431,6 +462,12 @@ type named1 struct{ Name string }
 var sameTags = reflect.StructOf([]reflect.StructField{
 	{Name: "A", Type: reflect.TypeFor[int](), Tag: `json:"x"`},
 	{Name: "B", Type: reflect.TypeFor[int](), Tag: `json:"x"`},
+})
+
+// badTags have a name that encoding/json does not use.
+var badTags = reflect.StructOf([]reflect.StructField{
+	{Name: "A", Type: reflect.TypeFor[int](), Tag: `json:"x\"y"`},
+	{Name: "B", Type: reflect.TypeFor[int](), Tag: `json:"x\"y"`},
 })
 
 // same reports whether b is what a may come back as.
@@ -547,10 +584,25 @@ func TestCodec_GivesBack(t *testing.T) {
 		{"both with pointer receivers, inside", []struct{ A [1]ByPointer }{{[1]ByPointer{{5}}}}, nil},
 		{"methods beside embedded ones", Stamp{time.Unix(0, 0).UTC(), 7}, nil},
 		{"an embedded marshaler alone", onlyTime{time.Unix(7, 0).UTC()}, nil},
+		{"an embedded MarshalText alone", struct{ rawText }{rawText{"x"}}, nil},
+		{"an embedded json.RawMessage alone", embedsRaw{json.RawMessage("[1]")}, nil},
 		{"an embedded marshaler with a lock", &struct {
 			mu sync.Mutex
 			Whole
 		}{Whole: Whole{5}}, nil},
+		{"an embedded marshaler with a field left out on purpose", embedsMethods{Whole: Whole{5}}, nil},
+		{"an embedded marshaler with padding", struct {
+			Whole
+			_ int
+		}{Whole: Whole{5}}, nil},
+		{"bytes with methods that are not used", []hexByte{0, 255}, nil},
+		{"pointer receivers of a field left out on purpose", map[string]struct {
+			A int
+			B ByPointer `json:"-"`
+		}{"a": {A: 1}}, nil},
+		{"the option string where it has no effect", struct {
+			T time.Time `json:",string"`
+		}{time.Unix(5, 0).UTC()}, nil},
 		{"UnmarshalJSON only", Lenient{5}, nil},
 		{"UnmarshalText only, a string", textOnlyUnmarshalText("x"), nil},
 		{"this package's states", []any{activity.StateRunning}, []any{"running"}},
@@ -579,6 +631,10 @@ func TestCodec_GivesBack(t *testing.T) {
 			N int
 		}{N: 1}, nil},
 		{"an embedded pointer", embedsOuter{&Outer{}, 1}, nil},
+		{"an embedded pointer to a struct that embeds", struct {
+			*EmbedsInner
+			B int
+		}{&EmbedsInner{}, 1}, nil},
 		{"an embedded unexported struct", struct {
 			inner
 			B int
@@ -602,6 +658,7 @@ func TestCodec_GivesBack(t *testing.T) {
 			A int `json:"x,omitempty"`
 			B int `json:"X"`
 		}{0, 2}, nil},
+		{"tags that do not count", reflect.Zero(badTags).Interface(), nil},
 		{"the option string", struct {
 			A int     `json:",string"`
 			B string  `json:",string"`
@@ -748,6 +805,30 @@ func TestCodec_ConcurrentFirstUse(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// What a MarshalText returns can be found in Heartbeat's error, as what a MarshalJSON does.
+func TestCodec_WrapsTheErrorOfAMethod(t *testing.T) {
+	for _, v := range []any{named(failingText{}), map[failingText]int{{}: 1}, named[any](marshalFails{})} {
+		if _, err := recordAndRead(t, v); !errors.Is(err, errBoom) {
+			t.Errorf("%T: %v", v, err)
+		}
+	}
+}
+
+type failingText struct{}
+
+func (failingText) MarshalText() ([]byte, error) { return nil, errBoom }
+func (*failingText) UnmarshalText([]byte) error  { return nil }
+
+// An error stays readable though the path to the field is endless.
+func TestCodec_PathIsShortened(t *testing.T) {
+	type loop struct{ Next *loop }
+	var cycle loop
+	cycle.Next = &cycle
+	if _, err := recordAndRead(t, cycle); err == nil || len(err.Error()) > 2000 || !strings.Contains(err.Error(), "field loop.Next.Next.") {
+		t.Error(err)
+	}
 }
 
 // A key whose MarshalText panics is like any other panic of a Codec.

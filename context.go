@@ -29,12 +29,13 @@ type Context interface {
 	// Heartbeat records that the attempt is alive. With details, it also records how
 	// far the attempt got, so that a later attempt can resume from there. Details
 	// are encoded at once, and the newest win. Without details, or with a single
-	// nil, those recorded before stay.
+	// nil or nil pointer, those recorded before stay.
 	//
 	// Once the attempt is over or canceled, Heartbeat returns context.Cause: return
-	// that error from the function. If the details cannot be encoded or are too
-	// large ([ErrDetailsTooLarge]), it returns a [NonRetryable] error. The attempt
-	// then still counts as alive, and the details recorded before stay.
+	// that error from the function. If the details cannot be encoded, would not come
+	// back as they were (see [Codec]), or are too large ([ErrDetailsTooLarge]), it
+	// returns a [NonRetryable] error. The attempt then still counts as alive, and the
+	// details recorded before stay.
 	Heartbeat(details ...any) error
 
 	// HeartbeatDetails decodes what this attempt resumes from, which is the details

@@ -74,8 +74,10 @@
 // keeps a step from overlapping a later attempt, and details can say how far to
 // cut back: a file's length, a transaction's number.
 //
-// Details that cannot be decoded into what the function asks for are an error
-// that is not retried, never a silent start from the beginning.
+// Details that would not come back as they were, because of an unexported field for
+// example, are refused when they are recorded: see [Codec]. Details that cannot be
+// decoded into what the function asks for are an error that is not retried, never a
+// silent start from the beginning.
 //
 // A pause of the whole process, such as SIGSTOP, a frozen virtual machine or CPU
 // starvation, is not a stall. If the Runtime itself wakes up late, by more than a

@@ -27,9 +27,8 @@ type Config struct {
 	Store Store
 
 	// Codec encodes heartbeat details and, for the Store, inputs. If nil,
-	// encoding/json is used, but strictly: it refuses fields that the target
-	// lacks, a null as the whole of a value that cannot be nil, and anything
-	// after the value.
+	// encoding/json is used, but strictly: it gives back what it took, or refuses.
+	// [Codec] says what it refuses, and what it may change.
 	Codec Codec
 
 	// Logger gets a Warn for each attempt that failed or timed out, and an
