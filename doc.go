@@ -76,8 +76,8 @@
 //
 // Details that would not come back as they were, because of an unexported field for
 // example, are refused when they are recorded: see [Codec]. Details that cannot be
-// decoded into what the function asks for are an error that is not retried, never a
-// silent start from the beginning.
+// decoded into what the function asks for are an error that is not retried
+// ([ErrCannotResume]), never a silent start from the beginning.
 //
 // A pause of the whole process, such as SIGSTOP, a frozen virtual machine or CPU
 // starvation, is not a stall. If the Runtime itself wakes up late, by more than a
@@ -103,10 +103,10 @@
 // one recorded nothing new, the interval comes first, so that a function that
 // always hangs does not spin.
 //
-// Not retried are errors marked with [NonRetryable], errors that
+// Not retried are errors marked with [NonRetryable], [ErrCannotResume], errors that
 // RetryPolicy.Retryable refuses, runtime.Goexit ([ErrGoexit]), cancellation, the
 // last of MaximumAttempts, and the two schedule timeouts. [RetryAfter] replaces the
-// interval.
+// interval, if its time is not zero.
 //
 // # Cancellation
 //
@@ -171,6 +171,8 @@
 // that has an Options.ID outlives the process. (A made-up ID, such as "#7", is never
 // stored.)
 //
+//   - When Start returns nil, the Store holds the activity, also if it waits for a slot
+//     or a backoff.
 //   - The start of an attempt is durable before its function runs, so that an
 //     attempt that kills the process counts.
 //   - Details are given to the Store within Config.SaveInterval (100 ms), those of
@@ -178,39 +180,60 @@
 //     lose what was recorded in the last SaveInterval and while the last Save was
 //     under way. With Options.SyncHeartbeats, which needs a Store and an ID,
 //     Heartbeat waits, and a crash loses nothing.
+//   - The failure of an attempt, and when the next one is due, are given to the Store
+//     within SaveInterval too, and a cancellation when it happens. A kill while the
+//     function cleans up does not undo it.
 //   - When the caller gets a success, the checkpoint is durably gone. After a final
 //     failure it stays.
 //
 // What the next execution of the ID makes of the checkpoint depends on its
 // [CheckpointState]:
 //
-//   - Running: the process ended. The execution continues with the details, the
-//     count of attempts and the schedule time. If the attempt had made progress, it
-//     continues at once. If not, the policy's interval comes first, counted from the
-//     last write, because an activity that kills its process must not do so at every
-//     boot.
+//   - Waiting, for a slot or a backoff: the execution continues with the details, the
+//     count of attempts and the schedule time. If a backoff follows a failure, it waits
+//     for the rest of it.
+//   - Running: the process ended. The execution continues in the same way. If the
+//     attempt had made progress, it continues at once. If not, the policy's interval
+//     comes first, counted from the last write, because an activity that kills its
+//     process must not do so at every boot.
 //   - Interrupted, by [Runtime.Shutdown] or the end of the caller's context: the
-//     execution continues at once, and the attempt that was canceled does not count.
+//     execution continues at once, or after the rest of a backoff. An attempt that was
+//     canceled does not count.
 //   - Failed for good, or canceled by [Handle.Cancel]: a new execution starts with
 //     attempt 1, and resumes from the details.
 //
-// [Runtime.Recover] continues everything that was running or interrupted. Call it
-// when the program starts, with a [Definition] for each kind of activity: its Name
+// A checkpoint belongs to one activity. A start with another Name or another input than
+// those of the checkpoint is refused with [ErrCheckpointMismatch], because progress in
+// one input says nothing about another. If it does, set Options.AcceptNewInput.
+//
+// An attempt that ends in [ErrCannotResume] does not count, and leaves the activity
+// interrupted: after a bad deploy, the version that can read the details continues.
+//
+// [Runtime.Recover] continues everything that was waiting, running or interrupted. Call
+// it when the program starts, with a [Definition] for each kind of activity: its Name
 // finds the function, and its Options have neither an ID nor a Name. An activity that
 // was canceled on purpose stays canceled. [Runtime.Checkpoints] lists what is stored,
 // and [Runtime.Forget] drops it.
 //
-// Every kill counts against RetryPolicy.MaximumAttempts. Set ResetOnProgress for a
-// long job that is to survive many.
+// A recovered activity's result goes nowhere, unless its function stores it, or the
+// program has started that activity by its ID and asks its Handle.
 //
-// A cancellation does not wait for the Store. What was canceled or interrupted is
-// durable once [Runtime.Shutdown] has returned nil; a crash before that leaves it
-// as running. So end a program with Shutdown, and close the Store after it. After
-// a kill -9 nothing has to be done.
+// Every kill counts against RetryPolicy.MaximumAttempts, also for the innocent
+// activities that run beside one that kills the process. Set ResetOnProgress for a long
+// job that is to survive many.
+//
+// After a kill -9 nothing has to be done. But end a program with Shutdown, and close the
+// Store after it, so that what was recorded last is saved.
 //
 // If the Store fails at a start, the start fails. A later failure is logged and
 // tried again, after 5 s at most (or SaveInterval, if that is longer), and the
 // activities continue. What is not saved yet stays in memory, only the newest of each.
+//
+// ID, Name and LastFailure, which has the texts of errors, are stored as they are.
+// Input and details are stored as Config.Codec encodes them, which may encrypt.
+//
+// The stored schedule time follows the wall clock when that is set. A schedule time in
+// the future means that a clock was wrong: it counts as now, and stays as it is stored.
 //
 // Durability has limits. A step that finished but whose heartbeat was not saved runs
 // again. A completed activity leaves no trace, so a caller that starts the same ID at

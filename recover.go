@@ -8,8 +8,8 @@ import (
 	"slices"
 )
 
-// Recover starts every activity in the Store that was interrupted by a crash, a
-// shutdown or the end of its context, and returns how many. Call it when the
+// Recover starts every activity in the Store that was waiting, or was interrupted by a
+// crash, a shutdown or the end of its context, and returns how many. Call it when the
 // program starts. Each activity is run by the Definition of its Name, with its
 // stored input and with ctx as its context, and resumes as the package's doc on
 // durability says. Activities that have failed for good, or were canceled by
@@ -72,8 +72,8 @@ func (rt *Runtime) Recover(ctx context.Context, defs ...Recoverable) (int, error
 }
 
 // Checkpoints yields the stored checkpoints of activities that have not completed
-// and are not running here now: those interrupted by a crash or a shutdown, those
-// that have failed for good, and those that were canceled. The loop's body may
+// and are not running here now: those that were waiting, those interrupted by a crash or
+// a shutdown, those that have failed for good, and those that were canceled. The loop's body may
 // start and forget activities. Without a Store there are none.
 func (rt *Runtime) Checkpoints(ctx context.Context) iter.Seq2[Checkpoint, error] {
 	return func(yield func(Checkpoint, error) bool) {

@@ -184,7 +184,7 @@ func (rt *Runtime) freeIDLocked(a *activity) {
 // Run runs fn as an activity and waits for its end. It returns nil if the activity
 // completed, an [*Error] if it did not, and another error if it was never
 // started: because of options that make no sense, [ErrShutdown],
-// [ErrAlreadyRunning] or a Store that failed.
+// [ErrAlreadyRunning], [ErrCheckpointMismatch] or a Store that failed.
 //
 // If ctx ends, the activity is canceled. Run then returns when fn has returned, at
 // the latest Options.CancelGrace later. With Config.Store and Options.ID, what the
@@ -217,11 +217,13 @@ func Execute[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn fun
 // activity is canceled, not only its start.
 //
 // With Config.Store and Options.ID, in is encoded with Config.Codec and stored too.
-// Start then returns when the start of the first attempt is durable, or when that
-// attempt has to wait: for a slot, or, after a crash without progress, for the
-// policy's interval. If the Store fails only after that wait, Wait returns the
-// Store's error. Activities that are started from many goroutines at once share a
-// Save.
+// Start then returns when the Store holds the start of the first attempt, or, if that
+// attempt has to wait for a slot or a backoff, when the Store holds the activity. If
+// the Store fails only after that wait, the start of the attempt is tried again.
+// Activities that are started from many goroutines at once share a Save.
+//
+// If the Store has a checkpoint of the ID with another Name or another input, the
+// activity is refused with [ErrCheckpointMismatch].
 func Start[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn func(Context, In) (Out, error), in In) (*Handle[Out], error) {
 	return startBody[Out](ctx, rt, &opts, &call[In, Out]{fn, in})
 }

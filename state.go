@@ -29,16 +29,18 @@ func (s State) String() string {
 //	phase        State        entered by                             its alarm                                         a cancellation
 //	new          -            Runtime.start; refuseLocked            -                                                 is noted; Start refuses it
 //	loading      waiting      Runtime.schedule, if stored            -                                                 ends Load; Start refuses it
-//	queued       waiting      proceedLocked, without a free slot     schedule-to-start or -close: fails                finishes it
-//	savingStart  waiting      beginLocked, if stored                 schedule-to-close: fails                          finishes it
+//	queued       waiting      proceedLocked, without a free slot     schedule-to-start or -close: fails                finishes it (1)
+//	savingStart  waiting      beginLocked, if stored                 schedule-to-close: fails                          finishes it (1)
 //	running      running      startAttemptLocked                     heartbeat, start- or schedule-to-close: deciding  leads to canceling
 //	canceling    running      cancelLocked                           CancelGrace: abandons the attempt, finishes it    is not the first, and ignored
 //	deciding     running      functionReturnedLocked, timeOutLocked  schedule-to-close: fails                          finishes it
-//	backingOff   backing off  decideLocked, resumeLocked             the next attempt: proceeds, or too late: fails    finishes it
+//	backingOff   backing off  decideLocked, resumeLocked             the next attempt: proceeds, or too late: fails    finishes it (1)
 //	blocked      blocked      proceedLocked                          schedule-to-close: fails                          finishes it
 //	savingEnd    its outcome  finishLocked, if stored, not if        CancelGrace, once canceled: ended                 ends the wait for the Store,
 //	                          the outcome is canceled                                                                  or limits it to CancelGrace
 //	ended        its outcome  endLocked                              -                                                 is ignored
+//
+// (1) If Start has not been accepted, a cancellation refuses it.
 //
 // Stored means that there is a record, because there are a Config.Store and an
 // Options.ID. To fail and to finish is to call finishLocked, which leads to

@@ -36,6 +36,7 @@ func clusterOptions(id string) activity.Options {
 		Name:                name,
 		StartToCloseTimeout: 24 * time.Hour, // a server wants one
 		HeartbeatTimeout:    *timeout,       // it also tells that a worker is gone
+		AcceptNewInput:      true,           // write checks that what was done is the same in it
 		// CancelGrace is its 10 s: a cancellation has to reach the worker first.
 		// In place of ResetOnProgress there are many attempts, after the first ones 25 s apart.
 		RetryPolicy: activity.RetryPolicy{InitialInterval: 250 * time.Millisecond, MaximumAttempts: 100},

@@ -62,6 +62,7 @@ func embed(ctx context.Context, screen *screen, in job) int {
 		Name:             name,
 		HeartbeatTimeout: *timeout,
 		CancelGrace:      time.Second,
+		AcceptNewInput:   true, // write checks that what was done is the same in it
 		// Five attempts at any one file: with ResetOnProgress the count starts
 		// again when an attempt gets further.
 		RetryPolicy: activity.RetryPolicy{InitialInterval: 250 * time.Millisecond, MaximumAttempts: 5, ResetOnProgress: true},
