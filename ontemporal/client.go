@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/seed-9da638b0/activity"
-	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
@@ -59,10 +58,10 @@ func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, 
 	id := opts.ID
 	if id == "" {
 		id = "activity-" + rand.Text()
-	} else if before, err := leftBehind(ctx, c, id); ctx.Err() != nil {
+	} else if before, err := leftBehind(ctx, c, &opts, in); ctx.Err() != nil {
 		return nil, notStarted(id, name, ctx)
 	} else if err != nil {
-		return nil, fmt.Errorf("activity %q: not started: what its last execution has left is not known: %w", id, err)
+		return nil, fmt.Errorf("activity %q: not started: %w", id, err)
 	} else if before != nil {
 		left = before
 	}
@@ -184,22 +183,6 @@ func startOptions(id, taskQueue string, o *activity.Options) client.StartActivit
 			MaximumAttempts:    int32(p.MaximumAttempts),
 		},
 	}
-}
-
-// leftBehind are the details of the last execution of the ID, if that failed, was
-// canceled or timed out: the next one goes on from there, as with a Store. Nil if
-// there are none, or the server has forgotten it.
-func leftBehind(ctx context.Context, c client.Client, id string) (details, error) {
-	d, err := c.GetActivityHandle(client.GetActivityHandleOptions{ActivityID: id}).Describe(ctx, describeDetails)
-	switch {
-	case isNotFound(err):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	case d.Status == enumspb.ACTIVITY_EXECUTION_STATUS_COMPLETED, d.Status == enumspb.ACTIVITY_EXECUTION_STATUS_RUNNING:
-		return nil, nil
-	}
-	return newestDetails(d)
 }
 
 var describeDetails = client.DescribeActivityOptions{IncludeHeartbeatDetails: true, IncludeInput: true}

@@ -91,7 +91,7 @@ func (d details) anys() []any {
 func (d details) json() ([]json.RawMessage, error) {
 	var values []json.RawMessage
 	for i, v := range d {
-		switch encoding := string(v.Payload().GetMetadata()[converter.MetadataEncoding]); {
+		switch encoding := encodingOf(v.Payload()); {
 		case strings.HasPrefix(encoding, "json/"):
 			values = append(values, v.Payload().GetData())
 		case encoding == converter.MetadataEncodingNil:

@@ -51,9 +51,13 @@
 // The caller gets an [*activity.Error], and in it, for [errors.As] and [errors.Is],
 // [*activity.TimeoutError], [*activity.PanicError], NonRetryable() and RetryDelay(),
 // the errors of package activity and context.Canceled and DeadlineExceeded. An ID
-// that is running is [activity.ErrAlreadyRunning]. An execution whose predecessor
-// failed, timed out or was canceled resumes from its details, as long as the server
-// keeps them.
+// that is running is [activity.ErrAlreadyRunning].
+//
+// If the last execution of an ID failed, timed out or was canceled, the next one resumes
+// from its details, as long as the server keeps them. If that execution had another
+// input, or a name other than the given one, the start is refused with
+// [activity.ErrCheckpointMismatch], whether or not it has recorded details. With
+// Options.AcceptNewInput the new input counts, and the details are resumed.
 //
 // # What is refused
 //
@@ -86,6 +90,18 @@
 //     activity at the attempt's deadline.
 //   - A caller that ends leaves the activity running: started again, it is told
 //     ErrAlreadyRunning, and [GetHandle] finds the activity.
+//   - An attempt that ends in [activity.ErrCannotResume] counts, and its execution has
+//     failed. The next execution of the ID begins with attempt 1 and resumes from the
+//     same details. The type of the failure is "activity.ErrCannotResume".
+//   - Two inputs are the same if the SDK's default data converter encodes them to the same
+//     bytes. The client's own decodes that of the last execution before. A field that In
+//     no longer has is therefore no difference; the embedded runtime refuses it.
+//   - There is no Forget. To drop what an execution has left, delete it on the server
+//     (temporal activity delete, which takes a moment), or wait until its namespace's
+//     retention has passed.
+//   - Start looks at the last execution of the ID before it asks for a new one. An
+//     execution that another caller starts and ends in between is neither compared nor
+//     resumed.
 //   - Guard keeps later attempts out that run in workers of the same client, and so of
 //     the same process. Elsewhere it holds them up after a heartbeat timeout only, as
 //     long as its own worker lives, and refuses an attempt that knows that it is over.

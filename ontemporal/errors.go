@@ -35,6 +35,7 @@ const atOnce = time.Millisecond
 // sentinels are known by their texts where they are the innermost error.
 var sentinels = []error{
 	activity.ErrShutdown, activity.ErrAlreadyRunning, activity.ErrDetailsTooLarge, activity.ErrGoexit,
+	activity.ErrCannotResume, activity.ErrCheckpointMismatch,
 	context.Canceled, context.DeadlineExceeded,
 }
 
@@ -168,7 +169,7 @@ func fromApplication(e *temporal.ApplicationError, of *ended) error {
 		p := &activity.PanicError{Value: strings.TrimPrefix(e.Message(), "panic: "), Stack: []byte(stack)}
 		if cause != nil { // the value was an error
 			value := fromTemporal(cause, of)
-			if e.NonRetryable() {
+			if e.NonRetryable() && !errors.Is(value, activity.ErrCannotResume) { // which is not retried anyway
 				value = activity.NonRetryable(value)
 			}
 			p.Value = value

@@ -64,7 +64,12 @@ func TestErrorsThereAndBack(t *testing.T) {
 		fmt.Errorf("inner: %w", activity.ErrAlreadyRunning),
 		context.Canceled,
 		fmt.Errorf("query: %w", context.DeadlineExceeded),
+		fmt.Errorf("inner: %w", activity.ErrCheckpointMismatch),
+		activity.ErrCannotResume,
+		fmt.Errorf("row 7: %w", activity.ErrCannotResume),
+		fmt.Errorf("inner: %w", &activity.Error{ID: "b", Name: "g", Attempt: 1, RetryState: activity.RetryStateNonRetryableFailure, Err: activity.ErrCannotResume}),
 		&activity.PanicError{Value: "ouch", Stack: []byte("there")},
+		&activity.PanicError{Value: fmt.Errorf("row 7: %w", activity.ErrCannotResume)},
 		&activity.PanicError{Value: activity.NonRetryable(boom)},
 		&activity.PanicError{Value: fmt.Errorf("row 7: %w", boom)},
 	} {
@@ -79,7 +84,7 @@ func TestErrorsThereAndBack(t *testing.T) {
 		if delay(back) != delay(err) {
 			t.Errorf("%q came back with a delay of %s", err, delay(back))
 		}
-		for _, s := range sentinels {
+		for _, s := range append(sentinels, activity.ErrCannotResume, activity.ErrCheckpointMismatch) {
 			if errors.Is(back, s) != errors.Is(err, s) {
 				t.Errorf("%q came back as %T, errors.Is %v: %v", err, back, s, errors.Is(back, s))
 			}
@@ -87,6 +92,17 @@ func TestErrorsThereAndBack(t *testing.T) {
 		var was, is *activity.PanicError
 		if errors.As(err, &was) != errors.As(back, &is) || was != nil && (string(is.Stack) != string(was.Stack) || fmt.Sprint(is.Value) != fmt.Sprint(was.Value)) {
 			t.Errorf("%q came back as %+v", err, back)
+		}
+	}
+}
+
+// ErrCannotResume is a failure that the server does not retry, and that its type tells
+// from others.
+func TestErrors_CannotResumeIsNotRetried(t *testing.T) {
+	for _, err := range []error{activity.ErrCannotResume, activity.RetryAfter(fmt.Errorf("row 7: %w", activity.ErrCannotResume), time.Hour)} {
+		var app *temporal.ApplicationError
+		if !errors.As(toTemporal(err), &app) || app.Type() != "activity.ErrCannotResume" || !app.NonRetryable() {
+			t.Errorf("%q is reported as %+v", err, app)
 		}
 	}
 }

@@ -1,0 +1,131 @@
+package ontemporal
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"reflect"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/seed-9da638b0/activity"
+	commonpb "go.temporal.io/api/common/v1"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
+)
+
+// leftBehind returns the details from which a new execution of the ID resumes, as with
+// a Store: those of the last one, if that failed, was canceled or timed out. They are
+// nil if there are none, or if the server has forgotten it. It returns an error if the
+// new execution is not to start.
+//
+// Between this and the start, an execution of another caller may come and go: its
+// details are then not resumed, and its input not compared. The server offers nothing
+// against that.
+func leftBehind[In any](ctx context.Context, c client.Client, o *activity.Options, in In) (details, error) {
+	d, err := c.GetActivityHandle(client.GetActivityHandleOptions{ActivityID: o.ID}).Describe(ctx, describeDetails)
+	if isNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, notKnown(err)
+	}
+	switch d.Status {
+	case enumspb.ACTIVITY_EXECUTION_STATUS_COMPLETED:
+		return nil, nil
+	case enumspb.ACTIVITY_EXECUTION_STATUS_RUNNING, enumspb.ACTIVITY_EXECUTION_STATUS_PAUSED:
+		// If it ended before the start, the start would lose its details.
+		return nil, activity.ErrAlreadyRunning
+	}
+	if err := compare(d, o, in); err != nil {
+		return nil, err
+	}
+	left, err := newestDetails(d)
+	if err != nil {
+		return nil, notKnown(err)
+	}
+	return left, nil
+}
+
+func notKnown(err error) error {
+	return fmt.Errorf("what its last execution has left is not known: %w", err)
+}
+
+// compare returns an error if the activity to start is not the one that d is of.
+func compare[In any](d *client.ActivityExecutionDescription, o *activity.Options, in In) error {
+	const drop = "use another ID, or delete that execution (temporal activity delete) to drop what it has left"
+	if o.Name != "" && o.Name != d.ActivityType {
+		return fmt.Errorf("%w: the server has one named %q (%s, attempt %d), and this one is named %q: %s",
+			activity.ErrCheckpointMismatch, d.ActivityType, state(d), attempts(d), o.Name, drop)
+	}
+	if o.AcceptNewInput || !d.HasInput() { // none is of another program's execution
+		return nil
+	}
+	difference, err := compareInput(d, in)
+	if err != nil {
+		return notKnown(err)
+	}
+	if difference == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: the server has one (%s, attempt %d) with %w: use that input, set Options.AcceptNewInput to continue with the new one, %s",
+		activity.ErrCheckpointMismatch, state(d), attempts(d), difference, drop)
+}
+
+// compareInput says how d's input and in differ; nil if they do not. The client's data
+// converter decodes, but the SDK does not let it encode for us: both are encoded by the
+// default one.
+func compareInput[In any](d *client.ActivityExecutionDescription, in In) (difference, err error) {
+	if n := len(d.RawResponse.GetInput().GetPayloads()); n > 2 {
+		return fmt.Errorf("%d arguments, and this one has one", n), nil
+	}
+	var stored converter.RawValue
+	if err := d.GetInput(&stored); err != nil {
+		return nil, err
+	}
+	encoding := converter.GetDefaultDataConverter()
+	encoded, inErr := encoding.ToPayload(in)
+	if inErr == nil && samePayload(stored.Payload(), encoded) { // also if decoding changes it, as a large number in an any
+		return nil, nil
+	}
+	var old In
+	var ours start
+	if err := d.GetInput(&old, &ours); err != nil {
+		return fmt.Errorf("the input %s, which cannot be decoded for this one (%w)", excerpt(stored.Payload()), err), nil
+	}
+	again, oldErr := encoding.ToPayload(old)
+	if inErr != nil || oldErr != nil { // the client's converter may take more than the default one
+		if reflect.DeepEqual(old, in) {
+			return nil, nil
+		}
+		return fmt.Errorf("another input of type %T", in), nil
+	}
+	if samePayload(again, encoded) {
+		return nil, nil
+	}
+	return fmt.Errorf("the input %s, and this one has %s", excerpt(again), excerpt(encoded)), nil
+}
+
+func samePayload(a, b *commonpb.Payload) bool {
+	return bytes.Equal(a.GetData(), b.GetData()) && encodingOf(a) == encodingOf(b)
+}
+
+func encodingOf(p *commonpb.Payload) string {
+	return string(p.GetMetadata()[converter.MetadataEncoding])
+}
+
+// excerpt is the beginning of an input, for people.
+func excerpt(p *commonpb.Payload) string {
+	const most = 100
+	data := p.GetData()
+	switch {
+	case encodingOf(p) == converter.MetadataEncodingNil:
+		return "null"
+	case !utf8.Valid(data):
+		return fmt.Sprintf("of %d bytes", len(data))
+	case len(data) > most:
+		return fmt.Sprintf("%s... (%d bytes)", strings.ToValidUTF8(string(data[:most]), ""), len(data))
+	}
+	return string(data)
+}
