@@ -122,8 +122,8 @@ func (a *activity) closeBy() instant { return a.scheduled.at.deadline(a.opts.Sch
 func (a *activity) proceedLocked() {
 	switch rt := a.rt; {
 	case a.blockedLocked():
-		a.setPhaseLocked(phaseBlocked, a.closeBy())
-		a.tellLocked(EventBlocked, a.attempts, a.failure, 0, a.blockedLog())
+		a.setPhaseLocked(phaseBlocked, min(rt.now.add(blockedLogAfter), a.closeBy()))
+		a.tellLocked(EventBlocked, a.attempts, a.failure, 0, nil)
 	case !a.phase.holdsSlot() && !rt.slots.freeLocked():
 		a.setPhaseLocked(phaseQueued, min(rt.now.deadline(a.opts.ScheduleToStartTimeout), a.closeBy()))
 	default:

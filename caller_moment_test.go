@@ -195,8 +195,9 @@ func TestCallerMoment_AlarmRings(t *testing.T) {
 			h := m.start(activity.Options{HeartbeatTimeout: time.Second, ScheduleToCloseTimeout: 5 * time.Second, MaxAbandoned: activity.NoOverlap}, m.hang)
 			m.pass(time.Second)
 			checkState(t, h, activity.StateBlocked)
+			m.pass(2 * time.Second) // it has been logged
 			m.clock.arm(m.end)
-			m.pass(4 * time.Second)
+			m.pass(2 * time.Second)
 			m.wantCanceled(h, 1,
 				"0s scheduled 0",
 				"0s attempt started 1",

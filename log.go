@@ -150,25 +150,24 @@ func (a *activity) abandonedLog(stack []byte, noStack string) func() {
 	}
 }
 
-// blockedLog is the line about an activity whose next attempt waits for the
-// function of an earlier one, or nil.
-func (a *activity) blockedLog() func() {
-	t := a.latest
-	logs := t.logs
-	if a.rt.scheduler.ringing {
-		logs = a.rt.scheduler.logsLocked()
-	}
-	if !logs.countLocked(logBlocked, a) {
-		return nil
+// blockedLogAfter is how long a block lasts before it is logged, as an error, since it
+// needs a person. A function that returns as soon as its Context ends needs none.
+const blockedLogAfter = time.Second
+
+// logBlockedLocked writes the line about an activity whose next attempt waits for the
+// function of an earlier one. It is called by the activity's alarm.
+func (a *activity) logBlockedLocked() {
+	if !a.rt.scheduler.logsLocked().countLocked(logBlocked, a) {
+		return
 	}
 	why := fmt.Sprintf("%d functions of earlier attempts still run, and MaxAbandoned is %d", a.abandoned, a.opts.MaxAbandoned)
 	if a.guardedLocked() {
 		why = "the function of the last attempt is still inside Guard"
 	}
-	stack := stackOf(a.failure)
-	return func() {
-		a.rt.log(slog.LevelError, "activity: the next attempt is blocked by a function that hangs", a, t.number, slog.String("waits_for", why), slog.String("stack", string(stack)))
-	}
+	number, stack := a.latest.number, stackOf(a.failure)
+	a.post(notice{log: func() {
+		a.rt.log(slog.LevelError, "activity: the next attempt is blocked by a function that hangs", a, number, slog.String("waits_for", why), slog.String("stack", string(stack)))
+	}})
 }
 
 // stackOf returns the stack that err carries, or nil.

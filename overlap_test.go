@@ -1,6 +1,7 @@
 package activity_test
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -306,5 +307,67 @@ func TestOverlap_BlockedEventHasTheFailure(t *testing.T) {
 		if len(failed) != 1 || len(blocked) != 1 || blocked[0].Attempt != 1 || !isTimeout(blocked[0].Err, activity.TimeoutHeartbeat) || blocked[0].Err != failed[0].Err {
 			t.Errorf("the failures are %v, and it is blocked by %v", failed, blocked)
 		}
+	})
+}
+
+// Rule 9. Given a function that still runs when its attempt is over, when the next attempt is
+// blocked by it, then EventBlocked comes at once, and the log line when a second has passed.
+func TestBlocked_LogAfterASecond(t *testing.T) {
+	for name, guarded := range map[string]bool{"NoOverlap": false, "Guard": true} {
+		for _, lasts := range []time.Duration{0, time.Second - 1, time.Second} {
+			t.Run(fmt.Sprintf("%s/%s", name, lasts), func(t *testing.T) {
+				log := &logbook{}
+				both(t, activity.Config{Logger: slog.New(log)}, func(t *testing.T, e *env) {
+					log.lines = nil
+					opts := activity.Options{ID: "a", HeartbeatTimeout: 5 * time.Second, MaxAbandoned: activity.NoOverlap}
+					if guarded {
+						opts.MaxAbandoned = 0
+					}
+					e.start(opts, func(ctx activity.Context) error {
+						if ctx.Info().Attempt > 1 {
+							return untilEnded(ctx)
+						}
+						hang := func() error {
+							<-ctx.Done()
+							if lasts > 0 {
+								<-e.gate("1")
+							}
+							return context.Cause(ctx)
+						}
+						if guarded {
+							return activity.Guard(ctx, hang)
+						}
+						return hang()
+					})
+					e.pass(5 * time.Second)
+					if n := len(e.of(activity.EventBlocked)); n != 1 {
+						t.Errorf("%d times blocked", n)
+					}
+					e.pass(lasts)
+					e.open("1")
+					e.wantStarted("a", 2, 5*time.Second+lasts)
+					want := 0
+					if lasts == time.Second {
+						want = 1
+					}
+					if n := log.has(slog.LevelError); n != want {
+						t.Errorf("%d lines, want %d", n, want)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Rules 9 and 11. The line about a blocked activity is no timeout: that it comes late is no
+// reason to extend a heartbeat deadline that is due later.
+func TestBlocked_LateLogIsNoLateTimeout(t *testing.T) {
+	pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
+		e.start(activity.Options{ID: "blocked", HeartbeatTimeout: time.Second, MaxAbandoned: activity.NoOverlap}, e.hang)
+		e.pass(1200 * time.Millisecond) // the line is due at 2 s
+		h := e.begin("beats", pauseOptions(time.Second))
+		e.pause.jump(time.Second) // to the instant of the timeout
+		checkErr(t, e.heartbeat("beats"), context.DeadlineExceeded)
+		checkState(t, h, activity.StateFailed)
 	})
 }

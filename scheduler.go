@@ -3,6 +3,7 @@ package activity
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/benbjohnson/clock"
 )
@@ -113,32 +114,12 @@ const startEvery = 64
 // ringLocked does what the due alarms are for, the earliest first. At one instant
 // timeouts come first, then starts, then wake-ups.
 func (rt *Runtime) ringLocked() {
-	s, now := &rt.scheduler, rt.now
+	s := &rt.scheduler
 	s.ringing = true
-	due, earliest := s.due[:0], now
-	for s.alarms.next() <= now {
-		d := dueAlarm{alarm: s.alarms[0]}
-		s.alarms.remove(1)
-		if a := d.a; a != nil {
-			if d.when = a.alarmAtLocked(); d.when > now { // a heartbeat has moved it
-				a.setAlarmLocked(d.when)
-				continue
-			}
-			d.seq, d.rank = a.number, rankTimeout
-			if a.phase == phaseBackingOff {
-				d.rank = rankStart
-			} else {
-				earliest = min(earliest, d.when)
-			}
-		} else {
-			d.seq, d.rank = d.s.seq, rankWake
-		}
-		due = append(due, d)
-	}
-	slices.SortFunc(due, dueAlarm.compare)
+	due, late := rt.takeDueLocked()
 	for i, d := range due {
 		if d.a != nil {
-			d.a.alarmLocked(now.since(earliest))
+			d.a.alarmLocked(late)
 			rt.grantSlotsLocked()
 		} else {
 			d.s.wake()
@@ -151,6 +132,41 @@ func (rt *Runtime) ringLocked() {
 	clear(due)
 	s.due = due
 	s.ringing, s.logs, s.stacks = false, nil, nil
+}
+
+// takeDueLocked takes the alarms that are due out of the queue, and returns them in
+// order. Of those that are timeouts, late is the age of the oldest.
+func (rt *Runtime) takeDueLocked() (due []dueAlarm, late time.Duration) {
+	s, now := &rt.scheduler, rt.now
+	due, earliest := s.due[:0], now
+	for s.alarms.next() <= now {
+		d := dueAlarm{alarm: s.alarms[0]}
+		s.alarms.remove(1)
+		if a := d.a; a != nil {
+			if d.when = a.alarmAtLocked(); d.when > now { // a heartbeat has moved it
+				a.setAlarmLocked(d.when)
+				continue
+			}
+			switch d.seq, d.rank = a.number, rankTimeout; {
+			case a.phase == phaseBackingOff:
+				d.rank = rankStart
+			case a.phase == phaseBlocked && a.closeBy() > now: // only a log line is due
+				d.rank = rankWake
+			default:
+				earliest = min(earliest, d.when)
+			}
+			if a.phase == phaseQueued {
+				// It gets no slot any more. Else all that are due would stand in the
+				// way of those that are not, whenever a slot is freed at this instant.
+				rt.slots.removeLocked(a)
+			}
+		} else {
+			d.seq, d.rank = d.s.seq, rankWake
+		}
+		due = append(due, d)
+	}
+	slices.SortFunc(due, dueAlarm.compare)
+	return due, now.since(earliest)
 }
 
 // setAlarmLocked sets the activity's alarm to when.

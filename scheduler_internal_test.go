@@ -124,3 +124,39 @@ func TestCanceledSleepLeavesTheQueue(t *testing.T) {
 		}
 	})
 }
+
+// Given many that wait for a slot until one instant, when their alarms are due, then none of
+// them stands in the queue for a slot any more: each slot that is freed at that instant would
+// else look at all of them.
+func TestScheduler_DueWaitersLeaveTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := New(Config{MaxConcurrent: 1, Logger: slog.New(slog.DiscardHandler)})
+		opts := Options{ScheduleToStartTimeout: time.Second}
+		for range 100 {
+			_, err := rt.Start(t.Context(), opts, func(ctx Context) error { return ctx.Sleep(2 * time.Second) })
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		last, err := rt.Start(t.Context(), Options{}, func(Context) error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		rt.mu.Lock()
+		rt.now = instant(time.Second)
+		due, _ := rt.takeDueLocked()
+		if n := rt.slots.queue.Len(); len(due) != 99 || n != 1 {
+			t.Errorf("%d alarms are due, and %d activities wait for a slot", len(due), n)
+		}
+		for _, d := range due {
+			d.a.alarmLocked(0)
+		}
+		rt.leave()
+		if _, err := last.Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if s := rt.Stats(); s.Failed != 99 || s.Completed != 2 {
+			t.Errorf("%+v", s)
+		}
+	})
+}

@@ -21,12 +21,17 @@ func (s *slots) moveLocked(a *activity, from, to phase) {
 	if to.holdsSlot() {
 		s.held++
 	}
+	s.removeLocked(a)
+	if to == phaseQueued {
+		a.queued = s.queue.PushBack(a)
+	}
+}
+
+// removeLocked takes a out of the queue, if it is in it.
+func (s *slots) removeLocked(a *activity) {
 	if a.queued != nil {
 		s.queue.Remove(a.queued)
 		a.queued = nil
-	}
-	if to == phaseQueued {
-		a.queued = s.queue.PushBack(a)
 	}
 }
 

@@ -470,6 +470,8 @@ func TestRule9BurstOfBlocked(t *testing.T) {
 						t.Fatalf("Stats are %+v", s)
 					}
 					log.wantFew(t, slog.LevelWarn, 1000)
+					time.Sleep(time.Second)
+					synctest.Wait()
 					log.wantFew(t, slog.LevelError, 1000)
 				})
 			})

@@ -35,7 +35,7 @@ func (s State) String() string {
 //	canceling    running      cancelLocked                           CancelGrace: abandons the attempt, finishes it    is not the first, and ignored
 //	deciding     running      functionReturnedLocked, timeOutLocked  schedule-to-close: fails                          finishes it
 //	backingOff   backing off  decideLocked, resumeLocked             the next attempt: proceeds, or too late: fails    finishes it (1)
-//	blocked      blocked      proceedLocked                          schedule-to-close: fails                          finishes it
+//	blocked      blocked      proceedLocked                          once a log line, then schedule-to-close: fails    finishes it
 //	savingEnd    its outcome  finishLocked, if stored, not if        CancelGrace, once canceled: ended                 ends the wait for the Store,
 //	                          the outcome is canceled                                                                  or limits it to CancelGrace
 //	ended        its outcome  endLocked                              -                                                 is ignored
@@ -160,8 +160,16 @@ func (a *activity) alarmLocked(late time.Duration) {
 			typ = TimeoutScheduleToClose
 		}
 		a.failWaitLocked(typ)
-	case phaseSavingStart, phaseBlocked:
+	case phaseSavingStart:
 		a.failWaitLocked(TimeoutScheduleToClose)
+	case phaseBlocked:
+		if a.closeBy() <= now {
+			a.failWaitLocked(TimeoutScheduleToClose)
+			return
+		}
+		a.logBlockedLocked()
+		a.until = a.closeBy()
+		a.setAlarmLocked(a.until)
 	case phaseRunning:
 		a.timeOutLocked(late)
 	case phaseCanceling:
