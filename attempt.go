@@ -87,16 +87,29 @@ func (t *attempt) call(r *result) {
 }
 
 // intercepted is not a part of call because its closure moves the result to the
-// heap.
-func (t *attempt) intercepted(intercept func(Context, func(Context) error) error) (out any, err error) {
-	err = intercept(t, func(c Context) (err error) {
+// heap. The Interceptor may call next in another goroutine and not wait for it, so the
+// result is guarded, and a panic of the function is caught here, where it happens.
+func (t *attempt) intercepted(intercept func(Context, func(Context) error) error) (any, error) {
+	var mu sync.Mutex
+	var result any
+	err := intercept(t, func(c Context) (err error) {
 		t.a.mu.Lock()
 		t.outermost = c
 		t.a.mu.Unlock()
-		out, err = t.a.body.run(c)
+		defer func() {
+			if v := recover(); v != nil {
+				err = newPanicError(v)
+			}
+		}()
+		out, err := t.a.body.run(c)
+		mu.Lock()
+		result = out
+		mu.Unlock()
 		return err
 	})
-	return out, err
+	mu.Lock()
+	defer mu.Unlock()
+	return result, err
 }
 
 // end takes what the function returned.

@@ -46,7 +46,11 @@ type Config struct {
 	// Interceptor wraps every attempt, in its goroutine. It must call next with
 	// ctx or with a Context that wraps it. The function gets exactly that
 	// Context, and FromContext finds it. The Interceptor's result is the
-	// attempt's result.
+	// attempt's result. If the function panics, next returns a *PanicError.
+	//
+	// An Interceptor may call next in another goroutine and return before that does.
+	// The attempt is then over, and the function's own result and Context end with it:
+	// as far as the Runtime knows, the function has returned.
 	Interceptor func(ctx Context, next func(Context) error) error
 
 	// MaxConcurrent is how many attempts may run at once. If zero, there is no
