@@ -38,7 +38,7 @@ import (
 //   - A time loses its monotonic clock reading and the name of its zone.
 //   - A json.RawMessage may have other spaces and other escapes.
 //   - Under omitempty and omitzero, what these options leave out comes back as zero: an
-//     empty slice or map as nil.
+//     empty slice or map as nil, and a pointer to what its IsZero calls zero as nil, too.
 //   - A pointer to what is encoded as null, such as a nil slice, comes back nil. Two
 //     pointers to one value come back as pointers to two.
 //   - What an any holds comes back as encoding/json decodes an any: numbers as float64,

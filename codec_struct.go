@@ -17,6 +17,7 @@ var (
 	jsonUnmarshaler = reflect.TypeFor[json.Unmarshaler]()
 	textMarshaler   = reflect.TypeFor[encoding.TextMarshaler]()
 	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
+	zeroer          = reflect.TypeFor[interface{ IsZero() bool }]() // for the option "omitzero"
 )
 
 // methods returns the methods with which encoding/json encodes and decodes a value of
@@ -130,6 +131,8 @@ func methodByName(t reflect.Type, name string) (reflect.Method, bool) {
 		return t.MethodByName("MarshalText")
 	case "UnmarshalJSON":
 		return t.MethodByName("UnmarshalJSON")
+	case "IsZero":
+		return t.MethodByName("IsZero")
 	}
 	return t.MethodByName("UnmarshalText")
 }
@@ -157,6 +160,7 @@ type field struct {
 	how      fieldHow
 	json     string                   // the name, if encoded
 	optional bool                     // it is left out if it is empty
+	omitZero bool                     // it is left out if its IsZero, or else reflect, says that it is zero
 	omits    func(reflect.Value) bool // reports whether this value, which could be refused, is left out
 	quoted   bool                     // it is a number, string or bool with the option "string"
 }
@@ -199,20 +203,20 @@ func fieldOf(t reflect.Type, i int) field {
 	if name == "" {
 		f.json = f.Name
 	}
-	empty, zero := false, false
+	empty := false
 	for option := range strings.SplitSeq(options, ",") {
 		switch option {
 		case "omitempty":
 			empty = f.Type.Kind() != reflect.Struct // which never is
 		case "omitzero":
-			zero = true
+			f.omitZero = true
 		case "string":
 			f.quoted = true
 		}
 	}
-	f.optional = empty || zero
+	f.optional = empty || f.omitZero
 	f.omits = func(v reflect.Value) bool {
-		return empty && hasLen(f.Type) && v.Len() == 0 || zero && v.IsZero()
+		return empty && hasLen(f.Type) && v.Len() == 0 || f.omitZero && v.IsZero()
 	}
 	switch k := elem.Kind(); {
 	case k == reflect.String, k >= reflect.Bool && k <= reflect.Float64:
@@ -366,6 +370,8 @@ func (b *planner) encodedField(f field) (*loss, look) {
 	switch own := encode != "" || decode != ""; {
 	case f.quoted && own:
 		return losing("has the option \"string\" in its tag, which does not go with the methods of %s", elem), nil
+	case f.omitZero && reflect.PointerTo(elem).Implements(zeroer) && promoted(elem, "IsZero") && onlyField(elem) < 0:
+		return losing("has the option \"omitzero\" in its tag, and the IsZero of %s is that of an embedded field and leaves out the others", elem), nil
 	case !f.IsExported() && (own || f.Type.Kind() == reflect.Pointer):
 		return losing("is an unexported embedded field with a name in its tag, and cannot be decoded: export it"), nil
 	}

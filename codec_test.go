@@ -221,6 +221,10 @@ type embedsVanishing struct {
 	B int
 }
 
+type EmbedsTime struct {
+	T inner `json:",omitempty"`
+}
+
 type EmbedsInner struct {
 	inner
 	M int `json:",omitempty"`
@@ -256,13 +260,13 @@ func TestCodec_Refuses(t *testing.T) {
 		want  []string // parts of the error
 	}{
 		// Fields that are not encoded.
-		{"no field is encoded", unexportedOnly{}, []string{"the value", "activity_test.unexportedOnly", "none of whose fields is encoded"}},
+		{"no field is encoded", unexportedOnly{next: 1}, []string{"the value", "activity_test.unexportedOnly", "none of whose fields is encoded"}},
 		{"no field is encoded, behind a pointer", &unexportedOnly{}, []string{"activity_test.unexportedOnly"}},
 		{"no field is encoded, inside", named(unexportedOnly{}), []string{"field F ", "activity_test.unexportedOnly"}},
 		{"all fields are left out on purpose", struct {
 			A int `json:"-"`
 		}{1}, []string{"none of whose fields"}},
-		{"an unexported field", unexportedBeside{}, []string{"field unexportedBeside.next is unexported"}},
+		{"an unexported field", unexportedBeside{next: 1}, []string{"field unexportedBeside.next is unexported"}},
 		{"an unexported field, deep inside", deepUnexported{}, []string{"field deepUnexported.Rows[].Cells[][].next is unexported"}},
 		{"an unexported field of an element", []unexportedBeside{}, []string{"[]activity_test.unexportedBeside", "field [].next"}},
 		{"an unexported field of a generic type", page[unexportedBeside]{}, []string{".V.next"}},
@@ -348,7 +352,7 @@ func TestCodec_Refuses(t *testing.T) {
 			Outer
 			inner
 		}{}, []string{"field inner.A", `JSON name "A"`, "Outer.A"}},
-		{"a struct embeds itself", selfEmbedding{}, []string{"selfEmbedding", "embeds itself"}},
+		{"a struct embeds itself", selfEmbedding{&selfEmbedding{N: 1}, 2}, []string{"selfEmbedding", "embeds itself"}},
 
 		// Methods without an inverse.
 		{"MarshalJSON only", onlyMarshalJSON{}, []string{"activity_test.onlyMarshalJSON", "MarshalJSON but not UnmarshalJSON"}},
@@ -372,6 +376,13 @@ func TestCodec_Refuses(t *testing.T) {
 		{"the option string and methods", struct {
 			W color `json:",string"`
 		}{}, []string{"field W ", "string"}},
+
+		{"the option omitzero and an embedded IsZero", struct {
+			S Stamp `json:",omitzero"`
+		}{Stamp{Page: 1}}, []string{"field S ", "omitzero", "IsZero", "activity_test.Stamp"}},
+		{"the same behind a pointer", struct {
+			S *Stamp `json:",omitzero"`
+		}{}, []string{"field S ", "omitzero"}},
 
 		// Interfaces and pointers.
 		{"an interface", named[error](errBoom), []string{"field F ", "interface type error", "*errors.errorString"}},
@@ -407,7 +418,7 @@ func TestCodec_Refuses(t *testing.T) {
 		{"a MarshalText", named(rawText{"\xff"}), []string{"field F ", "activity_test.rawText", "UTF-8"}},
 		{"an embedded MarshalText", struct{ rawText }{rawText{"\xff"}}, []string{"UTF-8"}},
 		{"an embedded time", &[]onlyTime{{}, {amsterdam1900()}}, []string{"field [].Time ", "AMT"}},
-		{"an embedded type that is refused", struct{ activity.Status }{}, []string{"activity.Status"}},
+		{"an embedded type that is refused", []struct{ activity.Status }{}, []string{"field [].Status ", "activity.Status"}},
 		{"a zone", netip.MustParseAddr("fe80::1").WithZone("\xff"), []string{"netip.Addr", "UTF-8"}},
 		{"a key's MarshalText", map[rawText]int{{"\xff"}: 1}, []string{"key", "UTF-8"}},
 
@@ -458,17 +469,25 @@ func TestCodec_Refuses(t *testing.T) {
 
 type named1 struct{ Name string }
 
-// sameTags is made here because go vet finds it in source.
-var sameTags = reflect.StructOf([]reflect.StructField{
-	{Name: "A", Type: reflect.TypeFor[int](), Tag: `json:"x"`},
-	{Name: "B", Type: reflect.TypeFor[int](), Tag: `json:"x"`},
-})
+// These structs are made here, because linters refuse their tags in source.
+var (
+	sameTags = twoTagged(`json:"x"`)
+	badTags  = twoTagged(`json:"x\"y"`) // a name that encoding/json does not use
+)
 
-// badTags have a name that encoding/json does not use.
-var badTags = reflect.StructOf([]reflect.StructField{
-	{Name: "A", Type: reflect.TypeFor[int](), Tag: `json:"x\"y"`},
-	{Name: "B", Type: reflect.TypeFor[int](), Tag: `json:"x\"y"`},
-})
+func twoTagged(tag reflect.StructTag) reflect.Type {
+	return reflect.StructOf([]reflect.StructField{
+		{Name: "A", Type: reflect.TypeFor[int](), Tag: tag},
+		{Name: "B", Type: reflect.TypeFor[int](), Tag: tag},
+	})
+}
+
+// tagged is a struct with one field.
+func tagged(tag reflect.StructTag, v any) any {
+	s := reflect.New(reflect.StructOf([]reflect.StructField{{Name: "F", Type: reflect.TypeOf(v), Tag: tag}})).Elem()
+	s.Field(0).Set(reflect.ValueOf(v))
+	return s.Interface()
+}
 
 // same reports whether b is what a may come back as.
 func same(a, b any) bool {
@@ -546,9 +565,7 @@ func TestCodec_GivesBack(t *testing.T) {
 			D func()         `json:"-"`
 			E unexportedOnly `json:"-"`
 		}{A: 1}, nil},
-		{"a field named -", struct {
-			A int `json:"-,"`
-		}{1}, nil},
+		{"a field named -", tagged(`json:"-,"`, 1), nil},
 
 		// Methods.
 		{"time.Time", time.Date(2024, 2, 29, 1, 2, 3, 4, zone), nil},
@@ -600,9 +617,8 @@ func TestCodec_GivesBack(t *testing.T) {
 			A int
 			B ByPointer `json:"-"`
 		}{"a": {A: 1}}, nil},
-		{"the option string where it has no effect", struct {
-			T time.Time `json:",string"`
-		}{time.Unix(5, 0).UTC()}, nil},
+		{"the option string where it has no effect", tagged(`json:",string"`, time.Unix(5, 0).UTC()), nil},
+		{"the option string on a slice", tagged(`json:",string"`, []int{1}), nil},
 		{"UnmarshalJSON only", Lenient{5}, nil},
 		{"UnmarshalText only, a string", textOnlyUnmarshalText("x"), nil},
 		{"this package's states", []any{activity.StateRunning}, []any{"running"}},
@@ -631,6 +647,7 @@ func TestCodec_GivesBack(t *testing.T) {
 			N int
 		}{N: 1}, nil},
 		{"an embedded pointer", embedsOuter{&Outer{}, 1}, nil},
+		{"an embedded pointer to a struct that omitempty does not leave out", struct{ *EmbedsTime }{&EmbedsTime{}}, nil},
 		{"an embedded pointer to a struct that embeds", struct {
 			*EmbedsInner
 			B int
@@ -664,9 +681,8 @@ func TestCodec_GivesBack(t *testing.T) {
 			B string  `json:",string"`
 			C *bool   `json:",string"`
 			D float64 `json:",string"`
-			E []int   `json:",string"`
-			F *string `json:",string"`
-		}{1, `"null"`, nil, 0.5, []int{1}, pointerTo("null")}, nil},
+			E *string `json:",string"`
+		}{1, `"null"`, nil, 0.5, pointerTo("null")}, nil},
 		{"omitempty", struct {
 			A []int          `json:",omitempty"`
 			B map[string]int `json:",omitempty"`
@@ -679,8 +695,11 @@ func TestCodec_GivesBack(t *testing.T) {
 			D *int           `json:",omitempty"`
 		}{C: math.Copysign(0, -1), D: new(int)}},
 		{"omitzero", struct {
-			A time.Time `json:",omitzero"`
-			B []int     `json:",omitzero"`
+			A time.Time  `json:",omitzero"`
+			B []int      `json:",omitzero"`
+			C onlyTime   `json:",omitzero"`
+			D *time.Time `json:",omitzero"`
+			E Stamp
 		}{B: []int{}}, nil},
 
 		// Keys.
