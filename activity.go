@@ -157,7 +157,16 @@ func (a *activity) unblockLocked() {
 		if !a.checkParentLocked() {
 			a.proceedLocked()
 		}
-	case a.phase == phaseEnded && !a.guardedLocked():
+	case a.phase == phaseEnded:
+		a.freeIDLocked()
+	}
+}
+
+// freeIDLocked forgets the ID of an activity that has ended, unless its last event is
+// still to be delivered, because the events of the next execution follow it, or its
+// function is still inside Guard.
+func (a *activity) freeIDLocked() {
+	if a.opts.ID != "" && a.released && !a.guardedLocked() {
 		a.rt.freeIDLocked(a)
 	}
 }
@@ -479,11 +488,7 @@ func (a *activity) endLocked() {
 	a.mu.Lock()
 	rt.counts.heartbeats += a.beats
 	release := !a.delivery.closeLocked()
-	guarded := a.guarded()
 	a.mu.Unlock()
-	if !guarded { // else unblockLocked frees it later
-		rt.freeIDLocked(a)
-	}
 	if release {
 		a.releaseLocked()
 	}
@@ -508,6 +513,7 @@ func (a *activity) releaseLocked() {
 
 func (a *activity) closeDoneLocked() {
 	a.released = true
+	a.freeIDLocked()
 	if a.doneChan != nil {
 		a.rt.scheduler.closing = append(a.rt.scheduler.closing, a.doneChan)
 	}

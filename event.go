@@ -60,6 +60,8 @@ type delivery struct {
 	notices  []notice
 	running  bool
 	ended    bool      // the callers go on after the last notice
+	held     bool      // those of the execution before of the same ID come first
+	follower *activity // the next execution of the same ID, if its delivery is held
 	lastTime time.Time // of the last event: no later one is earlier, even if a heartbeat was overtaken
 }
 
@@ -110,6 +112,29 @@ func (a *activity) postLocked(n notice) {
 	d.notices = append(d.notices, n)
 	if !d.running {
 		d.running = true
+		if !d.held {
+			go a.deliver()
+		}
+	}
+}
+
+// followLocked has the notices of a, which is about to be scheduled, delivered after
+// those of the execution before of the same ID, which has ended. Runtime.mu is held.
+func (a *activity) followLocked(before *activity) {
+	before.mu.Lock()
+	defer before.mu.Unlock()
+	if d := before.delivery; d != nil && d.running {
+		a.delivery = &delivery{held: true}
+		d.follower = a
+	}
+}
+
+// follow is called when the last notice of the execution before was delivered.
+func (a *activity) follow() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.delivery.held = false
+	if a.delivery.running {
 		go a.deliver()
 	}
 }
@@ -149,9 +174,12 @@ func (a *activity) nextNotice() (n notice, ok bool) {
 		return n, true
 	}
 	d.notices, d.running = nil, false
-	release := d.ended
-	d.ended = false
+	release, follower := d.ended, d.follower
+	d.ended, d.follower = false, nil
 	a.mu.Unlock()
+	if follower != nil {
+		follower.follow()
+	}
 	if release {
 		a.rt.enter()
 		a.releaseLocked()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -742,4 +743,134 @@ func TestObserver_LoggerThatCallsGoexit(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Given an Observer that is slow to take the last event of an activity, when other
+// executions of its ID run meanwhile, then their events come later, and their callers wait
+// for them. What the activity has left can be listed and forgotten before.
+func TestObserver_EventsOfTheNextExecutionFollow(t *testing.T) {
+	for _, stored := range []bool{false, true} {
+		t.Run(fmt.Sprint("stored ", stored), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				gate, cfg, s := make(chan struct{}), activity.Config{Logger: quiet}, newStore(t)
+				j := journal{base: time.Now()}
+				cfg.Observer = func(e activity.Event) {
+					if e.Kind == activity.EventFailed {
+						<-gate
+					}
+					j.observe(e)
+				}
+				if stored {
+					cfg.Store = s
+				}
+				rt := activity.New(cfg)
+				opts := atMost(1)
+				h := []*activity.Handle[string]{start(t, rt, opts, func(activity.Context) error { return errBoom })}
+				synctest.Wait()
+				checkState(t, h[0], activity.StateFailed)
+				if stored {
+					var left []string
+					for cp := range rt.Checkpoints(t.Context()) {
+						left = append(left, cp.ID)
+					}
+					checkDiff(t, "checkpoints", left, []string{opts.ID})
+				}
+				checkErr(t, rt.Forget(t.Context(), opts.ID), nil)
+				for range 2 {
+					time.Sleep(time.Second)
+					h = append(h, start(t, rt, opts, func(ctx activity.Context) error { return ctx.Heartbeat() }))
+					synctest.Wait()
+					checkSaving(t, h[len(h)-1], activity.StateCompleted)
+				}
+				close(gate)
+				checkErr(t, wait(t, h[2]), nil)
+				checkErr(t, wait(t, h[1]), nil)
+				checkErr(t, wait(t, h[0]), errBoom)
+				checkDiff(t, "events", j.lines(opts.ID, activity.EventHeartbeat), []string{
+					"0s scheduled 0",
+					"0s attempt started 1",
+					"0s attempt failed 1: boom, next in 0s",
+					"0s failed 1: boom, maximum attempts reached",
+					"1s scheduled 0",
+					"1s attempt started 1",
+					"1s completed 1",
+					"2s scheduled 0",
+					"2s attempt started 1",
+					"2s completed 1",
+				})
+				if stored {
+					s.want(activity.Checkpoint{ID: opts.ID})
+				}
+			})
+		})
+	}
+}
+
+// Given an activity whose last event is not delivered, when its ID is forgotten, and the
+// event delivered before that is done or after it, then the events of the next execution
+// follow it.
+func TestObserver_EventsFollowAfterForget(t *testing.T) {
+	for _, deliveredFirst := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			gate, s := make(chan struct{}), newStore(t)
+			var j journal
+			rt := activity.New(activity.Config{Store: s, Logger: quiet, Observer: func(e activity.Event) {
+				if e.Kind == activity.EventFailed {
+					<-gate
+				}
+				j.observe(e)
+			}})
+			start(t, rt, atMost(1), func(activity.Context) error { return errBoom })
+			synctest.Wait()
+			open := s.block("Delete")
+			forgotten := make(chan error)
+			go func() { forgotten <- rt.Forget(t.Context(), "a1") }()
+			synctest.Wait()
+			if deliveredFirst {
+				close(gate)
+				synctest.Wait()
+			}
+			open()
+			checkErr(t, <-forgotten, nil)
+			h := start(t, rt, atMost(1), noop)
+			synctest.Wait()
+			if !deliveredFirst {
+				checkSaving(t, h, activity.StateCompleted)
+				close(gate)
+			}
+			checkErr(t, wait(t, h), nil)
+			checkDiff(t, "events", j.kinds("a1")[3:5], []activity.EventKind{activity.EventFailed, activity.EventScheduled})
+		})
+	}
+}
+
+// Given an activity whose last event is not delivered, when its function leaves Guard, then
+// the events of the next execution follow that event.
+func TestObserver_EventsFollowAfterGuard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate, guard := make(chan struct{}), make(chan struct{})
+		var j journal
+		rt := activity.New(activity.Config{Logger: quiet, Observer: func(e activity.Event) {
+			if e.Kind == activity.EventFailed {
+				<-gate
+			}
+			j.observe(e)
+		}})
+		opts := activity.Options{ID: "a", StartToCloseTimeout: time.Second, RetryPolicy: once}
+		start(t, rt, opts, func(ctx activity.Context) error {
+			return activity.Guard(ctx, func() error { <-guard; return nil })
+		})
+		time.Sleep(time.Second)
+		synctest.Wait()
+		checkErr(t, rt.Run(t.Context(), opts, noop), activity.ErrAlreadyRunning)
+		close(guard)
+		synctest.Wait()
+		h := start(t, rt, opts, noop)
+		synctest.Wait()
+		checkSaving(t, h, activity.StateCompleted)
+		close(gate)
+		checkErr(t, wait(t, h), nil)
+		kinds := slices.DeleteFunc(j.kinds("a"), func(k activity.EventKind) bool { return k != activity.EventFailed && k != activity.EventScheduled })
+		checkDiff(t, "events", kinds, []activity.EventKind{activity.EventScheduled, activity.EventFailed, activity.EventScheduled})
+	})
 }

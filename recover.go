@@ -121,7 +121,7 @@ func (rt *Runtime) Checkpoints(ctx context.Context) iter.Seq2[Checkpoint, error]
 // or runs here. Dropped is writer.dropped as it was before cp was read.
 func (rt *Runtime) current(ctx context.Context, cp Checkpoint, dropped uint64) (Checkpoint, bool, error) {
 	rt.enter()
-	running, changed := rt.findLocked(cp.ID) != nil, rt.writer.dropped != dropped
+	running, changed := rt.runningLocked(cp.ID) != nil, rt.writer.dropped != dropped
 	r := rt.writer.records[cp.ID]
 	rt.leave()
 	switch {
@@ -172,7 +172,7 @@ func (rt *Runtime) stored(ctx context.Context) iter.Seq2[Checkpoint, error] {
 func (rt *Runtime) Forget(ctx context.Context, id string) error {
 	notForgotten := func(err error) error { return fmt.Errorf("activity %q: not forgotten: %w", id, err) }
 	rt.enter()
-	a := rt.findLocked(id)
+	a := rt.runningLocked(id)
 	rt.leave()
 	switch {
 	case a != nil && a.number > 0: // else it is another Forget's
@@ -190,7 +190,7 @@ func (rt *Runtime) Forget(ctx context.Context, id string) error {
 	// from starting whose checkpoint the Delete would take.
 	placeholder := &activity{rt: rt, opts: Options{ID: id}}
 	rt.enter()
-	used := rt.findLocked(id) != nil
+	used, ended := rt.runningLocked(id) != nil, rt.ids[id]
 	if !used {
 		rt.ids[id] = placeholder
 	}
@@ -200,7 +200,9 @@ func (rt *Runtime) Forget(ctx context.Context, id string) error {
 	}
 	defer func() {
 		rt.enter()
-		rt.freeIDLocked(placeholder)
+		if rt.freeIDLocked(placeholder); ended != nil && !ended.released {
+			rt.ids[id] = ended
+		}
 		rt.leave()
 	}()
 	if err := rt.callStore("Delete", func() error { return rt.cfg.Store.Delete(ctx, []string{id}) }); err != nil {

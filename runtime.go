@@ -164,8 +164,8 @@ func (rt *Runtime) allLocked() iter.Seq[*activity] {
 	}
 }
 
-// findLocked returns the activity that has id, or whose function still occupies
-// it, or nil. Made-up IDs are not in rt.ids, since few ask for them.
+// findLocked returns the activity that had id last, unless it has ended, its last event
+// is delivered, and its function is not inside Guard. Else it returns nil. Made-up IDs are not in rt.ids, since few ask for them.
 func (rt *Runtime) findLocked(id string) *activity {
 	if a := rt.ids[id]; a != nil || !strings.HasPrefix(id, madeUpPrefix) {
 		return a
@@ -178,7 +178,16 @@ func (rt *Runtime) findLocked(id string) *activity {
 	return nil
 }
 
-// freeIDLocked frees a's ID for another activity, if a still has it.
+// runningLocked returns the activity that has id, or whose function still occupies it,
+// or nil.
+func (rt *Runtime) runningLocked(id string) *activity {
+	if a := rt.findLocked(id); a != nil && (a.phase != phaseEnded || a.guardedLocked()) {
+		return a
+	}
+	return nil
+}
+
+// freeIDLocked takes a out of rt.ids, if a was the last with its ID.
 func (rt *Runtime) freeIDLocked(a *activity) {
 	if rt.ids[a.opts.ID] == a {
 		delete(rt.ids, a.opts.ID)

@@ -178,10 +178,13 @@ func (rt *Runtime) schedule(a *activity) error {
 		return a.notStarted(a.cancelCause)
 	case rt.shutdown.begun:
 		return refusal(id, ErrShutdown)
-	case id != "" && rt.ids[id] != nil: // Forget may have been given ""
+	case id != "" && rt.runningLocked(id) != nil: // Forget may have been given ""
 		return refusal(id, ErrAlreadyRunning)
 	}
 	if id != "" {
+		if before := rt.ids[id]; before != nil {
+			a.followLocked(before)
+		}
 		rt.ids[id] = a
 	}
 	rt.started++
