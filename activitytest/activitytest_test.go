@@ -137,7 +137,7 @@ func TestSeveralActivities(t *testing.T) {
 			activitytest.Point(ctx, "start")
 			for _, id := range []string{"a/b", "", "c"} {
 				err := rt.Run(ctx, activity.Options{ID: id}, func(ctx activity.Context) error {
-					return errors.Join(ctx.Heartbeat(1), ctx.Heartbeat(2))
+					return errors.Join(ctx.Heartbeat(), ctx.Heartbeat())
 				})
 				if err != nil {
 					return err

@@ -18,7 +18,10 @@ type attempt struct {
 	self             context.Context // finds a, and what Context's own finds
 	goid             string          // of the function's goroutine
 
-	hang *hang // it stalls; nil: it does not; guarded by World.mu
+	// Guarded by World.mu.
+	hang        *hang       // it stalls; nil: it does not
+	fromNothing bool        // in the dry run
+	resumption  *resumption // nil: it resumes from nothing, or this is the dry run; set once, by begins
 }
 
 type attemptKey struct{}
@@ -54,6 +57,7 @@ func (l *life) attempt(ctx activity.Context) *attempt {
 	if s.starts++; s.starts == maxAttempts {
 		w.neverEnds(fmt.Sprintf("%s has made %d attempts, and is not done", label(a.info.ID), s.starts))
 	}
+	a.begins(details)
 	w.note(l, a.info.ID, a.info.Attempt, "starts, resumes from "+show(details))
 	if w.done > 0 && !w.settling {
 		w.notes = append(w.notes, fmt.Sprintf("in life %d, attempt %d of %s resumed from %s", l.number, a.info.Attempt, label(a.info.ID), show(details)))
@@ -106,6 +110,9 @@ func (a *attempt) Heartbeat(details ...any) error {
 func (a *attempt) HeartbeatDetails(into ...any) (found bool, err error) {
 	read := func() error {
 		found, err = a.Context.HeartbeatDetails(into...)
+		if err == nil {
+			a.reads(found, into)
+		}
 		return err
 	}
 	err = a.do("heartbeat details", call{kind: "HeartbeatDetails"}, read, read)
@@ -262,6 +269,7 @@ func (a *attempt) returned(s *step, err error) {
 	defer w.mu.Unlock()
 	if !a.life.dead && !w.ended {
 		s.err = err
+		a.did(s)
 	}
 }
 

@@ -101,6 +101,9 @@ func TestLostDetailsAreNoProgress(t *testing.T) {
 func TestSameDetailsTwice(t *testing.T) {
 	names, _ := runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
 		live(t, w, activity.Options{ID: "job"}, func(ctx activity.Context) error {
+			if n, err := activity.Resume(ctx, 0); err != nil || n == 2 {
+				return err
+			}
 			return errors.Join(ctx.Heartbeat(1), ctx.Heartbeat(1), ctx.Heartbeat(2))
 		})
 	})

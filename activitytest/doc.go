@@ -105,6 +105,23 @@
 //     seconds of real time. The goroutines of that run are left behind, its clean-ups
 //     are not run, and no further run follows.
 //
+// # Details that make no difference
+//
+// An activity whose steps are idempotent passes every run even if it starts from the
+// beginning each time. So the test fails, when all runs are done, if an activity recorded
+// details and they never made a difference: every attempt that resumed from them called
+// what an attempt calls that resumes from nothing, in the same order and with the same
+// details. The message says why: the activity never reads them, or reads only zero values
+// because the Codec dropped the rest, or reads them and starts from the beginning. Details
+// that are for people only are such details too: call Heartbeat without details, and show
+// the progress by other means.
+//
+// One attempt that differs is enough to pass, as with every activity that skips a step
+// which comes to a place. Nothing is said of an activity that records details once only
+// (a marker), that always reads the same value (the ID of a job elsewhere), that never
+// resumed from the details it records last, that does not return in the dry run, or
+// whose goroutines call at the same time.
+//
 // # What it cannot see
 //
 //   - Effects between two places: there nothing is interrupted. Give the fake a Point.

@@ -83,6 +83,7 @@ func (p Plan) Run(t *testing.T, body func(t *testing.T, w *World)) {
 	}
 
 	c := newChoice(&p, dry, subtestFilter(t.Name()))
+	used := usages{}
 	count, failures := 0, 0
 	// try reports whether to go on.
 	try := func(r *run) bool {
@@ -92,6 +93,7 @@ func (p Plan) Run(t *testing.T, body func(t *testing.T, w *World)) {
 			failures++
 		}
 		c.learn(w)
+		used.learn(w)
 		if w.hung || failures == maxFailures {
 			t.Logf("activitytest: stopped after %d runs, of which %d failed, at %d places, with seed %d", count, failures, len(dry.places), p.Seed)
 			return false
@@ -109,6 +111,7 @@ func (p Plan) Run(t *testing.T, body func(t *testing.T, w *World)) {
 			return
 		}
 	}
+	used.judge(t, dry)
 	switch {
 	case count == 0 && c.filter != nil:
 		t.Error("activitytest: no run was tried: -run names none that there is, or its name is another one's by now")

@@ -2,7 +2,10 @@ package activitytest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -140,5 +143,103 @@ func TestShow(t *testing.T) {
 		if got := show(d); got != want {
 			t.Errorf("show(%q) = %s, want %s", details, got, want)
 		}
+	}
+}
+
+// Of all that must hold for details to make no difference, one thing does not.
+func TestUsage_Useless(t *testing.T) {
+	beat := func(details string) *step {
+		return &step{call: call{kind: "Heartbeat", details: true}, details: []byte(details)}
+	}
+	steps := []*step{beat("a"), beat("b"), {call: call{kind: "return"}}}
+	never := usage{resumed: 2, from: map[string]bool{"a": true, "b": true}, after: map[int]bool{1: true, 2: true}}
+	for _, test := range []struct {
+		name   string
+		change func(u *usage)
+		steps  []*step // nil: steps
+		want   string  // part of why; "": none
+	}{
+		{name: "never read", want: "never reads them"},
+		{name: "zero values", change: func(u *usage) { u.read = true }, want: "only zero values"},
+		{name: "ignored", change: func(u *usage) { u.read, u.told = true, true }, want: "starts from the beginning"},
+		{name: "one value", change: func(u *usage) {
+			u.read, u.told, u.from = true, true, map[string]bool{"b": true}
+		}},
+		{name: "a difference", change: func(u *usage) { u.differs = true }},
+		{name: "after one heartbeat only", change: func(u *usage) { delete(u.after, 1) }},
+		{name: "not from the last details", change: func(u *usage) { delete(u.from, "b") }},
+		{name: "one heartbeat with details", steps: []*step{beat("b"), {call: call{kind: "Heartbeat"}}}},
+		{name: "one of two was refused", steps: []*step{
+			{call: call{kind: "Heartbeat", details: true}, err: errors.New("too large"), details: []byte("a")}, beat("b"),
+		}},
+	} {
+		u := never
+		u.from, u.after = maps.Clone(never.from), maps.Clone(never.after)
+		if test.change != nil {
+			test.change(&u)
+		}
+		if test.steps == nil {
+			test.steps = steps
+		}
+		if got := u.useless(test.steps); !strings.Contains(got, test.want) || got != "" && test.want == "" {
+			t.Errorf("%s: %q, want %q", test.name, got, test.want)
+		}
+	}
+}
+
+// An attempt that was cut off has not done the same, and one that did another thing
+// before has not either.
+func TestUsages_Learn(t *testing.T) {
+	dry := newWorld(&Plan{}, nil, nil)
+	w := newWorld(&Plan{}, &run{}, dry)
+	w.sight("a").resumptions = []*resumption{
+		{details: []byte("cut off"), after: 1, read: true},
+		{details: []byte("told, and cut off"), after: 1, told: true},
+		{details: []byte("the same"), after: 2, returned: true},
+	}
+	w.sight("b").resumptions = []*resumption{
+		{details: []byte("something else"), returned: true, differs: true},
+		{details: []byte("something else, and cut off"), differs: true},
+	}
+	got := usages{}
+	got.learn(w)
+	want := usages{
+		"a": {read: true, told: true, resumed: 1, from: map[string]bool{"the same": true}, after: map[int]bool{2: true}},
+		"b": {differs: true, from: map[string]bool{}, after: map[int]bool{}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v %+v, want %+v %+v", got["a"], got["b"], want["a"], want["b"])
+	}
+}
+
+// Of several attempts of the dry run that resume from nothing, the last one counts.
+func TestDetails_FirstAttemptFails(t *testing.T) {
+	var p Plan
+	if err := p.setDefaults(); err != nil {
+		t.Fatal(err)
+	}
+	dry := newWorld(&p, nil, nil)
+	dry.bubble(t, func(t *testing.T, w *World) {
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, activity.Options{ID: "job"}, func(ctx activity.Context) error {
+				switch ctx.Info().Attempt {
+				case 1:
+					return errors.New("once more")
+				case 2:
+					return errors.Join(ctx.Heartbeat(1), errors.New("and once more"))
+				}
+				return ctx.Sleep(time.Second)
+			})
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	var got []string
+	for _, s := range dry.seen["job"].fromNothing {
+		got = append(got, s.String())
+	}
+	if want := []string{"Heartbeat(1)", "return and once more"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -21,6 +21,7 @@ type step struct {
 	err           error
 	text          string // in place of a call
 	inside        bool   // the call is under way, and counted as such
+	done          bool   // while the attempt lasted
 }
 
 func (s *step) String() string {

@@ -113,6 +113,19 @@ var found = map[string][]string{
 		`--- FAIL: TestWrongNilOnDone/shutdown_`,
 		`row 2 is missing`,
 	},
+	"TestWrongDetailsNotRead": {
+		`the details that activity "import" records make no difference: \d+ attempts resumed from them \(1; 2; 3\), and each did exactly what an attempt does that resumes from nothing\. The activity never reads them: resume from them with activity\.Resume, or call Heartbeat without details\.\n`,
+		`activitytest: (\d+) of \d+ possible runs`,
+	},
+	"TestWrongDetailsIgnored": {
+		`the details that activity "import" records make no difference: \d+ attempts resumed from them \(1; 2; 3\), .* The activity reads them and starts from the beginning: start where they say, or call Heartbeat without details\. If it skips work that comes to no place, give that work a Point\.\n`,
+	},
+	"TestWrongDetailsDropped": {
+		`the details that activity "import" records make no difference: \d+ attempts resumed from them \(\{\}\), .* The activity reads only zero values: its Codec may drop what they hold, as encoding/json drops unexported fields\. Record what the Codec encodes, or call Heartbeat without details\. If it skips work that comes to no place, give that work a Point\.\n`,
+	},
+	"TestWrongDetailsDroppedOverDefault": {
+		`resumed from them \(\{\}\), .* The activity reads only zero values: `,
+	},
 	"TestWrongNotDeterministic": {
 		`activity "import": call 1 was HeartbeatDetails, now Heartbeat\n`,
 	},

@@ -6,6 +6,7 @@ package zoo_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -440,6 +441,87 @@ func versions(t *testing.T, resume func(ctx activity.Context, version int) (int,
 		d.check(t)
 	})
 }
+
+// What is recorded makes no difference: each attempt starts from the beginning. The
+// rows are none the worse for it.
+
+func TestWrongDetailsNotRead(t *testing.T) {
+	progressed(t, func(activity.Context) (int, error) { return 0, nil }, number)
+}
+
+func TestRightDetailsNotRead(t *testing.T) {
+	progressed(t, fromNumber, number)
+}
+
+func TestWrongDetailsIgnored(t *testing.T) {
+	progressed(t, func(ctx activity.Context) (int, error) {
+		_, err := activity.Resume(ctx, 0)
+		return 0, err
+	}, number)
+}
+
+func TestRightDetailsIgnored(t *testing.T) {
+	progressed(t, fromNumber, number)
+}
+
+func number(next int) any { return next }
+
+func fromNumber(ctx activity.Context) (int, error) { return activity.Resume(ctx, 0) }
+
+func TestWrongDetailsDropped(t *testing.T) {
+	type progress struct{ next int }
+	progressed(t, func(ctx activity.Context) (int, error) {
+		p, err := activity.Resume(ctx, progress{})
+		return p.next, err
+	}, func(next int) any { return progress{next} })
+}
+
+// The same with the function's own default, which the empty object leaves as it is.
+func TestWrongDetailsDroppedOverDefault(t *testing.T) {
+	type progress struct{ next int }
+	progressed(t, func(ctx activity.Context) (int, error) {
+		p := &progress{next: 1}
+		_, err := ctx.HeartbeatDetails(&p)
+		return p.next - 1, err
+	}, func(next int) any { return &progress{next + 1} })
+}
+
+func TestRightDetailsDropped(t *testing.T) {
+	type progress struct{ Next int }
+	progressed(t, func(ctx activity.Context) (int, error) {
+		p, err := activity.Resume(ctx, progress{})
+		return p.Next, err
+	}, func(next int) any { return progress{next} })
+}
+
+// progressed runs an activity that records how far it is.
+func progressed(t *testing.T, from func(ctx activity.Context) (int, error), progress func(next int) any) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		w.Config.Codec = lossy{}
+		d := &table{}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				next, err := from(ctx)
+				for ; err == nil && next < rows; next++ {
+					d.put(ctx, next)
+					err = ctx.Heartbeat(progress(next + 1))
+				}
+				return err
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.check(t)
+	})
+}
+
+// A lossy Codec encodes what it can, and says nothing of the rest.
+type lossy struct{}
+
+func (lossy) Marshal(v any) ([]byte, error) { return json.Marshal(v) }
+
+func (lossy) Unmarshal(data []byte, v any) error { return json.Unmarshal(data, v) }
 
 // An attempt that was told to end says that all is done.
 

@@ -1,0 +1,222 @@
+package activitytest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/activitytest"
+)
+
+// Given an activity whose details are used, or of which nobody can say that they are
+// not, the test passes.
+func TestDetails_NoFalseAlarm(t *testing.T) {
+	// steps comes to places, and records nothing.
+	steps := func(ctx activity.Context) error {
+		for range 3 {
+			if err := errors.Join(ctx.Sleep(time.Second), ctx.Heartbeat()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	// beats records the same again and again.
+	beats := func(ctx activity.Context, details any) error {
+		for range 3 {
+			if err := errors.Join(ctx.Sleep(time.Second), ctx.Heartbeat(details)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, test := range []struct {
+		name string
+		from []any                                   // Options.HeartbeatDetails
+		make func() func(ctx activity.Context) error // for each run
+	}{
+		{name: "a marker, after which a phase is skipped", make: func() func(ctx activity.Context) error {
+			return func(ctx activity.Context) error {
+				found, err := ctx.HeartbeatDetails()
+				if err != nil {
+					return err
+				}
+				if !found {
+					if err := steps(ctx); err != nil {
+						return err
+					}
+				}
+				return beats(ctx, "second phase")
+			}
+		}},
+		{name: "a marker that nobody reads", make: func() func(ctx activity.Context) error {
+			return func(ctx activity.Context) error {
+				return errors.Join(ctx.Heartbeat("begun"), steps(ctx))
+			}
+		}},
+		{name: "one thing at the end", make: func() func(ctx activity.Context) error {
+			return func(ctx activity.Context) error {
+				if _, err := activity.Resume(ctx, 0); err != nil {
+					return err
+				}
+				return errors.Join(steps(ctx), ctx.Heartbeat(1))
+			}
+		}},
+		{name: "a job elsewhere, which is begun once", make: func() func(ctx activity.Context) error {
+			var jobs atomic.Int32
+			return func(ctx activity.Context) error {
+				id, err := activity.Resume(ctx, "")
+				if err != nil {
+					return err
+				}
+				if id == "" {
+					id = fmt.Sprint("job ", min(jobs.Add(1), 1))
+				}
+				return beats(ctx, id)
+			}
+		}},
+		{name: "the first of three phases is the only one that starts again", make: func() func(ctx activity.Context) error {
+			return func(ctx activity.Context) error {
+				done, err := activity.Resume(ctx, 0)
+				if done < 2 {
+					done = 0
+				}
+				for ; err == nil && done < 4; done++ {
+					err = errors.Join(ctx.Sleep(time.Second), ctx.Heartbeat(done+1))
+				}
+				return err
+			}
+		}},
+		{name: "the last details say to begin again", make: func() func(ctx activity.Context) error {
+			return func(ctx activity.Context) error {
+				done, err := activity.Resume(ctx, 0)
+				for ; err == nil && done < 3; done++ {
+					err = errors.Join(ctx.Sleep(time.Second), ctx.Heartbeat((done+1)%3))
+				}
+				return err
+			}
+		}},
+		{name: "progress outside, and details for people", make: func() func(ctx activity.Context) error {
+			var done atomic.Int32
+			return func(ctx activity.Context) error {
+				for done.Load() < 3 {
+					if err := ctx.Sleep(time.Second); err != nil {
+						return err
+					}
+					if err := ctx.Heartbeat(done.Add(1)); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+		}},
+		{name: "a queue, of which each attempt takes some", make: func() func(ctx activity.Context) error {
+			var done atomic.Int32
+			return func(ctx activity.Context) error {
+				for range 3 {
+					if err := errors.Join(ctx.Sleep(time.Second), ctx.Heartbeat(done.Add(1))); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+		}},
+		{name: "who resumes does not fail", make: func() func(ctx activity.Context) error {
+			return func(ctx activity.Context) error {
+				found, err := ctx.HeartbeatDetails()
+				for i := 0; err == nil && i < 3; i++ {
+					err = errors.Join(ctx.Sleep(time.Second), ctx.Heartbeat(i))
+				}
+				if err == nil && !found {
+					err = errors.New("once more")
+				}
+				return err
+			}
+		}},
+		{name: "details before the first attempt", from: []any{1}, make: func() func(ctx activity.Context) error {
+			return func(ctx activity.Context) error {
+				return errors.Join(beats(ctx, 1), beats(ctx, 2))
+			}
+		}},
+		{name: "the first attempt fails", make: func() func(ctx activity.Context) error {
+			return func(ctx activity.Context) error {
+				done, err := activity.Resume(ctx, 0)
+				for ; err == nil && done < 3; done++ {
+					err = errors.Join(ctx.Sleep(time.Second), ctx.Heartbeat(done+1))
+				}
+				if ctx.Info().Attempt == 1 {
+					err = errors.Join(err, errors.New("once more"))
+				}
+				return err
+			}
+		}},
+		{name: "Range without a place in its body", make: func() func(ctx activity.Context) error {
+			return func(ctx activity.Context) error {
+				return activity.Range(ctx, 0, 3, func(int) error { return nil })
+			}
+		}},
+		{name: "Range of one", make: func() func(ctx activity.Context) error {
+			return func(ctx activity.Context) error {
+				return activity.Range(ctx, 0, 1, func(int) error { return activity.Idle(ctx, time.Minute) })
+			}
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+				opts := job
+				opts.HeartbeatDetails = test.from
+				live(t, w, opts, test.make())
+			})
+		})
+	}
+}
+
+// Given attempts that resume and are canceled before they come to a difference, nobody
+// can say.
+func TestDetails_CanceledBeforeADifference(t *testing.T) {
+	activitytest.Plan{Kinds: activitytest.Crash}.Run(t, func(t *testing.T, w *activitytest.World) {
+		life := 0
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			if life++; life > 1 {
+				timeout, cancel := context.WithTimeout(ctx, 1500*time.Millisecond)
+				defer cancel()
+				ctx = timeout
+			}
+			return rt.Run(ctx, activity.Options{ID: "job", SyncHeartbeats: true}, func(ctx activity.Context) error {
+				for i := range 3 {
+					if err := errors.Join(ctx.Sleep(time.Second), ctx.Heartbeat(i)); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		})
+		if life == 1 && err != nil || life > 1 && !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("life %d: error %v", life, err)
+		}
+	})
+}
+
+// Given goroutines that call at the same time, whose call comes first is chance. So what
+// is the same in all runs of one test may differ in the next.
+func TestDetails_ConcurrentCalls(t *testing.T) {
+	activitytest.Plan{Kinds: activitytest.Crash}.Run(t, func(t *testing.T, w *activitytest.World) {
+		live(t, w, activity.Options{ID: "job", SyncHeartbeats: true}, func(ctx activity.Context) error {
+			var beats sync.WaitGroup
+			beats.Go(func() {
+				_ = errors.Join(ctx.Sleep(time.Second), ctx.Heartbeat())
+			})
+			defer beats.Wait()
+			for i := range 3 {
+				if err := errors.Join(ctx.Sleep(1500*time.Millisecond), ctx.Heartbeat(i)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
