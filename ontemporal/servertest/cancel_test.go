@@ -216,6 +216,7 @@ func TestCancellation(t *testing.T) {
 		},
 		call: func(x *trial) {
 			cancel(x)
+			x.opts.AcceptNewInput = true
 			h, err := x.start(x.t.Context(), x.opts, "again")
 			if err != nil {
 				x.t.Fatal(err)

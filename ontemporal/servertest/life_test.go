@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/seed-9da638b0/activity"
+	"go.temporal.io/sdk/worker"
 )
 
 var inChild = []scenario{{
@@ -152,6 +153,7 @@ func TestLives(t *testing.T) {
 		},
 	}, {
 		name: "an ID that failed for good resumes",
+		opts: activity.Options{AcceptNewInput: true},
 		fn:   again, call: runAgain,
 		want: []string{
 			"attempt 1 resumes from: nothing",
@@ -163,7 +165,7 @@ func TestLives(t *testing.T) {
 		},
 	}, {
 		name: "an ID that ran into schedule-to-close resumes",
-		opts: activity.Options{ScheduleToCloseTimeout: 8 * time.Second},
+		opts: activity.Options{ScheduleToCloseTimeout: 8 * time.Second, AcceptNewInput: true},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			if in == "in" {
 				if err := ctx.Heartbeat(3); err != nil {
@@ -192,7 +194,7 @@ func TestLives(t *testing.T) {
 		},
 	}, {
 		name: "an ID that failed before it recorded anything keeps Options.HeartbeatDetails",
-		opts: activity.Options{HeartbeatDetails: []any{7}},
+		opts: activity.Options{HeartbeatDetails: []any{7}, AcceptNewInput: true},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			if in == "in" {
 				return "", activity.NonRetryable(errDisk)
@@ -319,6 +321,153 @@ func TestLives(t *testing.T) {
 			"end: result \"done\"",
 		},
 	}}...))
+}
+
+// TestOtherActivities starts an ID again whose last execution may have been another
+// activity's.
+func TestOtherActivities(t *testing.T) {
+	const noForget = "there is no Forget on a server"
+	run(t, []scenario{{
+		name: "the same input resumes",
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			if n, err := activity.Resume(ctx, 0); n == 3 || err != nil {
+				return "done", err
+			}
+			return "", errors.Join(ctx.Heartbeat(3), activity.NonRetryable(errDisk))
+		},
+		call: func(x *trial) {
+			x.executed(x.t.Context(), "in")
+			x.executed(x.t.Context(), "in")
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 1 resumes from again: 3",
+			"end: work of ID in attempt 1: non-retryable failure",
+			"end again: result \"done\"",
+			"end is: NonRetryable",
+			"end text: disk full",
+		},
+	}, {
+		name: "another input is refused, until it is accepted",
+		fn:   again,
+		call: func(x *trial) {
+			runAgain(x)
+			x.opts.AcceptNewInput = true
+			x.executed(x.t.Context(), "again")
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 1 resumes from again: 3",
+			"end: work of ID in attempt 1: non-retryable failure",
+			"end again: not an *activity.Error",
+			"end again again: result \"done\"",
+			"end is: NonRetryable",
+			"end is again: ErrCheckpointMismatch",
+			"end text: disk full",
+			"end text again: activity \"ID\": not started: its checkpoint is another activity's: the Store has one (failed, attempt 1) with the input \"in\", and this one has \"again\": use that input, set Options.AcceptNewInput to continue with the new one, or Forget the ID to drop what is stored",
+		},
+		server: map[string]difference{
+			"end text again": {"activity \"ID\": not started: its checkpoint is another activity's: the server has one (failed, attempt 1) with the input \"in\", and this one has \"again\": use that input, set Options.AcceptNewInput to continue with the new one, use another ID, or delete that execution (temporal activity delete) to drop what it has left", noForget},
+		},
+	}, {
+		name: "another input is refused without details, too",
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			return "", activity.NonRetryable(errDisk)
+		},
+		call: func(x *trial) {
+			x.executed(x.t.Context(), "in")
+			_, err := x.execute(x.t.Context(), x.opts, "again")
+			x.note("again", fmt.Sprintf("is refused: %t", errors.Is(err, activity.ErrCheckpointMismatch)))
+		},
+		want: []string{
+			"again: is refused: true",
+			"attempt 1 resumes from: nothing",
+			"end: work of ID in attempt 1: non-retryable failure",
+			"end is: NonRetryable",
+			"end text: disk full",
+		},
+	}, {
+		name:   "another input is refused after a cancellation",
+		worker: worker.Options{MaxHeartbeatThrottleInterval: 2 * time.Second, DefaultHeartbeatThrottleInterval: 2 * time.Second},
+		opts:   activity.Options{HeartbeatTimeout: 20 * time.Second},
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			if in == "again" {
+				return "done", nil
+			}
+			return "", x.beat(ctx)
+		},
+		call: func(x *trial) {
+			h := x.begin(x.t.Context())
+			x.await("attempt 1 resumes from")
+			h.Cancel(errCallers)
+			x.wait(h)
+			_, err := x.execute(x.t.Context(), x.opts, "again")
+			x.note("again", fmt.Sprintf("is refused: %t", errors.Is(err, activity.ErrCheckpointMismatch)))
+		},
+		want: []string{
+			"again: is refused: true",
+			"attempt 1 resumes from: nothing",
+			"end: work of ID in attempt 1: cancel requested",
+			"end is: the caller's cause",
+			"end text: changed my mind",
+		},
+	}, {
+		name: "another name is refused",
+		opts: activity.Options{AcceptNewInput: true},
+		fn:   again,
+		call: func(x *trial) {
+			x.executed(x.t.Context(), "in")
+			x.opts.Name = "other work"
+			x.executed(x.t.Context(), "again")
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"end: work of ID in attempt 1: non-retryable failure",
+			"end again: not an *activity.Error",
+			"end is: NonRetryable",
+			"end is again: ErrCheckpointMismatch",
+			"end text: disk full",
+			"end text again: activity \"ID\": not started: its checkpoint is another activity's: the Store has one named \"work\" (failed, attempt 1), and this one is named \"other work\": use another ID, or Forget this one to drop what is stored",
+		},
+		server: map[string]difference{
+			"end text again": {"activity \"ID\": not started: its checkpoint is another activity's: the server has one named \"work\" (failed, attempt 1), and this one is named \"other work\": use another ID, or delete that execution (temporal activity delete) to drop what it has left", noForget},
+		},
+	}, {
+		name: "ErrCannotResume, then a program that can",
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			x.mu.Lock()
+			old := x.seen["end"] == ""
+			x.mu.Unlock()
+			switch {
+			case old && first(ctx):
+				return "", errors.Join(ctx.Heartbeat("row 3"), errDisk)
+			case old:
+				_, err := activity.Resume(ctx, 0)
+				return "", err
+			}
+			return activity.Resume(ctx, "")
+		},
+		call: func(x *trial) {
+			x.executed(x.t.Context(), "in")
+			x.executed(x.t.Context(), "in")
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"attempt 2 comes after: disk full",
+			"attempt 2 comes after again: disk full",
+			"attempt 2 resumes from: \"row 3\"",
+			"attempt 2 resumes from again: \"row 3\"",
+			"end: work of ID in attempt 2: non-retryable failure",
+			"end again: result \"row 3\"",
+			"end is: ErrCannotResume",
+			"end text: activity \"ID\" (work): attempt 2: cannot resume from the recorded heartbeat details: cannot decode value 1 into *int: json: cannot unmarshal string into Go value of type int",
+		},
+		server: map[string]difference{
+			"attempt 1 resumes from again": {"\"row 3\"", "the server counts every attempt, and the execution has failed"},
+			"attempt 2 comes after again":  {"", "the server counts every attempt, and the execution has failed"},
+			"attempt 2 resumes from again": {"", "the server counts every attempt, and the execution has failed"},
+		},
+	}})
 }
 
 func again(x *trial, ctx activity.Context, in string) (string, error) {

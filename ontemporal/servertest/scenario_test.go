@@ -348,6 +348,7 @@ func (x *trial) kinds(key string, err error) {
 		{"ErrAlreadyRunning", activity.ErrAlreadyRunning},
 		{"ErrDetailsTooLarge", activity.ErrDetailsTooLarge},
 		{"ErrCannotResume", activity.ErrCannotResume},
+		{"ErrCheckpointMismatch", activity.ErrCheckpointMismatch},
 		{"ErrGoexit", activity.ErrGoexit},
 		{"context.Canceled", context.Canceled},
 		{"context.DeadlineExceeded", context.DeadlineExceeded},

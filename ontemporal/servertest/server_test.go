@@ -16,6 +16,7 @@ import (
 	"github.com/seed-9da638b0/activity"
 	"github.com/seed-9da638b0/activity/ontemporal"
 	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	sdk "go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
@@ -112,6 +113,69 @@ func TestDefinition(t *testing.T) {
 	}
 	if want.Sum != 12 || got != want {
 		t.Errorf("embedded %+v, server %+v", want, got)
+	}
+}
+
+// TestNewField starts an ID again with an input that has got a field, and then with
+// another value of that.
+func TestNewField(t *testing.T) {
+	t.Parallel()
+	type rows struct{ File string }
+	type grown struct{ File, Mode string }
+	before := func(ctx activity.Context, in rows) (string, error) {
+		return "", errors.Join(ctx.Heartbeat(3), activity.NonRetryable(errDisk))
+	}
+	after := func(ctx activity.Context, in grown) (string, error) {
+		n, err := activity.Resume(ctx, 0)
+		return fmt.Sprintf("%+v from %d", in, n), err
+	}
+	old := newWorker(t, func(r worker.Registry) { ontemporal.Register(r, name, before) })
+	queue := newWorker(t, func(r worker.Registry) { ontemporal.Register(r, name, after) })
+	opts := activity.Options{Name: name, StartToCloseTimeout: time.Minute}
+	for _, test := range []struct {
+		in   grown
+		want string
+	}{{grown{File: "a"}, "{File:a Mode:} from 3"}, {grown{"a", "fast"}, ""}} {
+		opts.ID = fmt.Sprintf("grown-%d", trials.Add(1))
+		if _, err := ontemporal.Execute(timeLimit(t), temporal, old, opts, before, rows{"a"}); err == nil {
+			t.Error("it has not failed")
+		}
+		got, err := ontemporal.Execute(timeLimit(t), temporal, queue, opts, after, test.in)
+		if got != test.want || errors.Is(err, activity.ErrCheckpointMismatch) != (test.want == "") {
+			t.Errorf("with %+v: got %q, %v", test.in, got, err)
+		}
+	}
+}
+
+// TestDeletedExecution drops what an execution has left, as the error says.
+func TestDeletedExecution(t *testing.T) {
+	t.Parallel()
+	fn := func(ctx activity.Context, in string) (string, error) {
+		if in == "in" {
+			return "", errors.Join(ctx.Heartbeat(3), activity.NonRetryable(errDisk))
+		}
+		n, err := activity.Resume(ctx, 0)
+		return fmt.Sprint(n), err
+	}
+	queue := newWorker(t, func(r worker.Registry) { ontemporal.Register(r, name, fn) })
+	opts := activity.Options{ID: fmt.Sprintf("deleted-%d", trials.Add(1)), Name: name, StartToCloseTimeout: time.Minute}
+	if _, err := ontemporal.Execute(timeLimit(t), temporal, queue, opts, fn, "in"); err == nil {
+		t.Error("it has not failed")
+	}
+	if _, err := ontemporal.Execute(timeLimit(t), temporal, queue, opts, fn, "again"); !errors.Is(err, activity.ErrCheckpointMismatch) {
+		t.Errorf("got %v", err)
+	}
+	_, err := temporal.WorkflowService().DeleteActivityExecution(timeLimit(t), &workflowservice.DeleteActivityExecutionRequest{Namespace: namespace, ActivityId: opts.ID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out string
+	eventually(t, "it starts", func() bool {
+		out, err = ontemporal.Execute(timeLimit(t), temporal, queue, opts, fn, "again")
+		return !errors.Is(err, activity.ErrCheckpointMismatch)
+	})
+	if out != "0" || err != nil {
+		t.Errorf("got %q, %v", out, err)
 	}
 }
 
