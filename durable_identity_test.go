@@ -142,6 +142,19 @@ func TestIdentity_AcceptedInputIsStored(t *testing.T) {
 	}
 }
 
+// Rule 31. Given an input that an any holds, and that decoding rounds, when the same is
+// started again, then it is the same.
+func TestIdentity_InputThatDecodingRounds(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		opts := job
+		opts.RetryPolicy = once
+		for range 2 {
+			_, err := activity.Execute(e.ctx, e.rt, opts, func(activity.Context, map[string]any) (int, error) { return 0, errBoom }, map[string]any{"n": int64(1<<53 + 1)})
+			checkErr(t, err, errBoom)
+		}
+	})
+}
+
 // Rule 31. Given an input that is the same, when the activity continues, then the stored
 // bytes stay, which an older version of the program can still read.
 func TestIdentity_StoredInputStays(t *testing.T) {
