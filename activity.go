@@ -23,7 +23,7 @@ type activity struct {
 	body   body
 	parent context.Context // as given to Start
 	base   context.Context // what attempts derive from: see standardContext
-	rec    *record         // nil if nothing of it is stored: no Config.Store, or no Options.ID
+	rec    *record         // nil if nothing of it is stored: no Config.Store, or no Options.ID. Set to nil, under both locks, after the end
 
 	// Both let go of the caller's context, and are set before the activity can end.
 	stopWatch   func() bool        // ends the watch for its end; nil if Run's goroutine watches, or if it cannot end
@@ -66,6 +66,7 @@ type body interface {
 	run(ctx Context) (any, error)
 	function() any      // for its name
 	input() (any, bool) // false: it takes none
+	release()           // lets go of the input; run is not called any more
 	// again decodes a stored input into the function's type, and encodes that.
 	again(c Codec, stored []byte) ([]byte, error)
 }
@@ -75,6 +76,7 @@ type plain func(Context) error
 func (f plain) run(ctx Context) (any, error)                 { return nil, f(ctx) }
 func (f plain) function() any                                { return f }
 func (f plain) input() (any, bool)                           { return nil, false }
+func (f plain) release()                                     {}
 func (f plain) again(_ Codec, stored []byte) ([]byte, error) { return stored, nil }
 
 type call[In, Out any] struct {
@@ -85,6 +87,11 @@ type call[In, Out any] struct {
 func (c *call[In, Out]) run(ctx Context) (any, error) { return c.fn(ctx, c.in) }
 func (c *call[In, Out]) function() any                { return c.fn }
 func (c *call[In, Out]) input() (any, bool)           { return c.in, true }
+
+func (c *call[In, Out]) release() {
+	var zero In
+	c.in = zero
+}
 
 func (c *call[In, Out]) again(codec Codec, stored []byte) ([]byte, error) {
 	var in In
@@ -514,10 +521,29 @@ func (a *activity) releaseLocked() {
 func (a *activity) closeDoneLocked() {
 	a.released = true
 	a.freeIDLocked()
+	if a.phase == phaseEnded {
+		a.dropLocked()
+	}
 	if a.doneChan != nil {
 		a.rt.scheduler.closing = append(a.rt.scheduler.closing, a.doneChan)
 	}
 	a.rt.shutdown.doneLocked()
+}
+
+// dropLocked lets go of what a Handle of an activity that has ended need not keep: the
+// input, its record, and what the last attempt resumed from. The newest details stay for
+// Handle.Status. Functions that still run keep what they have.
+func (a *activity) dropLocked() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.rec = nil
+	if a.abandoned > 0 {
+		return
+	}
+	a.body.release()
+	if t := a.latest; t != nil && t.resumesFrom != nil && t.guards == 0 {
+		a.latest = &attempt{a: a, number: t.number, started: t.started}
+	}
 }
 
 // done is closed when the callers may go on. Runtime.mu is not held.

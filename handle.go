@@ -55,7 +55,8 @@ func (h *Handle[Out]) Cancel(cause error) {
 	}
 }
 
-// Status describes the activity as it is now.
+// Status describes the activity as it is now. A Handle that is kept after the end keeps
+// the result and the newest details, but not the input.
 func (h *Handle[Out]) Status() Status {
 	h.a.rt.enter()
 	defer h.a.rt.leave()

@@ -2,6 +2,7 @@ package activity_test
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"strconv"
 	"strings"
@@ -132,6 +133,40 @@ func TestMemory_LoadedCheckpointIsFreed(t *testing.T) {
 			s.failing.Store(false)
 			cancel()
 			checkErr(t, rt.Shutdown(t.Context()), nil)
+		})
+	}
+}
+
+// Given a Handle that is kept, when the activity has ended, then its input is not kept.
+func TestHandle_KeepsNoInput(t *testing.T) {
+	for _, store := range []activity.Store{nil, &storetest.Memory{}} {
+		t.Run(fmt.Sprintf("%T", store), func(t *testing.T) {
+			rt := activity.New(activity.Config{Store: store, Logger: quiet})
+			freed := make(chan struct{})
+			h := func() *activity.Handle[int] {
+				type input struct{ Rows []byte }
+				in := &input{make([]byte, 1<<20)}
+				runtime.AddCleanup(in, func(c chan struct{}) { close(c) }, freed)
+				h, err := activity.Start(t.Context(), rt, activity.Options{ID: "a"}, func(ctx activity.Context, in *input) (int, error) {
+					return len(in.Rows), ctx.Heartbeat(7)
+				}, in)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return h
+			}()
+			if n, err := h.Wait(t.Context()); n != 1<<20 || err != nil {
+				t.Error(n, err)
+			}
+			for done := false; !done; {
+				runtime.GC()
+				select {
+				case <-freed:
+					done = true
+				case <-time.After(time.Millisecond): // the test's own timeout ends it
+				}
+			}
+			checkDetails(t, h.Status(), 7)
 		})
 	}
 }
