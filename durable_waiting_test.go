@@ -47,9 +47,12 @@ func TestStart_AcceptedSurvivesAKill(t *testing.T) {
 			checkErr(t, err, nil)
 		}
 		after, s := e.reboot(s, activity.Config{MaxConcurrent: 2})
+		var mu sync.Mutex
 		ran := map[string]int{}
 		def := &activity.Definition[int, int]{Name: "job", Func: func(ctx activity.Context, in int) (int, error) {
-			ran[fmt.Sprint(in)] = ctx.Info().Attempt // with two slots and a sleep, one after the other
+			mu.Lock()
+			ran[fmt.Sprint(in)] = ctx.Info().Attempt
+			mu.Unlock()
 			return 0, ctx.Sleep(time.Duration(1+in) * time.Second)
 		}}
 		recovered, err := after.rt.Recover(after.ctx, def)
