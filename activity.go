@@ -23,7 +23,7 @@ type activity struct {
 	body   body
 	parent context.Context // as given to Start
 	base   context.Context // what attempts derive from: see standardContext
-	rec    *record         // nil if nothing of it is stored: no Config.Store, or no Options.ID. Set to nil, under both locks, after the end
+	rec    *record         // nil if nothing of it is stored: no Config.Store, or no Options.ID
 
 	// Both let go of the caller's context, and are set before the activity can end.
 	stopWatch   func() bool        // ends the watch for its end; nil if Run's goroutine watches, or if it cannot end
@@ -530,19 +530,14 @@ func (a *activity) closeDoneLocked() {
 	a.rt.shutdown.doneLocked()
 }
 
-// dropLocked lets go of what a Handle of an activity that has ended need not keep: the
-// input, its record, and what the last attempt resumed from. The newest details stay for
-// Handle.Status. Functions that still run keep what they have.
+// dropLocked lets go of the input of an activity that has ended, which a Handle would
+// keep. A function that still runs keeps it, and with an Interceptor nobody knows.
 func (a *activity) dropLocked() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.rec = nil
-	if a.abandoned > 0 {
-		return
+	if a.rec != nil {
+		a.rec.input = nil
 	}
-	a.body.release()
-	if t := a.latest; t != nil && t.resumesFrom != nil && t.guards == 0 {
-		a.latest = &attempt{a: a, number: t.number, started: t.started}
+	if a.abandoned == 0 && a.rt.cfg.Interceptor == nil {
+		a.body.release()
 	}
 }
 

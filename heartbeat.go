@@ -43,7 +43,7 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	if a.opts.HeartbeatTimeout > 0 {
 		t.beatBy = max(t.beatBy, now.add(a.opts.HeartbeatTimeout))
 	}
-	unsaved, sync, rec := false, false, a.rec
+	unsaved, sync := false, false
 	if isInt || e.data != nil {
 		if isInt {
 			a.details.setInt(n)
@@ -56,8 +56,8 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 		if !t.progressed {
 			t.progressed = !bytes.Equal(a.details.encode(), t.resumesFrom)
 		}
-		if rec != nil {
-			unsaved, rec.fresh = !rec.fresh, true
+		if a.rec != nil {
+			unsaved, a.rec.fresh = !a.rec.fresh, true
 			if sync = a.opts.SyncHeartbeats && end == nil; sync {
 				t.syncing++
 			}
@@ -73,10 +73,10 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	a.mu.Unlock()
 	switch {
 	case sync:
-		failed, end = t.sync(ctx, rec)
+		failed, end = t.sync(ctx)
 	case unsaved:
 		a.rt.enter()
-		rec.saveSoonLocked(a.rt)
+		a.rec.saveSoonLocked(a.rt)
 		a.rt.leave()
 	}
 	if end != nil {
@@ -98,12 +98,12 @@ func isNilPointer(v any) bool {
 // sync waits until the Store holds the details of the heartbeat that calls it.
 // That heartbeat has counted itself in t.syncing, so that meanwhile there is no
 // heartbeat deadline. It returns at once when ctx ends.
-func (t *attempt) sync(ctx context.Context, r *record) (err, end error) {
+func (t *attempt) sync(ctx context.Context) (err, end error) {
 	a, rt := t.a, t.a.rt
 	tried := make(chan error, 1)
 	rt.enter()
-	r.syncs = append(r.syncs, tried)
-	r.saveLocked(rt, nil)
+	a.rec.syncs = append(a.rec.syncs, tried)
+	a.rec.saveLocked(rt, nil)
 	rt.leave()
 	select {
 	case err = <-tried:

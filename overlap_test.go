@@ -340,7 +340,8 @@ func TestBlocked_LogAfterASecond(t *testing.T) {
 						return hang()
 					})
 					e.pass(5 * time.Second)
-					if n := len(e.of(activity.EventBlocked)); n != 1 {
+					// Whether one that leaves Guard at that instant is in the way is not fixed.
+					if n := len(e.of(activity.EventBlocked)); n != 1 && !(guarded && lasts == 0) {
 						t.Errorf("%d times blocked", n)
 					}
 					e.pass(lasts)

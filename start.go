@@ -235,16 +235,10 @@ func (r *record) claimLocked(rt *Runtime) {
 
 // awaitStart waits until it is decided whether the activity has started.
 func (a *activity) awaitStart() error {
-	if a.opts.ID == "" || a.rt.cfg.Store == nil {
+	if a.rec == nil {
 		return nil
 	}
-	a.rt.mu.Lock()
-	r := a.rec
-	a.rt.mu.Unlock()
-	if r == nil {
-		return nil // it has started, and has ended since
-	}
-	s := &r.start
+	s := &a.rec.start
 	a.await(s.decided)
 	if s.refusal != nil {
 		<-a.done() // until the caller's context is let go
@@ -505,7 +499,7 @@ func (a *activity) startSavedLocked(err error) {
 // saved next.
 func (a *activity) waitSavedLocked(err error) {
 	r := a.rec
-	if r == nil || r.start.accepted || r.a == nil {
+	if r.start.accepted || r.a == nil {
 		return // it has finished meanwhile
 	}
 	switch {
