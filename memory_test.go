@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/benbjohnson/clock"
+
 	"github.com/seed-9da638b0/activity"
 	"github.com/seed-9da638b0/activity/storetest"
 )
@@ -167,6 +169,82 @@ func TestHandle_KeepsNoInput(t *testing.T) {
 				}
 			}
 			checkDetails(t, h.Status(), 7)
+		})
+	}
+}
+
+// Given Runtimes whose activities have ended, of which some are shut down, when their last
+// deadline is far away, then nothing keeps them.
+func TestMemory_RuntimeWithoutAlarmsIsFreed(t *testing.T) {
+	const n = 20
+	for name, mock := range map[string]*clock.Mock{"real": nil, "mock": clock.NewMock()} {
+		t.Run(name, func(t *testing.T) {
+			var freed atomic.Int32
+			for i := range n {
+				cfg := activity.Config{Logger: quiet, MaxConcurrent: 1}
+				if mock != nil {
+					cfg.Clock = mock
+				}
+				rt := activity.New(cfg)
+				runtime.AddCleanup(rt, func(n *atomic.Int32) { n.Add(1) }, &freed)
+				for range 2 {
+					checkErr(t, rt.Run(t.Context(), activity.Options{StartToCloseTimeout: 24 * time.Hour}, noop), nil)
+				}
+				if i%2 == 0 {
+					checkErr(t, rt.Shutdown(t.Context()), nil)
+				}
+			}
+			if got := collect(&freed, n); got < n-1 { // the last may still be on a stack
+				t.Errorf("of %d Runtimes %d are freed", n, got)
+			}
+			if mock != nil {
+				mock.Add(48 * time.Hour) // their timers fire
+			}
+		})
+	}
+}
+
+// Given an activity that backs off, when nobody has a Handle or the Runtime, then its alarm
+// keeps the Runtime: the next attempt starts in time, and then the Runtime is freed.
+func TestMemory_AlarmKeepsTheRuntime(t *testing.T) {
+	for name, mock := range map[string]*clock.Mock{"zero": nil, "mock": clock.NewMock()} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg, pass := activity.Config{Logger: quiet}, time.Sleep
+				if mock != nil {
+					cfg.Clock, pass = mock, mock.Add
+				}
+				var freed, attempts atomic.Int32
+				func() {
+					rt := activity.New(cfg)
+					runtime.AddCleanup(rt, func(n *atomic.Int32) { n.Add(1) }, &freed)
+					_, err := rt.Start(context.Background(), activity.Options{RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}}, func(ctx activity.Context) error {
+						if attempts.Add(1) == 1 {
+							return errBoom
+						}
+						return nil
+					})
+					checkErr(t, err, nil)
+					synctest.Wait()
+				}()
+				collect(&freed, 1)
+				if freed.Load() != 0 {
+					t.Error("the Runtime is freed")
+				}
+				pass(time.Hour - 1)
+				synctest.Wait()
+				if n := attempts.Load(); n != 1 {
+					t.Errorf("%d attempts, want 1", n)
+				}
+				pass(1)
+				synctest.Wait()
+				if n := attempts.Load(); n != 2 {
+					t.Errorf("%d attempts, want 2", n)
+				}
+				if collect(&freed, 1) != 1 {
+					t.Error("the Runtime is kept")
+				}
+			})
 		})
 	}
 }

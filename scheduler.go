@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"time"
+	"weak"
 
 	"github.com/benbjohnson/clock"
 )
@@ -13,6 +14,7 @@ import (
 type scheduler struct {
 	alarms alarms
 	timer  *clock.Timer // nil until the first alarm
+	bell   *bell        // what timer calls; nil until then
 	armed  instant      // when timer fires; never: it is not set
 	sleeps uint64       // Sleeps so far, which orders them
 	due    []dueAlarm   // reused by ringLocked
@@ -50,6 +52,9 @@ func (rt *Runtime) leave() {
 	rt.grantSlotsLocked()
 	rt.armLocked()
 	s := &rt.scheduler
+	if s.bell != nil {
+		s.bell.keepLocked(rt, len(s.alarms) > 0)
+	}
 	s.startLocked()
 	for _, c := range s.closing {
 		close(c)
@@ -72,7 +77,8 @@ func (rt *Runtime) armLocked() {
 			continue
 		}
 		if d := next.since(rt.now); s.timer == nil {
-			s.timer = rt.clock.AfterFunc(d, rt.tick)
+			s.bell = &bell{runtime: weak.Make(rt)}
+			s.timer = rt.clock.AfterFunc(d, s.bell.ring)
 		} else {
 			s.timer.Reset(d)
 		}
@@ -83,7 +89,31 @@ func (rt *Runtime) armLocked() {
 	}
 }
 
-// tick is what the timer calls.
+// A bell is what the timer calls. When the last alarm is gone, the timer is not stopped,
+// because a Stop for each Run would cost too much. The clock then keeps the bell until the
+// timer fires, so the bell must not keep a Runtime that has no alarms.
+type bell struct {
+	runtime weak.Pointer[Runtime]
+	kept    *Runtime // while there are alarms: what backs off may have no other reference
+}
+
+func (b *bell) ring() {
+	if rt := b.runtime.Value(); rt != nil {
+		rt.tick()
+	}
+}
+
+// keepLocked needs Runtime.mu.
+func (b *bell) keepLocked(rt *Runtime, keep bool) {
+	switch {
+	case keep && b.kept == nil:
+		b.kept = rt
+	case !keep && b.kept != nil:
+		b.kept = nil
+	}
+}
+
+// tick is called when the timer fires.
 func (rt *Runtime) tick() {
 	rt.lock()
 	rt.scheduler.armed = never
