@@ -534,7 +534,7 @@ func TestDetails(t *testing.T) {
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			err := ctx.Heartbeat(3)
 			if err == nil {
-				err = ctx.Heartbeat(4, make(chan int))
+				err = ctx.Heartbeat(4, unencodable{})
 				x.note(at(ctx, "still runs"), fmt.Sprint(ctx.Err() == nil))
 			}
 			return "", err
@@ -544,7 +544,7 @@ func TestDetails(t *testing.T) {
 			"attempt 1 still runs: true",
 			"end: work of ID in attempt 1: non-retryable failure",
 			"end is: NonRetryable",
-			"end text: activity \"ID\" (work): attempt 1: this heartbeat's details are not recorded, the earlier ones are kept: cannot encode value 2 of 2, a chan int: json: unsupported type: chan int",
+			"end text: activity \"ID\" (work): attempt 1: this heartbeat's details are not recorded, the earlier ones are kept: cannot encode value 2 of 2, a servertest.unencodable: json: error calling MarshalJSON for type servertest.unencodable: disk full",
 		},
 	}, {
 		name: "the attempt outlives details that cannot be encoded",
@@ -715,3 +715,9 @@ func errText(err error) string {
 	}
 	return err.Error()
 }
+
+// An unencodable value is refused in the same words on both engines.
+type unencodable struct{}
+
+func (unencodable) MarshalJSON() ([]byte, error) { return nil, errDisk }
+func (*unencodable) UnmarshalJSON([]byte) error  { return nil }
