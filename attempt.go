@@ -95,7 +95,11 @@ func (t *attempt) intercepted(intercept func(Context, func(Context) error) error
 	err := intercept(t, func(c Context) (err error) {
 		t.a.mu.Lock()
 		t.outermost = c
+		over := t.over.Load()
 		t.a.mu.Unlock()
+		if over { // nothing that the function does would count
+			return ended(t.Context)
+		}
 		defer func() {
 			if v := recover(); v != nil {
 				err = newPanicError(v)

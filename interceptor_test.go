@@ -84,3 +84,31 @@ func TestInterceptor_FunctionPanics(t *testing.T) {
 		})
 	}
 }
+
+// Rule 14. Given an Interceptor that has returned, or whose attempt has timed out, when it
+// calls next afterwards, then the function is not called, and next returns the cause.
+func TestInterceptor_NextAfterTheEnd(t *testing.T) {
+	for name, stalls := range map[string]bool{"returned": false, "timed out": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				late := make(chan error, 1)
+				rt := activity.New(activity.Config{Logger: quiet, Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
+					go func() {
+						time.Sleep(time.Minute)
+						late <- next(ctx)
+					}()
+					if stalls {
+						time.Sleep(time.Hour)
+					}
+					return errBoom
+				}})
+				err := rt.Run(t.Context(), activity.Options{HeartbeatTimeout: time.Second, RetryPolicy: once}, func(activity.Context) error { t.Error("it runs"); return nil })
+				checkEnd(t, err, 1, activity.RetryStateMaximumAttemptsReached)
+				if err := <-late; errors.Is(err, context.DeadlineExceeded) != stalls || err == nil {
+					t.Errorf("next returned %v", err)
+				}
+				time.Sleep(time.Hour)
+			})
+		})
+	}
+}

@@ -49,8 +49,10 @@ type Config struct {
 	// attempt's result. If the function panics, next returns a *PanicError.
 	//
 	// An Interceptor may call next in another goroutine and return before that does.
-	// The attempt is then over, and the function's own result and Context end with it:
-	// as far as the Runtime knows, the function has returned.
+	// The attempt is then over, the function's Context ends, and its own result does not
+	// count. As far as the Runtime knows, the function has returned: the next attempt
+	// does not wait for it, not even under NoOverlap. Once an attempt is over, next
+	// returns the cause and does not call the function.
 	Interceptor func(ctx Context, next func(Context) error) error
 
 	// MaxConcurrent is how many attempts may run at once. If zero, there is no
@@ -164,8 +166,9 @@ func (rt *Runtime) allLocked() iter.Seq[*activity] {
 	}
 }
 
-// findLocked returns the activity that had id last, unless it has ended, its last event
-// is delivered, and its function is not inside Guard. Else it returns nil. Made-up IDs are not in rt.ids, since few ask for them.
+// findLocked returns the activity that had id last. It returns nil if that has ended, its
+// last event is delivered, and its function is not inside Guard. Made-up IDs are not in
+// rt.ids, since few ask for them.
 func (rt *Runtime) findLocked(id string) *activity {
 	if a := rt.ids[id]; a != nil || !strings.HasPrefix(id, madeUpPrefix) {
 		return a
