@@ -467,25 +467,25 @@ func TestRule5DetailsThatDoNotDecode(t *testing.T) {
 		"a field less":               {[]any{struct{ A int }{1}}, []any{new(twoFields)}, true},
 		"too large a number":         {[]any{300}, []any{new(int8)}, false},
 		"a fraction":                 {[]any{1.5}, []any{new(int)}, false},
-		"null into an int":           {[]any{(*int)(nil)}, []any{new(int)}, false},
-		"null into a string":         {[]any{(*int)(nil)}, []any{new(string)}, false},
-		"null into a bool":           {[]any{(*int)(nil)}, []any{new(bool)}, false},
-		"null into a float":          {[]any{(*int)(nil)}, []any{new(float64)}, false},
-		"null into a struct":         {[]any{(*int)(nil)}, []any{new(twoFields)}, false},
-		"null into an array":         {[]any{(*int)(nil)}, []any{new([2]int)}, false},
-		"null into a pointer":        {[]any{(*int)(nil)}, []any{new(*int)}, true},
-		"null into a slice":          {[]any{(*int)(nil)}, []any{new([]int)}, true},
-		"null into a map":            {[]any{(*int)(nil)}, []any{new(map[string]int)}, true},
-		"null into an interface":     {[]any{(*int)(nil)}, []any{new(any)}, true},
-		"null into json.RawMessage":  {[]any{(*int)(nil)}, []any{new(json.RawMessage)}, true},
+		"null into an int":           {[]any{[]int(nil)}, []any{new(int)}, false},
+		"null into a string":         {[]any{[]int(nil)}, []any{new(string)}, false},
+		"null into a bool":           {[]any{[]int(nil)}, []any{new(bool)}, false},
+		"null into a float":          {[]any{[]int(nil)}, []any{new(float64)}, false},
+		"null into a struct":         {[]any{[]int(nil)}, []any{new(twoFields)}, false},
+		"null into an array":         {[]any{[]int(nil)}, []any{new([2]int)}, false},
+		"null into a pointer":        {[]any{[]int(nil)}, []any{new(*int)}, true},
+		"null into a slice":          {[]any{[]int(nil)}, []any{new([]int)}, true},
+		"null into a map":            {[]any{[]int(nil)}, []any{new(map[string]int)}, true},
+		"null into an interface":     {[]any{[]int(nil)}, []any{new(any)}, true},
+		"null into json.RawMessage":  {[]any{[]int(nil)}, []any{new(json.RawMessage)}, true},
 		"null second, into an int":   {[]any{1, (*int)(nil)}, []any{new(int), new(int)}, false},
 		"into what is no pointer":    {[]any{1}, []any{5}, false},
 		"into nil":                   {[]any{1}, []any{nil}, false},
 		"into a nil pointer":         {[]any{1}, []any{(*int)(nil)}, false},
-		"null into nil":              {[]any{(*int)(nil)}, []any{nil}, false},
-		"null into what is no ptr":   {[]any{(*int)(nil)}, []any{5}, false},
-		"null into a nil pointer":    {[]any{(*int)(nil)}, []any{(*int)(nil)}, false},
-		"null into a nil **int":      {[]any{(*int)(nil)}, []any{(**int)(nil)}, false},
+		"null into nil":              {[]any{[]int(nil)}, []any{nil}, false},
+		"null into what is no ptr":   {[]any{[]int(nil)}, []any{5}, false},
+		"null into a nil pointer":    {[]any{[]int(nil)}, []any{(*int)(nil)}, false},
+		"null into a nil **int":      {[]any{[]int(nil)}, []any{(**int)(nil)}, false},
 		"a struct into an interface": {[]any{twoFields{1, "x"}}, []any{new(any)}, true},
 	}
 	for name, test := range tests {
@@ -760,4 +760,19 @@ func TestRule8CodecThatSpoils(t *testing.T) {
 	})
 	checkErr(t, err, nil)
 	checkDiff(t, "delays", delays, times(time.Second, 0, 2))
+}
+
+// Given Options.HeartbeatDetails with a single nil or nil pointer, then there is nothing to
+// resume from.
+func TestHeartbeatDetailsOption_NilPointer(t *testing.T) {
+	for _, details := range [][]any{nil, {nil}, {(*int)(nil)}} {
+		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+			checkErr(t, run(t, rt, activity.Options{HeartbeatDetails: details}, func(ctx activity.Context) error {
+				if found, err := ctx.HeartbeatDetails(new(int)); found || err != nil {
+					t.Errorf("%#v: %v, %v", details, found, err)
+				}
+				return nil
+			}), nil)
+		})
+	}
 }

@@ -21,12 +21,10 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	var e encoded
 	var failed error
 	n, isInt := 0, false
-	if len(details) > 1 || len(details) == 1 && details[0] != nil {
+	if hasDetails(details) {
 		if n, isInt = details[0].(int); !isInt || len(details) > 1 || !a.rt.lazyInts {
+			e, failed = t.encode(details)
 			isInt = false
-			if len(details) > 1 || !isNilPointer(details[0]) {
-				e, failed = t.encode(details)
-			}
 		}
 	}
 
@@ -88,11 +86,20 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	return failed
 }
 
-// isNilPointer reports whether v is a nil pointer of some type. A single one stands for
-// no details, because there is nothing to resume from.
-func isNilPointer(v any) bool {
-	p := reflect.ValueOf(v)
-	return p.Kind() == reflect.Pointer && p.IsNil()
+// hasDetails reports whether these are details. None are, nor is a single nil or nil
+// pointer, because there is nothing to resume from.
+func hasDetails(details []any) bool {
+	switch {
+	case len(details) != 1:
+		return len(details) > 1
+	case details[0] == nil:
+		return false
+	}
+	if _, isInt := details[0].(int); isInt { // the usual case
+		return true
+	}
+	p := reflect.ValueOf(details[0])
+	return p.Kind() != reflect.Pointer || !p.IsNil()
 }
 
 // sync waits until the Store holds the details of the heartbeat that calls it.

@@ -77,7 +77,7 @@ func TestRule6RangeEdges(t *testing.T) {
 		"a number":          {0, 3, []any{1}, nil, true, 0, 0},
 		"a text":            {0, 3, []any{"1"}, nil, true, 0, 0},
 		"another struct":    {0, 3, []any{twoFields{A: 1}}, nil, true, 0, 0},
-		"null":              {0, 3, []any{(*int)(nil)}, nil, true, 0, 0},
+		"null":              {0, 3, []any{[]int(nil)}, nil, true, 0, 0},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

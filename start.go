@@ -51,7 +51,7 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode sta
 	}
 	a := &activity{rt: rt, opts: *opts, body: body, parent: ctx}
 	a.opts.setDefaults()
-	if d := opts.HeartbeatDetails; len(d) > 1 || len(d) == 1 && d[0] != nil {
+	if d := opts.HeartbeatDetails; hasDetails(d) {
 		e, err := rt.encode(d)
 		if err != nil {
 			return nil, fmt.Errorf("activity: Options.HeartbeatDetails: %w", err)
