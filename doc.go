@@ -106,7 +106,7 @@
 // Not retried are errors marked with [NonRetryable], [ErrCannotResume], errors that
 // RetryPolicy.Retryable refuses, runtime.Goexit ([ErrGoexit]), cancellation, the
 // last of MaximumAttempts, and the two schedule timeouts. [RetryAfter] replaces the
-// interval, if its time is not zero.
+// interval, if its time is positive.
 //
 // # Cancellation
 //

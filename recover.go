@@ -73,8 +73,8 @@ func (rt *Runtime) Recover(ctx context.Context, defs ...Recoverable) (int, error
 
 // Checkpoints yields the stored checkpoints of activities that have not completed
 // and are not running here now: those that were waiting, those interrupted by a crash or
-// a shutdown, those that have failed for good, and those that were canceled. The loop's body may
-// start and forget activities. Without a Store there are none.
+// a shutdown, those that have failed for good, and those that were canceled. The loop's
+// body may start and forget activities. Without a Store there are none.
 func (rt *Runtime) Checkpoints(ctx context.Context) iter.Seq2[Checkpoint, error] {
 	return func(yield func(Checkpoint, error) bool) {
 		if rt.cfg.Store == nil {

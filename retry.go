@@ -40,8 +40,8 @@ type RetryPolicy struct {
 
 	// Retryable reports whether an attempt that ended with err may be retried. If
 	// nil, every error is. Retryable is asked about timeouts too, but not about
-	// NonRetryable errors, ErrCannotResume and cancellation. If it panics, the error is retried. It
-	// must be quick: the activity counts as running meanwhile.
+	// NonRetryable errors, ErrCannotResume and cancellation. If it panics, the error
+	// is retried. It must be quick: the activity counts as running meanwhile.
 	Retryable func(err error) bool
 }
 
