@@ -1,12 +1,10 @@
 package activity
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"reflect"
+
+	"github.com/seed-9da638b0/activity/internal/strictjson"
 )
 
 // A Codec turns heartbeat details and inputs into bytes and back. It must be
@@ -60,47 +58,11 @@ type Codec interface {
 // of the program, are an error and not a start from a wrong place.
 type jsonCodec struct{}
 
-func (jsonCodec) Marshal(v any) ([]byte, error) {
-	if v == nil {
-		return json.Marshal(nil)
-	}
-	value := reflect.ValueOf(v)
-	p := planOf(value.Type())
-	if p.byAddress { // decoding will use the methods that a value finds by its address
-		pointer := reflect.New(value.Type())
-		pointer.Elem().Set(value)
-		v, value = pointer.Interface(), pointer.Elem()
-	}
-	if l := p.check(value, 0); l != nil {
-		return nil, l.errorFor(value.Type())
-	}
-	data, err := json.Marshal(v)
-	if err == nil && p.deep && len(data) > 2*maxNesting && !json.Valid(data) {
-		return nil, fmt.Errorf("the value is nested deeper than %d, which encoding/json cannot decode", maxNesting)
-	}
-	return data, err
-}
+func (jsonCodec) Marshal(v any) ([]byte, error)      { return strictjson.Marshal(v) }
+func (jsonCodec) Unmarshal(data []byte, v any) error { return strictjson.Unmarshal(data, v) }
 
-func (jsonCodec) Unmarshal(data []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return errors.New("there is more after the JSON value")
-	}
-	if bytes.Equal(bytes.TrimSpace(data), []byte("null")) {
-		if back, err := json.Marshal(v); err == nil && string(back) == "null" {
-			return nil // a type that has a null of its own
-		}
-		switch k := reflect.TypeOf(v).Elem().Kind(); k {
-		case reflect.Pointer, reflect.Map, reflect.Slice, reflect.Interface:
-		default:
-			return fmt.Errorf("a null is no %s", k)
-		}
-	}
-	return nil
+func init() {
+	strictjson.OneWay(reflect.TypeFor[Status](), reflect.TypeFor[Event](), reflect.TypeFor[Checkpoint]())
 }
 
 // marshal and unmarshal make a Codec's panic an error.

@@ -7,8 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"reflect"
 	"strconv"
+
+	"github.com/seed-9da638b0/activity/internal/heartbeatdetails"
 )
 
 // Heartbeat implements [Context].
@@ -21,7 +22,7 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	var e encoded
 	var failed error
 	n, isInt := 0, false
-	if hasDetails(details) {
+	if heartbeatdetails.Given(details) {
 		if n, isInt = details[0].(int); !isInt || len(details) > 1 || !a.rt.lazyInts {
 			e, failed = t.encode(details)
 			isInt = false
@@ -84,22 +85,6 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 		return end
 	}
 	return failed
-}
-
-// hasDetails reports whether these are details. None are, nor is a single nil or nil
-// pointer, because there is nothing to resume from.
-func hasDetails(details []any) bool {
-	switch {
-	case len(details) != 1:
-		return len(details) > 1
-	case details[0] == nil:
-		return false
-	}
-	if _, isInt := details[0].(int); isInt { // the usual case
-		return true
-	}
-	p := reflect.ValueOf(details[0])
-	return p.Kind() != reflect.Pointer || !p.IsNil()
 }
 
 // sync waits until the Store holds the details of the heartbeat that calls it.

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/seed-9da638b0/activity/internal/heartbeatdetails"
 )
 
 // startMode says how an activity is started.
@@ -51,7 +53,7 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode sta
 	}
 	a := &activity{rt: rt, opts: *opts, body: body, parent: ctx}
 	a.opts.setDefaults()
-	if d := opts.HeartbeatDetails; hasDetails(d) {
+	if d := opts.HeartbeatDetails; heartbeatdetails.Given(d) {
 		e, err := rt.encode(d)
 		if err != nil {
 			return nil, fmt.Errorf("activity: Options.HeartbeatDetails: %w", err)

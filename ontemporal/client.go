@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/internal/heartbeatdetails"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
@@ -50,7 +51,7 @@ func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, 
 	}
 	var first start
 	var left details
-	if d := opts.HeartbeatDetails; len(d) > 1 || len(d) == 1 && d[0] != nil {
+	if d := opts.HeartbeatDetails; heartbeatdetails.Given(d) {
 		if left, err = encode(d); err != nil {
 			return nil, fmt.Errorf("activity: Options.HeartbeatDetails: %w", err)
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/internal/heartbeatdetails"
 	sdkactivity "go.temporal.io/sdk/activity"
 )
 
@@ -99,7 +100,7 @@ func (t *attempt) BeginRange() bool {
 func (t *attempt) Heartbeat(values ...any) error {
 	var newest details
 	var failed error
-	if len(values) > 1 || len(values) == 1 && values[0] != nil {
+	if heartbeatdetails.Given(values) {
 		if newest, failed = encode(values); failed != nil {
 			failed = activity.NonRetryable(fmt.Errorf("%s: this heartbeat's details are not recorded, the earlier ones are kept: %w", t, failed))
 		}

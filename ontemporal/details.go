@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/internal/strictjson"
 	commonpb "go.temporal.io/api/common/v1"
 	sdkactivity "go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/converter"
@@ -29,7 +30,7 @@ func encode(values []any) (details, error) {
 	var all []json.RawMessage
 	size := 0
 	for i, v := range values {
-		value, err := json.Marshal(v)
+		value, err := strictjson.Marshal(v)
 		if err != nil {
 			return nil, fmt.Errorf("cannot encode value %d of %d, a %T: %w", i+1, len(values), v, err)
 		}

@@ -669,3 +669,53 @@ func TestRegisterNames(t *testing.T) {
 }
 
 func double(_ activity.Context, in int) (int, error) { return 2 * in, nil }
+
+// Rule 29. Given details that would not come back as they were, then Heartbeat refuses them
+// with the type and the field, and the earlier ones stay.
+func TestHeartbeat_RefusesWhatWouldNotComeBack(t *testing.T) {
+	type progress struct{ next int }
+	for _, test := range []struct {
+		details any
+		want    string
+	}{
+		{progress{7}, "progress"},
+		{struct {
+			Rows []string
+		}{[]string{"caf\xe9"}}, "Rows[]"},
+	} {
+		inCluster(t, func(t *testing.T, c *cluster) {
+			_, err := run(c, options{}, func(ctx activity.Context, _ int) (int, error) {
+				if ctx.Info().Attempt == 1 {
+					checkErr(t, ctx.Heartbeat(3), nil)
+					if err := ctx.Heartbeat(test.details); !isNonRetryable(err) || !strings.Contains(err.Error(), test.want) {
+						t.Errorf("Heartbeat(%#v): %v", test.details, err)
+					}
+					return 0, errBoom
+				}
+				if n, err := activity.Resume(ctx, 0); n != 3 || err != nil {
+					t.Errorf("it resumes from %d, %v", n, err)
+				}
+				return 0, nil
+			}, 0)
+			checkErr(t, err, nil)
+		})
+	}
+}
+
+// Rule 2. Given a single nil pointer, then Heartbeat keeps the details.
+func TestHeartbeat_NilPointerKeepsDetails(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		_, err := run(c, options{}, func(ctx activity.Context, _ int) (int, error) {
+			if ctx.Info().Attempt == 1 {
+				checkErr(t, ctx.Heartbeat(3), nil)
+				checkErr(t, ctx.Heartbeat((*int)(nil)), nil)
+				return 0, errBoom
+			}
+			if n, err := activity.Resume(ctx, 0); n != 3 || err != nil {
+				t.Errorf("it resumes from %d, %v", n, err)
+			}
+			return 0, nil
+		}, 0)
+		checkErr(t, err, nil)
+	})
+}

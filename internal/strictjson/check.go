@@ -1,4 +1,4 @@
-package activity
+package strictjson
 
 import (
 	"encoding"
@@ -13,9 +13,8 @@ import (
 	"unicode/utf8"
 )
 
-// The default Codec gives back what it took, or refuses: see Codec. encoding/json alone
-// loses data without an error. So before it encodes, Marshal checks the type once, and
-// then each value for what the type does not tell.
+// encoding/json alone loses data without an error. So before it encodes, Marshal checks
+// the type once, and then each value for what the type does not tell.
 //
 // A type none of whose values comes back is refused even while a slice or map of it is
 // empty, so that the first heartbeat fails and not the one with the first row. Only
@@ -140,9 +139,10 @@ func (b *planner) make(plans map[reflect.Type]*plan, t reflect.Type, inspect fun
 }
 
 func (b *planner) inspect(t reflect.Type) (*loss, look) {
-	switch t {
-	case reflect.TypeFor[Status](), reflect.TypeFor[Event](), reflect.TypeFor[Checkpoint]():
+	if oneWay[t] {
 		return losing("has the type %s, whose JSON is for people and cannot be decoded: record the fields that you need", t), nil
+	}
+	switch t {
 	case reflect.TypeFor[json.RawMessage]():
 		b.ownJSON = true
 		return nil, lookAtRaw
