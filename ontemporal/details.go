@@ -17,8 +17,8 @@ import (
 )
 
 // details are heartbeat details as Temporal has them, one payload for each value.
-// They are never written. Ours are JSON, and are read as the embedded runtime's
-// default Codec reads them: the SDK would take a renamed field for a zero, and so
+// They are never written. Ours are JSON of the embedded runtime's default
+// Codec. The SDK would drop an unexported field and take a renamed one for a zero, and so
 // start from the beginning.
 type details []converter.RawValue
 

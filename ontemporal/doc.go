@@ -33,8 +33,9 @@
 //
 // The function gets an [activity.Context], with all that is built on it:
 // [activity.Resume], [activity.Range], [activity.Idle], [activity.Guard],
-// [activity.FromContext]. Details are JSON, read as strictly as the embedded runtime's
-// default Codec reads them. Heartbeats without details keep the details. What the
+// [activity.FromContext]. Details are JSON, encoded and decoded as the embedded runtime's
+// default Codec does: what would not come back is refused. Inputs and results are the
+// SDK's data converter's. Heartbeats without details keep the details. What the
 // SDK's package activity has, such as GetClient, works with that Context too, but for
 // its heartbeats: of RecordHeartbeat we know nothing.
 //
