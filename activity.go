@@ -327,11 +327,15 @@ func (a *activity) timeoutLocked(typ TimeoutType) *TimeoutError {
 
 // failWaitLocked ends an activity that has waited for an attempt for too long.
 func (a *activity) failWaitLocked(typ TimeoutType) {
+	a.finishLocked(StateFailed, RetryStateTimeout, a.waitTimeoutLocked(typ))
+}
+
+// waitTimeoutLocked makes and counts the error of a timeout that no attempt meets.
+func (a *activity) waitTimeoutLocked(typ TimeoutType) *TimeoutError {
 	a.rt.counts.timeouts++
 	a.mu.Lock()
-	err := a.timeoutLocked(typ)
-	a.mu.Unlock()
-	a.finishLocked(StateFailed, RetryStateTimeout, err)
+	defer a.mu.Unlock()
+	return a.timeoutLocked(typ)
 }
 
 // abandonCanceledLocked ends a canceled activity whose function does not return.
@@ -443,26 +447,42 @@ func (a *activity) finishCanceledLocked(err error) {
 	a.finishLocked(StateCanceled, RetryStateCancelRequested, err)
 }
 
-// finishLocked decides how the activity has ended. If it is not stored, or was
-// canceled, it ends at once. A stored success ends when its checkpoint is
-// deleted, a stored failure when its checkpoint was tried to be saved.
+// finishLocked decides how the activity has ended. If it is not stored, it ends at once.
+// A stored success ends when its checkpoint is deleted, and any other end when its
+// checkpoint was tried to be saved.
 func (a *activity) finishLocked(outcome State, retry RetryState, err error) {
 	a.outcome = outcome
 	if err != nil {
 		a.err = &Error{ID: a.id(), Name: a.name(), Attempt: a.attempts, RetryState: retry, Err: err}
 	}
-	if a.rec != nil {
-		a.rec.saveEndLocked(err)
-		if outcome != StateCanceled {
-			until := never
-			if a.phase == phaseCanceling { // it was canceled, and has succeeded nevertheless
-				until = a.until
-			}
+	if a.rec != nil && a.rec.saveEndLocked(err) {
+		if until := a.endByLocked(); until > a.rt.now {
 			a.setPhaseLocked(phaseSavingEnd, until)
 			return
 		}
 	}
 	a.endLocked()
+}
+
+// endSoon is how long an end at the schedule-to-close deadline waits for the Store.
+const endSoon = 100 * time.Millisecond
+
+// endByLocked is until when the end waits for the Store, however long that takes.
+func (a *activity) endByLocked() instant {
+	now := a.rt.now
+	switch {
+	case a.phase == phaseCanceling: // also if it has succeeded nevertheless
+		return a.until
+	case a.outcome == StateCanceled:
+		return now.add(a.opts.CancelGrace)
+	case a.outcome == StateCompleted:
+		return never
+	case a.closeBy() > now:
+		return a.closeBy()
+	case len(a.rt.writer.turn) > 0: // the Store is busy, and may hang
+		return now
+	}
+	return now.add(endSoon)
 }
 
 // endSavedLocked is called when the Store was tried in phaseSavingEnd, and ends

@@ -308,20 +308,11 @@ func (t *attempt) Sleep(d time.Duration) error { return t.SleepContext(t, d) }
 // SleepContext implements [Engine].
 func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 	if ctx.Err() == nil && d > 0 {
-		rt := t.a.rt
-		awake := make(chan struct{})
-		s := &sleeper{wake: func() { rt.scheduler.closing = append(rt.scheduler.closing, awake) }}
-		rt.enter()
-		rt.scheduler.sleeps++
-		s.seq = rt.scheduler.sleeps
-		rt.scheduler.alarms.push(alarm{when: rt.now.add(d), s: s})
-		rt.leave()
+		alarm := t.a.rt.ringAfter(d)
 		select {
-		case <-awake:
+		case <-alarm.c:
 		case <-ctx.Done():
-			rt.enter()
-			rt.scheduler.alarms.remove(s.place)
-			rt.leave()
+			alarm.stop()
 		}
 	}
 	// The context may have ended at the instant of the wake-up: a timeout comes first.

@@ -72,15 +72,19 @@ func (s CheckpointState) String() string {
 // state, and occupies the ID until then. Guarded by Runtime.mu, but for fresh.
 type record struct {
 	id       string
-	input    []byte         // set once, before another goroutine can read it
-	a        *activity      // nil once its outcome is decided: then gone or last says what is to remain
-	sequence uint64         // of the last write
-	dirty    bool           // in writer.dirty
-	urgent   bool           // and somebody waits for it; counted in writer.urgent
-	unsaved  bool           // the Store does not hold the newest
-	fresh    bool           // there are details that no write has; guarded by activity.mu
-	waiters  []waiter       // for a start or the end, called after the next try to save it
-	syncs    []chan<- error // of heartbeats, told how that try went
+	input    []byte    // set once, before another goroutine can read it
+	a        *activity // nil once its outcome is decided: then gone or last says what is to remain
+	sequence uint64    // of the last write
+	unsaved  bool      // the Store does not hold the newest
+	fresh    bool      // there are details that no write has; guarded by activity.mu
+
+	// For the writer.
+	dirty       bool    // in writer.dirty
+	urgent      bool    // to be tried at once; counted in writer.urgent
+	urgentSince instant // of use while it is urgent
+	failing     bool    // the Store has not taken it
+	alone       bool    // nor when it was tried by itself
+	waiting
 
 	// As the Store has it, if that lies in the future; else zero. A process whose
 	// clock is wrong must not change it.
@@ -94,9 +98,6 @@ type record struct {
 	failure   error // becomes last.LastFailure; nil if that is filled in
 	endFailed bool  // the Store has failed to delete it
 }
-
-// A waiter is called, with Runtime.mu held, once the Store was tried.
-type waiter func(err error)
 
 // checkpointLocked returns what the Store is to hold of a live activity, without the
 // details and LastFailure, and the error whose text becomes LastFailure. Runtime.mu
@@ -144,20 +145,19 @@ func (r *record) describeLocked(state CheckpointState, attempt int) Checkpoint {
 }
 
 // saveEndLocked saves what is to remain of an activity whose outcome is decided; err
-// is why it has not completed. Runtime.mu is held.
-func (r *record) saveEndLocked(err error) {
+// is why it has not completed. It reports false if there is nothing to save. Runtime.mu is
+// held.
+func (r *record) saveEndLocked(err error) bool {
 	a, rt := r.a, r.a.rt
 	r.waiters = nil // they wait for a start, which no longer matters; heartbeats wait for this
 	left, attempt := CheckpointFailed, a.attempts
-	var tried waiter = a.endSavedLocked
 	switch {
 	case a.outcome == StateCompleted:
 		r.gone = true
 	case a.outcome == StateCanceled:
-		tried = nil // it does not wait for the Store
 		if left, err = a.stoppedLocked(err); left == CheckpointInterrupted && a.latest == nil && r.start.found.State.unfinished() {
 			r.withdrawLocked(rt)
-			return
+			return false
 		}
 		if a.phase == phaseCanceling {
 			attempt-- // a canceled attempt does not count
@@ -173,7 +173,8 @@ func (r *record) saveEndLocked(err error) {
 		a.mu.Unlock()
 	}
 	r.a, r.start.found, r.start.replaces = nil, Checkpoint{}, nil
-	r.saveLocked(rt, tried)
+	r.saveLocked(rt, a.endSavedLocked)
+	return true
 }
 
 // remains returns the checkpoint that an ended activity has left. The caller may

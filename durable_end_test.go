@@ -507,8 +507,8 @@ func TestRule22TheEndOfAnOuterActivity(t *testing.T) {
 	}
 }
 
-// A cancellation does not wait for the Store.
-func TestRule24ACancellationDoesNotWait(t *testing.T) {
+// A cancellation waits for one try of the Store, but not longer than CancelGrace.
+func TestRule18ACancellationWaitsForOneTry(t *testing.T) {
 	for what, hook := range map[string]func(context.Context) error{"fails": failing, "hangs": nil} {
 		t.Run(what, func(t *testing.T) {
 			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
@@ -522,6 +522,11 @@ func TestRule24ACancellationDoesNotWait(t *testing.T) {
 				}
 				h.Cancel(errCancel)
 				synctest.Wait()
+				if hook == nil {
+					e.pass(10*time.Second - 1)
+					checkSaving(t, h, activity.StateCanceled)
+					e.pass(1)
+				}
 				checkEnd(t, e.end(h), 1, activity.RetryStateCancelRequested, errCancel)
 				// It stands for the ID until it is saved.
 				for cp, err := range e.rt.Checkpoints(e.ctx) {
@@ -558,7 +563,7 @@ func TestRule24AnUnsavedEndStandsForTheID(t *testing.T) {
 		e.pass(time.Second)
 		open := s.block("Save")
 		cancel(errCancel)
-		synctest.Wait()
+		e.pass(10 * time.Second)
 		loads := len(s.of("Load"))
 		l := e.launch(e.ctx, job, func(ctx activity.Context) error {
 			if i := ctx.Info(); i.Attempt != 2 || fmt.Sprint(i.LastFailure) != "boom" || !i.ScheduledAt.Equal(e.base) {

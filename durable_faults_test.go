@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -39,16 +40,18 @@ func TestRule24TheActivityGoesOn(t *testing.T) {
 		e.open("broken")
 		at = at.Add(time.Minute)
 		e.pass(20 * time.Second)
-		// What is recorded meanwhile does not make it be tried more often.
-		want := times(time.Millisecond, 100, 200, 400, 800, 1600, 3200, 6400, 11400, 16400)
-		checkDiff(t, "times of Save", s.times("Save", at)[before:], want)
-		for i, wait := range times(time.Millisecond, 100, 200, 400, 800, 1600, 3200) {
-			if n := log.has(slog.LevelError, errDisk.Error(), "checkpoints=3", "retry_in="+wait.String()); n != 1 {
-				t.Errorf("%d: %d lines: %v", i, n, log.lines)
-			}
+		// First the batch and its parts are tried, then each by itself. What is recorded
+		// meanwhile does not make it be tried more often.
+		var want []time.Duration
+		for i, at := range times(time.Millisecond, 100, 200, 400, 800, 1600, 3200, 6400, 11400, 16400) {
+			want = append(want, slices.Repeat([]time.Duration{at}, map[bool]int{true: 5, false: 3}[i == 0])...)
 		}
-		if n := log.has(slog.LevelError, "retry_in=5s"); n != 3 {
+		checkDiff(t, "times of Save", s.times("Save", at)[before:], want)
+		if n := log.has(slog.LevelError, errDisk.Error(), "checkpoints=3", "retry_in=100ms"); n != 1 {
 			t.Errorf("%d lines: %v", n, log.lines)
+		}
+		if got := e.rt.Stats(); got.SaveFailures != uint64(len(want)) || !got.StoreFailingSince.Equal(at.Add(100*time.Millisecond)) {
+			t.Errorf("%+v", got)
 		}
 		s.on("Save", nil)
 		e.pass(1400 * time.Millisecond)
@@ -57,10 +60,10 @@ func TestRule24TheActivityGoesOn(t *testing.T) {
 		}
 		e.pass(time.Second)
 		checkDetails(t, stored{s.get("0")}, 22) // as soon as ever again
-		if got := e.rt.Stats(); got.Running != 3 || got.Attempts != 3 {
+		if got := e.rt.Stats(); got.Running != 3 || got.Attempts != 3 || got.SaveFailures != uint64(len(want)) || !got.StoreFailingSince.IsZero() {
 			t.Errorf("%+v", got)
 		}
-		if n := log.has(slog.LevelError); n != len(want) {
+		if all, n := len(log.lines), log.has(slog.LevelInfo, "takes everything again", "after=21.3s"); all != 2 || n != 1 {
 			t.Errorf("%d lines: %v", n, log.lines)
 		}
 	})
@@ -114,6 +117,7 @@ func TestRule24StoresThatPanic(t *testing.T) {
 				if err == nil || !strings.Contains(err.Error(), "Store") || name == "panic" && !errors.Is(err, errDisk) {
 					t.Error(err)
 				}
+				synctest.Wait() // until what stood for the ID is back
 				s.on("Save", nil)
 				s.on("Delete", hook)
 				h := e.start(job, noop)

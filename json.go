@@ -42,6 +42,9 @@ func (e Event) MarshalJSON() ([]byte, error) {
 // must keep too.
 func (c Checkpoint) MarshalJSON() ([]byte, error) { return marshalFields(c) }
 
+// MarshalJSON gives the fields as [Status.MarshalJSON] does.
+func (s Stats) MarshalJSON() ([]byte, error) { return marshalFields(s) }
+
 // UnmarshalJSON returns an error: see [Status.MarshalJSON].
 func (*Status) UnmarshalJSON([]byte) error { return refuseJSON("Status") }
 

@@ -132,36 +132,59 @@ func (rt *Runtime) current(ctx context.Context, cp Checkpoint, dropped uint64) (
 	case !changed:
 		return cp, true, nil
 	}
-	found := false
-	err := rt.callStore("Load", func() (err error) {
-		cp, found, err = rt.cfg.Store.Load(ctx, cp.ID)
-		return err
-	})
-	return cp, found, err
+	cp, err := rt.load(ctx, cp.ID, rt.cfg.StoreTimeout)
+	return cp, cp.State != 0, err
 }
 
-// stored is Store.All. A panic of the Store's is an error, and one of the loop's
-// body passes through.
+// stored is Store.All. Config.StoreTimeout counts from the last checkpoint that it has
+// yielded.
 func (rt *Runtime) stored(ctx context.Context) iter.Seq2[Checkpoint, error] {
 	return func(yield func(Checkpoint, error) bool) {
-		next, stop := iter.Pull2(func(yield func(Checkpoint, error) bool) { rt.cfg.Store.All(ctx)(yield) })
-		defer func() {
-			_ = rt.callStore("All", func() error { stop(); return nil })
+		var cp Checkpoint
+		ready, next := make(chan struct{}), make(chan struct{})
+		c := rt.callStore(ctx, "All", func(ctx context.Context) error {
+			for stored, err := range rt.cfg.Store.All(ctx) {
+				if err != nil {
+					return err
+				}
+				cp = stored
+				select {
+				case ready <- struct{}{}:
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
+				if _, more := <-next; !more {
+					return nil
+				}
+			}
+			return nil
+		})
+		var late error
+		defer func() { // the loop's body may have panicked
+			if close(next); late == nil {
+				_, _ = c.wait()
+			}
 		}()
 		for {
-			var cp Checkpoint
-			more := false
-			err := rt.callStore("All", func() (err error) {
-				cp, err, more = next()
-				return err
-			})
-			if err != nil {
-				yield(Checkpoint{}, err)
+			if late = c.await(ready); late != nil {
+				yield(Checkpoint{}, late)
 				return
 			}
-			if !more || !yield(cp, nil) {
+			select {
+			case <-c.returned:
+				if c.err != nil {
+					yield(Checkpoint{}, c.err)
+				}
+				return
+			default:
+			}
+			if !yield(cp, nil) {
 				return
 			}
+			rt.enter()
+			c.late = rt.ringAfterLocked(rt.cfg.StoreTimeout)
+			rt.leave()
+			next <- struct{}{}
 		}
 	}
 }
@@ -180,12 +203,15 @@ func (rt *Runtime) Forget(ctx context.Context, id string) error {
 	case rt.cfg.Store == nil:
 		return nil
 	}
+	late := rt.ringAfter(rt.cfg.StoreTimeout)
+	defer late.stop()
 	select {
 	case rt.writer.turn <- struct{}{}:
 	case <-ctx.Done():
 		return notForgotten(context.Cause(ctx))
+	case <-late.c:
+		return notForgotten(rt.errNotTried())
 	}
-	defer func() { <-rt.writer.turn }()
 	// Who has the turn is the only Forget that has a placeholder. It keeps an activity
 	// from starting whose checkpoint the Delete would take.
 	placeholder := &activity{rt: rt, opts: Options{ID: id}}
@@ -196,20 +222,30 @@ func (rt *Runtime) Forget(ctx context.Context, id string) error {
 	}
 	rt.leave()
 	if used {
+		<-rt.writer.turn
 		return notForgotten(ErrAlreadyRunning)
 	}
-	defer func() {
+	c := rt.callStore(ctx, "Delete", func(ctx context.Context) error { return rt.cfg.Store.Delete(ctx, []string{id}) })
+	finish := func() {
+		<-c.returned
 		rt.enter()
+		if c.err == nil {
+			rt.writer.dropLocked(id)
+		}
 		if rt.freeIDLocked(placeholder); ended != nil && !ended.released {
 			rt.ids[id] = ended
 		}
 		rt.leave()
-	}()
-	if err := rt.callStore("Delete", func() error { return rt.cfg.Store.Delete(ctx, []string{id}) }); err != nil {
+		<-rt.writer.turn
+	}
+	err, hangs := c.wait()
+	if hangs {
+		go finish()
+	} else {
+		finish()
+	}
+	if err != nil {
 		return notForgotten(err)
 	}
-	rt.enter()
-	rt.writer.dropLocked(id)
-	rt.leave()
 	return nil
 }

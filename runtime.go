@@ -26,6 +26,12 @@ type Config struct {
 	// checkpoints live in memory, for the retries of one execution.
 	Store Store
 
+	// StoreTimeout is how long one call of the Store may take, and one step of its All.
+	// Then the call's context ends, and it has failed for everybody who waits for it: the
+	// start fails, for instance. Until it has returned, nothing else is written. If
+	// zero, 30 s.
+	StoreTimeout time.Duration
+
 	// Codec encodes heartbeat details and, for the Store, inputs. If nil,
 	// encoding/json is used, but strictly: it gives back what it took, or refuses.
 	// [Codec] says what it refuses, and what it may change.
@@ -102,6 +108,7 @@ type Runtime struct {
 const (
 	defaultMaxDetailsSize = 2 << 20
 	defaultSaveInterval   = 100 * time.Millisecond
+	defaultStoreTimeout   = 30 * time.Second
 )
 
 // New returns a Runtime. It panics if a field of cfg is negative, and names it.
@@ -111,6 +118,8 @@ func New(cfg Config) *Runtime {
 		panic(fmt.Sprintf("activity: Config.MaxConcurrent must not be negative (got %d)", cfg.MaxConcurrent))
 	case cfg.MaxDetailsSize < 0:
 		panic(fmt.Sprintf("activity: Config.MaxDetailsSize must not be negative (got %d)", cfg.MaxDetailsSize))
+	case cfg.StoreTimeout < 0:
+		panic(fmt.Sprintf("activity: Config.StoreTimeout must not be negative (got %s)", cfg.StoreTimeout))
 	case cfg.SaveInterval < 0:
 		panic(fmt.Sprintf("activity: Config.SaveInterval must not be negative (got %s)", cfg.SaveInterval))
 	}
@@ -123,6 +132,9 @@ func New(cfg Config) *Runtime {
 	}
 	if cfg.SaveInterval == 0 {
 		cfg.SaveInterval = defaultSaveInterval
+	}
+	if cfg.StoreTimeout == 0 {
+		cfg.StoreTimeout = defaultStoreTimeout
 	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Float64

@@ -16,7 +16,7 @@ type scheduler struct {
 	timer  *clock.Timer // nil until the first alarm
 	bell   *bell        // what timer calls; nil until then
 	armed  instant      // when timer fires; never: it is not set
-	sleeps uint64       // Sleeps so far, which orders them
+	sleeps uint64       // sleepers so far, which orders them
 	due    []dueAlarm   // reused by ringLocked
 
 	// leave does this once the timer is set.
@@ -209,6 +209,14 @@ func (a *activity) setAlarmLocked(when instant) {
 	if when != never {
 		q.push(alarm{when: when, a: a})
 	}
+}
+
+// setSleeperLocked sets the alarm of s to when.
+func (sch *scheduler) setSleeperLocked(s *sleeper, when instant) {
+	sch.alarms.remove(s.place)
+	sch.sleeps++
+	s.seq = sch.sleeps
+	sch.alarms.push(alarm{when: when, s: s})
 }
 
 // A sleeper has an alarm, and is not an activity.

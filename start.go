@@ -182,6 +182,8 @@ func (rt *Runtime) schedule(a *activity) error {
 		return refusal(id, ErrShutdown)
 	case id != "" && rt.runningLocked(id) != nil: // Forget may have been given ""
 		return refusal(id, ErrAlreadyRunning)
+	case a.rec != nil && rt.writer.records[id].restoring():
+		return refusal(id, fmt.Errorf("%w: the Store failed at an earlier start, may have written it, and has not yet taken back what stood before", ErrAlreadyRunning))
 	}
 	if id != "" {
 		if before := rt.ids[id]; before != nil {
@@ -224,6 +226,7 @@ type storedStart struct {
 	found    Checkpoint // its State is 0 if there is none
 	replaces *record    // where found comes from; nil if from the Store
 	written  bool       // the Store may hold something of this execution
+	failed   bool       // the Store has not taken the start
 	newInput bool       // found has another input
 }
 
@@ -304,21 +307,9 @@ func (a *activity) find() (cp Checkpoint, err error) {
 	if a.cancelCause != nil {
 		cancel(a.cancelCause)
 	}
+	within := min(rt.cfg.StoreTimeout, a.closeBy().since(rt.now))
 	rt.leave()
-	err = rt.callStore("Load", func() error {
-		loaded, found, err := rt.cfg.Store.Load(ctx, r.id)
-		switch {
-		case err != nil || !found:
-		case loaded.ID != r.id:
-			return fmt.Errorf("it has given the checkpoint of another ID: %q", loaded.ID)
-		case !loaded.sound():
-			return fmt.Errorf("its checkpoint makes no sense: %s, attempt %d, counted from %d, progressed %d", loaded.State, loaded.Attempt, loaded.CountedFrom, loaded.Progressed)
-		default:
-			cp = loaded
-		}
-		return err
-	})
-	return cp, err
+	return rt.load(ctx, r.id, within)
 }
 
 // loaded starts the activity from cp, or refuses it.
@@ -328,6 +319,8 @@ func (a *activity) loaded(cp Checkpoint, mismatch error, recovering bool, err er
 	switch {
 	case a.cancelCause != nil:
 		err = a.canceledStart()
+	case err != nil && a.closeBy() <= a.rt.now:
+		err = &Error{ID: a.id(), Name: a.name(), RetryState: RetryStateTimeout, Err: a.waitTimeoutLocked(TimeoutScheduleToClose)}
 	case err != nil:
 		err = refusal(a.opts.ID, err)
 	case recovering && !cp.State.unfinished():
@@ -445,10 +438,7 @@ func (a *activity) resumeLocked(cp Checkpoint) {
 		retry = RetryStateMaximumAttemptsReached
 	case a.closeBy() <= now:
 		retry = RetryStateTimeout
-		rt.counts.timeouts++
-		a.mu.Lock()
-		err = a.timeoutLocked(TimeoutScheduleToClose)
-		a.mu.Unlock()
+		err = a.waitTimeoutLocked(TimeoutScheduleToClose)
 	case a.closeBy() != never && a.closeBy() <= next:
 		retry = RetryStateTimeout
 	}
@@ -491,7 +481,7 @@ func (a *activity) startSavedLocked(err error) {
 	case r.start.accepted:
 		r.waiters = append(r.waiters, a.startSavedLocked)
 	default:
-		r.start.written = false
+		r.start.failed = true
 		a.refuseLocked(refusal(r.id, err))
 	}
 }
@@ -509,10 +499,14 @@ func (a *activity) waitSavedLocked(err error) {
 		r.start.held, r.start.found, r.start.replaces = true, Checkpoint{}, nil
 		a.acceptLocked()
 	case a.phase != phaseSavingStart && !a.checkParentLocked():
-		r.start.written = false
+		r.start.failed = true
 		a.refuseLocked(refusal(r.id, err))
 	}
 }
+
+// restoring reports whether r is what stood before a start that the Store has failed to
+// take. Runtime.mu is held.
+func (r *record) restoring() bool { return r != nil && r.a == nil && r.start.failed }
 
 // withdrawLocked restores what stood for the ID before this execution.
 func (r *record) withdrawLocked(rt *Runtime) {

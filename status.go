@@ -74,6 +74,9 @@ type Stats struct {
 	Attempts                               uint64 // started
 	Heartbeats                             uint64 // of attempts that were not over
 	Timeouts                               uint64 // of all types
+
+	SaveFailures      uint64    // calls of Store.Save and Store.Delete that failed or were late
+	StoreFailingSince time.Time // when the Store first failed to take something that it has still not taken; zero if it holds everything
 }
 
 // counts are what Stats reports. Guarded by Runtime.mu.
@@ -96,6 +99,10 @@ func (rt *Runtime) Stats() Stats {
 		Abandoned: c.abandoned,
 		Scheduled: c.scheduled, Completed: n[StateCompleted], Failed: n[StateFailed], Canceled: n[StateCanceled],
 		Attempts: c.attempts, Heartbeats: c.heartbeats, Timeouts: c.timeouts,
+		SaveFailures: rt.writer.failures,
+	}
+	if rt.writer.failing {
+		s.StoreFailingSince = rt.time(rt.writer.failingSince)
 	}
 	for a := range rt.allLocked() {
 		a.mu.Lock()

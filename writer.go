@@ -3,7 +3,6 @@ package activity
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"runtime"
 	"slices"
@@ -19,36 +18,116 @@ import (
 // Guarded by Runtime.mu, but for turn.
 type writer struct {
 	rt      *Runtime
-	records map[string]*record // by ID; nil without a Store
-	dropped uint64             // how many records were dropped from records, with which the Store has changed
-	dirty   []*record
-	urgent  int  // how many of dirty are urgent
-	saves   pace // of the records that are not gone
-	deletes pace // of the records that are gone
+	records map[string]*record    // by ID; nil without a Store
+	dropped uint64                // how many records were dropped from records, with which the Store has changed
+	loads   map[string]*storeCall // the Loads that have not returned, by ID
 	running bool
 	drained chan struct{} // closed when nothing is dirty; nil if nobody waits for that
+
+	dirty    []*record // in the order in which they are tried
+	soon     reminder  // what is neither urgent nor failing is due
+	urgent   int       // how many of dirty are urgent
+	patience sleeper   // rings when somebody may have waited for a try for too long
+	saves    pace      // of the records that are not gone
+	deletes  pace      // of the records that are gone
+
+	failures     uint64 // calls that failed
+	failingSince moment // set while failing
+	failing      bool   // there is something that the Store has not taken
+	logged       string // of the last line about that
 
 	turn chan struct{} // held while writing to the Store
 }
 
 func (w *writer) init(rt *Runtime) {
-	w.rt, w.records, w.turn = rt, map[string]*record{}, make(chan struct{}, 1)
-	for _, p := range []*pace{&w.saves, &w.deletes} {
-		p.wake = func() { p.due = true }
+	w.rt, w.records, w.loads, w.turn = rt, map[string]*record{}, map[string]*storeCall{}, make(chan struct{}, 1)
+	w.patience.wake = w.tellLateLocked
+	for _, r := range []*reminder{&w.soon, &w.saves.retry, &w.deletes.retry} {
+		r.wake = func() { r.due = true }
+	}
+}
+
+// A reminder says when something is due. Guarded by Runtime.mu.
+type reminder struct {
+	sleeper
+	due bool // it has rung
+}
+
+func (r *reminder) setLocked(rt *Runtime, when instant) {
+	if !r.due && r.place == 0 {
+		rt.scheduler.setSleeperLocked(&r.sleeper, when)
+	}
+}
+
+func (r *reminder) clearLocked(rt *Runtime) {
+	r.due = false
+	rt.scheduler.alarms.remove(r.place)
+}
+
+// A pace says when the next Save, or the next Delete, of what failed is due. Guarded by
+// Runtime.mu.
+type pace struct {
+	retry    reminder
+	failures int     // failed tries in a row, except those made during a pause
+	retryAt  instant // the end of the pause
+	down     bool    // the Store takes nothing
+}
+
+func (w *writer) pace(gone bool) *pace {
+	if gone {
+		return &w.deletes
+	}
+	return &w.saves
+}
+
+const maxStorePause = 5 * time.Second // between two tries of a Store that fails
+
+// pauseLocked counts a failure.
+func (p *pace) pauseLocked(rt *Runtime) {
+	if p.failures == 0 || rt.now >= p.retryAt { // else it is a pause, or the clock was set back
+		interval := rt.cfg.SaveInterval
+		p.retryAt = rt.now.add(max(interval, min(maxStorePause, interval<<min(p.failures, 16))))
+		p.failures++
+	}
+	p.retry.due = false
+	p.retry.setLocked(rt, p.retryAt)
+}
+
+// waiting are those that wait for the next try to save a record. Guarded by Runtime.mu.
+type waiting struct {
+	waiters []waiter       // for a start or the end
+	syncs   []chan<- error // of heartbeats
+}
+
+// A waiter is called, with Runtime.mu held, once the Store was tried.
+type waiter func(err error)
+
+// tellLocked tells them how the try went.
+func (w *waiting) tellLocked(err error) {
+	told := *w
+	*w = waiting{}
+	for _, f := range told.waiters {
+		f(err)
+	}
+	for _, c := range told.syncs {
+		c <- err // which has room
 	}
 }
 
 // saveLocked makes the record dirty, to be saved at once. If f is not nil, it is
-// called once that was tried.
+// called once that was tried, or could not be tried for Config.StoreTimeout.
 func (r *record) saveLocked(rt *Runtime, f waiter) {
 	w := &rt.writer
 	if f != nil {
 		r.waiters = append(r.waiters, f)
 	}
 	w.gatherLocked(r)
-	if !r.urgent {
-		r.urgent = true
-		w.urgent++
+	if r.urgent {
+		return
+	}
+	r.urgent, r.urgentSince = true, rt.now
+	if w.urgent++; w.patience.place == 0 {
+		rt.scheduler.setSleeperLocked(&w.patience, rt.now.add(rt.cfg.StoreTimeout))
 	}
 }
 
@@ -56,9 +135,7 @@ func (r *record) saveLocked(rt *Runtime, f waiter) {
 func (r *record) saveSoonLocked(rt *Runtime) {
 	w := &rt.writer
 	w.gatherLocked(r)
-	if w.saves.place == 0 {
-		w.saves.setLocked(rt, rt.now.add(rt.cfg.SaveInterval))
-	}
+	w.soon.setLocked(rt, rt.now.add(rt.cfg.SaveInterval))
 }
 
 func (w *writer) gatherLocked(r *record) {
@@ -69,48 +146,66 @@ func (w *writer) gatherLocked(r *record) {
 	}
 }
 
+// calmLocked ends the urgency of a record.
+func (w *writer) calmLocked(r *record) {
+	if !r.urgent {
+		return
+	}
+	r.urgent = false
+	if w.urgent--; w.urgent == 0 {
+		w.rt.scheduler.alarms.remove(w.patience.place)
+	}
+}
+
 // dropLocked drops the record of an ID, because the Store holds what is to remain.
 func (w *writer) dropLocked(id string) {
 	delete(w.records, id)
 	w.dropped++
 }
 
-// A pace says when the next Save, or the next Delete, is due if nothing is
-// urgent. Guarded by Runtime.mu.
-type pace struct {
-	sleeper
-	due      bool    // the alarm has rung
-	failures int     // failed calls in a row, except those made during a pause
-	retryAt  instant // the end of the pause
-}
-
-func (p *pace) setLocked(rt *Runtime, when instant) {
-	rt.scheduler.alarms.remove(p.place)
-	rt.scheduler.alarms.push(alarm{when: when, s: &p.sleeper})
-}
-
-const maxStorePause = 5 * time.Second // between two tries of a Store that fails
-
-// pauseLocked counts a failure, and returns the time until the Store is tried
-// again, if nothing urgent comes first.
-func (p *pace) pauseLocked(rt *Runtime) time.Duration {
-	if p.failures == 0 || rt.now >= p.retryAt { // else it is a pause, or the clock was set back
-		p.failures++
+// tellLateLocked tells those who have waited for a try for Config.StoreTimeout that there
+// was none, because a call does not return.
+func (w *writer) tellLateLocked() {
+	rt, next := w.rt, never
+	var late []*record
+	for _, r := range w.dirty {
+		if !r.urgent {
+			continue
+		}
+		if by := r.urgentSince.add(rt.cfg.StoreTimeout); by > rt.now {
+			next = min(next, by)
+		} else {
+			late = append(late, r)
+		}
 	}
-	interval := rt.cfg.SaveInterval
-	d := max(interval, min(maxStorePause, interval<<min(p.failures-1, 16)))
-	p.retryAt = rt.now.add(d)
-	return d
-}
-
-func (w *writer) pace(gone bool) *pace {
-	if gone {
-		return &w.deletes
+	if next != never {
+		rt.scheduler.setSleeperLocked(&w.patience, next)
 	}
-	return &w.saves
+	err := rt.errNotTried()
+	for _, r := range late {
+		w.calmLocked(r)
+		w.failedLocked(r)
+		r.tellLocked(err)
+	}
 }
 
-func (w *writer) dueLocked() bool { return w.urgent > 0 || w.saves.due || w.deletes.due }
+// failedLocked notes that the Store has not taken a record that is dirty.
+func (w *writer) failedLocked(r *record) {
+	r.failing = true
+	w.pace(r.gone).pauseLocked(w.rt)
+	w.failingLocked()
+}
+
+// failingLocked notes since when the Store has failed.
+func (w *writer) failingLocked() {
+	if !w.failing {
+		w.failing, w.failingSince = true, w.rt.moment(w.rt.now)
+	}
+}
+
+func (w *writer) dueLocked() bool {
+	return w.urgent > 0 || w.soon.due || w.saves.retry.due || w.deletes.retry.due
+}
 
 // wakeLocked starts the writer's goroutine if there is something to do.
 func (w *writer) wakeLocked() {
@@ -120,21 +215,13 @@ func (w *writer) wakeLocked() {
 	}
 }
 
-// run is the writer's goroutine.
+// run is the writer's goroutine. It saves what is to be saved, and then deletes what is
+// to be deleted, until nothing is due.
 func (w *writer) run() {
-	done := false
-	defer func() {
-		if !done { // the Store called runtime.Goexit
-			go w.run()
-		}
-	}()
 	for w.writeDue() {
 	}
-	done = true
 }
 
-// writeDue saves what is to be saved, and then deletes what is to be deleted. It
-// reports whether there may be more to do at once.
 func (w *writer) writeDue() bool {
 	w.turn <- struct{}{}
 	defer func() { <-w.turn }()
@@ -173,58 +260,79 @@ type write struct {
 	a       *activity  // whose details cp gets; nil if cp has them
 	latest  *attempt
 	failure error
-	waiters []waiter
-	syncs   []chan<- error
+	alone   bool // it is tried by itself
+	waiting
 }
 
-// take returns the dirty records that are gone, or those that are not. Those that
-// are gone it returns only if one of them is urgent or a Delete is due, so that a
-// Delete that fails is not tried again with every Save.
+const (
+	maxBatch      = 1000     // checkpoints in a call
+	maxBatchBytes = 16 << 20 // of them
+	maxTries      = 12       // calls that may fail before the Store is taken to be down
+)
+
+// take returns the records to be saved now, or those to be deleted: what is urgent, with
+// what is not failing, and what is failing once its pause is over. While the Store is
+// down it takes only what is urgent, or else one record after each pause: the Store may
+// be up again, and refuse another one.
 func (w *writer) take(gone bool) (batch []write) {
 	rt := w.rt
 	rt.enter()
 	defer rt.leave()
 	p := w.pace(gone)
-	if gone && !p.due && !slices.ContainsFunc(w.dirty, func(r *record) bool { return r.urgent && r.gone }) {
-		return nil
+	urgent := slices.ContainsFunc(w.dirty, func(r *record) bool { return r.urgent && r.gone == gone })
+	limit, retry := maxBatch, p.retry.due
+	others := urgent || retry || w.soon.due
+	switch {
+	case p.down && urgent:
+		retry, others = false, false
+	case p.down:
+		retry = retry || w.soon.due && p.retry.place == 0
+		limit, others = 1, retry
 	}
-	p.due = false
-	rt.scheduler.alarms.remove(p.place)
-	later := w.dirty[:0]
+	var replaced []*record
+	leftRetry, leftOthers, later := false, false, w.dirty[:0]
 	for _, r := range w.dirty {
-		if r.gone != gone {
+		wanted := r.gone == gone && (r.urgent || r.failing && retry || !r.failing && others)
+		switch {
+		case w.records[r.id] != r: // a new execution has its ID, or it was forgotten
+			replaced = append(replaced, r)
+		case wanted && len(batch) < limit:
+			batch = append(batch, r.writeLocked(!p.down))
+		default:
+			leftRetry = leftRetry || wanted && r.failing
+			leftOthers = leftOthers || wanted && !r.failing
 			later = append(later, r)
 			continue
 		}
 		r.dirty = false
-		if r.urgent {
-			r.urgent = false
-			w.urgent--
-		}
-		if w.records[r.id] == r {
-			batch = append(batch, r.writeLocked())
-			continue
-		}
-		for _, c := range r.syncs {
-			c <- errReplaced
-		}
-		r.syncs = nil
+		w.calmLocked(r)
 	}
 	clear(w.dirty[len(later):])
 	w.dirty = later
+	if retry && !leftRetry || p.down && !urgent {
+		p.retry.due = false
+	}
+	if !gone && (others || p.down) {
+		w.soon.clearLocked(rt)
+		w.soon.due = leftOthers && !p.down
+	}
+	for _, r := range replaced {
+		r.tellLocked(errReplaced)
+	}
 	return batch
 }
 
-// writeLocked is the record as it is now.
-func (r *record) writeLocked() write {
-	x := write{r: r, cp: r.last, failure: r.failure, waiters: r.waiters, syncs: r.syncs}
+// writeLocked is the record as it is now. It is tried by itself if separate is true and
+// the Store has refused it by itself.
+func (r *record) writeLocked(separate bool) write {
+	x := write{r: r, cp: r.last, failure: r.failure, alone: separate && r.alone, waiting: r.waiting}
 	if a := r.a; a != nil {
 		x.cp, x.failure = r.checkpointLocked()
 		x.a, x.latest = a, a.latest
 	}
 	r.sequence++
 	x.cp.Sequence = r.sequence
-	r.waiters, r.syncs, r.start.written = nil, nil, true
+	r.waiting, r.start.written = waiting{}, true
 	return x
 }
 
@@ -245,88 +353,192 @@ func (x *write) fill(rt *Runtime) {
 	x.cp.LastFailure = rt.lastFailure(x.a, x.failure, x.cp.LastFailure)
 }
 
-var (
-	errStoreGoexit = errors.New("the Store called runtime.Goexit")
-	errReplaced    = errors.New("a new execution of the ID has them, or they were forgotten")
-)
+var errReplaced = errors.New("a new execution of the ID has them, or they were forgotten")
 
-// bring brings a batch to the Store.
+// bring brings a batch to the Store, in calls of a size that a Store can be expected to
+// take. What the Store has refused by itself comes last, and by itself.
 func (w *writer) bring(batch []write, gone bool) {
-	rt, ctx := w.rt, context.Background()
-	err := errStoreGoexit
-	defer func() { w.tried(batch, gone, err) }() // deferred for a Store that calls runtime.Goexit
-	if gone {
-		ids := make([]string, len(batch))
-		for i := range batch {
-			ids[i] = batch[i].r.id
+	var alone []write
+	batch = slices.DeleteFunc(batch, func(x write) bool {
+		if x.alone {
+			alone = append(alone, x)
 		}
-		err = rt.callStore("Delete", func() error { return rt.cfg.Store.Delete(ctx, ids) })
-		return
+		return x.alone
+	})
+	var o outcome
+	for len(batch) > 0 {
+		n := len(batch)
+		if !gone {
+			n = w.fill(batch)
+		}
+		w.try(batch[:n], gone, &o)
+		batch = batch[n:]
 	}
-	cps := make([]Checkpoint, len(batch))
-	for i := range batch {
-		batch[i].fill(rt)
-		cps[i] = batch[i].cp
+	for i := range alone {
+		w.fill(alone[i : i+1])
+		w.try(alone[i:i+1], gone, &o)
 	}
-	err = rt.callStore("Save", func() error { return rt.cfg.Store.Save(ctx, cps) })
+	w.note(gone, &o)
 }
 
-// tried calls the waiters, and keeps what the Store did not take.
-func (w *writer) tried(batch []write, gone bool, err error) {
-	rt := w.rt
-	rt.enter()
-	defer rt.leave()
+// An outcome is what has come of a batch.
+type outcome struct {
+	taken  bool
+	failed []*record
+	err    error // the last one
+}
+
+// fill completes as many checkpoints as can go in one call, and returns their number.
+func (w *writer) fill(batch []write) int {
+	size := 0
 	for i := range batch {
-		for _, f := range batch[i].waiters {
-			f(err)
+		x := &batch[i]
+		x.fill(w.rt)
+		if size += len(x.cp.Input) + len(x.cp.Details) + len(x.cp.LastFailure); size > maxBatchBytes && i > 0 {
+			return i
 		}
-		for _, c := range batch[i].syncs {
-			c <- err // which has room
+	}
+	return len(batch)
+}
+
+// try saves or deletes a batch. If that fails, it tries the parts of the batch, so that
+// only what the Store refuses is refused. If the first calls all fail, or one is late,
+// the Store is down, and there is no other call.
+func (w *writer) try(batch []write, gone bool, o *outcome) {
+	p, taken := w.pace(gone), false
+	parts := [][]write{batch}
+	for tries := 1; len(parts) > 0; tries++ {
+		part := parts[len(parts)-1]
+		parts = parts[:len(parts)-1]
+		err, late := w.call(part, gone)
+		switch {
+		case err == nil:
+			taken = true
+		case late || p.down || len(batch) > 1 && !taken && tries >= maxTries:
+			w.tried(slices.Concat(append(parts, part)...), gone, err, o)
+			p.down = true
+			return
+		case len(part) > 1:
+			parts = append(parts, part[len(part)/2:], part[:len(part)/2])
+			continue
 		}
-		r := batch[i].r
-		switch current := w.records[r.id] == r; {
-		case err != nil && current:
-			w.gatherLocked(r)
-		case err == nil && !r.dirty:
-			if r.unsaved = false; current && r.a == nil {
-				w.dropLocked(r.id)
+		w.tried(part, gone, err, o)
+	}
+}
+
+// call makes one call, and waits until it has returned. If that is late, those that wait
+// are told so before.
+func (w *writer) call(part []write, gone bool) (err error, late bool) {
+	rt := w.rt
+	c := rt.callStore(context.Background(), map[bool]string{false: "Save", true: "Delete"}[gone], func(ctx context.Context) error {
+		if gone {
+			ids := make([]string, len(part))
+			for i := range part {
+				ids[i] = part[i].r.id
+			}
+			return rt.cfg.Store.Delete(ctx, ids)
+		}
+		cps := make([]Checkpoint, len(part))
+		for i := range part {
+			cps[i] = part[i].cp
+		}
+		return rt.cfg.Store.Save(ctx, cps)
+	})
+	if err, late = c.wait(); err != nil {
+		rt.enter()
+		w.failures++
+		w.failingLocked()
+		for i := range part {
+			if late {
+				part[i].tellLocked(err)
 			}
 		}
+		rt.leave()
 	}
-	p := w.pace(gone)
-	if err == nil {
-		p.failures, p.retryAt = 0, rt.now
-		return
-	}
-	pause := p.pauseLocked(rt)
-	if len(w.dirty) > 0 {
-		p.setLocked(rt, p.retryAt)
-	}
-	// Not in this goroutine: a Logger that hangs must not hold up the next try.
-	go rt.log(slog.LevelError, "activity: the Store failed; what it did not take stays in memory and is tried again", nil, 0,
-		slog.Any("error", err), slog.Int("checkpoints", len(batch)), slog.Duration("retry_in", pause))
+	<-c.returned
+	return c.err, late
 }
 
-// callStore names the method in its error, and makes a panic one.
-func (rt *Runtime) callStore(method string, f func() error) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			p := newPanicError(v)
-			go rt.log(slog.LevelError, "activity: Store."+method+" panicked", nil, 0, slog.Any("error", p), slog.String("stack", string(p.Stack)))
-			err = fmt.Errorf("the Store's %s panicked: %w", method, p)
+// tried tells those that wait, and keeps what the Store did not take.
+func (w *writer) tried(part []write, gone bool, err error, o *outcome) {
+	rt, p := w.rt, w.pace(gone)
+	rt.enter()
+	defer rt.leave()
+	for i := range part {
+		r := part[i].r
+		part[i].tellLocked(err)
+		switch current := w.records[r.id] == r; {
+		case !current:
+		case err != nil:
+			w.gatherLocked(r)
+			if !r.urgent { // else it has changed since
+				w.failedLocked(r)
+				r.alone = len(part) == 1
+			}
+		default:
+			r.failing, r.alone = false, false
+			if r.dirty {
+				break
+			}
+			if r.unsaved = false; r.a == nil {
+				w.dropLocked(r.id)
+			}
+			r.tellLocked(nil) // those that were told that the call is late, and wait on
 		}
-	}()
-	if err := f(); err != nil {
-		return fmt.Errorf("the Store's %s: %w", method, err)
+		if err != nil {
+			o.failed, o.err = append(o.failed, r), err
+		}
 	}
-	return nil
+	if err == nil {
+		o.taken = true
+		if p.down { // everything is tried at once
+			p.down, p.retry.due = false, true
+		}
+	}
+}
+
+// note notes what has come of a batch, and logs it if it is new.
+func (w *writer) note(gone bool, o *outcome) {
+	rt, p := w.rt, w.pace(gone)
+	rt.enter()
+	defer rt.leave()
+	if len(o.failed) > 0 {
+		text := o.err.Error()
+		attrs := []slog.Attr{slog.Any("error", o.err), slog.Int("checkpoints", len(o.failed)), slog.Duration("retry_in", p.retryAt.since(rt.now))}
+		if len(o.failed) == 1 {
+			text += o.failed[0].id
+			attrs = append(attrs, slog.String("id", o.failed[0].id))
+		}
+		if text != w.logged {
+			// Not in this goroutine: a Logger that hangs must not hold up the next try.
+			go rt.log(slog.LevelError, "activity: the Store failed; what it did not take stays in memory and is tried again", nil, 0, attrs...)
+		}
+		w.logged = text
+		return
+	}
+	if !w.failing || !o.taken {
+		return
+	}
+	left := func(gone bool) bool {
+		return slices.ContainsFunc(w.dirty, func(r *record) bool { return r.failing && r.gone == gone })
+	}
+	if left(gone) {
+		return
+	}
+	if p.failures = 0; !p.retry.due {
+		rt.scheduler.alarms.remove(p.retry.place)
+	}
+	if !left(!gone) {
+		go rt.log(slog.LevelInfo, "activity: the Store takes everything again", nil, 0, slog.Duration("after", rt.now.since(w.failingSince.at)))
+		w.failing, w.logged = false, ""
+	}
 }
 
 // drain waits until the Store holds everything, or ctx ends.
 func (w *writer) drain(ctx context.Context) {
 	w.rt.enter()
 	if len(w.dirty) > 0 {
-		w.saves.due, w.deletes.due = true, true
+		w.soon.due, w.saves.retry.due, w.deletes.retry.due = true, true, true
 	}
 	if (len(w.dirty) > 0 || w.running) && w.drained == nil {
 		w.drained = make(chan struct{})
