@@ -46,6 +46,7 @@ type activity struct {
 	countedFrom  int           // attempts up to this number no longer count
 	progressed   int           // the number of the last attempt that made progress
 	abandoned    int           // abandoned functions that still run
+	due          instant       // when the next attempt may start, if a backoff comes first
 	failure      error         // how the last attempt that failed ended
 	cancelCause  error         // set once, by the first cancellation
 	doneChan     chan struct{} // closed when the callers are released; nil until somebody asks for it
@@ -200,7 +201,7 @@ func (a *activity) startAttemptLocked() {
 	t.resumesFrom = a.details.copy()
 	a.latest = t
 	a.mu.Unlock()
-	a.attempts = t.number
+	a.attempts, a.due = t.number, 0
 	rt.counts.attempts++
 	a.setPhaseLocked(phaseRunning, min(t.beatBy, t.closeBy))
 	a.tellLocked(EventAttemptStarted, t.number, nil, 0, nil)
@@ -208,7 +209,7 @@ func (a *activity) startAttemptLocked() {
 }
 
 // functionReturnedLocked does what the return of attempt t's function leads to. It
-// reports whether the user's code is to be asked if the failure is final.
+// reports whether RetryPolicy.Retryable is to be asked.
 func (a *activity) functionReturnedLocked(t *attempt, r *result) (ask bool) {
 	if t.abandoned { // since its goroutine looked: a deadline was due
 		t.abandonedReturnedLocked()
@@ -228,9 +229,15 @@ func (a *activity) functionReturnedLocked(t *attempt, r *result) (ask bool) {
 	case a.phase == phaseCanceling:
 		a.finishCanceledLocked(&canceledError{cause: a.cancelCause, result: r.err})
 	default:
-		a.failure = r.err
+		a.failure, t.verdict = r.err, r.verdict
+		if a.rec != nil {
+			a.rec.failureText.set(r.err, r.text)
+		}
 		a.setPhaseLocked(phaseDeciding, a.closeBy())
-		return true
+		if a.opts.RetryPolicy.Retryable != nil && !r.verdict.final {
+			return true
+		}
+		a.decideLocked()
 	}
 	return false
 }
@@ -252,6 +259,9 @@ func (t *attempt) abandonedReturnedLocked() {
 	a.abandoned--
 	a.rt.counts.abandoned--
 	a.tellLocked(EventAbandonedReturned, t.number, nil, 0, nil)
+	if a.released {
+		a.dropLocked()
+	}
 	a.unblockLocked()
 }
 
@@ -300,9 +310,9 @@ func (a *activity) timeOutLocked(late time.Duration) {
 	a.failure = err
 	a.setPhaseLocked(phaseDeciding, a.closeBy())
 	if typ == TimeoutScheduleToClose || a.opts.RetryPolicy.Retryable == nil {
-		a.decideLocked(verdict{})
+		a.decideLocked()
 	} else {
-		go a.askRetryable(err)
+		go t.askRetryable(err)
 	}
 }
 
@@ -353,42 +363,43 @@ func (a *activity) abandonCanceledLocked() {
 	})
 }
 
-// askRetryable asks the user's code whether the failure of the attempt that has just
-// ended is final, and acts on the answer. No lock is held.
-func (a *activity) askRetryable(err error) {
-	var v verdict
+// askRetryable asks the user's code whether the failure of the attempt, which has just
+// ended, is final, and acts on the answer. A panic is none. No lock is held.
+func (t *attempt) askRetryable(err error) {
+	a, retryable := t.a, true
 	defer func() { // deferred for a Retryable that calls runtime.Goexit
 		a.rt.enter()
-		a.decideLocked(v)
+		if a.phase == phaseDeciding && a.latest == t { // else a cancellation or an alarm has decided
+			t.verdict.final = !retryable
+			a.decideLocked()
+		}
 		a.rt.leave()
 	}()
-	a.judge(err, &v)
+	a.rt.protect(a, "RetryPolicy.Retryable", func() { retryable = a.opts.RetryPolicy.Retryable(err) })
 }
 
 // decideLocked decides what follows an attempt that has failed.
-func (a *activity) decideLocked(v verdict) {
-	if a.phase != phaseDeciding {
-		return // a cancellation or an alarm has decided while Retryable was asked
-	}
+func (a *activity) decideLocked() {
 	if a.checkParentLocked() {
 		return // checkParentLocked has called decideLocked
 	}
 	rt, t, p := a.rt, a.latest, &a.opts.RetryPolicy
-	timeout := t.timedOut()
+	timeout, v := t.timedOut(), t.verdict
 	progressed := a.noteProgressLocked(t)
 	n := t.number - a.countedFrom
 
 	var retry RetryState
-	var delay time.Duration
 	switch {
-	case a.cancelCause != nil:
-		retry = RetryStateCancelRequested
 	case timeout == TimeoutScheduleToClose:
 		retry = RetryStateTimeout
 	case v.final:
 		retry = RetryStateNonRetryableFailure
 	case p.MaximumAttempts > 0 && n >= p.MaximumAttempts:
 		retry = RetryStateMaximumAttemptsReached
+	}
+	var delay time.Duration
+	switch {
+	case retry != 0:
 	case timeout == TimeoutHeartbeat && !(a.stalled && !progressed):
 		// The timeout was the wait: no delay.
 	case v.delay > 0:
@@ -396,8 +407,12 @@ func (a *activity) decideLocked(v verdict) {
 	default:
 		delay = p.interval(n, rt.random(p))
 	}
-	next := rt.now.add(delay)
-	if retry == 0 && a.closeBy() != never && next >= a.closeBy() {
+	a.due = rt.now.add(delay)
+	a.cannotResume = v.cannotResume && retry == RetryStateNonRetryableFailure
+	switch {
+	case a.cancelCause != nil: // what is stored says when the next execution may continue
+		retry, delay = RetryStateCancelRequested, 0
+	case retry == 0 && a.closeBy() != never && a.due >= a.closeBy():
 		retry, delay = RetryStateTimeout, 0
 	}
 	a.stalled = timeout == TimeoutHeartbeat
@@ -413,12 +428,11 @@ func (a *activity) decideLocked(v verdict) {
 	case retry == RetryStateCancelRequested:
 		a.finishLocked(StateCanceled, retry, &canceledError{cause: a.cancelCause, result: a.failure})
 	case retry != 0:
-		a.cannotResume = v.cannotResume && retry == RetryStateNonRetryableFailure
 		a.finishLocked(StateFailed, retry, a.failure)
 	case delay == 0: // after a heartbeat timeout
 		a.proceedLocked() // with its slot, unless it is blocked
 	default:
-		a.setPhaseLocked(phaseBackingOff, next)
+		a.setPhaseLocked(phaseBackingOff, a.due)
 	}
 	if t.returnedEarly { // while Retryable was asked
 		t.abandonedReturnedLocked()
@@ -527,10 +541,13 @@ func (a *activity) releaseLocked() {
 		a.stopWatch()
 		if a.releaseBase != nil {
 			go func() { // a caller of the Runtime may hold a lock that the context needs
+				defer func() { // it runs code of the caller's
+					_ = recover()
+					a.rt.enter()
+					a.closeDoneLocked()
+					a.rt.leave()
+				}()
 				a.releaseBase()
-				a.rt.enter()
-				a.closeDoneLocked()
-				a.rt.leave()
 			}()
 			return
 		}

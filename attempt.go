@@ -40,6 +40,7 @@ type attempt struct {
 
 	// Guarded by Runtime.mu.
 	abandoned     bool         // left behind by a timeout, or at the end of CancelGrace
+	verdict       verdict      // about the error that it ended in
 	returnedEarly bool         // abandoned by a timeout, and its function returned while Retryable was being asked
 	logs          *instantLogs // of the instant at which it timed out
 }
@@ -48,8 +49,10 @@ func (t *attempt) String() string { return fmt.Sprintf("%s, attempt %d", t.a, t.
 
 // A result is what an attempt's function returned.
 type result struct {
-	out any
-	err error
+	out     any
+	err     error
+	verdict verdict // what err itself says
+	text    string  // of err, if it is to be stored
 }
 
 // run is the attempt's goroutine.
@@ -118,28 +121,47 @@ func (t *attempt) intercepted(intercept func(Context, func(Context) error) error
 
 // end takes what the function returned.
 func (t *attempt) end(r *result) {
-	a, rt := t.a, t.a.rt
 	if t.over.Load() {
-		rt.returns.add(rt, t)
+		t.a.rt.returns.add(t.a.rt, t)
 		return
 	}
-	// The function may know that the caller's context has ended before the Runtime
-	// does. Err and Cause may be code of the caller's, so they are called before
-	// the lock is taken. A cancellation comes before what is due now.
-	callerEnded := a.parent.Err() != nil
 	var cause error
-	if callerEnded {
-		cause = context.Cause(a.parent)
+	// Deferred because methods of the error, and of the caller's context, may call
+	// runtime.Goexit.
+	defer func() { t.returned(r, cause) }()
+	if r.err != nil {
+		r.verdict.read(r.err)
+		if t.a.rec != nil {
+			r.text = cutFailure(short(r.err))
+		}
 	}
+	cause = t.a.callerEnded()
+}
+
+// callerEnded returns the cause if the caller's context has ended, which the function may
+// know before the Runtime does. It calls user code, so no lock may be held.
+func (a *activity) callerEnded() (cause error) {
+	defer func() {
+		if recover() != nil {
+			cause = ended(a.base)
+		}
+	}()
+	return ended(a.parent)
+}
+
+// returned does what the function's return leads to. If the caller's context has ended,
+// cause is not nil. That comes before what is due now.
+func (t *attempt) returned(r *result, cause error) {
+	a, rt := t.a, t.a.rt
 	rt.lock()
-	if callerEnded {
+	if cause != nil {
 		a.cancelLocked(cause)
 	}
 	rt.settleLocked()
 	ask := a.functionReturnedLocked(t, r)
 	rt.leave()
 	if ask {
-		a.askRetryable(r.err)
+		t.askRetryable(r.err)
 	}
 }
 

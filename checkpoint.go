@@ -2,8 +2,11 @@ package activity
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"fmt"
 	"iter"
+	"reflect"
 	"strings"
 	"time"
 )
@@ -72,6 +75,7 @@ func (s CheckpointState) String() string {
 // state, and occupies the ID until then. Guarded by Runtime.mu, but for fresh.
 type record struct {
 	id       string
+	name     string    // as it is stored, of an activity without a given name; set once, as input
 	input    []byte    // set once, before another goroutine can read it
 	a        *activity // nil once its outcome is decided: then gone or last says what is to remain
 	sequence uint64    // of the last write
@@ -89,6 +93,8 @@ type record struct {
 	// As the Store has it, if that lies in the future; else zero. A process whose
 	// clock is wrong must not change it.
 	scheduledAt time.Time
+
+	failureText failureText
 
 	start storedStart
 
@@ -129,7 +135,7 @@ func (a *activity) stoppedLocked(cause error) (CheckpointState, error) {
 func (r *record) describeLocked(state CheckpointState, attempt int) Checkpoint {
 	a, rt := r.a, r.a.rt
 	cp := Checkpoint{
-		ID: r.id, Name: a.name(), State: state,
+		ID: r.id, Name: cmp.Or(r.name, a.name()), State: state,
 		Attempt: attempt, CountedFrom: min(a.countedFrom, attempt), Progressed: min(a.progressed, attempt),
 		ScheduledAt: r.scheduledAt, UpdatedAt: rt.wall(rt.now), Input: r.input,
 	}
@@ -138,8 +144,8 @@ func (r *record) describeLocked(state CheckpointState, attempt int) Checkpoint {
 		// until then, the age of the activity is still right.
 		cp.ScheduledAt = rt.wall(a.scheduled.at)
 	}
-	if a.phase == phaseBackingOff && state.unfinished() {
-		cp.NextAttempt = rt.wall(a.until)
+	if a.due > rt.now && state.unfinished() {
+		cp.NextAttempt = rt.wall(a.due)
 	}
 	return cp
 }
@@ -158,6 +164,10 @@ func (r *record) saveEndLocked(err error) bool {
 		if left, err = a.stoppedLocked(err); left == CheckpointInterrupted && a.latest == nil && r.start.found.State.unfinished() {
 			r.withdrawLocked(rt)
 			return false
+		}
+		if a.cannotResume && left == CheckpointInterrupted {
+			err = a.latest.lastFailure
+			attempt--
 		}
 		if a.phase == phaseCanceling {
 			attempt-- // a canceled attempt does not count
@@ -182,20 +192,53 @@ func (r *record) saveEndLocked(err error) bool {
 func (r *record) remains(rt *Runtime) Checkpoint {
 	cp := r.last
 	cp.Input, cp.Details = bytes.Clone(cp.Input), bytes.Clone(cp.Details)
-	cp.LastFailure = rt.lastFailure(nil, r.failure, cp.LastFailure)
+	if r.failure != nil {
+		cp.LastFailure = rt.lastFailure(nil, r.failure)
+	}
 	return cp
+}
+
+// A failureText is the text of the last error that was asked for its text, which is the
+// user's code.
+type failureText struct {
+	err  error
+	text string
+}
+
+func (f *failureText) set(err error, text string) { f.err, f.text = err, text }
+
+// of returns the text of err, if it is known.
+func (f *failureText) of(err error) (text string, known bool) {
+	if err == nil || reflect.TypeOf(err).Kind() != reflect.Pointer || f.err != err {
+		return "", false
+	}
+	return f.text, true
 }
 
 const maxLastFailure = 16 << 10
 
-// lastFailure returns the text of err, or known if err is nil. The text comes from
-// user code, so no lock may be held.
-func (rt *Runtime) lastFailure(a *activity, err error, known string) string {
-	if err != nil {
-		rt.protect(a, "an error's text", func() { known = short(err) })
+func cutFailure(text string) string {
+	if len(text) > maxLastFailure {
+		text = strings.ToValidUTF8(text[:maxLastFailure], "")
 	}
-	if len(known) > maxLastFailure {
-		known = strings.ToValidUTF8(known[:maxLastFailure], "")
+	return text
+}
+
+// lastFailure returns the text of err. That is the user's code, which may hang or call
+// runtime.Goexit, so no lock may be held.
+func (rt *Runtime) lastFailure(a *activity, err error) string {
+	text := make(chan string, 1)
+	go func() {
+		got := fmt.Sprintf("(the Error method of %T called runtime.Goexit)", err)
+		defer func() { text <- got }()
+		rt.protect(a, "an error's text", func() { got = short(err) })
+	}()
+	late := rt.ringAfter(rt.cfg.StoreTimeout)
+	defer late.stop()
+	select {
+	case got := <-text:
+		return cutFailure(got)
+	case <-late.c:
+		return fmt.Sprintf("(the Error method of %T does not return)", err)
 	}
-	return known
 }

@@ -49,6 +49,7 @@ func (i instant) since(j instant) time.Duration {
 type timekeeper struct {
 	clock clock.Clock
 	real  bool // clock is the real one
+	mock  bool // it is a Mock
 	base  time.Time
 
 	// How far the wall clock has moved by itself (it was set, or the machine
@@ -60,6 +61,7 @@ type timekeeper struct {
 func (k *timekeeper) init(c clock.Clock) {
 	k.clock = c
 	k.real = reflect.TypeOf(c) == reflect.TypeOf(clock.New())
+	_, k.mock = c.(*clock.Mock)
 	k.base = c.Now()
 }
 

@@ -41,7 +41,8 @@ func (h *Handle[Out]) result() (Out, error) {
 
 // Cancel cancels the activity: its Context ends with cause (if nil,
 // context.Canceled), it gets no further attempt, and Wait returns an [*Error]
-// that wraps cause. The first cause wins. It does not wait.
+// that wraps cause. It does not wait. The first cause wins: if a Shutdown or the end of the
+// caller's context came first, the Store keeps the activity as interrupted.
 func (h *Handle[Out]) Cancel(cause error) {
 	if cause == nil {
 		cause = context.Canceled

@@ -30,8 +30,15 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	}
 
 	now := a.rt.read()
+	var end error
+	derived := ctx != t.Context
+	if derived { // it may call the user's code
+		end = ended(ctx)
+	}
 	t.lockSettled(now)
-	end := ended(ctx)
+	if !derived {
+		end = ended(ctx)
+	}
 	if t.over.Load() {
 		a.mu.Unlock()
 		return end
@@ -103,13 +110,13 @@ func (t *attempt) sync(ctx context.Context) (err, end error) {
 	}
 	rt.enter()
 	a.mu.Lock()
-	end = ended(ctx)
 	if t.syncing--; t.syncing == 0 && !t.over.Load() {
 		t.beatBy = max(t.beatBy, rt.now.deadline(a.opts.HeartbeatTimeout))
 	}
 	a.mu.Unlock()
 	a.setAlarmLocked(a.alarmAtLocked())
 	rt.leave()
+	end = ended(ctx)
 	if err != nil {
 		err = fmt.Errorf("%s: attempt %d: heartbeat details are kept in memory, and not saved yet: %w", a, t.number, err)
 	}

@@ -1,9 +1,9 @@
 package activity
 
 import (
-	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -120,47 +120,38 @@ type verdict struct {
 	delay        time.Duration // from RetryAfter; zero if the policy's interval counts
 }
 
-// judge finds out whether err may be retried, and when. It calls user code, so no
-// lock may be held. A panic counts as no opinion.
-func (a *activity) judge(err error, v *verdict) {
-	a.rt.protect(a, "the returned error", func() {
-		v.cannotResume = findOwn(err, func(err error) bool { return err == ErrCannotResume })
-		v.final = v.cannotResume || findOwn(err, func(err error) bool {
-			n, ok := err.(interface{ NonRetryable() bool })
-			return ok && n.NonRetryable()
-		})
-		findOwn(err, func(err error) bool {
-			r, ok := err.(interface{ RetryDelay() time.Duration })
-			if ok {
-				v.delay = max(r.RetryDelay(), 0)
-			}
-			return ok
-		})
+// read finds out what err itself says about a retry. It calls user code, so no lock may be
+// held.
+func (v *verdict) read(err error) {
+	v.cannotResume = findOwn(err, func(err error) bool { return err == ErrCannotResume })
+	v.final = v.cannotResume || findOwn(err, func(err error) bool {
+		n, ok := err.(interface{ NonRetryable() bool })
+		return ok && n.NonRetryable()
 	})
-	if retryable := a.opts.RetryPolicy.Retryable; retryable != nil && !v.final {
-		a.rt.protect(a, "RetryPolicy.Retryable", func() { v.final = !retryable(err) })
-	}
+	findOwn(err, func(err error) bool {
+		r, ok := err.(interface{ RetryDelay() time.Duration })
+		if ok {
+			v.delay = max(r.RetryDelay(), 0)
+		}
+		return ok
+	})
 }
 
 // findOwn reports whether match holds for err or an error that it wraps, looking
 // no further than at an inner activity's *Error.
-func findOwn(err error, match func(error) bool) bool {
-	for err != nil {
-		if _, inner := err.(*Error); inner {
-			return false
-		}
-		if match(err) {
-			return true
-		}
-		if many, ok := err.(interface{ Unwrap() []error }); ok {
-			for _, err := range many.Unwrap() {
-				if findOwn(err, match) {
-					return true
-				}
-			}
-			return false
-		}
-		err = errors.Unwrap(err)
+func findOwn(err error, match func(error) bool) (found bool) {
+	if _, inner := err.(*Error); inner || err == nil {
+		return false
+	}
+	defer func() { _ = recover() }() // a method of a nil pointer: what it wraps says nothing
+	if match(err) {
+		return true
+	}
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		return findOwn(e.Unwrap(), match)
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(e.Unwrap(), func(err error) bool { return findOwn(err, match) })
 	}
 	return false
 }

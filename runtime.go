@@ -321,7 +321,15 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	left, unsaved, abandoned := rt.shutdown.open, len(rt.writer.records), rt.counts.abandoned
 	rt.leave()
 	if abandoned > 0 {
-		rt.log(slog.LevelWarn, "activity: shut down; functions that were abandoned still run", nil, 0, slog.Int("abandoned", abandoned))
+		logged := make(chan struct{})
+		go func() { // a Logger may hang
+			defer close(logged)
+			rt.log(slog.LevelWarn, "activity: shut down; functions that were abandoned still run", nil, 0, slog.Int("abandoned", abandoned))
+		}()
+		select {
+		case <-logged:
+		case <-ctx.Done():
+		}
 	}
 	have := func(n int) string {
 		if n == 1 {

@@ -61,6 +61,7 @@ func (rt *Runtime) leave() {
 	}
 	clear(s.closing)
 	s.closing = s.closing[:0]
+	rt.writer.wallClockLocked()
 	rt.writer.wakeLocked()
 	rt.mu.Unlock()
 }
@@ -70,7 +71,7 @@ func (rt *Runtime) armLocked() {
 	s := &rt.scheduler
 	for try := 1; s.alarms.next() < s.armed; try++ {
 		rt.now = rt.read()
-		next := s.alarms.next()
+		next := min(s.alarms.next(), rt.lookLocked())
 		if next <= rt.now {
 			// A Mock's timer that is set to the present fires only when its time moves on.
 			rt.settleLocked()
@@ -117,6 +118,7 @@ func (b *bell) keepLocked(rt *Runtime, keep bool) {
 func (rt *Runtime) tick() {
 	rt.lock()
 	rt.scheduler.armed = never
+	rt.moment(rt.now) // looks at the wall clock
 	rt.settleLocked()
 	rt.leave()
 }

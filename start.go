@@ -59,6 +59,7 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode sta
 			return nil, fmt.Errorf("activity: Options.HeartbeatDetails: %w", err)
 		}
 		a.details.set(e)
+		a.opts.HeartbeatDetails = nil
 	}
 	if rt.cfg.Store != nil && opts.ID != "" {
 		a.rec = &record{id: opts.ID, a: a}
@@ -188,6 +189,9 @@ func (rt *Runtime) schedule(a *activity) error {
 	if id != "" {
 		if before := rt.ids[id]; before != nil {
 			a.followLocked(before)
+			if a.rec != nil {
+				a.rec.start.before = before
+			}
 		}
 		rt.ids[id] = a
 	}
@@ -220,6 +224,7 @@ type storedStart struct {
 	decided    chan struct{}           // closed when Start may return
 	held       bool                    // the Store holds this execution, so that Start may return while it waits
 	accepted   bool                    // Start returns nil: decided is closed, or leave is about to
+	before     *activity               // the execution before of the ID, whose last event was still being delivered
 	refusal    error                   // what Start returns; set once, before decided is closed
 
 	// If no attempt of this execution starts, found stands for the ID again.
@@ -254,7 +259,7 @@ func (a *activity) awaitStart() error {
 // acceptLocked lets Start return without an error.
 func (a *activity) acceptLocked() {
 	if s := &a.rec.start; !s.accepted {
-		s.accepted = true
+		s.accepted, s.before = true, nil
 		a.rt.counts.scheduled++
 		a.tellAtLocked(s.calledAt, EventScheduled, 0, nil, 0, nil)
 		a.rt.scheduler.closing = append(a.rt.scheduler.closing, s.decided)
@@ -269,6 +274,9 @@ func (a *activity) refuseLocked(err error) {
 	a.setPhaseLocked(phaseNew, never)
 	rt.unlinkLocked(a)
 	rt.freeIDLocked(a)
+	if before := a.rec.start.before; before != nil && !before.released {
+		rt.ids[a.opts.ID] = before // whose events come before those of the next
+	}
 	rt.scheduler.closing = append(rt.scheduler.closing, a.rec.start.decided)
 	a.releaseLocked()
 }
@@ -349,7 +357,9 @@ func (a *activity) loaded(cp Checkpoint, mismatch error, recovering bool, err er
 // calls the Codec, so no lock may be held.
 func (a *activity) compare(cp Checkpoint) error {
 	r := a.rec
-	if name := a.opts.Name; name != "" && name != cp.Name {
+	if a.opts.Name == "" {
+		r.name = cp.Name
+	} else if name := a.opts.Name; name != cp.Name {
 		return fmt.Errorf("%w: the Store has one named %q (%s, attempt %d), and this one is named %q: use another ID, or Forget this one to drop what is stored", ErrCheckpointMismatch, cp.Name, cp.State, cp.Attempt, name)
 	}
 	if _, takesInput := a.body.input(); !takesInput {
@@ -391,7 +401,7 @@ func excerpt(input []byte) string {
 func (a *activity) resumeLocked(cp Checkpoint) {
 	r, p, rt := a.rec, &a.opts.RetryPolicy, a.rt
 	r.start.found, r.sequence = cp, max(r.sequence, cp.Sequence)
-	r.start.held = cp.State.unfinished() && !r.start.newInput
+	r.start.held = cp.State.unfinished() && !r.start.newInput && (r.start.replaces == nil || !r.start.replaces.unsaved)
 	if len(cp.Details) > 0 {
 		a.mu.Lock()
 		a.details = recorded{data: bytes.Clone(cp.Details)}
@@ -449,6 +459,7 @@ func (a *activity) resumeLocked(cp Checkpoint) {
 	case retry != 0:
 		a.finishLocked(StateFailed, retry, err)
 	case next > now:
+		a.due = next
 		a.setPhaseLocked(phaseBackingOff, next)
 	default:
 		a.proceedLocked()

@@ -175,7 +175,7 @@ func (a *activity) alarmLocked(late time.Duration) {
 	case phaseCanceling:
 		a.abandonCanceledLocked()
 	case phaseDeciding:
-		a.decideLocked(verdict{}) // without the answer of Retryable, which has not come in time
+		a.decideLocked() // without the answer of Retryable, which has not come in time
 	case phaseBackingOff:
 		if a.closeBy() <= now { // the timer is late
 			a.finishLocked(StateFailed, RetryStateTimeout, a.failure)
@@ -214,7 +214,7 @@ func (a *activity) cancelLocked(cause error) {
 			a.rec.saveLocked(a.rt, nil) // a kill while the function cleans up must not undo it
 		}
 	case phaseDeciding:
-		a.decideLocked(verdict{})
+		a.decideLocked()
 	case phaseSavingEnd:
 		// The callers of a success wait until the delete was tried once, and at most
 		// CancelGrace.

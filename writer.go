@@ -21,6 +21,7 @@ type writer struct {
 	records map[string]*record    // by ID; nil without a Store
 	dropped uint64                // how many records were dropped from records, with which the Store has changed
 	loads   map[string]*storeCall // the Loads that have not returned, by ID
+	moved   time.Duration         // how far the wall clock had moved when the times were saved
 	running bool
 	drained chan struct{} // closed when nothing is dirty; nil if nobody waits for that
 
@@ -143,6 +144,37 @@ func (w *writer) gatherLocked(r *record) {
 	if !r.dirty {
 		r.dirty = true
 		w.dirty = append(w.dirty, r)
+	}
+}
+
+const (
+	wallLook = time.Minute // the longest time between two looks at the wall clock, if an alarm is set
+	wallStep = time.Second // of the wall clock that is worth a write
+)
+
+// lookLocked is when the wall clock is to be looked at. A Mock is not set by itself.
+func (rt *Runtime) lookLocked() instant {
+	if len(rt.writer.records) == 0 || rt.mock {
+		return never
+	}
+	return rt.now.add(wallLook)
+}
+
+// wallClockLocked has all activities saved when the wall clock was set: if it was wrong
+// until then, so are the times that the Store holds.
+func (w *writer) wallClockLocked() {
+	if len(w.records) == 0 {
+		return
+	}
+	moved := time.Duration(w.rt.moved.Load())
+	if d := moved - w.moved; d < wallStep && d > -wallStep {
+		return
+	}
+	w.moved = moved
+	for _, r := range w.records {
+		if r.a != nil && r.a.phase != phaseLoading {
+			r.saveSoonLocked(w.rt)
+		}
 	}
 }
 
@@ -330,6 +362,9 @@ func (r *record) writeLocked(separate bool) write {
 		x.cp, x.failure = r.checkpointLocked()
 		x.a, x.latest = a, a.latest
 	}
+	if text, known := r.failureText.of(x.failure); known {
+		x.cp.LastFailure, x.failure = text, nil
+	}
 	r.sequence++
 	x.cp.Sequence = r.sequence
 	r.waiting, r.start.written = waiting{}, true
@@ -350,7 +385,12 @@ func (x *write) fill(rt *Runtime) {
 		}
 		a.mu.Unlock()
 	}
-	x.cp.LastFailure = rt.lastFailure(x.a, x.failure, x.cp.LastFailure)
+	if x.failure != nil {
+		x.cp.LastFailure = rt.lastFailure(x.a, x.failure)
+		rt.mu.Lock()
+		x.r.failureText.set(x.failure, x.cp.LastFailure)
+		rt.mu.Unlock()
+	}
 }
 
 var errReplaced = errors.New("a new execution of the ID has them, or they were forgotten")
