@@ -198,7 +198,7 @@ func (a *activity) startAttemptLocked() {
 	}
 	t.Context, t.cancel = context.WithCancelCause(a.base)
 	a.mu.Lock()
-	t.resumesFrom = a.details.copy()
+	t.resumesFrom = a.details.share()
 	a.latest = t
 	a.mu.Unlock()
 	a.attempts, a.due = t.number, 0
@@ -320,7 +320,7 @@ func (a *activity) timeOutLocked(late time.Duration) {
 func (a *activity) timeoutLocked(typ TimeoutType) *TimeoutError {
 	e := &TimeoutError{
 		ID: a.id(), Name: a.name(), Type: typ, Attempt: a.attempts,
-		LastFailure: oneLevel(a.failure), Details: a.details.copy(), Codec: a.rt.cfg.Codec,
+		LastFailure: oneLevel(a.failure), Details: a.details.share(), Codec: a.rt.cfg.Codec,
 	}
 	switch typ {
 	case TimeoutHeartbeat:

@@ -179,7 +179,7 @@ func (r *record) saveEndLocked(err error) bool {
 	if !r.gone {
 		r.last, r.failure = r.describeLocked(left, attempt), err
 		a.mu.Lock()
-		r.last.Details = a.details.encode() // nothing changes them any more
+		r.last.Details = a.details.share()
 		a.mu.Unlock()
 	}
 	r.a, r.start.found, r.start.replaces = nil, Checkpoint{}, nil

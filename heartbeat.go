@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 
 	"github.com/seed-9da638b0/activity/internal/heartbeatdetails"
@@ -72,7 +73,7 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	if a.rt.cfg.Observer != nil {
 		ev := Event{Kind: EventHeartbeat, Time: a.rt.wall(now), Attempt: t.number}
 		if isInt || e.data != nil {
-			ev.details, ev.codec = a.details.copy(), a.rt.cfg.Codec
+			ev.details, ev.codec = a.details.share(), a.rt.cfg.Codec
 		}
 		a.postLocked(notice{event: ev})
 	}
@@ -125,15 +126,19 @@ func (t *attempt) sync(ctx context.Context) (err, end error) {
 
 // recorded are an activity's newest heartbeat details. Guarded by activity.mu.
 type recorded struct {
-	data  []byte // one value after the other, see appendValue; nil if there are none. Reused, so only a copy may leave
-	isInt bool   // they are n, which is encoded only when somebody asks, because most loops report an int
-	n     int
+	data   []byte // one value after the other, see appendValue; nil if there are none
+	shared bool   // somebody has data, so it must not change; else it is reused
+	isInt  bool   // they are n, which is encoded only when somebody asks, because most loops report an int
+	n      int
 }
 
 func (r *recorded) setInt(n int) { r.n, r.isInt = n, true }
 
 func (r *recorded) set(e encoded) {
 	r.isInt = false
+	if r.shared {
+		r.data, r.shared = nil, false
+	}
 	if e.several {
 		r.data = append(r.data[:0], e.data...)
 	} else {
@@ -141,7 +146,7 @@ func (r *recorded) set(e encoded) {
 	}
 }
 
-// encode returns the details, for the caller to read before it unlocks.
+// encode returns the details, for the caller to read before it unlocks activity.mu.
 func (r *recorded) encode() []byte {
 	if r.isInt {
 		var digits [24]byte
@@ -150,7 +155,12 @@ func (r *recorded) encode() []byte {
 	return r.data
 }
 
-func (r *recorded) copy() []byte { return bytes.Clone(r.encode()) }
+// share returns the details, for the caller to keep and not to change.
+func (r *recorded) share() []byte {
+	data := r.encode()
+	r.shared = data != nil
+	return slices.Clip(data)
+}
 
 // HeartbeatDetails implements [Context].
 func (t *attempt) HeartbeatDetails(into ...any) (bool, error) {

@@ -228,7 +228,8 @@ type storedStart struct {
 	refusal    error                   // what Start returns; set once, before decided is closed
 
 	// If no attempt of this execution starts, found stands for the ID again.
-	found    Checkpoint // its State is 0 if there is none
+	found    Checkpoint // its State is 0 if there is none; without the details
+	details  bool       // it has details, which are the activity's
 	replaces *record    // where found comes from; nil if from the Store
 	written  bool       // the Store may hold something of this execution
 	failed   bool       // the Store has not taken the start
@@ -406,6 +407,7 @@ func (a *activity) resumeLocked(cp Checkpoint) {
 		a.mu.Lock()
 		a.details = recorded{data: bytes.Clone(cp.Details)}
 		a.mu.Unlock()
+		r.start.found.Details, r.start.details = nil, true
 	}
 	if !cp.State.unfinished() {
 		a.proceedLocked()
@@ -521,6 +523,11 @@ func (r *record) restoring() bool { return r != nil && r.a == nil && r.start.fai
 
 // withdrawLocked restores what stood for the ID before this execution.
 func (r *record) withdrawLocked(rt *Runtime) {
+	if r.start.details { // no attempt has changed them
+		r.a.mu.Lock()
+		r.start.found.Details = r.a.details.share()
+		r.a.mu.Unlock()
+	}
 	r.a, r.waiters = nil, nil
 	switch s := &r.start; {
 	case s.written:

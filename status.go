@@ -16,7 +16,7 @@ type Status struct {
 	Abandoned     int       // functions of its earlier attempts that still run
 
 	// Details and Codec are as in [TimeoutError]. [Status.HeartbeatDetails] reads
-	// them.
+	// them. Details must not be changed: they are not copied.
 	Details []byte
 	Codec   Codec
 }
@@ -48,7 +48,7 @@ func (a *activity) statusLocked() Status {
 	if a.loop != nil {
 		s.Done, s.Total = a.loop.next-a.loop.from, max(a.loop.to-a.loop.from, 0)
 	}
-	s.Details = a.details.copy()
+	s.Details = a.details.share()
 	return s
 }
 

@@ -376,7 +376,7 @@ func (x *write) fill(rt *Runtime) {
 	if a := x.a; a != nil {
 		a.mu.Lock()
 		x.r.fresh = false
-		x.cp.Details = a.details.copy()
+		x.cp.Details = a.details.share()
 		if t := x.latest; t != nil && t.progressed {
 			x.cp.Progressed = min(t.number, x.cp.Attempt)
 			if a.opts.RetryPolicy.ResetOnProgress {
