@@ -65,9 +65,10 @@ type activity struct {
 // A body is an activity's function, with its input.
 type body interface {
 	run(ctx Context) (any, error)
-	function() any      // for its name
-	input() (any, bool) // false: it takes none
-	release()           // lets go of the input; run is not called any more
+	function() any                  // for its name
+	takesInput() bool               // Execute's and Start's does
+	encode(c Codec) ([]byte, error) // the input
+	release()                       // lets go of the input; run is not called any more
 	// again decodes a stored input into the function's type, and encodes that.
 	again(c Codec, stored []byte) ([]byte, error)
 }
@@ -76,7 +77,8 @@ type plain func(Context) error
 
 func (f plain) run(ctx Context) (any, error)                 { return nil, f(ctx) }
 func (f plain) function() any                                { return f }
-func (f plain) input() (any, bool)                           { return nil, false }
+func (f plain) takesInput() bool                             { return false }
+func (f plain) encode(Codec) ([]byte, error)                 { return nil, nil }
 func (f plain) release()                                     {}
 func (f plain) again(_ Codec, stored []byte) ([]byte, error) { return stored, nil }
 
@@ -87,7 +89,19 @@ type call[In, Out any] struct {
 
 func (c *call[In, Out]) run(ctx Context) (any, error) { return c.fn(ctx, c.in) }
 func (c *call[In, Out]) function() any                { return c.fn }
-func (c *call[In, Out]) input() (any, bool)           { return c.in, true }
+func (c *call[In, Out]) takesInput() bool             { return true }
+
+func (c *call[In, Out]) encode(codec Codec) (data []byte, err error) {
+	if _, strict := codec.(jsonCodec); strict && reflect.TypeFor[In]().Kind() == reflect.Interface {
+		data, err = marshal(codec, &c.in) // which keeps the type that it will be decoded into
+	} else {
+		data, err = marshal(codec, c.in)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode its input, a %s: %w", reflect.TypeFor[In](), err)
+	}
+	return data, nil
+}
 
 func (c *call[In, Out]) release() {
 	var zero In
@@ -95,11 +109,15 @@ func (c *call[In, Out]) release() {
 }
 
 func (c *call[In, Out]) again(codec Codec, stored []byte) ([]byte, error) {
-	var in In
-	if err := unmarshal(codec, stored, &in); err != nil {
-		return nil, err
+	var other call[In, Out]
+	if err := unmarshal(codec, stored, &other.in); err != nil {
+		return nil, fmt.Errorf("cannot be decoded for this one (%w)", err)
 	}
-	return marshal(codec, in)
+	data, err := other.encode(codec)
+	if err != nil {
+		return nil, fmt.Errorf("cannot be encoded again for this one (%w)", err)
+	}
+	return data, nil
 }
 
 // id is made up on demand, since few ask for it.

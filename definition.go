@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 )
 
 // A Definition is a function with a name that outlives the process:
@@ -67,11 +68,11 @@ func (d *Definition[In, Out]) definition() (name string, err error) { return d.N
 func (d *Definition[In, Out]) recover(ctx context.Context, rt *Runtime, cp Checkpoint) (*activity, error) {
 	c := &call[In, Out]{fn: d.Func}
 	if err := unmarshal(rt.cfg.Codec, cp.Input, &c.in); err != nil {
-		return nil, fmt.Errorf("activity %q (%s): not recovered: cannot decode its input into a %T: %w", cp.ID, cp.Name, c.in, err)
+		return nil, fmt.Errorf("activity %q (%s): not recovered: cannot decode its input into a %s: %w", cp.ID, cp.Name, reflect.TypeFor[In](), err)
 	}
 	opts := d.Options
 	opts.ID, opts.Name = cp.ID, d.Name
-	return rt.start(ctx, &opts, c, startRecovering)
+	return rt.start(ctx, &opts, c, startInBackground, &cp)
 }
 
 // A Recoverable is a *[Definition], of any types.

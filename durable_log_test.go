@@ -1,7 +1,9 @@
 package activity_test
 
 import (
+	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +15,12 @@ import (
 // Recover gives no handles: the log says what became of an attempt whose process
 // ended.
 func TestRule20LogOfARestart(t *testing.T) {
+	for _, recovering := range []bool{true, false} {
+		t.Run(fmt.Sprint("Recover ", recovering), func(t *testing.T) { logOfARestart(t, recovering) })
+	}
+}
+
+func logOfARestart(t *testing.T, recovering bool) {
 	running := func(attempt, progressed int) activity.Checkpoint {
 		return activity.Checkpoint{State: activity.CheckpointRunning, Attempt: attempt, Progressed: progressed}
 	}
@@ -44,16 +52,28 @@ func TestRule20LogOfARestart(t *testing.T) {
 					Options: activity.Options{ScheduleToCloseTimeout: time.Hour, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 3}},
 					Func:    func(activity.Context, struct{}) (struct{}, error) { return struct{}{}, nil },
 				}
-				if n, err := rt.Recover(t.Context(), def); n != 1 || err != nil {
-					t.Error(n, err)
+				if recovering {
+					if n, err := rt.Recover(t.Context(), def); n != 1 || err != nil {
+						t.Error(n, err)
+					}
+				} else if _, err := def.Start(t.Context(), rt, "a", struct{}{}); err != nil {
+					t.Error(err)
 				}
 				time.Sleep(time.Minute)
 				checkErr(t, rt.Shutdown(t.Context()), nil)
-				if n := log.has(slog.LevelWarn); n != min(len(test.log), 1) {
+				crashed := map[bool]string{true: "1", false: "0"}[cp.State == activity.CheckpointRunning]
+				if n := log.has(slog.LevelInfo, "activity: recovered activities", "activities=1", "process_ended_during_an_attempt="+crashed); recovering != (n == 1) {
+					t.Errorf("%d summaries: %+v", n, log.lines)
+				}
+				want := test.log
+				if recovering && len(want) > 0 && strings.HasPrefix(want[len(want)-1], "retry_in") {
+					want = nil // the summary counts it
+				}
+				if n := log.has(slog.LevelWarn); n != min(len(want), 1) {
 					t.Errorf("%d warnings", n)
 				}
-				if test.log != nil && log.has(slog.LevelWarn, test.log...) != 1 {
-					t.Errorf("no warning with %q: %+v", test.log, log.lines)
+				if want != nil && log.has(slog.LevelWarn, want...) != 1 {
+					t.Errorf("no warning with %q: %+v", want, log.lines)
 				}
 			})
 		})

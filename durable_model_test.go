@@ -319,7 +319,9 @@ func (m *durableModel) act(i int) {
 	case "recover":
 		n := 0
 		var unknown []string
-		for _, id := range slices.Sorted(maps.Keys(m.store)) {
+		ids := slices.Sorted(maps.Keys(m.store))
+		slices.SortStableFunc(ids, func(x, y int) int { return cmp.Compare(m.store[x].scheduled, m.store[y].scheduled) })
+		for _, id := range ids {
 			switch cp := m.store[id]; {
 			case m.running(id) || !cp.goesOn():
 			case id == x.unknown:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"slices"
 )
 
@@ -37,38 +38,133 @@ func (rt *Runtime) Recover(ctx context.Context, defs ...Recoverable) (int, error
 		byName[name] = d
 	}
 	var errs []error
-	var started []*activity
-	for cp, err := range rt.Checkpoints(ctx) {
-		if err != nil {
-			errs = append(errs, fmt.Errorf("activity: Recover: %w", err))
-			break
-		}
-		if !cp.State.unfinished() {
-			continue
-		}
-		d := byName[cp.Name]
-		if d == nil {
-			errs = append(errs, fmt.Errorf("activity %q: not recovered: there is no Definition named %q", cp.ID, cp.Name))
-			continue
-		}
-		a, err := d.recover(ctx, rt, cp)
-		switch {
-		case err == nil:
-			started = append(started, a)
-		case wraps(err, errNotRecovered) || wraps(err, ErrAlreadyRunning): // somebody else did
-		default:
+	fail := func(err error) {
+		if err != nil && !wraps(err, errNotRecovered) {
 			errs = append(errs, err)
 		}
 	}
-	n := 0
+	r := &recovery{rt: rt, defs: byName}
+	all, busy, err := r.read(ctx, fail)
+	if err != nil {
+		errs = append(errs, fmt.Errorf("activity: Recover: %w", err))
+	}
+	slices.SortStableFunc(all, func(x, y Checkpoint) int { return x.ScheduledAt.Compare(y.ScheduledAt) })
+	var started []*activity
+	start := func(cp Checkpoint) {
+		a, err := r.start(ctx, cp)
+		if err != nil {
+			fail(err)
+			return
+		}
+		started = append(started, a)
+	}
+	for i, cp := range all {
+		all[i] = Checkpoint{} // the activity has what it needs
+		start(cp)
+	}
+	for _, id := range busy {
+		cp, err := r.left(ctx, id)
+		if fail(err); err == nil {
+			start(cp)
+		}
+	}
+	n, crashed := 0, 0
 	for _, a := range started { // their starts share their Saves
 		if err := a.awaitStart(); err != nil {
-			errs = append(errs, err)
-		} else {
-			n++
+			fail(err)
+			continue
+		}
+		n++
+		if a.rec.start.crashed {
+			crashed++
 		}
 	}
+	if n > 0 {
+		rt.log(slog.LevelInfo, "activity: recovered activities", nil, 0, slog.Int("activities", n), slog.Int("process_ended_during_an_attempt", crashed))
+	}
 	return n, errors.Join(errs...)
+}
+
+// A recovery is a call of Recover.
+type recovery struct {
+	rt   *Runtime
+	defs map[string]Recoverable
+}
+
+// read returns what is to be started, and the IDs of what runs if that may still be refused,
+// or cannot give way.
+func (r *recovery) read(ctx context.Context, fail func(error)) (all []Checkpoint, busy []string, err error) {
+	for cp, err := range r.rt.checkpoints(ctx, func(id string) { busy = append(busy, id) }) {
+		if err != nil {
+			return all, busy, err
+		}
+		if err := r.check(cp); err != nil {
+			fail(err)
+			continue
+		}
+		cp.Details = nil // which are loaded when their turn comes
+		all = append(all, cp)
+	}
+	return all, busy, nil
+}
+
+// check returns an error if cp is not to be started.
+func (r *recovery) check(cp Checkpoint) error {
+	switch {
+	case !cp.State.unfinished():
+		return errNotRecovered
+	case r.defs[cp.Name] == nil:
+		return fmt.Errorf("activity %q: not recovered: there is no Definition named %q", cp.ID, cp.Name)
+	}
+	return nil
+}
+
+// start starts the activity of cp. Somebody else may start it at the same time.
+func (r *recovery) start(ctx context.Context, cp Checkpoint) (*activity, error) {
+	for {
+		if err := r.check(cp); err != nil {
+			return nil, err
+		}
+		a, err := r.defs[cp.Name].recover(ctx, r.rt, cp)
+		if !wraps(err, ErrAlreadyRunning) {
+			return a, err
+		}
+		if cp, err = r.left(ctx, cp.ID); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// left waits until it is decided whether the activity that has an ID runs. If its start was
+// refused, left returns the checkpoint. If it runs, that is errNotRecovered.
+func (r *recovery) left(ctx context.Context, id string) (Checkpoint, error) {
+	rt := r.rt
+	rt.enter()
+	a, restoring := rt.runningLocked(id), rt.writer.records[id].restoring()
+	rt.leave()
+	notRecovered := func(err error) error { return fmt.Errorf("activity %q: not recovered: %w", id, err) }
+	switch {
+	case restoring:
+		return Checkpoint{}, notRecovered(errRestoring)
+	case a != nil && a.number == 0: // it is being forgotten
+		return Checkpoint{}, errNotRecovered
+	case a != nil:
+		watch, cancel := context.WithCancel(ctx) // one from outside a bubble would block it
+		defer cancel()
+		select {
+		case <-a.rec.start.decided:
+		case <-watch.Done():
+			return Checkpoint{}, notRecovered(context.Cause(ctx))
+		}
+		if a.rec.start.refusal == nil {
+			return Checkpoint{}, errNotRecovered
+		}
+	}
+	cp, _, err := rt.current(ctx, Checkpoint{ID: id}, 0)
+	if err != nil {
+		return Checkpoint{}, notRecovered(err)
+	}
+	return cp, nil
 }
 
 // Checkpoints yields the stored checkpoints of activities that have not completed
@@ -76,6 +172,12 @@ func (rt *Runtime) Recover(ctx context.Context, defs ...Recoverable) (int, error
 // a shutdown, those that have failed for good, and those that were canceled. The loop's
 // body may start and forget activities. Without a Store there are none.
 func (rt *Runtime) Checkpoints(ctx context.Context) iter.Seq2[Checkpoint, error] {
+	return rt.checkpoints(ctx, func(string) {})
+}
+
+// checkpoints is Checkpoints. It calls busy for what runs here, unless that is certain to
+// run on.
+func (rt *Runtime) checkpoints(ctx context.Context, busy func(id string)) iter.Seq2[Checkpoint, error] {
 	return func(yield func(Checkpoint, error) bool) {
 		if rt.cfg.Store == nil {
 			return
@@ -92,12 +194,17 @@ func (rt *Runtime) Checkpoints(ctx context.Context) iter.Seq2[Checkpoint, error]
 		rt.leave()
 		slices.Sort(unsaved)
 		yieldCurrent := func(cp Checkpoint) bool {
-			cp, found, err := rt.current(ctx, cp, dropped)
-			if err != nil {
+			now, isBusy, err := rt.current(ctx, cp, dropped)
+			switch {
+			case err != nil:
 				yield(Checkpoint{}, err)
 				return false
+			case isBusy:
+				busy(cp.ID)
+			case now.State != 0:
+				return yield(now, nil)
 			}
-			return !found || yield(cp, nil)
+			return true
 		}
 		seen := map[string]bool{}
 		for _, id := range unsaved {
@@ -117,23 +224,24 @@ func (rt *Runtime) Checkpoints(ctx context.Context) iter.Seq2[Checkpoint, error]
 	}
 }
 
-// current returns cp as it is by now. It reports false if its activity has completed
-// or runs here. Dropped is writer.dropped as it was before cp was read.
-func (rt *Runtime) current(ctx context.Context, cp Checkpoint, dropped uint64) (Checkpoint, bool, error) {
+// current returns cp as it is by now. Dropped is writer.dropped as it was before cp was
+// read. The State is 0 if the activity has completed or runs here. It is busy if it is not
+// certain that it runs on.
+func (rt *Runtime) current(ctx context.Context, cp Checkpoint, dropped uint64) (_ Checkpoint, busy bool, err error) {
 	rt.enter()
-	running, changed := rt.runningLocked(cp.ID) != nil, rt.writer.dropped != dropped
-	r := rt.writer.records[cp.ID]
+	a, r, changed := rt.runningLocked(cp.ID), rt.writer.records[cp.ID], rt.writer.dropped != dropped
+	busy = a != nil && a.rec != nil && !a.rec.start.accepted
 	rt.leave()
 	switch {
-	case running || r != nil && r.gone:
-		return Checkpoint{}, false, nil
+	case a != nil || r != nil && r.gone:
+		return Checkpoint{}, busy, nil
 	case r != nil: // it has ended meanwhile
-		return r.remains(rt), true, nil
-	case !changed:
-		return cp, true, nil
+		return r.remains(rt), false, nil
+	case cp.State != 0 && !changed:
+		return cp, false, nil
 	}
-	cp, err := rt.load(ctx, cp.ID, rt.cfg.StoreTimeout)
-	return cp, cp.State != 0, err
+	cp, err = rt.load(ctx, cp.ID, rt.cfg.StoreTimeout)
+	return cp, false, err
 }
 
 // stored is Store.All. Config.StoreTimeout counts from the last checkpoint that it has

@@ -257,7 +257,7 @@ func Start[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn func(
 }
 
 func startBody[Out any](ctx context.Context, rt *Runtime, opts *Options, body body) (*Handle[Out], error) {
-	a, err := rt.start(ctx, opts, body, startInBackground)
+	a, err := rt.start(ctx, opts, body, startInBackground, nil)
 	if err == nil {
 		err = a.awaitStart()
 	}

@@ -20,12 +20,11 @@ type startMode int
 const (
 	startAttended     startMode = iota // the caller's goroutine waits, and watches the caller's context
 	startInBackground                  // nobody waits
-	startRecovering                    // nobody waits, and only what the Store holds as unfinished is started
 )
 
 // run starts an activity and waits for its end.
 func (rt *Runtime) run(ctx context.Context, opts *Options, body body) (*activity, error) {
-	a, err := rt.start(ctx, opts, body, startAttended)
+	a, err := rt.start(ctx, opts, body, startAttended, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -40,8 +39,9 @@ func (rt *Runtime) run(ctx context.Context, opts *Options, body body) (*activity
 }
 
 // start makes an activity of body and starts it. Whether a stored activity has
-// started, awaitStart says.
-func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode startMode) (*activity, error) {
+// started, awaitStart says. If recovered is not nil, the activity is started only if it is
+// unfinished.
+func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode startMode, recovered *Checkpoint) (*activity, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
@@ -64,11 +64,11 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode sta
 	if rt.cfg.Store != nil && opts.ID != "" {
 		a.rec = &record{id: opts.ID, a: a}
 		a.rec.start.decided = make(chan struct{})
-		if in, ok := body.input(); ok {
-			data, err := marshal(rt.cfg.Codec, in)
-			if err != nil {
-				return nil, refusal(opts.ID, fmt.Errorf("cannot encode its input, a %T: %w", in, err))
-			}
+		if recovered != nil {
+			a.rec.input = recovered.Input
+		} else if data, err := body.encode(rt.cfg.Codec); err != nil {
+			return nil, refusal(opts.ID, err)
+		} else {
 			a.rec.input = data
 		}
 	}
@@ -83,7 +83,7 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode sta
 	if err != nil {
 		a.letGo()
 	} else if a.rec != nil {
-		err = a.load(mode == startRecovering)
+		err = a.load(recovered != nil)
 	}
 	if err != nil {
 		return nil, err
@@ -184,7 +184,7 @@ func (rt *Runtime) schedule(a *activity) error {
 	case id != "" && rt.runningLocked(id) != nil: // Forget may have been given ""
 		return refusal(id, ErrAlreadyRunning)
 	case a.rec != nil && rt.writer.records[id].restoring():
-		return refusal(id, fmt.Errorf("%w: the Store failed at an earlier start, may have written it, and has not yet taken back what stood before", ErrAlreadyRunning))
+		return refusal(id, errRestoring)
 	}
 	if id != "" {
 		if before := rt.ids[id]; before != nil {
@@ -231,6 +231,7 @@ type storedStart struct {
 	found    Checkpoint // its State is 0 if there is none; without the details
 	details  bool       // it has details, which are the activity's
 	replaces *record    // where found comes from; nil if from the Store
+	crashed  bool       // the process ended during an attempt
 	written  bool       // the Store may hold something of this execution
 	failed   bool       // the Store has not taken the start
 	newInput bool       // found has another input
@@ -284,8 +285,8 @@ func (a *activity) refuseLocked(err error) {
 
 var errNotRecovered = errors.New("there is nothing to recover")
 
-// load asks the Store what it holds of the activity's ID, and resumes from
-// there. When recovering it refuses an activity that is not unfinished.
+// load asks the Store what it holds of the activity's ID, and resumes from there. When
+// recovering it refuses an activity that is not unfinished.
 func (a *activity) load(recovering bool) (err error) {
 	var cp Checkpoint
 	var mismatch error
@@ -338,7 +339,7 @@ func (a *activity) loaded(cp Checkpoint, mismatch error, recovering bool, err er
 		err = refusal(a.opts.ID, mismatch)
 	}
 	if err == nil {
-		a.resumeLocked(cp)
+		a.resumeLocked(cp, recovering)
 		if r := a.rec; !a.startDecidedLocked() && a.phase != phaseSavingStart {
 			r.saveLocked(a.rt, a.waitSavedLocked)
 		}
@@ -363,7 +364,7 @@ func (a *activity) compare(cp Checkpoint) error {
 	} else if name := a.opts.Name; name != cp.Name {
 		return fmt.Errorf("%w: the Store has one named %q (%s, attempt %d), and this one is named %q: use another ID, or Forget this one to drop what is stored", ErrCheckpointMismatch, cp.Name, cp.State, cp.Attempt, name)
 	}
-	if _, takesInput := a.body.input(); !takesInput {
+	if !a.body.takesInput() {
 		r.input = bytes.Clone(cp.Input)
 		return nil
 	}
@@ -381,7 +382,7 @@ func (a *activity) compare(cp Checkpoint) error {
 	}
 	how := "use that input, set Options.AcceptNewInput to continue with the new one, or Forget the ID to drop what is stored"
 	if err != nil {
-		return fmt.Errorf("%w: the Store has one (%s, attempt %d) with the input %s, which cannot be decoded for this one (%w): %s", ErrCheckpointMismatch, cp.State, cp.Attempt, excerpt(cp.Input), err, how)
+		return fmt.Errorf("%w: the Store has one (%s, attempt %d) with the input %s, which %w: %s", ErrCheckpointMismatch, cp.State, cp.Attempt, excerpt(cp.Input), err, how)
 	}
 	return fmt.Errorf("%w: the Store has one (%s, attempt %d) with the input %s, and this one has %s: %s", ErrCheckpointMismatch, cp.State, cp.Attempt, excerpt(again), excerpt(r.input), how)
 }
@@ -399,7 +400,7 @@ func excerpt(input []byte) string {
 }
 
 // resumeLocked starts an activity from the checkpoint of its ID.
-func (a *activity) resumeLocked(cp Checkpoint) {
+func (a *activity) resumeLocked(cp Checkpoint, recovering bool) {
 	r, p, rt := a.rec, &a.opts.RetryPolicy, a.rt
 	r.start.found, r.sequence = cp, max(r.sequence, cp.Sequence)
 	r.start.held = cp.State.unfinished() && !r.start.newInput && (r.start.replaces == nil || !r.start.replaces.unsaved)
@@ -436,6 +437,7 @@ func (a *activity) resumeLocked(cp Checkpoint) {
 		a.countedFrom = cp.Attempt - 1
 	}
 	crashed := cp.State == CheckpointRunning
+	r.start.crashed = crashed
 	if crashed {
 		a.failure = fmt.Errorf("the process ended during attempt %d", cp.Attempt)
 	}
@@ -454,7 +456,7 @@ func (a *activity) resumeLocked(cp Checkpoint) {
 	case a.closeBy() != never && a.closeBy() <= next:
 		retry = RetryStateTimeout
 	}
-	if retry != 0 || crashed {
+	if retry != 0 || crashed && !recovering { // Recover logs how many
 		a.logRestart(err, retry, time.Duration(next-now))
 	}
 	switch {
@@ -516,6 +518,8 @@ func (a *activity) waitSavedLocked(err error) {
 		a.refuseLocked(refusal(r.id, err))
 	}
 }
+
+var errRestoring = fmt.Errorf("%w: the Store failed at an earlier start, may have written it, and has not yet taken back what stood before", ErrAlreadyRunning)
 
 // restoring reports whether r is what stood before a start that the Store has failed to
 // take. Runtime.mu is held.

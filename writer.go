@@ -312,8 +312,7 @@ func (w *writer) take(gone bool) (batch []write) {
 	defer rt.leave()
 	p := w.pace(gone)
 	urgent := slices.ContainsFunc(w.dirty, func(r *record) bool { return r.urgent && r.gone == gone })
-	limit, retry := maxBatch, p.retry.due
-	others := urgent || retry || w.soon.due
+	limit, retry, others := maxBatch, p.retry.due, true
 	switch {
 	case p.down && urgent:
 		retry, others = false, false
