@@ -35,7 +35,6 @@ type writer struct {
 	failures     uint64 // calls that failed
 	failingSince moment // set while failing
 	failing      bool   // there is something that the Store has not taken
-	logged       string // of the last line about that
 
 	turn chan struct{} // held while writing to the Store
 }
@@ -72,6 +71,7 @@ type pace struct {
 	failures int     // failed tries in a row, except those made during a pause
 	retryAt  instant // the end of the pause
 	down     bool    // the Store takes nothing
+	logged   string  // the last line about a failure; empty once nothing is failing
 }
 
 func (w *writer) pace(gone bool) *pace {
@@ -548,11 +548,11 @@ func (w *writer) note(gone bool, o *outcome) {
 			text += o.failed[0].id
 			attrs = append(attrs, slog.String("id", o.failed[0].id))
 		}
-		if text != w.logged {
+		if text != p.logged {
 			// Not in this goroutine: a Logger that hangs must not hold up the next try.
 			go rt.log(slog.LevelError, "activity: the Store failed; what it did not take stays in memory and is tried again", nil, 0, attrs...)
 		}
-		w.logged = text
+		p.logged = text
 		return
 	}
 	if !w.failing || !o.taken {
@@ -564,12 +564,12 @@ func (w *writer) note(gone bool, o *outcome) {
 	if left(gone) {
 		return
 	}
-	if p.failures = 0; !p.retry.due {
+	if p.failures, p.logged = 0, ""; !p.retry.due {
 		rt.scheduler.alarms.remove(p.retry.place)
 	}
 	if !left(!gone) {
 		go rt.log(slog.LevelInfo, "activity: the Store takes everything again", nil, 0, slog.Duration("after", rt.now.since(w.failingSince.at)))
-		w.failing, w.logged = false, ""
+		w.failing = false
 	}
 }
 

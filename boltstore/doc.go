@@ -28,9 +28,18 @@
 // there is space. After a failed sync nobody knows what the disk has: every
 // method fails from then on, until the file is closed and opened anew.
 //
-// The file grows with what is stored at one time, and never shrinks; the space is
-// used again. A large one with little in it can be rewritten while no Store has
-// it open: bbolt compact -o new.db activities.db.
+// While the file is open it grows with what is stored at one time, and does not shrink;
+// the space is used again. bbolt writes the list of the free space with every commit, so
+// after a backlog each Save costs more. Open mends that: if 16 MiB or more are free, and
+// three quarters of the file, it rewrites the file into a new one, with the same mode and
+// owner, which then takes its name. If that fails, for want of space, for instance, the
+// file stays as it is.
+//
+// An Input of more than 1 KiB is kept apart from the rest of its checkpoint, and written
+// only when it changes. The rest is written with every Save.
+//
+// If the file is removed or replaced while it is open, the next Save or Delete returns an
+// error, and so does every method from then on.
 //
 // # Damaged files
 //
@@ -55,12 +64,13 @@
 //
 // # The file
 //
-// A bbolt file of format 2, with one bucket, "activity checkpoints 1": 1 is the
-// version of what follows. Its keys are the IDs, its values the records, and its
-// sequence number is the sum, modulo 2^64, of the 64-bit FNV-1a hash of each key
-// and the first 5 bytes of its record. A record is
+// A bbolt file of format 2, with the bucket "activity checkpoints 1" and, if there are
+// large inputs, "activity inputs 1": 1 is the version of what follows. The keys are the
+// IDs, the values the records or inputs, and the sequence number of a bucket is the sum,
+// modulo 2^64, of the 64-bit FNV-1a hash of each key and the first 5 bytes of its value.
+// A record is
 //
-//	version      1 byte: 2
+//	version      1 byte: 2, or 3 if the input is kept apart
 //	checksum     4 bytes, big-endian: CRC-32C of the ID and of all that follows
 //	Name         bytes
 //	State        varint
@@ -74,6 +84,13 @@
 //	Details      bytes
 //	LastFailure  bytes
 //	NextAttempt  as ScheduledAt; records of version 1 end before it
+//	input sum    uvarint: the checksum of the input that is kept apart; only in version 3
+//
+// and an input
+//
+//	version      1 byte: 1
+//	checksum     4 bytes, big-endian: CRC-32C of the ID and the input
+//	input        the rest
 //
 // where varint and uvarint are those of [encoding/binary], and bytes are a uvarint,
 // 0 for nil or else their number plus 1, and then themselves. Times come back in

@@ -1,6 +1,7 @@
 package boltstore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,19 +15,26 @@ import (
 )
 
 const (
-	recordVersion = 2     // version 1 has no NextAttempt
-	markSize      = 1 + 4 // the version and the checksum, with which every record begins
+	recordVersion = 3     // version 1 has no NextAttempt, and version 2 no input that is kept apart
+	inputVersion  = 1     // of an input that is kept apart
+	markSize      = 1 + 4 // the version and the checksum, with which every record and input begins
+
+	// largestInline is the largest input that stays in its record. A larger one is kept
+	// apart, because the record is written with every Save.
+	largestInline = 1 << 10
 )
 
 var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 	errDamagedRecord = errors.New("the record is damaged: Runtime.Forget drops it")
+	errDamagedInput  = errors.New("the input of the record is missing or damaged: Runtime.Forget drops the record")
 )
 
 // encodeRecord gives the value that is stored under c.ID.
 func encodeRecord(c *activity.Checkpoint) ([]byte, error) {
-	const fixed = markSize + 14*binary.MaxVarintLen64
+	const fixed = markSize + 15*binary.MaxVarintLen64
+	apart := len(c.Input) > largestInline
 	size := fixed + int64(len(c.Name)) + int64(len(c.Input)) + int64(len(c.Details)) + int64(len(c.LastFailure))
 	switch {
 	case c.ID == "":
@@ -35,6 +43,13 @@ func encodeRecord(c *activity.Checkpoint) ([]byte, error) {
 		return nil, fmt.Errorf("the ID has %d bytes, more than bbolt's %d", len(c.ID), bbolt.MaxKeySize)
 	case size > bbolt.MaxValueSize:
 		return nil, fmt.Errorf("a checkpoint of %d bytes is more than bbolt's %d", size, bbolt.MaxValueSize)
+	}
+	input, version := c.Input, byte(recordVersion)
+	if apart {
+		size -= int64(len(input))
+		input = nil
+	} else {
+		version = 2 // which older programs read
 	}
 	b := make([]byte, markSize, size)
 	b = appendBytes(b, []byte(c.Name))
@@ -45,16 +60,28 @@ func encodeRecord(c *activity.Checkpoint) ([]byte, error) {
 	b = binary.AppendUvarint(b, c.Sequence)
 	b = appendTime(b, c.ScheduledAt)
 	b = appendTime(b, c.UpdatedAt)
-	b = appendBytes(b, c.Input)
+	b = appendBytes(b, input)
 	b = appendBytes(b, c.Details)
 	b = appendBytes(b, []byte(c.LastFailure))
 	b = appendTime(b, c.NextAttempt)
-	b[0] = recordVersion
+	if apart {
+		b = binary.AppendUvarint(b, uint64(checksum(c.ID, c.Input)))
+	}
+	b[0] = version
 	binary.BigEndian.PutUint32(b[1:], checksum(c.ID, b[markSize:]))
 	return b, nil
 }
 
-func decodeRecord(id string, record []byte) (activity.Checkpoint, error) {
+// encodeInput gives the value that an input that is kept apart is stored as, under its ID.
+func encodeInput(id, input []byte) []byte {
+	b := make([]byte, markSize, markSize+len(input))
+	b[0] = inputVersion
+	binary.BigEndian.PutUint32(b[1:], checksum(string(id), input))
+	return append(b, input...)
+}
+
+// decodeRecord calls input for one that is kept apart.
+func decodeRecord(id string, record []byte, input func() []byte) (activity.Checkpoint, error) {
 	switch {
 	case len(record) < markSize:
 		return activity.Checkpoint{}, errDamagedRecord
@@ -63,10 +90,10 @@ func decodeRecord(id string, record []byte) (activity.Checkpoint, error) {
 	case record[0] == 0, binary.BigEndian.Uint32(record[1:]) != checksum(id, record[markSize:]):
 		return activity.Checkpoint{}, errDamagedRecord
 	}
-	return decodeFields(id, record[0], record[markSize:])
+	return decodeFields(id, record[0], record[markSize:], input)
 }
 
-func decodeFields(id string, version byte, fields []byte) (activity.Checkpoint, error) {
+func decodeFields(id string, version byte, fields []byte, input func() []byte) (activity.Checkpoint, error) {
 	d := decoder{rest: fields}
 	c := activity.Checkpoint{
 		ID:          id,
@@ -85,8 +112,19 @@ func decodeFields(id string, version byte, fields []byte) (activity.Checkpoint, 
 	if version >= 2 {
 		c.NextAttempt = d.time()
 	}
+	sum := uint64(0)
+	if version >= 3 {
+		sum = d.uvarint()
+	}
 	if d.failed || len(d.rest) > 0 {
 		return activity.Checkpoint{}, errDamagedRecord
+	}
+	if version >= 3 {
+		value := input()
+		if len(value) < markSize || value[0] != inputVersion || uint64(binary.BigEndian.Uint32(value[1:])) != sum || uint64(checksum(id, value[markSize:])) != sum {
+			return activity.Checkpoint{}, errDamagedInput
+		}
+		c.Input = bytes.Clone(value[markSize:])
 	}
 	return c, nil
 }

@@ -31,8 +31,9 @@ func FuzzRecord(f *testing.F) {
 	})
 	f.Add("", []byte{})
 	f.Fuzz(func(t *testing.T, id string, fields []byte) {
-		_, _ = decodeRecord(id, fields) // does not panic
-		c, err := decodeFields(id, recordVersion, fields)
+		none := func() []byte { return nil }
+		_, _ = decodeRecord(id, fields, none) // does not panic
+		c, err := decodeFields(id, 2, fields, none)
 		if err != nil || id == "" || len(id) > bbolt.MaxKeySize {
 			return
 		}
@@ -40,7 +41,7 @@ func FuzzRecord(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := decodeRecord(id, record)
+		again, err := decodeRecord(id, record, func() []byte { return encodeInput([]byte(id), c.Input) })
 		if err != nil || !reflect.DeepEqual(again, c) {
 			t.Fatalf("%+v became %+v, %v", c, again, err)
 		}
@@ -65,11 +66,11 @@ func TestRecordFormat(t *testing.T) {
 	if record[0] != 2 || binary.BigEndian.Uint32(record[1:]) != 0x84c330de {
 		t.Errorf("the record begins with %x", record[:markSize])
 	}
-	got, err := decodeRecord(c.ID, record)
+	got, err := decodeRecord(c.ID, record, nil)
 	if err != nil || !reflect.DeepEqual(got, c) {
 		t.Errorf("%+v became %+v, %v", c, got, err)
 	}
-	got, err = decodeRecord(c.ID, append([]byte{1, 0x22, 0x6a, 0x76, 0x99}, first...))
+	got, err = decodeRecord(c.ID, append([]byte{1, 0x22, 0x6a, 0x76, 0x99}, first...), nil)
 	c.NextAttempt = time.Time{}
 	if err != nil || !reflect.DeepEqual(got, c) {
 		t.Errorf("version 1: %+v became %+v, %v", c, got, err)
@@ -91,7 +92,7 @@ func TestRecordFields(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := decodeRecord(c.ID, record)
+		got, err := decodeRecord(c.ID, record, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -112,13 +113,13 @@ func TestDamagedRecords(t *testing.T) {
 	}
 	refused := func(what, id string, record []byte) {
 		t.Helper()
-		if got, err := decodeRecord(id, record); err == nil {
+		if got, err := decodeRecord(id, record, nil); err == nil {
 			t.Errorf("%s: read as %+v", what, got)
 		}
 	}
 	for n := range record {
 		refused("truncated", c.ID, record[:n])
-		if _, err := decodeFields(c.ID, recordVersion, record[markSize:max(n, markSize)]); err == nil {
+		if _, err := decodeFields(c.ID, 2, record[markSize:max(n, markSize)], nil); err == nil {
 			t.Errorf("fields were read up to %d bytes", n)
 		}
 		changed := bytes.Clone(record)
@@ -126,23 +127,49 @@ func TestDamagedRecords(t *testing.T) {
 		refused("changed", c.ID, changed)
 	}
 	refused("another's", "di", record)
-	if _, err := decodeFields(c.ID, recordVersion, append(bytes.Clone(record[markSize:]), 0)); err == nil {
+	if _, err := decodeFields(c.ID, 2, append(bytes.Clone(record[markSize:]), 0), nil); err == nil {
 		t.Error("fields with something after them were read")
 	}
 	nanoseconds := func(n uint64) []byte {
 		b := []byte("\x01\x00\x00\x00\x00\x00\x00") // up to ScheduledAt's seconds
 		return append(binary.AppendUvarint(b, n), "\x00\x00\x00\x00\x01"...)
 	}
-	if _, err := decodeFields("id", 1, nanoseconds(1e9-1)); err != nil {
+	if _, err := decodeFields("id", 1, nanoseconds(1e9-1), nil); err != nil {
 		t.Error(err)
 	}
-	if _, err := decodeFields("id", 1, nanoseconds(1e9)); err == nil {
+	if _, err := decodeFields("id", 1, nanoseconds(1e9), nil); err == nil {
 		t.Error("a second with 1e9 nanoseconds was read")
 	}
 	tooLarge := binary.AppendVarint([]byte("\x01\x00"), math.MaxInt32+1) // Attempt
 	tooLarge = append(tooLarge, "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01"...)
-	if c, err := decodeFields("id", 1, tooLarge); (err == nil) != (math.MaxInt > math.MaxInt32) {
+	if c, err := decodeFields("id", 1, tooLarge, nil); (err == nil) != (math.MaxInt > math.MaxInt32) {
 		t.Errorf("an Attempt beyond 32 bits was read as %d, %v", c.Attempt, err)
+	}
+}
+
+// Given a record whose input is kept apart, when that is missing or another, then the
+// record is not read.
+func TestDamagedInputs(t *testing.T) {
+	c := activity.Checkpoint{ID: "id", Input: bytes.Repeat([]byte("x"), largestInline+1)}
+	record, err := encodeRecord(&c)
+	if err != nil || record[0] != 3 || len(record) > 100 {
+		t.Fatal(err, len(record))
+	}
+	input := encodeInput([]byte(c.ID), c.Input)
+	got, err := decodeRecord(c.ID, record, func() []byte { return input })
+	if err != nil || !bytes.Equal(got.Input, c.Input) {
+		t.Errorf("%d bytes, %v", len(got.Input), err)
+	}
+	damaged := [][]byte{nil, input[:markSize-1], input[:len(input)-1], append(bytes.Clone(input), 'x'), encodeInput([]byte("other"), c.Input), encodeInput([]byte(c.ID), c.Input[1:])}
+	for i := range markSize + 1 {
+		changed := bytes.Clone(input)
+		changed[i]++
+		damaged = append(damaged, changed)
+	}
+	for i, input := range damaged {
+		if got, err := decodeRecord(c.ID, record, func() []byte { return input }); err != errDamagedInput {
+			t.Errorf("%d: read as %+v, %v", i, got, err)
+		}
 	}
 }
 
@@ -178,7 +205,7 @@ func TestNewerRecord(t *testing.T) {
 	}
 	check := func(err error) {
 		t.Helper()
-		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), `"b": the record has version 3`) {
+		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), `"b": the record has version 4`) {
 			t.Errorf("the error is %v", err)
 		}
 	}

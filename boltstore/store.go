@@ -24,6 +24,7 @@ import (
 const (
 	bucketPrefix = "activity checkpoints "
 	bucketName   = bucketPrefix + "1" // the version of the file format
+	inputsName   = "activity inputs 1"
 
 	defaultLockTimeout = 500 * time.Millisecond // for a process that is just ending
 	lockRetry          = 20 * time.Millisecond
@@ -43,6 +44,7 @@ var ErrInUse = errors.New("in use: another process, or another Store in this one
 var (
 	errClosed   = errors.New("the Store is closed; close it after Runtime.Shutdown")
 	errReplaced = errors.New("removed or replaced while it was opened")
+	errGone     = errors.New("the file has been removed or replaced while it was open, so what is saved is lost: end the program, and open the file anew")
 )
 
 // A Store is an [activity.Store] in one file. Its methods are safe for
@@ -92,6 +94,9 @@ func Open(path string, opts *Options) (*Store, error) {
 	for try := 1; errors.Is(err, errReplaced) && try < 10; try++ {
 		s.abandon()
 		err = s.open(bolt)
+	}
+	if err == nil {
+		err = noPanic(s.compact)
 	}
 	if err != nil {
 		s.abandon()
@@ -269,13 +274,13 @@ func (s *Store) abandon() {
 // Load is [activity.Store]'s.
 func (s *Store) Load(ctx context.Context, id string) (c activity.Checkpoint, found bool, err error) {
 	operation := fmt.Sprintf("load %q", id)
-	err = s.view(ctx, operation, func(b *bbolt.Bucket) error {
-		record := b.Get([]byte(id))
+	err = s.view(ctx, operation, func(v *view) error {
+		record := v.records.Get([]byte(id))
 		if record == nil {
 			return nil
 		}
 		found = true
-		c, err = decodeRecord(id, record)
+		c, err = v.decode(id, record)
 		return err
 	})
 	if err != nil {
@@ -287,33 +292,25 @@ func (s *Store) Load(ctx context.Context, id string) (c activity.Checkpoint, fou
 // Save is [activity.Store]'s: one durable commit for the batch.
 func (s *Store) Save(ctx context.Context, batch []activity.Checkpoint) error {
 	const operation = "save"
-	records := make([][]byte, len(batch))
+	encoded := make([][]byte, len(batch))
 	for i := range batch {
 		record, err := encodeRecord(&batch[i])
 		if err != nil {
 			return s.failed(fmt.Sprintf("%s %q", operation, batch[i].ID), err)
 		}
-		records[i] = record
+		encoded[i] = record
 	}
-	return s.update(ctx, operation, len(batch), func(b *bbolt.Bucket, i int) (uint64, error) {
+	return s.update(ctx, operation, len(batch), func(records, inputs *bucket, i int) error {
 		id := []byte(batch[i].ID)
-		change := mark(id, records[i])
-		if old := b.Get(id); old != nil {
-			change -= mark(id, old)
-		}
-		return change, b.Put(id, records[i])
+		return errors.Join(records.put(id, encoded[i]), inputs.putInput(id, batch[i].Input))
 	})
 }
 
 // Delete is [activity.Store]'s: one durable commit for all.
 func (s *Store) Delete(ctx context.Context, ids []string) error {
-	return s.update(ctx, "delete", len(ids), func(b *bbolt.Bucket, i int) (uint64, error) {
+	return s.update(ctx, "delete", len(ids), func(records, inputs *bucket, i int) error {
 		id := []byte(ids[i])
-		old := b.Get(id)
-		if old == nil {
-			return 0, nil
-		}
-		return -mark(id, old), b.Delete(id)
+		return errors.Join(records.delete(id), inputs.delete(id))
 	})
 }
 
@@ -356,8 +353,8 @@ type chunk struct {
 // read reads what comes after c. It reports whether there may be more.
 func (s *Store) read(ctx context.Context, c *chunk) (more bool, err error) {
 	c.checkpoints = nil
-	err = s.view(ctx, "read all", func(b *bbolt.Bucket) error {
-		cursor := b.Cursor()
+	err = s.view(ctx, "read all", func(v *view) error {
+		cursor := v.records.Cursor()
 		id, record := cursor.Seek(c.last)
 		if c.last != nil && bytes.Equal(id, c.last) {
 			id, record = cursor.Next()
@@ -367,8 +364,8 @@ func (s *Store) read(ctx context.Context, c *chunk) (more bool, err error) {
 				return nil
 			}
 			c.last = bytes.Clone(id)
-			size += len(record)
-			checkpoint, err := decodeRecord(string(id), record)
+			checkpoint, err := v.decode(string(id), record)
+			size += len(record) + len(checkpoint.Input)
 			if err != nil {
 				c.unread = append(c.unread, fmt.Errorf("%q: %w", id, err))
 				continue
@@ -380,18 +377,94 @@ func (s *Store) read(ctx context.Context, c *chunk) (more bool, err error) {
 	return more, err
 }
 
-func (s *Store) view(ctx context.Context, operation string, read func(*bbolt.Bucket) error) error {
+// A view is what a transaction reads.
+type view struct{ records, inputs *bbolt.Bucket } // inputs is nil if there are none
+
+func (v *view) decode(id string, record []byte) (activity.Checkpoint, error) {
+	return decodeRecord(id, record, func() []byte {
+		if v.inputs == nil {
+			return nil
+		}
+		return v.inputs.Get([]byte(id))
+	})
+}
+
+func (s *Store) view(ctx context.Context, operation string, read func(*view) error) error {
 	return s.guarded(ctx, operation, func() error {
 		return s.db.View(func(tx *bbolt.Tx) error {
-			return read(tx.Bucket([]byte(bucketName)))
+			return read(&view{tx.Bucket([]byte(bucketName)), tx.Bucket([]byte(inputsName))})
 		})
 	})
 }
 
-// update calls write for each of n in one transaction. What write returns is
-// added to the bucket's sum, which is what verify compares its records with.
-// bbolt's sequence number, which costs no page of its own, holds it.
-func (s *Store) update(ctx context.Context, operation string, n int, write func(b *bbolt.Bucket, i int) (uint64, error)) error {
+// A bucket is one that a transaction changes. The sum of the marks of what is in it is
+// what verify compares it with. bbolt's sequence number, which costs no page of its own,
+// holds it.
+type bucket struct {
+	tx   *bbolt.Tx
+	name string
+	b    *bbolt.Bucket // nil if there is none
+	sum  uint64
+}
+
+func openBucket(tx *bbolt.Tx, name string) *bucket {
+	b := &bucket{tx: tx, name: name, b: tx.Bucket([]byte(name))}
+	if b.b != nil {
+		b.sum = b.b.Sequence()
+	}
+	return b
+}
+
+func (b *bucket) get(id []byte) []byte {
+	if b.b == nil {
+		return nil
+	}
+	return b.b.Get(id)
+}
+
+func (b *bucket) put(id, value []byte) (err error) {
+	if b.b == nil {
+		if b.b, err = b.tx.CreateBucket([]byte(b.name)); err != nil {
+			return err
+		}
+	}
+	if old := b.b.Get(id); old != nil {
+		b.sum -= mark(id, old)
+	}
+	b.sum += mark(id, value)
+	return b.b.Put(id, value)
+}
+
+func (b *bucket) delete(id []byte) error {
+	old := b.get(id)
+	if old == nil {
+		return nil
+	}
+	b.sum -= mark(id, old)
+	return b.b.Delete(id)
+}
+
+// putInput keeps a large input apart, where it is written only when it changes.
+func (b *bucket) putInput(id, input []byte) error {
+	if len(input) <= largestInline {
+		return b.delete(id)
+	}
+	if old := b.get(id); len(old) == markSize+len(input) && bytes.Equal(old[markSize:], input) {
+		return nil
+	}
+	return b.put(id, encodeInput(id, input))
+}
+
+// close stores the sum.
+func (b *bucket) close() error {
+	if b.b == nil || b.sum == b.b.Sequence() {
+		return nil
+	}
+	return b.b.SetSequence(b.sum)
+}
+
+// update calls write for each of n in one transaction.
+func (s *Store) update(ctx context.Context, operation string, n int, write func(records, inputs *bucket, i int) error) error {
 	select {
 	case <-ctx.Done():
 		return s.failed(operation, ended(ctx))
@@ -404,23 +477,36 @@ func (s *Store) update(ctx context.Context, operation string, n int, write func(
 		}
 		committing := false
 		err := s.db.Update(func(tx *bbolt.Tx) error {
-			b := tx.Bucket([]byte(bucketName))
-			sum := b.Sequence()
+			records, inputs := openBucket(tx, bucketName), openBucket(tx, inputsName)
 			for i := range n {
-				change, err := write(b, i)
-				if err != nil {
+				if err := write(records, inputs, i); err != nil {
 					return err
 				}
-				sum += change
+			}
+			if err := errors.Join(records.close(), inputs.close()); err != nil {
+				return err
 			}
 			committing = true
-			return b.SetSequence(sum)
+			return nil
 		})
 		if err != nil && committing && !undone(err) {
-			return s.breakDown(fmt.Errorf("a commit failed, and what is on the disk is no longer known: close and open the file anew: %w", err))
+			return s.breakDown(fmt.Errorf("a commit failed, and what is on the disk is no longer known: this Store takes nothing more; end the program, or close and open the file anew: %w", err))
+		}
+		if err == nil && !s.inPlace() {
+			return s.breakDown(errGone)
 		}
 		return err
 	})
+}
+
+// inPlace reports whether the path still names the open file.
+func (s *Store) inPlace() bool {
+	open, err := s.file.Stat()
+	if err != nil {
+		return true // which a Windows handle may refuse
+	}
+	named, err := os.Stat(s.path)
+	return err == nil && os.SameFile(open, named)
 }
 
 // undone says whether a commit failed before anything of it counted: bbolt could

@@ -191,7 +191,7 @@ func (v *verifier) use(id uint64) error {
 func (v *verifier) root(id uint64) error {
 	return v.tree(id, nil, nil, 0, func(flags uint32, name, value []byte) error {
 		switch {
-		case flags&bucketElement != 0 && string(name) == bucketName:
+		case flags&bucketElement != 0 && (string(name) == bucketName || string(name) == inputsName):
 			return v.bucket(id, value)
 		case flags&bucketElement != 0 && strings.HasPrefix(string(name), bucketPrefix):
 			return fmt.Errorf("a Store of another version: %q; this program reads %q", name, bucketName)
