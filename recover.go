@@ -240,7 +240,7 @@ func (rt *Runtime) current(ctx context.Context, cp Checkpoint, dropped uint64) (
 	case cp.State != 0 && !changed:
 		return cp, false, nil
 	}
-	cp, err = rt.load(ctx, cp.ID, rt.cfg.StoreTimeout)
+	cp, err = rt.load(ctx, cp.ID, rt.cfg.StoreTimeout, nil)
 	return cp, false, err
 }
 
@@ -267,31 +267,25 @@ func (rt *Runtime) stored(ctx context.Context) iter.Seq2[Checkpoint, error] {
 			}
 			return nil
 		})
-		var late error
 		defer func() { // the loop's body may have panicked
-			if close(next); late == nil {
-				_, _ = c.wait()
-			}
+			close(next)
+			<-c.decided
 		}()
 		for {
-			if late = c.await(ready); late != nil {
-				yield(Checkpoint{}, late)
-				return
-			}
 			select {
-			case <-c.returned:
+			case <-c.decided:
 				if c.err != nil {
 					yield(Checkpoint{}, c.err)
 				}
 				return
-			default:
+			case <-ready:
 			}
-			if !yield(cp, nil) {
+			c.pause()
+			more := yield(cp, nil)
+			c.proceed()
+			if !more {
 				return
 			}
-			rt.enter()
-			c.late = rt.ringAfterLocked(rt.cfg.StoreTimeout)
-			rt.leave()
 			next <- struct{}{}
 		}
 	}
@@ -334,10 +328,10 @@ func (rt *Runtime) Forget(ctx context.Context, id string) error {
 		return notForgotten(ErrAlreadyRunning)
 	}
 	c := rt.callStore(ctx, "Delete", func(ctx context.Context) error { return rt.cfg.Store.Delete(ctx, []string{id}) })
+	<-c.decided
 	finish := func() {
-		<-c.returned
 		rt.enter()
-		if c.err == nil {
+		if c.result == nil {
 			rt.writer.dropLocked(id)
 		}
 		if rt.freeIDLocked(placeholder); ended != nil && !ended.released {
@@ -346,14 +340,19 @@ func (rt *Runtime) Forget(ctx context.Context, id string) error {
 		rt.leave()
 		<-rt.writer.turn
 	}
-	err, hangs := c.wait()
-	if hangs {
-		go finish()
+	if c.late {
+		rt.enter()
+		returned := c.returnedLocked()
+		rt.leave()
+		go func() {
+			<-returned
+			finish()
+		}()
 	} else {
 		finish()
 	}
-	if err != nil {
-		return notForgotten(err)
+	if c.err != nil {
+		return notForgotten(c.err)
 	}
 	return nil
 }

@@ -228,6 +228,34 @@ type sleeper struct {
 	wake  func() // called with Runtime.mu held
 }
 
+// A ring is a channel that is closed at an instant.
+type ring struct {
+	rt *Runtime
+	c  chan struct{}
+	sleeper
+}
+
+// ringAfter returns a ring that is closed after d.
+func (rt *Runtime) ringAfter(d time.Duration) *ring {
+	rt.enter()
+	defer rt.leave()
+	return rt.ringAfterLocked(d)
+}
+
+func (rt *Runtime) ringAfterLocked(d time.Duration) *ring {
+	r := &ring{rt: rt, c: make(chan struct{})}
+	r.wake = func() { rt.scheduler.closing = append(rt.scheduler.closing, r.c) }
+	rt.scheduler.setSleeperLocked(&r.sleeper, rt.now.add(d))
+	return r
+}
+
+// stop is called by who waits no longer.
+func (r *ring) stop() {
+	r.rt.enter()
+	defer r.rt.leave()
+	r.rt.scheduler.alarms.remove(r.place)
+}
+
 // An alarm is an entry in the queue. It rings for an activity or for a sleeper.
 type alarm struct {
 	when instant

@@ -310,16 +310,15 @@ func (a *activity) find() (cp Checkpoint, err error) {
 		}
 		return cp, nil
 	}
-	ctx, cancel := context.WithCancelCause(a.base)
-	defer cancel(nil)
-	rt.enter()
-	r.start.cancelLoad = cancel
-	if a.cancelCause != nil {
-		cancel(a.cancelCause)
-	}
+	rt.mu.Lock()
 	within := min(rt.cfg.StoreTimeout, a.closeBy().since(rt.now))
-	rt.leave()
-	return rt.load(ctx, r.id, within)
+	rt.mu.Unlock()
+	return rt.load(a.base, r.id, within, func(cancel context.CancelCauseFunc) {
+		r.start.cancelLoad = cancel
+		if a.cancelCause != nil {
+			cancel(a.cancelCause)
+		}
+	})
 }
 
 // loaded starts the activity from cp, or refuses it.

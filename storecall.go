@@ -8,81 +8,127 @@ import (
 	"time"
 )
 
-// A storeCall is one call of a method of the Store. It has a goroutine of its own,
-// because it may hang for longer than anybody can wait, and may call runtime.Goexit.
+// A storeCall is a call of the Store that somebody waits for. It has a goroutine of its
+// own, because it may hang for longer than anybody can wait. (The writer has a goroutine
+// already, and nobody waits for that.)
 type storeCall struct {
-	rt       *Runtime
-	method   string
-	within   time.Duration           // how long it may take
-	cancel   context.CancelCauseFunc // of the context that it gets
-	late     *ring                   // after within
-	returned chan struct{}           // closed when it has returned
-	err      error                   // how, once returned is closed
+	rt      *Runtime
+	method  string
+	id      string // of a Load
+	within  time.Duration
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	decided chan struct{} // closed when the call has returned, or is late
+
+	// Guarded by Runtime.mu. Late and err are set before decided is closed, once.
+	sleeper  // rings when the call is late
+	over     bool
+	late     bool
+	err      error
+	result   error         // how the call has returned, also if that was late
+	returned chan struct{} // closed when the call has returned; nil if nobody waits for that
 }
 
 var errStoreGoexit = errors.New("the Store called runtime.Goexit")
 
-// callStore calls f, which calls the method.
-func (rt *Runtime) callStore(ctx context.Context, method string, f func(context.Context) error) *storeCall {
-	rt.enter()
-	c := rt.newCallLocked(method, rt.cfg.StoreTimeout)
-	rt.leave()
-	c.start(ctx, f)
+// newCallLocked returns a call that is about to start. Its alarm is set before: a Clock
+// may take its time for that.
+func (rt *Runtime) newCallLocked(ctx context.Context, method string, within time.Duration) *storeCall {
+	c := &storeCall{rt: rt, method: method, within: within, decided: make(chan struct{})}
+	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	c.wake = c.lateLocked
+	rt.scheduler.setSleeperLocked(&c.sleeper, rt.now.add(within))
 	return c
 }
 
-// newCallLocked returns a call that is about to start. Its alarm is set before: a Clock
-// may take its time for that.
-func (rt *Runtime) newCallLocked(method string, within time.Duration) *storeCall {
-	return &storeCall{rt: rt, method: method, within: within, late: rt.ringAfterLocked(within), returned: make(chan struct{}), err: errStoreGoexit}
+// callStore starts a call of f, which calls the method.
+func (rt *Runtime) callStore(ctx context.Context, method string, f func(context.Context) error) *storeCall {
+	rt.enter()
+	c := rt.newCallLocked(ctx, method, rt.cfg.StoreTimeout)
+	rt.leave()
+	go c.run(f)
+	return c
 }
 
-func (c *storeCall) start(ctx context.Context, f func(context.Context) error) {
-	ctx, c.cancel = context.WithCancelCause(ctx)
-	go c.run(ctx, f)
+// run is the goroutine of the call.
+func (c *storeCall) run(f func(context.Context) error) {
+	err := errStoreGoexit
+	defer func() { // deferred for a Store that calls runtime.Goexit
+		c.cancel(nil)
+		c.rt.enter()
+		defer c.rt.leave()
+		if c.rt.writer.loads[c.id] == c {
+			delete(c.rt.writer.loads, c.id)
+		}
+		c.result = err
+		c.decideLocked(err)
+		if c.returned != nil {
+			c.rt.scheduler.closing = append(c.rt.scheduler.closing, c.returned)
+		}
+	}()
+	err = c.rt.protectStore(c.method, func() error { return f(c.ctx) })
 }
 
-// run makes a panic of the Store an error, and names the method in it.
-func (c *storeCall) run(ctx context.Context, f func(context.Context) error) {
-	defer close(c.returned) // deferred for a Store that calls runtime.Goexit
-	defer c.cancel(nil)
+// decideLocked lets go of those that wait, if nothing has before.
+func (c *storeCall) decideLocked(err error) {
+	c.rt.scheduler.alarms.remove(c.place)
+	if !c.over {
+		c.over, c.err = true, err
+		c.rt.scheduler.closing = append(c.rt.scheduler.closing, c.decided)
+	}
+}
+
+// pause and proceed stop and start the clock of a call. The time that the loop's body takes
+// is not the Store's.
+func (c *storeCall) pause() {
+	c.rt.enter()
+	defer c.rt.leave()
+	c.rt.scheduler.alarms.remove(c.place)
+}
+
+func (c *storeCall) proceed() {
+	c.rt.enter()
+	defer c.rt.leave()
+	if !c.over {
+		c.rt.scheduler.setSleeperLocked(&c.sleeper, c.rt.now.add(c.within))
+	}
+}
+
+// lateLocked ends the call's context. The call has failed for all that wait for it.
+func (c *storeCall) lateLocked() {
+	c.late = true
+	c.decideLocked(c.rt.lateCallLocked(c.method, c.within, c.cancel))
+}
+
+// lateCallLocked ends the context of a call that is late, and returns its error.
+func (rt *Runtime) lateCallLocked(method string, within time.Duration, cancel context.CancelCauseFunc) error {
+	err := fmt.Errorf("the Store's %s has not returned after %s: %w", method, within, context.DeadlineExceeded)
+	cancel(err)
+	go rt.log(slog.LevelError, "activity: the Store hangs; until its call has returned, nothing else is written", nil, 0, slog.Any("error", err))
+	return err
+}
+
+// returnedLocked returns a channel that is closed when the call has returned.
+func (c *storeCall) returnedLocked() <-chan struct{} {
+	if c.returned == nil {
+		c.returned = make(chan struct{})
+	}
+	return c.returned
+}
+
+// protectStore names the method in its error, and makes a panic one.
+func (rt *Runtime) protectStore(method string, f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			p := newPanicError(v)
-			go c.rt.log(slog.LevelError, "activity: Store."+c.method+" panicked", nil, 0, slog.Any("error", p), slog.String("stack", string(p.Stack)))
-			c.err = fmt.Errorf("the Store's %s panicked: %w", c.method, p)
+			go rt.log(slog.LevelError, "activity: Store."+method+" panicked", nil, 0, slog.Any("error", p), slog.String("stack", string(p.Stack)))
+			err = fmt.Errorf("the Store's %s panicked: %w", method, p)
 		}
 	}()
-	if c.err = f(ctx); c.err != nil {
-		c.err = fmt.Errorf("the Store's %s: %w", c.method, c.err)
+	if err := f(); err != nil {
+		return fmt.Errorf("the Store's %s: %w", method, err)
 	}
-}
-
-// wait waits until the call has returned, and returns its error. If that takes too
-// long, the call's context ends, and wait reports that it is late:
-// then the call is still under way, and has failed for all that wait for it.
-func (c *storeCall) wait() (err error, late bool) {
-	if err := c.await(nil); err != nil {
-		return err, true
-	}
-	return c.err, false
-}
-
-// await waits until the call has returned, or until something was received from ready.
-// It returns an error if its time passes first.
-func (c *storeCall) await(ready <-chan struct{}) error {
-	select {
-	case <-c.returned:
-	case <-ready:
-	case <-c.late.c:
-	}
-	if !c.late.stop() {
-		return nil
-	}
-	err := fmt.Errorf("the Store's %s has not returned after %s: %w", c.method, c.within, context.DeadlineExceeded)
-	c.cancel(err)
-	go c.rt.log(slog.LevelError, "activity: the Store hangs; until its call has returned, nothing else is written", nil, 0, slog.Any("error", err))
-	return err
+	return nil
 }
 
 // errNotTried is for those that have waited for a call that could not be made.
@@ -90,38 +136,66 @@ func (rt *Runtime) errNotTried() error {
 	return fmt.Errorf("the Store was not tried for %s (Config.StoreTimeout), because an earlier call has not returned: %w", rt.cfg.StoreTimeout, context.DeadlineExceeded)
 }
 
-// A ring is a channel that is closed at an instant.
-type ring struct {
-	rt   *Runtime
-	c    chan struct{}
-	rang bool // guarded by Runtime.mu
-	sleeper
-}
-
-// ringAfter returns a ring that is closed after d.
-func (rt *Runtime) ringAfter(d time.Duration) *ring {
-	rt.enter()
-	defer rt.leave()
-	return rt.ringAfterLocked(d)
-}
-
-func (rt *Runtime) ringAfterLocked(d time.Duration) *ring {
-	r := &ring{rt: rt, c: make(chan struct{})}
-	r.wake = func() {
-		r.rang = true
-		rt.scheduler.closing = append(rt.scheduler.closing, r.c)
+// load returns what the Store holds of id; the State is 0 if that is nothing. It takes
+// no longer than within. While one Load of an ID has not returned, there is no other.
+// Cancelable, if not nil, is called with Runtime.mu held, and gets what ends the wait.
+func (rt *Runtime) load(ctx context.Context, id string, within time.Duration, cancelable func(context.CancelCauseFunc)) (Checkpoint, error) {
+	c, err := rt.loadTurn(ctx, id, within, cancelable)
+	if err != nil {
+		return Checkpoint{}, err
 	}
-	rt.scheduler.setSleeperLocked(&r.sleeper, rt.now.add(d))
-	return r
+	var loaded Checkpoint
+	go c.run(func(ctx context.Context) error {
+		cp, found, err := rt.cfg.Store.Load(ctx, id)
+		if err != nil || !found {
+			return err
+		}
+		loaded = cp
+		return cp.errorIfNot(id)
+	})
+	<-c.decided
+	if c.err != nil {
+		return Checkpoint{}, c.err
+	}
+	return loaded, nil
 }
 
-// stop is called by who waits no longer. It reports whether the ring was closed, also if
-// something else happened at that instant.
-func (r *ring) stop() bool {
-	r.rt.enter()
-	defer r.rt.leave()
-	r.rt.scheduler.alarms.remove(r.place)
-	return r.rang
+// loadTurn waits until there is no Load of id, and returns the next one, to be started.
+func (rt *Runtime) loadTurn(ctx context.Context, id string, within time.Duration, cancelable func(context.CancelCauseFunc)) (*storeCall, error) {
+	var late *ring
+	for {
+		rt.enter()
+		before := rt.writer.loads[id]
+		if before == nil {
+			defer rt.leave()
+			c := rt.newCallLocked(ctx, "Load", within)
+			c.id = id
+			rt.writer.loads[id] = c
+			if cancelable != nil {
+				cancelable(c.cancel)
+			}
+			return c, nil
+		}
+		returned := before.returnedLocked()
+		if late == nil {
+			late = rt.ringAfterLocked(within)
+			defer late.stop()
+			var cancel context.CancelCauseFunc
+			ctx, cancel = context.WithCancelCause(ctx)
+			defer cancel(nil)
+			if cancelable != nil {
+				cancelable(cancel)
+			}
+		}
+		rt.leave()
+		select {
+		case <-returned:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-late.c:
+			return nil, rt.errNotTried()
+		}
+	}
 }
 
 // errorIfNot returns an error unless c is the checkpoint of id and makes sense.
@@ -133,61 +207,4 @@ func (c *Checkpoint) errorIfNot(id string) error {
 		return fmt.Errorf("its checkpoint makes no sense: %s, attempt %d, counted from %d, progressed %d", c.State, c.Attempt, c.CountedFrom, c.Progressed)
 	}
 	return nil
-}
-
-// load returns what the Store holds of id; the State is 0 if that is nothing. It takes
-// no longer than within. While one Load of an ID has not returned, there is no other.
-func (rt *Runtime) load(ctx context.Context, id string, within time.Duration) (Checkpoint, error) {
-	c, err := rt.loadTurn(ctx, id, within)
-	if err != nil {
-		return Checkpoint{}, err
-	}
-	var loaded Checkpoint
-	c.start(ctx, func(ctx context.Context) error {
-		defer func() {
-			rt.enter()
-			delete(rt.writer.loads, id)
-			rt.leave()
-		}()
-		cp, found, err := rt.cfg.Store.Load(ctx, id)
-		if err != nil || !found {
-			return err
-		}
-		loaded = cp
-		return cp.errorIfNot(id)
-	})
-	if err, _ := c.wait(); err != nil {
-		return Checkpoint{}, err
-	}
-	return loaded, nil
-}
-
-// loadTurn waits until there is no Load of id, and returns the next one.
-func (rt *Runtime) loadTurn(ctx context.Context, id string, within time.Duration) (*storeCall, error) {
-	var late *ring
-	for {
-		rt.enter()
-		before := rt.writer.loads[id]
-		if before == nil {
-			defer rt.leave()
-			c := rt.newCallLocked("Load", within)
-			rt.writer.loads[id] = c
-			return c, nil
-		}
-		rt.leave()
-		if late == nil {
-			late = rt.ringAfter(within)
-			defer late.stop()
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithCancel(ctx) // one from outside a bubble would block it
-			defer cancel()
-		}
-		select {
-		case <-before.returned:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-late.c:
-			return nil, rt.errNotTried()
-		}
-	}
 }

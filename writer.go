@@ -37,11 +37,19 @@ type writer struct {
 	failing      bool   // there is something that the Store has not taken
 
 	turn chan struct{} // held while writing to the Store
+
+	// The call that is under way.
+	overdue sleeper // rings when it is late
+	late    bool
+	part    []write
+	method  string
+	ctx     context.Context // used again for the next call, unless it has ended
+	cancel  context.CancelCauseFunc
 }
 
 func (w *writer) init(rt *Runtime) {
 	w.rt, w.records, w.loads, w.turn = rt, map[string]*record{}, map[string]*storeCall{}, make(chan struct{}, 1)
-	w.patience.wake = w.tellLateLocked
+	w.patience.wake, w.overdue.wake = w.tellLateLocked, w.overdueLocked
 	for _, r := range []*reminder{&w.soon, &w.saves.retry, &w.deletes.retry} {
 		r.wake = func() { r.due = true }
 	}
@@ -250,8 +258,15 @@ func (w *writer) wakeLocked() {
 // run is the writer's goroutine. It saves what is to be saved, and then deletes what is
 // to be deleted, until nothing is due.
 func (w *writer) run() {
+	done := false
+	defer func() {
+		if !done { // the Store called runtime.Goexit
+			go w.run()
+		}
+	}()
 	for w.writeDue() {
 	}
+	done = true
 }
 
 func (w *writer) writeDue() bool {
@@ -394,37 +409,56 @@ func (x *write) fill(rt *Runtime) {
 
 var errReplaced = errors.New("a new execution of the ID has them, or they were forgotten")
 
-// bring brings a batch to the Store, in calls of a size that a Store can be expected to
-// take. What the Store has refused by itself comes last, and by itself.
-func (w *writer) bring(batch []write, gone bool) {
-	var alone []write
-	batch = slices.DeleteFunc(batch, func(x write) bool {
-		if x.alone {
-			alone = append(alone, x)
-		}
-		return x.alone
-	})
-	var o outcome
-	for len(batch) > 0 {
-		n := len(batch)
-		if !gone {
-			n = w.fill(batch)
-		}
-		w.try(batch[:n], gone, &o)
-		batch = batch[n:]
-	}
-	for i := range alone {
-		w.fill(alone[i : i+1])
-		w.try(alone[i:i+1], gone, &o)
-	}
-	w.note(gone, &o)
-}
+// A round is a batch on its way to the Store.
+type round struct {
+	w     *writer
+	gone  bool
+	left  []write   // not tried yet
+	alone []write   // what the Store has refused by itself is tried last, and by itself
+	parts [][]write // of what is being tried, the next one last
 
-// An outcome is what has come of a batch.
-type outcome struct {
 	taken  bool
 	failed []*record
 	err    error // the last one
+}
+
+// bring brings a batch to the Store, in calls of a size that a Store can be expected to
+// take.
+func (w *writer) bring(batch []write, gone bool) {
+	rd := round{w: w, gone: gone, left: batch}
+	if i := slices.IndexFunc(batch, func(x write) bool { return x.alone }); i >= 0 {
+		rd.left = nil
+		for _, x := range batch {
+			if x.alone {
+				rd.alone = append(rd.alone, x)
+			} else {
+				rd.left = append(rd.left, x)
+			}
+		}
+	}
+	done := false
+	defer func() {
+		if !done { // the Store called runtime.Goexit
+			rd.tried(slices.Concat(append(rd.parts, rd.left, rd.alone)...), errStoreGoexit)
+		}
+		rd.note()
+	}()
+	for len(rd.left) > 0 {
+		n := len(rd.left)
+		if !gone {
+			n = w.fill(rd.left)
+		}
+		part := rd.left[:n]
+		rd.left = rd.left[n:]
+		rd.try(part)
+	}
+	for len(rd.alone) > 0 {
+		part := rd.alone[:1]
+		rd.alone = rd.alone[1:]
+		w.fill(part)
+		rd.try(part)
+	}
+	done = true
 }
 
 // fill completes as many checkpoints as can go in one call, and returns their number.
@@ -443,25 +477,25 @@ func (w *writer) fill(batch []write) int {
 // try saves or deletes a batch. If that fails, it tries the parts of the batch, so that
 // only what the Store refuses is refused. If the first calls all fail, or one is late,
 // the Store is down, and there is no other call.
-func (w *writer) try(batch []write, gone bool, o *outcome) {
-	p, taken := w.pace(gone), false
-	parts := [][]write{batch}
-	for tries := 1; len(parts) > 0; tries++ {
-		part := parts[len(parts)-1]
-		parts = parts[:len(parts)-1]
-		err, late := w.call(part, gone)
+func (rd *round) try(batch []write) {
+	p, taken := rd.w.pace(rd.gone), false
+	rd.parts = append(rd.parts, batch)
+	for tries := 1; len(rd.parts) > 0; tries++ {
+		part := rd.parts[len(rd.parts)-1]
+		err, late := rd.w.call(part, rd.gone)
+		rd.parts = rd.parts[:len(rd.parts)-1]
 		switch {
 		case err == nil:
 			taken = true
 		case late || p.down || len(batch) > 1 && !taken && tries >= maxTries:
-			w.tried(slices.Concat(append(parts, part)...), gone, err, o)
-			p.down = true
+			rd.tried(slices.Concat(append(rd.parts, part)...), err)
+			rd.parts, p.down = nil, true
 			return
 		case len(part) > 1:
-			parts = append(parts, part[len(part)/2:], part[:len(part)/2])
+			rd.parts = append(rd.parts, part[len(part)/2:], part[:len(part)/2])
 			continue
 		}
-		w.tried(part, gone, err, o)
+		rd.tried(part, err)
 	}
 }
 
@@ -469,38 +503,60 @@ func (w *writer) try(batch []write, gone bool, o *outcome) {
 // are told so before.
 func (w *writer) call(part []write, gone bool) (err error, late bool) {
 	rt := w.rt
-	c := rt.callStore(context.Background(), map[bool]string{false: "Save", true: "Delete"}[gone], func(ctx context.Context) error {
-		if gone {
-			ids := make([]string, len(part))
-			for i := range part {
-				ids[i] = part[i].r.id
-			}
-			return rt.cfg.Store.Delete(ctx, ids)
-		}
-		cps := make([]Checkpoint, len(part))
-		for i := range part {
-			cps[i] = part[i].cp
-		}
-		return rt.cfg.Store.Save(ctx, cps)
-	})
-	if err, late = c.wait(); err != nil {
-		rt.enter()
-		w.failures++
-		w.failingLocked()
-		for i := range part {
-			if late {
-				part[i].tellLocked(err)
-			}
-		}
-		rt.leave()
+	rt.enter()
+	w.part, w.late, w.method = part, false, "Save"
+	if gone {
+		w.method = "Delete"
 	}
-	<-c.returned
-	return c.err, late
+	if w.ctx == nil {
+		w.ctx, w.cancel = context.WithCancelCause(context.Background())
+	}
+	ctx := w.ctx
+	rt.scheduler.setSleeperLocked(&w.overdue, rt.now.add(rt.cfg.StoreTimeout))
+	rt.leave()
+	err = errStoreGoexit
+	defer func() {
+		rt.enter()
+		defer rt.leave()
+		rt.scheduler.alarms.remove(w.overdue.place)
+		w.part = nil
+		if late = w.late; err != nil && !late {
+			w.failures++
+			w.failingLocked()
+		}
+	}()
+	if gone {
+		ids := make([]string, len(part))
+		for i := range part {
+			ids[i] = part[i].r.id
+		}
+		err = rt.protectStore(w.method, func() error { return rt.cfg.Store.Delete(ctx, ids) })
+		return err, false
+	}
+	cps := make([]Checkpoint, len(part))
+	for i := range part {
+		cps[i] = part[i].cp
+	}
+	err = rt.protectStore(w.method, func() error { return rt.cfg.Store.Save(ctx, cps) })
+	return err, false
+}
+
+// overdueLocked tells those that wait for the call that is under way that it is late.
+func (w *writer) overdueLocked() {
+	w.late = true
+	w.failures++
+	w.failingLocked()
+	err := w.rt.lateCallLocked(w.method, w.rt.cfg.StoreTimeout, w.cancel)
+	w.ctx = nil
+	for i := range w.part {
+		w.part[i].tellLocked(err)
+	}
 }
 
 // tried tells those that wait, and keeps what the Store did not take.
-func (w *writer) tried(part []write, gone bool, err error, o *outcome) {
-	rt, p := w.rt, w.pace(gone)
+func (rd *round) tried(part []write, err error) {
+	w, rt, gone := rd.w, rd.w.rt, rd.gone
+	p := w.pace(gone)
 	rt.enter()
 	defer rt.leave()
 	for i := range part {
@@ -525,11 +581,11 @@ func (w *writer) tried(part []write, gone bool, err error, o *outcome) {
 			r.tellLocked(nil) // those that were told that the call is late, and wait on
 		}
 		if err != nil {
-			o.failed, o.err = append(o.failed, r), err
+			rd.failed, rd.err = append(rd.failed, r), err
 		}
 	}
 	if err == nil {
-		o.taken = true
+		rd.taken = true
 		if p.down { // everything is tried at once
 			p.down, p.retry.due = false, true
 		}
@@ -537,16 +593,17 @@ func (w *writer) tried(part []write, gone bool, err error, o *outcome) {
 }
 
 // note notes what has come of a batch, and logs it if it is new.
-func (w *writer) note(gone bool, o *outcome) {
-	rt, p := w.rt, w.pace(gone)
+func (rd *round) note() {
+	w, rt, gone := rd.w, rd.w.rt, rd.gone
+	p := w.pace(gone)
 	rt.enter()
 	defer rt.leave()
-	if len(o.failed) > 0 {
-		text := o.err.Error()
-		attrs := []slog.Attr{slog.Any("error", o.err), slog.Int("checkpoints", len(o.failed)), slog.Duration("retry_in", p.retryAt.since(rt.now))}
-		if len(o.failed) == 1 {
-			text += o.failed[0].id
-			attrs = append(attrs, slog.String("id", o.failed[0].id))
+	if len(rd.failed) > 0 {
+		text := rd.err.Error()
+		attrs := []slog.Attr{slog.Any("error", rd.err), slog.Int("checkpoints", len(rd.failed)), slog.Duration("retry_in", p.retryAt.since(rt.now))}
+		if len(rd.failed) == 1 {
+			text += rd.failed[0].id
+			attrs = append(attrs, slog.String("id", rd.failed[0].id))
 		}
 		if text != p.logged {
 			// Not in this goroutine: a Logger that hangs must not hold up the next try.
@@ -555,7 +612,7 @@ func (w *writer) note(gone bool, o *outcome) {
 		p.logged = text
 		return
 	}
-	if !w.failing || !o.taken {
+	if !w.failing || !rd.taken {
 		return
 	}
 	left := func(gone bool) bool {
