@@ -171,6 +171,40 @@ func BenchmarkHeartbeat(b *testing.B) {
 	runtime.KeepAlive(now)
 }
 
+// One reading of what a heartbeat recorded.
+func BenchmarkHeartbeatDetails(b *testing.B) {
+	where := position{File: "a/b/c.csv", Line: 1000, Offset: 123456, Bytes: 654321}
+	run := func(name string, recorded, into any) {
+		b.Run(name, func(b *testing.B) {
+			rt := activity.New(activity.Config{Logger: quiet})
+			err := rt.Run(context.Background(), activity.Options{HeartbeatDetails: []any{recorded}}, func(ctx activity.Context) error {
+				b.ReportAllocs()
+				for b.Loop() {
+					if _, err := ctx.HeartbeatDetails(into); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+	data, _ := json.Marshal(where)
+	b.Run("floor=json.Unmarshal", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := json.Unmarshal(data, new(position)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	run("int", 1000, new(int))
+	run("struct", where, new(position))
+	run("structs", slices.Repeat([]position{where}, 1000), new([]position))
+}
+
 // 100,000 activities outstanding at once: bytes each, beside a goroutine with a
 // context.WithTimeout.
 func BenchmarkOutstanding(b *testing.B) {

@@ -513,6 +513,85 @@ func TestRule5DetailsThatDoNotDecode(t *testing.T) {
 	}
 }
 
+// resumeInto is a function that resumes from recorded into what into points to.
+func resumeInto(t *testing.T, recorded, into any) error {
+	t.Helper()
+	rt := activity.New(activity.Config{Logger: quiet})
+	return rt.Run(t.Context(), activity.Options{RetryPolicy: once, HeartbeatDetails: []any{recorded}}, func(ctx activity.Context) error {
+		_, err := ctx.HeartbeatDetails(into)
+		return err
+	})
+}
+
+// Given recorded details whose arrays have another length than those of the type that they
+// are decoded into, then the attempt cannot resume: encoding/json would drop elements, or
+// fill in zeros.
+func TestHeartbeatDetails_ArrayOfAnotherLength(t *testing.T) {
+	type (
+		shards [3]int
+		tree   struct {
+			Kids []*tree
+			At   [2]int
+		}
+		list []list
+	)
+	tests := map[string]struct {
+		recorded any
+		into     any
+		want     string // in the refusal; "": it is taken
+	}{
+		"shorter":          {shards{5, 7, 9}, new([2]int), "the value has the type [2]int, and 3 elements were recorded"},
+		"longer":           {shards{5, 7, 9}, new([4]int), "the value has the type [4]int, and 3 elements were recorded"},
+		"none":             {[]int{}, new([1]int), "0 elements"},
+		"in a field":       {named([3]int{5, 7, 9}), new(struct{ F [1]int }), "field F has the type [1]int"},
+		"behind a pointer": {named([3]int{5, 7, 9}), new(*struct{ F *[1]int }), "field F has the type [1]int"},
+		"in a map":         {map[string][]int{"a": {1}, "b": {1, 2}}, new(map[string][1]int), "element [] has the type [1]int"},
+		"of arrays":        {[2][2]int{}, new([2][3]int), "element [] has the type [3]int"},
+		"deep in a tree": {tree{Kids: []*tree{{}, {Kids: []*tree{{}}}}}, new(struct {
+			Kids []struct {
+				Kids []struct {
+					Kids []int
+					At   [1]int
+				}
+				At [2]int
+			}
+			At [2]int
+		}), "field Kids[].Kids[].At has the type [1]int"},
+		"an any's pointer": {shards{5, 7, 9}, pointerTo[any](new([2]int)), "[2]int"},
+		"after other text": {struct {
+			A any
+			B string
+			F [2]int
+		}{[]any{"]}\"", -1e9, nil, map[string]any{",": []any{}}}, "\\\"]", [2]int{}}, new(struct {
+			A any
+			B string
+			F [1]int
+		}), "field F has the type [1]int"},
+		"as many":            {shards{5, 7, 9}, new([3]int), ""},
+		"bytes":              {[2]byte{1, 2}, new([2]byte), ""},
+		"into a slice":       {shards{5, 7, 9}, new([]int), ""},
+		"a tree":             {tree{Kids: []*tree{{}, nil, {Kids: []*tree{}}}}, new(tree), ""},
+		"a list":             {list{{}, {{}, {}}}, new(list), ""},
+		"methods of its own": {[]int{1, 2, 3}, new(firstOnly), ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			err := resumeInto(t, test.recorded, test.into)
+			switch {
+			case test.want == "":
+				checkErr(t, err, nil)
+			case !errors.Is(err, activity.ErrCannotResume) || !strings.Contains(err.Error(), test.want):
+				t.Errorf("%v\ndoes not say %q", err, test.want)
+			}
+		})
+	}
+}
+
+// firstOnly decodes the first number of a list.
+type firstOnly [1]int
+
+func (f *firstOnly) UnmarshalJSON(data []byte) error { return json.Unmarshal(data, (*[1]int)(f)) }
+
 // What Resume cannot decode is never a silent start from the beginning.
 func TestRule5ResumeFailsOnce(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {

@@ -44,8 +44,8 @@ func Marshal(v any) ([]byte, error) {
 	return data, err
 }
 
-// Unmarshal decodes data into v. It refuses fields that v lacks, a null as the whole of a
-// value that cannot be nil, and anything after the value.
+// Unmarshal decodes data into v. It refuses fields that v lacks, an array of another
+// length, a null as the whole of a value that cannot be nil, and anything after the value.
 func Unmarshal(data []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
@@ -54,6 +54,16 @@ func Unmarshal(data []byte, v any) error {
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return errors.New("there is more after the JSON value")
+	}
+	t := reflect.TypeOf(v).Elem()
+	if in := reflect.ValueOf(v).Elem(); in.Kind() == reflect.Interface && in.Elem().Kind() == reflect.Pointer {
+		t = in.Elem().Type() // it was there before, and is decoded into
+	}
+	if s := shapeOf(t); s != nil {
+		r := reader{data: data}
+		if l := r.compare(s); l != nil {
+			return l.errorFor(t)
+		}
 	}
 	if bytes.Equal(bytes.TrimSpace(data), []byte("null")) {
 		if back, err := json.Marshal(v); err == nil && string(back) == "null" {

@@ -159,6 +159,7 @@ type field struct {
 	reflect.StructField
 	how      fieldHow
 	json     string                   // the name, if encoded
+	tagged   bool                     // the name is that of the tag
 	optional bool                     // it is left out if it is empty
 	omitZero bool                     // it is left out if its IsZero, or else reflect, says that it is zero
 	omits    func(reflect.Value) bool // reports whether this value, which could be refused, is left out
@@ -199,7 +200,7 @@ func fieldOf(t reflect.Type, i int) field {
 		f.how = fieldEmbedded
 		return f
 	}
-	f.json = name
+	f.json, f.tagged = name, name != ""
 	if name == "" {
 		f.json = f.Name
 	}
