@@ -46,8 +46,9 @@ import (
 //     an any, or if they were recorded as an integer and are decoded into a float64.
 //   - A type with methods of its own comes back as these make it.
 //
-// Its Unmarshal refuses fields that the target lacks, an array of another length than the
-// target's, a null as the whole of a value that cannot be nil, and anything after the value.
+// Its Unmarshal refuses fields that the target lacks, or has in another case; an array of
+// another length than the target's; a null as the whole of a value that cannot be nil; and
+// anything after the value.
 type Codec interface {
 	Marshal(v any) ([]byte, error)
 	Unmarshal(data []byte, v any) error

@@ -587,6 +587,63 @@ func TestHeartbeatDetails_ArrayOfAnotherLength(t *testing.T) {
 	}
 }
 
+// Given recorded fields that differ in case from those of the type that they are decoded
+// into, then the attempt cannot resume: encoding/json would take them for each other.
+func TestHeartbeatDetails_NamesAreExact(t *testing.T) {
+	type lower struct {
+		N int `json:"next"`
+	}
+	type both struct {
+		A int `json:"x"`
+		B int `json:"X"`
+	}
+	type shadowed struct {
+		Outer
+		A int
+	}
+	type ambiguous struct {
+		Outer
+		inner
+		X int `json:"a"`
+	}
+	type escaped struct {
+		A int            `json:"<é>"`
+		M map[string]int `json:"&"`
+	}
+	tests := map[string]struct {
+		recorded any
+		into     any
+		want     string // in the refusal; "": it is taken
+	}{
+		"a removed field":          {struct{ ID, Id int }{1, 2}, new(struct{ ID int }), `has the type struct { ID int }, which has no field with the exact JSON name "Id"`},
+		"a renamed field":          {struct{ DONE int }{7}, new(struct{ Done int }), `"DONE"`},
+		"a tag":                    {both{1, 2}, new(struct{ X int }), `"x"`},
+		"a tag beside a name":      {struct{ Next int }{3}, new(lower), `activity_test.lower, which has no field with the exact JSON name "Next"`},
+		"in a slice":               {named([]struct{ DONE int }{{1}}), new(struct{ F []struct{ Done int } }), "field F[] has the type"},
+		"in a map":                 {map[string]lower{"Next": {1}}, new(map[string]*struct{ Next int }), "element [] has the type"},
+		"of an embedded struct":    {map[string]int{"A": 1, "b": 2}, new(struct{ Outer }), `"b"`},
+		"a name that is ambiguous": {struct{ A int }{1}, new(ambiguous), `"A"`},
+		"both cases":               {both{1, 2}, new(both), ""},
+		"a field that is shadowed": {struct{ A, B int }{1, 2}, new(shadowed), ""},
+		"escapes":                  {escaped{1, map[string]int{"&": 1, "Next": 2, "\"": 3}}, new(escaped), ""},
+		"escapes of another":       {map[string]int{"<É>": 1}, new(escaped), `"<É>"`},
+		"keys of a map":            {map[string]int{"NEXT": 1, "Next": 2}, new(map[string]int), ""},
+		"into an any":              {both{1, 2}, new(any), ""},
+		"methods of its own":       {map[string]int{"a": 1}, new(Lenient), ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			err := resumeInto(t, test.recorded, test.into)
+			switch {
+			case test.want == "":
+				checkErr(t, err, nil)
+			case !errors.Is(err, activity.ErrCannotResume) || !strings.Contains(err.Error(), test.want):
+				t.Errorf("%v\ndoes not say %q", err, test.want)
+			}
+		})
+	}
+}
+
 // firstOnly decodes the first number of a list.
 type firstOnly [1]int
 

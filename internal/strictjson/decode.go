@@ -7,8 +7,9 @@ import (
 	"sync"
 )
 
-// encoding/json decodes more than it encodes: an array of any length into an array type.
-// So after it has decoded, Unmarshal compares the JSON with the type.
+// encoding/json decodes more than it encodes: an array of any length into an array type,
+// and a name into a field whose name differs in case. So after it has decoded, Unmarshal
+// compares the JSON with the type.
 
 // A shape is what the JSON of a type must look like beyond what encoding/json checks. It
 // is nil if there is nothing to compare. Shapes of recursive types point to themselves.
@@ -144,7 +145,11 @@ func (r *reader) compare(s *shape) *loss {
 			name = r.name()
 		}
 		if s.t.Kind() == reflect.Struct {
-			if l := r.compare(s.fields[string(name)]); l != nil {
+			f, ok := s.fields[string(name)]
+			if !ok {
+				return losing("has the type %s, which has no field with the exact JSON name %q", s.t, name)
+			}
+			if l := r.compare(f); l != nil {
 				return l.in("." + string(name))
 			}
 		} else if l := r.compare(s.elem); l != nil {

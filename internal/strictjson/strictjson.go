@@ -44,8 +44,9 @@ func Marshal(v any) ([]byte, error) {
 	return data, err
 }
 
-// Unmarshal decodes data into v. It refuses fields that v lacks, an array of another
-// length, a null as the whole of a value that cannot be nil, and anything after the value.
+// Unmarshal decodes data into v. It refuses fields that v lacks or has in another case, an
+// array of another length, a null as the whole of a value that cannot be nil, and anything
+// after the value.
 func Unmarshal(data []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
