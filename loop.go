@@ -1,6 +1,8 @@
 package activity
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -42,6 +44,9 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 	}
 	var progress RangeProgress
 	found, err := ctx.HeartbeatDetails(&progress)
+	if found && err == nil && (progress.Next == 0 || progress.To == 0) { // one may be missing
+		_, err = ctx.HeartbeatDetails(new(wholeProgress))
+	}
 	next := from
 	switch {
 	case err != nil:
@@ -73,6 +78,22 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 		}
 		ctx.Logger().Error("activity: the end of a Range is not recorded, a later attempt would run its last body again", "error", err)
 	}
+	return nil
+}
+
+// wholeProgress decodes a RangeProgress only if both fields were recorded. With a Codec
+// that is not JSON it decodes always: such a Codec may leave out zeros.
+type wholeProgress RangeProgress
+
+func (p *wholeProgress) UnmarshalJSON(data []byte) error {
+	var fields struct{ Next, To *int }
+	if err := json.Unmarshal(data, &fields); err != nil {
+		return err
+	}
+	if fields.Next == nil || fields.To == nil {
+		return errors.New("a Range records Next and To")
+	}
+	*p = wholeProgress{Next: *fields.Next, To: *fields.To}
 	return nil
 }
 

@@ -1,7 +1,9 @@
 package activity_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/gob"
 	"log/slog"
 	"math"
 	"slices"
@@ -52,32 +54,41 @@ func TestRule6RangeEdges(t *testing.T) {
 		refused     bool
 		done, total int
 	}{
-		"whole":             {0, 3, nil, []int{0, 1, 2}, false, 3, 3},
-		"one":               {5, 6, nil, []int{5}, false, 1, 1},
-		"negative":          {-2, 1, nil, []int{-2, -1, 0}, false, 3, 3},
-		"at the far end":    {math.MaxInt - 2, math.MaxInt, nil, []int{math.MaxInt - 2, math.MaxInt - 1}, false, 2, 2},
-		"negative whole":    {-5, -3, nil, []int{-5, -4}, false, 2, 2},
-		"negative resumed":  {-3, 1, progress(-1, 1), []int{-1, 0}, false, 4, 4},
-		"negative, below":   {-3, -1, progress(-7, -1), []int{-3, -2}, false, 2, 2},
-		"negative, at from": {-3, -1, progress(-3, -1), []int{-3, -2}, false, 2, 2},
-		"negative, from 0":  {-3, 2, progress(0, 2), []int{0, 1}, false, 5, 5},
-		"negative, at to":   {-3, -1, progress(-1, -1), nil, false, 2, 2},
-		"negative, above":   {-3, -1, progress(0, 0), nil, true, 0, 0},
-		"empty":             {4, 4, nil, nil, false, 0, 0},
-		"upside down":       {4, 2, nil, nil, false, 0, 0},
-		"below from":        {3, 5, progress(1, 5), []int{3, 4}, false, 2, 2},
-		"at from":           {3, 5, progress(3, 5), []int{3, 4}, false, 2, 2},
-		"above from":        {3, 5, progress(4, 5), []int{4}, false, 2, 2},
-		"at to":             {3, 5, progress(5, 5), nil, false, 2, 2},
-		"above to":          {3, 5, progress(6, 6), nil, true, 0, 0},
-		"above to and from": {3, 2, progress(3, 3), nil, true, 0, 0},
-		"a list that grew":  {3, 6, progress(4, 5), []int{4, 5}, false, 3, 3},
-		"one that shrank":   {3, 5, progress(4, 6), nil, true, 0, 0},
-		"next above its to": {3, 5, progress(5, 4), nil, true, 0, 0},
-		"a number":          {0, 3, []any{1}, nil, true, 0, 0},
-		"a text":            {0, 3, []any{"1"}, nil, true, 0, 0},
-		"another struct":    {0, 3, []any{twoFields{A: 1}}, nil, true, 0, 0},
-		"null":              {0, 3, []any{[]int(nil)}, nil, true, 0, 0},
+		"whole":               {0, 3, nil, []int{0, 1, 2}, false, 3, 3},
+		"one":                 {5, 6, nil, []int{5}, false, 1, 1},
+		"negative":            {-2, 1, nil, []int{-2, -1, 0}, false, 3, 3},
+		"at the far end":      {math.MaxInt - 2, math.MaxInt, nil, []int{math.MaxInt - 2, math.MaxInt - 1}, false, 2, 2},
+		"negative whole":      {-5, -3, nil, []int{-5, -4}, false, 2, 2},
+		"negative resumed":    {-3, 1, progress(-1, 1), []int{-1, 0}, false, 4, 4},
+		"negative, below":     {-3, -1, progress(-7, -1), []int{-3, -2}, false, 2, 2},
+		"negative, at from":   {-3, -1, progress(-3, -1), []int{-3, -2}, false, 2, 2},
+		"negative, from 0":    {-3, 2, progress(0, 2), []int{0, 1}, false, 5, 5},
+		"negative, at to":     {-3, -1, progress(-1, -1), nil, false, 2, 2},
+		"negative, above":     {-3, -1, progress(0, 0), nil, true, 0, 0},
+		"empty":               {4, 4, nil, nil, false, 0, 0},
+		"upside down":         {4, 2, nil, nil, false, 0, 0},
+		"below from":          {3, 5, progress(1, 5), []int{3, 4}, false, 2, 2},
+		"at from":             {3, 5, progress(3, 5), []int{3, 4}, false, 2, 2},
+		"above from":          {3, 5, progress(4, 5), []int{4}, false, 2, 2},
+		"at to":               {3, 5, progress(5, 5), nil, false, 2, 2},
+		"above to":            {3, 5, progress(6, 6), nil, true, 0, 0},
+		"above to and from":   {3, 2, progress(3, 3), nil, true, 0, 0},
+		"a list that grew":    {3, 6, progress(4, 5), []int{4, 5}, false, 3, 3},
+		"one that shrank":     {3, 5, progress(4, 6), nil, true, 0, 0},
+		"next above its to":   {3, 5, progress(5, 4), nil, true, 0, 0},
+		"a number":            {0, 3, []any{1}, nil, true, 0, 0},
+		"a text":              {0, 3, []any{"1"}, nil, true, 0, 0},
+		"another struct":      {0, 3, []any{twoFields{A: 1}}, nil, true, 0, 0},
+		"null":                {0, 3, []any{[]int(nil)}, nil, true, 0, 0},
+		"no fields":           {0, 3, []any{struct{}{}}, nil, true, 0, 0},
+		"an empty map":        {0, 3, []any{map[string]int{}}, nil, true, 0, 0},
+		"To alone":            {0, 3, []any{struct{ To int }{3}}, nil, true, 0, 0},
+		"To of 0 alone":       {-3, 0, []any{map[string]int{"To": 0}}, nil, true, 0, 0},
+		"Next alone":          {0, 3, []any{struct{ Next int }{-1}}, nil, true, 0, 0},
+		"Next of 0 alone":     {0, 3, []any{map[string]int{"Next": 0}}, nil, true, 0, 0},
+		"a Next of null":      {0, 3, []any{map[string]*int{"Next": nil, "To": pointerTo(3)}}, nil, true, 0, 0},
+		"names in lower case": {0, 3, []any{map[string]int{"next": 1, "to": 3}}, nil, true, 0, 0},
+		"both, in a map":      {0, 3, []any{map[string]int{"Next": 0, "To": 3}}, []int{0, 1, 2}, false, 3, 3},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -103,6 +114,39 @@ func TestRule6RangeEdges(t *testing.T) {
 					t.Errorf("%d heartbeats for %d bodies", n, len(test.calls))
 				}
 			})
+		})
+	}
+}
+
+// gobCodec is a Codec that leaves out zeros.
+type gobCodec struct{}
+
+func (gobCodec) Marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	err := gob.NewEncoder(&b).Encode(v)
+	return b.Bytes(), err
+}
+
+func (gobCodec) Unmarshal(data []byte, v any) error {
+	return gob.NewDecoder(bytes.NewReader(data)).Decode(v)
+}
+
+// Given a Codec that leaves out zeros, when an attempt has recorded a Next or a To of zero,
+// then the next one resumes from there.
+func TestRange_CodecThatLeavesOutZeros(t *testing.T) {
+	for _, to := range []int{0, 2} {
+		bubble(t, activity.Config{Codec: gobCodec{}}, func(t *testing.T, rt *activity.Runtime) {
+			var calls []int
+			h := start(t, rt, activity.Options{}, func(ctx activity.Context) error {
+				return activity.Range(ctx, -2, to, func(i int) error {
+					if calls = append(calls, i); i >= -1 && len(calls) < 4 {
+						return errBoom
+					}
+					return nil
+				})
+			})
+			checkErr(t, wait(t, h), nil)
+			checkDiff(t, "bodies", calls, append([]int{-2, -1, -1}, []int{-1, 0, 1}[:to+1]...))
 		})
 	}
 }
