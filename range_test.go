@@ -118,6 +118,33 @@ func TestRule6RangeEdges(t *testing.T) {
 	}
 }
 
+// Given a Range of more numbers than an int can count, then Status shows as many as it can.
+func TestRange_TooLongToCount(t *testing.T) {
+	const most = math.MaxInt
+	for name, test := range map[string]struct{ from, next, to, done, total int }{
+		"whole":             {math.MinInt, most - 2, most, most, most},
+		"at its beginning":  {math.MinInt, math.MinInt, most, 0, most},
+		"one too many":      {-1, 5, most, 6, most},
+		"as many as can be": {0, 5, most, 5, most},
+		"half is done":      {math.MinInt, -1, 1, most, most},
+		"half and one":      {math.MinInt, 0, 1, most, most},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rt := activity.New(activity.Config{Logger: quiet})
+			opts := activity.Options{RetryPolicy: once, HeartbeatDetails: []any{activity.RangeProgress{Next: test.next, To: test.to}}}
+			err := rt.Run(t.Context(), opts, func(ctx activity.Context) error {
+				return activity.Range(ctx, test.from, test.to, func(int) error {
+					if s := rt.Activities()[0]; s.Done != test.done || s.Total != test.total {
+						t.Errorf("%d of %d are done, want %d of %d", s.Done, s.Total, test.done, test.total)
+					}
+					return errBoom
+				})
+			})
+			checkErr(t, err, errBoom)
+		})
+	}
+}
+
 // gobCodec is a Codec that leaves out zeros.
 type gobCodec struct{}
 

@@ -1,6 +1,9 @@
 package activity
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Status describes an activity at one moment.
 type Status struct {
@@ -11,7 +14,7 @@ type Status struct {
 	StartedAt     time.Time // of that attempt
 	LastHeartbeat time.Time // zero before the first
 	NextAttempt   time.Time // in StateBackingOff
-	Done, Total   int       // of its Range
+	Done, Total   int       // of its Range; math.MaxInt if there are more
 	LastFailure   error     // how the last attempt that has ended did
 	Abandoned     int       // functions of its earlier attempts that still run
 
@@ -46,10 +49,22 @@ func (a *activity) statusLocked() Status {
 		s.LastHeartbeat = rt.wall(a.lastBeat)
 	}
 	if a.loop != nil {
-		s.Done, s.Total = a.loop.next-a.loop.from, max(a.loop.to-a.loop.from, 0)
+		s.Done, s.Total = span(a.loop.from, a.loop.next), span(a.loop.from, a.loop.to)
 	}
 	s.Details = a.details.share()
 	return s
+}
+
+// span counts the numbers from one up to another, at most math.MaxInt.
+func span(from, to int) int {
+	switch n := to - from; {
+	case to <= from:
+		return 0
+	case n < 0: // it has overflowed
+		return math.MaxInt
+	default:
+		return n
+	}
 }
 
 // Activities describes the activities that have not ended, oldest first. One
