@@ -80,6 +80,8 @@ type recursive struct {
 
 type chain struct{ Next *chain }
 
+type pointsToItself *pointsToItself
+
 type selfEmbedding struct {
 	*selfEmbedding
 	N int
@@ -244,6 +246,8 @@ func TestCodec_Refuses(t *testing.T) {
 	cycle.Next = &cycle
 	var loop any
 	loop = &loop
+	var itself pointsToItself
+	itself = &itself
 	deepest := &chain{}
 	for range 12_000 {
 		deepest = &chain{deepest}
@@ -400,6 +404,8 @@ func TestCodec_Refuses(t *testing.T) {
 		{"an embedded pointer that may come back nil", embedsVanishing{&MayVanish{}, 1}, []string{"field embedsVanishing.MayVanish ", "nil"}},
 		{"a value that contains itself", &cycle, []string{"contains itself"}},
 		{"an any that contains itself", loop, []string{"contains itself"}},
+		{"a pointer whose type contains itself, too", itself, []string{"contains itself"}},
+		{"the same in a field", named(itself), []string{"field F ", "contains itself"}},
 		{"deeper than encoding/json decodes", deepest, []string{"deep"}},
 		{"deeper, in anys", deepAny, []string{"deep"}},
 		{"deeper, with another's JSON", []struct{ R json.RawMessage }{{nested}}, []string{"deep"}},

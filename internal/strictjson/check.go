@@ -87,7 +87,7 @@ func (l *loss) in(step string) *loss {
 
 // errorFor returns the error for a value of type t that Marshal got.
 func (l *loss) errorFor(t reflect.Type) error {
-	for t.Kind() == reflect.Pointer {
+	for t.Kind() == reflect.Pointer && t.Name() == "" { // one with a name may point to itself
 		t = t.Elem()
 	}
 	path := strings.TrimPrefix(t.Name()+l.path, ".")
