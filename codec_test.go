@@ -239,6 +239,8 @@ type embedsOuter struct {
 
 type wanders struct{ sync.Map }
 
+type lock = sync.Mutex
+
 func TestCodec_Refuses(t *testing.T) {
 	type page[T any] struct{ V T }
 	userinfo, _ := url.Parse("https://me:secret@example.com/")
@@ -352,6 +354,10 @@ func TestCodec_Refuses(t *testing.T) {
 			A int
 			B int `json:"A"`
 		}{}, []string{"field B", `JSON name "A"`}},
+		{"an embedded lock's tag hides a name", &struct {
+			sync.Mutex `json:"A"`
+			A          int
+		}{A: 7}, []string{"field A", `JSON name "A"`, "Mutex"}},
 		{"two embedded structs have the same name", struct {
 			Outer
 			inner
@@ -552,6 +558,14 @@ func TestCodec_GivesBack(t *testing.T) {
 		{"an embedded lock", &struct {
 			sync.Mutex
 			N int
+		}{N: 1}, nil},
+		{"an embedded lock with a tag", &struct {
+			sync.Mutex `json:"mu"`
+			Mutex2     int `json:"Mutex"`
+		}{Mutex2: 1}, nil},
+		{"an embedded alias of a lock with a tag", &struct {
+			lock `json:"mu"`
+			N    int
 		}{N: 1}, nil},
 		{"fields of size zero", struct {
 			_ struct{}

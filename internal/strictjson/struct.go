@@ -178,12 +178,16 @@ const (
 func fieldOf(t reflect.Type, i int) field {
 	f := field{StructField: t.Field(i)}
 	tag := f.Tag.Get("json")
+	name, options, _ := strings.Cut(tag, ",")
+	if !validName(name) {
+		name = ""
+	}
 	elem := f.Type
 	if f.Type.Kind() == reflect.Pointer {
 		elem = f.Type.Elem()
 	}
 	switch {
-	case tag == "-", f.Name == "_", isLock(f.Type) && (f.Anonymous || !f.IsExported()):
+	case tag == "-", f.Name == "_", isLock(f.Type) && (f.Anonymous && name == "" || !f.Anonymous && !f.IsExported()):
 		f.how = fieldLeft
 		return f
 	case !f.IsExported() && !(f.Anonymous && elem.Kind() == reflect.Struct):
@@ -191,10 +195,6 @@ func fieldOf(t reflect.Type, i int) field {
 			f.how = fieldLeft
 		}
 		return f
-	}
-	name, options, _ := strings.Cut(tag, ",")
-	if !validName(name) {
-		name = ""
 	}
 	if name == "" && f.Anonymous && elem.Kind() == reflect.Struct {
 		f.how = fieldEmbedded
