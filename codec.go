@@ -16,8 +16,9 @@ import (
 // Marshal returns an error that names the type and the field for what encoding/json
 // would drop or change without one, and for what it encodes but cannot decode:
 //   - A struct none of whose fields is encoded. An unexported field, unless its size
-//     is zero, it is a lock of package sync, or it is tagged `json:"-"`. Exported fields
-//     may be left out with that tag too.
+//     is zero, it is a Mutex, RWMutex, Once, WaitGroup, Cond or Pool of package sync (or an
+//     array of them), or it is tagged `json:"-"`. Exported fields may be left out with that
+//     tag too.
 //   - MarshalJSON without UnmarshalJSON, or MarshalText without UnmarshalText; a method
 //     of an embedded field that leaves out the other fields, as in
 //     struct{ time.Time; Page int }; methods with pointer receivers where encoding/json

@@ -292,6 +292,15 @@ func TestCodec_Refuses(t *testing.T) {
 			N int
 			m sync.Map
 		}{}, []string{"field m "}},
+		{"an array of sync.Map", &struct {
+			N int
+			m [2]sync.Map
+		}{}, []string{"field m "}},
+		{"an exported sync.Pool", &struct{ Pool sync.Pool }{}, []string{"field Pool.local "}},
+		{"an embedded sync.Pool", &struct {
+			sync.Pool
+			N int
+		}{}, []string{"field Pool"}},
 		{"an embedded sync.Map", wanders{}, []string{"none of whose fields"}},
 		{"an embedded unexported int", struct {
 			color
@@ -555,6 +564,18 @@ func TestCodec_GivesBack(t *testing.T) {
 			Mu   sync.Mutex
 			N    int
 		}{N: 1}, nil},
+		{"other fields of package sync", &struct {
+			pool  sync.Pool
+			cond  sync.Cond
+			locks [2]sync.Mutex
+			all   [2][3]sync.WaitGroup
+			Locks [2]sync.Mutex
+			N     int
+		}{N: 1}, nil},
+		{"an embedded marshaler with a pool", &struct {
+			pool sync.Pool
+			Whole
+		}{Whole: Whole{5}}, nil},
 		{"an embedded lock", &struct {
 			sync.Mutex
 			N int

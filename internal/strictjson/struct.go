@@ -144,7 +144,7 @@ func onlyField(t reflect.Type) int {
 	for i := range t.NumField() {
 		sf := t.Field(i)
 		switch {
-		case sf.Name == "_" || isLock(sf.Type) || sf.Type.Size() == 0 || !sf.Anonymous && sf.Tag.Get("json") == "-":
+		case sf.Name == "_" || isSync(sf.Type) || sf.Type.Size() == 0 || !sf.Anonymous && sf.Tag.Get("json") == "-":
 		case only >= 0 || !sf.Anonymous:
 			return -1
 		default:
@@ -187,7 +187,7 @@ func fieldOf(t reflect.Type, i int) field {
 		elem = f.Type.Elem()
 	}
 	switch {
-	case tag == "-", f.Name == "_", isLock(f.Type) && (f.Anonymous && name == "" || !f.Anonymous && !f.IsExported()):
+	case tag == "-", f.Name == "_", f.Anonymous && name == "" && isLock(f.Type), !f.Anonymous && !f.IsExported() && isSync(f.Type):
 		f.how = fieldLeft
 		return f
 	case !f.IsExported() && !(f.Anonymous && elem.Kind() == reflect.Struct):
@@ -235,7 +235,16 @@ func hasLen(t reflect.Type) bool {
 	return false
 }
 
-// isLock reports whether t is a type of package sync that holds nothing to come back.
+// isSync reports whether t is a type of package sync that holds nothing to come back, or
+// an array of it.
+func isSync(t reflect.Type) bool {
+	for t.Kind() == reflect.Array {
+		t = t.Elem()
+	}
+	return isLock(t) || t == reflect.TypeFor[sync.Pool]() || t == reflect.TypeFor[sync.Cond]()
+}
+
+// isLock reports whether t is such a type, and has no exported fields.
 func isLock(t reflect.Type) bool {
 	switch t {
 	case reflect.TypeFor[sync.Mutex](), reflect.TypeFor[sync.RWMutex](), reflect.TypeFor[sync.Once](), reflect.TypeFor[sync.WaitGroup]():
