@@ -176,6 +176,26 @@ func (s halfStamp) MarshalJSON() ([]byte, error) { return json.Marshal(s.Page) }
 
 type onlyTime struct{ time.Time }
 
+// embedsStamp has the methods of its Stamp, and the IsZero of the Stamp's time.
+type embedsStamp struct{ Stamp }
+
+// halfDeep has the UnmarshalJSON of the Whole in its field.
+type halfDeep struct{ besideWhole }
+
+type besideWhole struct {
+	Whole
+	X int
+}
+
+func (d halfDeep) MarshalJSON() ([]byte, error) { return json.Marshal(d.n) }
+
+// halfNested is like halfDeep, without a field that is left out.
+type halfNested struct{ nested }
+
+type nested = struct{ Whole }
+
+func (d halfNested) MarshalJSON() ([]byte, error) { return json.Marshal(d.n) }
+
 // A rawText is encoded as its bytes.
 type rawText struct{ b string }
 
@@ -334,6 +354,7 @@ func TestCodec_Refuses(t *testing.T) {
 			Page int
 		}{}, []string{"MarshalJSON"}},
 		{"half of the methods are the type's own", halfStamp{}, []string{"halfStamp", "UnmarshalJSON"}},
+		{"UnmarshalJSON is embedded two levels down", halfDeep{besideWhole{Whole{1}, 2}}, []string{"halfDeep", "UnmarshalJSON", "leaves out the others"}},
 		{"an embedded pointer that is nil when decoded", struct{ *time.Time }{&time.Time{}}, []string{"*time.Time", "nil"}},
 		{"an embedded interface with methods", struct {
 			json.Marshaler
@@ -402,6 +423,13 @@ func TestCodec_Refuses(t *testing.T) {
 		{"the same behind a pointer", struct {
 			S *Stamp `json:",omitzero"`
 		}{}, []string{"field S ", "omitzero"}},
+
+		{"an IsZero embedded two levels down", struct {
+			S embedsStamp `json:",omitzero"`
+		}{embedsStamp{Stamp{Page: 7}}}, []string{"field S ", "omitzero", "activity_test.embedsStamp"}},
+		{"the same two levels down behind a pointer", struct {
+			S *embedsStamp `json:",omitzero"`
+		}{&embedsStamp{Stamp{Page: 7}}}, []string{"field S ", "omitzero"}},
 
 		// Interfaces and pointers.
 		{"an interface", named[error](errBoom), []string{"field F ", "interface type error", "*errors.errorString"}},
@@ -641,6 +669,8 @@ func TestCodec_GivesBack(t *testing.T) {
 		{"both methods with pointer receivers", ByPointer{5}, nil},
 		{"both with pointer receivers, inside", []struct{ A [1]ByPointer }{{[1]ByPointer{{5}}}}, nil},
 		{"methods beside embedded ones", Stamp{time.Unix(0, 0).UTC(), 7}, nil},
+		{"an embedded marshaler two levels down, alone", struct{ onlyTime }{onlyTime{time.Unix(7, 0).UTC()}}, nil},
+		{"UnmarshalJSON two levels down, alone", halfNested{struct{ Whole }{Whole{1}}}, nil},
 		{"an embedded marshaler alone", onlyTime{time.Unix(7, 0).UTC()}, nil},
 		{"an embedded MarshalText alone", struct{ rawText }{rawText{"x"}}, nil},
 		{"an embedded json.RawMessage alone", embedsRaw{json.RawMessage("[1]")}, nil},
@@ -741,6 +771,7 @@ func TestCodec_GivesBack(t *testing.T) {
 			C onlyTime   `json:",omitzero"`
 			D *time.Time `json:",omitzero"`
 			E Stamp
+			F struct{ onlyTime } `json:",omitzero"`
 		}{B: []int{}}, nil},
 
 		// Keys.

@@ -81,15 +81,30 @@ func checkMethods(t reflect.Type, encode, decode string) *loss {
 		if m == "" || !promoted(t, m) {
 			continue
 		}
-		if i := onlyField(t); i < 0 || !hasMethod(t.Field(i).Type, m) {
+		switch owner := ownerOf(t, m); {
+		case owner == nil:
 			return losing("has the type %s, whose %s is that of an embedded field and leaves out the others: "+
 				"give the embedded field a name, or the type methods of its own", t, m)
-		} else if k := t.Field(i).Type.Kind(); k == reflect.Pointer || k == reflect.Interface {
+		case owner.Kind() == reflect.Pointer, owner.Kind() == reflect.Interface:
 			return losing("has the type %s, whose %s is that of the embedded %s, which is nil when it is decoded: "+
-				"give the embedded field a name", t, m, t.Field(i).Type)
+				"give the embedded field a name", t, m, owner)
 		}
 	}
 	return nil
+}
+
+// ownerOf returns the type of the embedded field whose method this is, which may be
+// embedded in an embedded field: t itself if it is t's own, the pointer or interface on the
+// way if there is one, and nil if it leaves out another field that holds data.
+func ownerOf(t reflect.Type, method string) reflect.Type {
+	for promoted(t, method) {
+		i := onlyField(t)
+		if i < 0 || !hasMethod(t.Field(i).Type, method) {
+			return nil
+		}
+		t = t.Field(i).Type
+	}
+	return t
 }
 
 // promoted reports whether the method comes from an embedded field. The compiler writes
@@ -380,7 +395,7 @@ func (b *planner) encodedField(f field) (*loss, look) {
 	switch own := encode != "" || decode != ""; {
 	case f.quoted && own:
 		return losing("has the option \"string\" in its tag, which does not go with the methods of %s", elem), nil
-	case f.omitZero && reflect.PointerTo(elem).Implements(zeroer) && promoted(elem, "IsZero") && onlyField(elem) < 0:
+	case f.omitZero && reflect.PointerTo(elem).Implements(zeroer) && ownerOf(elem, "IsZero") == nil:
 		return losing("has the option \"omitzero\" in its tag, and the IsZero of %s is that of an embedded field and leaves out the others", elem), nil
 	case !f.IsExported() && (own || f.Type.Kind() == reflect.Pointer):
 		return losing("is an unexported embedded field with a name in its tag, and cannot be decoded: export it"), nil
