@@ -176,6 +176,13 @@ func (s halfStamp) MarshalJSON() ([]byte, error) { return json.Marshal(s.Page) }
 
 type onlyTime struct{ time.Time }
 
+// An embedded alias has a name of its own, which may be unexported.
+type (
+	instant           = time.Time
+	embedsAlias       struct{ instant }
+	embedsEmbedsAlias struct{ embedsAlias }
+)
+
 // embedsStamp has the methods of its Stamp, and the IsZero of the Stamp's time.
 type embedsStamp struct{ Stamp }
 
@@ -467,6 +474,7 @@ func TestCodec_Refuses(t *testing.T) {
 		{"a MarshalText", named(rawText{"\xff"}), []string{"field F ", "activity_test.rawText", "UTF-8"}},
 		{"an embedded MarshalText", struct{ rawText }{rawText{"\xff"}}, []string{"UTF-8"}},
 		{"an embedded time", &[]onlyTime{{}, {amsterdam1900()}}, []string{"field [].Time ", "AMT"}},
+		{"an embedded time of unexported name", named(embedsAlias{amsterdam1900()}), []string{"field F.instant ", "AMT"}},
 		{"an embedded type that is refused", []struct{ activity.Status }{}, []string{"field [].Status ", "activity.Status"}},
 		{"a zone", netip.MustParseAddr("fe80::1").WithZone("\xff"), []string{"netip.Addr", "UTF-8"}},
 		{"a key's MarshalText", map[rawText]int{{"\xff"}: 1}, []string{"key", "UTF-8"}},
@@ -670,6 +678,9 @@ func TestCodec_GivesBack(t *testing.T) {
 		{"both with pointer receivers, inside", []struct{ A [1]ByPointer }{{[1]ByPointer{{5}}}}, nil},
 		{"methods beside embedded ones", Stamp{time.Unix(0, 0).UTC(), 7}, nil},
 		{"an embedded marshaler two levels down, alone", struct{ onlyTime }{onlyTime{time.Unix(7, 0).UTC()}}, nil},
+		{"an embedded alias of a marshaler", embedsAlias{time.Unix(5, 0).UTC()}, nil},
+		{"the same with an address", &embedsAlias{time.Unix(5, 0).UTC()}, nil},
+		{"the same two levels down", []embedsEmbedsAlias{{embedsAlias{time.Unix(5, 0).UTC()}}}, nil},
 		{"UnmarshalJSON two levels down, alone", halfNested{struct{ Whole }{Whole{1}}}, nil},
 		{"an embedded marshaler alone", onlyTime{time.Unix(7, 0).UTC()}, nil},
 		{"an embedded MarshalText alone", struct{ rawText }{rawText{"x"}}, nil},

@@ -171,7 +171,7 @@ func (b *planner) inspect(t reflect.Type) (*loss, look) {
 		case part.err != nil:
 			return part.err.in(step), nil
 		case encode == "MarshalJSON":
-			return nil, func(v reflect.Value, hops int) *loss { return part.check(v.Field(i), hops).in(step) }
+			return nil, func(v reflect.Value, hops int) *loss { return part.check(embeddedIn(v, i), hops).in(step) }
 		}
 	}
 	switch encode {
@@ -205,6 +205,22 @@ func (b *planner) inspect(t reflect.Type) (*loss, look) {
 		return b.structure(t)
 	}
 	return nil, nil
+}
+
+// embeddedIn returns the ith field of a struct, which is embedded. Looks may call Interface
+// on it, although reflect does not allow that if its name is unexported, as that of an alias
+// may be.
+func embeddedIn(v reflect.Value, i int) reflect.Value {
+	if v.Type().Field(i).IsExported() {
+		return v.Field(i)
+	}
+	if !v.CanAddr() {
+		c := reflect.New(v.Type()).Elem()
+		c.Set(v)
+		v = c
+	}
+	f := v.Field(i)
+	return reflect.NewAt(f.Type(), f.Addr().UnsafePointer()).Elem()
 }
 
 // isBytes reports whether a slice type is encoded in base64, as in encoding/json.
