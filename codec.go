@@ -28,8 +28,8 @@ import (
 //     struct, or to a struct all of whose fields may be left out, if it is not nil.
 //   - A string or a map key that is not valid UTF-8. Map keys that are encoded as the same
 //     text, or that do not come back.
-//   - An empty json.Number, a nil json.RawMessage, NaN, infinity, and a time that RFC 3339
-//     does not have, such as one in a zone whose offset has seconds.
+//   - A json.Number that is empty or not a number, a nil json.RawMessage, NaN, infinity, and
+//     a time that RFC 3339 does not have, such as one in a zone whose offset has seconds.
 //   - A value that is nested more than 10,000 deep, or that contains itself.
 //
 // A refused type is refused in an empty slice or map too. A nil pointer to it is taken.

@@ -506,6 +506,13 @@ func TestCodec_Refuses(t *testing.T) {
 		{"a json.RawMessage of two values", named(json.RawMessage("1 2")), []string{"field F ", "json.RawMessage"}},
 		{"a json.RawMessage that is not UTF-8", named(json.RawMessage("\"\xff\"")), []string{"field F ", "json.RawMessage"}},
 		{"an empty json.Number", named(json.Number("")), []string{"field F ", "json.Number", "0"}},
+		{"a json.Number that is not a number", named(json.Number("x")), []string{"field F ", "json.Number", `"x"`}},
+		{"a json.Number with a space before", named(json.Number(" 1")), []string{"field F ", "json.Number"}},
+		{"a json.Number with a space after", named(json.Number("1 ")), []string{"field F ", "json.Number"}},
+		{"a json.Number of two numbers", named(json.Number("1 2")), []string{"field F ", "json.Number"}},
+		{"a json.Number that is a list", []json.Number{"[1]"}, []string{"element [] ", "json.Number"}},
+		{"a zone a day to the east", named(time.Unix(0, 0).In(time.FixedZone("odd", 24*60*60))), []string{"field F ", "odd", "UTC"}},
+		{"a zone a day to the west", named(time.Unix(0, 0).In(time.FixedZone("odd", -24*60*60))), []string{"field F ", "odd", "UTC"}},
 		{"a URL with a user", userinfo, []string{"field URL.User ", "url.Userinfo"}},
 	}
 	for _, test := range tests {
@@ -648,6 +655,7 @@ func TestCodec_GivesBack(t *testing.T) {
 		{"time.Time", time.Date(2024, 2, 29, 1, 2, 3, 4, zone), nil},
 		{"time.Time now", time.Now(), nil},
 		{"a zero time.Time", time.Time{}, nil},
+		{"a time a minute less than a day to the west", time.Unix(0, 0).In(time.FixedZone("far", -(24*60-1)*60)), nil},
 		{"netip.Addr", netip.MustParseAddr("fe80::1%eth0"), nil},
 		{"a zero netip.Addr", netip.Addr{}, nil},
 		{"netip.Prefix", netip.MustParsePrefix("10.0.0.0/8"), nil},
@@ -669,6 +677,7 @@ func TestCodec_GivesBack(t *testing.T) {
 		{"json.Number", json.Number("12345678901234567890.5"), nil},
 		{"a json.Number that no float64 holds", json.Number("1e400"), nil},
 		{"a json.Number in an any", named[any](json.Number("1.50")), named[any](1.5)},
+		{"json.Numbers", []json.Number{"0", "-1", "1E-7", "0.5"}, nil},
 		{"json.Number, as a string", struct {
 			N json.Number `json:",string"`
 		}{"5"}, nil},

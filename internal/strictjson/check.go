@@ -424,6 +424,11 @@ func lookAtNumber(v reflect.Value, _ int) *loss {
 	if v.Len() == 0 {
 		return losing("is an empty json.Number and would come back as 0: tag it `json:\",omitempty\"`")
 	}
+	isDigit := func(c byte) bool { return '0' <= c && c <= '9' }
+	n := v.String()
+	if first, last := n[0], n[len(n)-1]; first != '-' && !isDigit(first) || !isDigit(last) || !json.Valid([]byte(n)) {
+		return losing("is a json.Number that is not a number (%.60q)", n)
+	}
 	return nil
 }
 
@@ -437,8 +442,8 @@ func lookAtRaw(v reflect.Value, _ int) *loss {
 	return nil
 }
 
-// lookAtTime refuses what RFC 3339 does not have: the first gives an error, and the
-// second a time that is off by these seconds.
+// lookAtTime refuses what RFC 3339 does not have. Of a zone whose offset has seconds,
+// encoding/json would write a time that is off by these. The others give it an error.
 func lookAtTime(v reflect.Value, _ int) *loss {
 	var t time.Time
 	if v.CanAddr() {
@@ -449,7 +454,11 @@ func lookAtTime(v reflect.Value, _ int) *loss {
 	if y := t.Year(); y < 0 || y > 9999 {
 		return losing("is a time in the year %d, which RFC 3339 does not have", y)
 	}
-	if zone, offset := t.Zone(); offset%60 != 0 {
+	zone, offset := t.Zone()
+	if offset <= -24*60*60 || offset >= 24*60*60 {
+		return losing("is a time in a zone (%s) whose offset is a day or more, which RFC 3339 does not have: use its UTC", zone)
+	}
+	if offset%60 != 0 {
 		return losing("is a time in a zone (%s) whose offset has seconds, which RFC 3339 does not have: use its UTC", zone)
 	}
 	return nil
