@@ -266,6 +266,14 @@ type embedsOuter struct {
 
 type wanders struct{ sync.Map }
 
+type embedsAny struct{ F any }
+
+// pointerFails has methods with pointer receivers, one of which fails.
+type pointerFails struct{ A int }
+
+func (*pointerFails) MarshalJSON() ([]byte, error) { return nil, errBoom }
+func (*pointerFails) UnmarshalJSON([]byte) error   { return nil }
+
 type lock = sync.Mutex
 
 func TestCodec_Refuses(t *testing.T) {
@@ -284,6 +292,10 @@ func TestCodec_Refuses(t *testing.T) {
 	var deepAny any
 	for range 12_000 {
 		deepAny = []any{deepAny}
+	}
+	deepByOne := struct{ Any any }{}
+	for range 10_000 {
+		deepByOne.Any = []any{deepByOne.Any}
 	}
 	nested := json.RawMessage(strings.Repeat("[", 9_999) + strings.Repeat("]", 9_999))
 
@@ -456,9 +468,29 @@ func TestCodec_Refuses(t *testing.T) {
 		{"an any that contains itself", loop, []string{"contains itself"}},
 		{"a pointer whose type contains itself, too", itself, []string{"contains itself"}},
 		{"the same in a field", named(itself), []string{"field F ", "contains itself"}},
-		{"deeper than encoding/json decodes", deepest, []string{"deep"}},
-		{"deeper, in anys", deepAny, []string{"deep"}},
-		{"deeper, with another's JSON", []struct{ R json.RawMessage }{{nested}}, []string{"deep"}},
+		{"deeper than encoding/json decodes", *deepest, []string{"field chain.Next is nested deeper"}},
+		{"deeper, in anys", deepAny, []string{"element [] is nested deeper"}},
+		{"deeper, in an any", among(deepAny), []string{"field Rows[].V is nested deeper"}},
+		{"deeper by one, in an any", &deepByOne, []string{"field Any is nested deeper"}},
+		{"deeper, with another's JSON", []struct{ R json.RawMessage }{{nested}}, []string{"field [].R is nested deeper"}},
+		{"deeper, in an embedded struct", struct {
+			Outer
+			embedsAny
+		}{embedsAny: embedsAny{deepAny}}, []string{"field embedsAny.F is nested deeper"}},
+
+		// Methods that fail.
+		{"MarshalJSON fails", marshalFails{}, []string{"the value cannot be encoded", "activity_test.marshalFails"}},
+		{"MarshalJSON fails, deep inside", []map[string]struct{ F [2]*marshalFails }{{"a": {[2]*marshalFails{1: {}}}}}, []string{"field [][].F[] cannot be encoded", "activity_test.marshalFails"}},
+		{"MarshalJSON fails, in an any", among(&marshalFails{}), []string{"field Rows[].V cannot be encoded", "activity_test.marshalFails"}},
+		{"MarshalJSON fails beside what is left out", struct {
+			A marshalFails `json:",omitzero"`
+			B marshalFails `json:"-"`
+			C struct {
+				inner `json:"in"`
+				F     marshalFails
+			}
+		}{}, []string{"field C.F cannot be encoded"}},
+		{"MarshalJSON fails, by its address", named(pointerFails{1}), []string{"field F cannot be encoded", "activity_test.pointerFails"}},
 
 		// Text.
 		{"a string", "a\xff", []string{"the value is a string", "UTF-8", `"a\xff"`}},

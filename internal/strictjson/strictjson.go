@@ -38,10 +38,16 @@ func Marshal(v any) ([]byte, error) {
 		return nil, l.errorFor(value.Type())
 	}
 	data, err := json.Marshal(v)
-	if err == nil && p.deep && len(data) > 2*maxNesting && !json.Valid(data) {
-		return nil, fmt.Errorf("the value is nested deeper than %d, which encoding/json cannot decode", maxNesting)
+	var l *loss
+	switch {
+	case err != nil:
+		l = losing("cannot be encoded: %w", err).in(failing(value))
+	case p.deep && len(data) > 2*maxNesting && !json.Valid(data):
+		l = losing("is nested deeper than %d, which encoding/json cannot decode", maxNesting).in(tooDeep(value))
+	default:
+		return data, nil
 	}
-	return data, err
+	return nil, l.errorFor(value.Type())
 }
 
 // Unmarshal decodes data into v. It refuses fields that v lacks or has in another case, an
