@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -30,7 +31,7 @@ func encode(values []any) (details, error) {
 	var all []json.RawMessage
 	size := 0
 	for i, v := range values {
-		value, err := strictjson.Marshal(v)
+		value, err := marshal(v)
 		if err != nil {
 			return nil, fmt.Errorf("cannot encode value %d of %d, a %T: %w", i+1, len(values), v, err)
 		}
@@ -40,6 +41,16 @@ func encode(values []any) (details, error) {
 		all = append(all, value)
 	}
 	return fromJSON(all), nil
+}
+
+// marshal makes a panic of v's methods an error, as the embedded runtime does.
+func marshal(v any) (data []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("Codec.Marshal panicked: %w", &activity.PanicError{Value: p, Stack: debug.Stack()})
+		}
+	}()
+	return strictjson.Marshal(v)
 }
 
 func fromJSON(values []json.RawMessage) details {

@@ -274,6 +274,40 @@ func TestBadDetails(t *testing.T) {
 	})
 }
 
+// Given details whose methods panic, when they are recorded, then Heartbeat returns an error
+// that is not retried, as on the embedded runtime, and the attempt lives on.
+func TestHeartbeat_DetailsThatPanic(t *testing.T) {
+	for _, details := range []any{textPanics{}, jsonPanics{}, map[textPanics]int{{}: 1}} {
+		inCluster(t, func(t *testing.T, c *cluster) {
+			n, err := run(c, options{RetryPolicy: once}, func(ctx activity.Context, _ int) (int, error) {
+				checkErr(t, ctx.Heartbeat(1), nil)
+				err := ctx.Heartbeat(details)
+				want := fmt.Sprintf("cannot encode value 1 of 1, a %T: Codec.Marshal panicked: panic: ouch", details)
+				var p *activity.PanicError
+				if !isNonRetryable(err) || !strings.Contains(err.Error(), want) || !errors.As(err, &p) || p.Value != "ouch" {
+					t.Errorf("got %v", err)
+				}
+				checkErr(t, context.Cause(ctx), nil)
+				return 5, nil
+			}, 0)
+			if checkErr(t, err, nil); n != 5 {
+				t.Errorf("got %d", n)
+			}
+			checkBeats(t, c, "1")
+		})
+	}
+}
+
+type textPanics struct{}
+
+func (textPanics) MarshalText() ([]byte, error) { panic("ouch") }
+func (*textPanics) UnmarshalText([]byte) error  { return nil }
+
+type jsonPanics struct{}
+
+func (jsonPanics) MarshalJSON() ([]byte, error) { panic("ouch") }
+func (*jsonPanics) UnmarshalJSON([]byte) error  { return nil }
+
 // Details that do not fit are an error that is not retried, never a start from the
 // beginning.
 func TestUndecodableDetails(t *testing.T) {
