@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/internal/heartbeatdetails"
 )
 
 // An attempt is the Context that a function gets, which comes to the places.
@@ -98,8 +99,7 @@ func (a *attempt) String() string { return fmt.Sprint(a.Context) }
 
 // Heartbeat implements activity.Context.
 func (a *attempt) Heartbeat(details ...any) error {
-	recorded := len(details) > 1 || len(details) == 1 && details[0] != nil
-	return a.do("heartbeat", call{kind: "Heartbeat", details: recorded}, func() error {
+	return a.do("heartbeat", call{kind: "Heartbeat", details: heartbeatdetails.Given(details)}, func() error {
 		return a.Context.Heartbeat(details...)
 	}, func() error {
 		return a.Context.Heartbeat()

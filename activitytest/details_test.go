@@ -53,6 +53,11 @@ func TestDetails_NoFalseAlarm(t *testing.T) {
 				return beats(ctx, "second phase")
 			}
 		}},
+		{name: "a marker before heartbeats with nil pointers", make: func() func(ctx activity.Context) error {
+			return func(ctx activity.Context) error {
+				return errors.Join(ctx.Heartbeat("begun"), beats(ctx, (*int)(nil)))
+			}
+		}},
 		{name: "a marker that nobody reads", make: func() func(ctx activity.Context) error {
 			return func(ctx activity.Context) error {
 				return errors.Join(ctx.Heartbeat("begun"), steps(ctx))
