@@ -21,6 +21,7 @@ type attempt struct {
 
 	// Guarded by World.mu.
 	hang        *hang       // it stalls; nil: it does not
+	execution   int         // how many were completed before its own
 	fromNothing bool        // in the dry run
 	resumption  *resumption // nil: it resumes from nothing, or this is the dry run; set once, by begins
 }
@@ -432,7 +433,7 @@ func (w *World) count(p place) place {
 func (w *World) sight(id string) *sight {
 	s := w.seen[id]
 	if s == nil {
-		s = &sight{counts: map[place]int{}}
+		s = &sight{counts: map[place]int{}, fromNothing: map[int][]*step{}}
 		w.seen[id] = s
 	}
 	return s

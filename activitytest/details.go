@@ -2,12 +2,16 @@ package activitytest
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/seed-9da638b0/activity"
 )
 
 // A resumption is an attempt that resumes from recorded details, as it compares with
@@ -15,6 +19,7 @@ import (
 // lasts. Guarded by World.mu.
 type resumption struct {
 	details  []byte
+	baseline int  // the dry run's execution that it compares with
 	after    int  // heartbeats with details that the run had seen
 	steps    int  // that are those of the dry run
 	differs  bool // and then another one came
@@ -27,30 +32,50 @@ type resumption struct {
 func (a *attempt) begins(details []byte) {
 	w := a.life.w
 	s := w.sight(a.info.ID)
+	a.execution = s.completed
 	switch {
 	case details == nil:
 		if a.fromNothing = w.run == nil; a.fromNothing {
-			s.fromNothing = nil // the last one counts: those before may have failed
+			s.fromNothing[a.execution] = nil // the last one counts: those before may have failed
 		}
 	case w.run != nil:
 		a.resumption = &resumption{details: details, after: s.records}
+		if dry := w.dry.seen[a.info.ID]; dry != nil {
+			a.resumption.baseline = dry.baseline(a.execution)
+		}
 		s.resumptions = append(s.resumptions, a.resumption)
 	}
 }
 
+// baseline returns the number of the execution whose attempt from nothing counts for this
+// one: its own, or the last one before that has one.
+func (s *sight) baseline(execution int) int {
+	n := min(execution, s.completed)
+	for n > 0 && s.fromNothing[n] == nil {
+		n--
+	}
+	return n
+}
+
 // did is told of a step when it is done. World.mu is held.
 func (a *attempt) did(s *step) {
-	if s.done || a.Context == nil || a.Context.Err() != nil {
+	if s.done || a.Context == nil {
+		return
+	}
+	w := a.life.w
+	seen := w.sight(a.info.ID)
+	if s.call.kind == "return" && s.err == nil && !timedOut(a.Context) { // also if it was canceled meanwhile
+		seen.completed++
+	}
+	if a.Context.Err() != nil {
 		return
 	}
 	s.done = true
-	w := a.life.w
-	seen := w.sight(a.info.ID)
 	if s.records() {
 		seen.records++
 	}
 	if a.fromNothing {
-		seen.fromNothing = append(seen.fromNothing, s)
+		seen.fromNothing[a.execution] = append(seen.fromNothing[a.execution], s)
 	}
 	r := a.resumption
 	if r == nil {
@@ -59,13 +84,17 @@ func (a *attempt) did(s *step) {
 	r.returned = s.call.kind == "return"
 	var was []*step
 	if dry := w.dry.seen[a.info.ID]; dry != nil {
-		was = dry.fromNothing
+		was = dry.fromNothing[r.baseline]
 	}
 	if r.steps >= len(was) || !was[r.steps].same(s) {
 		r.differs = true
 		return
 	}
 	r.steps++
+}
+
+func timedOut(ctx context.Context) bool {
+	return errors.As(context.Cause(ctx), new(*activity.TimeoutError))
 }
 
 // reads takes down whether a HeartbeatDetails that has decoded into these pointers
@@ -136,7 +165,8 @@ func (all usages) learn(w *World) {
 			u.differs = u.differs || r.differs
 			u.read = u.read || r.read
 			u.told = u.told || r.told
-			if r.returned && !r.differs {
+			// Each execution may read a value of its own, so those of one count.
+			if dry := w.dry.seen[id]; r.returned && !r.differs && dry != nil && r.baseline == dry.baseline(dry.completed) {
 				u.resumed++
 				u.from[string(r.details)] = true
 				u.after[r.after] = true
@@ -150,7 +180,7 @@ func (all usages) judge(t *testing.T, dry *World) {
 	t.Helper()
 	for _, id := range slices.Sorted(maps.Keys(all)) {
 		if s := dry.seen[id]; s != nil && !s.concurrent {
-			if why := all[id].useless(s.fromNothing); why != "" {
+			if why := all[id].useless(s.fromNothing[s.baseline(s.completed)]); why != "" {
 				t.Errorf("activitytest: the details that %s records make no difference: %s", label(id), why)
 			}
 		}

@@ -180,6 +180,22 @@ func TestDetails_NoFalseAlarm(t *testing.T) {
 	}
 }
 
+// Given an ID that runs twice, each time with one value that all attempts read, the test
+// passes.
+func TestDetails_OneValueAnExecution(t *testing.T) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		for day := range 2 {
+			live(t, w, job, func(ctx activity.Context) error {
+				id, err := activity.Resume(ctx, fmt.Sprint("job of day ", day))
+				for i := 0; err == nil && i < 3; i++ {
+					err = errors.Join(ctx.Sleep(time.Second), ctx.Heartbeat(id))
+				}
+				return err
+			})
+		}
+	})
+}
+
 // Given attempts that resume and are canceled before they come to a difference, nobody
 // can say.
 func TestDetails_CanceledBeforeADifference(t *testing.T) {

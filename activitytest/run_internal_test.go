@@ -191,6 +191,7 @@ func TestUsage_Useless(t *testing.T) {
 // before has not either.
 func TestUsages_Learn(t *testing.T) {
 	dry := newWorld(&Plan{}, nil, nil)
+	dry.sight("a")
 	w := newWorld(&Plan{}, &run{}, dry)
 	w.sight("a").resumptions = []*resumption{
 		{details: []byte("cut off"), after: 1, read: true},
@@ -236,7 +237,7 @@ func TestDetails_FirstAttemptFails(t *testing.T) {
 		}
 	})
 	var got []string
-	for _, s := range dry.seen["job"].fromNothing {
+	for _, s := range dry.seen["job"].fromNothing[0] {
 		got = append(got, s.String())
 	}
 	if want := []string{"Heartbeat(1)", "return and once more"}; !slices.Equal(got, want) {

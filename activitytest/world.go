@@ -72,9 +72,10 @@ type sight struct {
 	concurrent bool          // several goroutines have called at once: the order of calls says nothing
 	starts     int           // of attempts
 
-	fromNothing []*step       // of the dry run: what an attempt does that resumes from nothing
-	records     int           // heartbeats with details
-	resumptions []*resumption // of the other runs
+	completed   int             // executions
+	fromNothing map[int][]*step // of the dry run, by execution: what an attempt does that resumes from nothing
+	records     int             // heartbeats with details
+	resumptions []*resumption   // of the other runs
 }
 
 // A record is recorded details.

@@ -126,6 +126,9 @@ var found = map[string][]string{
 	"TestWrongDetailsDroppedOverDefault": {
 		`resumed from them \(\{\}\), .* The activity reads only zero values: `,
 	},
+	"TestWrongDetailsOfTwoExecutions": {
+		`the details that activity "import" records make no difference: \d+ attempts resumed from them \(\{"Day":1,"Next":1\}; \{"Day":1,"Next":2\}; \{"Day":1,"Next":3\}\), .* The activity never reads them: `,
+	},
 	"TestWrongNotDeterministic": {
 		`activity "import": call 1 was HeartbeatDetails, now Heartbeat\n`,
 	},

@@ -516,6 +516,41 @@ func progressed(t *testing.T, from func(ctx activity.Context) (int, error), prog
 	})
 }
 
+// The same of an ID that runs twice, with other details each time.
+
+func TestWrongDetailsOfTwoExecutions(t *testing.T) {
+	twice(t, func(_ activity.Context, day int) (progress, error) { return progress{Day: day}, nil })
+}
+
+func TestRightDetailsOfTwoExecutions(t *testing.T) {
+	twice(t, func(ctx activity.Context, day int) (progress, error) { return activity.Resume(ctx, progress{Day: day}) })
+}
+
+type progress struct{ Day, Next int }
+
+// twice runs an ID twice.
+func twice(t *testing.T, from func(ctx activity.Context, day int) (progress, error)) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		for day := range 2 {
+			d := &table{}
+			err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+				return rt.Run(ctx, options, func(ctx activity.Context) error {
+					p, err := from(ctx, day)
+					for ; err == nil && p.Next < rows; err = ctx.Heartbeat(p) {
+						d.put(ctx, p.Next)
+						p.Next++
+					}
+					return err
+				})
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.check(t)
+		}
+	})
+}
+
 // A lossy Codec encodes what it can, and says nothing of the rest.
 type lossy struct{}
 
