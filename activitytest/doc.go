@@ -91,8 +91,8 @@
 //   - The dry run, in which nothing is interrupted, fails. Then nothing else is run.
 //   - The calls of an activity, until it is interrupted, are not those of the dry run,
 //     in the same order: what depends on a random number, or on the order of a map,
-//     must be injected or sorted. Of an activity whose goroutines call at the same
-//     time the order is not looked at.
+//     must be injected or sorted. If goroutines other than the function's own call, the
+//     order is not looked at.
 //   - The run is not over within Plan.Limit of virtual time, or makes 1,000 attempts of
 //     one activity, or the dry run comes to 100,000 places.
 //   - The process ends without an error although one of its activities was interrupted
@@ -117,10 +117,17 @@
 // the progress by other means.
 //
 // One attempt that differs is enough to pass, as with every activity that skips a step
-// which comes to a place. Nothing is said of an activity that records details once only
-// (a marker), that always reads the same value (the ID of a job elsewhere), that never
-// resumed from the details it records last, that does not return in the dry run, or
-// whose goroutines call at the same time.
+// which comes to a place. So an activity whose attempts differ anyway passes: one that
+// records the time, for example, or the number of the attempt. To have it judged, leave
+// these out of its details. Each execution of an ID is compared with its own.
+//
+// Nothing is said of an activity that
+//   - records details once only (a marker),
+//   - always reads the same value (the ID of a job elsewhere),
+//   - never resumed from the details it records last,
+//   - does not return in the dry run,
+//   - has Options.HeartbeatDetails, because none of its attempts resumes from nothing, or
+//   - calls from a goroutine other than the function's own.
 //
 // # What it cannot see
 //
