@@ -42,7 +42,8 @@ import (
 //   - A pointer to what is encoded as null, such as a nil slice, comes back nil. Two
 //     pointers to one value come back as pointers to two.
 //   - What an any holds comes back as encoding/json decodes an any: numbers as float64,
-//     slices as []any, structs and maps as map[string]any, times as strings.
+//     slices as []any, a []byte as a string of base64, structs and maps as map[string]any,
+//     times as strings.
 //   - A float64 holds integers up to 2^53 exactly. Larger ones are rounded if they are in
 //     an any, or if they were recorded as an integer and are decoded into a float64.
 //   - A type with methods of its own comes back as these make it.

@@ -752,6 +752,7 @@ func TestCodec_GivesBack(t *testing.T) {
 		{"nil interfaces", []error{nil, nil}, nil},
 		{"an any", named[any]([]any{nil, true, 1.5, "x", map[string]any{"a": 1.0}}), nil},
 		{"an int in an any", named[any](5), named[any](5.0)},
+		{"bytes in an any", named[any]([]byte("abc")), named[any]("YWJj")},
 		{"a large int in an any", named[any](int64(1<<53 + 1)), named[any](float64(1 << 53))},
 		{"a struct in an any", named[any](twoFields{1, "x"}), named[any](map[string]any{"A": 1.0, "B": "x"})},
 		{"a nil pointer in an any", named[any](nilPointer), named[any](nil)},
