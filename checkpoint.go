@@ -12,18 +12,20 @@ import (
 )
 
 // A Store keeps checkpoints across processes. All methods must be safe for
-// concurrent use, and must return an error when ctx has ended. One Runtime at a time
-// may use a Store. Package storetest checks an implementation.
+// concurrent use, and must return an error when ctx has ended. It ends when a call takes
+// longer than Config.StoreTimeout. One Runtime at a time may use a Store. Package
+// storetest checks an implementation.
 type Store interface {
 	// Load returns the checkpoint with that ID, and whether there is one.
 	Load(ctx context.Context, id string) (Checkpoint, bool, error)
 	// Save writes all of batch or nothing, replacing what has the same ID. When it
-	// returns nil, batch is durable. It must not change batch, nor keep it or the
-	// bytes in it. An error fails every start in the batch, so Save must take
-	// details of the size that Config.MaxDetailsSize allows, and every input.
+	// returns nil, batch is durable. An error says nothing about whether it was written.
+	// Save must not change batch, nor keep it or the bytes in it. A batch has at most
+	// 1,000 checkpoints, and 16 MiB of Input, Details and LastFailure, unless it is a
+	// single checkpoint that has more. If Save fails, the parts of the batch are tried.
 	Save(ctx context.Context, batch []Checkpoint) error
-	// Delete durably removes the checkpoints with the given IDs. Missing IDs are
-	// not an error. It must not change ids.
+	// Delete durably removes the checkpoints with the given IDs, at most 1,000. Missing
+	// IDs are not an error. It must not change ids.
 	Delete(ctx context.Context, ids []string) error
 	// All yields every checkpoint, in any order. An error ends it. The body of
 	// the loop may call the other methods; All may or may not yield what the body

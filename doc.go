@@ -113,7 +113,8 @@
 // The end of the caller's context, [Handle.Cancel] and [Runtime.Shutdown] end the
 // attempt's Context at once, and context.Cause says why. A canceled activity is not
 // retried. Its callers get their answer when the function has returned, or
-// Options.CancelGrace later: choose a short grace period for interactive programs.
+// Options.CancelGrace later: choose a short grace period for interactive programs. From
+// then on no timeout counts, not even schedule-to-close.
 //
 // # Return every error
 //
@@ -154,7 +155,8 @@
 // names.
 //
 // Config.Logger gets a Warn for each attempt that failed or timed out, with the
-// stack where it hung or panicked. It gets an Error for what needs a person: a
+// stack where it hung or panicked. ([Runtime.Recover] logs one line about all that it has
+// started.) It gets an Error for what needs a person: a
 // blocked activity, a panic in a callback, a Store that fails. Success is not
 // logged. If thousands stall at one instant, a few are logged in full, and the rest
 // are counted. A command-line program that owns its screen may want
@@ -225,12 +227,29 @@
 // After a kill -9 nothing has to be done. But end a program with Shutdown, and close the
 // Store after it, so that what was recorded last is saved.
 //
-// If the Store fails at a start, the start fails. A later failure is logged and
-// tried again, after 5 s at most (or SaveInterval, if that is longer), and the
-// activities continue. What is not saved yet stays in memory, only the newest of each.
+// A Store may fail, refuse, fill up or hang:
+//
+//   - A start that the Store does not take fails with the Store's error. It may have been
+//     written nevertheless, so what stood for the ID before is put back, again and again
+//     until that works. Until then the ID is refused with [ErrAlreadyRunning].
+//   - During a run, what the Store does not take stays in memory, only the newest of each
+//     activity, and is tried again after SaveInterval, then less often, but at least every
+//     5 s. The activities continue. It is logged when it begins and when it is over, and
+//     [Stats] has SaveFailures and StoreFailingSince.
+//   - The callers of an activity that has failed or was canceled are answered once the end
+//     was tried to be saved, and those of a success once the checkpoint is gone, or when
+//     they cancel.
+//   - One checkpoint that the Store refuses harms no other. A batch has at most 1,000
+//     checkpoints and 16 MiB, and one that fails is tried again in parts.
+//   - A call that takes longer than Config.StoreTimeout (30 s) has failed for everybody who
+//     waits for it, and its context ends. Until it has returned, nothing else is written;
+//     whoever waits for that is told after another StoreTimeout.
+//
+// Schedule-to-close bounds every wait but that for the delete of a success, even if the
+// Store hangs.
 //
 // ID, Name and LastFailure, which has the texts of errors, are stored as they are.
-// Input and details are stored as Config.Codec encodes them, which may encrypt.
+// Input and details are stored as Config.Codec encodes them, which may encrypt: see [Codec].
 //
 // The stored schedule time follows the wall clock when that is set. A schedule time in
 // the future means that a clock was wrong: it counts as now, and stays as it is stored.
@@ -244,8 +263,9 @@
 //
 // In a [testing/synctest] bubble the zero Config runs on the bubble's virtual
 // time: an hour of Sleeps and timeouts takes microseconds, nothing has to be
-// driven, and the same program gives the same events at the same instants. Make the
-// Runtime in the bubble. If a test wants to stop at an instant and look,
+// driven, and the same program gives the same events at the same instants. (But the
+// bubble decides which of two timers comes first if the caller's own deadline is at the
+// very instant of a timeout.) Make the Runtime in the bubble. If a test wants to stop at an instant and look,
 // Config.Clock takes a [github.com/benbjohnson/clock.Mock].
 // Options.HeartbeatDetails starts a function in the middle. To test a crash, take the
 // Clone of a storetest.Memory, which is what a killed process leaves, and continue

@@ -10,7 +10,7 @@ import (
 )
 
 // Recover starts every activity in the Store that was waiting, or was interrupted by a
-// crash, a shutdown or the end of its context, and returns how many. Call it when the
+// crash, a shutdown or the end of its context, the oldest first, and returns how many. Call it when the
 // program starts. Each activity is run by the Definition of its Name, with its
 // stored input and with ctx as its context, and resumes as the package's doc on
 // durability says. Activities that have failed for good, or were canceled by
