@@ -36,8 +36,8 @@ func (s State) String() string {
 //	deciding     running      functionReturnedLocked, timeOutLocked  schedule-to-close: fails                          finishes it
 //	backingOff   backing off  decideLocked, resumeLocked             the next attempt: proceeds, or too late: fails    finishes it (1)
 //	blocked      blocked      proceedLocked                          once a log line, then schedule-to-close: fails    finishes it
-//	savingEnd    its outcome  finishLocked, if stored, not if        CancelGrace, once canceled: ended                 ends the wait for the Store,
-//	                          the outcome is canceled                                                                  or limits it to CancelGrace
+//	savingEnd    its outcome  finishLocked, if stored                schedule-to-close, or CancelGrace                 ends the wait for the Store,
+//	                                                                 once canceled: ended                              or limits it to CancelGrace
 //	ended        its outcome  endLocked                              -                                                 is ignored
 //
 // (1) If Start has not been accepted, a cancellation refuses it.

@@ -358,7 +358,7 @@ func (w *writer) take(gone bool) (batch []write) {
 	if retry && !leftRetry || p.down && !urgent {
 		p.retry.due = false
 	}
-	if !gone && (others || p.down) {
+	if !gone && (others || p.down && !urgent) {
 		w.soon.clearLocked(rt)
 		w.soon.due = leftOthers && !p.down
 	}
@@ -379,8 +379,6 @@ func (r *record) writeLocked(separate bool) write {
 	if text, known := r.failureText.of(x.failure); known {
 		x.cp.LastFailure, x.failure = text, nil
 	}
-	r.sequence++
-	x.cp.Sequence = r.sequence
 	r.waiting, r.start.written = waiting{}, true
 	return x
 }
@@ -475,19 +473,28 @@ func (w *writer) fill(batch []write) int {
 }
 
 // try saves or deletes a batch. If that fails, it tries the parts of the batch, so that
-// only what the Store refuses is refused. If the first calls all fail, or one is late,
+// only what the Store refuses is refused. If the first calls all fail, or take too long,
 // the Store is down, and there is no other call.
 func (rd *round) try(batch []write) {
 	p, taken := rd.w.pace(rd.gone), false
 	rd.parts = append(rd.parts, batch)
-	for tries := 1; len(rd.parts) > 0; tries++ {
-		part := rd.parts[len(rd.parts)-1]
+	begun := rd.w.rt.read()
+	for tries := 0; len(rd.parts) > 0; {
+		last := len(rd.parts) - 1
+		part := rd.current(rd.parts[last])
+		rd.parts[last] = part
+		if len(part) == 0 {
+			rd.parts = rd.parts[:last]
+			continue
+		}
+		tries++
 		err, late := rd.w.call(part, rd.gone)
-		rd.parts = rd.parts[:len(rd.parts)-1]
+		rd.parts = rd.parts[:last]
+		slow := rd.w.rt.read().since(begun) >= rd.w.rt.cfg.StoreTimeout
 		switch {
 		case err == nil:
 			taken = true
-		case late || p.down || len(batch) > 1 && !taken && tries >= maxTries:
+		case late || p.down || len(batch) > 1 && (slow || !taken && tries >= maxTries):
 			rd.tried(slices.Concat(append(rd.parts, part)...), err)
 			rd.parts, p.down = nil, true
 			return
@@ -497,6 +504,26 @@ func (rd *round) try(batch []write) {
 		}
 		rd.tried(part, err)
 	}
+}
+
+// current returns the writes of part that still count: since they were taken, a new
+// execution may have begun. Each try has a sequence of its own, for a Store that fences
+// by it.
+func (rd *round) current(part []write) (still []write) {
+	w := rd.w
+	w.rt.enter()
+	defer w.rt.leave()
+	for i := range part {
+		x := &part[i]
+		if w.records[x.r.id] != x.r {
+			x.tellLocked(errReplaced)
+			continue
+		}
+		x.r.sequence++
+		x.cp.Sequence = x.r.sequence
+		still = append(still, *x)
+	}
+	return still
 }
 
 // call makes one call, and waits until it has returned. If that is late, those that wait
@@ -616,7 +643,7 @@ func (rd *round) note() {
 		return
 	}
 	left := func(gone bool) bool {
-		return slices.ContainsFunc(w.dirty, func(r *record) bool { return r.failing && r.gone == gone })
+		return slices.ContainsFunc(w.dirty, func(r *record) bool { return r.failing && r.gone == gone && w.records[r.id] == r })
 	}
 	if left(gone) {
 		return
