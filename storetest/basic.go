@@ -20,8 +20,8 @@ func saveAndLoad(s *subject) error {
 }
 
 func saveReplaces(s *subject) error {
-	bare := activity.Checkpoint{ID: "a", State: activity.CheckpointRunning}
-	for _, c := range []activity.Checkpoint{checkpoint("a", 1), checkpoint("a", 2), bare, checkpoint("a", 3)} {
+	bare := activity.Checkpoint{ID: "a", State: activity.CheckpointRunning, Sequence: 3}
+	for _, c := range []activity.Checkpoint{checkpoint("a", 1), checkpoint("a", 2), bare, checkpoint("a", 4)} {
 		if err := save(s.ctx, s, c); err != nil {
 			return err
 		}
@@ -67,9 +67,12 @@ func deleteOne(s *subject) error {
 		return fmt.Errorf("after Delete of the other: %w", err)
 	}
 	if err := save(s.ctx, s, a); err != nil {
-		return err
+		return fmt.Errorf("a Sequence begins at 1 again after Delete: %w", err)
 	}
-	return holds(s.ctx, s, a, b)
+	if err := holds(s.ctx, s, a, b); err != nil {
+		return fmt.Errorf("a Sequence begins at 1 again after Delete: %w", err)
+	}
+	return nil
 }
 
 func deleteMissing(s *subject) error {
@@ -143,13 +146,14 @@ func largeDetails(s *subject) error {
 		return err
 	}
 	for i := range batch {
-		batch[i].Input, batch[i].Details = nil, nil
+		batch[i].Input, batch[i].Details, batch[i].Sequence = nil, nil, 2
 	}
 	return errors.Join(save(s.ctx, s, batch...), holds(s.ctx, s, batch...))
 }
 
 func durableSave(s *subject) error {
 	for sequence := range uint64(s.fewer(8, 3)) {
+		sequence++
 		batch := append(checkpoints(3, sequence), checkpoint(fmt.Sprint("new-", sequence), sequence))
 		if err := save(s.ctx, s, batch...); err != nil {
 			return err
@@ -221,9 +225,9 @@ func work(s *subject, prefix string, rounds int, step func(string)) ([]activity.
 	var own []activity.Checkpoint
 	for round := range rounds {
 		own = []activity.Checkpoint{
-			checkpoint(prefix+"a", uint64(round)),
-			checkpoint(prefix+"b", uint64(round)),
-			checkpoint(fmt.Sprint(prefix, round%3), uint64(round)),
+			checkpoint(prefix+"a", uint64(round)+1),
+			checkpoint(prefix+"b", uint64(round)+1),
+			checkpoint(fmt.Sprint(prefix, round%3), uint64(round)+1),
 		}
 		step("Save among concurrent calls")
 		if err := save(s.ctx, s, own...); err != nil {

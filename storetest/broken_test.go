@@ -134,6 +134,18 @@ var brokenBasics = []brokenStore{
 			return f.Memory.Save(ctx, slices.DeleteFunc(slices.Clone(batch), func(c activity.Checkpoint) bool { return gone[c.ID] }))
 		}
 	}},
+	{"keeps the Sequence of what was deleted", map[string]string{"Delete": "begins at 1 again after Delete"}, func(f *fake) {
+		last := make(map[string]uint64)
+		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
+			for _, c := range batch {
+				if c.Sequence <= last[c.ID] {
+					return errStale
+				}
+				last[c.ID] = c.Sequence
+			}
+			return f.Memory.Save(ctx, batch)
+		}
+	}},
 	{"Delete of what is missing is an error", map[string]string{"DeleteMissing": "what is missing must be no error"}, func(f *fake) {
 		f.remove = func(ctx context.Context, ids []string) error {
 			if len(ids) == 1 && f.get(ids[0]).ID == "" {

@@ -74,6 +74,7 @@ func loadedIsTheCallers(s *subject) error {
 	if err := differ(got, want[0]); err != nil {
 		return fmt.Errorf("Load, looked at after further calls: %w", err)
 	}
+	want = checkpoints(3, 3)
 	if err := save(s.ctx, s, want...); err != nil {
 		return err
 	}
@@ -106,6 +107,7 @@ func yieldedIsTheCallers(s *subject) error {
 	if err := yielded(got, want, false); err != nil {
 		return fmt.Errorf("looked at after the loop and a further Save: %w", err)
 	}
+	want = checkpoints(6, 3)
 	if err := save(s.ctx, s, want...); err != nil {
 		return err
 	}

@@ -40,12 +40,17 @@ type call struct {
 	do     func(ctx context.Context) error
 }
 
-// calls are of all methods of s, which should fail.
+// calls are of all methods of s, which should fail. Each Save has a Sequence of its
+// own, for one that fails may have written all the same.
 func calls(s activity.Store) []call {
+	sequence := uint64(1)
 	return []call{
 		{"Load", func(ctx context.Context) error { _, _, err := s.Load(ctx, "a"); return err }},
 		{"Load of what is missing", func(ctx context.Context) error { _, _, err := s.Load(ctx, "missing"); return err }},
-		{"Save", func(ctx context.Context) error { return s.Save(ctx, []activity.Checkpoint{checkpoint("a", 2)}) }},
+		{"Save", func(ctx context.Context) error {
+			sequence++
+			return s.Save(ctx, []activity.Checkpoint{checkpoint("a", sequence)})
+		}},
 		{"Delete", func(ctx context.Context) error { return s.Delete(ctx, []string{"a"}) }},
 		{"Delete of what is missing", func(ctx context.Context) error { return s.Delete(ctx, []string{"missing"}) }},
 		{"All", func(ctx context.Context) error {
@@ -62,8 +67,9 @@ func contextEnded(s *subject) error {
 	if err := save(s.ctx, s, checkpoint("a", 1)); err != nil {
 		return err
 	}
+	methods := calls(s)
 	for how, ctx := range ended(s.ctx) {
-		for _, c := range calls(s) {
+		for _, c := range methods {
 			if err := tellsEnd(ctx, c.method, c.do(ctx)); err != nil {
 				return fmt.Errorf("context %s: %w", how, err)
 			}

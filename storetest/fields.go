@@ -69,7 +69,7 @@ func samples(field reflect.StructField) ([]any, error) {
 		return []any{0, 1, 255, 256, math.MaxInt32 - 1, math.MaxInt32}, nil
 	case uint64:
 		return []any{
-			uint64(0), uint64(1),
+			uint64(1),         // the first of an ID: a Runtime saves no 0
 			uint64(1<<53 + 1), // no float64
 			uint64(math.MaxInt64), uint64(math.MaxInt64 + 1),
 			uint64(math.MaxUint64 - 1), uint64(math.MaxUint64),
@@ -121,13 +121,13 @@ func anyIDs(s *subject) error {
 	long := strings.Repeat("x", 1023)
 	ids = append(ids, long, long+"x", long+"y", long+"\x00", long+"\xff", strings.Repeat("\xff", 1024),
 		strings.Repeat("\x00", 1024), strings.Repeat("/", 1024), string(noise(1024)))
-	var all []activity.Checkpoint
-	for i, id := range ids {
-		c := checkpoint(id, uint64(i))
-		c.Name = fmt.Sprint("id ", i)
-		all = append(all, c)
-	}
 	for half := range 2 {
+		var all []activity.Checkpoint
+		for i, id := range ids {
+			c := checkpoint(id, uint64(half*len(ids)+i+1))
+			c.Name = fmt.Sprint("id ", i)
+			all = append(all, c)
+		}
 		if err := save(s.ctx, s, all...); err != nil {
 			return err
 		}

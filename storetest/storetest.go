@@ -54,9 +54,13 @@ import (
 // What Run asks for beyond the letter of the interface:
 //
 //   - IDs are any bytes, 1 to 1,024 of them, and the other strings any bytes too.
-//     Sequence takes the whole of uint64, the other numbers at least 0 to
+//     Sequence takes 1 to [math.MaxUint64], the other numbers at least 0 to
 //     [math.MaxInt32]. Times are kept to the nanosecond, from the zero Time to
 //     the year 9999; as instants: their location and monotonic reading may go.
+//   - The Sequence of an ID grows with each Save, and begins anew after a Delete.
+//     So a Store may refuse or ignore a checkpoint whose Sequence is not larger
+//     than what it has for the ID. It must not remember Sequences of what was
+//     deleted.
 //   - Input and Details of length 0 may come back as nil or as empty, whichever
 //     was saved. Both may be larger than 2 MiB, the default of
 //     activity.Config.MaxDetailsSize.

@@ -34,16 +34,6 @@ func checkNamed(t *testing.T, name string) check {
 	return checks[i]
 }
 
-func TestSoundStorePasses(t *testing.T) {
-	for _, c := range checks {
-		t.Run(c.name, func(t *testing.T) {
-			if err := fails(t, c, nil); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-}
-
 func TestBrokenStoreIsFound(t *testing.T) {
 	for _, b := range brokenStores() {
 		t.Run(b.name, func(t *testing.T) {
