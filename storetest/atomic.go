@@ -11,6 +11,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
+// maxBatch is how many checkpoints, or IDs, a Runtime puts in one call at most.
+const maxBatch = 1000
+
 // oneBatch is a batch that takes some room, all with the same sequence.
 func oneBatch(sequence uint64) []activity.Checkpoint {
 	batch := checkpoints(20, sequence)
@@ -43,15 +46,27 @@ func oneSequence(ctx context.Context, s activity.Store, sequences ...uint64) (ui
 	return sequence, nil
 }
 
-// saving runs Save of batch in a goroutine.
-func saving(ctx context.Context, s activity.Store, batch []activity.Checkpoint) <-chan error {
+// running runs f in a goroutine.
+func running(f func() error) <-chan error {
 	started, result := make(chan struct{}), make(chan error, 1)
 	go func() {
 		close(started)
-		result <- caught(func() error { return save(ctx, s, batch...) })
+		result <- caught(f)
 	}()
 	<-started
 	return result
+}
+
+// during runs f with a context that ends while f runs, and not always at the same
+// place: the larger n, the later.
+func during(ctx context.Context, n uint64, f func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	result := running(func() error { return f(ctx) })
+	for range n * n {
+		runtime.Gosched()
+	}
+	cancel()
+	return <-result
 }
 
 // atomicWhenKilled reopens while a Save runs, and looks when that has returned:
@@ -60,7 +75,7 @@ func atomicWhenKilled(s *subject) error {
 	const most = 3 // reopenings during one Save
 	for sequence := range uint64(s.fewer(10, 4)) {
 		sequence++
-		saved := saving(s.ctx, s, oneBatch(sequence))
+		saved := running(func() error { return save(s.ctx, s, oneBatch(sequence)...) })
 		killed := []activity.Store{s.reopen()}
 		for len(saved) == 0 && len(killed) < most {
 			killed = append(killed, s.reopen())
@@ -130,54 +145,136 @@ func noOlder(ctx context.Context, s activity.Store, id, laterID string) error {
 	return nil
 }
 
+// atomicWhenCanceled does not know what stands after a Save with an error: the batch,
+// or what stood before. That may even change until another Save returns nil.
 func atomicWhenCanceled(s *subject) error {
-	var stands uint64
-	for sequence := range uint64(s.fewer(20, 8)) {
+	may := []uint64{0}
+	var sequence uint64
+	for range s.fewer(20, 8) {
 		sequence++
-		ctx, cancel := context.WithCancel(s.ctx)
-		saved := saving(ctx, s, oneBatch(sequence))
-		for range sequence * sequence { // so that it is not always the same place
-			runtime.Gosched()
+		err := during(s.ctx, sequence, func(ctx context.Context) error { return save(ctx, s, oneBatch(sequence)...) })
+		if err == nil {
+			may = nil
 		}
-		cancel()
-		may := []uint64{sequence}
-		if err := <-saved; err != nil {
-			may = append(may, stands)
-		}
-		var err error
-		if stands, err = oneSequence(s.ctx, s, may...); err != nil {
+		may = append(may, sequence)
+		if _, err := oneSequence(s.ctx, s, may...); err != nil {
 			return fmt.Errorf("after a Save whose context ended while it ran: %w", err)
 		}
 	}
-	_, err := oneSequence(s.ctx, s.reopen(), stands)
-	return err
+	sequence++
+	if err := save(s.ctx, s, oneBatch(sequence)...); err != nil {
+		return err
+	}
+	for name, in := range map[string]activity.Store{"the Store": s, "the reopened Store": s.reopen()} {
+		if _, err := oneSequence(s.ctx, in, sequence); err != nil {
+			return fmt.Errorf("%s after a Save, and others before it whose contexts ended: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// deleteWhenCanceled checks that each checkpoint is there as it was, or is not there.
+// Delete need not be atomic.
+func deleteWhenCanceled(s *subject) error {
+	stays := checkpoint("stays", 1)
+	if err := save(s.ctx, s, stays); err != nil {
+		return err
+	}
+	var batch []activity.Checkpoint
+	for sequence := range uint64(s.fewer(20, 8)) {
+		sequence++
+		batch = oneBatch(sequence)
+		if err := save(s.ctx, s, batch...); err != nil {
+			return err
+		}
+		if err := holds(s.ctx, s, append(batch, stays)...); err != nil {
+			return fmt.Errorf("after a Save, and a Delete before it whose context ended: %w", err)
+		}
+		may := batch // be left
+		deleted := during(s.ctx, sequence, func(ctx context.Context) error { return remove(ctx, s, idsOf(batch)...) })
+		if deleted == nil {
+			may = nil
+		}
+		if err := holdsSome(s.ctx, s, may, stays); err != nil {
+			return fmt.Errorf("after a Delete whose context ended while it ran, and which returned %v: %w", deleted, err)
+		}
+	}
+	if err := remove(s.ctx, s, idsOf(batch)...); err != nil {
+		return err
+	}
+	return errors.Join(holds(s.ctx, s, stays), holds(s.ctx, s.reopen(), stays))
+}
+
+// holdsSome checks that All yields what must be there, some of what may be there, and
+// nothing else.
+func holdsSome(ctx context.Context, s activity.Store, may []activity.Checkpoint, must ...activity.Checkpoint) error {
+	got, err := collect(s.All(ctx))
+	if err != nil {
+		return err
+	}
+	for _, c := range may {
+		if slices.Contains(idsOf(got), c.ID) {
+			must = append(must, c)
+		}
+	}
+	return yielded(got, must, false)
 }
 
 // atomicWhenRefused has a checkpoint in the batch that a Store may refuse, since
 // no runtime saves one with such an ID.
 func atomicWhenRefused(s *subject) error {
-	before := checkpoint("before", 1)
-	if err := save(s.ctx, s, before); err != nil {
-		return err
-	}
 	for i, odd := range []string{"", strings.Repeat("x", 1<<16)} {
-		a, z := checkpoint(fmt.Sprint("a", i), 2), checkpoint(fmt.Sprint("z", i), 2)
-		newer := checkpoint("before", uint64(i)+2)
-		refused := s.Save(s.ctx, []activity.Checkpoint{newer, a, checkpoint(odd, 2), z})
+		before, batch := replacing(fmt.Sprint("odd-", i), maxBatch-1) // and one more
+		if err := save(s.ctx, s, before); err != nil {
+			return err
+		}
+		refused := s.Save(s.ctx, slices.Insert(slices.Clone(batch), len(batch)*2/3, checkpoint(odd, 2)))
 		for name, in := range map[string]activity.Store{"the Store": s, "the reopened Store": s.reopen()} {
-			var err error
-			if refused == nil {
-				err = errors.Join(loads(s.ctx, in, newer), loads(s.ctx, in, a), loads(s.ctx, in, z))
-			} else {
-				err = errors.Join(loads(s.ctx, in, before), lacks(s.ctx, in, a.ID), lacks(s.ctx, in, z.ID))
+			written, err := allOrNothing(s.ctx, in, before, batch)
+			if err == nil && refused == nil && !written {
+				err = errors.New("nothing was written")
 			}
 			if err != nil {
 				return fmt.Errorf("%s after Save of a batch with an ID of %d bytes, which returned %v: %w", name, len(odd), refused, err)
 			}
 		}
-		if refused == nil {
-			before = newer
-		}
 	}
 	return nil
+}
+
+// replacing is a batch of n, and what is to be stored before it. Their IDs begin
+// with prefix.
+func replacing(prefix string, n int) (before activity.Checkpoint, batch []activity.Checkpoint) {
+	for i := range n {
+		batch = append(batch, checkpoint(fmt.Sprintf("%s-%04d", prefix, i), 2))
+	}
+	return checkpoint(batch[0].ID, 1), batch
+}
+
+// allOrNothing checks that s holds batch, or before and nothing of the batch. It
+// reports which.
+func allOrNothing(ctx context.Context, s activity.Store, before activity.Checkpoint, batch []activity.Checkpoint) (written bool, err error) {
+	all, err := collect(s.All(ctx))
+	if err != nil {
+		return false, err
+	}
+	ours := make(map[string]bool)
+	for _, c := range batch {
+		ours[c.ID] = true
+	}
+	var got []activity.Checkpoint
+	for _, c := range all {
+		if ours[c.ID] {
+			got = append(got, c)
+		}
+	}
+	written = len(got) > 1
+	want := []activity.Checkpoint{before}
+	if written {
+		want = batch
+	}
+	if err := yielded(got, want, false); err != nil {
+		return written, fmt.Errorf("a batch must be there as a whole or not at all: %w", err)
+	}
+	return written, nil
 }

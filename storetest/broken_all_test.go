@@ -212,20 +212,50 @@ var brokenEnds = []brokenStore{
 			return f.Memory.Load(ctx, id)
 		}
 	}},
-	{"Save ignores its context", map[string]string{"ContextEnded": "Save: no error", "ContextEndedSavesNothing": "no error"}, func(f *fake) {
+	{"Save ignores its context", map[string]string{"ContextEnded": "Save: no error", "ContextEndedIsAtomic": "no error"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			return f.Memory.Save(context.WithoutCancel(ctx), batch)
 		}
 	}},
-	{"Save looks at its context when it is done", map[string]string{"ContextEndedSavesNothing": "wrote something"}, func(f *fake) {
+	{"Save looks at its context when half is done", map[string]string{"ContextEndedIsAtomic": "as a whole or not at all"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
-			return errors.Join(f.Memory.Save(context.WithoutCancel(ctx), batch), ctx.Err())
+			half := len(batch) / 2
+			return errors.Join(f.Memory.Save(context.WithoutCancel(ctx), batch[:half]), f.Memory.Save(ctx, batch[half:]))
 		}
 	}},
-	{"Save looks at its context when its file is written", map[string]string{"ContextEndedSavesNothing": "wrote something"}, func(f *fake) {
+	{"Save looks at its context when half of its file is written", map[string]string{"ContextEndedIsAtomic": "the reopened Store after Save"}, func(f *fake) {
 		disk := new(Memory)
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
-			return errors.Join(disk.Save(context.WithoutCancel(ctx), batch), f.Memory.Save(ctx, batch))
+			half := len(batch) / 2
+			return errors.Join(disk.Save(context.WithoutCancel(ctx), batch[:half]), disk.Save(ctx, batch[half:]), f.Memory.Save(ctx, batch))
+		}
+		f.reopen = func() activity.Store { return disk.Clone() }
+	}},
+	{"a Save with an error is done after the next", map[string]string{"ContextEndedIsAtomic": "after a Save, and one before it"}, func(f *fake) {
+		var late []activity.Checkpoint
+		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
+			if ctx.Err() != nil {
+				late = batch
+				return ctx.Err()
+			}
+			return errors.Join(f.Memory.Save(ctx, batch), f.Memory.Save(ctx, late))
+		}
+	}},
+	{"Delete empties, and then looks at its context", map[string]string{"ContextEndedIsAtomic": "another Details"}, func(f *fake) {
+		f.remove = func(ctx context.Context, ids []string) error {
+			return errors.Join(f.empty(ids), f.Memory.Delete(ctx, ids))
+		}
+	}},
+	{"Delete empties its file, and then looks at its context", map[string]string{"ContextEndedIsAtomic": "0 times"}, func(f *fake) {
+		disk := new(Memory)
+		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
+			return errors.Join(disk.Save(ctx, batch), f.Memory.Save(ctx, batch))
+		}
+		f.remove = func(ctx context.Context, ids []string) error {
+			if ctx.Err() != nil {
+				disk = new(Memory)
+			}
+			return errors.Join(disk.Delete(ctx, ids), f.Memory.Delete(ctx, ids))
 		}
 		f.reopen = func() activity.Store { return disk.Clone() }
 	}},

@@ -640,6 +640,57 @@ var brokenDurability = []brokenStore{
 			return nil
 		}
 	}},
+	{"a canceled Save is done after the next", map[string]string{"AtomicWhenCanceled": "whose contexts ended"}, func(f *fake) {
+		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
+			if batch[0].Sequence > 8 { // the last one, which is not canceled
+				return errors.Join(f.Memory.Save(ctx, batch), f.Memory.Save(ctx, oneBatch(8)))
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}
+	}},
+	{"empties what it deletes when canceled", map[string]string{"DeleteWhenCanceled": "another Details"}, func(f *fake) {
+		f.remove = func(ctx context.Context, ids []string) error {
+			<-ctx.Done()
+			return errors.Join(f.empty(ids[:len(ids)/2]), ctx.Err())
+		}
+	}},
+	{"deletes all when canceled", map[string]string{"DeleteWhenCanceled": "0 times"}, func(f *fake) {
+		f.remove = func(ctx context.Context, ids []string) error {
+			<-ctx.Done()
+			return errors.Join(f.Memory.Delete(context.WithoutCancel(ctx), append(ids, "stays")), ctx.Err())
+		}
+	}},
+	{"tells of no error when a Delete is canceled", map[string]string{"DeleteWhenCanceled": "which is not stored"}, func(f *fake) {
+		f.remove = func(ctx context.Context, ids []string) error {
+			<-ctx.Done()
+			return nil
+		}
+	}},
+	{"a canceled Delete is done after the next Save", map[string]string{"DeleteWhenCanceled": "after a Save, and a Delete before it"}, func(f *fake) {
+		var late []string
+		f.remove = func(ctx context.Context, ids []string) error {
+			<-ctx.Done()
+			late = ids
+			return ctx.Err()
+		}
+		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
+			return errors.Join(f.Memory.Save(ctx, batch), f.Memory.Delete(ctx, late))
+		}
+	}},
+	{"leaves half a long batch before what it refuses", map[string]string{"AtomicWhenRefused": "as a whole or not at all"}, func(f *fake) {
+		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
+			for part := range slices.Chunk(batch, 500) { // each in a transaction
+				if slices.ContainsFunc(part, isOdd) {
+					return errBroken
+				}
+				if err := f.Memory.Save(ctx, part); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}},
 	{"leaves what came before what it refuses", map[string]string{"AtomicWhenRefused": "after Save of a batch"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			for _, c := range batch {
@@ -666,6 +717,14 @@ var brokenDurability = []brokenStore{
 				}
 			}
 			return errBroken
+		}
+	}},
+	{"skips a batch that it refuses", map[string]string{"AtomicWhenRefused": "nothing was written"}, func(f *fake) {
+		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
+			if slices.ContainsFunc(batch, isOdd) {
+				return nil
+			}
+			return f.Memory.Save(ctx, batch)
 		}
 	}},
 	{"skips what it refuses and what comes after it", map[string]string{"AtomicWhenRefused": "which returned <nil>"}, func(f *fake) {

@@ -158,6 +158,22 @@ func (f *fake) keep(batch []activity.Checkpoint) {
 	}
 }
 
+// empty drops the Details of what has these IDs.
+func (f *fake) empty(ids []string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, id := range ids {
+		if c, ok := f.checkpoints[id]; ok {
+			c.Details = nil
+			f.checkpoints[id] = c
+		}
+	}
+	return nil
+}
+
+// isOdd says whether c is one that no Runtime saves, so that a Store may refuse it.
+func isOdd(c activity.Checkpoint) bool { return c.ID == "" || len(c.ID) > 1024 }
+
 // hold takes lock as a mutex would, except that a bubble knows that who waits for
 // it waits, and that what hangs ends with the test.
 func (f *fake) hold(lock chan struct{}) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"runtime"
+	"slices"
 	"sync"
 	"testing"
 
@@ -18,6 +20,52 @@ var rightStores = []struct {
 	{"Memory", func(*fake) {}},
 	{"refuses an older Sequence", func(f *fake) { f.fenced(true) }},
 	{"ignores an older Sequence", func(f *fake) { f.fenced(false) }},
+	{"looks at its context when it is done", func(f *fake) {
+		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
+			return errors.Join(f.Memory.Save(context.WithoutCancel(ctx), batch), ctx.Err())
+		}
+		f.remove = func(ctx context.Context, ids []string) error {
+			return errors.Join(f.Memory.Delete(context.WithoutCancel(ctx), ids), ctx.Err())
+		}
+	}},
+	{"looks at its context when its file is written", func(f *fake) {
+		disk := new(Memory)
+		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
+			return errors.Join(disk.Save(context.WithoutCancel(ctx), batch), f.Memory.Save(ctx, batch))
+		}
+		f.remove = func(ctx context.Context, ids []string) error {
+			return errors.Join(disk.Delete(context.WithoutCancel(ctx), ids), f.Memory.Delete(ctx, ids))
+		}
+		f.reopen = func() activity.Store { return disk.Clone() }
+	}},
+	{"looks at its context when half is deleted", func(f *fake) {
+		f.remove = func(ctx context.Context, ids []string) error {
+			half := len(ids) / 2
+			if err := f.Memory.Delete(context.WithoutCancel(ctx), ids[:half]); err != nil {
+				return err
+			}
+			runtime.Gosched()
+			return f.Memory.Delete(ctx, ids[half:])
+		}
+	}},
+	{"writes when its context has ended, with the next call", func(f *fake) { f.writesLate() }},
+	{"refuses an ID that is empty or too long", func(f *fake) {
+		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
+			if slices.ContainsFunc(batch, isOdd) {
+				return errBroken
+			}
+			return f.Memory.Save(ctx, batch)
+		}
+	}},
+	{"returns an error after the write of an ID that is empty or too long", func(f *fake) {
+		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
+			err := f.Memory.Save(ctx, batch)
+			if slices.ContainsFunc(batch, isOdd) {
+				err = errBroken
+			}
+			return err
+		}
+	}},
 	{"yields what the body saves, and refuses an older Sequence", func(f *fake) {
 		f.fenced(true)
 		f.yieldsTwice()
@@ -58,6 +106,56 @@ func (f *fake) fenced(refuses bool) {
 			}
 		}
 		return f.Memory.Save(ctx, newer)
+	}
+}
+
+// writesLate has Save and Delete return the error of a context that has ended or ends
+// soon, and write before the next call of a method.
+func (f *fake) writesLate() {
+	var mu sync.Mutex
+	var late func() // guarded by mu
+	caughtUp := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if late != nil {
+			late()
+			late = nil
+		}
+	}
+	write := func(ctx context.Context, do func(context.Context) error) error {
+		caughtUp()
+		for range 3 {
+			runtime.Gosched()
+		}
+		if ctx.Err() == nil {
+			return do(ctx)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		late = func() {
+			if err := do(context.WithoutCancel(ctx)); err != nil {
+				panic(err)
+			}
+		}
+		return ctx.Err()
+	}
+	f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
+		batch = deepClone(batch)
+		return write(ctx, func(ctx context.Context) error { return f.Memory.Save(ctx, batch) })
+	}
+	f.remove = func(ctx context.Context, ids []string) error {
+		ids = slices.Clone(ids)
+		return write(ctx, func(ctx context.Context) error { return f.Memory.Delete(ctx, ids) })
+	}
+	f.load = func(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
+		caughtUp()
+		return f.Memory.Load(ctx, id)
+	}
+	f.all = func(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
+		return func(yield func(activity.Checkpoint, error) bool) {
+			caughtUp()
+			f.Memory.All(ctx)(yield)
+		}
 	}
 }
 

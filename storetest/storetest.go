@@ -65,8 +65,11 @@ import (
 //     was saved. Both may be larger than 2 MiB, the default of
 //     activity.Config.MaxDetailsSize.
 //   - The error of a method whose context has ended wraps either the context's
-//     Err or its [context.Cause]. A Save that finds its context ended when it is
-//     called writes nothing; one whose context ends meanwhile all or nothing.
+//     Err or its [context.Cause].
+//   - An error says nothing about whether something was written. After an error of
+//     Save, all of the batch is there or nothing of it; after one of Delete, each
+//     checkpoint is there as it was, or is gone. What such a call writes must not
+//     replace or remove what a later Save has written.
 //   - Who reads while a Save runs never sees the one half of a batch without the
 //     other. All need not show one moment, but what was saved before the loop
 //     began and is left alone until it ends is yielded exactly once. A loop may
@@ -141,6 +144,7 @@ var checks = []check{
 	{"AtomicForReaders", atomicForReaders},
 	{"AtomicWhenCanceled", atomicWhenCanceled},
 	{"AtomicWhenRefused", atomicWhenRefused},
+	{"DeleteWhenCanceled", deleteWhenCanceled},
 	{"AllOfNothing", allOfNothing},
 	{"AllOfMany", allOfMany},
 	{"AllLeftEarly", allLeftEarly},
@@ -152,7 +156,7 @@ var checks = []check{
 	{"AllBodyChangesOthers", allBodyChangesOthers},
 	{"Concurrent", concurrent},
 	{"ContextEnded", contextEnded},
-	{"ContextEndedSavesNothing", contextEndedSavesNothing},
+	{"ContextEndedIsAtomic", contextEndedIsAtomic},
 	{"ContextEndsDuringAll", contextEndsDuringAll},
 	{"Closed", closed},
 	{"ClosedTwice", closedTwice},
