@@ -11,9 +11,6 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// maxBatch is how many checkpoints, or IDs, a Runtime puts in one call at most.
-const maxBatch = 1000
-
 // oneBatch is a batch that takes some room, all with the same sequence.
 func oneBatch(sequence uint64) []activity.Checkpoint {
 	batch := checkpoints(20, sequence)
@@ -95,23 +92,39 @@ func atomicWhenKilled(s *subject) error {
 	return nil
 }
 
-// atomicForReaders has the witness that, of two IDs always saved together, the
-// one that is loaded later is never the older.
+// atomicForReaders reads while short batches are saved, and while long ones are.
 func atomicForReaders(s *subject) error {
+	if err := readersSeeWhole(s, s.fewer(50, 20), oneBatch); err != nil {
+		return err
+	}
+	long := func(sequence uint64) (batch []activity.Checkpoint) {
+		for i := range maxBatch - 1 { // SaveMany tells of a limit
+			batch = append(batch, checkpoint(fmt.Sprint("long-", i), sequence))
+		}
+		return batch
+	}
+	if err := readersSeeWhole(s, s.fewer(10, 4), long); err != nil {
+		return fmt.Errorf("batches of %d: %w", maxBatch-1, err)
+	}
+	return nil
+}
+
+// readersSeeWhole has the witness that, of two IDs always saved together, the one
+// that is loaded later is never the older. It saves n batches, none of whose IDs is
+// stored before.
+func readersSeeWhole(s *subject, n int, batch func(sequence uint64) []activity.Checkpoint) error {
 	ctx, cancel := context.WithCancel(s.ctx)
-	done := make(chan error, 1)
-	go func() {
-		done <- caught(func() error {
-			for sequence := range uint64(s.fewer(50, 20)) {
-				if err := save(ctx, s, oneBatch(sequence+1)...); err != nil {
-					return err
-				}
+	defer cancel()
+	done := running(func() error {
+		for i := range uint64(n) {
+			if err := save(ctx, s, batch(i+1)...); err != nil {
+				return err
 			}
-			return nil
-		})
-	}()
-	batch := oneBatch(0)
-	first, last := batch[0].ID, batch[len(batch)-1].ID
+		}
+		return nil
+	})
+	ids := idsOf(batch(0))
+	first, last := ids[0], ids[len(ids)-1]
 	for {
 		for _, pair := range [][2]string{{first, last}, {last, first}} {
 			if err := noOlder(ctx, s, pair[0], pair[1]); err != nil {
@@ -122,7 +135,6 @@ func atomicForReaders(s *subject) error {
 		}
 		select {
 		case err := <-done:
-			cancel()
 			return err
 		default:
 		}

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -117,11 +118,10 @@ func deleteNone(s *subject) error {
 
 // noise is n bytes that no compression makes small.
 func noise(n int) []byte {
-	random := rand.New(rand.NewPCG(1, uint64(n)))
+	var seed [32]byte
+	binary.LittleEndian.PutUint64(seed[:], uint64(n))
 	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(random.Uint32())
-	}
+	rand.NewChaCha8(seed).Read(b) // never fails
 	return b
 }
 

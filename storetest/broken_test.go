@@ -27,7 +27,7 @@ type brokenStore struct {
 }
 
 func brokenStores() []brokenStore {
-	return slices.Concat(brokenBasics, brokenValues, brokenOwners, brokenDurability, brokenLoops, brokenEnds)
+	return slices.Concat(brokenBasics, brokenValues, brokenOwners, brokenDurability, brokenLoops, brokenEnds, brokenMany)
 }
 
 var brokenBasics = []brokenStore{
@@ -607,6 +607,24 @@ var brokenDurability = []brokenStore{
 				runtime.Gosched()
 			}
 			return f.Memory.Save(ctx, batch[len(batch)/2:])
+		}
+	}},
+	{"shows a long batch by halves", map[string]string{"AtomicForReaders": "batches of 999: a Load during a Save saw half"}, func(f *fake) {
+		var loads atomic.Int64
+		f.load = func(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
+			defer loads.Add(1)
+			return f.Memory.Load(ctx, id)
+		}
+		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
+			for part := range slices.Chunk(batch, 500) {
+				if err := f.Memory.Save(ctx, part); err != nil {
+					return err
+				}
+				for seen := loads.Load(); len(batch) > 500 && loads.Load() < seen+9 && ctx.Err() == nil; {
+					runtime.Gosched()
+				}
+			}
+			return nil
 		}
 	}},
 	{"shows the later half of a batch first", map[string]string{"AtomicForReaders": "saw half of the batch"}, func(f *fake) {
