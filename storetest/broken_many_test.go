@@ -2,7 +2,9 @@ package storetest
 
 import (
 	"context"
+	"iter"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/seed-9da638b0/activity"
@@ -111,6 +113,118 @@ var brokenMany = []brokenStore{
 			return f.Clone()
 		}
 	}},
+	{"reads 100 by OFFSET", map[string]string{
+		"AllBodyDeletesMany": "(Delete): All: it yields ID \"id-1",
+		"AllBodyAddsMany":    "(Save of new ones): All: it yields ID \"id-1",
+	}, func(f *fake) { f.readPages(100, layout{sorted: true}) }},
+	{"reads 1,000 by OFFSET", map[string]string{
+		"AllBodyDeletesMany": "0 times",
+		"AllBodyAddsMany":    "2 times",
+	}, func(f *fake) { f.readPages(1000, layout{sorted: true}) }},
+	{"reads 2,999 by OFFSET", map[string]string{
+		"AllBodyDeletesMany": "0 times",
+		"AllBodyAddsMany":    "2 times",
+	}, func(f *fake) { f.readPages(2999, layout{sorted: true}) }},
+	{"reads 100 by OFFSET, the oldest first", map[string]string{"AllBodyDeletesMany": "0 times"}, func(f *fake) {
+		f.readPages(100, layout{})
+	}},
+	{"reads 100 by OFFSET, what was changed last at the end", map[string]string{
+		"AllBodyDeletesMany":    "0 times",
+		"AllBodySavesManyAgain": "0 times",
+	}, func(f *fake) { f.readPages(100, layout{moves: true}) }},
+	{"reads 100 of a log by place", map[string]string{"AllBodySavesManyAgain": "0 times"}, func(f *fake) {
+		f.readPages(100, layout{moves: true, holes: true})
+	}},
+	{"reads 100 of a sorted list by place", map[string]string{"AllBodyAddsMany": "2 times"}, func(f *fake) {
+		f.readPages(100, layout{sorted: true, holes: true})
+	}},
+}
+
+// A layout says in which order a table has its rows, and what moves them.
+type layout struct {
+	sorted bool // by ID; else a new one is the last
+	moves  bool // a Save of what is there makes it the last
+	holes  bool // a Delete leaves its place empty
+}
+
+// readPages has All read n places of a table at once, and go on n places later.
+func (f *fake) readPages(n int, l layout) {
+	var mu sync.Mutex
+	var rows []string // IDs; "" is a hole
+	f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if slices.ContainsFunc(batch, isOdd) {
+			return errBroken
+		}
+		if err := f.Memory.Save(ctx, batch); err != nil {
+			return err
+		}
+		for _, c := range batch {
+			i := slices.Index(rows, c.ID)
+			if i >= 0 && !l.moves {
+				continue
+			}
+			if i >= 0 {
+				rows = slices.Delete(rows, i, i+1)
+			}
+			place := len(rows)
+			if after := slices.IndexFunc(rows, func(id string) bool { return id > c.ID }); l.sorted && after >= 0 {
+				place = after
+			}
+			rows = slices.Insert(rows, place, c.ID)
+		}
+		return nil
+	}
+	f.remove = func(ctx context.Context, ids []string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if err := f.Memory.Delete(ctx, ids); err != nil {
+			return err
+		}
+		for _, id := range ids {
+			i := slices.Index(rows, id)
+			switch {
+			case i >= 0 && l.holes:
+				rows[i] = ""
+			case i >= 0:
+				rows = slices.Delete(rows, i, i+1)
+			}
+		}
+		return nil
+	}
+	page := func(ctx context.Context, offset int) (cs []activity.Checkpoint, more bool, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, id := range rows[min(offset, len(rows)):min(offset+n, len(rows))] {
+			if id != "" {
+				cs = append(cs, clone(f.get(id)))
+			}
+		}
+		_, err = f.ids(ctx)
+		return cs, offset < len(rows), err
+	}
+	f.all = func(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
+		return func(yield func(activity.Checkpoint, error) bool) {
+			for offset, more := 0, true; more; offset += n {
+				var cs []activity.Checkpoint
+				var err error
+				if cs, more, err = page(ctx, offset); err != nil {
+					yield(activity.Checkpoint{}, err)
+					return
+				}
+				for _, c := range cs {
+					if ctx.Err() != nil {
+						yield(activity.Checkpoint{}, ctx.Err())
+						return
+					}
+					if !yield(c, nil) {
+						return
+					}
+				}
+			}
+		}
+	}
 }
 
 func TestBrokenStoreIsFoundByNoOther(t *testing.T) {

@@ -96,3 +96,65 @@ func removeInParts(s *subject, cs []activity.Checkpoint) error {
 	}
 	return nil
 }
+
+func allBodyDeletesMany(s *subject) error {
+	return bodyChangesMany(s, "Delete", func(goes []activity.Checkpoint) ([]activity.Checkpoint, error) {
+		return nil, removeInParts(s, goes)
+	})
+}
+
+func allBodySavesManyAgain(s *subject) error {
+	return bodyChangesMany(s, "Save of others again", func(goes []activity.Checkpoint) ([]activity.Checkpoint, error) {
+		var newer []activity.Checkpoint
+		for _, c := range goes {
+			newer = append(newer, checkpoint(c.ID, c.Sequence+1))
+		}
+		return newer, saveInParts(s, newer)
+	})
+}
+
+func allBodyAddsMany(s *subject) error {
+	return bodyChangesMany(s, "Save of new ones", func(goes []activity.Checkpoint) ([]activity.Checkpoint, error) {
+		var added []activity.Checkpoint
+		for _, c := range goes {
+			added = append(added, checkpoint(c.ID+"-new", 1))
+		}
+		return append(added, goes...), saveInParts(s, added)
+	})
+}
+
+// bodyChangesMany is for Stores that read some at a time, and find the place of
+// the next by its position. It has 3,000 checkpoints. Halfway through the loop, one
+// body calls change with every third of them, which returns what is to be there of
+// them then, and what it has added.
+func bodyChangesMany(s *subject, what string, change func(goes []activity.Checkpoint) ([]activity.Checkpoint, error)) error {
+	const n = 3000
+	var stay, goes []activity.Checkpoint
+	for i, c := range checkpoints(n, 1) {
+		if i%3 == 0 {
+			goes = append(goes, c)
+		} else {
+			stay = append(stay, c)
+		}
+	}
+	if err := saveInParts(s, checkpoints(n, 1)); err != nil {
+		return err
+	}
+	var left []activity.Checkpoint
+	err := inBody(s, stay, func(nth int, _ activity.Checkpoint) error {
+		if nth != n/2 {
+			return nil
+		}
+		return within(what, func() (err error) {
+			left, err = change(goes)
+			return err
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("one body changes 1,000 of %d (%s): %w", n, what, err)
+	}
+	if err := holds(s.ctx, s, append(stay, left...)...); err != nil {
+		return fmt.Errorf("after a loop over All with a body that changed 1,000 of %d (%s): %w", n, what, err)
+	}
+	return nil
+}
