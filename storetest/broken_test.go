@@ -328,6 +328,63 @@ var brokenValues = []brokenStore{
 			return t
 		})
 	}},
+	{"has nanoseconds without a sign before 1970", map[string]string{"Fields": "At: got"}, func(f *fake) {
+		f.onTime(func(t time.Time) time.Time {
+			if t.Unix() == -1 {
+				return time.Unix(0, int64(1e9-t.Nanosecond()))
+			}
+			return t
+		})
+	}},
+	{"keeps microseconds before 1970", map[string]string{"Fields": "At: got"}, func(f *fake) {
+		f.onTime(func(t time.Time) time.Time {
+			if t.Unix() < 0 {
+				return t.Truncate(time.Microsecond)
+			}
+			return t
+		})
+	}},
+	{"has no time before 1678", map[string]string{"Fields": "At: got"}, func(f *fake) {
+		first := time.Unix(0, math.MinInt64)
+		f.onTime(func(t time.Time) time.Time {
+			if t.Before(first) && t.Year() > 1600 {
+				return first
+			}
+			return t
+		})
+	}},
+	{"keeps the seconds of this age in 32 bits", map[string]string{"Fields": "At: got 1901"}, func(f *fake) {
+		f.onTime(func(t time.Time) time.Time {
+			if year := t.Year(); year > 1900 && year < 2100 {
+				return time.Unix(int64(int32(t.Unix())), int64(t.Nanosecond()))
+			}
+			return t
+		})
+	}},
+	{"keeps seconds in 32 bits without a sign", map[string]string{"Fields": "At: got 1970"}, func(f *fake) {
+		f.onTime(func(t time.Time) time.Time {
+			if year := t.Year(); year >= 1970 && year < 2200 {
+				return time.Unix(int64(uint32(t.Unix())), int64(t.Nanosecond()))
+			}
+			return t
+		})
+	}},
+	{"drops NextAttempt of what does not wait", map[string]string{"Fields": "another NextAttempt"}, func(f *fake) {
+		f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
+			if c.State != activity.CheckpointWaiting {
+				c.NextAttempt = time.Time{}
+			}
+			return c
+		})
+	}},
+	{"keeps the NextAttempt that was saved first", map[string]string{"SaveReplaces": "another NextAttempt"}, func(f *fake) {
+		f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
+			if first := f.get(c.ID).NextAttempt; !first.IsZero() {
+				c.NextAttempt = first
+			}
+			return c
+		})
+	}},
 	{"takes the zero time for 1970", map[string]string{"Fields": "At: got 1970"}, func(f *fake) {
 		f.onTime(func(t time.Time) time.Time {
 			if t.IsZero() {

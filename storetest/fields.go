@@ -79,6 +79,10 @@ func samples(field reflect.StructField) ([]any, error) {
 			time.Time{},
 			time.Time{}.Add(1),
 			time.Date(1066, 10, 14, 9, 0, 0, 123456789, time.UTC),
+			time.Unix(0, math.MinInt64).Add(-1), // no UnixNano
+			time.Unix(0, math.MinInt64),
+			time.Date(1900, 1, 1, 0, 0, 0, 1, time.UTC),
+			time.Date(1969, 12, 31, 23, 59, 59, 1, time.UTC),
 			time.Date(1969, 12, 31, 23, 59, 59, 999999999, time.UTC),
 			time.Unix(0, 0),
 			time.Unix(0, 1),
@@ -86,7 +90,11 @@ func samples(field reflect.StructField) ([]any, error) {
 			time.Date(2026, 3, 29, 1, 30, 0, 1, time.FixedZone("east", 14*60*60)),
 			time.Date(2026, 3, 29, 1, 30, 0, 999999999, time.FixedZone("west", -(3*60+30)*60)),
 			time.Date(1936, 5, 1, 12, 0, 0, 10, time.FixedZone("AMT", 19*60+32)), // 19 min 32 s: RFC 3339 has no seconds
-			time.Unix(0, math.MaxInt64),
+			time.Unix(math.MaxInt32, 999999999),                                  // in 2038
+			time.Unix(math.MaxInt32+1, 0),
+			time.Unix(math.MaxUint32, 999999999), // in 2106
+			time.Unix(math.MaxUint32+1, 0),
+			time.Unix(0, math.MaxInt64),        // in 2262
 			time.Unix(0, math.MaxInt64).Add(1), // no UnixNano
 			time.Date(9999, 12, 31, 23, 59, 59, 999999999, time.UTC),
 		}, nil

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"errors"
 	"reflect"
 	"slices"
 	"strings"
@@ -10,15 +11,13 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// fails runs one check on a new store that is broken by breaks, if that is not
-// nil, in a bubble: waiting for what hangs takes no time.
+// fails runs one check on a new store that is broken by breaks, in a bubble: waiting
+// for what hangs takes no time.
 func fails(t *testing.T, c check, breaks func(*fake)) (err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(new(Memory))
-		if breaks != nil {
-			breaks(f)
-		}
+		breaks(f)
 		err = c.run(&subject{Store: f, ctx: t.Context(), reopen: func() activity.Store { return f.reopen() }, short: true})
 		close(f.released)
 	})
@@ -93,6 +92,42 @@ func TestUnknownFieldIsFound(t *testing.T) {
 		if _, err := samples(typ.Field(i)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
+	}
+}
+
+// What a Store keeps of a field from before is found only if checkpoint has something
+// in that field.
+func TestCheckpointHasAllFields(t *testing.T) {
+	c := reflect.ValueOf(checkpoint("a", 1))
+	for _, field := range reflect.VisibleFields(c.Type()) {
+		if c.FieldByIndex(field.Index).IsZero() {
+			t.Errorf("checkpoint leaves %s empty", field.Name)
+		}
+	}
+}
+
+// What is shared with the caller is found only in fields that forBytes knows, and
+// Memory shares what clone does not know.
+func TestOnlyBytesCanBeShared(t *testing.T) {
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[activity.Checkpoint]()) {
+		switch field.Type.Kind() {
+		case reflect.Slice:
+			if field.Type == reflect.TypeFor[[]byte]() {
+				continue
+			}
+		case reflect.Map, reflect.Pointer, reflect.Interface, reflect.Chan, reflect.Func:
+		default:
+			continue
+		}
+		t.Errorf("clone, deepClone and scribble must learn Checkpoint.%s of type %v", field.Name, field.Type)
+	}
+}
+
+func TestCloneSharesNothing(t *testing.T) {
+	want, c := checkpoint("a", 1), checkpoint("a", 1)
+	shared := clone(c)
+	if err := errors.Join(scribble(c), differ(shared, want)); err != nil {
+		t.Error(err)
 	}
 }
 
