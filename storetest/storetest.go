@@ -51,6 +51,11 @@ import (
 // being written mixes several moments: copyFile reads it until two readings in a
 // row are the same. What reopen returns is only read.
 //
+// Run does not test the loss of power, nor a crash of the system. What reopen finds
+// may be in the system's caches only, so Run does not notice a Store that leaves out
+// an fsync. Nor does it test a disk that is full or fails, or a connection that
+// breaks. A Store needs tests of its own for these.
+//
 // What Run asks for beyond the letter of the interface:
 //
 //   - IDs are any bytes, 1 to 1,024 of them, and the other strings any bytes too.
@@ -61,19 +66,26 @@ import (
 //     So a Store may refuse or ignore a checkpoint whose Sequence is not larger
 //     than what it has for the ID. It must not remember Sequences of what was
 //     deleted.
-//   - Input and Details of length 0 may come back as nil or as empty, whichever
-//     was saved. Both may be larger than 2 MiB, the default of
+//   - Every field of a Checkpoint comes back as it was saved, NextAttempt included.
+//     Only Input and Details of length 0 may come back as nil or as empty,
+//     whichever was saved. Both may be larger than 2 MiB, the default of
 //     activity.Config.MaxDetailsSize.
+//   - A Save takes 1,000 checkpoints, or 16 MiB of Input, Details and LastFailure,
+//     in one atomic batch. A Delete takes 1,000 IDs. A Runtime makes no larger
+//     batches, except of one large checkpoint.
 //   - The error of a method whose context has ended wraps either the context's
 //     Err or its [context.Cause].
-//   - An error says nothing about whether something was written. After an error of
-//     Save, all of the batch is there or nothing of it; after one of Delete, each
-//     checkpoint is there as it was, or is gone. What such a call writes must not
-//     replace or remove what a later Save has written.
+//   - An error says nothing about whether something was written, also if the context
+//     had ended before the call. After an error of Save, all of the batch is there or
+//     nothing of it. After an error of Delete, each checkpoint is there as it was, or
+//     is gone. What such a call writes late must not replace or remove what a later
+//     Save has written.
 //   - Who reads while a Save runs never sees the one half of a batch without the
 //     other. All need not show one moment, but what was saved before the loop
-//     began and is left alone until it ends is yielded exactly once. A loop may
-//     be left early, and what All returned may be ranged over again.
+//     began and is left alone until it ends is yielded exactly once, however many
+//     others the body saves and deletes. All can read page by page if each page
+//     begins after the last ID of the one before; LIMIT with OFFSET skips some. A
+//     loop may be left early, and what All returned may be ranged over again.
 //   - Save and Delete leave their argument as it is. What Load and All return,
 //     bytes included, is the caller's to keep and to change.
 //   - If the Store is an io.Closer, every method returns an error after Close,
