@@ -228,7 +228,7 @@ func (f *fake) readPages(n int, l layout) {
 }
 
 func TestBrokenStoreIsFoundByNoOther(t *testing.T) {
-	if testing.Short() {
+	if testing.Short() || raceEnabled { // which takes five times as long
 		t.Skip("takes some seconds")
 	}
 	for _, b := range brokenMany {
