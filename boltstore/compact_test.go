@@ -161,3 +161,45 @@ func TestRemoved_WhileItIsOpen(t *testing.T) {
 		})
 	}
 }
+
+// written is how many bytes this process has given to the system, or 0 if that is not known.
+func written(t *testing.T) int {
+	data, err := os.ReadFile("/proc/self/io")
+	if err != nil {
+		t.Skip(err)
+	}
+	var n int
+	for line := range bytes.Lines(data) {
+		if _, err := fmt.Sscanf(string(line), "wchar: %d", &n); err == nil {
+			return n
+		}
+	}
+	t.Skip("no wchar")
+	return 0
+}
+
+// Given a file that was once full, when it is opened again, then a Save writes at most
+// twice what it writes to a new file.
+func TestCompact_ASaveWritesLittle(t *testing.T) {
+	cost := func(s *boltstore.Store) int {
+		before := written(t)
+		for i := range 20 {
+			c := checkpoint("a", nil)
+			c.Sequence = uint64(i)
+			if err := s.Save(t.Context(), []activity.Checkpoint{c}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return written(t) - before
+	}
+	fresh := cost(open(t, newPath(t)))
+	path := newPath(t)
+	left := backlog(t, path, 2000)
+	s := open(t, path)
+	if err := s.Delete(t.Context(), []string{left.ID}); err != nil { // which shares a page with what is saved
+		t.Fatal(err)
+	}
+	if once := cost(s); once > 2*fresh {
+		t.Errorf("20 Saves write %d bytes, and %d to a new file", once, fresh)
+	}
+}
