@@ -8,17 +8,21 @@ import (
 	"hash/fnv"
 	"io"
 	"math/bits"
+	"slices"
 	"strings"
+
+	"go.etcd.io/bbolt"
 )
 
 // bbolt maps its file and trusts it: damage in it is a panic, a fault, an
 // endless loop or a wrong answer. So before bbolt sees a file, verify reads it.
 // The layout is that of go.etcd.io/bbolt/internal/common.
 const (
-	headerSize  = 16 // of a page: id, flags, count, overflow
-	metaSize    = 64
-	elementSize = 16
-	firstPage   = 2 // after the two meta pages
+	headerSize   = 16 // of a page: id, flags, count, overflow
+	metaSize     = 64
+	elementSize  = 16
+	bucketHeader = 16 // root page or 0, sequence
+	firstPage    = 2  // after the two meta pages
 
 	bboltMagic   = 0xED0CDAED
 	bboltVersion = 2
@@ -33,9 +37,14 @@ const (
 	minPageSize = 1 << 10 // as bbolt searches for the second meta page
 	maxPageSize = 1 << 24
 	maxDepth    = 64
+	maxReach    = 1<<31 - 1 // from an element to the end of its value, common.MaxAllocSize
 )
 
 var native = binary.NativeEndian
+
+// bucketNames are the buckets that a Store's file may have. Each one's sequence
+// number is the sum of the marks of its records.
+var bucketNames = []string{bucketName}
 
 type meta struct {
 	pageSize uint64
@@ -135,44 +144,78 @@ type verifier struct {
 
 // A page with the pages it overflows to, or the page inside an inline bucket.
 type page struct {
-	id    uint64
-	flags uint16
-	count uint64
-	data  []byte // header included
+	id       uint64
+	flags    uint16
+	count    uint64
+	overflow uint64
+	size     uint64 // bytes, header and overflow included
+	head     []byte // as many of them as are in memory
+	file     io.ReaderAt
+	offset   int64 // of the page in file
 }
 
-func parsePage(data []byte) page {
+func parsePage(head []byte) page {
 	return page{
-		id:    native.Uint64(data),
-		flags: native.Uint16(data[8:]),
-		count: uint64(native.Uint16(data[10:])),
-		data:  data,
+		id:       native.Uint64(head),
+		flags:    native.Uint16(head[8:]),
+		count:    uint64(native.Uint16(head[10:])),
+		overflow: uint64(native.Uint32(head[12:])),
+		size:     uint64(len(head)),
+		head:     head,
 	}
 }
 
-// take reads page id, which nothing else may have taken.
+// bytes gives a part of the page, which must be inside it.
+func (p page) bytes(from, size uint64) ([]byte, error) {
+	if end := from + size; end <= uint64(len(p.head)) {
+		return p.head[from:end:end], nil
+	}
+	b := make([]byte, size)
+	if _, err := p.file.ReadAt(b, p.offset+int64(from)); err != nil {
+		return nil, fmt.Errorf("page %d: %w", p.id, err)
+	}
+	return b, nil
+}
+
+// take reads page id, which nothing else may have taken. It keeps in memory no page
+// that this one overflows to, because a forged file can be larger than the memory.
 func (v *verifier) take(id uint64) (page, error) {
 	if err := v.use(id); err != nil {
 		return page{}, err
 	}
-	header := make([]byte, headerSize)
-	if _, err := v.file.ReadAt(header, int64(id*v.pageSize)); err != nil {
+	offset := int64(id * v.pageSize)
+	head := make([]byte, v.pageSize)
+	if _, err := v.file.ReadAt(head, offset); err != nil {
 		return page{}, fmt.Errorf("page %d: %w", id, err)
 	}
-	if got := native.Uint64(header); got != id {
-		return page{}, damaged(id, "says that it is page %d", got)
+	p := parsePage(head)
+	p.size, p.file, p.offset = (1+p.overflow)*v.pageSize, v.file, offset
+	if p.id != id {
+		return page{}, damaged(id, "says that it is page %d", p.id)
 	}
-	overflow := uint64(native.Uint32(header[12:]))
-	for next := id + 1; next <= id+overflow; next++ {
+	for next := id + 1; next <= id+p.overflow; next++ {
 		if err := v.use(next); err != nil {
 			return page{}, err
 		}
 	}
-	data := make([]byte, (1+overflow)*v.pageSize)
-	if _, err := v.file.ReadAt(data, int64(id*v.pageSize)); err != nil {
-		return page{}, fmt.Errorf("page %d: %w", id, err)
+	return p, nil
+}
+
+// readRest reads what is not in memory of p, whose content ends at end: bbolt
+// would fault where the disk fails. Older versions of bbolt wrote one page more
+// than is necessary.
+func (v *verifier) readRest(p page, end uint64) error {
+	if p.overflow > end/v.pageSize {
+		return damaged(p.id, "overflows to %d pages", p.overflow)
 	}
-	return parsePage(data), nil
+	var b []byte
+	for at := v.pageSize; at < p.size; at += uint64(len(b)) {
+		var err error
+		if b, err = p.bytes(at, min(p.size-at, 1<<18)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (v *verifier) use(id uint64) error {
@@ -189,137 +232,187 @@ func (v *verifier) use(id uint64) error {
 // root reads the tree of buckets, which has the Store's or, in a file whose
 // creation was cut short, none.
 func (v *verifier) root(id uint64) error {
-	return v.tree(id, nil, nil, 0, func(flags uint32, name, value []byte) error {
+	_, err := v.tree(id, nil, nil, 0, func(e element) error {
+		name := string(e.key)
 		switch {
-		case flags&bucketElement != 0 && (string(name) == bucketName || string(name) == inputsName):
-			return v.bucket(id, value)
-		case flags&bucketElement != 0 && strings.HasPrefix(string(name), bucketPrefix):
+		case e.flags == bucketElement && slices.Contains(bucketNames, name):
+			return v.bucket(id, e)
+		case e.flags == bucketElement && strings.HasPrefix(name, bucketPrefix):
 			return fmt.Errorf("a Store of another version: %q; this program reads %q", name, bucketName)
 		}
 		return fmt.Errorf("a bbolt file of something else: it has %q", name)
 	})
+	return err
 }
 
-func (v *verifier) bucket(parent uint64, value []byte) error {
-	const bucketHeader = 16
-	if len(value) < bucketHeader {
+func (v *verifier) bucket(parent uint64, bucket element) error {
+	if bucket.valueSize < bucketHeader {
 		return damaged(parent, "bucket cut short")
 	}
+	if bucket.valueSize > v.pageSize { // an inline one has a quarter of a page at most
+		return damaged(parent, "bucket too long")
+	}
+	value, err := bucket.value(bucket.valueSize)
+	if err != nil {
+		return err
+	}
 	var sum uint64
-	add := func(flags uint32, id, record []byte) error {
-		if flags != 0 {
+	add := func(e element) error {
+		if e.flags != 0 {
 			return damaged(parent, "a bucket among the records")
 		}
-		sum += mark(id, record)
-		return nil
+		record, err := e.value(min(markSize, e.valueSize))
+		sum += mark(e.key, record)
+		return err
 	}
-	var err error
-	if id := native.Uint64(value); id != 0 {
-		err = v.tree(id, nil, nil, 0, add)
-	} else if len(value) < bucketHeader+headerSize {
-		err = damaged(parent, "bucket cut short")
-	} else {
-		inline := parsePage(value[bucketHeader:])
-		if inline.flags != leafPage {
-			return damaged(parent, "bucket with flags %#x", inline.flags)
-		}
-		err = inline.leaf(nil, nil, add)
+	id, written := native.Uint64(value), native.Uint64(value[8:])
+	switch {
+	case id == 0:
+		err = v.inline(parent, value[bucketHeader:], add)
+	case len(value) > bucketHeader:
+		err = damaged(parent, "bucket too long")
+	default:
+		_, err = v.tree(id, nil, nil, 0, add)
 	}
-	if err == nil && sum != native.Uint64(value[8:]) {
+	if err == nil && sum != written {
 		err = errors.New("damaged: the records are not those that were written")
+	}
+	return err
+}
+
+// inline reads the page inside an inline bucket. To bbolt its id is that of a page
+// to free once the bucket has grown, unless it is 0.
+func (v *verifier) inline(parent uint64, data []byte, visit func(element) error) error {
+	if len(data) < headerSize {
+		return damaged(parent, "bucket cut short")
+	}
+	p := parsePage(data)
+	if p.id != 0 || p.flags != leafPage || p.overflow != 0 {
+		return damaged(parent, "inline bucket with id %d, flags %#x, overflow %d", p.id, p.flags, p.overflow)
+	}
+	p.id = parent // for errors
+	used, err := p.elements(nil, nil, visit)
+	if err == nil && used != p.size {
+		err = damaged(parent, "bucket too long")
 	}
 	return err
 }
 
 // tree visits what is stored under page id. Its first key is low, by which bbolt
 // finds the page again in the one above when it writes; all are less than high.
-// A nil low or high is no bound.
-func (v *verifier) tree(id uint64, low, high []byte, depth int, visit func(flags uint32, key, value []byte) error) error {
+// A nil low or high is no bound. All leaves are at the same height, since bbolt
+// merges neighbors and takes them for pages of one kind.
+func (v *verifier) tree(id uint64, low, high []byte, depth int, visit func(element) error) (height int, err error) {
 	p, err := v.take(id)
 	switch {
 	case err != nil:
-		return err
+		return 0, err
 	case p.flags == leafPage && p.count == 0 && depth > 0, p.flags == branchPage && p.count == 0:
-		return damaged(id, "empty")
+		return 0, damaged(id, "empty")
+	case p.flags == leafPage && p.count == 0 && slices.ContainsFunc(p.head[headerSize:], func(b byte) bool { return b != 0 }):
+		return 0, damaged(id, "empty, but not blank") // its count is what was damaged
 	case p.flags == leafPage:
-		return p.leaf(low, high, visit)
-	case p.flags != branchPage:
-		return damaged(id, "flags %#x in a tree", p.flags)
-	case depth == maxDepth:
-		return damaged(id, "a tree too deep")
-	}
-	children := make([]uint64, p.count)
-	keys := make([][]byte, p.count, p.count+1)
-	for i := range p.count {
-		e, err := p.element(i)
+		end, err := p.elements(low, high, visit)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		if keys[i], err = p.span(i, native.Uint32(e), 0, native.Uint32(e[4:])); err != nil {
-			return err
-		}
-		children[i] = native.Uint64(e[8:])
+		return 0, v.readRest(p, end)
+	case p.flags != branchPage:
+		return 0, damaged(id, "flags %#x in a tree", p.flags)
+	case p.count == 1: // bbolt expects a page to have a neighbor to merge with
+		return 0, damaged(id, "a branch with one child")
+	case depth == maxDepth:
+		return 0, damaged(id, "a tree too deep")
 	}
-	if err := p.ordered(keys, low, high); err != nil {
-		return err
+	var children []uint64
+	var keys [][]byte
+	end, err := p.elements(low, high, func(e element) error {
+		children, keys = append(children, e.child), append(keys, e.key)
+		return nil
+	})
+	if err == nil {
+		err = v.readRest(p, end)
+	}
+	if err != nil {
+		return 0, err
 	}
 	keys = append(keys, high)
 	for i, child := range children {
-		if err := v.tree(child, keys[i], keys[i+1], depth+1, visit); err != nil {
-			return err
+		h, err := v.tree(child, keys[i], keys[i+1], depth+1, visit)
+		switch {
+		case err != nil:
+			return 0, err
+		case i > 0 && h != height:
+			return 0, damaged(id, "children of different heights")
 		}
+		height = h
 	}
-	return nil
+	return 1 + height, nil
 }
 
-func (p page) leaf(low, high []byte, visit func(flags uint32, key, value []byte) error) error {
-	keys := make([][]byte, p.count)
+// An element of a page.
+type element struct {
+	key       []byte
+	child     uint64 // in a branch
+	flags     uint32 // in a leaf, as is the value
+	valueSize uint64
+	page      page
+	at        uint64 // the value's place in page
+}
+
+// value gives the first size bytes of the value.
+func (e element) value(size uint64) ([]byte, error) {
+	return e.page.bytes(e.at, size)
+}
+
+// elements visits the elements of a branch or a leaf, and gives the end of the
+// last one. Their keys and values must lie one behind the other, as bbolt writes
+// them. Otherwise a page of elements that overlap could fill the disk when bbolt
+// writes it again.
+func (p page) elements(low, high []byte, visit func(element) error) (end uint64, err error) {
+	end = headerSize + p.count*elementSize
+	if end > p.size {
+		return 0, damaged(p.id, "more elements than fit")
+	}
+	all, err := p.bytes(headerSize, p.count*elementSize)
+	if err != nil {
+		return 0, err
+	}
+	var last []byte
 	for i := range p.count {
-		e, err := p.element(i)
-		if err != nil {
-			return err
+		b := all[i*elementSize:]
+		e := element{page: p}
+		var pos, keySize uint64 // pos is as of the element
+		if p.flags == branchPage {
+			pos, keySize, e.child = uint64(native.Uint32(b)), uint64(native.Uint32(b[4:])), native.Uint64(b[8:])
+		} else {
+			e.flags, pos = native.Uint32(b), uint64(native.Uint32(b[4:]))
+			keySize, e.valueSize = uint64(native.Uint32(b[8:])), uint64(native.Uint32(b[12:]))
 		}
-		flags, pos, keySize, valueSize := native.Uint32(e), native.Uint32(e[4:]), native.Uint32(e[8:]), native.Uint32(e[12:])
-		if keys[i], err = p.span(i, pos, 0, keySize); err != nil {
-			return err
+		start := end
+		e.at = start + keySize
+		end = e.at + e.valueSize
+		switch {
+		case end > p.size || pos+keySize+e.valueSize > maxReach:
+			return 0, damaged(p.id, "element %d reaches beyond it", i)
+		case headerSize+i*elementSize+pos != start:
+			return 0, damaged(p.id, "element %d is not behind the one before", i)
+		case keySize > bbolt.MaxKeySize:
+			return 0, damaged(p.id, "a key of %d bytes", keySize)
 		}
-		value, err := p.span(i, pos, keySize, valueSize)
-		if err != nil {
-			return err
+		if e.key, err = p.bytes(start, keySize); err != nil {
+			return 0, err
 		}
-		if err := visit(flags, keys[i], value); err != nil {
-			return err
+		if keySize == 0 || i == 0 && low != nil && !bytes.Equal(e.key, low) || i > 0 && bytes.Compare(e.key, last) <= 0 ||
+			high != nil && bytes.Compare(e.key, high) >= 0 {
+			return 0, damaged(p.id, "keys out of order")
 		}
-	}
-	return p.ordered(keys, low, high)
-}
-
-func (p page) element(i uint64) ([]byte, error) {
-	start := headerSize + i*elementSize
-	if start+elementSize > uint64(len(p.data)) {
-		return nil, damaged(p.id, "more elements than fit")
-	}
-	return p.data[start : start+elementSize], nil
-}
-
-// span gives the size bytes that are pos+skip bytes after the start of element i.
-func (p page) span(i uint64, pos, skip, size uint32) ([]byte, error) {
-	start := headerSize + i*elementSize + uint64(pos) + uint64(skip)
-	end := start + uint64(size)
-	if end > uint64(len(p.data)) {
-		return nil, damaged(p.id, "element %d reaches beyond it", i)
-	}
-	return p.data[start:end:end], nil
-}
-
-func (p page) ordered(keys [][]byte, low, high []byte) error {
-	for i, key := range keys {
-		if len(key) == 0 || i == 0 && low != nil && !bytes.Equal(key, low) || i > 0 && bytes.Compare(key, keys[i-1]) <= 0 ||
-			high != nil && bytes.Compare(key, high) >= 0 {
-			return damaged(p.id, "keys out of order")
+		last = e.key
+		if err := visit(e); err != nil {
+			return 0, err
 		}
 	}
-	return nil
+	return end, nil
 }
 
 func (v *verifier) freelist(id uint64) error {
@@ -330,17 +423,31 @@ func (v *verifier) freelist(id uint64) error {
 	if p.flags != freelistPage {
 		return damaged(id, "flags %#x in the freelist", p.flags)
 	}
-	ids, count := p.data[headerSize:], p.count
+	const idSize = 8
+	at, count := uint64(headerSize), p.count
 	if count == 0xFFFF { // then the count is the first element
-		count, ids = native.Uint64(ids), ids[8:]
-	}
-	if count > uint64(len(ids)/8) {
-		return damaged(id, "more elements than fit")
-	}
-	for i := range count {
-		if err := v.use(native.Uint64(ids[8*i:])); err != nil {
+		b, err := p.bytes(at, idSize)
+		if err != nil {
 			return err
 		}
+		count = native.Uint64(b)
+		at += idSize
+	}
+	if count > (p.size-at)/idSize {
+		return damaged(id, "more elements than fit")
+	}
+	for count > 0 {
+		n := min(count, 1<<15)
+		ids, err := p.bytes(at, n*idSize)
+		if err != nil {
+			return err
+		}
+		for i := range n {
+			if err := v.use(native.Uint64(ids[i*idSize:])); err != nil {
+				return err
+			}
+		}
+		at, count = at+n*idSize, count-n
 	}
 	return nil
 }

@@ -2,7 +2,9 @@ package boltstore
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/seed-9da638b0/activity"
+	"go.etcd.io/bbolt"
 )
 
 // A damager changes the content of a sound file.
@@ -92,7 +95,24 @@ func TestVerify(t *testing.T) {
 		damage     func(d damager)
 	}{
 		{"nothing", "", func(damager) {}},
-		{"record missing", "the records are not those that were written", func(d damager) { d.addToCount(d.children[1], -1) }},
+		{"record missing", "element 0 is not behind the one before", func(d damager) { d.addToCount(d.children[1], -1) }},
+		{"record of another", "the records are not those that were written", func(d damager) {
+			e := d.element(d.children[1], 0)
+			e[native.Uint32(e[4:])+native.Uint32(e[8:])+1]++
+		}},
+		{"element before its place", "element 1 is not behind the one before", func(d damager) {
+			e := d.element(d.children[0], 1)
+			native.PutUint32(e[4:], native.Uint32(e[4:])-1)
+		}},
+		{"child before its place", "element 1 is not behind the one before", func(d damager) {
+			e := d.element(d.root, 1)
+			native.PutUint32(e, native.Uint32(e)-1)
+		}},
+		{"value over the next element", "element 1 is not behind the one before", func(d damager) {
+			e := d.element(d.children[0], 0)
+			native.PutUint32(e[12:], native.Uint32(e[12:])+100)
+		}},
+		{"bucket with an unknown flag", "a bbolt file of something else", func(d damager) { d.element(d.meta.root, 0)[0] |= 2 }},
 		{"key changed", "the records are not those that were written", func(d damager) { d.key(d.children[1], d.last(d.children[1]))[5] = 'x' }},
 		{"keys out of order in a page", "keys out of order", func(d damager) { d.key(d.children[0], 1)[0] = 'A' }},
 		{"key twice", "keys out of order", func(d damager) { copy(d.key(d.children[0], 1), d.key(d.children[0], 0)[:5]) }},
@@ -126,32 +146,235 @@ func TestVerify(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			d := newDamager(t)
 			test.damage(d)
-			err := verify(bytes.NewReader(d.content), int64(len(d.content)))
-			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
-				t.Errorf("the error is %v", err)
-			}
+			wantDamage(t, verify(bytes.NewReader(d.content), int64(len(d.content))), test.want)
 		})
 	}
 }
 
-// A tree deeper than any that bbolt makes is not followed.
-func TestVerifyDepth(t *testing.T) {
-	const pageSize, pages = minPageSize, 100
-	content := make([]byte, pages*pageSize)
-	for id := uint64(firstPage); id < pages; id++ {
-		p := content[id*pageSize:]
-		native.PutUint64(p, id)
-		native.PutUint16(p[8:], branchPage)
-		native.PutUint16(p[10:], 1)
-		native.PutUint32(p[headerSize:], elementSize)
-		native.PutUint32(p[headerSize+4:], 1)
-		native.PutUint64(p[headerSize+8:], id+1)
-		p[headerSize+elementSize] = 'k'
+// A forgery is a file in the making, with a correct checksum and sum: a bucket of
+// which page 4 is the root, and an empty freelist.
+type forgery struct {
+	content []byte
+	pages   int // if not 0, the file is as long, with zeros at its end
+	sum     uint64
+}
+
+const (
+	forgedRoot     = 3
+	forgedTree     = 4
+	forgedPageSize = minPageSize
+)
+
+// add adds the next page, from 4 on, and those it overflows to.
+func (f *forgery) add(flags uint16, elements ...element) {
+	id := max(len(f.content)/forgedPageSize, forgedTree)
+	f.put(id, flags, elements...)
+	if flags == leafPage {
+		for _, e := range elements {
+			f.sum += mark(e.key, nil)
+		}
 	}
-	v := verifier{file: bytes.NewReader(content), pageSize: pageSize, seen: make([]bool, pages)}
-	err := v.tree(firstPage, nil, nil, 0, nil)
-	if err == nil || !strings.Contains(err.Error(), "a tree too deep") {
-		t.Errorf("the error is %v", err)
+}
+
+func (f *forgery) put(id int, flags uint16, elements ...element) {
+	p := make([]byte, headerSize+len(elements)*elementSize)
+	native.PutUint64(p, uint64(id))
+	native.PutUint16(p[8:], flags)
+	native.PutUint16(p[10:], uint16(len(elements)))
+	for i, e := range elements {
+		b := p[headerSize+i*elementSize:]
+		pos := uint32(len(b))
+		if flags == branchPage {
+			native.PutUint32(b, pos)
+			native.PutUint32(b[4:], uint32(len(e.key)))
+			native.PutUint64(b[8:], e.child)
+		} else {
+			native.PutUint32(b, e.flags)
+			native.PutUint32(b[4:], pos)
+			native.PutUint32(b[8:], uint32(len(e.key)))
+			native.PutUint32(b[12:], uint32(len(e.page.head)))
+		}
+		p = append(append(p, e.key...), e.page.head...)
+	}
+	pages := (len(p) + forgedPageSize - 1) / forgedPageSize
+	native.PutUint32(p[12:], uint32(pages-1))
+	if end := (id + pages) * forgedPageSize; end > len(f.content) {
+		f.content = append(f.content, make([]byte, end-len(f.content))...)
+	}
+	copy(f.content[id*forgedPageSize:], p)
+}
+
+// verify completes the file and calls verify.
+func (f *forgery) verify() error {
+	bucket := native.AppendUint64(native.AppendUint64(nil, forgedTree), f.sum)
+	return f.verifyBucket(bucket)
+}
+
+func (f *forgery) verifyBucket(value []byte) error {
+	f.put(firstPage, freelistPage)
+	f.put(forgedRoot, leafPage, element{flags: bucketElement, key: []byte(bucketName), page: page{head: value}})
+	for i := range uint64(2) {
+		b := f.content[i*forgedPageSize+headerSize:]
+		native.PutUint32(b, bboltMagic)
+		native.PutUint32(b[4:], bboltVersion)
+		native.PutUint32(b[8:], forgedPageSize)
+		native.PutUint64(b[16:], forgedRoot)
+		native.PutUint64(b[32:], firstPage)
+		native.PutUint64(b[40:], uint64(max(f.pages, len(f.content)/forgedPageSize)))
+		native.PutUint64(b[48:], 10+i)
+		sealMeta(b)
+	}
+	return verify(zeroPadded(f.content), max(int64(f.pages)*forgedPageSize, int64(len(f.content))))
+}
+
+// A zeroPadded file has zeros after its content.
+type zeroPadded []byte
+
+func (z zeroPadded) ReadAt(b []byte, offset int64) (int, error) {
+	clear(b)
+	if offset < int64(len(z)) {
+		copy(b, z[offset:])
+	}
+	return len(b), nil
+}
+
+// sealMeta makes the checksum of the meta page correct.
+func sealMeta(b []byte) {
+	sum := fnv.New64a()
+	sum.Write(b[:56])
+	native.PutUint64(b[56:], sum.Sum64())
+}
+
+func record(key string) element { return element{key: []byte(key)} }
+
+func child(key string, id uint64) element { return element{key: []byte(key), child: id} }
+
+func TestVerifyForgedTree(t *testing.T) {
+	for _, test := range []struct {
+		name, want string
+		forge      func(f *forgery)
+	}{
+		{"sound", "", func(f *forgery) {
+			f.add(branchPage, child("a", 5), child("c", 6))
+			f.add(leafPage, record("a"), record("b"))
+			f.add(leafPage, record("c"))
+		}},
+		{"a branch with one child", "a branch with one child", func(f *forgery) {
+			f.add(branchPage, child("a", 5))
+			f.add(leafPage, record("a"), record("b"))
+		}},
+		{"leaves of different heights", "children of different heights", func(f *forgery) {
+			f.add(branchPage, child("a", 5), child("b", 6))
+			f.add(leafPage, record("a"))
+			f.add(branchPage, child("b", 7), child("c", 8))
+			f.add(leafPage, record("b"))
+			f.add(leafPage, record("c"))
+		}},
+		{"the longest key", "", func(f *forgery) { f.add(leafPage, record(strings.Repeat("k", bbolt.MaxKeySize))) }},
+		{"a longer key", "a key of 32769 bytes", func(f *forgery) { f.add(leafPage, record(strings.Repeat("k", bbolt.MaxKeySize+1))) }},
+		{"a tree too deep", "a tree too deep", func(f *forgery) {
+			for id := uint64(forgedTree); id < 100; id++ {
+				f.add(branchPage, child("a", id+1), child("a"+strings.Repeat(" ", int(100-id)), 200))
+			}
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := forgery{}
+			test.forge(&f)
+			wantDamage(t, f.verify(), test.want)
+		})
+	}
+}
+
+func TestVerifyForgedBucket(t *testing.T) {
+	for _, test := range []struct {
+		name, want string
+		forge      func(value []byte) []byte
+	}{
+		{"sound", "", func(b []byte) []byte { return b }},
+		{"id", "inline bucket with id 1", func(b []byte) []byte { b[bucketHeader]++; return b }},
+		{"flags", "inline bucket with id 0, flags 0x1", func(b []byte) []byte { b[bucketHeader+8] = branchPage; return b }},
+		{"overflow", "overflow 1", func(b []byte) []byte { b[bucketHeader+12]++; return b }},
+		{"more elements than fit", "more elements than fit", func(b []byte) []byte { b[bucketHeader+11]++; return b }},
+		{"cut short", "bucket cut short", func(b []byte) []byte { return b[:bucketHeader+headerSize-1] }},
+		{"header cut short", "bucket cut short", func(b []byte) []byte { return b[:bucketHeader-1] }},
+		{"followed by something", "bucket too long", func(b []byte) []byte { return append(b, 0) }},
+		{"emptied", "bucket too long", func(b []byte) []byte { b[bucketHeader+10] = 0; return b }},
+		{"longer than a page", "bucket too long", func(b []byte) []byte { return append(b, make([]byte, forgedPageSize)...) }},
+		{"not inline, but with more", "bucket too long", func(b []byte) []byte { b[0] = forgedTree; return b }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := forgery{}
+			wantDamage(t, f.verifyBucket(test.forge(inlineBucket())), test.want)
+		})
+	}
+}
+
+func inlineBucket() []byte {
+	inline := forgery{}
+	inline.put(0, leafPage, record("a"), record("b"))
+	value := native.AppendUint64(make([]byte, 8), mark([]byte("a"), nil)+mark([]byte("b"), nil))
+	return append(value, inline.content[:headerSize+2*(elementSize+1)]...)
+}
+
+// A root page with a count of 0 is that of a new file only if nothing follows.
+func TestVerifyEmptiedRoot(t *testing.T) {
+	f := forgery{}
+	if err := f.verifyBucket(inlineBucket()); err != nil {
+		t.Fatal(err)
+	}
+	root := f.content[forgedRoot*forgedPageSize : (forgedRoot+1)*forgedPageSize]
+	native.PutUint16(root[10:], 0)
+	wantDamage(t, verify(bytes.NewReader(f.content), int64(len(f.content))), "empty, but not blank")
+	clear(root[headerSize:])
+	wantDamage(t, verify(bytes.NewReader(f.content), int64(len(f.content))), "")
+}
+
+// A large file with holes has room for a page longer than any memory. Verify must
+// not read it whole.
+func TestVerifyLongPage(t *testing.T) {
+	f := forgery{}
+	f.add(leafPage, record("a"))
+	native.PutUint32(f.content[forgedTree*forgedPageSize+12:], 1<<25)
+	f.pages = forgedTree + 1 + 1<<25
+	err := f.verify()
+	wantDamage(t, err, "overflows to 33554432 pages")
+}
+
+// bbolt takes an element and its key and value for at most 2 GiB, so the end of a
+// large record's neighbor can be out of its reach.
+func TestVerifyReach(t *testing.T) {
+	const pages = 1 << 21
+	head := make([]byte, forgedPageSize)
+	native.PutUint16(head[8:], leafPage)
+	native.PutUint16(head[10:], 2)
+	p := parsePage(head)
+	p.size = pages * forgedPageSize
+	at := uint32(2 * elementSize)
+	for i, size := range []uint32{1<<31 - 100, 50} {
+		e := head[headerSize+i*elementSize:]
+		native.PutUint32(e[4:], at-uint32(i)*elementSize)
+		native.PutUint32(e[8:], 1)
+		native.PutUint32(e[12:], size)
+		at += 1 + size
+	}
+	head[headerSize+2*elementSize] = 'a'
+	p.file = bytes.NewReader(append(make([]byte, 10), 'b'))
+	p.offset = 10 - (headerSize + 2*elementSize + 1 + 1<<31 - 100)
+	visited := 0
+	visit := func(element) error { visited++; return nil }
+	if _, err := p.elements(nil, nil, visit); err != nil || visited != 2 {
+		t.Errorf("within reach: %v", err)
+	}
+	native.PutUint32(head[headerSize+elementSize+12:], 100)
+	_, err := p.elements(nil, nil, visit)
+	wantDamage(t, err, "element 1 reaches beyond it")
+}
+
+func wantDamage(t *testing.T, err error, want string) {
+	t.Helper()
+	if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+		t.Errorf("the error is %v, want %q", err, want)
 	}
 }
 
@@ -170,9 +393,23 @@ func TestVerifyMeta(t *testing.T) {
 	}
 }
 
-// What bbolt writes is sound, whatever is written in whatever order.
+// What bbolt writes is sound, whatever is written in whatever order. The small
+// pages make a tree of many levels.
 func TestVerifySound(t *testing.T) {
+	for _, pageSize := range []int{os.Getpagesize(), minPageSize} {
+		t.Run(fmt.Sprint(pageSize), func(t *testing.T) { testVerifySound(t, pageSize) })
+	}
+}
+
+func testVerifySound(t *testing.T, pageSize int) {
 	path := filepath.Join(t.TempDir(), "activities.db")
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: pageSize})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(addBucket(db), db.Close()); err != nil {
+		t.Fatal(err)
+	}
 	s, err := Open(path, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -197,7 +434,7 @@ func TestVerifySound(t *testing.T) {
 			batch = append(batch, activity.Checkpoint{ID: id(), Details: make([]byte, size)})
 			ids = append(ids, id())
 		}
-		if random.IntN(3) == 0 { // those with the lowest keys go, and neighbours with them
+		if step/100%2 == 1 && random.IntN(3) == 0 { // those with the lowest keys go, and neighbours with them
 			for c, err := range s.All(t.Context()) {
 				if err != nil {
 					t.Fatal(err)
