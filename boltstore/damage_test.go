@@ -210,6 +210,49 @@ func TestForeignFiles(t *testing.T) {
 	}
 }
 
+// bbolt can leave the freelist out of a file, and then searches for free pages in
+// a goroutine, where a panic ends the process.
+func TestFileWithoutFreelist(t *testing.T) {
+	for commits := 1; commits <= 2; commits++ {
+		path := newPath(t)
+		s := open(t, path)
+		save(t, s, checkpoint("a", nil))
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		commit := func(options *bbolt.Options, n int) (ofCrash []byte) {
+			t.Helper()
+			db, err := bbolt.Open(path, 0o600, options)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range n {
+				if err := db.Update(func(tx *bbolt.Tx) error { return nil }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ofCrash = read(t, path)
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			return ofCrash
+		}
+		ofCrash := commit(&bbolt.Options{NoFreelistSync: true}, commits)
+		_, err := boltstore.Open(path, nil)
+		wantError(t, err, path, "without a freelist")
+		if err := os.WriteFile(path, ofCrash, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err = boltstore.Open(path, nil)
+		wantError(t, err, path, "without a freelist")
+
+		commit(nil, 0) // which writes one
+		if got, err := ids(open(t, path)); err != nil || !slices.Equal(got, []string{"a"}) {
+			t.Errorf("with a freelist again the store has %q, %v", got, err)
+		}
+	}
+}
+
 // One bad record is an error where it is read, does not hide the others, and can be
 // replaced or deleted.
 func TestDamagedRecord(t *testing.T) {

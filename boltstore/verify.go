@@ -23,6 +23,7 @@ const (
 	elementSize  = 16
 	bucketHeader = 16 // root page or 0, sequence
 	firstPage    = 2  // after the two meta pages
+	fewestPages  = 4  // and a freelist and a root
 
 	bboltMagic   = 0xED0CDAED
 	bboltVersion = 2
@@ -34,8 +35,14 @@ const (
 
 	bucketElement = 0x01
 
-	minPageSize = 1 << 10 // as bbolt searches for the second meta page
-	maxPageSize = 1 << 24
+	// bbolt searches for the second meta page at these powers of two.
+	firstSearched = 1 << 10
+	lastSearched  = 1 << 24
+
+	minPageSize = 1 << 10
+	maxPageSize = 1 << 16 // of any system; with one of 4 MiB, bbolt panics once 65,535 keys fit in a page
+	maxFileSize = 1 << 48
+	maxTxid     = 3 << 62 // after the highest number comes 0, and bbolt uses the page before
 	maxDepth    = 64
 	maxReach    = 1<<31 - 1 // from an element to the end of its value, common.MaxAllocSize
 )
@@ -52,6 +59,7 @@ type meta struct {
 	freelist uint64
 	pages    uint64 // in use; what the file has after them is of no concern
 	txid     uint64
+	invalid  error // the reason why bbolt does not use it, or nil
 }
 
 // verify says whether a file of this size is sound and a Store's: every page is
@@ -85,25 +93,74 @@ func damaged(page uint64, format string, args ...any) error {
 	return fmt.Errorf("damaged: page %d: %s", page, fmt.Sprintf(format, args...))
 }
 
-// readMeta gives the newest sound meta page, which is how bbolt chooses.
+// readMeta gives the meta page that bbolt will use: of the valid ones the one
+// with the higher transaction ID, or else the first. bbolt judges neither by its
+// other fields, so a valid one is not passed over because they make no sense.
 func readMeta(file io.ReaderAt, size int64) (meta, error) {
 	first, err := metaAt(file, 0)
-	if err == nil {
-		second, err := metaAt(file, int64(first.pageSize))
-		switch {
-		case err != nil || second.txid < first.txid:
-			return first, nil
-		case second.pageSize != first.pageSize:
-			return meta{}, errors.New("damaged: the meta pages contradict each other")
-		}
-		return second, nil
+	if err != nil {
+		return meta{}, err
 	}
-	for offset := int64(minPageSize); offset <= maxPageSize && offset < size; offset *= 2 {
-		if second, err := metaAt(file, offset); err == nil && second.pageSize == uint64(offset) {
-			return second, nil
+	var second meta
+	if first.invalid == nil {
+		if err := first.checkPageSize(); err != nil {
+			return meta{}, err
 		}
+		second, err = metaAt(file, int64(first.pageSize))
+	} else {
+		second, err = findSecondMeta(file, size)
 	}
-	return meta{}, err
+	if err != nil {
+		return meta{}, err
+	}
+	chosen := first
+	switch {
+	case first.invalid != nil && second.invalid != nil:
+		return meta{}, first.invalid
+	case first.invalid != nil:
+		chosen = second
+	case second.invalid != nil:
+		// The first it is.
+	case first.pageSize != second.pageSize, first.txid == second.txid && first != second:
+		return meta{}, errors.New("damaged: the meta pages contradict each other")
+	case second.txid > first.txid:
+		chosen = second
+	}
+	switch {
+	case chosen.pages < fewestPages, chosen.pages > maxFileSize/chosen.pageSize, chosen.txid == 0, chosen.txid > maxTxid:
+		return meta{}, errNonsense
+	case chosen.freelist == noFreelist:
+		return meta{}, errors.New("a bbolt file without a freelist, which no Store wrote")
+	}
+	return chosen, nil
+}
+
+var errNonsense = errors.New("damaged: a meta page makes no sense")
+
+// findSecondMeta is for a file whose first meta page is invalid. bbolt takes the
+// first valid one it finds, and the page size from that.
+func findSecondMeta(file io.ReaderAt, size int64) (meta, error) {
+	for offset := int64(firstSearched); offset <= lastSearched && offset < size-firstSearched; offset *= 2 {
+		m, err := metaAt(file, offset)
+		if err != nil {
+			return meta{}, err
+		}
+		if m.invalid != nil {
+			continue
+		}
+		if m.pageSize != uint64(offset) {
+			return meta{}, errNonsense
+		}
+		return m, m.checkPageSize()
+	}
+	return meta{invalid: errors.New("there is none")}, nil
+}
+
+func (m meta) checkPageSize() error {
+	if m.pageSize < minPageSize || m.pageSize > maxPageSize || bits.OnesCount64(m.pageSize) != 1 {
+		return errNonsense
+	}
+	return nil
 }
 
 func metaAt(file io.ReaderAt, offset int64) (meta, error) {
@@ -123,15 +180,11 @@ func metaAt(file io.ReaderAt, offset int64) (meta, error) {
 	sum.Write(b[:56])
 	switch {
 	case native.Uint32(b) != bboltMagic:
-		return meta{}, errors.New("not a bbolt file, or damaged at its beginning")
+		m.invalid = errors.New("not a bbolt file, or damaged at its beginning")
 	case native.Uint32(b[4:]) != bboltVersion:
-		return meta{}, fmt.Errorf("a bbolt file of version %d, not %d", native.Uint32(b[4:]), bboltVersion)
+		m.invalid = fmt.Errorf("a bbolt file of version %d, not %d", native.Uint32(b[4:]), bboltVersion)
 	case native.Uint64(b[56:]) != sum.Sum64():
-		return meta{}, errors.New("damaged: both meta pages have a wrong checksum")
-	case m.pageSize < minPageSize || m.pageSize > maxPageSize || bits.OnesCount64(m.pageSize) != 1 || m.pages <= firstPage:
-		return meta{}, errors.New("damaged: a meta page makes no sense")
-	case m.freelist == noFreelist:
-		return meta{}, errors.New("a bbolt file without a freelist, which no Store wrote")
+		m.invalid = errors.New("damaged: both meta pages have a wrong checksum")
 	}
 	return m, nil
 }

@@ -378,19 +378,88 @@ func wantDamage(t *testing.T, err error, want string) {
 	}
 }
 
-// The newest sound meta page counts.
+// readMeta uses the page that bbolt uses, whatever is in it.
 func TestVerifyMeta(t *testing.T) {
+	const (
+		pageSize = 8
+		root     = 16
+		freelist = 32
+		pages    = 40
+		txid     = 48
+	)
+	// The meta pages of a forgery are of the transactions 10 and 11.
+	for _, test := range []struct {
+		name    string
+		forge   func(first, second []byte) // each sealed after it
+		invalid string                     // which are not valid
+		want    uint64                     // txid
+		err     string
+	}{
+		{name: "sound", want: 11},
+		{name: "the first is newer", forge: func(first, _ []byte) { native.PutUint64(first[txid:], 12) }, want: 12},
+		{name: "the newer one is invalid", invalid: "second", want: 10},
+		{name: "the older one is invalid", invalid: "first", want: 11},
+		{name: "both are invalid", invalid: "first, second", err: "both meta pages have a wrong checksum"},
+		{name: "both are the same", forge: func(first, second []byte) { copy(first, second) }, want: 11},
+		{name: "two of one transaction", forge: func(first, second []byte) {
+			native.PutUint64(first[txid:], 11)
+			native.PutUint64(first[root:], 5)
+		}, err: "contradict each other"},
+		{name: "two page sizes, the first newer", forge: func(first, second []byte) {
+			native.PutUint64(first[txid:], 12)
+			native.PutUint32(second[pageSize:], 4096)
+		}, err: "contradict each other"},
+		{name: "two page sizes, the second newer", forge: func(_, second []byte) { native.PutUint32(second[pageSize:], 4096) }, err: "contradict each other"},
+		{name: "the first has no page size", forge: func(first, _ []byte) { native.PutUint32(first[pageSize:], 0) }, err: "makes no sense"},
+		{name: "the second has another page size", forge: func(_, second []byte) { native.PutUint32(second[pageSize:], 4096) }, invalid: "first", err: "makes no sense"},
+		{name: "pages too large", forge: func(first, _ []byte) { native.PutUint32(first[pageSize:], 1<<17) }, err: "makes no sense"},
+		{name: "no pages", forge: func(_, second []byte) { native.PutUint64(second[pages:], 3) }, err: "makes no sense"},
+		{name: "too many pages", forge: func(_, second []byte) { native.PutUint64(second[pages:], 1<<60) }, err: "makes no sense"},
+		{name: "the highest transaction", forge: func(_, second []byte) { native.PutUint64(second[txid:], 1<<64-1) }, err: "makes no sense"},
+		{name: "no transaction", forge: func(first, second []byte) { native.PutUint64(first[txid:], 0) }, invalid: "second", err: "makes no sense"},
+		{name: "no freelist in the newer one", forge: func(_, second []byte) { native.PutUint64(second[freelist:], noFreelist) }, err: "without a freelist"},
+		{name: "no freelist in the older one", forge: func(first, _ []byte) { native.PutUint64(first[freelist:], noFreelist) }, want: 11},
+		{name: "no freelist in the only one", forge: func(first, _ []byte) { native.PutUint64(first[freelist:], noFreelist) }, invalid: "second", err: "without a freelist"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := forgery{}
+			f.add(leafPage)
+			if err := f.verify(); err != nil {
+				t.Fatal(err)
+			}
+			first, second := f.content[headerSize:headerSize+metaSize], f.content[forgedPageSize+headerSize:forgedPageSize+headerSize+metaSize]
+			if test.forge != nil {
+				test.forge(first, second)
+				sealMeta(first)
+				sealMeta(second)
+			}
+			if strings.Contains(test.invalid, "first") {
+				first[60]++
+			}
+			if strings.Contains(test.invalid, "second") {
+				second[60]++
+			}
+			m, err := readMeta(bytes.NewReader(f.content), int64(len(f.content)))
+			wantDamage(t, err, test.err)
+			if err == nil && m.txid != test.want {
+				t.Errorf("transaction %d, not %d", m.txid, test.want)
+			}
+		})
+	}
+}
+
+// bbolt searches the second meta page at each power of two, and takes the page
+// size of the first it finds.
+func TestVerifyMeta_FoundTooEarly(t *testing.T) {
 	d := newDamager(t)
-	newest := d.meta.txid % 2
-	d.page(newest)[headerSize+60]++
-	m, err := readMeta(bytes.NewReader(d.content), int64(len(d.content)))
-	if err != nil || m.txid != d.meta.txid-1 {
-		t.Errorf("with one bad meta page: transaction %d, not %d: %v", m.txid, d.meta.txid-1, err)
+	if d.meta.pageSize <= firstSearched {
+		t.Skip("there is no place before the second page")
 	}
-	d.page(1 - newest)[headerSize+60]++
-	if m, err := readMeta(bytes.NewReader(d.content), int64(len(d.content))); err == nil {
-		t.Errorf("with two bad meta pages: %+v", m)
-	}
+	m := bytes.Clone(d.page(1)[:headerSize+metaSize])
+	d.page(0)[headerSize+60]++
+	copy(d.content[firstSearched:], m)
+	_, err := readMeta(bytes.NewReader(d.content), int64(len(d.content)))
+	wantDamage(t, err, "makes no sense")
 }
 
 // What bbolt writes is sound, whatever is written in whatever order. The small
