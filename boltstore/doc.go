@@ -24,6 +24,8 @@
 // holds as far as the file system and the disk keep to what they have said they
 // wrote. A network file system may not, nor know locks: use a local one.
 //
+// A checkpoint may have at most 500 MiB; Save refuses a larger one.
+//
 // On a full disk Save and Delete fail and change nothing, and work again once
 // there is space. After a failed sync nobody knows what the disk has: every
 // method fails from then on, until the file is closed and opened anew.

@@ -19,6 +19,10 @@ const (
 	inputVersion  = 1     // of an input that is kept apart
 	markSize      = 1 + 4 // the version and the checksum, with which every record and input begins
 
+	// maxRecord is less than bbolt's own limit, because bbolt may leave four records in one
+	// page, and counts the bytes of a page with 31 bits.
+	maxRecord = 500 << 20
+
 	// largestInline is the largest input that stays in its record. A larger one is kept
 	// apart, because the record is written with every Save.
 	largestInline = 1 << 10
@@ -41,8 +45,8 @@ func encodeRecord(c *activity.Checkpoint) ([]byte, error) {
 		return nil, errors.New("the ID is empty")
 	case len(c.ID) > bbolt.MaxKeySize:
 		return nil, fmt.Errorf("the ID has %d bytes, more than bbolt's %d", len(c.ID), bbolt.MaxKeySize)
-	case size > bbolt.MaxValueSize:
-		return nil, fmt.Errorf("a checkpoint of %d bytes is more than bbolt's %d", size, bbolt.MaxValueSize)
+	case size > maxRecord:
+		return nil, fmt.Errorf("a checkpoint of %d bytes is larger than %d", size, maxRecord)
 	}
 	input, version := c.Input, byte(recordVersion)
 	if apart {

@@ -51,7 +51,7 @@ var native = binary.NativeEndian
 
 // bucketNames are the buckets that a Store's file may have. Each one's sequence
 // number is the sum of the marks of its records.
-var bucketNames = []string{bucketName}
+var bucketNames = []string{bucketName, inputsName}
 
 type meta struct {
 	pageSize uint64
