@@ -3,6 +3,7 @@ package activity_test
 import (
 	"encoding/json"
 	"math/big"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,9 +22,10 @@ func (s square) Area() int { return s.Side * s.Side }
 // input may have another type. It reports false if the input is refused.
 func recovers[Old, New any](t *testing.T, codec activity.Codec, in Old) (accepted bool) {
 	synctest.Test(t, func(t *testing.T) {
-		store, ran := &storetest.Memory{}, false
+		store := &storetest.Memory{}
+		var ran atomic.Bool
 		v1 := &activity.Definition[Old, int]{Name: "job", Func: func(ctx activity.Context, _ Old) (int, error) { return 0, untilEnded(ctx) }}
-		v2 := &activity.Definition[New, int]{Name: "job", Func: func(activity.Context, New) (int, error) { ran = true; return 0, nil }}
+		v2 := &activity.Definition[New, int]{Name: "job", Func: func(activity.Context, New) (int, error) { ran.Store(true); return 0, nil }}
 		rt := activity.New(activity.Config{Logger: quiet, Store: store, Codec: codec})
 		if _, err := v1.Start(t.Context(), rt, "a", in); err != nil {
 			return
@@ -31,8 +33,8 @@ func recovers[Old, New any](t *testing.T, codec activity.Codec, in Old) (accepte
 		accepted = true
 		next := activity.New(activity.Config{Logger: quiet, Store: store.Clone(), Codec: codec})
 		n, err := next.Recover(t.Context(), v2)
-		if time.Sleep(time.Minute); n != 1 || err != nil || !ran {
-			t.Errorf("recovered %d, %v, it ran: %v", n, err, ran)
+		if time.Sleep(time.Minute); n != 1 || err != nil || !ran.Load() {
+			t.Errorf("recovered %d, %v, it ran: %v", n, err, ran.Load())
 		}
 		checkErr(t, rt.Shutdown(t.Context()), nil)
 		checkErr(t, next.Shutdown(t.Context()), nil)
