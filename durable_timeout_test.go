@@ -437,3 +437,27 @@ func TestStoreRefuses_Down(t *testing.T) {
 		}
 	})
 }
+
+// The pauses double up to 5 s, or SaveInterval if that is longer, however short it is.
+func TestStoreRefuses_PausesGrow(t *testing.T) {
+	for interval, want := range map[time.Duration]int{1: 32 + 11, time.Millisecond: 12 + 10, time.Minute: 0} {
+		t.Run(interval.String(), func(t *testing.T) {
+			cfg := limits
+			cfg.SaveInterval = interval
+			durable(t, cfg, func(t *testing.T, e *env, s *faultyStore) {
+				beat := e.gate("beat")
+				e.start(job, func(ctx activity.Context) error {
+					<-beat
+					return errors.Join(ctx.Heartbeat(1), untilEnded(ctx))
+				})
+				s.on("Save", failing)
+				before := len(s.of("Save"))
+				e.open("beat")
+				e.pass(time.Minute - 1)
+				if n := len(s.of("Save")) - before; n < want-2 || n > want+2 {
+					t.Errorf("%d Saves in a minute, want about %d", n, want)
+				}
+			})
+		})
+	}
+}

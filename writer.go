@@ -94,8 +94,11 @@ const maxStorePause = 5 * time.Second // between two tries of a Store that fails
 // pauseLocked counts a failure.
 func (p *pace) pauseLocked(rt *Runtime) {
 	if p.failures == 0 || rt.now >= p.retryAt { // else it is a pause, or the clock was set back
-		interval := rt.cfg.SaveInterval
-		p.retryAt = rt.now.add(max(interval, min(maxStorePause, interval<<min(p.failures, 16))))
+		interval, pause := rt.cfg.SaveInterval, maxStorePause
+		if interval < maxStorePause>>min(p.failures, 62) {
+			pause = interval << p.failures
+		}
+		p.retryAt = rt.now.add(max(interval, pause))
 		p.failures++
 	}
 	p.retry.due = false

@@ -607,7 +607,7 @@ func (f *forger) branch() {
 // seal makes the checksums of the meta pages and the bucket's sum correct again.
 func (f *forger) seal() {
 	f.complete = false
-	if b := f.bucket(); b != nil && len(b) >= 16 {
+	if b := f.bucket(); len(b) >= 16 {
 		var sum uint64
 		if id := order.Uint64(b); id != 0 {
 			f.sum(id, 0, &sum)
