@@ -211,7 +211,7 @@ func (f *failureText) set(err error, text string) { f.err, f.text = err, text }
 
 // of returns the text of err, if it is known.
 func (f *failureText) of(err error) (text string, known bool) {
-	if err == nil || reflect.TypeOf(err).Kind() != reflect.Pointer || f.err != err {
+	if err == nil || reflect.TypeOf(err) != reflect.TypeOf(f.err) || !reflect.ValueOf(err).Comparable() || err != f.err {
 		return "", false
 	}
 	return f.text, true

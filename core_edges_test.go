@@ -3,11 +3,11 @@ package activity_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -197,41 +197,41 @@ func TestErrorText_ThatExitsHarmsNoOther(t *testing.T) {
 }
 
 // A lockingError is an error whose text takes a lock of the program.
-type lockingError struct{ mu *sync.Mutex }
+type lockingError struct{ lock chan struct{} }
 
 func (e lockingError) Error() string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.lock <- struct{}{}
+	defer func() { <-e.lock }()
 	return "locked"
 }
 
 // Given a program that holds a lock while it starts an activity, when the error of another
 // activity takes that lock in its text, then neither waits for the other.
 func TestErrorText_TakesTheCallersLock(t *testing.T) {
-	var mu sync.Mutex
-	rt := activity.New(activity.Config{Store: &storetest.Memory{}, Logger: quiet, SaveInterval: time.Millisecond})
-	failed := make(chan struct{})
-	_, err := rt.Start(context.Background(), activity.Options{ID: "a"}, func(ctx activity.Context) error {
-		defer close(failed)
-		return lockingError{&mu}
-	})
-	checkErr(t, err, nil)
-	mu.Lock()
-	<-failed
-	time.Sleep(50 * time.Millisecond)
-	started := make(chan error)
-	go func() {
-		_, err := rt.Start(context.Background(), activity.Options{ID: "b"}, noop)
-		started <- err
-	}()
-	select {
-	case err := <-started:
-		checkErr(t, err, nil)
-		mu.Unlock()
-	case <-time.After(5 * time.Second):
-		t.Error("Start waits for the lock that its caller holds")
-		mu.Unlock()
-		<-started
+	for _, late := range []bool{false, true} { // the attempt ends when the lock is held, or before
+		t.Run(fmt.Sprint("late ", late), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				lock := make(chan struct{}, 1)
+				rt := activity.New(activity.Config{Store: &storetest.Memory{}, Logger: quiet})
+				start(t, rt, activity.Options{ID: "a"}, func(ctx activity.Context) error {
+					_ = ctx.Sleep(time.Second)
+					return lockingError{lock}
+				})
+				if time.Sleep(time.Second - 1); !late {
+					time.Sleep(1)
+					synctest.Wait()
+				}
+				lock <- struct{}{}
+				time.Sleep(time.Minute)
+				begun := time.Now()
+				start(t, rt, activity.Options{ID: "b"}, noop)
+				if took := time.Since(begun); took != 0 {
+					t.Errorf("Start took %s", took)
+				}
+				<-lock
+				checkErr(t, rt.Shutdown(t.Context()), nil)
+			})
+		})
 	}
 }
 
@@ -278,9 +278,9 @@ func TestStore_ThatExitsIsNotTriedInALoop(t *testing.T) {
 				start(t, rt, activity.Options{ID: "a"}, func(ctx activity.Context) error { <-ctx.Done(); return context.Cause(ctx) })
 				h := start(t, rt, activity.Options{ID: "b"}, func(ctx activity.Context) error { <-ctx.Done(); return context.Cause(ctx) })
 				synctest.Wait()
-				tries := 0
+				var tries atomic.Int32
 				s.on("Save", func(context.Context) error {
-					if tries++; tries > 2000 {
+					if tries.Add(1) > 2000 {
 						return nil // the test must end
 					}
 					runtime.Goexit()
@@ -297,8 +297,8 @@ func TestStore_ThatExitsIsNotTriedInALoop(t *testing.T) {
 					close(gate)
 					time.Sleep(time.Second)
 				}
-				if tries > 20 {
-					t.Errorf("%d tries within 1s", tries)
+				if n := tries.Load(); n > 20 {
+					t.Errorf("%d tries within 1s", n)
 				}
 				s.on("Save", nil)
 				if how == "shutdown" {
