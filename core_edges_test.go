@@ -131,7 +131,7 @@ func TestHeartbeat_OfAContextThatLooksAtTheActivity(t *testing.T) {
 	}()
 	select {
 	case <-ended:
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the Runtime is deadlocked")
 	}
 }
@@ -154,7 +154,7 @@ func TestHeartbeat_SyncOfAContextThatLooksAtTheActivity(t *testing.T) {
 	}()
 	select {
 	case <-ended:
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the Runtime is deadlocked")
 	}
 }
@@ -359,21 +359,28 @@ func (c exitingContext) Err() error { c.err(); return c.Context.Err() }
 // Given a caller whose context ends the goroutine, or panics, in Err, then the caller is
 // answered nevertheless.
 func TestCaller_ErrThatExits(t *testing.T) {
-	rt := activity.New(activity.Config{Logger: quiet})
-	parent, cancel := context.WithCancel(context.Background())
-	var armed atomic.Bool
-	ctx := exitingContext{parent, func() {
-		if armed.Swap(false) {
-			runtime.Goexit()
-		}
-	}}
-	h, err := rt.Start(ctx, activity.Options{}, func(activity.Context) error { armed.Store(true); return nil })
-	checkErr(t, err, nil)
-	defer cancel()
-	select {
-	case <-h.Done():
-	case <-time.After(2 * time.Second):
-		t.Errorf("the function has returned, and the activity is %s", h.Status().State)
+	for name, exit := range map[string]func(){"Goexit": runtime.Goexit, "panic": func() { panicHere(errBoom) }} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rt := activity.New(activity.Config{Logger: quiet})
+				parent, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				var armed atomic.Bool
+				ctx := exitingContext{parent, func() {
+					if armed.Swap(false) {
+						exit()
+					}
+				}}
+				h, err := rt.Start(ctx, activity.Options{}, func(activity.Context) error { armed.Store(true); return nil })
+				checkErr(t, err, nil)
+				synctest.Wait()
+				select {
+				case <-h.Done():
+				default:
+					t.Errorf("the function has returned, and the activity is %s", h.Status().State)
+				}
+			})
+		})
 	}
 }
 
