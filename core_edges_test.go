@@ -218,7 +218,7 @@ func TestErrorText_TakesTheCallersLock(t *testing.T) {
 					return lockingError{lock}
 				})
 				if time.Sleep(time.Second - 1); !late {
-					time.Sleep(1)
+					time.Sleep(time.Nanosecond)
 					synctest.Wait()
 				}
 				lock <- struct{}{}
