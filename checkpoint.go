@@ -12,14 +12,14 @@ import (
 )
 
 // A Store keeps checkpoints across processes. All methods must be safe for
-// concurrent use, and must return an error when ctx has ended. It ends when a call takes
-// longer than Config.StoreTimeout. One Runtime at a time may use a Store. Package
+// concurrent use, and must return an error when ctx has ended. The Runtime ends ctx if a
+// call takes longer than Config.StoreTimeout. One Runtime at a time may use a Store. Package
 // storetest checks an implementation.
 type Store interface {
 	// Load returns the checkpoint with that ID, and whether there is one.
 	Load(ctx context.Context, id string) (Checkpoint, bool, error)
 	// Save writes all of batch or nothing, replacing what has the same ID. When it
-	// returns nil, batch is durable. An error says nothing about whether it was written.
+	// returns nil, batch is durable. After an error it may have been written, or not.
 	// Save must not change batch, nor keep it or the bytes in it. A batch has at most
 	// 1,000 checkpoints, and 16 MiB of Input, Details and LastFailure, unless it is a
 	// single checkpoint that has more. If Save fails, the parts of the batch are tried.

@@ -10,9 +10,9 @@ import (
 // A Codec turns heartbeat details and inputs into bytes and back. It must be
 // safe for concurrent use, and Marshal must not keep what it returns; Unmarshal
 // may keep what it gets. Marshal should give the same bytes for the same input, because
-// a start is refused if its input differs from the stored one. (If it does not, because it
-// encrypts with a random nonce, for instance, continue activities with
-// [Runtime.Recover], which uses the stored input, or set Options.AcceptNewInput.)
+// a start is refused if its input differs from the stored one. If Marshal does not, because
+// it encrypts with a random nonce, for instance, continue activities with
+// [Runtime.Recover], which uses the stored input, or set Options.AcceptNewInput.
 //
 // The default Codec is encoding/json, but it gives back what it took, or refuses. Its
 // Marshal returns an error that names the type and the field for what encoding/json

@@ -236,17 +236,18 @@
 //     activity, and is tried again after SaveInterval, then less often, but at least every
 //     5 s. The activities continue. It is logged when it begins and when it is over, and
 //     [Stats] has SaveFailures and StoreFailingSince.
-//   - The callers of an activity that has failed or was canceled are answered once the end
-//     was tried to be saved, and those of a success once the checkpoint is gone, or when
-//     they cancel.
+//   - If an activity failed or was canceled, its callers get their answer after one attempt
+//     to save that. If it succeeded, they get it once the checkpoint is gone, or at most
+//     CancelGrace after they cancel.
 //   - One checkpoint that the Store refuses harms no other. A batch has at most 1,000
-//     checkpoints and 16 MiB, and one that fails is tried again in parts.
+//     checkpoints and 16 MiB (a larger checkpoint goes alone), and one that fails is tried
+//     again in parts.
 //   - A call that takes longer than Config.StoreTimeout (30 s) has failed for everybody who
-//     waits for it, and its context ends. Until it has returned, nothing else is written;
-//     whoever waits for that is told after another StoreTimeout.
+//     waits for it, and its context ends. Until the call returns, nothing else is written.
+//     Whoever waits for such a write gets an error after another StoreTimeout.
 //
-// Schedule-to-close bounds every wait but that for the delete of a success, even if the
-// Store hangs.
+// Even if the Store hangs, schedule-to-close bounds every wait, except for the delete of a
+// success. After a cancellation CancelGrace does.
 //
 // ID, Name and LastFailure, which has the texts of errors, are stored as they are.
 // Input and details are stored as Config.Codec encodes them, which may encrypt: see [Codec].
@@ -263,9 +264,9 @@
 //
 // In a [testing/synctest] bubble the zero Config runs on the bubble's virtual
 // time: an hour of Sleeps and timeouts takes microseconds, nothing has to be
-// driven, and the same program gives the same events at the same instants. (But the
-// bubble decides which of two timers comes first if the caller's own deadline is at the
-// very instant of a timeout.) Make the Runtime in the bubble. If a test wants to stop at an instant and look,
+// driven, and the same program gives the same events at the same instants. There is one
+// exception: if the deadline of the caller's context falls on the same instant as a
+// timeout, either may come first. Make the Runtime in the bubble. If a test wants to stop at an instant and look,
 // Config.Clock takes a [github.com/benbjohnson/clock.Mock].
 // Options.HeartbeatDetails starts a function in the middle. To test a crash, take the
 // Clone of a storetest.Memory, which is what a killed process leaves, and continue

@@ -9,8 +9,8 @@ import (
 	"slices"
 )
 
-// Recover starts every activity in the Store that was waiting, or was interrupted by a
-// crash, a shutdown or the end of its context, the oldest first, and returns how many. Call it when the
+// Recover starts, oldest first, every activity in the Store that was waiting, or that a
+// crash, a shutdown or the end of its context interrupted. It returns how many. Call it when the
 // program starts. Each activity is run by the Definition of its Name, with its
 // stored input and with ctx as its context, and resumes as the package's doc on
 // durability says. Activities that have failed for good, or were canceled by

@@ -26,10 +26,10 @@ type Config struct {
 	// checkpoints live in memory, for the retries of one execution.
 	Store Store
 
-	// StoreTimeout is how long one call of the Store may take, and one step of its All.
-	// Then the call's context ends, and it has failed for everybody who waits for it: the
-	// start fails, for instance. Until it has returned, nothing else is written. If
-	// zero, 30 s.
+	// StoreTimeout limits each call of the Store, and of All the time between two
+	// checkpoints. A call that takes longer counts as failed: its context ends, and
+	// whoever waits for it, such as Start, gets an error. Until it returns, nothing else
+	// is written. If zero, 30 s.
 	StoreTimeout time.Duration
 
 	// Codec encodes heartbeat details and, for the Store, inputs. If nil,

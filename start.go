@@ -518,7 +518,7 @@ func (a *activity) waitSavedLocked(err error) {
 	}
 }
 
-var errRestoring = fmt.Errorf("%w: the Store failed at an earlier start, may have written it, and has not yet taken back what stood before", ErrAlreadyRunning)
+var errRestoring = fmt.Errorf("%w: an earlier start failed in the Store but may have been written; the checkpoint from before it is still being restored", ErrAlreadyRunning)
 
 // restoring reports whether r is what stood before a start that the Store has failed to
 // take. Runtime.mu is held.

@@ -3,6 +3,9 @@ package boltstore
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -12,22 +15,28 @@ import (
 // bbolt's file never shrinks, and each commit writes the list of its free pages, which is
 // two megabytes when a gigabyte is free.
 
-const (
-	compactFrom  = 16 << 20 // bytes that are free
-	compactBatch = 16 << 20 // bytes in one transaction
-)
+const compactBatch = 16 << 20 // bytes in one transaction
+
+func worthCompacting(free, used uint64) bool {
+	return free >= 16<<20 && free >= 3*used || free >= 64<<20 && free >= used
+}
 
 // compact rewrites a file that is mostly free, into a new one that takes its name. If
 // that cannot be done, because the disk is full, for instance, the file stays as it is.
 func (s *Store) compact() error {
-	if free, used := s.pages(); free < compactFrom || free < 3*used {
+	info, err := s.file.Stat()
+	if err != nil || !canReplace || links(info) > 1 || !worthCompacting(s.pages()) {
 		return nil
 	}
 	path, err := filepath.EvalSymlinks(s.path)
 	if err != nil {
 		return nil
 	}
-	temp, err := s.sibling(path)
+	// After a loss of power, a name that is not synced may be the old file's again.
+	if err := fsyncFolder(path); err != nil {
+		return nil
+	}
+	temp, err := sibling(path, info)
 	if err != nil {
 		return nil
 	}
@@ -46,6 +55,10 @@ func (s *Store) compact() error {
 	if err == nil {
 		err = verifyFile(file)
 	}
+	if err == nil && s.gone() { // and another file may have the name, which is not ours to replace
+		db.Close()
+		return errReplaced
+	}
 	if err == nil {
 		err = os.Rename(temp, path)
 	}
@@ -56,25 +69,27 @@ func (s *Store) compact() error {
 	old := s.db
 	s.db, s.file = db, file
 	// Whoever waits for the lock of the old file sees that it has lost its name.
-	return errors.Join(old.Close(), syncFolder(path))
+	return errors.Join(old.Close(), fsyncFolder(path))
 }
 
-// sibling makes an empty file beside path, with the owner and the mode of the open one.
-func (s *Store) sibling(path string) (string, error) {
-	info, err := s.file.Stat()
+// sibling makes an empty file beside path, with the owner and the mode that info has. Its
+// name is always the same, and whoever has the lock of path may use it, so that those who
+// were killed leave one file at most.
+func sibling(path string, info os.FileInfo) (string, error) {
+	name := filepath.Join(filepath.Dir(path), fmt.Sprintf("%s.%08x.compact", shortened(path), crc32.ChecksumIEEE([]byte(filepath.Base(path)))))
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", err
 	}
-	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new*")
+	err = errors.Join(sameOwner(file, info), file.Chmod(info.Mode().Perm()), file.Close())
 	if err != nil {
+		os.Remove(name)
 		return "", err
 	}
-	err = errors.Join(file.Chmod(info.Mode().Perm()), sameOwner(file, info), file.Close())
-	if err != nil {
-		os.Remove(file.Name())
-		return "", err
-	}
-	return file.Name(), nil
+	return name, nil
 }
 
 func verifyFile(file *os.File) error {

@@ -154,7 +154,7 @@ func TestRemoved_WhileItIsOpen(t *testing.T) {
 				s.Save(t.Context(), []activity.Checkpoint{checkpoint("b", nil)}),
 				s.Delete(t.Context(), []string{"a"}),
 			} {
-				if err == nil || !bytes.Contains([]byte(err.Error()), []byte("removed or replaced while it was open")) {
+				if err == nil || !bytes.Contains([]byte(err.Error()), []byte("no longer names the open file")) {
 					t.Error(err)
 				}
 			}
@@ -201,5 +201,18 @@ func TestCompact_ASaveWritesLittle(t *testing.T) {
 	}
 	if once := cost(s); once > 2*fresh {
 		t.Errorf("20 Saves write %d bytes, and %d to a new file", once, fresh)
+	}
+}
+
+// A file that has two names stays as it is: the other name would be another file then.
+func TestCompact_AFileWithTwoNames(t *testing.T) {
+	path := newPath(t)
+	backlog(t, path, 300)
+	if err := os.Link(path, path+".link"); err != nil {
+		t.Skip(err)
+	}
+	open(t, path)
+	if _, err := boltstore.Open(path+".link", &boltstore.Options{LockTimeout: time.Millisecond}); !errors.Is(err, boltstore.ErrInUse) {
+		t.Errorf("the second name: %v", err)
 	}
 }

@@ -32,16 +32,19 @@
 //
 // While the file is open it grows with what is stored at one time, and does not shrink;
 // the space is used again. bbolt writes the list of the free space with every commit, so
-// after a backlog each Save costs more. Open mends that: if 16 MiB or more are free, and
-// three quarters of the file, it rewrites the file into a new one, with the same mode and
-// owner, which then takes its name. If that fails, for want of space, for instance, the
-// file stays as it is.
+// after a backlog each Save costs more. Open mends that, except on Windows: if three
+// quarters of the file are free, and at least 16 MiB, or half of it, and at least 64 MiB,
+// it rewrites the file into a new one, with the same mode and owner, which then takes its
+// name. If it cannot, because the disk is full, for instance, or because the file has a
+// second name, it leaves the file as it is.
 //
 // An Input of more than 1 KiB is kept apart from the rest of its checkpoint, and written
-// only when it changes. The rest is written with every Save.
+// only when it changes. The rest is written with every Save, and so are large Details
+// of checkpoints that are next to it in the order of their IDs, because bbolt writes pages
+// as a whole.
 //
-// If the file is removed or replaced while it is open, the next Save or Delete returns an
-// error, and so does every method from then on.
+// If the path no longer names the open file, because that was removed, renamed or replaced,
+// the next Save or Delete returns an error, and so does every method from then on.
 //
 // # Damaged files
 //
@@ -50,8 +53,8 @@
 // names it; it is left as it is. Put a copy of a sound file in its place, or
 // move it away, which makes every activity that was in it begin anew. The command
 // bbolt surgery may save some of it. Only a file of length 0 is taken for a new
-// one. A process that is killed in its very first Open can leave another beside
-// it, with ".new" in its name, which nobody needs.
+// one. A process that is killed while Open creates or compacts a file can leave
+// another beside it, with ".new" or ".compact" in its name. Delete it when no Store is open.
 //
 // A file of which one of its two meta pages is damaged is read as of the
 // other, which may be one commit older: to bbolt that is a commit that a loss of
@@ -66,11 +69,11 @@
 //
 // # The file
 //
-// A bbolt file of format 2, with the bucket "activity checkpoints 1" and, if there are
-// large inputs, "activity inputs 1": 1 is the version of what follows. The keys are the
-// IDs, the values the records or inputs, and the sequence number of a bucket is the sum,
-// modulo 2^64, of the 64-bit FNV-1a hash of each key and the first 5 bytes of its value.
-// A record is
+// A bbolt file of format 2, with the bucket "activity checkpoints 1" and, while there are
+// large inputs, "activity checkpoints inputs 1": 1 is the version of what follows. The keys
+// of the first are the IDs, its values the records. The sequence number of a bucket is the
+// sum, modulo 2^64, of the 64-bit FNV-1a hash of each key and the first 5 bytes of its
+// value. A record is
 //
 //	version      1 byte: 2, or 3 if the input is kept apart
 //	checksum     4 bytes, big-endian: CRC-32C of the ID and of all that follows
@@ -86,13 +89,15 @@
 //	Details      bytes
 //	LastFailure  bytes
 //	NextAttempt  as ScheduledAt; records of version 1 end before it
-//	input sum    uvarint: the checksum of the input that is kept apart; only in version 3
+//	input sum    uvarint: CRC-32C of the ID and the input that is kept apart; in version 3
+//	input size   uvarint: its number of bytes; in version 3
 //
-// and an input
+// Such an input is stored in pieces of 8 KiB. The key of a piece is the length of the ID as
+// a uvarint, the ID, and the number of the piece in 4 bytes, big-endian. A piece is
 //
 //	version      1 byte: 1
-//	checksum     4 bytes, big-endian: CRC-32C of the ID and the input
-//	input        the rest
+//	checksum     4 bytes, big-endian: CRC-32C of the key and of all that follows
+//	bytes        of the input
 //
 // where varint and uvarint are those of [encoding/binary], and bytes are a uvarint,
 // 0 for nil or else their number plus 1, and then themselves. Times come back in

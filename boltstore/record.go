@@ -1,7 +1,6 @@
 package boltstore
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,28 +15,22 @@ import (
 
 const (
 	recordVersion = 3     // version 1 has no NextAttempt, and version 2 no input that is kept apart
-	inputVersion  = 1     // of an input that is kept apart
 	markSize      = 1 + 4 // the version and the checksum, with which every record and input begins
 
 	// maxRecord is less than bbolt's own limit, because bbolt may leave four records in one
 	// page, and counts the bytes of a page with 31 bits.
 	maxRecord = 500 << 20
-
-	// largestInline is the largest input that stays in its record. A larger one is kept
-	// apart, because the record is written with every Save.
-	largestInline = 1 << 10
 )
 
 var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 	errDamagedRecord = errors.New("the record is damaged: Runtime.Forget drops it")
-	errDamagedInput  = errors.New("the input of the record is missing or damaged: Runtime.Forget drops the record")
 )
 
 // encodeRecord gives the value that is stored under c.ID.
 func encodeRecord(c *activity.Checkpoint) ([]byte, error) {
-	const fixed = markSize + 15*binary.MaxVarintLen64
+	const fixed = markSize + 16*binary.MaxVarintLen64
 	apart := len(c.Input) > largestInline
 	size := fixed + int64(len(c.Name)) + int64(len(c.Input)) + int64(len(c.Details)) + int64(len(c.LastFailure))
 	switch {
@@ -46,7 +39,7 @@ func encodeRecord(c *activity.Checkpoint) ([]byte, error) {
 	case len(c.ID) > bbolt.MaxKeySize:
 		return nil, fmt.Errorf("the ID has %d bytes, more than bbolt's %d", len(c.ID), bbolt.MaxKeySize)
 	case size > maxRecord:
-		return nil, fmt.Errorf("a checkpoint of %d bytes is larger than %d", size, maxRecord)
+		return nil, fmt.Errorf("a checkpoint of %d bytes is larger than the limit of %d", size, maxRecord)
 	}
 	input, version := c.Input, byte(recordVersion)
 	if apart {
@@ -70,22 +63,15 @@ func encodeRecord(c *activity.Checkpoint) ([]byte, error) {
 	b = appendTime(b, c.NextAttempt)
 	if apart {
 		b = binary.AppendUvarint(b, uint64(checksum(c.ID, c.Input)))
+		b = binary.AppendUvarint(b, uint64(len(c.Input)))
 	}
 	b[0] = version
 	binary.BigEndian.PutUint32(b[1:], checksum(c.ID, b[markSize:]))
 	return b, nil
 }
 
-// encodeInput gives the value that an input that is kept apart is stored as, under its ID.
-func encodeInput(id, input []byte) []byte {
-	b := make([]byte, markSize, markSize+len(input))
-	b[0] = inputVersion
-	binary.BigEndian.PutUint32(b[1:], checksum(string(id), input))
-	return append(b, input...)
-}
-
-// decodeRecord calls input for one that is kept apart.
-func decodeRecord(id string, record []byte, input func() []byte) (activity.Checkpoint, error) {
+// decodeRecord calls piece for the pieces of an input that is kept apart.
+func decodeRecord(id string, record []byte, piece func(key []byte) []byte) (activity.Checkpoint, error) {
 	switch {
 	case len(record) < markSize:
 		return activity.Checkpoint{}, errDamagedRecord
@@ -94,10 +80,10 @@ func decodeRecord(id string, record []byte, input func() []byte) (activity.Check
 	case record[0] == 0, binary.BigEndian.Uint32(record[1:]) != checksum(id, record[markSize:]):
 		return activity.Checkpoint{}, errDamagedRecord
 	}
-	return decodeFields(id, record[0], record[markSize:], input)
+	return decodeFields(id, record[0], record[markSize:], piece)
 }
 
-func decodeFields(id string, version byte, fields []byte, input func() []byte) (activity.Checkpoint, error) {
+func decodeFields(id string, version byte, fields []byte, piece func(key []byte) []byte) (activity.Checkpoint, error) {
 	d := decoder{rest: fields}
 	c := activity.Checkpoint{
 		ID:          id,
@@ -116,19 +102,19 @@ func decodeFields(id string, version byte, fields []byte, input func() []byte) (
 	if version >= 2 {
 		c.NextAttempt = d.time()
 	}
-	sum := uint64(0)
+	var sum, length uint64
 	if version >= 3 {
-		sum = d.uvarint()
+		sum, length = d.uvarint(), d.uvarint()
 	}
-	if d.failed || len(d.rest) > 0 {
+	if d.failed || len(d.rest) > 0 || sum > math.MaxUint32 {
 		return activity.Checkpoint{}, errDamagedRecord
 	}
 	if version >= 3 {
-		value := input()
-		if len(value) < markSize || value[0] != inputVersion || uint64(binary.BigEndian.Uint32(value[1:])) != sum || uint64(checksum(id, value[markSize:])) != sum {
-			return activity.Checkpoint{}, errDamagedInput
+		input, err := decodeInput(id, length, uint32(sum), piece)
+		if err != nil {
+			return activity.Checkpoint{}, err
 		}
-		c.Input = bytes.Clone(value[markSize:])
+		c.Input = input
 	}
 	return c, nil
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +32,7 @@ func FuzzRecord(f *testing.F) {
 	})
 	f.Add("", []byte{})
 	f.Fuzz(func(t *testing.T, id string, fields []byte) {
-		none := func() []byte { return nil }
+		none := func([]byte) []byte { return nil }
 		_, _ = decodeRecord(id, fields, none) // does not panic
 		c, err := decodeFields(id, 2, fields, none)
 		if err != nil || id == "" || len(id) > bbolt.MaxKeySize {
@@ -41,7 +42,7 @@ func FuzzRecord(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := decodeRecord(id, record, func() []byte { return encodeInput([]byte(id), c.Input) })
+		again, err := decodeRecord(id, record, pieces(id, c.Input))
 		if err != nil || !reflect.DeepEqual(again, c) {
 			t.Fatalf("%+v became %+v, %v", c, again, err)
 		}
@@ -150,27 +151,51 @@ func TestDamagedRecords(t *testing.T) {
 // Given a record whose input is kept apart, when that is missing or another, then the
 // record is not read.
 func TestDamagedInputs(t *testing.T) {
-	c := activity.Checkpoint{ID: "id", Input: bytes.Repeat([]byte("x"), largestInline+1)}
+	c := activity.Checkpoint{ID: "id", Input: bytes.Repeat([]byte("xyz"), pieceSize)}
 	record, err := encodeRecord(&c)
 	if err != nil || record[0] != 3 || len(record) > 100 {
 		t.Fatal(err, len(record))
 	}
-	input := encodeInput([]byte(c.ID), c.Input)
-	got, err := decodeRecord(c.ID, record, func() []byte { return input })
+	get := pieces(c.ID, c.Input)
+	got, err := decodeRecord(c.ID, record, get)
 	if err != nil || !bytes.Equal(got.Input, c.Input) {
 		t.Errorf("%d bytes, %v", len(got.Input), err)
 	}
-	damaged := [][]byte{nil, input[:markSize-1], input[:len(input)-1], append(bytes.Clone(input), 'x'), encodeInput([]byte("other"), c.Input), encodeInput([]byte(c.ID), c.Input[1:])}
-	for i := range markSize + 1 {
-		changed := bytes.Clone(input)
+	first, second := pieceKey([]byte(c.ID), 0), pieceKey([]byte(c.ID), 1)
+	piece := get(first)
+	damaged := [][]byte{nil, piece[:markSize-1], piece[:markSize], piece[:len(piece)-1], append(bytes.Clone(piece), 'x'), encodePiece(second, piece[markSize:]), encodePiece(first, piece[markSize+1:])}
+	for i := 1; i <= markSize; i++ {
+		changed := bytes.Clone(piece)
 		changed[i]++
 		damaged = append(damaged, changed)
 	}
-	for i, input := range damaged {
-		if got, err := decodeRecord(c.ID, record, func() []byte { return input }); err != errDamagedInput {
+	for i, piece := range damaged {
+		other := func(key []byte) []byte {
+			if bytes.Equal(key, first) {
+				return piece
+			}
+			return get(key)
+		}
+		if got, err := decodeRecord(c.ID, record, other); err != errDamagedInput {
 			t.Errorf("%d: read as %+v, %v", i, got, err)
 		}
 	}
+	newer := bytes.Clone(piece)
+	newer[0]++
+	if _, err := decodeRecord(c.ID, record, func([]byte) []byte { return newer }); err == nil || !strings.Contains(err.Error(), "has version 2") {
+		t.Errorf("a newer version: %v", err)
+	}
+}
+
+// pieces returns what is stored of an input.
+func pieces(id string, input []byte) func(key []byte) []byte {
+	stored, n := map[string][]byte{}, 0
+	for piece := range slices.Chunk(input, pieceSize) {
+		key := pieceKey([]byte(id), n)
+		n++
+		stored[string(key)] = encodePiece(key, piece)
+	}
+	return func(key []byte) []byte { return stored[string(key)] }
 }
 
 func TestNewerRecord(t *testing.T) {

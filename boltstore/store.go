@@ -23,8 +23,8 @@ import (
 
 const (
 	bucketPrefix = "activity checkpoints "
-	bucketName   = bucketPrefix + "1" // the version of the file format
-	inputsName   = "activity inputs 1"
+	bucketName   = bucketPrefix + "1"        // the version of the file format
+	inputsName   = bucketPrefix + "inputs 1" // which programs that know none take for another version
 
 	defaultLockTimeout = 500 * time.Millisecond // for a process that is just ending
 	lockRetry          = 20 * time.Millisecond
@@ -44,7 +44,8 @@ var ErrInUse = errors.New("in use: another process, or another Store in this one
 var (
 	errClosed   = errors.New("the Store is closed; close it after Runtime.Shutdown")
 	errReplaced = errors.New("removed or replaced while it was opened")
-	errGone     = errors.New("the file has been removed or replaced while it was open, so what is saved is lost: end the program, and open the file anew")
+	errGone     = errors.New("the path no longer names the open file, which was removed, renamed or replaced: this Store takes nothing more; put the file back, and open it again")
+	errUnlinked = errors.New("the file has been removed, although the path still names it, as a bind mount does: mount it anew")
 )
 
 // A Store is an [activity.Store] in one file. Its methods are safe for
@@ -74,7 +75,8 @@ type Options struct {
 // leaves it unchanged, and returns an error that names the file and the reason.
 // If the file is still in use after Options.LockTimeout, the error wraps
 // [ErrInUse]. If LockTimeout is negative, Open returns an error and does not touch
-// the disk.
+// the disk. If most of the file is free, Open rewrites it under the same name: see the
+// package's doc.
 func Open(path string, opts *Options) (*Store, error) {
 	lockTimeout := defaultLockTimeout
 	if opts != nil && opts.LockTimeout != 0 {
@@ -84,6 +86,9 @@ func Open(path string, opts *Options) (*Store, error) {
 		return nil, fmt.Errorf("boltstore: Options.LockTimeout must not be negative (got %v)", lockTimeout)
 	}
 
+	if absolute, err := filepath.Abs(path); err == nil { // the program may change its folder
+		path = absolute
+	}
 	s := &Store{path: path, writing: make(chan struct{}, 1)}
 	// All tries share lockTimeout: openFile deducts its wait from bolt.Timeout.
 	bolt := boltOptions(lockTimeout)
@@ -94,9 +99,6 @@ func Open(path string, opts *Options) (*Store, error) {
 	for try := 1; errors.Is(err, errReplaced) && try < 10; try++ {
 		s.abandon()
 		err = s.open(bolt)
-	}
-	if err == nil {
-		err = noPanic(s.compact)
 	}
 	if err != nil {
 		s.abandon()
@@ -125,6 +127,9 @@ func (s *Store) open(bolt *bbolt.Options) error {
 			return err
 		}
 		if err = addBucket(s.db); err == nil {
+			err = s.compact()
+		}
+		if err == nil {
 			err = syncFolder(s.path)
 		}
 		if err != nil {
@@ -174,6 +179,9 @@ func (s *Store) openFile(path string, flag int, mode os.FileMode, timeout *time.
 	if named, err := os.Stat(path); err != nil || !os.SameFile(named, info) {
 		return nil, errReplaced
 	}
+	if links(info) == 0 {
+		return nil, errUnlinked
+	}
 	if info.Size() > 0 {
 		if err := verify(file, info.Size()); err != nil {
 			return nil, fmt.Errorf("%w; the file was left as it is: put a copy of a sound one in its place, or move it away to begin anew", err)
@@ -188,7 +196,7 @@ func (s *Store) openFile(path string, flag int, mode os.FileMode, timeout *time.
 // create makes an empty Store appear under path, whole or not at all, unless
 // somebody else is first.
 func create(path string) error {
-	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new*")
+	file, err := os.CreateTemp(filepath.Dir(path), shortened(path)+".new*")
 	if err != nil {
 		return err
 	}
@@ -208,6 +216,12 @@ func create(path string) error {
 	return nil
 }
 
+// shortened is the name of the file at path, with room for a suffix.
+func shortened(path string) string {
+	name := filepath.Base(path)
+	return name[:min(len(name), 200)]
+}
+
 func addBucket(db *bbolt.DB) error {
 	found := false
 	err := db.View(func(tx *bbolt.Tx) error {
@@ -224,7 +238,8 @@ func addBucket(db *bbolt.DB) error {
 }
 
 // syncFolder makes the file's name durable: by whom it was created, and
-// whether that process came to do it, cannot be known.
+// whether that process came to do it, cannot be known. A folder that one may not list
+// cannot be synced, and some file systems cannot do it.
 func syncFolder(path string) error {
 	if runtime.GOOS == "windows" {
 		return nil
@@ -233,18 +248,19 @@ func syncFolder(path string) error {
 	if err != nil {
 		return err
 	}
-	folder, err := os.Open(filepath.Dir(path))
-	if errors.Is(err, fs.ErrPermission) {
-		return nil // a folder that one may not list
+	if err := fsyncFolder(path); err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EINVAL) {
+		return err
 	}
+	return nil
+}
+
+func fsyncFolder(path string) error {
+	folder, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
 	defer folder.Close()
-	if err := folder.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) { // some file systems cannot
-		return err
-	}
-	return nil
+	return folder.Sync()
 }
 
 // Close waits for the calls that run, and gives the file up. A second Close does
@@ -310,7 +326,7 @@ func (s *Store) Save(ctx context.Context, batch []activity.Checkpoint) error {
 func (s *Store) Delete(ctx context.Context, ids []string) error {
 	return s.update(ctx, "delete", len(ids), func(records, inputs *bucket, i int) error {
 		id := []byte(ids[i])
-		return errors.Join(records.delete(id), inputs.delete(id))
+		return errors.Join(records.delete(id), inputs.deleteInput(id, 0))
 	})
 }
 
@@ -381,11 +397,11 @@ func (s *Store) read(ctx context.Context, c *chunk) (more bool, err error) {
 type view struct{ records, inputs *bbolt.Bucket } // inputs is nil if there are none
 
 func (v *view) decode(id string, record []byte) (activity.Checkpoint, error) {
-	return decodeRecord(id, record, func() []byte {
+	return decodeRecord(id, record, func(key []byte) []byte {
 		if v.inputs == nil {
 			return nil
 		}
-		return v.inputs.Get([]byte(id))
+		return v.inputs.Get(key)
 	})
 }
 
@@ -395,72 +411,6 @@ func (s *Store) view(ctx context.Context, operation string, read func(*view) err
 			return read(&view{tx.Bucket([]byte(bucketName)), tx.Bucket([]byte(inputsName))})
 		})
 	})
-}
-
-// A bucket is one that a transaction changes. The sum of the marks of what is in it is
-// what verify compares it with. bbolt's sequence number, which costs no page of its own,
-// holds it.
-type bucket struct {
-	tx   *bbolt.Tx
-	name string
-	b    *bbolt.Bucket // nil if there is none
-	sum  uint64
-}
-
-func openBucket(tx *bbolt.Tx, name string) *bucket {
-	b := &bucket{tx: tx, name: name, b: tx.Bucket([]byte(name))}
-	if b.b != nil {
-		b.sum = b.b.Sequence()
-	}
-	return b
-}
-
-func (b *bucket) get(id []byte) []byte {
-	if b.b == nil {
-		return nil
-	}
-	return b.b.Get(id)
-}
-
-func (b *bucket) put(id, value []byte) (err error) {
-	if b.b == nil {
-		if b.b, err = b.tx.CreateBucket([]byte(b.name)); err != nil {
-			return err
-		}
-	}
-	if old := b.b.Get(id); old != nil {
-		b.sum -= mark(id, old)
-	}
-	b.sum += mark(id, value)
-	return b.b.Put(id, value)
-}
-
-func (b *bucket) delete(id []byte) error {
-	old := b.get(id)
-	if old == nil {
-		return nil
-	}
-	b.sum -= mark(id, old)
-	return b.b.Delete(id)
-}
-
-// putInput keeps a large input apart, where it is written only when it changes.
-func (b *bucket) putInput(id, input []byte) error {
-	if len(input) <= largestInline {
-		return b.delete(id)
-	}
-	if old := b.get(id); len(old) == markSize+len(input) && bytes.Equal(old[markSize:], input) {
-		return nil
-	}
-	return b.put(id, encodeInput(id, input))
-}
-
-// close stores the sum.
-func (b *bucket) close() error {
-	if b.b == nil || b.sum == b.b.Sequence() {
-		return nil
-	}
-	return b.b.SetSequence(b.sum)
 }
 
 // update calls write for each of n in one transaction.
@@ -492,21 +442,25 @@ func (s *Store) update(ctx context.Context, operation string, n int, write func(
 		if err != nil && committing && !undone(err) {
 			return s.breakDown(fmt.Errorf("a commit failed, and what is on the disk is no longer known: this Store takes nothing more; end the program, or close and open the file anew: %w", err))
 		}
-		if err == nil && !s.inPlace() {
+		if err == nil && s.gone() {
 			return s.breakDown(errGone)
 		}
 		return err
 	})
 }
 
-// inPlace reports whether the path still names the open file.
-func (s *Store) inPlace() bool {
+// gone reports whether the path no longer names the open file. If that cannot be known, it
+// has not gone.
+func (s *Store) gone() bool {
 	open, err := s.file.Stat()
 	if err != nil {
-		return true // which a Windows handle may refuse
+		return false
 	}
 	named, err := os.Stat(s.path)
-	return err == nil && os.SameFile(open, named)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	return links(open) == 0 || !os.SameFile(open, named)
 }
 
 // undone says whether a commit failed before anything of it counted: bbolt could
