@@ -122,29 +122,32 @@ func allBodyLoads(s *subject) error {
 	})
 }
 
+// allBodySaves saves everything again in each body, also what is yet to be yielded.
 func allBodySaves(s *subject) error {
 	cs := checkpoints(s.fewer(50, 20), 1)
 	if err := save(s.ctx, s, cs...); err != nil {
 		return err
 	}
-	newer := slices.Clone(cs)
+	ids, newest := idsOf(cs), cs
 	err := inBody(s, nil, func(nth int, c activity.Checkpoint) error {
-		i := slices.Index(idsOf(newer), c.ID)
-		if i < 0 {
+		if !slices.Contains(ids, c.ID) {
 			return fmt.Errorf("All: it yields ID %s, which is not stored", brief(c.ID))
+		}
+		if err := differ(c, checkpoint(c.ID, c.Sequence)); err != nil {
+			return fmt.Errorf("All: it mixes two Saves: %w", err)
 		}
 		if nth == 3*len(cs) {
 			return errors.New("All: it yields again and again what the body saves again, and never ends")
 		}
-		newer[i] = checkpoint(c.ID, newer[i].Sequence+1) // All may yield what was saved again
+		newest = checkpoints(len(cs), uint64(nth)+2) // All may yield what was saved again
 		return within("Save", func() error {
-			return errors.Join(save(s.ctx, s, newer[i]), loads(s.ctx, s, newer[i]))
+			return errors.Join(save(s.ctx, s, newest...), loads(s.ctx, s, newest[nth%len(cs)]))
 		})
 	})
 	if err != nil {
 		return err
 	}
-	if err := holds(s.ctx, s, newer...); err != nil {
+	if err := holds(s.ctx, s, newest...); err != nil {
 		return fmt.Errorf("after a loop over All that saved each again: %w", err)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/seed-9da638b0/activity"
 )
@@ -155,6 +156,68 @@ func noOlder(ctx context.Context, s activity.Store, id, laterID string) error {
 			brief(id), c.Sequence, brief(laterID), later.Sequence)
 	}
 	return nil
+}
+
+// readDuringSaves reads one ID while it is saved again and again, until it has seen
+// enough Saves.
+func readDuringSaves(s *subject) error {
+	const id = "a"
+	if err := save(s.ctx, s, checkpoint(id, 1)); err != nil {
+		return err
+	}
+	var saved atomic.Uint64 // the Sequence of the last Save that has returned
+	var stop atomic.Bool
+	saved.Store(1)
+	saver := running(func() error {
+		for sequence := uint64(2); !stop.Load(); sequence++ {
+			if err := save(s.ctx, s, checkpoint(id, sequence)); err != nil {
+				return err
+			}
+			saved.Store(sequence)
+			runtime.Gosched() // on one CPU, the reader would wait for 10 ms
+		}
+		return nil
+	})
+	var sequence uint64
+	var err error
+	for left := s.fewer(200, 100); left > 0 && err == nil && len(saver) == 0; {
+		before := sequence
+		sequence, err = readsOneSave(s.ctx, s, id, saved.Load())
+		if sequence != before {
+			left--
+		}
+		runtime.Gosched() // and so would the saver
+	}
+	stop.Store(true)
+	if err != nil {
+		err = fmt.Errorf("during Saves of the ID, each of which changes all fields: %w", err)
+	}
+	return errors.Join(err, <-saver)
+}
+
+// readsOneSave checks that what Load returns of id is as one Save wrote it, and so is
+// what All yields first. It returns the Sequence that Load returns, which must be at
+// least the given one.
+func readsOneSave(ctx context.Context, s activity.Store, id string, least uint64) (uint64, error) {
+	c, ok, err := load(ctx, s, id)
+	if err != nil {
+		return 0, err
+	}
+	if !ok || c.Sequence < least {
+		return 0, fmt.Errorf("Load of ID %s: got Sequence %d (0: nothing), want at least %d", brief(id), c.Sequence, least)
+	}
+	if err := differ(c, checkpoint(id, c.Sequence)); err != nil {
+		return 0, fmt.Errorf("Load: %w", err)
+	}
+	var mixed error
+	err = each(s.All(ctx), func(c activity.Checkpoint) bool {
+		mixed = differ(c, checkpoint(id, c.Sequence))
+		return false // All may yield what is saved again
+	})
+	if mixed != nil {
+		return 0, fmt.Errorf("All: %w", mixed)
+	}
+	return c.Sequence, err
 }
 
 // atomicWhenCanceled does not know what stands after a Save with an error: the batch,

@@ -21,13 +21,33 @@ func saveAndLoad(s *subject) error {
 }
 
 func saveReplaces(s *subject) error {
-	bare := activity.Checkpoint{ID: "a", State: activity.CheckpointRunning, Sequence: 3}
-	for _, c := range []activity.Checkpoint{checkpoint("a", 1), checkpoint("a", 2), bare, checkpoint("a", 4)} {
+	for _, c := range []activity.Checkpoint{checkpoint("a", 1), checkpoint("a", 2), bare("a", 3), checkpoint("a", 4)} {
 		if err := save(s.ctx, s, c); err != nil {
 			return err
 		}
 		if err := errors.Join(loads(s.ctx, s, c), holds(s.ctx, s, c)); err != nil {
 			return fmt.Errorf("after a Save of the same ID, which replaces all fields: %w", err)
+		}
+	}
+	return nil
+}
+
+// saveReplacesStates has each state replaced by each other. An ID that has failed
+// or was canceled can be started again.
+func saveReplacesStates(s *subject) error {
+	var before, after []activity.Checkpoint
+	for _, from := range states {
+		for _, to := range states {
+			c := checkpoint(fmt.Sprint(from, " to ", to), 1)
+			c.State = from
+			before = append(before, c)
+			c.State, c.Sequence = to, 2
+			after = append(after, c)
+		}
+	}
+	for _, batch := range [][]activity.Checkpoint{before, after} {
+		if err := errors.Join(save(s.ctx, s, batch...), holds(s.ctx, s, batch...)); err != nil {
+			return fmt.Errorf("each state must be replaced by each other: %w", err)
 		}
 	}
 	return nil
@@ -67,11 +87,12 @@ func deleteOne(s *subject) error {
 	if err := errors.Join(lacks(s.ctx, s, "a"), loads(s.ctx, s, b), holds(s.ctx, s, b)); err != nil {
 		return fmt.Errorf("after Delete of the other: %w", err)
 	}
-	if err := save(s.ctx, s, a); err != nil {
+	again := bare("a", 1) // so that fields of the deleted one are found
+	if err := save(s.ctx, s, again); err != nil {
 		return fmt.Errorf("a Sequence begins at 1 again after Delete: %w", err)
 	}
-	if err := holds(s.ctx, s, a, b); err != nil {
-		return fmt.Errorf("a Sequence begins at 1 again after Delete: %w", err)
+	if err := errors.Join(loads(s.ctx, s, again), holds(s.ctx, s, again, b)); err != nil {
+		return fmt.Errorf("a Save of an ID that was deleted, whose Sequence begins at 1 again: %w", err)
 	}
 	return nil
 }

@@ -138,6 +138,15 @@ var brokenLoops = []brokenStore{
 			}
 		}
 	}},
+	{"All reads all Inputs when it is their turn", map[string]string{"AllBodySaves": "All: it mixes two Saves: ID \"id-0001\" has another Input"}, func(f *fake) {
+		f.all = func(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
+			return func(yield func(activity.Checkpoint, error) bool) {
+				f.Clone().All(ctx)(func(c activity.Checkpoint, err error) bool {
+					return yield(f.inputOfNow(c), err)
+				})
+			}
+		}
+	}},
 	{"All undoes what the body saves", map[string]string{"AllBodySaves": "another Sequence", "AllBodySavesMuch": "0 times"}, func(f *fake) {
 		f.all = func(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
 			return func(yield func(activity.Checkpoint, error) bool) {

@@ -12,24 +12,38 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// checkpoint is one with something in every field that a program would fill.
+// states are all that a Checkpoint can have.
+var states = []activity.CheckpointState{
+	activity.CheckpointRunning, activity.CheckpointInterrupted,
+	activity.CheckpointFailed, activity.CheckpointCanceled, activity.CheckpointWaiting,
+}
+
+// checkpoint returns one with no empty field. Each field but ID changes with the
+// sequence, so that a mixture of two Saves is found. The lengths stay the same, as
+// far as the sequences have equally many digits.
 func checkpoint(id string, sequence uint64) activity.Checkpoint {
-	scheduled := time.Date(2026, 3, 1, 9, 30, 0, 123456789, time.UTC)
+	n := int(sequence)
+	scheduled := time.Date(2026, 3, 1, 9, 30, 0, 123456789, time.UTC).Add(time.Duration(n))
 	return activity.Checkpoint{
 		ID:          id,
-		Name:        "import " + id,
-		State:       activity.CheckpointWaiting,
-		Attempt:     3,
-		CountedFrom: 1,
-		Progressed:  2,
+		Name:        fmt.Sprintf("import %s, version %d", id, n),
+		State:       states[n%len(states)],
+		Attempt:     n + 2,
+		CountedFrom: n,
+		Progressed:  n + 1,
 		Sequence:    sequence,
 		ScheduledAt: scheduled,
-		UpdatedAt:   scheduled.Add(time.Duration(sequence)),
+		UpdatedAt:   scheduled.Add(time.Minute),
 		NextAttempt: scheduled.Add(time.Hour),
-		Input:       []byte(`{"file":"` + id + `"}`),
-		Details:     fmt.Appendf(nil, "%d rows", sequence),
-		LastFailure: "connection reset",
+		Input:       fmt.Appendf(nil, `{"file":"%s","version":%d}`, id, n),
+		Details:     fmt.Appendf(nil, "%d rows", n),
+		LastFailure: fmt.Sprintf("connection %d reset", n),
 	}
+}
+
+// bare returns a checkpoint with only the fields that each one has.
+func bare(id string, sequence uint64) activity.Checkpoint {
+	return activity.Checkpoint{ID: id, State: activity.CheckpointRunning, Sequence: sequence}
 }
 
 // checkpoints are n of them.
@@ -177,8 +191,12 @@ func yielded(got, want []activity.Checkpoint, others bool) error {
 	return nil
 }
 
-// differ says in which field got is not want.
+// differ says in which field got is not want. If it is another Sequence, it says
+// that, because most of the other fields change with it.
 func differ(got, want activity.Checkpoint) error {
+	if got.Sequence != want.Sequence {
+		return fmt.Errorf("ID %s has another Sequence: got %d, want %d", brief(want.ID), got.Sequence, want.Sequence)
+	}
 	g, w := reflect.ValueOf(got), reflect.ValueOf(want)
 	for i := range g.NumField() {
 		if why := unlike(g.Field(i).Interface(), w.Field(i).Interface()); why != "" {

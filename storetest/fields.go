@@ -99,10 +99,11 @@ func samples(field reflect.StructField) ([]any, error) {
 			time.Date(9999, 12, 31, 23, 59, 59, 999999999, time.UTC),
 		}, nil
 	case activity.CheckpointState:
-		return []any{
-			activity.CheckpointRunning, activity.CheckpointInterrupted,
-			activity.CheckpointFailed, activity.CheckpointCanceled, activity.CheckpointWaiting,
-		}, nil
+		var values []any
+		for _, state := range states {
+			values = append(values, state)
+		}
+		return values, nil
 	}
 	return nil, fmt.Errorf("storetest: it has no samples for Checkpoint.%s of type %v; it must learn them", field.Name, field.Type)
 }
@@ -132,7 +133,7 @@ func anyIDs(s *subject) error {
 	for half := range 2 {
 		var all []activity.Checkpoint
 		for i, id := range ids {
-			c := checkpoint(id, uint64(half*len(ids)+i+1))
+			c := checkpoint(id, uint64(half)+1)
 			c.Name = fmt.Sprint("id ", i)
 			all = append(all, c)
 		}

@@ -38,7 +38,7 @@ func saveMuch(s *subject) error {
 		for i := range batch {
 			c := &batch[i]
 			size := maxBatchBytes/n - len(c.Input) - len(c.LastFailure)
-			from := (len(block) - size) * i / n // so that no two are the same
+			from := (len(block) - size) / n * i // so that no two are the same
 			c.Details = block[from : from+size]
 		}
 		if err := save(s.ctx, s, batch...); err != nil {

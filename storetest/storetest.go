@@ -69,7 +69,7 @@ import (
 //   - Every field of a Checkpoint comes back as it was saved, NextAttempt included.
 //     Only Input and Details of length 0 may come back as nil or as empty,
 //     whichever was saved. Both may be larger than 2 MiB, the default of
-//     activity.Config.MaxDetailsSize.
+//     activity.Config.MaxDetailsSize. Each State may be replaced by each other.
 //   - A Save takes 1,000 checkpoints, or 16 MiB of Input, Details and LastFailure,
 //     in one atomic batch. A Delete takes 1,000 IDs. A Runtime makes no larger
 //     batches, except of one large checkpoint.
@@ -80,12 +80,12 @@ import (
 //     nothing of it. After an error of Delete, each checkpoint is there as it was, or
 //     is gone. What such a call writes late must not replace or remove what a later
 //     Save has written.
-//   - Who reads while a Save runs never sees the one half of a batch without the
-//     other. All need not show one moment, but what was saved before the loop
-//     began and is left alone until it ends is yielded exactly once, however many
-//     others the body saves and deletes. All can read page by page if each page
-//     begins after the last ID of the one before; LIMIT with OFFSET skips some. A
-//     loop may be left early, and what All returned may be ranged over again.
+//   - A reader never sees part of a batch while a Save runs. All need not show one
+//     moment. A checkpoint that is saved before the loop begins, and not changed
+//     until it ends, is yielded exactly once, however many others the body saves
+//     and deletes. All can read page by page if each page begins after the last ID
+//     of the one before; LIMIT with OFFSET skips some. A loop may be left early,
+//     and what All returned may be ranged over again.
 //   - Save and Delete leave their argument as it is. What Load and All return,
 //     bytes included, is the caller's to keep and to change.
 //   - If the Store is an io.Closer, every method returns an error after Close,
@@ -138,6 +138,7 @@ var checks = []check{
 	{"LoadMissing", loadMissing},
 	{"SaveAndLoad", saveAndLoad},
 	{"SaveReplaces", saveReplaces},
+	{"SaveReplacesStates", saveReplacesStates},
 	{"SaveBatch", saveBatch},
 	{"SaveEmptyBatch", saveEmptyBatch},
 	{"Delete", deleteOne},
@@ -157,6 +158,7 @@ var checks = []check{
 	{"DurableDelete", durableDelete},
 	{"AtomicWhenKilled", atomicWhenKilled},
 	{"AtomicForReaders", atomicForReaders},
+	{"ReadDuringSaves", readDuringSaves},
 	{"AtomicWhenCanceled", atomicWhenCanceled},
 	{"AtomicWhenRefused", atomicWhenRefused},
 	{"DeleteWhenCanceled", deleteWhenCanceled},

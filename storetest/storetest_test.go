@@ -95,13 +95,17 @@ func TestUnknownFieldIsFound(t *testing.T) {
 	}
 }
 
-// What a Store keeps of a field from before is found only if checkpoint has something
-// in that field.
-func TestCheckpointHasAllFields(t *testing.T) {
-	c := reflect.ValueOf(checkpoint("a", 1))
+// A Store that keeps an old value of a field, or mixes two Saves, is found only if
+// checkpoint fills that field and changes it.
+func TestCheckpointChangesAllFields(t *testing.T) {
+	c, next := reflect.ValueOf(checkpoint("a", 1)), reflect.ValueOf(checkpoint("a", 2))
 	for _, field := range reflect.VisibleFields(c.Type()) {
-		if c.FieldByIndex(field.Index).IsZero() {
+		value := c.FieldByIndex(field.Index)
+		if value.IsZero() {
 			t.Errorf("checkpoint leaves %s empty", field.Name)
+		}
+		if field.Name != "ID" && unlike(next.FieldByIndex(field.Index).Interface(), value.Interface()) == "" {
+			t.Errorf("checkpoint has the same %s for each Sequence", field.Name)
 		}
 	}
 }
