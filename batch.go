@@ -20,14 +20,13 @@ type write struct {
 	a       *activity  // whose details cp gets; nil if cp has them
 	latest  *attempt
 	failure error
-	alone   bool // it is tried by itself
+	failing bool // the Store has not taken it before
 	waiting
 }
 
-// writeLocked is the record as it is now. It is tried by itself if separate is true and
-// the Store has refused it by itself.
-func (r *record) writeLocked(separate bool) write {
-	x := write{r: r, cp: r.last, failure: r.failure, alone: separate && r.alone, waiting: r.waiting}
+// writeLocked is the record as it is now.
+func (r *record) writeLocked() write {
+	x := write{r: r, cp: r.last, failure: r.failure, failing: r.failing, waiting: r.waiting}
 	if a := r.a; a != nil {
 		x.cp, x.failure = r.checkpointLocked()
 		x.a, x.latest = a, a.latest
@@ -63,13 +62,15 @@ func (x *write) fill(rt *Runtime) {
 
 var errReplaced = errors.New("a new execution of the ID has them, or they were forgotten")
 
-// A round is a batch on its way to the Store.
+// A round is a batch on its way to the Store. If a call is late, what has not been tried
+// leaves the round: see overdueLocked.
 type round struct {
-	w     *writer
-	gone  bool
-	left  []write   // not tried yet
-	alone []write   // what the Store has refused by itself is tried last, and by itself
-	parts [][]write // of what is being tried, the next one last
+	w        *writer
+	gone     bool
+	left     []write   // not tried yet
+	suspects []write   // likewise, and the Store has not taken them before
+	parts    [][]write // of what is being tried, those that have not been, the next one last
+	calling  []write   // what the call that is under way is for
 
 	taken  bool
 	failed []*record
@@ -79,40 +80,39 @@ type round struct {
 // bring brings a batch to the Store, in calls of a size that a Store can be expected to
 // take.
 func (w *writer) bring(batch []write, gone bool) {
-	rd := round{w: w, gone: gone, left: batch}
-	if i := slices.IndexFunc(batch, func(x write) bool { return x.alone }); i >= 0 {
-		rd.left = nil
-		for _, x := range batch {
-			if x.alone {
-				rd.alone = append(rd.alone, x)
-			} else {
-				rd.left = append(rd.left, x)
-			}
+	rd := &round{w: w, gone: gone}
+	for _, x := range batch {
+		if x.failing {
+			rd.suspects = append(rd.suspects, x)
+		} else {
+			rd.left = append(rd.left, x)
 		}
 	}
 	done := false
 	defer func() {
 		if !done { // the Store called runtime.Goexit
-			rd.tried(slices.Concat(append(rd.parts, rd.left, rd.alone)...), errStoreGoexit)
+			rd.tried(rd.calling, errStoreGoexit)
+			rd.giveBack()
 		}
 		rd.note()
 	}()
 	for len(rd.left) > 0 {
-		n := len(rd.left)
-		if !gone {
-			n = w.fill(rd.left)
-		}
-		part := rd.left[:n]
-		rd.left = rd.left[n:]
+		part := rd.cut(&rd.left)
 		rd.try(part)
 	}
-	for len(rd.alone) > 0 {
-		part := rd.alone[:1]
-		rd.alone = rd.alone[1:]
-		w.fill(part)
-		rd.try(part)
-	}
+	rd.trySuspects()
 	done = true
+}
+
+// cut takes as many checkpoints as can go in one call, and completes them.
+func (rd *round) cut(from *[]write) []write {
+	n := len(*from)
+	if !rd.gone {
+		n = rd.w.fill(*from)
+	}
+	part := (*from)[:n]
+	*from = (*from)[n:]
+	return part
 }
 
 // fill completes as many checkpoints as can go in one call, and returns their number.
@@ -133,26 +133,24 @@ func (w *writer) fill(batch []write) int {
 // the Store is down, and there is no other call.
 func (rd *round) try(batch []write) {
 	p, taken := rd.w.pace(rd.gone), false
-	rd.parts = append(rd.parts, batch)
 	begun := rd.w.rt.read()
-	for tries := 0; len(rd.parts) > 0; {
-		last := len(rd.parts) - 1
-		part := rd.current(rd.parts[last])
-		rd.parts[last] = part
-		if len(part) == 0 {
-			rd.parts = rd.parts[:last]
-			continue
-		}
-		tries++
-		err, late := rd.w.call(part, rd.gone)
-		rd.parts = rd.parts[:last]
+	rd.parts = append(rd.parts, batch)
+	for tries := 1; len(rd.parts) > 0; tries++ {
+		part := rd.parts[len(rd.parts)-1]
+		rd.parts = rd.parts[:len(rd.parts)-1]
+		err, _ := rd.call(&part)
 		slow := rd.w.rt.read().since(begun) >= rd.w.rt.cfg.StoreTimeout
 		switch {
 		case err == nil:
 			taken = true
-		case late || p.down || len(batch) > 1 && (slow || !taken && tries >= maxTries):
+		case p.down || len(batch) > 1 && !taken && (slow || tries >= maxTries):
 			rd.tried(slices.Concat(append(rd.parts, part)...), err)
-			rd.parts, p.down = nil, true
+			rd.parts, p.outage = nil, p.outage || !p.down
+			p.down = true
+			return
+		case len(part) > 1 && slow:
+			rd.parts = append(rd.parts, part)
+			rd.giveBack()
 			return
 		case len(part) > 1:
 			rd.parts = append(rd.parts, part[len(part)/2:], part[:len(part)/2])
@@ -162,33 +160,104 @@ func (rd *round) try(batch []write) {
 	}
 }
 
-// current returns the writes of part that still count: since they were taken, a new
-// execution may have begun. Each try has a sequence of its own, for a Store that fences
-// by it.
-func (rd *round) current(part []write) (still []write) {
-	w := rd.w
-	w.rt.enter()
-	defer w.rt.leave()
-	for i := range part {
-		x := &part[i]
+// trySuspects tries what the Store has not taken before: together, in case it takes
+// everything again, and then each by itself, but no more than a few that fail, and only
+// while nothing else waits.
+func (rd *round) trySuspects() {
+	p, failures := rd.w.pace(rd.gone), 0
+	for len(rd.suspects) > 1 && failures == 0 {
+		part := rd.cut(&rd.suspects)
+		if err, late := rd.call(&part); err == nil {
+			rd.tried(part, nil)
+		} else if failures++; late {
+			rd.tried(part, err)
+		} else {
+			rd.suspects = append(part, rd.suspects...)
+		}
+	}
+	for len(rd.suspects) > 0 && failures < maxTries {
+		part := rd.suspects[:1]
+		rd.suspects = rd.suspects[1:]
+		if !rd.gone {
+			rd.w.fill(part)
+		}
+		err, _ := rd.call(&part)
+		if rd.tried(part, err); err == nil {
+			failures = 0
+			continue
+		}
+		if failures++; rd.interrupted() {
+			break
+		}
+	}
+	if failures >= maxTries && !rd.taken {
+		p.down = true
+	}
+	rd.giveBack()
+}
+
+// interrupted reports whether somebody waits for something that is not in the round.
+func (rd *round) interrupted() bool {
+	rd.w.rt.mu.Lock()
+	defer rd.w.rt.mu.Unlock()
+	return rd.w.urgent > 0
+}
+
+// giveBack ends the round before everything was tried.
+func (rd *round) giveBack() {
+	rd.w.rt.enter()
+	rd.giveBackLocked()
+	rd.w.rt.leave()
+}
+
+func (rd *round) giveBackLocked() {
+	rest := slices.Concat(append(rd.parts, rd.left, rd.suspects)...)
+	rd.parts, rd.left, rd.suspects = nil, nil, nil
+	for i := range rest {
+		x := &rest[i]
+		r := x.r
+		if rd.w.records[r.id] != r {
+			x.tellLocked(errReplaced)
+			continue
+		}
+		rd.w.gatherLocked(r)
+		if r.failing {
+			rd.w.failedLocked(r)
+		}
+		r.waiters = append(x.waiters, r.waiters...)
+		r.syncs = append(x.syncs, r.syncs...)
+		if len(r.waiters)+len(r.syncs) > 0 && !r.urgent {
+			rd.w.urgeLocked(r)
+		}
+		if !r.urgent && !r.failing {
+			rd.w.soon.setLocked(rd.w.rt, rd.w.rt.now)
+		}
+	}
+}
+
+// call makes one call, for those of part that still count: since they were taken, a new
+// execution may have begun. It waits until the call has returned. If that is late, those
+// that wait are told so before.
+func (rd *round) call(part *[]write) (err error, late bool) {
+	w, rt := rd.w, rd.w.rt
+	rt.enter()
+	still := (*part)[:0:0]
+	for _, x := range *part {
 		if w.records[x.r.id] != x.r {
 			x.tellLocked(errReplaced)
 			continue
 		}
-		x.r.sequence++
+		x.r.sequence++ // each try has its own, for a Store that fences by it
 		x.cp.Sequence = x.r.sequence
-		still = append(still, *x)
+		still = append(still, x)
 	}
-	return still
-}
-
-// call makes one call, and waits until it has returned. If that is late, those that wait
-// are told so before.
-func (w *writer) call(part []write, gone bool) (err error, late bool) {
-	rt := w.rt
-	rt.enter()
-	w.part, w.late, w.method = part, false, "Save"
-	if gone {
+	if *part = still; len(still) == 0 {
+		rt.leave()
+		return nil, false
+	}
+	rd.calling = still
+	w.round, w.late, w.method = rd, false, "Save"
+	if rd.gone {
 		w.method = "Delete"
 	}
 	if w.ctx == nil {
@@ -202,44 +271,50 @@ func (w *writer) call(part []write, gone bool) (err error, late bool) {
 		rt.enter()
 		defer rt.leave()
 		rt.scheduler.alarms.remove(w.overdue.place)
-		w.part = nil
-		if late = w.late; err != nil && !late {
+		w.round = nil
+		if late = w.late; late {
+			w.hangsLocked(false)
+		} else if err != nil {
 			w.failures++
 			w.failingLocked()
 		}
 	}()
-	if gone {
-		ids := make([]string, len(part))
-		for i := range part {
-			ids[i] = part[i].r.id
+	if rd.gone {
+		ids := make([]string, len(still))
+		for i := range still {
+			ids[i] = still[i].r.id
 		}
 		err = rt.protectStore(w.method, func() error { return rt.cfg.Store.Delete(ctx, ids) })
 		return err, false
 	}
-	cps := make([]Checkpoint, len(part))
-	for i := range part {
-		cps[i] = part[i].cp
+	cps := make([]Checkpoint, len(still))
+	for i := range still {
+		cps[i] = still[i].cp
 	}
 	err = rt.protectStore(w.method, func() error { return rt.cfg.Store.Save(ctx, cps) })
 	return err, false
 }
 
-// overdueLocked tells those that wait for the call that is under way that it is late.
+// overdueLocked tells those that wait for the call that is under way that it is late. What
+// is in its round and was not tried leaves that, so that those who wait for it are told
+// too, or it is tried next.
 func (w *writer) overdueLocked() {
 	w.late = true
 	w.failures++
 	w.failingLocked()
 	err := w.rt.lateCallLocked(w.method, w.rt.cfg.StoreTimeout, w.cancel)
 	w.ctx = nil
-	for i := range w.part {
-		w.part[i].tellLocked(err)
+	w.round.giveBackLocked()
+	w.hangsLocked(true)
+	for i := range w.round.calling {
+		w.round.calling[i].tellLocked(err)
 	}
 }
 
 // tried tells those that wait, and keeps what the Store did not take.
 func (rd *round) tried(part []write, err error) {
-	w, rt, gone := rd.w, rd.w.rt, rd.gone
-	p := w.pace(gone)
+	w, rt := rd.w, rd.w.rt
+	p := w.pace(rd.gone)
 	rt.enter()
 	defer rt.leave()
 	for i := range part {
@@ -255,7 +330,8 @@ func (rd *round) tried(part []write, err error) {
 			}
 		default:
 			r.failing, r.alone = false, false
-			if r.dirty {
+			if r.dirty { // it has changed since
+				w.soon.setLocked(rt, rt.now.add(rt.cfg.SaveInterval))
 				break
 			}
 			if r.unsaved = false; r.a == nil {
@@ -267,48 +343,45 @@ func (rd *round) tried(part []write, err error) {
 			rd.failed, rd.err = append(rd.failed, r), err
 		}
 	}
-	if err == nil {
+	if err == nil && len(part) > 0 {
 		rd.taken = true
-		if p.down { // everything is tried at once
-			p.down, p.retry.due = false, true
+		if p.down {
+			p.again, p.down, p.outage = p.outage || part[0].failing, false, false
 		}
 	}
 }
 
-// note notes what has come of a batch, and logs it if it is new.
+// note notes what has come of a round, and logs it if it is new.
 func (rd *round) note() {
-	w, rt, gone := rd.w, rd.w.rt, rd.gone
-	p := w.pace(gone)
+	w, rt := rd.w, rd.w.rt
 	rt.enter()
 	defer rt.leave()
-	if len(rd.failed) > 0 {
-		text := rd.err.Error()
-		attrs := []slog.Attr{slog.Any("error", rd.err), slog.Int("checkpoints", len(rd.failed)), slog.Duration("retry_in", p.retryAt.since(rt.now))}
-		if len(rd.failed) == 1 {
-			text += rd.failed[0].id
-			attrs = append(attrs, slog.String("id", rd.failed[0].id))
+	if rd.taken && w.drained != nil { // no time for pauses
+		w.saves.again, w.deletes.again = true, true
+	}
+	if !rd.taken { // which says nothing about one of them
+		for _, r := range rd.failed {
+			r.alone = r.alone && len(rd.failed) == 1
 		}
-		if text != p.logged {
-			// Not in this goroutine: a Logger that hangs must not hold up the next try.
-			go rt.log(slog.LevelError, "activity: the Store failed; what it did not take stays in memory and is tried again", nil, 0, attrs...)
+	}
+	p := w.pace(rd.gone)
+	if w.failing && slices.ContainsFunc(w.dirty, func(r *record) bool { return r.failing && r.gone == rd.gone }) {
+		p.retry.setLocked(rt, max(p.retryAt, rt.now.add(rt.cfg.SaveInterval)))
+	}
+	if len(rd.failed) == 0 {
+		if rd.taken {
+			w.recoveredLocked()
 		}
-		p.logged = text
 		return
 	}
-	if !w.failing || !rd.taken {
-		return
+	text := rd.err.Error()
+	attrs := []slog.Attr{slog.Any("error", rd.err), slog.Int("checkpoints", len(rd.failed)), slog.Duration("retry_in", p.retryAt.since(rt.now))}
+	if len(rd.failed) == 1 {
+		text += rd.failed[0].id
+		attrs = append(attrs, slog.String("id", rd.failed[0].id))
 	}
-	left := func(gone bool) bool {
-		return slices.ContainsFunc(w.dirty, func(r *record) bool { return r.failing && r.gone == gone && w.records[r.id] == r })
-	}
-	if left(gone) {
-		return
-	}
-	if p.failures, p.logged = 0, ""; !p.retry.due {
-		rt.scheduler.alarms.remove(p.retry.place)
-	}
-	if !left(!gone) {
-		go rt.log(slog.LevelInfo, "activity: the Store takes everything again", nil, 0, slog.Duration("after", rt.now.since(w.failingSince.at)))
-		w.failing = false
+	if w.isNewsLocked(text) {
+		// Not in this goroutine: a Logger that hangs must not hold up the next try.
+		go rt.log(slog.LevelError, "activity: the Store failed; what it did not take stays in memory and is tried again", nil, 0, attrs...)
 	}
 }

@@ -270,6 +270,11 @@ func (c *chaos) write(ctx context.Context, method string) error {
 	case "Save":
 		return c.s.Memory.Save(ctx, call.batch)
 	case "Delete":
+		c.s.mu.Lock()
+		for _, id := range call.ids {
+			delete(c.s.newest, id)
+		}
+		c.s.mu.Unlock()
 		return c.s.Memory.Delete(ctx, call.ids)
 	}
 	return nil

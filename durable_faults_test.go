@@ -40,11 +40,11 @@ func TestRule24TheActivityGoesOn(t *testing.T) {
 		e.open("broken")
 		at = at.Add(time.Minute)
 		e.pass(20 * time.Second)
-		// First the batch and its parts are tried, then each by itself. What is recorded
+		// First the batch and its parts are tried, then all together and each by itself. What is recorded
 		// meanwhile does not make it be tried more often.
 		var want []time.Duration
 		for i, at := range times(time.Millisecond, 100, 200, 400, 800, 1600, 3200, 6400, 11400, 16400) {
-			want = append(want, slices.Repeat([]time.Duration{at}, map[bool]int{true: 5, false: 3}[i == 0])...)
+			want = append(want, slices.Repeat([]time.Duration{at}, map[bool]int{true: 5, false: 4}[i == 0])...)
 		}
 		checkDiff(t, "times of Save", s.times("Save", at)[before:], want)
 		if n := log.has(slog.LevelError, errDisk.Error(), "checkpoints=3", "retry_in=100ms"); n != 1 {

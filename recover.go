@@ -113,6 +113,8 @@ func (r *recovery) check(cp Checkpoint) error {
 	switch {
 	case !cp.State.unfinished():
 		return errNotRecovered
+	case cp.ID == "":
+		return fmt.Errorf("a checkpoint of %q without an ID: not recovered: the Store is damaged", cp.Name)
 	case r.defs[cp.Name] == nil:
 		return fmt.Errorf("activity %q: not recovered: there is no Definition named %q", cp.ID, cp.Name)
 	}
@@ -146,8 +148,8 @@ func (r *recovery) left(ctx context.Context, id string) (Checkpoint, error) {
 	switch {
 	case restoring:
 		return Checkpoint{}, notRecovered(errRestoring)
-	case a != nil && a.number == 0: // it is being forgotten
-		return Checkpoint{}, errNotRecovered
+	case a != nil && a.number == 0:
+		return Checkpoint{}, notRecovered(fmt.Errorf("%w: it is being forgotten", ErrAlreadyRunning))
 	case a != nil:
 		watch, cancel := context.WithCancel(ctx) // one from outside a bubble would block it
 		defer cancel()
@@ -230,7 +232,7 @@ func (rt *Runtime) checkpoints(ctx context.Context, busy func(id string)) iter.S
 func (rt *Runtime) current(ctx context.Context, cp Checkpoint, dropped uint64) (_ Checkpoint, busy bool, err error) {
 	rt.enter()
 	a, r, changed := rt.runningLocked(cp.ID), rt.writer.records[cp.ID], rt.writer.dropped != dropped
-	busy = a != nil && a.rec != nil && !a.rec.start.accepted
+	busy = a != nil && (a.number == 0 || a.rec != nil && !a.rec.start.accepted) // number 0: Forget's
 	rt.leave()
 	switch {
 	case a != nil || r != nil && r.gone:
@@ -240,7 +242,7 @@ func (rt *Runtime) current(ctx context.Context, cp Checkpoint, dropped uint64) (
 	case cp.State != 0 && !changed:
 		return cp, false, nil
 	}
-	cp, err = rt.load(ctx, cp.ID, rt.cfg.StoreTimeout, nil)
+	cp, err = rt.load(ctx, cp.ID, never, nil)
 	return cp, false, err
 }
 
@@ -268,6 +270,7 @@ func (rt *Runtime) stored(ctx context.Context) iter.Seq2[Checkpoint, error] {
 			return nil
 		})
 		defer func() { // the loop's body may have panicked
+			c.proceed()
 			close(next)
 			<-c.decided
 		}()
@@ -281,11 +284,10 @@ func (rt *Runtime) stored(ctx context.Context) iter.Seq2[Checkpoint, error] {
 			case <-ready:
 			}
 			c.pause()
-			more := yield(cp, nil)
-			c.proceed()
-			if !more {
+			if !yield(cp, nil) {
 				return
 			}
+			c.proceed()
 			next <- struct{}{}
 		}
 	}
@@ -333,6 +335,9 @@ func (rt *Runtime) Forget(ctx context.Context, id string) error {
 		rt.enter()
 		if c.result == nil {
 			rt.writer.dropLocked(id)
+			rt.writer.recoveredLocked()
+		} else {
+			rt.writer.failures++
 		}
 		if rt.freeIDLocked(placeholder); ended != nil && !ended.released {
 			rt.ids[id] = ended

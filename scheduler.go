@@ -180,7 +180,7 @@ func (rt *Runtime) takeDueLocked() (due []dueAlarm, late time.Duration) {
 				continue
 			}
 			switch d.seq, d.rank = a.number, rankTimeout; {
-			case a.phase == phaseBackingOff:
+			case a.phase == phaseBackingOff, a.phase == phaseStartFailed && a.closeBy() > now:
 				d.rank = rankStart
 			case a.phase == phaseBlocked && a.closeBy() > now: // only a log line is due
 				d.rank = rankWake

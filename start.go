@@ -310,10 +310,7 @@ func (a *activity) find() (cp Checkpoint, err error) {
 		}
 		return cp, nil
 	}
-	rt.mu.Lock()
-	within := min(rt.cfg.StoreTimeout, a.closeBy().since(rt.now))
-	rt.mu.Unlock()
-	return rt.load(a.base, r.id, within, func(cancel context.CancelCauseFunc) {
+	return rt.load(a.base, r.id, a.closeBy(), func(cancel context.CancelCauseFunc) {
 		r.start.cancelLoad = cancel
 		if a.cancelCause != nil {
 			cancel(a.cancelCause)
@@ -492,8 +489,9 @@ func (a *activity) startSavedLocked(err error) {
 	case err == nil || a.latest != nil:
 		r.start.found, r.start.replaces = Checkpoint{}, nil
 		a.startAttemptLocked()
-	case r.start.accepted:
-		r.waiters = append(r.waiters, a.startSavedLocked)
+	case r.start.accepted: // it gives its slot up until the Store is tried again
+		again := max(a.rt.writer.saves.retryAt, a.rt.now.add(a.rt.cfg.SaveInterval))
+		a.setPhaseLocked(phaseStartFailed, min(again, a.closeBy()))
 	default:
 		r.start.failed = true
 		a.refuseLocked(refusal(r.id, err))

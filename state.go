@@ -31,6 +31,7 @@ func (s State) String() string {
 //	loading      waiting      Runtime.schedule, if stored            -                                                 ends Load; Start refuses it
 //	queued       waiting      proceedLocked, without a free slot     schedule-to-start or -close: fails                finishes it (1)
 //	savingStart  waiting      beginLocked, if stored                 schedule-to-close: fails                          finishes it (1)
+//	startFailed  waiting      startSavedLocked, if accepted          the Store is tried again: proceeds, or fails      finishes it
 //	running      running      startAttemptLocked                     heartbeat, start- or schedule-to-close: deciding  leads to canceling
 //	canceling    running      cancelLocked                           CancelGrace: abandons the attempt, finishes it    is not the first, and ignored
 //	deciding     running      functionReturnedLocked, timeOutLocked  schedule-to-close: fails                          finishes it
@@ -65,6 +66,7 @@ const (
 	phaseLoading
 	phaseQueued
 	phaseSavingStart
+	phaseStartFailed
 	phaseRunning
 	phaseCanceling
 	phaseDeciding
@@ -102,7 +104,7 @@ func (a *activity) stateLocked() State {
 	switch a.phase {
 	case phaseNew:
 		return 0
-	case phaseLoading, phaseQueued, phaseSavingStart:
+	case phaseLoading, phaseQueued, phaseSavingStart, phaseStartFailed:
 		return StateWaiting
 	case phaseBackingOff:
 		return StateBackingOff
@@ -176,6 +178,12 @@ func (a *activity) alarmLocked(late time.Duration) {
 		a.abandonCanceledLocked()
 	case phaseDeciding:
 		a.decideLocked() // without the answer of Retryable, which has not come in time
+	case phaseStartFailed:
+		if a.closeBy() <= now {
+			a.failWaitLocked(TimeoutScheduleToClose)
+		} else {
+			a.proceedLocked()
+		}
 	case phaseBackingOff:
 		if a.closeBy() <= now { // the timer is late
 			a.finishLocked(StateFailed, RetryStateTimeout, a.failure)

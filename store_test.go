@@ -121,6 +121,7 @@ func (s *faultyStore) Load(ctx context.Context, id string) (activity.Checkpoint,
 
 func (s *faultyStore) Save(ctx context.Context, batch []activity.Checkpoint) error {
 	defer s.write("Save")()
+	ended := ctx.Err() != nil
 	s.mu.Lock()
 	for _, cp := range batch {
 		if held, tried := s.get(cp.ID).Sequence, s.newest[cp.ID].Sequence; cp.Sequence <= held || cp.Sequence < tried {
@@ -147,11 +148,15 @@ func (s *faultyStore) Save(ctx context.Context, batch []activity.Checkpoint) err
 			s.t.Errorf("what is saved of %q changes meanwhile", cp.ID)
 		}
 	}
+	if !ended { // it may be late, and done nevertheless
+		ctx = context.WithoutCancel(ctx)
+	}
 	return s.Memory.Save(ctx, batch)
 }
 
 func (s *faultyStore) Delete(ctx context.Context, ids []string) error {
 	defer s.write("Delete")()
+	ended := ctx.Err() != nil
 	if err := s.called(storeCall{method: "Delete", ids: slices.Clone(ids)})(ctx); err != nil {
 		return err
 	}
@@ -161,6 +166,9 @@ func (s *faultyStore) Delete(ctx context.Context, ids []string) error {
 		delete(s.newest, id)
 	}
 	s.mu.Unlock()
+	if !ended {
+		ctx = context.WithoutCancel(ctx)
+	}
 	return s.Memory.Delete(ctx, ids)
 }
 

@@ -25,7 +25,8 @@ type storeCall struct {
 	over     bool
 	late     bool
 	err      error
-	result   error         // how the call has returned, also if that was late
+	ended    bool          // the call has returned
+	result   error         // how, also if that was late
 	returned chan struct{} // closed when the call has returned; nil if nobody waits for that
 }
 
@@ -60,7 +61,10 @@ func (c *storeCall) run(f func(context.Context) error) {
 		if c.rt.writer.loads[c.id] == c {
 			delete(c.rt.writer.loads, c.id)
 		}
-		c.result = err
+		c.ended, c.result = true, err
+		if c.late && c.method == "Delete" {
+			c.rt.writer.hangsLocked(false)
+		}
 		c.decideLocked(err)
 		if c.returned != nil {
 			c.rt.scheduler.closing = append(c.rt.scheduler.closing, c.returned)
@@ -97,6 +101,9 @@ func (c *storeCall) proceed() {
 // lateLocked ends the call's context. The call has failed for all that wait for it.
 func (c *storeCall) lateLocked() {
 	c.late = true
+	if c.method == "Delete" { // Forget's, which keeps the writer waiting
+		c.rt.writer.hangsLocked(true)
+	}
 	c.decideLocked(c.rt.lateCallLocked(c.method, c.within, c.cancel))
 }
 
@@ -104,7 +111,9 @@ func (c *storeCall) lateLocked() {
 func (rt *Runtime) lateCallLocked(method string, within time.Duration, cancel context.CancelCauseFunc) error {
 	err := fmt.Errorf("the Store's %s has not returned after %s: %w", method, within, context.DeadlineExceeded)
 	cancel(err)
-	go rt.log(slog.LevelError, "activity: the Store hangs; until its call has returned, nothing else is written", nil, 0, slog.Any("error", err))
+	if rt.writer.isNewsLocked(err.Error()) {
+		go rt.log(slog.LevelError, "activity: the Store hangs; until its call has returned, nothing else is written", nil, 0, slog.Any("error", err))
+	}
 	return err
 }
 
@@ -112,6 +121,9 @@ func (rt *Runtime) lateCallLocked(method string, within time.Duration, cancel co
 func (c *storeCall) returnedLocked() <-chan struct{} {
 	if c.returned == nil {
 		c.returned = make(chan struct{})
+		if c.ended {
+			close(c.returned)
+		}
 	}
 	return c.returned
 }
@@ -121,7 +133,12 @@ func (rt *Runtime) protectStore(method string, f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			p := newPanicError(v)
-			go rt.log(slog.LevelError, "activity: Store."+method+" panicked", nil, 0, slog.Any("error", p), slog.String("stack", string(p.Stack)))
+			rt.enter()
+			news := rt.writer.isNewsLocked(method + p.Error())
+			rt.leave()
+			if news {
+				go rt.log(slog.LevelError, "activity: Store."+method+" panicked", nil, 0, slog.Any("error", p), slog.String("stack", string(p.Stack)))
+			}
 			err = fmt.Errorf("the Store's %s panicked: %w", method, p)
 		}
 	}()
@@ -136,11 +153,11 @@ func (rt *Runtime) errNotTried() error {
 	return fmt.Errorf("the Store was not tried for %s (Config.StoreTimeout), because an earlier call has not returned: %w", rt.cfg.StoreTimeout, context.DeadlineExceeded)
 }
 
-// load returns what the Store holds of id; the State is 0 if that is nothing. It takes
-// no longer than within. While one Load of an ID has not returned, there is no other.
+// load returns what the Store holds of id; the State is 0 if that is nothing. It does not
+// wait longer than by. While one Load of an ID has not returned, there is no other.
 // Cancelable, if not nil, is called with Runtime.mu held, and gets what ends the wait.
-func (rt *Runtime) load(ctx context.Context, id string, within time.Duration, cancelable func(context.CancelCauseFunc)) (Checkpoint, error) {
-	c, err := rt.loadTurn(ctx, id, within, cancelable)
+func (rt *Runtime) load(ctx context.Context, id string, by instant, cancelable func(context.CancelCauseFunc)) (Checkpoint, error) {
+	c, err := rt.loadTurn(ctx, id, by, cancelable)
 	if err != nil {
 		return Checkpoint{}, err
 	}
@@ -161,10 +178,11 @@ func (rt *Runtime) load(ctx context.Context, id string, within time.Duration, ca
 }
 
 // loadTurn waits until there is no Load of id, and returns the next one, to be started.
-func (rt *Runtime) loadTurn(ctx context.Context, id string, within time.Duration, cancelable func(context.CancelCauseFunc)) (*storeCall, error) {
+func (rt *Runtime) loadTurn(ctx context.Context, id string, by instant, cancelable func(context.CancelCauseFunc)) (*storeCall, error) {
 	var late *ring
 	for {
 		rt.enter()
+		within := min(rt.cfg.StoreTimeout, by.since(rt.now))
 		before := rt.writer.loads[id]
 		if before == nil {
 			defer rt.leave()

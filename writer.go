@@ -1,7 +1,9 @@
 package activity
 
 import (
+	"cmp"
 	"context"
+	"log/slog"
 	"runtime"
 	"slices"
 	"time"
@@ -26,17 +28,21 @@ type writer struct {
 	dirty    []*record // in the order in which they are tried
 	soon     reminder  // what is neither urgent nor failing is due
 	urgent   int       // how many of dirty are urgent
-	patience sleeper   // rings when somebody may have waited for a try for too long
+	hangs    bool      // a call is late, and has not returned
+	patience sleeper   // rings when somebody may have waited for that for too long; set while hangs
 	saves    pace      // of the records that are not gone
 	deletes  pace      // of the records that are gone
 
-	failures     uint64 // calls that failed
-	failingSince moment // set while failing
-	failing      bool   // there is something that the Store has not taken
+	failures     uint64          // calls that failed
+	failing      bool            // there is something that the Store has not taken
+	failingSince moment          // set while failing
+	logged       map[string]bool // lines about that, so that they are not written for ever
+	loggedAt     instant         // when the last one was written
 
 	turn chan struct{} // held while writing to the Store
 
 	// The call that is under way.
+	round   *round
 	overdue sleeper // rings when it is late
 	late    bool
 	part    []write
@@ -77,7 +83,8 @@ type pace struct {
 	failures int     // failed tries in a row, except those made during a pause
 	retryAt  instant // the end of the pause
 	down     bool    // the Store takes nothing
-	logged   string  // the last line about a failure; empty once nothing is failing
+	outage   bool    // and that began with what it had not refused before
+	again    bool    // it takes something again: what was not refused by itself is due
 }
 
 func (w *writer) pace(gone bool) *pace {
@@ -135,10 +142,31 @@ func (r *record) saveLocked(rt *Runtime, f waiter) {
 	if r.urgent {
 		return
 	}
-	r.urgent, r.urgentSince = true, rt.now
-	if w.urgent++; w.patience.place == 0 {
-		rt.scheduler.setSleeperLocked(&w.patience, rt.now.add(rt.cfg.StoreTimeout))
+	w.urgeLocked(r)
+}
+
+func (w *writer) urgeLocked(r *record) {
+	r.urgent, r.urgentSince = true, w.rt.now
+	if w.urgent++; w.hangs && w.patience.place == 0 {
+		w.rt.scheduler.setSleeperLocked(&w.patience, w.rt.now.add(w.rt.cfg.StoreTimeout))
 	}
+}
+
+// hangsLocked notes that a call that writes is late, or has returned after that. While it
+// hangs, those that wait for a try are told after Config.StoreTimeout.
+func (w *writer) hangsLocked(hangs bool) {
+	rt := w.rt
+	rt.scheduler.alarms.remove(w.patience.place)
+	if w.hangs = hangs; !hangs || w.urgent == 0 {
+		return
+	}
+	next := never
+	for _, r := range w.dirty {
+		if r.urgent {
+			next = min(next, r.urgentSince.add(rt.cfg.StoreTimeout))
+		}
+	}
+	rt.scheduler.setSleeperLocked(&w.patience, max(next, rt.now))
 }
 
 // saveSoonLocked makes the record dirty, to be saved within Config.SaveInterval.
@@ -193,9 +221,7 @@ func (w *writer) calmLocked(r *record) {
 		return
 	}
 	r.urgent = false
-	if w.urgent--; w.urgent == 0 {
-		w.rt.scheduler.alarms.remove(w.patience.place)
-	}
+	w.urgent--
 }
 
 // dropLocked drops the record of an ID, because the Store holds what is to remain.
@@ -207,6 +233,9 @@ func (w *writer) dropLocked(id string) {
 // tellLateLocked tells those who have waited for a try for Config.StoreTimeout that there
 // was none, because a call does not return.
 func (w *writer) tellLateLocked() {
+	if !w.hangs {
+		return
+	}
 	rt, next := w.rt, never
 	var late []*record
 	for _, r := range w.dirty {
@@ -244,8 +273,41 @@ func (w *writer) failingLocked() {
 	}
 }
 
+// recoveredLocked notes that the Store holds everything, if it does.
+func (w *writer) recoveredLocked() {
+	if !w.failing || slices.ContainsFunc(w.dirty, func(r *record) bool { return r.failing && w.records[r.id] == r }) {
+		return
+	}
+	rt := w.rt
+	for _, p := range []*pace{&w.saves, &w.deletes} {
+		p.failures, p.down, p.outage, p.again = 0, false, false, false
+		p.retry.clearLocked(rt)
+	}
+	if len(w.logged) > 0 {
+		go rt.log(slog.LevelInfo, "activity: the Store takes everything again", nil, 0, slog.Duration("after", rt.now.since(w.failingSince.at)))
+	}
+	w.failing, w.logged = false, nil
+}
+
+const (
+	logAgain = 10 * time.Minute // while the Store fails
+	logMany  = 20               // different lines, before only time counts
+)
+
+// isNewsLocked reports whether a line about a Store that fails is to be written.
+func (w *writer) isNewsLocked(text string) bool {
+	if w.rt.now.since(w.loggedAt) < logAgain && (w.logged[text] || len(w.logged) >= logMany) {
+		return false
+	}
+	if w.logged == nil {
+		w.logged = map[string]bool{}
+	}
+	w.logged[text], w.loggedAt = true, w.rt.now
+	return true
+}
+
 func (w *writer) dueLocked() bool {
-	return w.urgent > 0 || w.soon.due || w.saves.retry.due || w.deletes.retry.due
+	return w.urgent > 0 || w.soon.due || w.saves.retry.due || w.saves.again || w.deletes.retry.due || w.deletes.again
 }
 
 // wakeLocked starts the writer's goroutine if there is something to do.
@@ -301,55 +363,74 @@ func (w *writer) proceed() bool {
 	return false
 }
 
-// take returns the records to be saved now, or those to be deleted: what is urgent, with
-// what is not failing, and what is failing once its pause is over. While the Store is
-// down it takes only what is urgent, or else one record after each pause: the Store may
-// be up again, and refuse another one.
+// take returns the records to be saved now, or those to be deleted: what is urgent or has
+// not failed, and then what has failed, once its pause is over. While the Store is down it
+// takes what is urgent, or one record after each pause: rather one that has not failed,
+// since the Store may be up again, and refuse another.
 func (w *writer) take(gone bool) (batch []write) {
 	rt := w.rt
 	rt.enter()
 	defer rt.leave()
 	p := w.pace(gone)
 	urgent := slices.ContainsFunc(w.dirty, func(r *record) bool { return r.urgent && r.gone == gone })
-	limit, retry, others := maxBatch, p.retry.due, true
+	limit, retry, again, others := maxBatch, p.retry.due || p.again && w.drained != nil, p.again, true
 	switch {
 	case p.down && urgent:
-		retry, others = false, false
+		retry, again, others = false, false, false
 	case p.down:
 		retry = retry || w.soon.due && p.retry.place == 0
 		limit, others = 1, retry
 	}
-	var replaced []*record
-	leftRetry, leftOthers, later := false, false, w.dirty[:0]
+	var wanted, replaced []*record
+	later := w.dirty[:0]
 	for _, r := range w.dirty {
-		wanted := r.gone == gone && (r.urgent || r.failing && retry || !r.failing && others)
 		switch {
 		case w.records[r.id] != r: // a new execution has its ID, or it was forgotten
 			replaced = append(replaced, r)
-		case wanted && len(batch) < limit:
-			batch = append(batch, r.writeLocked(!p.down))
+		case r.gone == gone && (r.urgent || r.failing && (retry || again && !r.alone) || !r.failing && others):
+			wanted = append(wanted, r)
 		default:
-			leftRetry = leftRetry || wanted && r.failing
-			leftOthers = leftOthers || wanted && !r.failing
 			later = append(later, r)
-			continue
 		}
+	}
+	slices.SortStableFunc(wanted, func(x, y *record) int { return cmp.Compare(x.rank(), y.rank()) })
+	rest := wanted[min(limit, len(wanted)):]
+	clear(w.dirty[len(later):])
+	w.dirty = append(later, rest...)
+	for _, r := range wanted[:len(wanted)-len(rest)] {
 		r.dirty = false
 		w.calmLocked(r)
+		batch = append(batch, r.writeLocked())
 	}
-	clear(w.dirty[len(later):])
-	w.dirty = later
-	if retry && !leftRetry || p.down && !urgent {
-		p.retry.due = false
+	for _, r := range replaced {
+		r.dirty = false
+		w.calmLocked(r)
+		r.tellLocked(errReplaced)
+	}
+	left := func(failing bool) bool {
+		return slices.ContainsFunc(rest, func(r *record) bool { return r.failing == failing })
+	}
+	if p.down && !urgent {
+		p.retry.due, p.again = false, false
+	} else if !left(true) {
+		p.retry.due, p.again = p.retry.due && !retry, p.again && !again
 	}
 	if !gone && (others || p.down && !urgent) {
 		w.soon.clearLocked(rt)
-		w.soon.due = leftOthers && !p.down
-	}
-	for _, r := range replaced {
-		r.tellLocked(errReplaced)
+		w.soon.due = left(false) && !p.down
 	}
 	return batch
+}
+
+// rank orders the records that are taken.
+func (r *record) rank() int {
+	switch {
+	case !r.failing:
+		return 0
+	case !r.alone:
+		return 1
+	}
+	return 2
 }
 
 // drain waits until the Store holds everything, or ctx ends.
