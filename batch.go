@@ -80,13 +80,9 @@ type round struct {
 // bring brings a batch to the Store, in calls of a size that a Store can be expected to
 // take.
 func (w *writer) bring(batch []write, gone bool) {
-	rd := &round{w: w, gone: gone}
-	for _, x := range batch {
-		if x.failing {
-			rd.suspects = append(rd.suspects, x)
-		} else {
-			rd.left = append(rd.left, x)
-		}
+	rd := &round{w: w, gone: gone, left: batch}
+	if i := slices.IndexFunc(batch, func(x write) bool { return x.failing }); i >= 0 { // take has put them last
+		rd.left, rd.suspects = batch[:i:i], batch[i:]
 	}
 	done := false
 	defer func() {
@@ -145,8 +141,10 @@ func (rd *round) try(batch []write) {
 			taken = true
 		case p.down || len(batch) > 1 && !taken && (slow || tries >= maxTries):
 			rd.tried(slices.Concat(append(rd.parts, part)...), err)
-			rd.parts, p.outage = nil, p.outage || !p.down
-			p.down = true
+			if !p.down {
+				p.down, p.outage, p.proven = true, true, false
+			}
+			rd.parts = nil
 			return
 		case len(part) > 1 && slow:
 			rd.parts = append(rd.parts, part)
@@ -190,7 +188,7 @@ func (rd *round) trySuspects() {
 			break
 		}
 	}
-	if failures >= maxTries && !rd.taken {
+	if failures >= maxTries && !p.proven {
 		p.down = true
 	}
 	rd.giveBack()
@@ -241,15 +239,17 @@ func (rd *round) giveBackLocked() {
 func (rd *round) call(part *[]write) (err error, late bool) {
 	w, rt := rd.w, rd.w.rt
 	rt.enter()
-	still := (*part)[:0:0]
-	for _, x := range *part {
-		if w.records[x.r.id] != x.r {
-			x.tellLocked(errReplaced)
-			continue
+	still := slices.DeleteFunc(*part, func(x write) bool {
+		if w.records[x.r.id] == x.r {
+			return false
 		}
-		x.r.sequence++ // each try has its own, for a Store that fences by it
-		x.cp.Sequence = x.r.sequence
-		still = append(still, x)
+		x.tellLocked(errReplaced)
+		return true
+	})
+	for i := range still {
+		r := still[i].r
+		r.sequence++ // each try has its own, for a Store that fences by it
+		still[i].cp.Sequence = r.sequence
 	}
 	if *part = still; len(still) == 0 {
 		rt.leave()
@@ -345,6 +345,7 @@ func (rd *round) tried(part []write, err error) {
 	}
 	if err == nil && len(part) > 0 {
 		rd.taken = true
+		p.proven = true
 		if p.down {
 			p.again, p.down, p.outage = p.outage || part[0].failing, false, false
 		}
@@ -359,7 +360,7 @@ func (rd *round) note() {
 	if rd.taken && w.drained != nil { // no time for pauses
 		w.saves.again, w.deletes.again = true, true
 	}
-	if !rd.taken { // which says nothing about one of them
+	if !rd.taken && !w.pace(rd.gone).proven { // which says nothing about one of them
 		for _, r := range rd.failed {
 			r.alone = r.alone && len(rd.failed) == 1
 		}

@@ -660,8 +660,8 @@ func TestStoreFaults_MostAreRefused(t *testing.T) {
 		var worst time.Duration
 		for i := range 120 {
 			e.pass(5 * time.Second)
-			if i < 24 {
-				continue
+			if i < 72 {
+				continue // until it is found out what is refused
 			}
 			for j := range 20 {
 				worst = max(worst, time.Since(s.get(fmt.Sprint("good", j)).UpdatedAt))

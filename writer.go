@@ -45,7 +45,6 @@ type writer struct {
 	round   *round
 	overdue sleeper // rings when it is late
 	late    bool
-	part    []write
 	method  string
 	ctx     context.Context // used again for the next call, unless it has ended
 	cancel  context.CancelCauseFunc
@@ -84,6 +83,8 @@ type pace struct {
 	retryAt  instant // the end of the pause
 	down     bool    // the Store takes nothing
 	outage   bool    // and that began with what it had not refused before
+	probes   uint32  // records that were tried while it was down
+	proven   bool    // it has taken something since: it refuses, and is not down
 	again    bool    // it takes something again: what was not refused by itself is due
 }
 
@@ -280,7 +281,7 @@ func (w *writer) recoveredLocked() {
 	}
 	rt := w.rt
 	for _, p := range []*pace{&w.saves, &w.deletes} {
-		p.failures, p.down, p.outage, p.again = 0, false, false, false
+		p.failures, p.down, p.outage, p.proven, p.again = 0, false, false, false, false
 		p.retry.clearLocked(rt)
 	}
 	if len(w.logged) > 0 {
@@ -394,6 +395,15 @@ func (w *writer) take(gone bool) (batch []write) {
 		}
 	}
 	slices.SortStableFunc(wanted, func(x, y *record) int { return cmp.Compare(x.rank(), y.rank()) })
+	if limit == 1 && len(wanted) > 1 { // not always the first: those may all be refused
+		n := 1
+		for n < len(wanted) && wanted[n].rank() == wanted[0].rank() {
+			n++
+		}
+		p.probes++
+		k := int(p.probes * 2654435769 % uint32(n)) // spread evenly: Knuth, multiplicative hashing
+		wanted[0], wanted[k] = wanted[k], wanted[0]
+	}
 	rest := wanted[min(limit, len(wanted)):]
 	clear(w.dirty[len(later):])
 	w.dirty = append(later, rest...)
