@@ -51,11 +51,12 @@ var (
 // A Store is an [activity.Store] in one file. Its methods are safe for
 // concurrent use.
 type Store struct {
-	path    string
-	file    *os.File // bbolt's
-	db      *bbolt.DB
-	writing chan struct{} // holds a value while one writes
-	broken  atomic.Pointer[error]
+	path     string   // as it was given, for errors
+	absolute string   // since the program may change its folder
+	file     *os.File // bbolt's
+	db       *bbolt.DB
+	writing  chan struct{} // holds a value while one writes
+	broken   atomic.Pointer[error]
 }
 
 var _ activity.Store = (*Store)(nil)
@@ -86,10 +87,10 @@ func Open(path string, opts *Options) (*Store, error) {
 		return nil, fmt.Errorf("boltstore: Options.LockTimeout must not be negative (got %v)", lockTimeout)
 	}
 
-	if absolute, err := filepath.Abs(path); err == nil { // the program may change its folder
-		path = absolute
+	s := &Store{path: path, absolute: path, writing: make(chan struct{}, 1)}
+	if absolute, err := filepath.Abs(path); err == nil {
+		s.absolute = absolute
 	}
-	s := &Store{path: path, writing: make(chan struct{}, 1)}
 	// All tries share lockTimeout: openFile deducts its wait from bolt.Timeout.
 	bolt := boltOptions(lockTimeout)
 	bolt.OpenFile = func(path string, flag int, mode os.FileMode) (*os.File, error) {
@@ -456,7 +457,7 @@ func (s *Store) gone() bool {
 	if err != nil {
 		return false
 	}
-	named, err := os.Stat(s.path)
+	named, err := os.Stat(s.absolute)
 	if err != nil {
 		return errors.Is(err, fs.ErrNotExist)
 	}
