@@ -322,25 +322,9 @@ func runLives(t *testing.T, seed int) {
 		if now := bubbled(t); now != before {
 			t.Errorf("%d goroutines, %d before", now, before)
 		}
-		if t.Failed() {
-			for i, l := range lives {
-				for _, c := range l.s.of("") {
-					for _, id := range c.ids {
-						if id == "0" {
-							t.Logf("life %d %s %s", i, c.at.Sub(e.base), c.method)
-						}
-					}
-					for _, cp := range c.batch {
-						if cp.ID == "0" {
-							t.Logf("life %d %s Save %s seq %d attempt %d of %d", i, c.at.Sub(e.base), cp.State, cp.Sequence, cp.Attempt, len(c.batch))
-						}
-					}
-				}
-			}
-		}
 	})
 	if t.Failed() {
-		t.Errorf("seed %d", seed)
+		t.Errorf("seed %d (-chaos.lives.seed=%d -chaos.lives=1)", seed, seed)
 	}
 }
 

@@ -508,7 +508,7 @@ func TestRule22TheEndOfAnOuterActivity(t *testing.T) {
 }
 
 // A cancellation waits for one try of the Store, but not longer than CancelGrace.
-func TestRule18ACancellationWaitsForOneTry(t *testing.T) {
+func TestCancel_WaitsForOneTry(t *testing.T) {
 	for what, hook := range map[string]func(context.Context) error{"fails": failing, "hangs": nil} {
 		t.Run(what, func(t *testing.T) {
 			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {

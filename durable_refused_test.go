@@ -36,9 +36,9 @@ func beatEvery(d time.Duration) func(ctx activity.Context) error {
 	}
 }
 
-// Two starts share a batch that fails; the part of one hangs. The other must be told
-// StoreTimeout later that it could not be tried.
-func TestStoreFaults_PartHangsOthersWait(t *testing.T) {
+// Given two starts in a batch that fails, when the Store hangs at the part of one, then the
+// other fails too, StoreTimeout later.
+func TestStoreFaults_AStartBehindAPartThatHangs(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		open := s.block("Save")
 		e.launch(e.ctx, activity.Options{ID: "first"}, noop)
@@ -68,8 +68,8 @@ func TestStoreFaults_PartHangsOthersWait(t *testing.T) {
 	})
 }
 
-// The same with an end: a failure whose part is behind one that hangs.
-func TestStoreFaults_PartHangsEndWaits(t *testing.T) {
+// The same with the ends of two activities that fail.
+func TestStoreFaults_AnEndBehindAPartThatHangs(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		var hs []*activity.Handle[string]
 		for _, id := range []string{"a", "b"} {
@@ -105,9 +105,9 @@ func TestStoreFaults_PartHangsEndWaits(t *testing.T) {
 	})
 }
 
-// A batch of more than 16 MiB goes in several calls; the first hangs, and those of the
-// others are not told.
-func TestStoreFaults_FirstCallOfALargeBatchHangs(t *testing.T) {
+// Given a batch of more than 16 MiB, which goes in several calls, when the first hangs, then
+// those that wait for the others are told.
+func TestStoreFaults_TheFirstCallOfALargeBatchHangs(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		open := s.block("Save")
 		e.launch(e.ctx, activity.Options{ID: "first"}, noop)
@@ -140,7 +140,7 @@ func TestStoreFaults_FirstCallOfALargeBatchHangs(t *testing.T) {
 	})
 }
 
-// Schedule-to-close bounds the wait for another Load, and then a Load.
+// Schedule-to-close bounds the wait for an earlier Load of the ID and the Load together.
 func TestStoreFaults_ScheduleToCloseAndTwoLoads(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		open := s.block("Load")
@@ -165,7 +165,7 @@ func TestStoreFaults_ScheduleToCloseAndTwoLoads(t *testing.T) {
 	})
 }
 
-// Forget of the only failing one.
+// Given a single checkpoint that the Store refuses, when it is forgotten, then nothing fails.
 func TestStoreFaults_ForgetOfWhatFails(t *testing.T) {
 	log := &logbook{}
 	cfg := limits
@@ -186,9 +186,9 @@ func TestStoreFaults_ForgetOfWhatFails(t *testing.T) {
 	})
 }
 
-// An activity whose Saves fail completes; the Store takes everything again. Then its next
-// execution's Saves fail: that is to be logged, and tried again after SaveInterval.
-func TestStoreFaults_LogAfterADeleteHasEndedTheFailure(t *testing.T) {
+// Given an activity whose Saves fail and which then completes, when Saves of its next
+// execution fail, then that is logged, and tried again after SaveInterval.
+func TestStoreFaults_LogOfASecondOutage(t *testing.T) {
 	log := &logbook{}
 	cfg := limits
 	cfg.Logger = slog.New(log)
@@ -219,8 +219,9 @@ func TestStoreFaults_LogAfterADeleteHasEndedTheFailure(t *testing.T) {
 	})
 }
 
-// After an outage that ended with Deletes only, one bad start fails all beside it.
-func TestStoreFaults_DownAfterTheOutage(t *testing.T) {
+// Given an outage that ended with a Delete, when one start is refused, then those beside it
+// are not.
+func TestStoreFaults_ARefusedStartAfterAnOutage(t *testing.T) {
 	log := &logbook{}
 	cfg := limits
 	cfg.Logger = slog.New(log)
@@ -285,8 +286,8 @@ func TestStoreFaults_DownAfterTheOutage(t *testing.T) {
 	})
 }
 
-// Recovered activities whose start the Store refuses hold all slots for ever.
-func TestStoreFaults_RefusedStartsHoldTheSlots(t *testing.T) {
+// Given accepted activities whose start the Store refuses, then others get their slots.
+func TestStoreFaults_ARefusedStartHoldsNoSlot(t *testing.T) {
 	cfg := limits
 	cfg.MaxConcurrent = 2
 	durable(t, cfg, func(t *testing.T, e *env, s *faultyStore) {
@@ -308,9 +309,9 @@ func TestStoreFaults_RefusedStartsHoldTheSlots(t *testing.T) {
 	})
 }
 
-// Staggered heartbeats while the Store is down: each is a batch of one, so each is
-// "refused by itself"; then all of them are tried after each pause.
-func TestStoreFaults_StaggeredDown(t *testing.T) {
+// Given heartbeats one after another, each of which is a batch of its own, when the Store
+// takes nothing, then only a few are tried after each pause.
+func TestStoreFaults_HeartbeatsOneAfterAnother(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		const n = 200
 		for i := range n {
@@ -333,7 +334,7 @@ func TestStoreFaults_StaggeredDown(t *testing.T) {
 	})
 }
 
-// SaveInterval 1 µs: pauses double up to 5 s.
+// With a SaveInterval of 1 us the pauses double up to 5 s too.
 func TestStoreFaults_TinySaveInterval(t *testing.T) {
 	for _, d := range []time.Duration{10 * time.Microsecond, time.Microsecond} {
 		cfg := limits
@@ -358,8 +359,8 @@ func TestStoreFaults_TinySaveInterval(t *testing.T) {
 	}
 }
 
-// Lines in an hour of a Store that always does the same.
-func TestStoreFaults_LogNotForEver(t *testing.T) {
+// Given a Store that always does the same, then there are few lines in an hour.
+func TestStoreFaults_LogNotForever(t *testing.T) {
 	for name, hook := range map[string]func(context.Context) error{
 		"fails":  failing,
 		"panics": func(context.Context) error { panicHere(errDisk); return nil },
@@ -382,8 +383,8 @@ func TestStoreFaults_LogNotForEver(t *testing.T) {
 	}
 }
 
-// One with SyncHeartbeats beside another, both refused.
-func TestStoreFaults_LogAlternates(t *testing.T) {
+// The same of two activities that are refused in turn, one of them with SyncHeartbeats.
+func TestStoreFaults_LogOfTwoThatAlternate(t *testing.T) {
 	log := &logbook{}
 	cfg := limits
 	cfg.Logger = slog.New(log)
@@ -400,8 +401,8 @@ func TestStoreFaults_LogAlternates(t *testing.T) {
 	})
 }
 
-// A Forget whose Delete hangs and then fails, and a Recover meanwhile: the checkpoint is
-// neither recovered nor named.
+// Given a Forget that hangs and then fails, when Recover runs meanwhile, then its error names
+// the ID.
 func TestStoreFaults_RecoverDuringAForgetThatFails(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		s.put(activity.Checkpoint{State: activity.CheckpointInterrupted, Attempt: 1})
@@ -449,6 +450,8 @@ func (s anyAllStore) All(ctx context.Context) iter.Seq2[activity.Checkpoint, err
 	return s.all(ctx)
 }
 
+// Given a Store whose All yields what it likes, then Recover returns an error and does not
+// panic.
 func TestStoreFaults_RecoverGarbage(t *testing.T) {
 	for name, cps := range map[string][]activity.Checkpoint{
 		"no ID":   {{ID: "", Name: "job", State: activity.CheckpointWaiting, Input: []byte("{}")}},
@@ -489,7 +492,8 @@ func TestStoreFaults_RecoverGarbage(t *testing.T) {
 	}
 }
 
-// The loop's body panics, and All hangs when it is told to stop.
+// Given a loop over Checkpoints whose body panics, when All hangs as it is told to stop, then
+// the loop ends StoreTimeout later.
 func TestStoreFaults_AllHangsAfterABodyThatPanics(t *testing.T) {
 	for _, how := range []string{"break", "panic", "goexit"} {
 		t.Run(how, func(t *testing.T) {
@@ -535,8 +539,8 @@ func TestStoreFaults_AllHangsAfterABodyThatPanics(t *testing.T) {
 	}
 }
 
-// A Store that hangs for one ID (and heeds its context): in between, the others are saved
-// as soon as ever. A batch of one never means that the Store is down.
+// Given a Store that hangs for one ID and heeds its context, then the others are saved as soon
+// as ever: a batch of one never means that the Store is down.
 func TestStoreFaults_OneHangsAlone(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		e.start(activity.Options{ID: "x"}, beatEvery(time.Second))
@@ -567,7 +571,8 @@ func TestStoreFaults_OneHangsAlone(t *testing.T) {
 	})
 }
 
-// Many are refused, and each refusal takes its time: starts of others and their details.
+// Given many checkpoints that are refused, and slowly, then others start, and their details
+// are saved.
 func TestStoreFaults_ManyRefusedAndSlow(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		const bad = 900
@@ -611,8 +616,8 @@ func TestStoreFaults_ManyRefusedAndSlow(t *testing.T) {
 	})
 }
 
-// A Store that is slow, but well, and many starts at once.
-func TestStoreFaults_SlowHealthyStore(t *testing.T) {
+// Given a Store that is slow and works, and many starts at once, then none is refused.
+func TestStoreFaults_ASlowStore(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		s.on("Save", func(context.Context) error { time.Sleep(5 * time.Second); return nil })
 		var all []*launch
@@ -638,7 +643,8 @@ func TestStoreFaults_SlowHealthyStore(t *testing.T) {
 	})
 }
 
-// Most are refused; the healthy ones beside them.
+// Given a Store that refuses most checkpoints, once that is found out, then the details of the
+// others are saved as soon as ever.
 func TestStoreFaults_MostAreRefused(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		for i := range 300 {
@@ -674,33 +680,25 @@ func TestStoreFaults_MostAreRefused(t *testing.T) {
 	})
 }
 
-// A Forget whose Delete is late and heeds its context: then nothing is ever written again.
-// (A race: the call returns before Forget asks to be told when it returns.)
-func TestStoreFaults_AfterALateForgetNothingIsWritten(t *testing.T) {
-	for i := range 3000 {
-		s := newStore(t)
-		rt := activity.New(activity.Config{Store: s, Logger: quiet, StoreTimeout: 200 * time.Microsecond})
-		s.on("Delete", func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) })
-		_ = rt.Forget(context.Background(), "a")
-		s.on("Delete", nil)
-		time.Sleep(time.Millisecond)
-		ok := false
-		for range 200 { // a Store that works, and a StoreTimeout that is short
-			if rt.Forget(context.Background(), "b") == nil {
-				ok = true
-				break
-			}
-			time.Sleep(time.Millisecond)
-		}
-		if !ok {
-			t.Fatalf("trial %d: after a Forget that was late, while the Store works, every write waits for ever: %v", i, rt.Forget(context.Background(), "b"))
+// Given a Forget whose Delete is late and heeds its context, when it has returned, then the
+// next write is made. (It returns while Forget is about to wait for that.)
+func TestStoreFaults_AfterALateForget(t *testing.T) {
+	for range 3000 {
+		durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
+			s.on("Delete", func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) })
+			checkErr(t, e.rt.Forget(e.ctx, "a"), context.DeadlineExceeded)
+			s.on("Delete", nil)
+			checkErr(t, e.rt.Forget(e.ctx, "b"), nil)
+		})
+		if t.Failed() {
+			return
 		}
 	}
 }
 
-// Each healthy start that the Store takes has all that it refuses tried again, whatever the
-// pause is.
-func TestStoreFaults_EachSuccessRetriesAllThatIsRefused(t *testing.T) {
+// Given many checkpoints that are refused, when others are taken, then those are not tried
+// again before their pause is over.
+func TestStoreFaults_ASuccessTriesNothingAgain(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		for i := range 600 {
 			e.launchOnly(e.ctx, activity.Options{ID: fmt.Sprint("bad", i)}, func(ctx activity.Context) error {
