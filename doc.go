@@ -156,9 +156,8 @@
 //
 // Config.Logger gets a Warn for each attempt that failed or timed out, with the
 // stack where it hung or panicked. ([Runtime.Recover] logs one line about all that it has
-// started.) It gets an Error for what needs a person: a
-// blocked activity, a panic in a callback, a Store that fails. Success is not
-// logged. If thousands stall at one instant, a few are logged in full, and the rest
+// started.) It gets an Error for what needs a person: a blocked activity, a panic in
+// a callback, a Store that fails. Success is not logged. If thousands stall at one instant, a few are logged in full, and the rest
 // are counted. A command-line program that owns its screen may want
 // slog.New(slog.DiscardHandler) and an Observer.
 //
@@ -233,15 +232,16 @@
 //     written nevertheless, so what stood for the ID before is put back, again and again
 //     until that works. Until then the ID is refused with [ErrAlreadyRunning].
 //   - During a run, what the Store does not take stays in memory, only the newest of each
-//     activity, and is tried again after SaveInterval, then less often, but at least every
-//     5 s. The activities continue. It is logged when it begins and when it is over, and
-//     [Stats] has SaveFailures and StoreFailingSince.
+//     activity. It is tried again after SaveInterval, and then after pauses that double up
+//     to 5 s (or SaveInterval, if that is longer). The activities continue. A failure is
+//     logged when it begins, every 10 minutes while it lasts, and when it is over. [Stats]
+//     has SaveFailures and StoreFailingSince.
 //   - If an activity failed or was canceled, its callers get their answer after one attempt
 //     to save that. If it succeeded, they get it once the checkpoint is gone, or at most
 //     CancelGrace after they cancel.
 //   - One checkpoint that the Store refuses harms no other. A batch has at most 1,000
 //     checkpoints and 16 MiB (a larger checkpoint goes alone), and one that fails is tried
-//     again in parts.
+//     again in parts. Of what has failed, only a few are tried by themselves after a pause.
 //   - A call that takes longer than Config.StoreTimeout (30 s) has failed for everybody who
 //     waits for it, and its context ends. Until the call returns, nothing else is written.
 //     Whoever waits for such a write gets an error after another StoreTimeout.
@@ -266,8 +266,9 @@
 // time: an hour of Sleeps and timeouts takes microseconds, nothing has to be
 // driven, and the same program gives the same events at the same instants. There is one
 // exception: if the deadline of the caller's context falls on the same instant as a
-// timeout, either may come first. Make the Runtime in the bubble. If a test wants to stop at an instant and look,
-// Config.Clock takes a [github.com/benbjohnson/clock.Mock].
+// timeout, either may come first. Make the Runtime in the bubble. If a test wants to
+// stop at an instant and look, Config.Clock takes a
+// [github.com/benbjohnson/clock.Mock].
 // Options.HeartbeatDetails starts a function in the middle. To test a crash, take the
 // Clone of a storetest.Memory, which is what a killed process leaves, and continue
 // with a new Runtime on the clone.
