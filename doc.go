@@ -157,9 +157,9 @@
 // Config.Logger gets a Warn for each attempt that failed or timed out, with the
 // stack where it hung or panicked. ([Runtime.Recover] logs one line about all that it has
 // started.) It gets an Error for what needs a person: a blocked activity, a panic in
-// a callback, a Store that fails. Success is not logged. If thousands stall at one instant, a few are logged in full, and the rest
-// are counted. A command-line program that owns its screen may want
-// slog.New(slog.DiscardHandler) and an Observer.
+// a callback, a Store that fails. Success is not logged. If thousands stall at one
+// instant, a few are logged in full, and the rest are counted. A command-line program
+// that owns its screen may want slog.New(slog.DiscardHandler) and an Observer.
 //
 // The stack comes from a dump of all goroutines, which stops the world. One dump
 // serves all attempts that stall at one instant. Dumps take at most a twentieth of
