@@ -142,7 +142,7 @@ func (rd *round) try(batch []write) {
 		case p.down || len(batch) > 1 && !taken && (slow || tries >= maxTries):
 			rd.tried(slices.Concat(append(rd.parts, part)...), err)
 			if !p.down {
-				p.down, p.outage, p.proven = true, true, false
+				p.down, p.proven = true, false
 			}
 			rd.parts = nil
 			return
@@ -159,30 +159,32 @@ func (rd *round) try(batch []write) {
 }
 
 // trySuspects tries what the Store has not taken before: together, in case it takes
-// everything again, and then each by itself, but no more than a few that fail, and only
-// while nothing else waits.
+// everything again, and then one and, as long as that works, twice as many. It ends after a
+// few calls in a row that fail, or when somebody waits for something else.
 func (rd *round) trySuspects() {
 	p, failures := rd.w.pace(rd.gone), 0
-	for len(rd.suspects) > 1 && failures == 0 {
-		part := rd.cut(&rd.suspects)
-		if err, late := rd.call(&part); err == nil {
-			rd.tried(part, nil)
-		} else if failures++; late {
-			rd.tried(part, err)
-		} else {
-			rd.suspects = append(part, rd.suspects...)
-		}
-	}
-	for len(rd.suspects) > 0 && failures < maxTries {
-		part := rd.suspects[:1]
-		rd.suspects = rd.suspects[1:]
+	for size := maxBatch; len(rd.suspects) > 0 && failures < maxTries; {
+		n := min(size, len(rd.suspects))
 		if !rd.gone {
-			rd.w.fill(part)
+			n = rd.w.fill(rd.suspects[:n])
 		}
-		err, _ := rd.call(&part)
-		if rd.tried(part, err); err == nil {
-			failures = 0
+		part := rd.suspects[:n]
+		rd.suspects = rd.suspects[n:]
+		err, late := rd.call(&part)
+		if err == nil {
+			rd.tried(part, nil)
+			failures, size = 0, min(2*size, maxBatch)
 			continue
+		}
+		if len(part) > 1 && !late {
+			rd.suspects = append(part, rd.suspects...)
+		} else {
+			rd.tried(part, err)
+		}
+		if size == maxBatch {
+			size = 1
+		} else {
+			size = max(n/2, 1)
 		}
 		if failures++; rd.interrupted() {
 			break
@@ -345,10 +347,7 @@ func (rd *round) tried(part []write, err error) {
 	}
 	if err == nil && len(part) > 0 {
 		rd.taken = true
-		p.proven = true
-		if p.down {
-			p.again, p.down, p.outage = p.outage || part[0].failing, false, false
-		}
+		p.proven, p.down = true, false
 	}
 }
 
@@ -358,7 +357,7 @@ func (rd *round) note() {
 	rt.enter()
 	defer rt.leave()
 	if rd.taken && w.drained != nil { // no time for pauses
-		w.saves.again, w.deletes.again = true, true
+		w.saves.retry.due, w.deletes.retry.due = true, true
 	}
 	if !rd.taken && !w.pace(rd.gone).proven { // which says nothing about one of them
 		for _, r := range rd.failed {

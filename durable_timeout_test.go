@@ -461,3 +461,73 @@ func TestStoreRefuses_PausesGrow(t *testing.T) {
 		})
 	}
 }
+
+// Given checkpoints that the Store refuses slowly, when they are tried by themselves and
+// somebody waits for another one, then that comes next.
+func TestStoreRefuses_WhoeverWaitsComesFirst(t *testing.T) {
+	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
+		var ids []string
+		for i := range 20 {
+			ids = append(ids, fmt.Sprint(i))
+			e.start(activity.Options{ID: ids[i]}, beatEvery(time.Second))
+		}
+		s.on("Save", func(context.Context) error {
+			all := s.of("Save")
+			if has(all[len(all)-1].batch, ids...) {
+				time.Sleep(time.Second)
+				return errDisk
+			}
+			return nil
+		})
+		e.pass(2 * time.Minute)
+		for range 20 {
+			e.pass(700 * time.Millisecond)
+			begun := time.Now()
+			l := e.launch(e.ctx, activity.Options{ID: "x"}, untilEnded)
+			for !l.returned.Load() {
+				e.pass(100 * time.Millisecond)
+			}
+			if took := time.Since(begun); took > 1100*time.Millisecond { // the call that was under way
+				t.Errorf("Start took %s", took)
+			}
+			l.h.Cancel(errCancel)
+			<-l.h.Done()
+		}
+		s.on("Save", nil)
+	})
+}
+
+// The time that the body of a loop over Checkpoints takes is not the Store's.
+func TestStoreTimeout_NotOfTheBodyOfALoop(t *testing.T) {
+	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
+		n := len(seed(s, "job"))
+		for _, err := range e.rt.Checkpoints(e.ctx) {
+			checkErr(t, err, nil)
+			n--
+			time.Sleep(time.Hour)
+		}
+		if n != 0 {
+			t.Errorf("%d were not yielded", n)
+		}
+	})
+}
+
+// Given heartbeats one after another into a Store that takes nothing, then it counts as down
+// although each was a batch of its own: there is one call after each pause.
+func TestStoreRefuses_DownOneAfterAnother(t *testing.T) {
+	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
+		for i := range 30 {
+			e.start(activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {
+				return errors.Join(ctx.Sleep(time.Second+time.Duration(i)*time.Second), ctx.Heartbeat(i), untilEnded(ctx))
+			})
+		}
+		s.on("Save", failing)
+		e.pass(time.Minute)
+		before := len(s.of("Save"))
+		e.pass(time.Minute)
+		if n := len(s.of("Save")) - before; n != 12 {
+			t.Errorf("%d Saves in a minute", n)
+		}
+		s.on("Save", nil)
+	})
+}

@@ -82,10 +82,8 @@ type pace struct {
 	failures int     // failed tries in a row, except those made during a pause
 	retryAt  instant // the end of the pause
 	down     bool    // the Store takes nothing
-	outage   bool    // and that began with what it had not refused before
 	probes   uint32  // records that were tried while it was down
-	proven   bool    // it has taken something since: it refuses, and is not down
-	again    bool    // it takes something again: what was not refused by itself is due
+	proven   bool    // it has taken something since the first failure: it refuses, and is not down
 }
 
 func (w *writer) pace(gone bool) *pace {
@@ -105,6 +103,7 @@ func (p *pace) pauseLocked(rt *Runtime) {
 			pause = interval << p.failures
 		}
 		p.retryAt = rt.now.add(max(interval, pause))
+		p.proven = p.proven && p.failures > 0
 		p.failures++
 	}
 	p.retry.due = false
@@ -281,7 +280,7 @@ func (w *writer) recoveredLocked() {
 	}
 	rt := w.rt
 	for _, p := range []*pace{&w.saves, &w.deletes} {
-		p.failures, p.down, p.outage, p.proven, p.again = 0, false, false, false, false
+		p.failures, p.down, p.proven = 0, false, false
 		p.retry.clearLocked(rt)
 	}
 	if len(w.logged) > 0 {
@@ -308,7 +307,7 @@ func (w *writer) isNewsLocked(text string) bool {
 }
 
 func (w *writer) dueLocked() bool {
-	return w.urgent > 0 || w.soon.due || w.saves.retry.due || w.saves.again || w.deletes.retry.due || w.deletes.again
+	return w.urgent > 0 || w.soon.due || w.saves.retry.due || w.deletes.retry.due
 }
 
 // wakeLocked starts the writer's goroutine if there is something to do.
@@ -374,10 +373,10 @@ func (w *writer) take(gone bool) (batch []write) {
 	defer rt.leave()
 	p := w.pace(gone)
 	urgent := slices.ContainsFunc(w.dirty, func(r *record) bool { return r.urgent && r.gone == gone })
-	limit, retry, again, others := maxBatch, p.retry.due || p.again && w.drained != nil, p.again, true
+	limit, retry, others := maxBatch, p.retry.due, true
 	switch {
 	case p.down && urgent:
-		retry, again, others = false, false, false
+		retry, others = false, false
 	case p.down:
 		retry = retry || w.soon.due && p.retry.place == 0
 		limit, others = 1, retry
@@ -388,7 +387,7 @@ func (w *writer) take(gone bool) (batch []write) {
 		switch {
 		case w.records[r.id] != r: // a new execution has its ID, or it was forgotten
 			replaced = append(replaced, r)
-		case r.gone == gone && (r.urgent || r.failing && (retry || again && !r.alone) || !r.failing && others):
+		case r.gone == gone && (r.urgent || r.failing && retry || !r.failing && others):
 			wanted = append(wanted, r)
 		default:
 			later = append(later, r)
@@ -420,10 +419,8 @@ func (w *writer) take(gone bool) (batch []write) {
 	left := func(failing bool) bool {
 		return slices.ContainsFunc(rest, func(r *record) bool { return r.failing == failing })
 	}
-	if p.down && !urgent {
-		p.retry.due, p.again = false, false
-	} else if !left(true) {
-		p.retry.due, p.again = p.retry.due && !retry, p.again && !again
+	if p.down && !urgent || retry && !left(true) {
+		p.retry.due = false
 	}
 	if !gone && (others || p.down && !urgent) {
 		w.soon.clearLocked(rt)
