@@ -160,47 +160,55 @@ func (rd *round) try(batch []write) {
 
 // trySuspects tries what the Store has not taken before: together, in case it takes
 // everything again, and then one and, as long as that works, twice as many. It ends after a
-// few calls in a row that fail, or when somebody waits for something else.
+// few calls in a row that fail, or when somebody waits for what has not failed. Those that
+// were tried together only have been tried, too.
 func (rd *round) trySuspects() {
-	p, failures := rd.w.pace(rd.gone), 0
-	for size := maxBatch; len(rd.suspects) > 0 && failures < maxTries; {
+	p, failures, together := rd.w.pace(rd.gone), 0, 0
+	var err error
+	for size := maxBatch; len(rd.suspects) > 0 && failures < maxTries && !(failures > 0 && rd.interrupted()); {
 		n := min(size, len(rd.suspects))
 		if !rd.gone {
 			n = rd.w.fill(rd.suspects[:n])
 		}
 		part := rd.suspects[:n]
 		rd.suspects = rd.suspects[n:]
-		err, late := rd.call(&part)
-		if err == nil {
+		var late bool
+		if err, late = rd.call(&part); err == nil {
 			rd.tried(part, nil)
-			failures, size = 0, min(2*size, maxBatch)
+			failures, together, size = 0, max(together-n, 0), min(2*size, maxBatch)
 			continue
 		}
-		if len(part) > 1 && !late {
-			rd.suspects = append(part, rd.suspects...)
-		} else {
+		failures++
+		if len(part) == 1 || late {
 			rd.tried(part, err)
+			together = max(together-n, 0)
+		} else {
+			rd.suspects = append(part, rd.suspects...)
+			together = max(together, len(part))
 		}
 		if size == maxBatch {
 			size = 1
 		} else {
 			size = max(n/2, 1)
 		}
-		if failures++; rd.interrupted() {
-			break
-		}
 	}
 	if failures >= maxTries && !p.proven {
 		p.down = true
 	}
+	if n := min(together, len(rd.suspects)); n > 0 {
+		part := rd.suspects[:n]
+		rd.suspects = rd.suspects[n:]
+		rd.tried(part, err)
+	}
 	rd.giveBack()
 }
 
-// interrupted reports whether somebody waits for something that is not in the round.
+// interrupted reports whether somebody waits for what is not in the round and has not
+// failed.
 func (rd *round) interrupted() bool {
 	rd.w.rt.mu.Lock()
 	defer rd.w.rt.mu.Unlock()
-	return rd.w.urgent > 0
+	return rd.w.urgent > 0 && slices.ContainsFunc(rd.w.dirty, func(r *record) bool { return r.urgent && !r.failing })
 }
 
 // giveBack ends the round before everything was tried.
@@ -328,7 +336,7 @@ func (rd *round) tried(part []write, err error) {
 			w.gatherLocked(r)
 			if !r.urgent { // else it has changed since
 				w.failedLocked(r)
-				r.alone = len(part) == 1
+				r.alone = r.alone || len(part) == 1
 			}
 		default:
 			r.failing, r.alone = false, false
@@ -356,6 +364,7 @@ func (rd *round) note() {
 	w, rt := rd.w, rd.w.rt
 	rt.enter()
 	defer rt.leave()
+	defer func() { w.recoveredLocked(rd.taken) }()
 	if rd.taken && w.drained != nil { // no time for pauses
 		w.saves.retry.due, w.deletes.retry.due = true, true
 	}
@@ -369,9 +378,6 @@ func (rd *round) note() {
 		p.retry.setLocked(rt, max(p.retryAt, rt.now.add(rt.cfg.SaveInterval)))
 	}
 	if len(rd.failed) == 0 {
-		if rd.taken {
-			w.recoveredLocked()
-		}
 		return
 	}
 	text := rd.err.Error()

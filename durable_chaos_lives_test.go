@@ -332,7 +332,14 @@ func runLives(t *testing.T, seed int) {
 // at random, then nothing that was accepted or synchronously saved is lost, nothing that was
 // refused runs, no ID runs twice at once, and nobody waits for too long.
 func TestStore_ChaosOverLives(t *testing.T) {
-	for seed := *livesSeed; seed < *livesSeed+*livesN; seed++ {
+	seeds := []int{
+		446,  // where Saves and Deletes that fail interrupted each other forever
+		1094, // where a Store that held everything was said to fail
+	}
+	for i := range *livesN {
+		seeds = append(seeds, *livesSeed+i)
+	}
+	for _, seed := range seeds {
 		ok := t.Run(fmt.Sprint(seed), func(t *testing.T) { runLives(t, seed) })
 		if !ok {
 			break

@@ -335,7 +335,7 @@ func (rt *Runtime) Forget(ctx context.Context, id string) error {
 		rt.enter()
 		if c.result == nil {
 			rt.writer.dropLocked(id)
-			rt.writer.recoveredLocked()
+			rt.writer.recoveredLocked(true)
 		} else {
 			rt.writer.failures++
 		}

@@ -539,5 +539,6 @@ func (r *record) withdrawLocked(rt *Runtime) {
 		s.replaces.saveLocked(rt, nil)
 	default:
 		delete(rt.writer.records, r.id)
+		rt.writer.recoveredLocked(false)
 	}
 }

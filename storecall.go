@@ -64,6 +64,7 @@ func (c *storeCall) run(f func(context.Context) error) {
 		c.ended, c.result = true, err
 		if c.late && c.method == "Delete" {
 			c.rt.writer.hangsLocked(false)
+			c.rt.writer.recoveredLocked(false)
 		}
 		c.decideLocked(err)
 		if c.returned != nil {

@@ -254,7 +254,9 @@ func (w *writer) tellLateLocked() {
 	err := rt.errNotTried()
 	for _, r := range late {
 		w.calmLocked(r)
-		w.failedLocked(r)
+		if w.records[r.id] == r { // else it no longer matters
+			w.failedLocked(r)
+		}
 		r.tellLocked(err)
 	}
 }
@@ -273,9 +275,12 @@ func (w *writer) failingLocked() {
 	}
 }
 
-// recoveredLocked notes that the Store holds everything, if it does.
-func (w *writer) recoveredLocked() {
-	if !w.failing || slices.ContainsFunc(w.dirty, func(r *record) bool { return r.failing && w.records[r.id] == r }) {
+// recoveredLocked notes that the Store holds all that it has failed to take, if it does.
+// Taken says that it has just taken something. If a round is under way, that calls it again.
+func (w *writer) recoveredLocked(taken bool) {
+	if !w.failing || w.round != nil || slices.ContainsFunc(w.dirty, func(r *record) bool {
+		return (r.failing || r.restoring()) && w.records[r.id] == r
+	}) {
 		return
 	}
 	rt := w.rt
@@ -283,10 +288,11 @@ func (w *writer) recoveredLocked() {
 		p.failures, p.down, p.proven = 0, false, false
 		p.retry.clearLocked(rt)
 	}
-	if len(w.logged) > 0 {
+	w.failing = false
+	if taken && len(w.logged) > 0 {
 		go rt.log(slog.LevelInfo, "activity: the Store takes everything again", nil, 0, slog.Duration("after", rt.now.since(w.failingSince.at)))
+		w.logged = nil
 	}
-	w.failing, w.logged = false, nil
 }
 
 const (
@@ -425,6 +431,9 @@ func (w *writer) take(gone bool) (batch []write) {
 	if !gone && (others || p.down && !urgent) {
 		w.soon.clearLocked(rt)
 		w.soon.due = left(false) && !p.down
+	}
+	if len(batch) == 0 {
+		w.recoveredLocked(false) // it may have failed only with what was replaced
 	}
 	return batch
 }
