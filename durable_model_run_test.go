@@ -10,6 +10,7 @@ import (
 	"iter"
 	"maps"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,6 +40,7 @@ type durableRun struct {
 
 	mu       sync.Mutex
 	problems []string
+	troubles map[string]int // how often the Store was in trouble, and which
 	ids      [durableIDs]durableTrack
 }
 
@@ -46,6 +48,7 @@ type durableRun struct {
 type durableTrack struct {
 	made    int                     // how many details, in all lives
 	details int                     // those that stand for the ID
+	unsure  bool                    // or none do, because Forget has failed
 	stands  activity.Checkpoint     // how it was left: whole by the life before, else its state; the zero Checkpoint: nothing is
 	ran     map[durableAttempt]bool // not those that were canceled
 	saved   map[durableAttempt]bool // whose start the Store has taken
@@ -90,7 +93,7 @@ type durableProcess struct {
 }
 
 func runDurable(s *durableScript, faulty bool) *durableRun {
-	r := &durableRun{s: s, faulty: faulty, begun: time.Now(), end: make(chan struct{})}
+	r := &durableRun{s: s, faulty: faulty, begun: time.Now(), end: make(chan struct{}), troubles: map[string]int{}}
 	for i := range r.ids {
 		r.ids[i] = durableTrack{ran: map[durableAttempt]bool{}, saved: map[durableAttempt]bool{}, excused: map[durableAttempt]bool{}}
 	}
@@ -115,13 +118,16 @@ func (r *durableRun) live(n int, content map[string]activity.Checkpoint) map[str
 		p.store.rand = rand
 		p.store.sickFrom = l.begin + r.late + time.Duration(rand.Int64N(int64(l.end-l.begin)))
 		p.store.sickTo = p.store.sickFrom + time.Duration(rand.Int64N(int64(8*time.Second)))
+		p.store.refused, p.store.limit = strconv.Itoa(rand.IntN(2*durableIDs)), 1+rand.IntN(2*durableIDs)
 	}
 	maps.Copy(p.store.content, content)
+	r.mu.Lock()
 	for i := range r.ids {
 		t, cp := &r.ids[i], content[strconv.Itoa(i)]
-		t.stands, t.details, t.asked, t.gone, t.pending, t.other = cp, durableDetails(cp), false, false, false, false
+		t.stands, t.details, t.unsure, t.asked, t.gone, t.pending, t.other = cp, durableDetails(cp), false, false, false, false, false
 	}
-	p.rt = activity.New(activity.Config{Store: p.store, Logger: quiet, Observer: p.observe, MaxConcurrent: l.slots, SaveInterval: l.sync})
+	r.mu.Unlock()
+	p.rt = activity.New(activity.Config{Store: p.store, Logger: quiet, Observer: p.observe, MaxConcurrent: l.slots, SaveInterval: l.sync, StoreTimeout: durableStoreTimeout})
 	ctx, cancel := context.WithCancelCause(context.Background())
 	for range l.actions {
 		ctx, cancel := context.WithCancelCause(ctx)
@@ -171,6 +177,9 @@ func (p *durableProcess) shutdown() {
 		want := t.stands
 		if want.State == durableEither {
 			continue
+		}
+		if want.State == 0 && got.State != 0 {
+			p.problem("after Shutdown the Store has a checkpoint of %d: %s", i, p.stored(got))
 		}
 		if want.ID != "" {
 			got.Sequence = want.Sequence // which may have grown
@@ -342,6 +351,13 @@ func (p *durableProcess) act(i int) {
 	case "forget":
 		if err := p.rt.Forget(ctx, strconv.Itoa(x.id)); err != nil {
 			result = durableError(err)
+			if !errors.Is(err, activity.ErrAlreadyRunning) {
+				p.mu.Lock()
+				if t := &p.ids[x.id]; !p.over {
+					t.stands, t.unsure = activity.Checkpoint{State: durableEither}, true
+				}
+				p.mu.Unlock()
+			}
 		} else {
 			p.forgotten(x.id)
 		}
@@ -353,8 +369,8 @@ func (p *durableProcess) act(i int) {
 	}
 }
 
-// durableEither stands for an ID that another input was accepted for: it may be left as
-// it was found, or not.
+// durableEither stands for an ID that another input was accepted for, or that Forget has
+// failed for: it may be left as it was found, or not.
 const durableEither activity.CheckpointState = -1
 
 // begins is called before a start. Recover gives it the program -1.
@@ -385,7 +401,7 @@ func (p *durableProcess) forgotten(id int) {
 	if _, found := p.store.content[strconv.Itoa(id)]; found {
 		p.problem("Forget of %d returned nil, and it is stored", id)
 	}
-	p.ids[id].stands, p.ids[id].details = activity.Checkpoint{}, 0
+	p.ids[id].stands, p.ids[id].details, p.ids[id].unsure = activity.Checkpoint{}, 0, false
 }
 
 // function is what one activity runs.
@@ -464,9 +480,13 @@ func (p *durableProcess) entered(ctx activity.Context, id, program int, first, r
 	if first && goesOn(t.stands.State) && t.stands.NextAttempt.After(time.Now()) {
 		p.problem("attempt %d of %d starts, and its backoff ends at %s", info.Attempt, id, p.since(t.stands.NextAttempt))
 	}
-	if p.store.tried[info.ID] != info.Attempt {
+	if p.store.tried[info.ID] != info.Attempt && (p.store.writing == nil || p.store.writing.Err() == nil) {
 		p.problem("attempt %d of %d starts, and its start was not tried to be saved", info.Attempt, id)
 	}
+	if t.unsure && resumes == 0 {
+		t.details = 0
+	}
+	t.unsure = false
 	if p.faulty && resumes != t.details {
 		p.problem("attempt %d of %d resumes from %d, and the newest are %d", info.Attempt, id, resumes, t.details)
 	}
@@ -598,16 +618,26 @@ type durableStore struct {
 	p                *durableProcess
 	rand             *rand.Rand // nil: it takes no time, and never fails
 	sickFrom, sickTo time.Duration
+	refused          string // the ID that it does not take while it is sick
+	limit            int    // how many checkpoints it takes at once while it is sick
 	content          map[string]activity.Checkpoint
-	tried            map[string]int // the last attempt that a Save had, once that has returned
-	cut              bool           // the process was killed
-	closed           bool           // Shutdown has returned nil
-	writing          bool
+	tried            map[string]int  // the last attempt that a Save had, once that has returned
+	cut              bool            // the process was killed
+	closed           bool            // Shutdown has returned nil
+	writing          context.Context // of the call that writes; it has ended if that is late
 }
+
+const durableStoreTimeout = 5 * time.Second
 
 var errDurable = errors.New("the disk fails")
 
-// trouble is what a call meets: it takes time, and may fail.
+// sick reports whether the Store is in trouble. Guarded by durableRun.mu.
+func (s *durableStore) sick() bool {
+	now := time.Since(s.p.begun)
+	return s.rand != nil && !s.cut && now >= s.sickFrom && now <= s.sickTo
+}
+
+// trouble is what a call meets: it takes time, and may fail or hang.
 func (s *durableStore) trouble(ctx context.Context) error {
 	s.p.mu.Lock()
 	if s.closed && !s.p.over {
@@ -619,8 +649,12 @@ func (s *durableStore) trouble(ctx context.Context) error {
 		if s.rand.IntN(10) == 0 {
 			delay *= 40
 		}
-		if now := time.Since(s.p.begun); now < s.sickFrom || now > s.sickTo {
+		if !s.sick() {
 			luck = 1
+		}
+		if luck < 0.03 {
+			s.p.troubles["hangs"]++
+			delay += time.Duration(s.rand.Int64N(int64(3 * durableStoreTimeout)))
 		}
 	}
 	s.p.mu.Unlock()
@@ -635,43 +669,72 @@ func (s *durableStore) trouble(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 		return errDurable
-	case cut, luck < 0.4:
+	case cut, luck < 0.3:
 		return errDurable
-	case luck < 0.5:
+	case luck < 0.35:
+		s.count("panics")
 		panic(errDurable)
+	case luck < 0.4:
+		s.count("exits")
+		runtime.Goexit()
 	}
 	return nil
 }
 
-func (s *durableStore) write(ctx context.Context, apply func()) error {
+func (s *durableStore) count(trouble string) {
 	s.p.mu.Lock()
-	if s.writing && !s.p.over {
+	s.p.troubles[trouble]++
+	s.p.mu.Unlock()
+}
+
+// write changes the content for these IDs, or fails before or after that.
+func (s *durableStore) write(ctx context.Context, ids []string, apply func()) error {
+	s.p.mu.Lock()
+	if s.writing != nil && !s.p.over {
 		s.p.problem("two writes at once")
 	}
-	s.writing = true
+	s.writing = ctx
 	s.p.mu.Unlock()
 	defer func() {
 		s.p.mu.Lock()
-		s.writing = false
+		s.writing = nil
 		s.p.mu.Unlock()
 	}()
 	if err := s.trouble(ctx); err != nil {
 		return err
 	}
+	pause := time.Duration(0)
 	s.p.mu.Lock()
+	fails := s.sick() && s.rand.IntN(10) == 0
+	switch {
+	case s.sick() && len(ids) > s.limit:
+		s.p.troubles["refuses many"]++
+		s.p.mu.Unlock()
+		return errDurable
+	case s.sick() && slices.Contains(ids, s.refused):
+		s.p.troubles["refuses one"]++
+		s.p.mu.Unlock()
+		return errDurable
+	case s.rand != nil:
+		pause = time.Duration(s.rand.Int64N(int64(30 * time.Millisecond)))
+	}
 	if !s.cut {
 		apply()
 	}
-	pause := time.Duration(0)
-	if s.rand != nil {
-		pause = time.Duration(s.rand.Int64N(int64(30 * time.Millisecond)))
-	}
 	s.p.mu.Unlock()
 	time.Sleep(pause) // killed here, it is durable and nobody was told
+	if fails {
+		s.count("fails after the write")
+		return errDurable
+	}
 	return nil
 }
 
 func (s *durableStore) Save(ctx context.Context, batch []activity.Checkpoint) error {
+	ids := make([]string, len(batch))
+	for i := range batch {
+		ids[i] = batch[i].ID
+	}
 	defer func() {
 		s.p.mu.Lock()
 		defer s.p.mu.Unlock()
@@ -679,7 +742,7 @@ func (s *durableStore) Save(ctx context.Context, batch []activity.Checkpoint) er
 			s.tried[cp.ID] = cp.Attempt
 		}
 	}()
-	return s.write(ctx, func() {
+	return s.write(ctx, ids, func() {
 		for _, cp := range batch {
 			s.take(cp)
 		}
@@ -708,7 +771,7 @@ func (s *durableStore) take(cp activity.Checkpoint) {
 }
 
 func (s *durableStore) Delete(ctx context.Context, ids []string) error {
-	return s.write(ctx, func() {
+	return s.write(ctx, ids, func() {
 		for _, id := range ids {
 			delete(s.content, id)
 		}
@@ -763,9 +826,12 @@ func durableDiff(t *testing.T, s *durableScript, counts map[string]int) string {
 	return diff + strings.Join(r.problems, "\n")
 }
 
-func durableFaults(t *testing.T, s *durableScript) string {
+func durableFaults(t *testing.T, s *durableScript, counts map[string]int) string {
 	var r *durableRun
 	synctest.Test(t, func(*testing.T) { r = runDurable(s, true) })
+	for k, n := range r.troubles {
+		counts[k] += n
+	}
 	return strings.Join(r.problems, "\n")
 }
 
@@ -806,12 +872,22 @@ func TestDurableModel(t *testing.T) {
 }
 
 // TestDurableFaults holds the invariants of rules 19-24 and 28, with a Store that
-// takes its time, fails and panics.
+// takes its time, hangs, refuses, and fails before the write, after it, and in other ways.
 func TestDurableFaults(t *testing.T) {
+	counts := map[string]int{}
 	for seed := range durableSeeds {
 		s := newDurableScript(seed)
-		if problems := durableFaults(t, s); problems != "" {
+		if problems := durableFaults(t, s, counts); problems != "" {
 			t.Fatalf("seed %d (-durable.seed=%d -durable.n=1):\n%s\n%s", seed, seed, s, problems)
+		}
+	}
+	t.Log(counts)
+	if testing.Short() || *durableN > 0 {
+		return
+	}
+	for _, trouble := range []string{"hangs", "panics", "exits", "refuses many", "refuses one", "fails after the write"} {
+		if counts[trouble] == 0 {
+			t.Errorf("%q never happened", trouble)
 		}
 	}
 }
