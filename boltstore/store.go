@@ -452,12 +452,14 @@ func (s *Store) update(ctx context.Context, operation string, n int, write func(
 
 // gone reports whether the path no longer names the open file. If that cannot be known, it
 // has not gone.
-func (s *Store) gone() bool {
-	open, err := s.file.Stat()
+func (s *Store) gone() bool { return unnamed(s.absolute, s.file) }
+
+func statUnnamed(path string, file *os.File) bool {
+	open, err := file.Stat()
 	if err != nil {
 		return false
 	}
-	named, err := os.Stat(s.absolute)
+	named, err := os.Stat(path)
 	if err != nil {
 		return errors.Is(err, fs.ErrNotExist)
 	}
