@@ -236,7 +236,7 @@ func TestRule19ShutdownWithAStoreThatFails(t *testing.T) {
 		for range 2 {
 			wg.Go(func() {
 				err := shutdown(time.Minute)
-				if checkErr(t, err, errCancel); !strings.Contains(fmt.Sprint(err), "4 activities") || time.Since(e.base) != time.Minute {
+				if checkErr(t, err, errCancel); !strings.Contains(fmt.Sprint(err), `the Store does not hold how 4 activities ("0", "1", "2", "b") have ended`) || time.Since(e.base) != time.Minute {
 					t.Errorf("%v after %s", err, time.Since(e.base))
 				}
 			})
@@ -246,7 +246,7 @@ func TestRule19ShutdownWithAStoreThatFails(t *testing.T) {
 			t.Errorf("%d activities have not been told", n)
 		}
 		s.on("Delete", nil)
-		if err := shutdown(time.Minute); !strings.Contains(fmt.Sprint(err), "3 activities") {
+		if err := shutdown(time.Minute); !strings.Contains(fmt.Sprint(err), `3 activities ("0", "1", "2") have`) {
 			t.Error(err)
 		}
 		time.AfterFunc(time.Minute, func() { s.on("Save", nil) })
@@ -269,7 +269,7 @@ func TestRule19ShutdownWithOneUnsaved(t *testing.T) {
 		ctx, cancel := context.WithTimeoutCause(e.ctx, time.Minute, errCancel)
 		defer cancel()
 		err := e.rt.Shutdown(ctx)
-		if checkErr(t, err, errCancel); !strings.Contains(fmt.Sprint(err), "1 activity ") {
+		if checkErr(t, err, errCancel); !strings.Contains(fmt.Sprint(err), `1 activity ("a") has`) {
 			t.Error(err)
 		}
 		open()

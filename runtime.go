@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -298,8 +301,8 @@ func (s *shutdown) idleLocked() <-chan struct{} {
 // Shutdown refuses new activities and cancels the running ones with [ErrShutdown]
 // as the cause. It waits until they have ended, their events are delivered, and the
 // Store holds everything: give ctx a deadline, in case the Store keeps failing. If
-// ctx ends first, Shutdown returns an error that says how many activities are left
-// and wraps ctx's cause. Shutdown logs how many abandoned functions still run, and
+// ctx ends first, Shutdown returns an error that says how many activities are left,
+// names some of them, and wraps ctx's cause. Shutdown logs how many abandoned functions still run, and
 // does not wait for them. It may be called again. An activity must not call it and
 // wait.
 func (rt *Runtime) Shutdown(ctx context.Context) error {
@@ -319,6 +322,15 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	}
 	rt.enter()
 	left, unsaved, abandoned := rt.shutdown.open, len(rt.writer.records), rt.counts.abandoned
+	var ids []string
+	switch {
+	case left > 0:
+		for a := range rt.allLocked() { // not those whose last event is still to be delivered
+			ids = append(ids, a.id())
+		}
+	case unsaved > 0:
+		ids = slices.Sorted(maps.Keys(rt.writer.records))
+	}
 	rt.leave()
 	if abandoned > 0 {
 		logged := make(chan struct{})
@@ -331,17 +343,30 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
-	have := func(n int) string {
-		if n == 1 {
-			return "1 activity has"
-		}
-		return fmt.Sprintf("%d activities have", n)
-	}
 	switch {
 	case left > 0:
-		return fmt.Errorf("activity: shutdown: %s not ended: %w", have(left), context.Cause(ctx))
+		return fmt.Errorf("activity: shutdown: %s not ended: %w", have(left, ids), context.Cause(ctx))
 	case unsaved > 0:
-		return fmt.Errorf("activity: shutdown: the Store does not hold how %s ended: %w", have(unsaved), context.Cause(ctx))
+		return fmt.Errorf("activity: shutdown: the Store does not hold how %s ended: %w", have(unsaved, ids), context.Cause(ctx))
 	}
 	return nil
+}
+
+// have says how many activities have done something, and names the first of them.
+func have(n int, ids []string) string {
+	var names []string
+	for _, id := range ids[:min(len(ids), 5)] {
+		names = append(names, strconv.Quote(id))
+	}
+	if more := n - len(names); more > 0 && len(names) > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	who := ""
+	if len(names) > 0 {
+		who = " (" + strings.Join(names, ", ") + ")"
+	}
+	if n == 1 {
+		return "1 activity" + who + " has"
+	}
+	return fmt.Sprintf("%d activities%s have", n, who)
 }

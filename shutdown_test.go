@@ -134,7 +134,7 @@ func TestRule19ShutdownWhoseContextEnds(t *testing.T) {
 		defer cancel()
 		at := time.Now()
 		err := rt.Shutdown(ctx)
-		if !errors.Is(err, errCancel) || !strings.Contains(fmt.Sprint(err), "2 activities") || time.Since(at) != 2*time.Second+time.Second/2 {
+		if !errors.Is(err, errCancel) || !strings.Contains(fmt.Sprint(err), `shutdown: 2 activities ("#4", "#5") have not ended`) || time.Since(at) != 2*time.Second+time.Second/2 {
 			t.Errorf("%v after %s", err, time.Since(at))
 		}
 		if err := rt.Shutdown(ctx); !errors.Is(err, errCancel) {
@@ -143,6 +143,27 @@ func TestRule19ShutdownWhoseContextEnds(t *testing.T) {
 		if err := rt.Shutdown(t.Context()); err != nil || time.Since(at) != 4*time.Second {
 			t.Errorf("the rest: %v after %s", err, time.Since(at))
 		}
+	})
+}
+
+// Given seven activities that do not return, when Shutdown gives up, then its error names
+// the five oldest.
+func TestShutdown_NamesSomeOfMany(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		for i := range 7 {
+			start(t, rt, activity.Options{ID: fmt.Sprint(7 - i)}, func(ctx activity.Context) error {
+				<-ctx.Done()
+				time.Sleep(time.Second)
+				return nil
+			})
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
+		defer cancel()
+		const want = `activity: shutdown: 7 activities ("7", "6", "5", "4", "3", 2 more) have not ended: context deadline exceeded`
+		if err := rt.Shutdown(ctx); fmt.Sprint(err) != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+		time.Sleep(time.Second)
 	})
 }
 
