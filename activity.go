@@ -98,7 +98,7 @@ func (c *call[In, Out]) encode(codec Codec) (data []byte, err error) {
 		data, err = marshal(codec, c.in)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot encode its input, a %s: %w", reflect.TypeFor[In](), err)
+		return nil, fmt.Errorf("cannot encode the input (%s): %w", reflect.TypeFor[In](), err)
 	}
 	return data, nil
 }
@@ -111,11 +111,11 @@ func (c *call[In, Out]) release() {
 func (c *call[In, Out]) again(codec Codec, stored []byte) ([]byte, error) {
 	var other call[In, Out]
 	if err := unmarshal(codec, stored, &other.in); err != nil {
-		return nil, fmt.Errorf("cannot be decoded for this one (%w)", err)
+		return nil, fmt.Errorf("cannot be decoded into the new one's type (%w)", err)
 	}
 	data, err := other.encode(codec)
 	if err != nil {
-		return nil, fmt.Errorf("cannot be encoded again for this one (%w)", err)
+		return nil, fmt.Errorf("cannot be encoded again (%w)", err)
 	}
 	return data, nil
 }

@@ -60,7 +60,7 @@ func (x *write) fill(rt *Runtime) {
 	}
 }
 
-var errReplaced = errors.New("a new execution of the ID has them, or they were forgotten")
+var errReplaced = errors.New("a new execution of the ID has replaced the checkpoint, or it was forgotten")
 
 // A round is a batch on its way to the Store. If a call is late, what has not been tried
 // leaves the round: see overdueLocked.
@@ -388,6 +388,6 @@ func (rd *round) note() {
 	}
 	if w.isNewsLocked(text) {
 		// Not in this goroutine: a Logger that hangs must not hold up the next try.
-		go rt.log(slog.LevelError, "activity: the Store failed; what it did not take stays in memory and is tried again", nil, 0, attrs...)
+		go rt.log(slog.LevelError, "activity: the Store failed; unsaved checkpoints stay in memory and are retried", nil, 0, attrs...)
 	}
 }

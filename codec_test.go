@@ -553,7 +553,7 @@ func TestCodec_Refuses(t *testing.T) {
 			if err == nil {
 				t.Fatalf("it was taken, and came back as %#v", back)
 			}
-			want := append(test.want, fmt.Sprintf("a %T: ", test.value))
+			want := append(test.want, fmt.Sprintf("(%T): ", test.value))
 			for _, part := range want {
 				if !strings.Contains(err.Error(), part) {
 					t.Errorf("%v\ndoes not say %q", err, part)
@@ -892,7 +892,7 @@ func TestCodec_RefusalIsNonRetryable(t *testing.T) {
 		})
 		err := wait(t, h)
 		checkEnd(t, err, 1, activity.RetryStateNonRetryableFailure)
-		if want := "cannot encode value 2 of 2, a activity_test.unexportedBeside: field unexportedBeside.next is unexported"; !strings.Contains(err.Error(), want) {
+		if want := "cannot encode value 2 of 2 (activity_test.unexportedBeside): field unexportedBeside.next is unexported"; !strings.Contains(err.Error(), want) {
 			t.Errorf("%v\ndoes not say %q", err, want)
 		}
 		checkDetails(t, h.Status(), 7)

@@ -54,11 +54,11 @@ func (d *Definition[In, Out]) options(id string) (Options, error) {
 func (d *Definition[In, Out]) check() error {
 	switch {
 	case d.Name == "":
-		return errors.New("Definition.Name must not be empty: Recover finds the function by it")
+		return errors.New("Definition.Name must not be empty (Recover finds the function by it)")
 	case d.Options.ID != "":
-		return fmt.Errorf("Definition.Options.ID must be empty (got %.40q): pass the ID to Start or Execute", d.Options.ID)
+		return fmt.Errorf("Definition.Options.ID must be empty (got %.40q); pass the ID to Start or Execute", d.Options.ID)
 	case d.Options.Name != "":
-		return fmt.Errorf("Definition.Options.Name must be empty (got %.40q): Definition.Name (%q) is the name", d.Options.Name, d.Name)
+		return fmt.Errorf("Definition.Options.Name must be empty (got %.40q); Definition.Name, %q, is the name", d.Options.Name, d.Name)
 	}
 	return nil
 }
@@ -68,7 +68,7 @@ func (d *Definition[In, Out]) definition() (name string, err error) { return d.N
 func (d *Definition[In, Out]) recover(ctx context.Context, rt *Runtime, cp Checkpoint) (*activity, error) {
 	c := &call[In, Out]{fn: d.Func}
 	if err := unmarshal(rt.cfg.Codec, cp.Input, &c.in); err != nil {
-		return nil, fmt.Errorf("activity %q (%s): not recovered: cannot decode its input into a %s: %w", cp.ID, cp.Name, reflect.TypeFor[In](), err)
+		return nil, fmt.Errorf("activity %q (%s): not recovered: cannot decode the stored input into %s: %w", cp.ID, cp.Name, reflect.TypeFor[In](), err)
 	}
 	opts := d.Options
 	opts.ID, opts.Name = cp.ID, d.Name

@@ -63,7 +63,7 @@ func TestRule24TheActivityGoesOn(t *testing.T) {
 		if got := e.rt.Stats(); got.Running != 3 || got.Attempts != 3 || got.SaveFailures != uint64(len(want)) || !got.StoreFailingSince.IsZero() {
 			t.Errorf("%+v", got)
 		}
-		if all, n := len(log.lines), log.has(slog.LevelInfo, "takes everything again", "after=21.3s"); all != 2 || n != 1 {
+		if all, n := len(log.lines), log.has(slog.LevelInfo, "works again and holds everything", "after=21.3s"); all != 2 || n != 1 {
 			t.Errorf("%d lines: %v", n, log.lines)
 		}
 	})
@@ -236,7 +236,7 @@ func TestRule19ShutdownWithAStoreThatFails(t *testing.T) {
 		for range 2 {
 			wg.Go(func() {
 				err := shutdown(time.Minute)
-				if checkErr(t, err, errCancel); !strings.Contains(fmt.Sprint(err), `the Store does not hold how 4 activities ("0", "1", "2", "b") have ended`) || time.Since(e.base) != time.Minute {
+				if checkErr(t, err, errCancel); !strings.Contains(fmt.Sprint(err), `4 activities ("0", "1", "2", "b") not saved`) || time.Since(e.base) != time.Minute {
 					t.Errorf("%v after %s", err, time.Since(e.base))
 				}
 			})
@@ -246,7 +246,7 @@ func TestRule19ShutdownWithAStoreThatFails(t *testing.T) {
 			t.Errorf("%d activities have not been told", n)
 		}
 		s.on("Delete", nil)
-		if err := shutdown(time.Minute); !strings.Contains(fmt.Sprint(err), `3 activities ("0", "1", "2") have`) {
+		if err := shutdown(time.Minute); !strings.Contains(fmt.Sprint(err), `3 activities ("0", "1", "2") not saved`) {
 			t.Error(err)
 		}
 		time.AfterFunc(time.Minute, func() { s.on("Save", nil) })
@@ -269,7 +269,7 @@ func TestRule19ShutdownWithOneUnsaved(t *testing.T) {
 		ctx, cancel := context.WithTimeoutCause(e.ctx, time.Minute, errCancel)
 		defer cancel()
 		err := e.rt.Shutdown(ctx)
-		if checkErr(t, err, errCancel); !strings.Contains(fmt.Sprint(err), `1 activity ("a") has`) {
+		if checkErr(t, err, errCancel); !strings.Contains(fmt.Sprint(err), `1 activity ("a") not saved`) {
 			t.Error(err)
 		}
 		open()

@@ -205,7 +205,7 @@ func TestStoreFaults_LogOfASecondOutage(t *testing.T) {
 			e.pass(time.Hour)
 		}
 		run()
-		failed, again := log.has(slog.LevelError, "the Store failed"), log.has(slog.LevelInfo, "takes everything again")
+		failed, again := log.has(slog.LevelError, "the Store failed"), log.has(slog.LevelInfo, "works again and holds everything")
 		if failed != 1 || again != 1 {
 			t.Errorf("%d, %d: %v", failed, again, log.lines)
 		}
@@ -243,7 +243,7 @@ func TestStoreFaults_ARefusedStartAfterAnOutage(t *testing.T) {
 		for _, h := range hs {
 			checkErr(t, e.end(h), nil)
 		}
-		if log.has(slog.LevelInfo, "takes everything again") != 1 || !e.rt.Stats().StoreFailingSince.IsZero() {
+		if log.has(slog.LevelInfo, "works again and holds everything") != 1 || !e.rt.Stats().StoreFailingSince.IsZero() {
 			t.Errorf("%v", log.lines)
 		}
 		e.pass(time.Hour)

@@ -34,14 +34,14 @@ var (
 	// ErrCheckpointMismatch refuses a start whose Options.ID has the checkpoint of
 	// another activity: of another Name, or of one that has not completed and had
 	// another input.
-	ErrCheckpointMismatch = errors.New("its checkpoint is another activity's")
+	ErrCheckpointMismatch = errors.New("the checkpoint of this ID belongs to another activity")
 
 	// ErrGoexit is the error of an attempt whose function called runtime.Goexit, as
 	// t.FailNow does. It is not retried.
 	ErrGoexit = errors.New("the function called runtime.Goexit")
 
 	// errReturned is the cause of a Context whose function has returned.
-	errReturned = fmt.Errorf("activity: the attempt is over, its function has returned (%w)", context.Canceled)
+	errReturned = fmt.Errorf("activity: the attempt's function has returned (%w)", context.Canceled)
 )
 
 // Error says how an activity ended that did not complete. Every error that Run,
@@ -150,7 +150,7 @@ func (e *TimeoutError) short() string {
 		s = fmt.Sprintf("%s: %s was not done within %s", e.Type, attempt, e.After)
 	}
 	if e.Details != nil {
-		s += "; the last heartbeat's details are kept"
+		s += "; the last heartbeat details are kept"
 	} else {
 		s += "; no heartbeat details were recorded"
 	}
@@ -158,7 +158,7 @@ func (e *TimeoutError) short() string {
 		s += "; no stack: " + e.noStack
 	}
 	if e.LastFailure != nil {
-		s += "; the attempt before: " + short(e.LastFailure)
+		s += "; the previous attempt: " + short(e.LastFailure)
 	}
 	return s
 }
@@ -260,7 +260,7 @@ func (e *canceledError) Error() string {
 		if result := short(e.result); result == s || wraps(e.result, e.cause) {
 			s = result
 		} else {
-			s += "; its last attempt ended with: " + result
+			s += "; the last attempt ended with: " + result
 		}
 	}
 	return s + e.note

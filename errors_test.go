@@ -415,21 +415,21 @@ func TestErrorTexts(t *testing.T) {
 		{"heartbeat timeout", activity.Options{HeartbeatTimeout: 10 * time.Second, RetryPolicy: once}, false, sleep,
 			job + "failed in attempt 1, no further attempt (maximum attempts reached): heartbeat timeout: attempt 1 had no heartbeat for 10s; no heartbeat details were recorded"},
 		{"heartbeat timeout with details", activity.Options{HeartbeatTimeout: 10 * time.Second, RetryPolicy: once}, false, beatAndSleep,
-			job + "failed in attempt 1, no further attempt (maximum attempts reached): heartbeat timeout: attempt 1 had no heartbeat for 10s; the last heartbeat's details are kept"},
+			job + "failed in attempt 1, no further attempt (maximum attempts reached): heartbeat timeout: attempt 1 had no heartbeat for 10s; the last heartbeat details are kept"},
 		{"start-to-close timeout after another", activity.Options{StartToCloseTimeout: 10 * time.Second, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 3}}, false, sleep,
-			job + "failed in attempt 3, no further attempt (maximum attempts reached): start-to-close timeout: attempt 3 was not done within 10s; no heartbeat details were recorded; the attempt before: start-to-close timeout: attempt 2 was not done within 10s; no heartbeat details were recorded"},
+			job + "failed in attempt 3, no further attempt (maximum attempts reached): start-to-close timeout: attempt 3 was not done within 10s; no heartbeat details were recorded; the previous attempt: start-to-close timeout: attempt 2 was not done within 10s; no heartbeat details were recorded"},
 		{"schedule-to-close timeout", activity.Options{ScheduleToCloseTimeout: 10 * time.Second}, false, beatAndSleep,
-			job + "failed in attempt 1, no further attempt (timeout): schedule-to-close timeout: not done 10s after it was scheduled, in attempt 1; the last heartbeat's details are kept"},
+			job + "failed in attempt 1, no further attempt (timeout): schedule-to-close timeout: not done 10s after it was scheduled, in attempt 1; the last heartbeat details are kept"},
 		{"canceled", activity.Options{}, true, sleep,
 			job + "was canceled in attempt 1: the user left"},
 		{"canceled, and failed", activity.Options{}, true, canceledLate(func() error { return io.EOF }),
-			job + "was canceled in attempt 1: the user left; its last attempt ended with: EOF"},
+			job + "was canceled in attempt 1: the user left; the last attempt ended with: EOF"},
 		{"canceled, and panicked", activity.Options{}, true, canceledLate(func() error { panic("kaboom") }),
-			job + "was canceled in attempt 1: the user left; its last attempt ended with: panic: kaboom"},
+			job + "was canceled in attempt 1: the user left; the last attempt ended with: panic: kaboom"},
 		{"canceled, and deaf", activity.Options{CancelGrace: 3 * time.Second}, true, deaf,
 			job + "was canceled in attempt 1: the user left; its function had not returned 3s later and is abandoned"},
 		{"canceled while backing off", activity.Options{RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}}, true, report(errBoom),
-			job + "was canceled in attempt 1: the user left; its last attempt ended with: boom"},
+			job + "was canceled in attempt 1: the user left; the last attempt ended with: boom"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
@@ -527,9 +527,9 @@ func TestError_OfWhatCannotBeCompared(t *testing.T) {
 		text   string
 	}{
 		{cause, "uncomparable [1]"},
-		{other, "uncomparable [1]; its last attempt ended with: uncomparable [2]"},
-		{fmt.Errorf("wrapped: %w", other), "uncomparable [1]; its last attempt ended with: wrapped: uncomparable [2]"},
-		{fmt.Errorf("wrapped: %w", io.EOF), "uncomparable [1]; its last attempt ended with: wrapped: EOF"},
+		{other, "uncomparable [1]; the last attempt ended with: uncomparable [2]"},
+		{fmt.Errorf("wrapped: %w", other), "uncomparable [1]; the last attempt ended with: wrapped: uncomparable [2]"},
+		{fmt.Errorf("wrapped: %w", io.EOF), "uncomparable [1]; the last attempt ended with: wrapped: EOF"},
 		{nil, "uncomparable [1]"},
 	} {
 		for _, byCaller := range []bool{false, true} {
@@ -581,7 +581,7 @@ func TestError_WhoseTextPanics(t *testing.T) {
 		"nil *TimeoutError":        {func() error { return (*activity.TimeoutError)(nil) }, "(the Error method of *activity.TimeoutError panicked)"},
 		"nil *PanicError":          {func() error { return (*activity.PanicError)(nil) }, "(the Error method of *activity.PanicError panicked)"},
 		"nil *Error":               {func() error { return (*activity.Error)(nil) }, "(the Error method of *activity.Error panicked)"},
-		"timeout with LastFailure": {func() error { return &activity.TimeoutError{LastFailure: &textPanics{}} }, "; the attempt before: " + itself},
+		"timeout with LastFailure": {func() error { return &activity.TimeoutError{LastFailure: &textPanics{}} }, "; the previous attempt: " + itself},
 	} {
 		t.Run(name, func(t *testing.T) {
 			log, s := &logbook{}, newStore(t)
@@ -635,7 +635,7 @@ func TestError_LastFailureWhoseTextPanics(t *testing.T) {
 	})
 	timeout := asTimeout(t, err)
 	for _, text := range []string{err.Error(), timeout.Error()} {
-		if want := "; the attempt before: (the Error method of *activity_test.nilText panicked)"; !strings.Contains(text, want) {
+		if want := "; the previous attempt: (the Error method of *activity_test.nilText panicked)"; !strings.Contains(text, want) {
 			t.Errorf("got %q, want %q in it", text, want)
 		}
 	}

@@ -56,7 +56,7 @@ func TestIDs_MadeUpOnesAreUnique(t *testing.T) {
 			}
 			seen[h.ID()] = true
 			err := rt.Run(t.Context(), activity.Options{ID: h.ID()}, noop)
-			if err == nil || !strings.Contains(err.Error(), `Options.ID must not begin with "#", as made-up IDs do (got "`+h.ID()+`")`) {
+			if err == nil || !strings.Contains(err.Error(), `Options.ID must not begin with "#", which generated IDs do (got "`+h.ID()+`")`) {
 				t.Errorf("a given %q was not refused: %v", h.ID(), err)
 			}
 		}
@@ -172,7 +172,7 @@ func TestDefinition_Refused(t *testing.T) {
 	for want, d := range map[string]*activity.Definition[int, int]{
 		"Definition.Name must not be empty":                            {Func: fn},
 		`Definition.Options.ID must be empty (got "x")`:                {Name: "n", Options: activity.Options{ID: "x"}, Func: fn},
-		`Definition.Options.Name must be empty (got "x"): Definition.`: {Name: "n", Options: activity.Options{Name: "x"}, Func: fn},
+		`Definition.Options.Name must be empty (got "x"); Definition.`: {Name: "n", Options: activity.Options{Name: "x"}, Func: fn},
 	} {
 		rt := activity.New(activity.Config{Logger: quiet})
 		_, executed := d.Execute(t.Context(), rt, "d1", 1)

@@ -88,7 +88,7 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	}
 	if end != nil {
 		if failed != nil {
-			a.rt.log(slog.LevelError, "activity: a canceled attempt's heartbeat details are not recorded", a, t.number, slog.Any("error", failed))
+			a.rt.log(slog.LevelError, "activity: heartbeat details of a canceled attempt were not recorded", a, t.number, slog.Any("error", failed))
 		}
 		return end
 	}
@@ -119,7 +119,7 @@ func (t *attempt) sync(ctx context.Context) (err, end error) {
 	rt.leave()
 	end = ended(ctx)
 	if err != nil {
-		err = fmt.Errorf("%s: attempt %d: heartbeat details are kept in memory, and not saved yet: %w", a, t.number, err)
+		err = fmt.Errorf("%s: attempt %d: heartbeat details are recorded in memory but not saved yet: %w", a, t.number, err)
 	}
 	return err, end
 }
@@ -183,7 +183,7 @@ func (t *attempt) encode(details []any) (encoded, error) {
 	e, err := t.a.rt.encode(details)
 	if err != nil {
 		t.logCodecPanic(err)
-		err = NonRetryable(fmt.Errorf("%s: attempt %d: this heartbeat's details are not recorded, the earlier ones are kept: %w", t.a, t.number, err))
+		err = NonRetryable(fmt.Errorf("%s: attempt %d: heartbeat details not recorded, the previous ones are kept: %w", t.a, t.number, err))
 	}
 	return e, err
 }
@@ -200,10 +200,10 @@ func (rt *Runtime) encode(details []any) (encoded, error) {
 	for i, d := range details {
 		value, err := marshal(rt.cfg.Codec, d)
 		if err != nil {
-			return encoded{}, fmt.Errorf("cannot encode value %d of %d, a %T: %w", i+1, len(details), d, err)
+			return encoded{}, fmt.Errorf("cannot encode value %d of %d (%T): %w", i+1, len(details), d, err)
 		}
 		if size += len(value); size > rt.cfg.MaxDetailsSize {
-			return encoded{}, fmt.Errorf("%w: %d bytes encoded, and Config.MaxDetailsSize is %d", ErrDetailsTooLarge, size, rt.cfg.MaxDetailsSize)
+			return encoded{}, fmt.Errorf("%w: %d bytes encoded, Config.MaxDetailsSize is %d", ErrDetailsTooLarge, size, rt.cfg.MaxDetailsSize)
 		}
 		if e.several {
 			e.data = appendValue(e.data, value)
@@ -225,7 +225,7 @@ func appendValue(details, value []byte) []byte {
 func cutValue(details []byte) (value, rest []byte, err error) {
 	n, size := binary.Uvarint(details)
 	if size <= 0 || n > uint64(len(details)-size) {
-		return nil, nil, errors.New("they are damaged")
+		return nil, nil, errors.New("the recorded details are damaged")
 	}
 	end := size + int(n)
 	return details[size:end:end], details[end:], nil
@@ -249,7 +249,7 @@ func decodeDetails(c Codec, details []byte, into []any) (bool, error) {
 		values, rest = append(values, value), after
 	}
 	if len(into) > len(values) {
-		return false, fmt.Errorf("%w: %d values asked for, only %d were recorded", ErrCannotResume, len(into), len(values))
+		return false, fmt.Errorf("%w: %d values requested, %d recorded", ErrCannotResume, len(into), len(values))
 	}
 	for i, p := range into {
 		if err := unmarshal(c, bytes.Clone(values[i]), p); err != nil {

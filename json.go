@@ -57,7 +57,7 @@ func (*Checkpoint) UnmarshalJSON([]byte) error { return refuseJSON("Checkpoint")
 // Without these errors encoding/json would take a list of small numbers, and most
 // strings, for the bytes of details.
 func refuseJSON(name string) error {
-	return fmt.Errorf("activity: cannot decode JSON into a %s: its JSON is for people and does not keep every byte", name)
+	return fmt.Errorf("activity: cannot decode JSON into %s, because its JSON form does not preserve every byte", name)
 }
 
 // marshalFields gives the exported fields of a struct as an object.

@@ -230,7 +230,7 @@ func TestJSON_DecodingIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		name := reflect.TypeOf(v).Elem().Name()
-		if err := json.Unmarshal(data, v); err == nil || !strings.Contains(err.Error(), "activity: cannot decode JSON into a "+name) {
+		if err := json.Unmarshal(data, v); err == nil || !strings.Contains(err.Error(), "activity: cannot decode JSON into "+name) {
 			t.Errorf("%s: error %v", name, err)
 		}
 	}

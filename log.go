@@ -53,8 +53,8 @@ var logKinds = [...]struct {
 	rest  string
 }{
 	logFailed:    {slog.LevelWarn, "activity: %d more attempts timed out at the same instant"},
-	logBlocked:   {slog.LevelError, "activity: %d more activities were blocked by functions that hang at the same instant"},
-	logAbandoned: {slog.LevelWarn, "activity: %d more canceled functions were abandoned at the same instant"},
+	logBlocked:   {slog.LevelError, "activity: %d more activities were blocked at the same instant"},
+	logAbandoned: {slog.LevelWarn, "activity: %d more functions were abandoned at the same instant"},
 }
 
 // logsLocked returns the instantLogs of the alarms that are ringing.
@@ -146,7 +146,7 @@ func (a *activity) abandonedLog(stack []byte, noStack string) func() {
 		if len(stack) == 0 {
 			attr = slog.String("no_stack", noStack)
 		}
-		a.rt.log(slog.LevelWarn, "activity: canceled, but the function does not return: abandoned", a, t.number, attr)
+		a.rt.log(slog.LevelWarn, "activity: function ignored its cancellation and was abandoned", a, t.number, attr)
 	}
 }
 
@@ -160,13 +160,13 @@ func (a *activity) logBlockedLocked() {
 	if !a.rt.scheduler.logsLocked().countLocked(logBlocked, a) {
 		return
 	}
-	why := fmt.Sprintf("%d functions of earlier attempts still run, and MaxAbandoned is %d", a.abandoned, a.opts.MaxAbandoned)
+	why := fmt.Sprintf("%d functions of earlier attempts are running, MaxAbandoned is %d", a.abandoned, a.opts.MaxAbandoned)
 	if a.guardedLocked() {
-		why = "the function of the last attempt is still inside Guard"
+		why = "the function of the last attempt is inside Guard"
 	}
 	number, stack := a.latest.number, stackOf(a.failure)
 	a.post(notice{log: func() {
-		a.rt.log(slog.LevelError, "activity: the next attempt is blocked by a function that hangs", a, number, slog.String("waits_for", why), slog.String("stack", string(stack)))
+		a.rt.log(slog.LevelError, "activity: next attempt is blocked by a function that hangs", a, number, slog.String("waiting_for", why), slog.String("stack", string(stack)))
 	}})
 }
 

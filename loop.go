@@ -40,7 +40,7 @@ type RangeProgress struct{ Next, To int }
 func Range(ctx Context, from, to int, body func(i int) error) error {
 	if e := engineOf(ctx); e != nil && !e.BeginRange() {
 		info := ctx.Info()
-		return NonRetryable(fmt.Errorf("%s: attempt %d called activity.Range twice; one activity has one Range, for phases Resume a struct of your own", label(info.ID, info.Name), info.Attempt))
+		return NonRetryable(fmt.Errorf("%s: attempt %d: activity.Range called twice; an activity has one Range (for several phases, use Resume with a struct)", label(info.ID, info.Name), info.Attempt))
 	}
 	var progress RangeProgress
 	found, err := ctx.HeartbeatDetails(&progress)
@@ -50,12 +50,12 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 	next := from
 	switch {
 	case err != nil:
-		return fmt.Errorf("activity.Range from %d to %d: the details are not a Range's: %w", from, to, err)
+		return fmt.Errorf("activity.Range from %d to %d: the recorded details are not a Range's: %w", from, to, err)
 	case !found:
 	case progress.Next > progress.To: // which no Range records
-		return fmt.Errorf("activity.Range from %d to %d: %w: they are not a Range's: Next is %d, and To is %d", from, to, ErrCannotResume, progress.Next, progress.To)
+		return fmt.Errorf("activity.Range from %d to %d: %w: they are not a Range's (Next %d, To %d)", from, to, ErrCannotResume, progress.Next, progress.To)
 	case progress.To > to:
-		return fmt.Errorf("activity.Range from %d to %d: %w: an earlier attempt had done the numbers below %d of those below %d, and they may mean something else now", from, to, ErrCannotResume, progress.Next, progress.To)
+		return fmt.Errorf("activity.Range from %d to %d: %w: an earlier attempt ran a Range to %d (next %d), so these numbers may stand for other work", from, to, ErrCannotResume, progress.To, progress.Next)
 	default:
 		next = max(from, progress.Next)
 	}
@@ -91,7 +91,7 @@ func (p *wholeProgress) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	if fields.Next == nil || fields.To == nil {
-		return errors.New("a Range records Next and To")
+		return errors.New("Next or To is missing")
 	}
 	*p = wholeProgress{Next: *fields.Next, To: *fields.To}
 	return nil

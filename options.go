@@ -80,7 +80,7 @@ func (o *Options) validate() error {
 	case len(o.ID) > maxID:
 		return invalid("ID", fmt.Sprintf("%.20q... (%d bytes)", o.ID, len(o.ID)), "must not be longer than %d bytes", maxID)
 	case strings.HasPrefix(o.ID, madeUpPrefix):
-		return invalid("ID", fmt.Sprintf("%.40q", o.ID), "must not begin with %q, as made-up IDs do", madeUpPrefix)
+		return invalid("ID", fmt.Sprintf("%.40q", o.ID), "must not begin with %q, which generated IDs do", madeUpPrefix)
 	case o.StartToCloseTimeout < 0:
 		return invalid("StartToCloseTimeout", o.StartToCloseTimeout, "must not be negative")
 	case o.HeartbeatTimeout < 0:
@@ -90,7 +90,7 @@ func (o *Options) validate() error {
 	case o.ScheduleToCloseTimeout < 0:
 		return invalid("ScheduleToCloseTimeout", o.ScheduleToCloseTimeout, "must not be negative")
 	case o.MaxAbandoned < NoOverlap:
-		return invalid("MaxAbandoned", o.MaxAbandoned, "must not be negative, unless it is NoOverlap")
+		return invalid("MaxAbandoned", o.MaxAbandoned, "must not be negative, except NoOverlap")
 	case o.CancelGrace < 0:
 		return invalid("CancelGrace", o.CancelGrace, "must not be negative")
 	}

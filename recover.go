@@ -114,9 +114,9 @@ func (r *recovery) check(cp Checkpoint) error {
 	case !cp.State.unfinished():
 		return errNotRecovered
 	case cp.ID == "":
-		return fmt.Errorf("a checkpoint of %q without an ID: not recovered: the Store is damaged", cp.Name)
+		return fmt.Errorf("activity: checkpoint without an ID (Name %q): not recovered: the Store is damaged", cp.Name)
 	case r.defs[cp.Name] == nil:
-		return fmt.Errorf("activity %q: not recovered: there is no Definition named %q", cp.ID, cp.Name)
+		return fmt.Errorf("activity %q: not recovered: no Definition is named %q", cp.ID, cp.Name)
 	}
 	return nil
 }
@@ -149,7 +149,7 @@ func (r *recovery) left(ctx context.Context, id string) (Checkpoint, error) {
 	case restoring:
 		return Checkpoint{}, notRecovered(errRestoring)
 	case a != nil && a.number == 0:
-		return Checkpoint{}, notRecovered(fmt.Errorf("%w: it is being forgotten", ErrAlreadyRunning))
+		return Checkpoint{}, notRecovered(fmt.Errorf("%w: Forget is deleting its checkpoint", ErrAlreadyRunning))
 	case a != nil:
 		watch, cancel := context.WithCancel(ctx) // one from outside a bubble would block it
 		defer cancel()

@@ -55,7 +55,7 @@ func (p *RetryPolicy) validate() error {
 	case p.MaximumInterval > 0 && p.MaximumInterval < p.InitialInterval:
 		return invalid("RetryPolicy.MaximumInterval", p.MaximumInterval, "must not be less than InitialInterval, %s", p.InitialInterval)
 	case p.BackoffCoefficient != 0 && !(p.BackoffCoefficient >= 1 && p.BackoffCoefficient <= math.MaxFloat64):
-		return invalid("RetryPolicy.BackoffCoefficient", p.BackoffCoefficient, "must be at least 1, or 0 for the default")
+		return invalid("RetryPolicy.BackoffCoefficient", p.BackoffCoefficient, "must be at least 1, or zero")
 	case p.MaximumAttempts < 0:
 		return invalid("RetryPolicy.MaximumAttempts", p.MaximumAttempts, "must not be negative")
 	case !(p.Jitter >= 0 && p.Jitter <= 1):

@@ -336,7 +336,7 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 		logged := make(chan struct{})
 		go func() { // a Logger may hang
 			defer close(logged)
-			rt.log(slog.LevelWarn, "activity: shut down; functions that were abandoned still run", nil, 0, slog.Int("abandoned", abandoned))
+			rt.log(slog.LevelWarn, "activity: shut down while abandoned functions are running", nil, 0, slog.Int("abandoned", abandoned))
 		}()
 		select {
 		case <-logged:
@@ -345,15 +345,15 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	}
 	switch {
 	case left > 0:
-		return fmt.Errorf("activity: shutdown: %s not ended: %w", have(left, ids), context.Cause(ctx))
+		return fmt.Errorf("activity: shutdown: %s not ended: %w", count(left, ids), context.Cause(ctx))
 	case unsaved > 0:
-		return fmt.Errorf("activity: shutdown: the Store does not hold how %s ended: %w", have(unsaved, ids), context.Cause(ctx))
+		return fmt.Errorf("activity: shutdown: %s not saved: %w", count(unsaved, ids), context.Cause(ctx))
 	}
 	return nil
 }
 
-// have says how many activities have done something, and names the first of them.
-func have(n int, ids []string) string {
+// count says how many activities there are, and names the first of them.
+func count(n int, ids []string) string {
 	var names []string
 	for _, id := range ids[:min(len(ids), 5)] {
 		names = append(names, strconv.Quote(id))
@@ -361,12 +361,12 @@ func have(n int, ids []string) string {
 	if more := n - len(names); more > 0 && len(names) > 0 {
 		names = append(names, fmt.Sprintf("%d more", more))
 	}
-	who := ""
-	if len(names) > 0 {
-		who = " (" + strings.Join(names, ", ") + ")"
-	}
+	text := fmt.Sprintf("%d activities", n)
 	if n == 1 {
-		return "1 activity" + who + " has"
+		text = "1 activity"
 	}
-	return fmt.Sprintf("%d activities%s have", n, who)
+	if len(names) > 0 {
+		text += " (" + strings.Join(names, ", ") + ")"
+	}
+	return text
 }

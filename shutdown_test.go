@@ -134,7 +134,7 @@ func TestRule19ShutdownWhoseContextEnds(t *testing.T) {
 		defer cancel()
 		at := time.Now()
 		err := rt.Shutdown(ctx)
-		if !errors.Is(err, errCancel) || !strings.Contains(fmt.Sprint(err), `shutdown: 2 activities ("#4", "#5") have not ended`) || time.Since(at) != 2*time.Second+time.Second/2 {
+		if !errors.Is(err, errCancel) || !strings.Contains(fmt.Sprint(err), `shutdown: 2 activities ("#4", "#5") not ended`) || time.Since(at) != 2*time.Second+time.Second/2 {
 			t.Errorf("%v after %s", err, time.Since(at))
 		}
 		if err := rt.Shutdown(ctx); !errors.Is(err, errCancel) {
@@ -159,7 +159,7 @@ func TestShutdown_NamesSomeOfMany(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
 		defer cancel()
-		const want = `activity: shutdown: 7 activities ("7", "6", "5", "4", "3", 2 more) have not ended: context deadline exceeded`
+		const want = `activity: shutdown: 7 activities ("7", "6", "5", "4", "3", 2 more) not ended: context deadline exceeded`
 		if err := rt.Shutdown(ctx); fmt.Sprint(err) != want {
 			t.Errorf("got %v, want %s", err, want)
 		}

@@ -49,7 +49,7 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode sta
 		return nil, fmt.Errorf("activity: the function is nil (Options.ID %q, Options.Name %q)", opts.ID, opts.Name)
 	}
 	if opts.SyncHeartbeats && (rt.cfg.Store == nil || opts.ID == "") {
-		return nil, invalid("SyncHeartbeats", true, "must not be set without Config.Store and Options.ID, because then nothing is saved")
+		return nil, invalid("SyncHeartbeats", true, "requires Config.Store and Options.ID")
 	}
 	a := &activity{rt: rt, opts: *opts, body: body, parent: ctx}
 	a.opts.setDefaults()
@@ -283,7 +283,7 @@ func (a *activity) refuseLocked(err error) {
 	a.releaseLocked()
 }
 
-var errNotRecovered = errors.New("there is nothing to recover")
+var errNotRecovered = errors.New("nothing to recover")
 
 // load asks the Store what it holds of the activity's ID, and resumes from there. When
 // recovering it refuses an activity that is not unfinished.
@@ -358,7 +358,7 @@ func (a *activity) compare(cp Checkpoint) error {
 	if a.opts.Name == "" {
 		r.name = cp.Name
 	} else if name := a.opts.Name; name != cp.Name {
-		return fmt.Errorf("%w: the Store has one named %q (%s, attempt %d), and this one is named %q: use another ID, or Forget this one to drop what is stored", ErrCheckpointMismatch, cp.Name, cp.State, cp.Attempt, name)
+		return fmt.Errorf("%w: the stored name is %q (%s, attempt %d), the new one %q; use another ID, or call Forget to delete the checkpoint", ErrCheckpointMismatch, cp.Name, cp.State, cp.Attempt, name)
 	}
 	if !a.body.takesInput() {
 		r.input = bytes.Clone(cp.Input)
@@ -376,11 +376,11 @@ func (a *activity) compare(cp Checkpoint) error {
 	if len(cp.Input) == 0 || a.opts.AcceptNewInput { // an activity of Run has none
 		return nil
 	}
-	how := "use that input, set Options.AcceptNewInput to continue with the new one, or Forget the ID to drop what is stored"
+	how := "use the stored input, set Options.AcceptNewInput to continue with the new one, or call Forget to delete the checkpoint"
 	if err != nil {
-		return fmt.Errorf("%w: the Store has one (%s, attempt %d) with the input %s, which %w: %s", ErrCheckpointMismatch, cp.State, cp.Attempt, excerpt(cp.Input), err, how)
+		return fmt.Errorf("%w: the stored input %s (%s, attempt %d) %w; %s", ErrCheckpointMismatch, excerpt(cp.Input), cp.State, cp.Attempt, err, how)
 	}
-	return fmt.Errorf("%w: the Store has one (%s, attempt %d) with the input %s, and this one has %s: %s", ErrCheckpointMismatch, cp.State, cp.Attempt, excerpt(again), excerpt(r.input), how)
+	return fmt.Errorf("%w: the stored input is %s (%s, attempt %d), the new one %s; %s", ErrCheckpointMismatch, excerpt(again), cp.State, cp.Attempt, excerpt(r.input), how)
 }
 
 // excerpt is the beginning of an input, for people.
@@ -441,7 +441,7 @@ func (a *activity) resumeLocked(cp Checkpoint, recovering bool) {
 	var retry RetryState
 	err := a.failure
 	if err == nil {
-		err = fmt.Errorf("%d attempts had been made before", cp.Attempt)
+		err = fmt.Errorf("%d attempts were made before", cp.Attempt)
 	}
 	switch {
 	case p.MaximumAttempts > 0 && cp.Attempt-a.countedFrom >= p.MaximumAttempts:
@@ -516,7 +516,7 @@ func (a *activity) waitSavedLocked(err error) {
 	}
 }
 
-var errRestoring = fmt.Errorf("%w: an earlier start failed in the Store but may have been written; the checkpoint from before it is still being restored", ErrAlreadyRunning)
+var errRestoring = fmt.Errorf("%w: the Store failed to save an earlier start but may hold it; the previous checkpoint is still being restored", ErrAlreadyRunning)
 
 // restoring reports whether r is what stood before a start that the Store has failed to
 // take. Runtime.mu is held.

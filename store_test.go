@@ -608,7 +608,7 @@ func TestRule21SyncHeartbeatsWait(t *testing.T) {
 func TestSyncHeartbeats_WithoutAnID(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		err := e.rt.Run(e.ctx, activity.Options{SyncHeartbeats: true}, noop)
-		if err == nil || !strings.Contains(err.Error(), "Options.SyncHeartbeats must not be set without Config.Store and Options.ID") {
+		if err == nil || !strings.Contains(err.Error(), "Options.SyncHeartbeats requires Config.Store and Options.ID") {
 			t.Error(err)
 		}
 	})
@@ -691,7 +691,7 @@ func TestSyncHeartbeats_OfAChildThatIsReplaced(t *testing.T) {
 			checkDetails(t, ctx, 7)
 			return nil
 		}), nil)
-		if err := <-returned; err == nil || !strings.Contains(err.Error(), "a new execution of the ID has them") {
+		if err := <-returned; err == nil || !strings.Contains(err.Error(), "a new execution of the ID has replaced the checkpoint") {
 			t.Error(err)
 		}
 	})

@@ -110,10 +110,10 @@ func (c *storeCall) lateLocked() {
 
 // lateCallLocked ends the context of a call that is late, and returns its error.
 func (rt *Runtime) lateCallLocked(method string, within time.Duration, cancel context.CancelCauseFunc) error {
-	err := fmt.Errorf("the Store's %s has not returned after %s: %w", method, within, context.DeadlineExceeded)
+	err := fmt.Errorf("Store.%s has not returned after %s: %w", method, within, context.DeadlineExceeded)
 	cancel(err)
 	if rt.writer.isNewsLocked(err.Error()) {
-		go rt.log(slog.LevelError, "activity: the Store hangs; until its call has returned, nothing else is written", nil, 0, slog.Any("error", err))
+		go rt.log(slog.LevelError, "activity: the Store hangs; nothing else is written until its call returns", nil, 0, slog.Any("error", err))
 	}
 	return err
 }
@@ -140,18 +140,18 @@ func (rt *Runtime) protectStore(method string, f func() error) (err error) {
 			if news {
 				go rt.log(slog.LevelError, "activity: Store."+method+" panicked", nil, 0, slog.Any("error", p), slog.String("stack", string(p.Stack)))
 			}
-			err = fmt.Errorf("the Store's %s panicked: %w", method, p)
+			err = fmt.Errorf("Store.%s panicked: %w", method, p)
 		}
 	}()
 	if err := f(); err != nil {
-		return fmt.Errorf("the Store's %s: %w", method, err)
+		return fmt.Errorf("Store.%s: %w", method, err)
 	}
 	return nil
 }
 
 // errNotTried is for those that have waited for a call that could not be made.
 func (rt *Runtime) errNotTried() error {
-	return fmt.Errorf("the Store was not tried for %s (Config.StoreTimeout), because an earlier call has not returned: %w", rt.cfg.StoreTimeout, context.DeadlineExceeded)
+	return fmt.Errorf("the Store was not called for %s (Config.StoreTimeout), because an earlier call has not returned: %w", rt.cfg.StoreTimeout, context.DeadlineExceeded)
 }
 
 // load returns what the Store holds of id; the State is 0 if that is nothing. It does not
@@ -221,9 +221,9 @@ func (rt *Runtime) loadTurn(ctx context.Context, id string, by instant, cancelab
 func (c *Checkpoint) errorIfNot(id string) error {
 	switch {
 	case c.ID != id:
-		return fmt.Errorf("it has given the checkpoint of another ID: %q", c.ID)
+		return fmt.Errorf("returned the checkpoint of another ID (%q)", c.ID)
 	case !c.sound():
-		return fmt.Errorf("its checkpoint makes no sense: %s, attempt %d, counted from %d, progressed %d", c.State, c.Attempt, c.CountedFrom, c.Progressed)
+		return fmt.Errorf("returned an invalid checkpoint (state %s, attempt %d, counted from %d, progressed %d)", c.State, c.Attempt, c.CountedFrom, c.Progressed)
 	}
 	return nil
 }

@@ -387,7 +387,7 @@ func TestRule8TimeoutErrorLayers(t *testing.T) {
 			return nil
 		})
 		checkEnd(t, err, 3, activity.RetryStateMaximumAttemptsReached, context.DeadlineExceeded)
-		if want := `activity "a1" (job): start-to-close timeout: attempt 2 was not done within 1m0s; the last heartbeat's details are kept; the attempt before: EOF`; fmt.Sprint(cause) != want {
+		if want := `activity "a1" (job): start-to-close timeout: attempt 2 was not done within 1m0s; the last heartbeat details are kept; the previous attempt: EOF`; fmt.Sprint(cause) != want {
 			t.Errorf("got  %v\nwant %s", cause, want)
 		}
 		var timeout *activity.TimeoutError

@@ -290,7 +290,7 @@ func (w *writer) recoveredLocked(taken bool) {
 	}
 	w.failing = false
 	if taken && len(w.logged) > 0 {
-		go rt.log(slog.LevelInfo, "activity: the Store takes everything again", nil, 0, slog.Duration("after", rt.now.since(w.failingSince.at)))
+		go rt.log(slog.LevelInfo, "activity: the Store works again and holds everything", nil, 0, slog.Duration("after", rt.now.since(w.failingSince.at)))
 		w.logged = nil
 	}
 }
