@@ -67,16 +67,9 @@ type Info struct {
 	LastFailure            error // how the attempt before ended; nil for the first
 }
 
-// An Engine is what a Context may implement besides. The runtime's own Context
-// does, and that of another engine should. [Guard], [Range], and Sleep of a Context
-// from [FromContext] look for it. A wrapper that embeds a Context need not implement
-// Engine: then that of the embedded Context is used. If a wrapper implements it and
-// may be wrapped again, it needs a Value method as well, which returns
-// NewContext(inner, wrapper).Value(key). So does another engine's Context.
-//
-// An engine must note when the function gets the attempt's cause from Guard,
-// SleepContext or Sleep, because after a cancellation a nil that the function then
-// returns does not count as success. Idle, Range and Guard call Sleep(0) for that.
+// An Engine has the methods that [Guard], [Range] and the Sleep of a derived context need
+// of a Context besides its own. The section on wrappers and engines in the package's doc
+// says who must implement it, and how.
 type Engine interface {
 	// SleepContext returns nil once d has passed. If ctx ends before that, it
 	// returns ctx's cause at once. The Context's own end does not matter: ctx is
@@ -114,8 +107,8 @@ func ended(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// NewContext returns a context, derived from ctx, from which [FromContext] gives
-// c. It is for wrappers and other engines. If c is an [Engine], it is found too.
+// NewContext returns a context, derived from ctx, from which [FromContext] returns c. If c
+// is an [Engine], it is found too. NewContext is for wrappers and engines.
 func NewContext(ctx context.Context, c Context) context.Context {
 	if _, ok := c.(Engine); ok {
 		ctx = context.WithValue(ctx, engineKey{}, c)

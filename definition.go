@@ -31,7 +31,7 @@ func (d *Definition[In, Out]) Execute(ctx context.Context, rt *Runtime, id strin
 }
 
 // Start starts the activity with this ID, as [Start] does. If id is empty, an ID is
-// made up, and nothing is stored.
+// generated, and nothing is stored.
 func (d *Definition[In, Out]) Start(ctx context.Context, rt *Runtime, id string, in In) (*Handle[Out], error) {
 	opts, err := d.options(id)
 	if err != nil {

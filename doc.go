@@ -35,6 +35,17 @@
 // end; the two Starts return a [Handle] instead. [Range] is the loop above, and
 // [Idle] a Sleep for pollers.
 //
+// # Words
+//
+// An execution is everything from Start to the outcome that the caller gets. It
+// consists of attempts, one after the other: each is one call of the function.
+// Heartbeat details are the values that Heartbeat records. An attempt makes progress if
+// it records details that differ, encoded, from those it resumed from. A slot is the
+// right to run one attempt, of which Config.MaxConcurrent limits the number. An attempt
+// is fenced once it is over: whatever its function still reports or returns is ignored.
+// If that function is still running, it is abandoned. A checkpoint is what a [Store]
+// keeps of an execution, so that it survives the process.
+//
 // # The life of an attempt
 //
 //	Start ──> waiting ──slot──> running ──returns nil───────────────> completed
@@ -58,9 +69,6 @@
 // starts. With more, the activity is blocked until one returns. Go cannot end a
 // goroutine from outside: a function that hangs forever is a leak. Stats, Status,
 // events and the log show it, with the stack where it hangs.
-//
-// At one instant a timeout comes before everything else: a heartbeat or a
-// return that is just as old as its timeout comes too late.
 //
 // # Heartbeats
 //
@@ -135,16 +143,55 @@
 //   - It returns the error of a Heartbeat whose details cannot be encoded. The
 //     activity fails, because every retry would meet that error again.
 //
-// # Other contexts
+// # Concurrency and order
 //
-// [FromContext] finds the Context that a derived context comes from, for libraries
-// that take a context.Context. The derived context's own cancellation ends its
-// Sleep. Through [context.WithoutCancel], Sleep and Heartbeat work on after a
-// cancellation, for a clean-up.
+// All methods of a Runtime, a [Handle] and a [Context] may be called by several
+// goroutines at once. Attempts run in goroutines of their own. The Runtime calls no
+// callback under a lock, except Config.Rand.
 //
-// Config.Interceptor wraps every attempt. The function gets exactly the Context that
-// the Interceptor passes on, so a type assertion to a type of one's own works. To
-// wrap a Context, embed it. [Engine] names what a Context may implement besides.
+//   - At one instant, timeouts come first: a heartbeat or a return that comes exactly at
+//     the deadline is too late. If several deadlines are due, the earliest counts; at
+//     one instant schedule-to-close comes before start-to-close, and that before
+//     heartbeat.
+//   - The events of one activity are delivered in order, one at a time, and the last one
+//     before Run or Wait returns. Events of different activities are delivered
+//     concurrently.
+//   - Everything that an attempt did before it returned happens before the next attempt
+//     starts. This does not hold for an abandoned function, which runs on beside it.
+//   - Slots are given in the order in which attempts began to wait for one.
+//   - One goroutine writes to the Store, one call at a time. Writes of one ID come in
+//     order, and no write comes after the delete.
+//   - With a Mock clock, and in a synctest bubble, the same program gives each activity
+//     the same events at the same times, every time.
+//
+// # Derived contexts
+//
+// For libraries that take a context.Context, [FromContext] returns the Context that a
+// derived context comes from. Its Sleep ends when the derived context does. With
+// [context.WithoutCancel], Sleep and Heartbeat continue to work after a cancellation, for
+// a clean-up.
+//
+// # Wrappers and engines
+//
+// Config.Interceptor wraps every attempt. The function gets exactly the Context that the
+// Interceptor passes to next, so it may assert that to a type of its own.
+//
+// A wrapper embeds the Context that it wraps, because the interface may grow. [NewContext]
+// registers it, so that FromContext returns the wrapper and not what it wraps. If a
+// wrapper is not registered, FromContext returns the Context below it.
+//
+// [Engine] has the methods that [Guard], [Range] and the Sleep of a derived context need
+// besides. The Runtime's own Context implements it. A wrapper need not: then the Engine of
+// the embedded Context is used. A wrapper that does implement it, and may be wrapped
+// again, needs a Value method as well, which returns
+//
+//	activity.NewContext(inner, wrapper).Value(key)
+//
+// An engine is a Context of another runtime, such as that of package ontemporal. It
+// implements Context and Engine, and needs the same Value method. It must note when the
+// function gets the attempt's cause from Sleep, SleepContext or Guard: after a
+// cancellation, a nil that the function then returns is no success. Idle, Range and
+// Guard call Sleep(0) to report that they return the cause.
 //
 // # Watching
 //
@@ -169,7 +216,7 @@
 // # Durability
 //
 // With a Config.Store, such as package boltstore's, a [Checkpoint] of each activity
-// that has an Options.ID outlives the process. (A made-up ID, such as "#7", is never
+// that has an Options.ID outlives the process. (A generated ID, such as "#7", is never
 // stored.)
 //
 //   - When Start returns nil, the Store holds the activity, also if it waits for a slot
@@ -187,7 +234,7 @@
 //   - When the caller gets a success, the checkpoint is durably gone. After a final
 //     failure it stays.
 //
-// What the next execution of the ID makes of the checkpoint depends on its
+// The next execution of the ID starts from the checkpoint. How depends on its
 // [CheckpointState]:
 //
 //   - Waiting, for a slot or a backoff: the execution continues with the details, the
@@ -216,15 +263,15 @@
 // was canceled on purpose stays canceled. [Runtime.Checkpoints] lists what is stored,
 // and [Runtime.Forget] drops it.
 //
-// A recovered activity's result goes nowhere, unless its function stores it, or the
-// program has started that activity by its ID and asks its Handle.
+// A recovered activity's result is dropped, unless its function stores it, or the program
+// starts that activity by its ID and asks the Handle.
 //
 // Every kill counts against RetryPolicy.MaximumAttempts, also for the innocent
 // activities that run beside one that kills the process. Set ResetOnProgress for a long
 // job that is to survive many.
 //
-// After a kill -9 nothing has to be done. But end a program with Shutdown, and close the
-// Store after it, so that what was recorded last is saved.
+// After a kill -9 nothing has to be repaired. End a program with Shutdown where you can, and
+// close the Store after it, so that the last details are saved.
 //
 // A Store may fail, refuse, fill up or hang:
 //
@@ -246,8 +293,8 @@
 //     waits for it, and its context ends. Until the call returns, nothing else is written.
 //     Whoever waits for such a write gets an error after another StoreTimeout.
 //
-// Even if the Store hangs, schedule-to-close bounds every wait, except for the delete of a
-// success. After a cancellation CancelGrace does.
+// Even if the Store hangs, schedule-to-close bounds every wait, except that for the delete
+// of a success. After a cancellation, CancelGrace bounds it.
 //
 // ID, Name and LastFailure, which has the texts of errors, are stored as they are.
 // Input and details are stored as Config.Codec encodes them, which may encrypt: see [Codec].

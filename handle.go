@@ -5,7 +5,7 @@ import "context"
 // A Handle is a started activity.
 type Handle[Out any] struct{ a *activity }
 
-// ID returns Options.ID, or the made-up ID if that is empty.
+// ID returns Options.ID, or the generated ID if that is empty.
 func (h *Handle[Out]) ID() string { return h.a.id() }
 
 // Done is closed when the activity has ended: Wait then returns at once.
