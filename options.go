@@ -12,7 +12,7 @@ type Options struct {
 	// ID identifies the activity. While one with the ID runs, another cannot be
 	// started, and the next execution of the ID finds what Config.Store holds of
 	// it. An ID has at most 1 KiB and must not begin with "#". If empty, an ID such
-	// as "#7" is made up: it is unique in the Runtime, and nothing is stored.
+	// as "#7" is generated, which is unique in the Runtime, and nothing is stored.
 	ID string
 	// Name says what kind of activity it is. If empty, the function's name is used.
 	Name string

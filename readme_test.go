@@ -1,0 +1,59 @@
+package activity_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/activitytest"
+)
+
+// README.md quotes these tests.
+
+func TestImportSurvivesEverything(t *testing.T) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		var imported []string                                                // outlives the process
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error { // one life of the program
+			opts := activity.Options{ID: "import", HeartbeatTimeout: 10 * time.Second}
+			return rt.Run(ctx, opts, func(ctx activity.Context) error {
+				return activity.Range(ctx, 0, 3, func(i int) error {
+					return activity.Guard(ctx, func() error { // no later attempt overlaps it
+						imported = append(imported[:i], string(rune('a'+i))) // over what is not recorded
+						activitytest.Point(ctx, "row written")               // and here it may die as well
+						return nil
+					})
+				})
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := []string{"a", "b", "c"}; !slices.Equal(imported, want) {
+			t.Errorf("imported %q, want %q", imported, want)
+		}
+	})
+}
+
+func TestResumesAfterAStall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		rt := activity.New(activity.Config{})
+		err := rt.Run(t.Context(), activity.Options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
+			return activity.Range(ctx, 0, 100, func(i int) error {
+				if i == 42 && ctx.Info().Attempt == 1 {
+					<-ctx.Done() // stalls
+				}
+				return ctx.Sleep(time.Second)
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took != 110*time.Second { // 100 steps, and one stall
+			t.Errorf("took %s", took)
+		}
+	})
+}
