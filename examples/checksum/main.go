@@ -1,29 +1,23 @@
-// Checksum writes a SHA-256 manifest of all regular files under the directories
-// given, which sha256sum -c accepts:
+// Checksum writes a SHA-256 manifest of all regular files under the given
+// directories, as sha256sum -c accepts it:
 //
 //	go run ./examples/checksum [flags] [DIR...]
 //
-// Without a DIR it takes the source of the Go installation: some 10,000 files.
-// The work is one activity (see manifest.go), so that a hang or an error costs
-// one file and not the whole run. To see it recover:
+// Without a DIR it hashes the source of the Go installation: some 10,000 files.
+// The work is one activity (see package manifest), so that a hang or an error costs
+// one file and not the whole run. To see it recover, run
 //
-//	go run ./examples/checksum -stall 500
+//	go run ./examples/checksum -stall 5000
 //
-// The end of the process costs no more: until the manifest is finished, its
-// checkpoint stands beside it in SHA256SUMS.checkpoint (see checkpoint.go). Kill
-// it at any moment, run the same command, and it goes on with the next file.
+// If the process ends, even by kill -9, the same command continues with the next
+// file. Until the manifest is finished, its checkpoint is beside it, in
+// SHA256SUMS.checkpoint (see checkpoint.go).
 //
-// The same activity runs on a Temporal cluster (see cluster.go), in workers on as
-// many machines as there are with the same file system:
+// Command ontemporal, in examples/ontemporal, runs the same activity on a Temporal
+// cluster.
 //
-//	go run ./examples/checksum -temporal HOST:PORT -worker
-//	go run ./examples/checksum -temporal HOST:PORT [flags] [DIR...]
-//
-// Kill the worker that is at work, and another one goes on. Kill the caller, run
-// the same command, and it finds the activity again.
-//
-// The exit code is 1 if there is no manifest, or one that lacks files that
-// could not be read; 2 for a wrong flag, 130 after Ctrl-C (of a worker: 0).
+// The exit code is 1 if there is no manifest, or if files are missing from it because
+// they could not be read. It is 2 for a usage error, and 130 after Ctrl-C or SIGTERM.
 package main
 
 import (
@@ -31,137 +25,159 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
-	"strings"
-	"sync/atomic"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/examples/checksum/manifest"
 )
 
 var (
-	manifest  = flag.String("o", "SHA256SUMS", "write the manifest to this `file`")
-	timeout   = flag.Duration("heartbeat-timeout", 2*time.Second, "how long without a sign of life is a stall; 0: nothing is")
-	stall     = flag.Int("stall", 0, "hang at file `N`, once, to see the recovery")
-	stallFor  = flag.Duration("stall-for", 0, "with -stall: wake up after this long, once the attempt is given up, and try to write; 0: never")
-	fail      = flag.Int("fail", 0, "fail at file `N`, once")
-	verbose   = flag.Bool("v", false, "show the activity's events and the runtime's log")
-	server    = flag.String("temporal", "", "have it done by the workers of the Temporal server at `HOST:PORT`")
-	namespace = flag.String("namespace", "default", "with -temporal: the namespace")
-	asWorker  = flag.Bool("worker", false, "with -temporal: be such a worker, until Ctrl-C; -stall and -fail are its flags then")
+	output   = flag.String("o", "SHA256SUMS", "write the manifest to this `file`")
+	timeout  = flag.Duration("heartbeat-timeout", 2*time.Second, "the longest time without a heartbeat, after which an attempt has stalled; if zero, none does")
+	stall    = flag.Int("stall", 0, "hang at file `N`, once, to see the recovery")
+	stallFor = flag.Duration("stall-for", 0, "with -stall: wake up after this long, and try to write although the attempt has timed out; if zero, hang forever")
+	fail     = flag.Int("fail", 0, "fail at file `N`, once, to see the retry")
+	verbose  = flag.Bool("v", false, "show the activity's events and the runtime's log")
 )
 
 func main() {
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "Usage: checksum [flags] [DIR...]\nWrites the SHA-256 sums of all regular files under DIR, or of Go's own source.")
+		fmt.Fprintln(os.Stderr, "Usage: checksum [flags] [DIR...]\nWrites the SHA-256 sums of all regular files under DIR. Without a DIR it hashes Go's own source.")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) // as docker stop sends it
+	context.AfterFunc(ctx, stop)                                                           // a second signal ends the program at once
 	os.Exit(run(ctx, newScreen(os.Stderr, *verbose), flag.Args()))
 }
 
 // run returns the exit code.
 func run(ctx context.Context, screen *screen, dirs []string) int {
-	switch troubled := *stall != 0 || *fail != 0; {
-	case *asWorker && *server == "":
-		screen.say("-worker needs -temporal")
+	switch {
+	case *stallFor < 0:
+		screen.say("-stall-for must not be negative (got %s)", *stallFor)
 		return 2
-	case *asWorker && len(dirs) > 0:
-		screen.say("a worker takes no DIR: its callers name them")
-		return 2
-	case *asWorker:
-		return serve(ctx, screen)
-	case *server != "" && troubled:
-		screen.say("with -temporal, -stall and -fail are for the -worker")
+	case *stallFor > 0 && *stall == 0:
+		screen.say("-stall-for %s needs -stall N, which says where to hang", *stallFor)
 		return 2
 	}
 	if len(dirs) == 0 {
-		root, err := exec.Command("go", "env", "GOROOT").Output()
+		source, err := manifest.GoSource()
 		if err != nil {
-			screen.say("cannot find Go's own source, name a directory: %v", err)
+			screen.say("%v", err)
 			return 1
 		}
-		dirs = []string{filepath.Join(strings.TrimSpace(string(root)), "src")}
+		dirs = []string{source}
 	}
-	info, err := os.Stat(*manifest)
-	if err == nil && !info.Mode().IsRegular() {
-		screen.say("%s: not a regular file, so it cannot be the manifest", show(*manifest))
+	in := manifest.Job{Manifest: *output, Dirs: dirs}
+	if info, err := os.Stat(in.Manifest); err == nil && !info.Mode().IsRegular() {
+		screen.say("%s: not a regular file, so it cannot be the manifest", manifest.Quote(in.Manifest))
 		return 1
 	}
-	if *server != "" {
-		return call(ctx, screen, job{*manifest, dirs})
+
+	// The activity lists the files itself. They are listed here as well, so that a
+	// wrong name is reported before anything is touched.
+	ended := func() error { return context.Cause(ctx) }
+	files, _, err := manifest.List(ended, in, func(string, ...any) {})
+	switch {
+	case ctx.Err() != nil:
+		screen.say("interrupted before the first file")
+		return 130
+	case err != nil:
+		screen.say("%s", manifest.Reason(err))
+		return 1
+	case *stall < 0 || *fail < 0 || max(*stall, *fail) > len(files):
+		screen.say("-stall and -fail take the number of a file, and there are %d", len(files))
+		return 2
 	}
-	return embed(ctx, screen, job{*manifest, dirs})
-}
 
-// name is the activity's, on both engines.
-const name = "checksum"
-
-func newWriter(screen *screen) *writer {
-	return &writer{say: screen.say, trouble: trouble{stallAt: *stall, stallFor: *stallFor, failAt: *fail}}
-}
-
-// report tells how the activity has ended, and returns the exit code.
-func report(ctx context.Context, screen *screen, p progress, err error, took time.Duration) int {
-	screen.close()
+	store, err := openStore(in.Manifest)
 	if err != nil {
-		code := 1
-		var end *activity.Error
-		switch {
-		case ctx.Err() != nil:
-			code = 130
-			screen.say("interrupted")
-		case errors.As(err, &end):
-			screen.say("%s", reason(end.Err))
-			screen.say("gave up in attempt %d (%s), at %s", end.Attempt, end.RetryState, screen.place())
-		default: // it was never started
-			screen.say("%v", err)
-		}
-		if n := screen.done.Next; n > 0 {
-			screen.say("%s is left with the first %d of %d files; run the same command to go on", show(*manifest), n, screen.done.Total)
-		}
-		return code
+		screen.say("cannot keep a checkpoint beside %s: %v", manifest.Quote(in.Manifest), err)
+		return 1
 	}
-	fmt.Printf("%s: %d files, %d bytes, in %s; attempts: %d\n", show(*manifest), p.Next-p.Unread, p.Bytes, took.Round(time.Millisecond), screen.attempts)
-	for _, r := range screen.recoveries {
-		fmt.Printf("recovered: %s\n", r)
+	defer store.Close()
+	if screen.done, err = store.recall(files, screen.say); err != nil {
+		screen.say("%s", manifest.Reason(err))
+		return 1
 	}
+	if screen.done.Next > 0 {
+		screen.say("resuming at %s", screen.done)
+	}
+	return execute(ctx, screen, store, in)
+}
+
+// execute runs the activity, and returns the exit code.
+func execute(ctx context.Context, screen *screen, store *manifestStore, in manifest.Job) int {
+	var functions sync.WaitGroup // those of attempts that have timed out included
+	rt := activity.New(activity.Config{
+		Store:    store,
+		Observer: screen.observe,
+		Logger:   screen.logger(slog.LevelError), // needs a person, as a Store that fails does
+		Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
+			functions.Add(1)
+			defer functions.Done()
+			err := next(ctx)
+			if errors.Is(context.Cause(ctx), context.DeadlineExceeded) { // an *activity.TimeoutError
+				screen.say("attempt %d woke up after its timeout, and was kept from writing", ctx.Info().Attempt)
+			}
+			return err
+		},
+	})
+	w := &manifest.Writer{Say: screen.say}
+	w.Trouble.StallAt, w.Trouble.StallFor, w.Trouble.FailAt = *stall, *stallFor, *fail
+	opts := activity.Options{
+		ID:               id,
+		Name:             "checksum",
+		HeartbeatTimeout: *timeout,
+		CancelGrace:      time.Second,
+		AcceptNewInput:   true, // because Write checks that the progress counts in the new input
+		// Five attempts at any one file: with ResetOnProgress, the count starts again
+		// when an attempt gets further.
+		RetryPolicy: activity.RetryPolicy{InitialInterval: 250 * time.Millisecond, MaximumAttempts: 5, ResetOnProgress: true},
+	}
+	start := time.Now()
+	p, err := activity.Execute(ctx, rt, opts, w.Write, in)
+	took := time.Since(start)
+	if err == nil && *stallFor > 0 {
+		functions.Wait() // to show that waking up does no harm
+	}
+	screen.close()
+	if err := store.leave(rt, err != nil && screen.done.Next > 0); err != nil {
+		screen.say("%v", err)
+	}
+	if err != nil {
+		return explain(screen, err)
+	}
+	fmt.Printf("%s: %d files, %d bytes, in %s; attempts: %d\n", manifest.Quote(in.Manifest), p.Next-p.Unread, p.Bytes, took.Round(time.Millisecond), screen.attempts)
 	if unread := p.Unread + p.UnreadDirs; unread > 0 {
-		where := "above"
-		if *server != "" {
-			where = "the worker's output"
-		}
-		screen.say("WARNING: %d files or directories could not be read, see %s", unread, where)
+		screen.say("WARNING: %d files or directories could not be read, see above", unread)
 		return 1
 	}
 	return 0
 }
 
-// trouble is what -stall and -fail ask for. Each strikes once.
-type trouble struct {
-	stallAt, failAt int           // files, counted from 1; 0: none
-	stallFor        time.Duration // 0: for ever
-	stalled, failed atomic.Bool
-}
-
-// strike stands for what goes wrong in real life: a call that hangs and does not
-// listen to its context, or an error.
-func (t *trouble) strike(ctx activity.Context, file int, say func(string, ...any)) error {
-	switch {
-	case file == t.stallAt && t.stalled.CompareAndSwap(false, true):
-		say("hanging at file %d, as -stall asks", file)
-		if t.stallFor == 0 {
-			select {}
-		}
-		time.Sleep(t.stallFor)
-		<-ctx.Done() // not before the attempt is given up: too late for sure
-	case file == t.failAt && t.failed.CompareAndSwap(false, true):
-		return errors.New("an error, as -fail asks")
+// explain says why there is no manifest, and returns the exit code.
+func explain(screen *screen, err error) int {
+	code := 1
+	var end *activity.Error
+	switch errors.As(err, &end); {
+	case end == nil: // it was never started
+		screen.say("%v", err)
+	case end.RetryState == activity.RetryStateCancelRequested:
+		screen.say("interrupted")
+		code = 130
+	default:
+		screen.say("%s", manifest.Reason(end.Err))
+		screen.say("gave up in attempt %d (%s), at %s", end.Attempt, end.RetryState, screen.done)
 	}
-	return nil
+	if n := screen.done.Next; n > 0 {
+		screen.say("%s has the first %d of %d files; run the same command to continue", manifest.Quote(*output), n, screen.done.Total)
+	}
+	return code
 }

@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,37 +14,32 @@ import (
 	"golang.org/x/term"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/examples/checksum/manifest"
 )
 
-// A screen shows a run to a person: on a terminal with a bar, elsewhere with a
-// line for each tenth of the way. What it knows it learns as the Observer, or from
-// the status that a server gives.
+// A screen shows a run to a person: on a terminal with a bar, elsewhere with a line
+// for each tenth of the files.
 type screen struct {
 	verbose bool
 
-	mu         sync.Mutex
-	out        io.Writer
-	terminal   bool
-	bar        *progressbar.ProgressBar // on a terminal, once there is progress
-	drawn      time.Time                // the bar
-	attempts   int
-	waiting    bool // for a worker
-	done       progress
-	setbacks   []setback // since when no file was done
-	recoveries []string
-}
-
-// A setback is an attempt that failed.
-type setback struct {
-	what string
-	when time.Time
+	mu       sync.Mutex
+	out      io.Writer
+	terminal bool
+	bar      *progressbar.ProgressBar // on a terminal, once there is progress
+	drawn    time.Time                // when the bar was last drawn
+	attempts int
+	done     manifest.Progress
+	heard    time.Time     // when the attempt started or sent its last heartbeat
+	failure  string        // "timeout" or "error" if an attempt has failed since the last file was done
+	failed   time.Time     // when it did: at the latest, a file was due
+	restart  time.Duration // from then to the start of the current attempt
 }
 
 func newScreen(out *os.File, verbose bool) *screen {
 	return &screen{out: out, terminal: term.IsTerminal(int(out.Fd())), verbose: verbose}
 }
 
-// logger logs what has this level, and everything of interest if the user wants it.
+// logger logs everything of this level and above. With -v, that is from LevelInfo on.
 func (s *screen) logger(level slog.Level) *slog.Logger {
 	if s.verbose {
 		level = slog.LevelInfo
@@ -52,8 +47,8 @@ func (s *screen) logger(level slog.Level) *slog.Logger {
 	return slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: level}))
 }
 
-// observe is the Config.Observer. It hears everything in order, and no heartbeat
-// of an attempt that is over.
+// observe is the Config.Observer. It gets all events in order, and no heartbeat of an
+// attempt that is over.
 func (s *screen) observe(e activity.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -62,70 +57,53 @@ func (s *screen) observe(e activity.Event) {
 	}
 	switch e.Kind {
 	case activity.EventAttemptStarted:
-		s.attempts = e.Attempt
+		s.attempts, s.heard = e.Attempt, e.Time
+		s.restart = e.Time.Sub(s.failed)
 	case activity.EventAttemptFailed:
-		s.setbacks = append(s.setbacks, setback{s.setback(e.Attempt, e.Err), e.Time})
+		s.fail(e)
 	case activity.EventHeartbeat:
-		var p progress
+		s.heard = e.Time
+		var p manifest.Progress
 		if recorded, err := e.HeartbeatDetails(&p); recorded && err == nil {
-			s.recover(e)
+			s.recovered(e, fmt.Sprintf("file %d", p.Next))
 			s.advance(p)
 		}
 	case activity.EventCompleted:
-		s.recover(e)
+		s.recovered(e, "the manifest")
 	}
 }
 
-// status is for a run elsewhere, of which it is told once in a while.
-func (s *screen) status(now activity.Status) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if waits := now.State == activity.StateWaiting; waits != s.waiting {
-		if s.waiting = waits; waits {
-			s.printf("checksum: waiting for a worker\n")
-		}
-	}
-	var p progress
-	recorded, err := now.HeartbeatDetails(&p)
-	recorded = recorded && err == nil
-	if recorded && s.done == (progress{}) { // what is heard first
-		s.advance(p)
-	}
-	if now.Attempt > s.attempts {
-		s.attempts = now.Attempt
-		if now.Attempt > 1 && now.LastFailure != nil {
-			s.recovered(fmt.Sprintf("%s; attempt %d goes on from there", s.setback(now.Attempt-1, now.LastFailure), now.Attempt))
-		}
-	}
-	if recorded {
-		s.advance(p)
-	}
-}
-
-// setback says how an attempt has failed.
-func (s *screen) setback(attempt int, err error) string {
-	how := fmt.Sprint("failed: ", err)
+// fail shows how an attempt has failed and, if it has stalled, where it hangs.
+func (s *screen) fail(e activity.Event) {
 	var timeout *activity.TimeoutError
-	if errors.As(err, &timeout) && timeout.Type == activity.TimeoutHeartbeat {
-		how = fmt.Sprintf("stalled, without a heartbeat for %s", timeout.After)
+	if errors.As(e.Err, &timeout) && timeout.Type == activity.TimeoutHeartbeat {
+		s.failure, s.failed = "timeout", s.heard.Add(timeout.After)
+		s.printf("checksum: attempt %d stalled at %s: no heartbeat for %s\n%s", e.Attempt, s.done, timeout.After, own(timeout.Stack))
+		return
 	}
-	return fmt.Sprintf("attempt %d %s, at %s", attempt, how, s.place())
+	s.failure, s.failed = "error", e.Time
+	s.printf("checksum: attempt %d failed at %s: %v\n", e.Attempt, s.done, e.Err)
 }
 
-// recover notes that an attempt has gone on from where others ended.
-func (s *screen) recover(e activity.Event) {
-	for _, b := range s.setbacks {
-		s.recovered(fmt.Sprintf("%s; attempt %d went on from there, %s later", b.what, e.Attempt, e.Time.Sub(b.when).Round(time.Microsecond)))
+// own returns the lines of a stack above the frames of the activity runtime.
+func own(stack []byte) string {
+	function, _, runtime := strings.Cut(string(stack), "\ngithub.com/seed-9da638b0/activity.")
+	if runtime {
+		function += "\n"
 	}
-	s.setbacks = nil
+	return function
 }
 
-func (s *screen) recovered(how string) {
-	s.printf("checksum: %s\n", how)
-	s.recoveries = append(s.recoveries, how)
+// recovered says that the current attempt is the first to get further after a failure.
+func (s *screen) recovered(e activity.Event, done string) {
+	if s.failure != "" {
+		s.printf("checksum: recovered: attempt %d started %s after the %s; %s was done %s after it\n", e.Attempt,
+			s.restart.Round(time.Microsecond), s.failure, done, e.Time.Sub(s.failed).Round(time.Microsecond))
+	}
+	s.failure = ""
 }
 
-func (s *screen) advance(p progress) {
+func (s *screen) advance(p manifest.Progress) {
 	before := s.done
 	s.done = p
 	if s.terminal {
@@ -145,17 +123,6 @@ func (s *screen) draw() {
 	s.bar.ChangeMax(s.done.Total)
 	s.bar.Set(s.done.Next)
 	s.drawn = time.Now()
-}
-
-// place is the file at which the work is.
-func (s *screen) place() string {
-	switch {
-	case s.done == progress{}:
-		return "the start"
-	case s.done.Next == s.done.Total:
-		return "the end"
-	}
-	return fmt.Sprintf("file %d of %d, %s", s.done.Next+1, s.done.Total, s.done.File)
 }
 
 // say prints a line for the user.
@@ -179,7 +146,7 @@ func (s *screen) printf(format string, args ...any) {
 	s.draw()
 }
 
-// close takes the bar away.
+// close removes the bar.
 func (s *screen) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -187,21 +154,4 @@ func (s *screen) close() {
 		s.bar.Clear()
 	}
 	s.bar, s.terminal = nil, false
-}
-
-// reason says on one line what is wrong with which file.
-func reason(err error) string {
-	var e *fs.PathError
-	if errors.As(err, &e) {
-		return fmt.Sprintf("%s: %v", show(e.Path), e.Err)
-	}
-	return err.Error()
-}
-
-// show quotes a name that would confuse a terminal.
-func show(path string) string {
-	if quoted := fmt.Sprintf("%q", path); quoted != `"`+path+`"` {
-		return quoted
-	}
-	return path
 }

@@ -1,4 +1,4 @@
-package main
+package manifest
 
 import (
 	"context"
@@ -20,13 +20,13 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// The activity itself, in synctest bubbles: files are real, time is not.
+// These tests run the activity in synctest bubbles, with real files.
 
 const beat = 10 * time.Second
 
-// fiveFiles makes a directory of files, and the progress that a run over all of
-// them ends with.
-func fiveFiles(t *testing.T) (dir string, files []string, whole progress) {
+// fiveFiles makes a directory of files. It returns the progress with which a run over
+// all of them ends.
+func fiveFiles(t *testing.T) (dir string, files []string, whole Progress) {
 	t.Helper()
 	dir = t.TempDir()
 	for i := range 5 {
@@ -41,7 +41,7 @@ func fiveFiles(t *testing.T) (dir string, files []string, whole progress) {
 
 func fingerprintOf(t *testing.T, files []string) uint64 {
 	t.Helper()
-	sum, err := fingerprint(files, always)
+	sum, err := fingerprint(files, func() error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,35 +73,37 @@ func quiet() *activity.Runtime {
 	return activity.New(activity.Config{Logger: slog.New(slog.DiscardHandler)})
 }
 
-func newJob(t *testing.T, dir string) job {
-	return job{filepath.Join(t.TempDir(), "SUMS"), []string{dir}}
+func newJob(t *testing.T, dir string) Job {
+	return Job{filepath.Join(t.TempDir(), "SUMS"), []string{dir}}
 }
 
-func execute(t *testing.T, rt *activity.Runtime, w *writer, in job) (progress, error) {
-	if w.say == nil {
-		w.say = t.Logf
+func execute(t *testing.T, rt *activity.Runtime, w *Writer, in Job) (Progress, error) {
+	if w.Say == nil {
+		w.Say = t.Logf
 	}
-	return activity.Execute(t.Context(), rt, activity.Options{HeartbeatTimeout: beat}, w.write, in)
+	return activity.Execute(t.Context(), rt, activity.Options{HeartbeatTimeout: beat}, w.Write, in)
 }
 
-// plain is the manifest of an undisturbed run.
+// plain returns the manifest of an undisturbed run.
 func plain(t *testing.T, dir string) string {
 	t.Helper()
 	in := newJob(t, dir)
-	if _, err := execute(t, quiet(), &writer{}, in); err != nil {
+	if _, err := execute(t, quiet(), &Writer{}, in); err != nil {
 		t.Fatal(err)
 	}
 	return read(t, in.Manifest)
 }
 
-func TestStallAtEachFile(t *testing.T) {
+// Given an attempt that hangs at a file, when it times out, then the next one starts
+// at once, and the late waker writes nothing.
+func TestWrite_StallAtEachFile(t *testing.T) {
 	dir, files, whole := fiveFiles(t)
 	want := plain(t, dir)
 	for n := range files {
-		for _, wake := range []time.Duration{time.Nanosecond, time.Hour} { // amid the next attempt, and after all
+		for _, wake := range []time.Duration{time.Nanosecond, time.Hour} { // during the next attempt, and after the end
 			synctest.Test(t, func(t *testing.T) {
-				in, w, rt, start := newJob(t, dir), &writer{}, quiet(), time.Now()
-				w.trouble.stallAt, w.trouble.stallFor = n+1, wake
+				in, w, rt, start := newJob(t, dir), &Writer{}, quiet(), time.Now()
+				w.Trouble.StallAt, w.Trouble.StallFor = n+1, wake
 				p, err := execute(t, rt, w, in)
 				if p != whole || err != nil {
 					t.Errorf("stall at %d: progress %+v, error %v, want %+v", n+1, p, err, whole)
@@ -125,13 +127,15 @@ func TestStallAtEachFile(t *testing.T) {
 	}
 }
 
-func TestFailAtEachFile(t *testing.T) {
+// Given an attempt that fails at a file, when the next one has finished, then the
+// manifest is that of an undisturbed run.
+func TestWrite_FailureAtEachFile(t *testing.T) {
 	dir, files, whole := fiveFiles(t)
 	want := plain(t, dir)
 	for n := range files {
 		synctest.Test(t, func(t *testing.T) {
-			in, w, rt := newJob(t, dir), &writer{}, quiet()
-			w.trouble.failAt = n + 1
+			in, w, rt := newJob(t, dir), &Writer{}, quiet()
+			w.Trouble.FailAt = n + 1
 			p, err := execute(t, rt, w, in)
 			if p != whole || err != nil {
 				t.Errorf("fail at %d: progress %+v, error %v, want %+v", n+1, p, err, whole)
@@ -146,9 +150,9 @@ func TestFailAtEachFile(t *testing.T) {
 	}
 }
 
-// A file that cannot be read is counted once, although its attempt stalls. Here it
-// vanishes after both attempts have listed it.
-func TestVanishedFile(t *testing.T) {
+// Given a file that vanishes after both attempts have listed it, when the first attempt
+// stalls there, then the file is counted once as unread.
+func TestWrite_VanishedFileIsCountedOnce(t *testing.T) {
 	dir, files, whole := fiveFiles(t)
 	lines := strings.SplitAfter(plain(t, dir), "\n")
 	if err := os.Remove(files[2]); err != nil {
@@ -160,11 +164,11 @@ func TestVanishedFile(t *testing.T) {
 	want := strings.Join(append(lines[:2:2], lines[3:]...), "")
 	whole.Lines, whole.Files = crc64.Checksum([]byte(want), crcTable), fingerprintOf(t, files)
 	synctest.Test(t, func(t *testing.T) {
-		in, w, said := newJob(t, dir), &writer{}, make(chan string, 10)
-		w.say = func(format string, args ...any) { said <- fmt.Sprintf(format, args...) }
-		w.trouble.stallAt, w.trouble.stallFor = 3, time.Minute
-		p, err := activity.Execute(t.Context(), quiet(), activity.Options{HeartbeatTimeout: beat}, func(ctx activity.Context, in job) (progress, error) {
-			p, err := activity.Resume(ctx, progress{})
+		in, w, said := newJob(t, dir), &Writer{}, make(chan string, 10)
+		w.Say = func(format string, args ...any) { said <- fmt.Sprintf(format, args...) }
+		w.Trouble.StallAt, w.Trouble.StallFor = 3, time.Minute
+		p, err := activity.Execute(t.Context(), quiet(), activity.Options{HeartbeatTimeout: beat}, func(ctx activity.Context, in Job) (Progress, error) {
+			p, err := activity.Resume(ctx, Progress{})
 			if err != nil {
 				return p, err
 			}
@@ -187,12 +191,13 @@ func TestVanishedFile(t *testing.T) {
 	})
 }
 
-// To cut back a manifest that is too short would fill it up with zeros.
-func TestManifestCutByOthers(t *testing.T) {
+// Given a manifest that another program cuts off, when the next attempt resumes, then
+// it fails. Truncating to the recorded length would fill the manifest with zeros.
+func TestWrite_ManifestCutBetweenAttempts(t *testing.T) {
 	dir, _, _ := fiveFiles(t)
 	synctest.Test(t, func(t *testing.T) {
-		in, w, rt := newJob(t, dir), &writer{}, quiet()
-		w.trouble.stallAt, w.trouble.stallFor = 3, time.Minute
+		in, w, rt := newJob(t, dir), &Writer{}, quiet()
+		w.Trouble.StallAt, w.Trouble.StallFor = 3, time.Minute
 		done := make(chan error)
 		go func() {
 			_, err := execute(t, rt, w, in)
@@ -203,8 +208,8 @@ func TestManifestCutByOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 		var end *activity.Error
-		if err := <-done; !errors.As(err, &end) || end.RetryState != activity.RetryStateNonRetryableFailure || !strings.Contains(err.Error(), "somebody else") {
-			t.Errorf("error %v, want a non-retryable one about somebody else", err)
+		if err := <-done; !errors.As(err, &end) || end.RetryState != activity.RetryStateNonRetryableFailure || !strings.Contains(err.Error(), "another program") {
+			t.Errorf("error %v, want a non-retryable one about another program", err)
 		}
 		if s := rt.Stats(); s.Attempts != 2 {
 			t.Errorf("%d attempts, want 2", s.Attempts)
@@ -213,9 +218,10 @@ func TestManifestCutByOthers(t *testing.T) {
 	})
 }
 
-// Each attempt lists the files. What it goes on from must mean the same in its list.
-func TestFilesChangeBetweenAttempts(t *testing.T) {
-	const startsOver = "the first 3 files are not those of the run before, or have changed; starting over"
+// Given files that change while an attempt hangs, when the next one resumes, then the
+// manifest is that of the files as they are. It starts over only if it has to.
+func TestWrite_FilesChangeBetweenAttempts(t *testing.T) {
+	const startsOver = "the first 3 files are not those of the previous run, or have changed; starting over"
 	for name, c := range map[string]struct {
 		change func(dir string) error
 		says   string
@@ -233,10 +239,10 @@ func TestFilesChangeBetweenAttempts(t *testing.T) {
 			var got string
 			var said []string
 			synctest.Test(t, func(t *testing.T) {
-				in, w, done := newJob(t, dir), &writer{}, make(chan error)
+				in, w, done := newJob(t, dir), &Writer{}, make(chan error)
 				says := make(chan string, 10) // of both attempts
-				w.say = func(format string, args ...any) { says <- fmt.Sprintf(format, args...) }
-				w.trouble.stallAt, w.trouble.stallFor = 4, time.Hour
+				w.Say = func(format string, args ...any) { says <- fmt.Sprintf(format, args...) }
+				w.Trouble.StallAt, w.Trouble.StallFor = 4, time.Hour
 				go func() {
 					_, err := execute(t, quiet(), w, in)
 					done <- err
@@ -268,7 +274,7 @@ func TestFilesChangeBetweenAttempts(t *testing.T) {
 	}
 }
 
-// A meddler does something when a file is done.
+// A meddler calls meddle when a file is done.
 type meddler struct {
 	activity.Context
 	meddle func()
@@ -281,17 +287,18 @@ func (m meddler) Heartbeat(details ...any) error {
 	return m.Context.Heartbeat(details...)
 }
 
-// What comes amid the lines while they are written must not pass for a manifest.
-func TestManifestChangedMeanwhile(t *testing.T) {
+// Given a manifest that another program changes while it is written, when all lines are
+// written, then the activity fails.
+func TestWrite_ManifestChangedMeanwhile(t *testing.T) {
 	dir, _, _ := fiveFiles(t)
 	for name, change := range map[string]func(string) error{
 		"Cut":    func(manifest string) error { return os.Truncate(manifest, 10) },
 		"Edited": func(manifest string) error { return os.WriteFile(manifest, []byte("x"), 0o644) },
 	} {
-		in, w := newJob(t, dir), &writer{say: t.Logf}
+		in, w := newJob(t, dir), &Writer{Say: t.Logf}
 		files := 0
-		_, err := activity.Execute(t.Context(), quiet(), activity.Options{}, func(ctx activity.Context, in job) (progress, error) {
-			return w.write(meddler{ctx, func() {
+		_, err := activity.Execute(t.Context(), quiet(), activity.Options{}, func(ctx activity.Context, in Job) (Progress, error) {
+			return w.Write(meddler{ctx, func() {
 				if files++; files == 3 {
 					if err := change(in.Manifest); err != nil {
 						t.Error(err)
@@ -306,7 +313,9 @@ func TestManifestChangedMeanwhile(t *testing.T) {
 	}
 }
 
-func TestListingIsNoStall(t *testing.T) {
+// Given a large tree, when it is listed or compared, then each file counts as a sign of
+// life, and the end of the attempt stops it.
+func TestList_IsNoStall(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 100 {
 		if err := os.Mkdir(filepath.Join(dir, fmt.Sprint(i)), 0o755); err != nil {
@@ -314,7 +323,7 @@ func TestListingIsNoStall(t *testing.T) {
 		}
 	}
 	rt := quiet()
-	if _, err := execute(t, rt, &writer{}, newJob(t, dir)); err != nil {
+	if _, err := execute(t, rt, &Writer{}, newJob(t, dir)); err != nil {
 		t.Fatal(err)
 	}
 	if n := rt.Stats().Heartbeats; n < 100 {
@@ -329,7 +338,7 @@ func TestListingIsNoStall(t *testing.T) {
 		}
 		return nil
 	}
-	if _, _, err := list(alive, []string{dir}, "SUMS", t.Logf); err != over || calls != 3 {
+	if _, _, err := List(alive, Job{"SUMS", []string{dir}}, t.Logf); err != over || calls != 3 {
 		t.Errorf("list: error %v after %d signs of life, want %v after 3", err, calls, over)
 	}
 	calls = 0
@@ -338,7 +347,7 @@ func TestListingIsNoStall(t *testing.T) {
 	}
 }
 
-// slow is a file on a slow disk: a byte a second.
+// slow is a file on a slow disk, which takes a second for each byte.
 type slow struct{ left int }
 
 func (s *slow) Read(b []byte) (int, error) {
@@ -350,7 +359,9 @@ func (s *slow) Read(b []byte) (int, error) {
 	return 1, nil
 }
 
-func TestLargeFileIsNoStall(t *testing.T) {
+// Given a file that takes longer than the heartbeat timeout, when it is read, then the
+// attempt does not stall.
+func TestReader_SlowFileIsNoStall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt, start := quiet(), time.Now()
 		err := rt.Run(t.Context(), activity.Options{HeartbeatTimeout: beat}, func(ctx activity.Context) error {
@@ -363,11 +374,12 @@ func TestLargeFileIsNoStall(t *testing.T) {
 	})
 }
 
-func TestLargeFileHeartbeats(t *testing.T) {
+// Given a large file, when it is hashed, then the attempt sends heartbeats meanwhile.
+func TestWrite_HeartbeatsInLargeFile(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "large"), strings.Repeat("large", 1<<20))
 	rt := quiet()
-	if _, err := execute(t, rt, &writer{}, newJob(t, dir)); err != nil {
+	if _, err := execute(t, rt, &Writer{}, newJob(t, dir)); err != nil {
 		t.Fatal(err)
 	}
 	if n := rt.Stats().Heartbeats; n < 50 {
@@ -375,7 +387,8 @@ func TestLargeFileHeartbeats(t *testing.T) {
 	}
 }
 
-func TestReadStopsWhenCanceled(t *testing.T) {
+// Given a slow file, when the activity is canceled, then the next Read stops.
+func TestReader_StopsWhenCanceled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cause := errors.New("that will do")
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -391,7 +404,7 @@ func TestReadStopsWhenCanceled(t *testing.T) {
 	})
 }
 
-func TestLine(t *testing.T) {
+func TestLine_IsInFormatOfSha256sum(t *testing.T) {
 	sum := make([]byte, 32)
 	zeros := strings.Repeat("0", 64)
 	for path, want := range map[string]string{

@@ -1,4 +1,4 @@
-package main
+package manifest
 
 import (
 	"context"
@@ -12,9 +12,9 @@ import (
 	"github.com/seed-9da638b0/activity/activitytest"
 )
 
-// The activity on a folder of real files, interrupted everywhere: the manifest is
-// always the one of an undisturbed run.
-func TestManifestSurvivesEverything(t *testing.T) {
+// Given real files, when the activity is interrupted anywhere, then the manifest is that
+// of an undisturbed run.
+func TestWrite_SurvivesEveryInterruption(t *testing.T) {
 	dir, _, whole := fiveFiles(t)
 	want := plain(t, dir)
 	in := newJob(t, dir)
@@ -22,10 +22,10 @@ func TestManifestSurvivesEverything(t *testing.T) {
 		if err := os.Remove(in.Manifest); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
-		var p progress
+		var p Progress
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) (err error) {
-			writer := &writer{say: func(string, ...any) {}}
-			p, err = activity.Execute(ctx, rt, activity.Options{ID: id, HeartbeatTimeout: beat}, writer.write, in)
+			writer := &Writer{Say: func(string, ...any) {}}
+			p, err = activity.Execute(ctx, rt, activity.Options{ID: "manifest", HeartbeatTimeout: beat}, writer.Write, in)
 			return err
 		})
 		if p != whole || err != nil {
