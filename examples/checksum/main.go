@@ -75,8 +75,8 @@ func run(ctx context.Context, screen *screen, dirs []string) int {
 		dirs = []string{source}
 	}
 	in := manifest.Job{Manifest: *output, Dirs: dirs}
-	if info, err := os.Stat(in.Manifest); err == nil && !info.Mode().IsRegular() {
-		screen.say("%s: not a regular file, so it cannot be the manifest", manifest.Quote(in.Manifest))
+	if err := in.Check(); err != nil {
+		screen.say("%v", err)
 		return 1
 	}
 

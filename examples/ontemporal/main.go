@@ -44,7 +44,7 @@ var (
 	stall    = flag.Int("stall", 0, "with -worker: hang at file `N`, once, to see the recovery")
 
 	output  = flag.String("o", "SHA256SUMS", "write the manifest to this `file`")
-	timeout = flag.Duration("heartbeat-timeout", 2*time.Second, "the longest time without a heartbeat, after which an attempt has stalled")
+	timeout = flag.Duration("heartbeat-timeout", 2*time.Second, "the longest time without a heartbeat, after which an attempt has stalled or its worker is gone; if zero, only 24 hours end an attempt")
 )
 
 const activityName = "checksum"
@@ -69,6 +69,9 @@ func run(ctx context.Context, dirs []string) int {
 	case !*asWorker && *stall != 0:
 		say("-stall %d needs -worker, because workers run the activity", *stall)
 		return 2
+	case *stall < 0:
+		say("-stall must not be negative (got %d)", *stall)
+		return 2
 	case len(dirs) == 0 && !*asWorker:
 		source, err := manifest.GoSource()
 		if err != nil {
@@ -76,6 +79,11 @@ func run(ctx context.Context, dirs []string) int {
 			return 1
 		}
 		dirs = []string{source}
+	}
+	in := manifest.Job{Manifest: *output, Dirs: dirs}
+	if err := in.Check(); err != nil && !*asWorker {
+		say("%v", err)
+		return 1
 	}
 	c, err := dial(ctx)
 	if err != nil {
@@ -86,7 +94,7 @@ func run(ctx context.Context, dirs []string) int {
 	if *asWorker {
 		return serve(ctx, c)
 	}
-	return call(ctx, c, manifest.Job{Manifest: *output, Dirs: dirs})
+	return call(ctx, c, in)
 }
 
 func dial(ctx context.Context) (client.Client, error) {

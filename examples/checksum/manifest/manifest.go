@@ -22,6 +22,14 @@ type Job struct {
 	Dirs     []string
 }
 
+// Check refuses a manifest that is a directory, a device or the like.
+func (in Job) Check() error {
+	if info, err := os.Stat(in.Manifest); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s: not a regular file, so it cannot be the manifest", Quote(in.Manifest))
+	}
+	return nil
+}
+
 // Progress is what a heartbeat records: everything that the next attempt needs to
 // continue. Its fields are exported because it is encoded.
 type Progress struct {
