@@ -51,8 +51,10 @@ func main() {
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) // as docker stop sends it
-	context.AfterFunc(ctx, stop)                                                           // a second signal ends the program at once
+	// Ctrl-C cancels, and so does SIGTERM, which docker stop sends. A second signal ends
+	// the program at once.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, newScreen(os.Stderr, *verbose), flag.Args()))
 }
 
@@ -114,11 +116,11 @@ func run(ctx context.Context, screen *screen, dirs []string) int {
 
 // execute runs the activity, and returns the exit code.
 func execute(ctx context.Context, screen *screen, store *manifestStore, in manifest.Job) int {
-	var functions sync.WaitGroup // those of attempts that have timed out included
+	var functions sync.WaitGroup // all that run, also after their attempts have timed out
 	rt := activity.New(activity.Config{
 		Store:    store,
 		Observer: screen.observe,
-		Logger:   screen.logger(slog.LevelError), // needs a person, as a Store that fails does
+		Logger:   screen.logger(slog.LevelError), // for what needs a person, such as a Store that fails
 		Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
 			functions.Add(1)
 			defer functions.Done()

@@ -27,12 +27,12 @@ type screen struct {
 	terminal bool
 	bar      *progressbar.ProgressBar // on a terminal, once there is progress
 	drawn    time.Time                // when the bar was last drawn
-	attempts int
-	done     manifest.Progress
-	heard    time.Time     // when the attempt started or sent its last heartbeat
-	failure  string        // "timeout" or "error" if an attempt has failed since the last file was done
-	failed   time.Time     // when it did: at the latest, a file was due
-	restart  time.Duration // from then to the start of the current attempt
+	attempts int                      // number of the last attempt
+	done     manifest.Progress        // as recorded last
+	heard    time.Time                // when the attempt started or sent its last heartbeat
+	failure  string                   // "timeout" or "error" if an attempt has failed since the last file was done
+	failed   time.Time                // when the timeout expired or the error occurred
+	restart  time.Duration            // from failed to the start of the current attempt
 }
 
 func newScreen(out *os.File, verbose bool) *screen {

@@ -55,8 +55,10 @@ func main() {
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) // as docker stop sends it
-	context.AfterFunc(ctx, stop)                                                           // a second signal ends the program at once
+	// Ctrl-C cancels, and so does SIGTERM, which docker stop sends. A second signal ends
+	// the program at once.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, flag.Args()))
 }
 

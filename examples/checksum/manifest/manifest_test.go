@@ -186,7 +186,7 @@ func TestWrite_VanishedFileIsCountedOnce(t *testing.T) {
 			lines = append(lines, <-said)
 		}
 		if diff := cmp.Diff([]string{"hanging at file 3, as -stall asks", files[2] + ": no such file or directory"}, lines); diff != "" {
-			t.Errorf("what the user was told (-want +got):\n%s", diff)
+			t.Errorf("what it said (-want +got):\n%s", diff)
 		}
 	})
 }
@@ -268,7 +268,7 @@ func TestWrite_FilesChangeBetweenAttempts(t *testing.T) {
 				want = append(want, c.says)
 			}
 			if diff := cmp.Diff(want, said); diff != "" {
-				t.Errorf("what the user was told (-want +got):\n%s", diff)
+				t.Errorf("what it said (-want +got):\n%s", diff)
 			}
 		})
 	}
