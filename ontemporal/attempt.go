@@ -19,67 +19,75 @@ import (
 )
 
 const (
-	asking   = 5 * time.Second  // what an attempt waits for an answer of the server that it can do without
-	maxPulse = 10 * time.Second // between heartbeats of the worker's own
-	maxQuiet = time.Second      // between heartbeats without details that the SDK gets, and may hold back
+	callTimeout = 5 * time.Second  // for calls of the server that an attempt can do without
+	maxPulse    = 10 * time.Second // the longest time between two heartbeats of the worker's own
+	maxQuiet    = time.Second      // the longest time for which heartbeats without details are kept from the SDK
 )
 
 var (
-	// errCanceled is the cause of a Context that was canceled: by the caller, the
-	// workflow, or whoever else may.
+	// errCanceled is the cause of a Context that was canceled: by the caller, by the
+	// workflow or by an operator.
 	errCanceled = fmt.Errorf("activity: canceled (%w)", context.Canceled)
 
-	// errOver is the cause of one whose attempt the server has ended.
-	errOver = errors.New("activity: the server says that the attempt is over: it has timed out there, or was terminated")
+	// errOver is the cause of a Context whose attempt the server has ended.
+	errOver = errors.New("activity: the attempt is over, the server has timed it out or terminated it")
 
-	// errStops is the cause of one whose worker stops.
+	// errStops is the cause of a Context whose worker stops.
 	errStops = fmt.Errorf("%w: the Temporal worker stops", activity.ErrShutdown)
 
+	// errReturned is the cause of a Context whose function has returned.
 	errReturned = fmt.Errorf("activity: the attempt is over, its function has returned (%w)", context.Canceled)
 )
 
-// An attempt is one run of an activity's function in a worker, and the Context it
-// gets. Its Context ends, with the cause that the embedded runtime has, when
+// An attempt is one run of an activity's function in a worker, and the Context that
+// the function gets. Its Context ends, with the cause that the embedded runtime has, if
 //
-//   - a deadline comes, which it watches itself;
-//   - the SDK's context ends, when the answer to a heartbeat says so;
+//   - a deadline is reached, which the attempt watches itself;
+//   - the SDK's context ends, because the answer to a heartbeat says so;
 //   - the worker stops.
 //
-// The first one wins. To the server the attempt's heartbeats say that the worker is
-// alive: it sends them too while the function is silent, since whether that has
-// stalled is decided here.
+// The first cause wins. The attempt's heartbeats tell the server that the worker is
+// alive. They are sent while the function is silent, too, because this worker decides
+// whether the function has stalled, not the server.
 type attempt struct {
-	context.Context // from which FromContext gives the attempt
+	context.Context // FromContext finds the attempt in it
 	cancel          context.CancelCauseFunc
 	sdk             context.Context
 	sdkInfo         sdkactivity.Info
 	info            activity.Info
 	place           *place
 	dumps           *dumps
-	resumed         details       // what it resumes from
-	grace           time.Duration // Options.CancelGrace; 0: a workflow's activity, until its deadline
-	left            chan struct{} // closed when a timeout, outside Guard, leaves the function behind
-	unwatch         func()        // of the SDK's context and the worker
+	resumed         details       // the details that the attempt resumes from
+	grace           time.Duration // Options.CancelGrace; zero in a workflow's activity, which has until its deadline
+	left            chan struct{} // closed when the function is left behind
+	unwatch         func()        // stops watching the SDK's context and the worker
 
-	sending sync.Mutex // held by who sends a heartbeat, so that the newest comes last; before mu
+	// sending is held while a heartbeat is sent, so that the newest arrives last. It is
+	// locked before mu.
+	sending sync.Mutex
 
-	mu         sync.Mutex
-	over       bool        // fenced: it has timed out, or the server says so, or it is settled
-	settled    bool        // how it ended is decided
-	told       bool        // Sleep, Idle, Range or Guard returned the cause
-	ranged     bool        // BeginRange was called
-	recorded   bool        // details
-	progressed bool        // recorded other details than it resumed from
-	guards     int         // functions inside Guard now
-	latest     details     // recorded last, or resumed from
-	sent       time.Time   // when the SDK got a heartbeat last
-	waiting    int         // heartbeats that wait for the server now
-	pulseAt    time.Time   // when the worker sends the next of its own
-	beat       time.Time   // the last heartbeat, or the start
-	beatBy     time.Time   // the heartbeat deadline; zero: none
-	returnBy   time.Time   // when a canceled function is left behind; zero: it is not canceled, or may take its time
-	silent     bool        // somebody has ended the SDK's context: nobody could tell the server of an end any more
-	timer      *time.Timer // for the next deadline or heartbeat; nil before start
+	mu sync.Mutex // guards the fields below
+
+	over       bool // the attempt is fenced: timed out, ended by the server, or settled
+	settled    bool // the outcome is decided
+	told       bool // Sleep, Idle, Range or Guard has returned the cause
+	ranged     bool // BeginRange was called
+	recorded   bool // details were recorded
+	progressed bool // the recorded details differ from those that the attempt resumed from
+
+	// silent means that something else has ended the SDK's context. The end of the
+	// attempt could not be reported then, so no heartbeats of the worker's own are sent.
+	silent bool
+
+	guards   int         // the functions inside Guard
+	latest   details     // the details recorded last, or resumed from
+	sent     time.Time   // the last heartbeat that the SDK got
+	waiting  int         // the heartbeats in flight
+	pulseAt  time.Time   // the next heartbeat of the worker's own
+	beat     time.Time   // the function's last heartbeat, or its start
+	beatBy   time.Time   // the heartbeat deadline; zero if there is none
+	returnBy time.Time   // when a canceled function is left behind; zero before a cancellation, and if it has no limit
+	timer    *time.Timer // the timer of the next deadline or heartbeat; nil before start
 }
 
 func newAttempt(sdk context.Context, start start, dumps *dumps) (*attempt, error) {
@@ -96,7 +104,7 @@ func newAttempt(sdk context.Context, start start, dumps *dumps) (*attempt, error
 	}
 	var err error
 	if t.resumed, err = recorded(sdk); err != nil {
-		return nil, fmt.Errorf("%s: its heartbeat details cannot be read: %w", t, err)
+		return nil, fmt.Errorf("%s: cannot read its heartbeat details: %w", t, err)
 	}
 	if t.resumed == nil {
 		t.resumed = fromJSON(start.Details)
@@ -115,20 +123,20 @@ func newAttempt(sdk context.Context, start start, dumps *dumps) (*attempt, error
 	return t, nil
 }
 
-// lastFailure asks the server how the attempt before ended, which the SDK does not
-// say. Of an activity that a workflow started it cannot be asked so.
+// lastFailure asks the server how the attempt before ended, because the SDK does not
+// say. The server cannot answer that for an activity that a workflow started.
 func (t *attempt) lastFailure() error {
-	ctx, cancel := context.WithTimeout(t.sdk, asking)
+	ctx, cancel := context.WithTimeout(t.sdk, callTimeout)
 	defer cancel()
 	h := sdkactivity.GetClient(t.sdk).GetActivityHandle(client.GetActivityHandleOptions{ActivityID: t.info.ID, RunID: t.sdkInfo.ActivityRunID})
 	d, err := h.Describe(ctx, client.DescribeActivityOptions{IncludeLastFailure: true})
 	if err != nil {
-		return fmt.Errorf("how attempt %d ended is not known: %w", t.info.Attempt-1, err)
+		return fmt.Errorf("cannot find out how attempt %d ended: %w", t.info.Attempt-1, err)
 	}
 	return lastFailure(d, t.resumed)
 }
 
-// watch ends the Context with the SDK's, and when the worker stops.
+// watch ends the Context when the SDK's context ends or the worker stops.
 func (t *attempt) watch() {
 	unwatchSDK := context.AfterFunc(t.sdk, t.sdkEnded)
 	unwatched := make(chan struct{})
@@ -154,7 +162,8 @@ func (t *attempt) watch() {
 	}
 }
 
-// admit waits until nothing of earlier attempts stands in the way.
+// admit waits until no function of an earlier attempt keeps this one from starting. The
+// worker's heartbeats show meanwhile that the attempt is alive.
 func (t *attempt) admit() error {
 	for n := 0; ; n++ {
 		t.sdkEnded()
@@ -179,10 +188,10 @@ func (t *attempt) admit() error {
 	}
 }
 
-// start begins the watch over the deadlines.
+// start begins to watch the deadlines.
 func (t *attempt) start() {
 	if len(t.resumed) > 0 && !sdkactivity.HasHeartbeatDetails(t.sdk) {
-		t.send(t.bySDK) // from now on the server keeps them
+		t.send(t.bySDK) // so that the server has them for the next attempt
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -192,10 +201,10 @@ func (t *attempt) start() {
 	t.timer = time.AfterFunc(t.next(now), t.tick)
 }
 
-// next is the time until there is something to do. T.mu is held.
+// next returns the time until the next deadline or heartbeat. It needs t.mu.
 func (t *attempt) next(now time.Time) time.Duration {
 	at := t.pulseAt
-	if t.over { // it holds on
+	if t.over { // only Guard still needs heartbeats
 		return at.Sub(now)
 	}
 	deadlines := []time.Time{t.info.Deadline, t.returnBy}
@@ -210,11 +219,12 @@ func (t *attempt) next(now time.Time) time.Duration {
 	return at.Sub(now)
 }
 
-// watched reports whether the heartbeat deadline counts: a canceled function may take
-// its time, and one whose heartbeat waits for the server is not silent. T.mu is held.
+// watched reports whether the heartbeat deadline counts. It does not count for a
+// canceled function, which has until returnBy, nor while a heartbeat is in flight. It
+// needs t.mu.
 func (t *attempt) watched() bool { return !t.beatBy.IsZero() && t.Err() == nil && t.waiting == 0 }
 
-// extend notes a heartbeat. T.mu is held.
+// extend moves the heartbeat deadline. It needs t.mu.
 func (t *attempt) extend(now time.Time) {
 	t.beat = now
 	if d := t.info.HeartbeatTimeout; d > 0 {
@@ -222,8 +232,8 @@ func (t *attempt) extend(now time.Time) {
 	}
 }
 
-// holds reports whether the server is to wait for the report of a stall, since the
-// function is inside Guard. T.mu is held.
+// holds reports whether the report of a stall is held back, because the function is
+// inside Guard. It needs t.mu.
 func (t *attempt) holds(now time.Time) bool {
 	return t.guards > 0 && isStall(context.Cause(t)) && now.Before(t.info.Deadline)
 }
@@ -233,10 +243,10 @@ func isStall(err error) bool {
 	return ok && e.Type == activity.TimeoutHeartbeat
 }
 
-// pulse is the time between heartbeats that the worker sends on its own, past the SDK,
-// which holds heartbeats back for 80 % of the timeout: often enough that the server,
-// which counts from the last one that it got, does not find an attempt stalled before
-// the worker does. Their answers also tell of a cancellation.
+// pulse returns the time between two heartbeats of the worker's own. They bypass the SDK,
+// which holds heartbeats back for 80 % of the timeout. The server counts from the last
+// heartbeat that it received, and must not find a stall before the worker does. The
+// answers also report cancellations.
 func (t *attempt) pulse() time.Duration {
 	if d := t.info.HeartbeatTimeout; d > 0 {
 		return min(d/2, maxPulse)
@@ -265,8 +275,9 @@ func (t *attempt) tick() {
 	}
 }
 
-// check ends the attempt if one of its deadlines has come. (That the whole process has
-// paused is no excuse here: the server and other workers have not.) T.mu is held.
+// check ends the attempt if one of its deadlines has been reached. A pause of the whole
+// process does not move them, because the server and other workers have not paused. It
+// needs t.mu.
 func (t *attempt) check(now time.Time) {
 	due := func(deadline time.Time) bool { return !deadline.IsZero() && !now.Before(deadline) }
 	closed := due(t.info.Deadline)
@@ -281,8 +292,8 @@ func (t *attempt) check(now time.Time) {
 	}
 }
 
-// closed is the end by start-to-close or schedule-to-close, whichever is earlier.
-// T.mu is held.
+// closed returns the timeout of the attempt's deadline: start-to-close or
+// schedule-to-close, whichever is earlier. It needs t.mu.
 func (t *attempt) closed() error {
 	if d := t.info.ScheduleToCloseTimeout; d > 0 && !t.info.Deadline.Before(t.info.ScheduledAt.Add(d)) {
 		return t.timeout(activity.TimeoutScheduleToClose, d)
@@ -290,6 +301,7 @@ func (t *attempt) closed() error {
 	return t.timeout(activity.TimeoutStartToClose, t.info.StartToCloseTimeout)
 }
 
+// timeout needs t.mu.
 func (t *attempt) timeout(typ activity.TimeoutType, after time.Duration) error {
 	return &activity.TimeoutError{
 		ID: t.info.ID, Name: t.info.Name, Type: typ, Attempt: t.info.Attempt, After: after,
@@ -297,15 +309,15 @@ func (t *attempt) timeout(typ activity.TimeoutType, after time.Duration) error {
 	}
 }
 
-// fence ends the attempt, whether or not its function listens. T.mu is held.
+// fence ends the attempt, whether or not its function returns. It needs t.mu.
 func (t *attempt) fence(cause error) {
 	t.over = true
 	t.cancel(cause)
 	t.leave()
 }
 
-// leave leaves the function of a fenced attempt behind, unless it is inside Guard.
-// T.mu is held.
+// leave leaves the function of a fenced attempt behind, unless it is inside Guard. It
+// needs t.mu.
 func (t *attempt) leave() {
 	if t.over && t.guards == 0 {
 		select {
@@ -316,7 +328,7 @@ func (t *attempt) leave() {
 	}
 }
 
-// sdkEnded ends the Context if the SDK's has ended for good.
+// sdkEnded ends the Context if the SDK's context has ended for good.
 func (t *attempt) sdkEnded() {
 	switch t.sdk.Err() {
 	case context.DeadlineExceeded:
@@ -330,9 +342,9 @@ func (t *attempt) sdkEnded() {
 	}
 }
 
-// heard ends the Context as the answer to a heartbeat says, or whoever else ends the
-// SDK's. That the server could not be reached, which the SDK takes for the end, is
-// none: the deadlines decide, and the heartbeats go past the SDK from then on.
+// heard ends the Context if that is what the answer to a heartbeat, or the cause of the
+// SDK's context, says. An outage of the server ends the SDK's context, but not the
+// attempt: the deadlines decide, and the heartbeats bypass the SDK from then on.
 func (t *attempt) heard(cause error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -352,19 +364,19 @@ func (t *attempt) heard(cause error) {
 			}
 		}
 	case errors.As(cause, &notFound):
-		t.fence(fmt.Errorf("%w (%w)", errOver, cause))
+		t.fence(fmt.Errorf("%w: %w", errOver, cause))
 	case errors.As(cause, &trouble), errors.Is(cause, context.DeadlineExceeded):
 	case errors.Is(cause, worker.ErrWorkerShutdown):
 		t.cancel(errStops)
 		t.silent = true
 	default:
-		t.cancel(fmt.Errorf("activity: the attempt was ended by Temporal: %w", cause))
+		t.cancel(fmt.Errorf("activity: Temporal has ended the attempt: %w", cause))
 		t.silent = true
 	}
 }
 
-// send sends a heartbeat with the newest details, which the server would else
-// forget, unless the SDK is to be told of the end already.
+// send sends a heartbeat with the newest details, because the server forgets details
+// that a heartbeat leaves out. Once the attempt is settled, it sends nothing.
 func (t *attempt) send(by func()) {
 	t.sending.Lock()
 	defer t.sending.Unlock()
@@ -376,17 +388,18 @@ func (t *attempt) send(by func()) {
 	}
 }
 
-// bySDK sends it when the SDK sees fit, or past the SDK once its context has ended.
+// bySDK gives a heartbeat to the SDK, which may hold it back. Once the SDK's context has
+// ended, the heartbeat bypasses the SDK.
 func (t *attempt) bySDK() {
 	if t.sdk.Err() != nil {
 		t.sendDirectly()
 		return
 	}
 	sdkactivity.RecordHeartbeat(t.sdk, t.newest().anys()...)
-	t.sdkEnded() // the answer may have said so
+	t.sdkEnded() // the answer may have ended it
 }
 
-// flush sends the details of an attempt that has failed: the SDK might still hold
+// flush sends the details of an attempt that has failed, because the SDK may still hold
 // them back.
 func (t *attempt) flush() {
 	t.mu.Lock()
@@ -399,14 +412,15 @@ func (t *attempt) flush() {
 	}
 }
 
+// sendDirectly sends a heartbeat that bypasses the SDK.
 func (t *attempt) sendDirectly() {
 	c, info := sdkactivity.GetClient(t.sdk), &t.sdkInfo
-	// The SDK's test environment ends the process when its client is used.
+	// The client of the SDK's test environment ends the process when it is used.
 	if _, test := c.WorkflowService().(*workflowservicemock.MockWorkflowServiceClient); test {
 		sdkactivity.RecordHeartbeat(t.sdk, t.newest().anys()...)
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.sdk), asking)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.sdk), callTimeout)
 	defer cancel()
 	o := client.RecordActivityHeartbeatOptions{
 		TaskToken: info.TaskToken, Details: t.newest().anys(), Namespace: info.Namespace,
@@ -417,7 +431,7 @@ func (t *attempt) sendDirectly() {
 	}
 	err := c.RecordActivityHeartbeatWithOptions(ctx, o)
 	if err != nil && !temporal.IsCanceledError(err) {
-		t.Logger().Warn("activity: the server did not take a heartbeat", "error", err)
+		t.Logger().Warn("activity: cannot send a heartbeat to the server", "error", err)
 	}
 	t.heard(err)
 }
@@ -428,8 +442,9 @@ func (t *attempt) newest() details {
 	return t.latest
 }
 
-// settle decides how the attempt ended, whose function returned err or was left
-// behind, and why its Context ended, if it has. Nothing changes that any more.
+// settle decides the outcome of an attempt whose function returned err or was left
+// behind. It returns the outcome, and the cause if the Context had ended. The outcome
+// does not change any more.
 func (t *attempt) settle(err error) (result, cause error) {
 	t.unwatch()
 	t.mu.Lock()
@@ -440,14 +455,15 @@ func (t *attempt) settle(err error) (result, cause error) {
 		err = cause
 	}
 	t.over, t.settled = true, true
-	t.cancel(errReturned) // for goroutines that the function has left
+	t.cancel(errReturned) // the function may have left goroutines behind
 	if t.timer != nil {
 		t.timer.Stop()
 	}
 	return err, cause
 }
 
-// call runs the function. Its frame is what a dump finds it by.
+// call runs the function. It must not be inlined, and keeps t alive: dumps finds the
+// attempt's goroutine by this frame's receiver.
 //
 //go:noinline
 func (t *attempt) call(fn func(activity.Context) error) (err error) {
@@ -461,7 +477,7 @@ func (t *attempt) call(fn func(activity.Context) error) (err error) {
 	return err
 }
 
-// causeOf is the cause of a context that has ended, else nil.
+// causeOf returns the cause of a context that has ended. It is nil before.
 func causeOf(ctx context.Context) error {
 	if ctx.Err() == nil {
 		return nil

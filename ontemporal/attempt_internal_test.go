@@ -14,8 +14,9 @@ import (
 	"go.temporal.io/sdk/worker"
 )
 
-// What an attempt's deadlines make of a look at the clock.
-func TestCheck(t *testing.T) {
+// Rule 7. Given an attempt's deadlines, when the clock is read just before, at or after them,
+// then the right timeout ends it.
+func TestAttempt_DeadlineReached(t *testing.T) {
 	begun := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
 	const (
 		none = activity.TimeoutType(0)
@@ -27,7 +28,7 @@ func TestCheck(t *testing.T) {
 		name                string
 		heartbeat, deadline time.Duration
 		scheduleToClose     time.Duration
-		looks               []time.Duration // after the start
+		looks               []time.Duration // the readings of the clock, counted from the start
 		want                activity.TimeoutType
 	}{
 		{"nothing due", 10, 100, 0, []time.Duration{9*time.Second + 999_999_999}, none},
@@ -64,8 +65,9 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// A canceled function may be silent, but not for longer than CancelGrace.
-func TestCheckCanceled(t *testing.T) {
+// Rule 17. Given a canceled function that is silent, when CancelGrace has passed, then it is
+// left behind, and not before.
+func TestAttempt_LeftBehindAtCancelGrace(t *testing.T) {
 	begun := time.Now()
 	a := &attempt{left: make(chan struct{}), grace: time.Minute}
 	a.Context, a.cancel = context.WithCancelCause(context.Background())
@@ -85,7 +87,9 @@ func TestCheckCanceled(t *testing.T) {
 	}
 }
 
-func TestDumps(t *testing.T) {
+// Given attempts that hang, then each has its own stack. A dump from before an attempt's
+// silence is not used for it.
+func TestStack_OfEachAttempt(t *testing.T) {
 	d := &dumps{}
 	hanging := func() (*attempt, func()) {
 		a, in, out := &attempt{}, make(chan struct{}), make(chan struct{})
@@ -106,7 +110,7 @@ func TestDumps(t *testing.T) {
 	if s := d.stack(&attempt{}, since); s != nil {
 		t.Errorf("the stack of one that does not run is %q", s)
 	}
-	// While no other may be taken, what was dumped before the silence is of no use.
+	// No other dump may be taken now, and the last one is older than these silences.
 	d.next = time.Now().Add(time.Hour)
 	c, endC := hanging()
 	defer endC()
@@ -121,12 +125,13 @@ func TestDumps(t *testing.T) {
 //go:noinline
 func hangs(until chan struct{}) { <-until }
 
-// What the answers to heartbeats make of an attempt.
-func TestHeard(t *testing.T) {
+// Given an answer to a heartbeat, then the attempt continues, is canceled or is over. An
+// outage of the server does not end it.
+func TestAttempt_AnswerToHeartbeat(t *testing.T) {
 	for _, test := range []struct {
 		name       string
 		answer     error
-		cause      error // nil: the attempt goes on
+		cause      error // the Context's; nil if the attempt continues
 		over, left bool
 	}{
 		{"nothing", nil, nil, false, false},

@@ -16,13 +16,13 @@ import (
 	"go.temporal.io/sdk/temporal"
 )
 
-// Execute is [activity.Execute] on a Temporal cluster: fn runs in a worker of
-// taskQueue, which has it registered under opts.Name. (Here fn gives its types and,
-// if opts.Name is empty, its name.) It needs no workflow: it is a standalone
-// activity.
+// Execute is [activity.Execute] on a Temporal cluster. A worker of taskQueue that has
+// registered the function under opts.Name runs it. The parameter fn is not called: it
+// gives the types and, if opts.Name is empty, the name. The activity is a standalone
+// activity, which needs no workflow.
 //
-// The options, the result and the errors are those of [activity.Execute]. What a
-// server cannot do is an error that names the option: see the package's doc.
+// The options, the result and the errors are those of [activity.Execute]. An option that
+// a server cannot keep is an error that names it: see the package documentation.
 func Execute[In, Out any](ctx context.Context, c client.Client, taskQueue string, opts activity.Options, fn func(activity.Context, In) (Out, error), in In) (Out, error) {
 	h, err := Start(ctx, c, taskQueue, opts, fn, in)
 	if err != nil {
@@ -32,9 +32,9 @@ func Execute[In, Out any](ctx context.Context, c client.Client, taskQueue string
 	return h.answer()
 }
 
-// Start is [activity.Start] on a Temporal cluster: see [Execute]. It returns when
-// the server has the activity. ctx's end cancels the activity; the end of this
-// process does not: [GetHandle] finds it again.
+// Start is [activity.Start] on a Temporal cluster: see [Execute]. It returns when the
+// server has accepted the activity. The end of ctx cancels the activity. The end of this
+// process does not; [GetHandle] finds the activity again.
 func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, opts activity.Options, fn func(activity.Context, In) (Out, error), in In) (*Handle[Out], error) {
 	name, err := check(opts, fn)
 	if err != nil {
@@ -67,7 +67,7 @@ func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, 
 		left = before
 	}
 	if first.Details, err = left.json(); err != nil {
-		return nil, fmt.Errorf("activity %q: not started: its last execution has left what this one cannot resume from: %w", id, err)
+		return nil, fmt.Errorf("activity %q: not started: cannot resume from the details of its last execution: %w", id, err)
 	}
 	if opts.CancelGrace != defaultCancelGrace {
 		first.CancelGrace = opts.CancelGrace
@@ -76,13 +76,13 @@ func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, 
 	if first.Details != nil || first.CancelGrace != 0 {
 		args = append(args, first)
 	}
-	// ctx's end must not leave open whether it is started.
+	// If ctx ends during the call, it must still be known whether the activity was started.
 	sdk, err := c.ExecuteActivity(context.WithoutCancel(ctx), startOptions(id, taskQueue, &opts), name, args...)
 	if running := (*serviceerror.ActivityExecutionAlreadyStarted)(nil); errors.As(err, &running) {
 		return nil, fmt.Errorf("activity %q: not started: %w", id, activity.ErrAlreadyRunning)
 	}
 	if isOutage(err) {
-		return nil, fmt.Errorf("activity %q: whether it was started is not known, GetHandle or another Start of this ID tells: %w", id, err)
+		return nil, fmt.Errorf("activity %q: may have been started, use GetHandle or start this ID again to find out: %w", id, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("activity %q: not started: %w", id, err)
@@ -92,7 +92,7 @@ func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, 
 	return h, nil
 }
 
-// notStarted is the error of an activity whose context ended before its start.
+// notStarted returns the error of an activity whose context ended before its start.
 func notStarted(id, name string, ctx context.Context) error {
 	return &activity.Error{ID: id, Name: name, RetryState: activity.RetryStateCancelRequested, Err: context.Cause(ctx)}
 }
@@ -117,16 +117,16 @@ func StartDefinition[In, Out any](ctx context.Context, c client.Client, taskQueu
 	return Start(ctx, c, taskQueue, opts, d.Func, in)
 }
 
-// checkDefinition has the embedded runtime check the Definition.
+// checkDefinition checks d as the embedded runtime does.
 func checkDefinition[In, Out any](d *activity.Definition[In, Out]) error {
 	_, err := activity.New(activity.Config{}).Recover(context.Background(), d)
-	return errors.Unwrap(err) // without the word Recover
+	return errors.Unwrap(err) // without "Recover" in the text
 }
 
 const defaultCancelGrace = 10 * time.Second
 
-// check has the embedded runtime check the options and name the function. What
-// that accepts and Temporal cannot keep is unsupported's.
+// check checks the options as the embedded runtime does, and returns the activity's name.
+// It accepts options that Temporal cannot keep; unsupported refuses those.
 func check[In, Out any](opts activity.Options, fn func(activity.Context, In) (Out, error)) (name string, err error) {
 	never, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -142,25 +142,25 @@ func check[In, Out any](opts activity.Options, fn func(activity.Context, In) (Ou
 
 // unsupported returns an error that names the first option that Temporal cannot keep.
 func unsupported(o *activity.Options) error {
-	no := func(field string, value any, why string) error {
-		return fmt.Errorf("activity: Options.%s is %v, %s", field, value, why)
+	no := func(field string, value any, rule string, args ...any) error {
+		return fmt.Errorf("activity: Options.%s must %s (got %v)", field, fmt.Sprintf(rule, args...), value)
 	}
 	p := &o.RetryPolicy
 	switch {
 	case o.StartToCloseTimeout == 0 && o.ScheduleToCloseTimeout == 0:
-		return no("StartToCloseTimeout", o.StartToCloseTimeout, "and on Temporal either that or ScheduleToCloseTimeout must be given: by it the server learns that a worker is gone")
+		return no("StartToCloseTimeout", o.StartToCloseTimeout, "be set on Temporal unless ScheduleToCloseTimeout is, so that the server notices the loss of a worker")
 	case o.MaxAbandoned != 0:
-		return no("MaxAbandoned", o.MaxAbandoned, "which Temporal cannot keep: attempts may run in different workers")
+		return no("MaxAbandoned", o.MaxAbandoned, "not be set on Temporal, because attempts may run in different workers")
 	case o.SyncHeartbeats:
-		return no("SyncHeartbeats", o.SyncHeartbeats, "which Temporal cannot keep: its SDK sends heartbeats when it sees fit")
+		return no("SyncHeartbeats", o.SyncHeartbeats, "not be set on Temporal, because its SDK decides when to send a heartbeat")
 	case p.ResetOnProgress:
-		return no("RetryPolicy.ResetOnProgress", p.ResetOnProgress, "which Temporal cannot keep: its server counts all attempts")
+		return no("RetryPolicy.ResetOnProgress", p.ResetOnProgress, "not be set on Temporal, because its server counts all attempts")
 	case p.Retryable != nil:
-		return no("RetryPolicy.Retryable", "given", "which Temporal cannot keep: its server decides about retries, so return a NonRetryable error")
+		return no("RetryPolicy.Retryable", "a function", "not be set on Temporal, because its server decides about retries: return a NonRetryable error instead")
 	case p.Jitter != 0:
-		return no("RetryPolicy.Jitter", p.Jitter, "which Temporal cannot keep: its server has none")
+		return no("RetryPolicy.Jitter", p.Jitter, "not be set on Temporal, because its server has no jitter")
 	case p.MaximumAttempts > math.MaxInt32:
-		return no("RetryPolicy.MaximumAttempts", p.MaximumAttempts, fmt.Sprintf("and Temporal counts to %d", math.MaxInt32))
+		return no("RetryPolicy.MaximumAttempts", p.MaximumAttempts, "be at most %d on Temporal", math.MaxInt32)
 	}
 	return nil
 }
@@ -177,7 +177,7 @@ func startOptions(id, taskQueue string, o *activity.Options) client.StartActivit
 		HeartbeatTimeout:       o.HeartbeatTimeout,
 		ScheduleToStartTimeout: o.ScheduleToStartTimeout,
 		ScheduleToCloseTimeout: o.ScheduleToCloseTimeout,
-		RetryPolicy: &temporal.RetryPolicy{ // what is zero, the server fills in as we do
+		RetryPolicy: &temporal.RetryPolicy{ // the server's defaults are those of package activity
 			InitialInterval:    p.InitialInterval,
 			BackoffCoefficient: p.BackoffCoefficient,
 			MaximumInterval:    p.MaximumInterval,
@@ -188,8 +188,8 @@ func startOptions(id, taskQueue string, o *activity.Options) client.StartActivit
 
 var describeDetails = client.DescribeActivityOptions{IncludeHeartbeatDetails: true, IncludeInput: true}
 
-// newestDetails are those of the last heartbeat or, before the first, what the first
-// attempt resumes from.
+// newestDetails returns the details of the last heartbeat. Before the first heartbeat,
+// they are those that the first attempt resumes from.
 func newestDetails(d *client.ActivityExecutionDescription) (details, error) {
 	switch {
 	case d.HasHeartbeatDetails():

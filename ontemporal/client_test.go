@@ -27,19 +27,19 @@ import (
 
 var errCancel = errors.New("the user left")
 
-// A server is a client and the only activity there is.
+// A server is a client and a handle of the only activity that exists.
 type server struct {
 	client.Client
 	client.ActivityHandle
 
 	runID    string
-	exists   bool          // before it is started
-	startErr error         // of ExecuteActivity
-	get      func() error  // how Get ends, after ended is closed
+	exists   bool          // the activity exists; ExecuteActivity sets it
+	startErr error         // the error of ExecuteActivity
+	get      func() error  // returns the error of Get, once ended is closed
 	ended    chan struct{} // closed when the activity ends
-	cancels  func() error  // what Cancel returns
+	cancels  func() error  // returns the error of Cancel
 	about    *client.ActivityExecutionDescription
-	aboutErr error
+	aboutErr error // the error of Describe
 
 	mu      sync.Mutex
 	calls   []string
@@ -128,7 +128,7 @@ func (s *server) check(t *testing.T, want ...string) {
 	}
 }
 
-// ends ends the activity after d.
+// ends has the activity end after d.
 func (s *server) ends(d time.Duration, err error) {
 	s.get = func() error { return err }
 	time.AfterFunc(d, func() { close(s.ended) })
@@ -146,7 +146,9 @@ func checkEnd(t *testing.T, err error, attempt int, state activity.RetryState) {
 	}
 }
 
-func TestExecute(t *testing.T) {
+// Given all options that Temporal can keep, when an activity is executed, then the server
+// gets each of them.
+func TestExecute_AllOptions(t *testing.T) {
 	s := newServer()
 	s.ends(0, nil)
 	opts := activity.Options{
@@ -181,7 +183,9 @@ func asJSON(v any) string {
 	return string(data)
 }
 
-func TestExecuteWithTheLeast(t *testing.T) {
+// Given a Definition with few options and no ID, when it is executed, then the ID is
+// generated, and no second argument is sent.
+func TestExecuteDefinition_FewestOptions(t *testing.T) {
 	s := newServer()
 	s.ends(0, nil)
 	d := &activity.Definition[int, string]{Name: "g", Func: f, Options: activity.Options{StartToCloseTimeout: time.Hour, RetryPolicy: activity.RetryPolicy{MaximumInterval: 10 * time.Millisecond}}}
@@ -189,26 +193,28 @@ func TestExecuteWithTheLeast(t *testing.T) {
 	if out != "result" || err != nil || s.name != "g" || len(s.args) != 1 || len(s.options.ID) < 20 || s.options.RetryPolicy.InitialInterval != 10*time.Millisecond {
 		t.Errorf("got %q, %v; the server got %v, %v, %+v", out, err, s.name, s.args, s.options)
 	}
-	s.check(t, "start") // a new ID has left nothing
+	s.check(t, "start") // a generated ID has no earlier execution
 	d.Name = ""
 	if _, err := ontemporal.ExecuteDefinition(t.Context(), s, "queue", d, "a", 5); err == nil || !strings.Contains(err.Error(), "Definition.Name must not be empty") {
 		t.Errorf("got %v", err)
 	}
 }
 
-func TestRefusedOptions(t *testing.T) {
+// Rule 16. Given an option that Temporal cannot keep, or that is invalid, then Start returns
+// an error that names it and its value, and the server is not called.
+func TestStart_OptionsAreRefused(t *testing.T) {
 	for want, change := range map[string]func(o *activity.Options){
-		"Options.StartToCloseTimeout is 0s, and on Temporal":          func(o *activity.Options) { o.StartToCloseTimeout = 0 },
-		"Options.StartToCloseTimeout must not be negative (got -1ns)": func(o *activity.Options) { o.StartToCloseTimeout = -1 },
-		"Options.MaxAbandoned is 3, which Temporal":                   func(o *activity.Options) { o.MaxAbandoned = 3 },
-		"Options.MaxAbandoned is -1, which Temporal":                  func(o *activity.Options) { o.MaxAbandoned = activity.NoOverlap },
-		"Options.SyncHeartbeats is true, which Temporal":              func(o *activity.Options) { o.SyncHeartbeats = true },
-		"Options.RetryPolicy.ResetOnProgress is true, which Temporal": func(o *activity.Options) { o.RetryPolicy.ResetOnProgress = true },
-		"Options.RetryPolicy.Retryable is given, which Temporal":      func(o *activity.Options) { o.RetryPolicy.Retryable = func(error) bool { return true } },
-		"Options.RetryPolicy.Jitter is 0.5, which Temporal":           func(o *activity.Options) { o.RetryPolicy.Jitter = 0.5 },
-		"Options.RetryPolicy.Jitter must be between 0 and 1 (got 2)":  func(o *activity.Options) { o.RetryPolicy.Jitter = 2 },
-		"Options.RetryPolicy.MaximumAttempts is 2147483648":           func(o *activity.Options) { o.RetryPolicy.MaximumAttempts = math.MaxInt32 + 1 },
-		"Options.HeartbeatDetails: cannot encode value 1 of 1":        func(o *activity.Options) { o.HeartbeatDetails = []any{f} },
+		"Options.StartToCloseTimeout must be set on Temporal unless ScheduleToCloseTimeout is, so that the server notices the loss of a worker (got 0s)":            func(o *activity.Options) { o.StartToCloseTimeout = 0 },
+		"Options.StartToCloseTimeout must not be negative (got -1ns)":                                                                                               func(o *activity.Options) { o.StartToCloseTimeout = -1 },
+		"Options.MaxAbandoned must not be set on Temporal, because attempts may run in different workers (got 3)":                                                   func(o *activity.Options) { o.MaxAbandoned = 3 },
+		"Options.MaxAbandoned must not be set on Temporal, because attempts may run in different workers (got -1)":                                                  func(o *activity.Options) { o.MaxAbandoned = activity.NoOverlap },
+		"Options.SyncHeartbeats must not be set on Temporal, because its SDK decides when to send a heartbeat (got true)":                                           func(o *activity.Options) { o.SyncHeartbeats = true },
+		"Options.RetryPolicy.ResetOnProgress must not be set on Temporal, because its server counts all attempts (got true)":                                        func(o *activity.Options) { o.RetryPolicy.ResetOnProgress = true },
+		"Options.RetryPolicy.Retryable must not be set on Temporal, because its server decides about retries: return a NonRetryable error instead (got a function)": func(o *activity.Options) { o.RetryPolicy.Retryable = func(error) bool { return true } },
+		"Options.RetryPolicy.Jitter must not be set on Temporal, because its server has no jitter (got 0.5)":                                                        func(o *activity.Options) { o.RetryPolicy.Jitter = 0.5 },
+		"Options.RetryPolicy.Jitter must be between 0 and 1 (got 2)":                                                                                                func(o *activity.Options) { o.RetryPolicy.Jitter = 2 },
+		"Options.RetryPolicy.MaximumAttempts must be at most 2147483647 on Temporal (got 2147483648)":                                                               func(o *activity.Options) { o.RetryPolicy.MaximumAttempts = math.MaxInt32 + 1 },
+		"Options.HeartbeatDetails: cannot encode value 1 of 1":                                                                                                      func(o *activity.Options) { o.HeartbeatDetails = []any{f} },
 	} {
 		s, opts := newServer(), hour
 		change(&opts)
@@ -224,7 +230,9 @@ func TestRefusedOptions(t *testing.T) {
 	}
 }
 
-func TestNotStarted(t *testing.T) {
+// Rules 16 and 17. Given a context that has ended, a running activity of the same ID or a
+// server that refuses, then nothing is started, and the error says why.
+func TestStart_NotStarted(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errCancel)
 	s := newServer()
@@ -245,18 +253,20 @@ func TestNotStarted(t *testing.T) {
 	}
 	s.aboutErr = serviceerror.NewUnavailable("away")
 	_, err = ontemporal.Execute(t.Context(), s, "queue", hour, f, 5)
-	if want := `activity "a": not started: what its last execution has left is not known: away`; err == nil || err.Error() != want {
+	if want := `activity "a": not started: cannot read its last execution: away`; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }
 
-// inTime runs f in a bubble, with a server whose activity has ended when f has.
+// inTime runs f in a bubble with a server. When f ends, the activity must have ended.
 func inTime(t *testing.T, f func(t *testing.T, s *server)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { f(t, newServer()) })
 }
 
-func TestHandle(t *testing.T) {
+// Given a started activity, when a Wait's context ends first, then the activity continues,
+// and a later Wait returns its result.
+func TestHandle_WaitOutlivesItsContext(t *testing.T) {
 	inTime(t, func(t *testing.T, s *server) {
 		s.ends(time.Hour, nil)
 		h, err := ontemporal.Start(t.Context(), s, "queue", hour, f, 5)
@@ -273,7 +283,7 @@ func TestHandle(t *testing.T) {
 		}
 		begun := time.Now()
 		<-h.Done()
-		out, err = h.Wait(ctx) // it has ended, as ctx has
+		out, err = h.Wait(ctx) // both the activity and ctx have ended
 		if out != "result" || err != nil || time.Since(begun) != 59*time.Minute {
 			t.Errorf("got %q, %v after %s", out, err, time.Since(begun))
 		}
@@ -290,12 +300,13 @@ func TestHandle(t *testing.T) {
 	})
 }
 
-// A handle of the latest execution stays with that one.
-func TestLatestExecution(t *testing.T) {
+// Given a Handle without a run ID, then it follows the execution that was the latest at the
+// first Wait.
+func TestGetHandle_FollowsLatestExecution(t *testing.T) {
 	s := newServer()
 	s.ends(0, nil)
 	s.runID = ""
-	if _, err := ontemporal.GetHandle[string](s, "a", "").Wait(t.Context()); err == nil || !strings.HasPrefix(err.Error(), `activity "a": not found: `) {
+	if _, err := ontemporal.GetHandle[string](s, "a", "").Wait(t.Context()); err == nil || !strings.HasPrefix(err.Error(), `activity "a": cannot find its latest execution: `) {
 		t.Errorf("got %v", err)
 	}
 	s.exists, s.about.ActivityRunID = true, "7"
@@ -306,8 +317,8 @@ func TestLatestExecution(t *testing.T) {
 	s.check(t, `handle of "a" ""`, `handle of "a" ""`, `handle of "a" "7"`)
 }
 
-// While the server cannot be reached, nothing has ended.
-func TestServerAway(t *testing.T) {
+// Given an outage of the server, then Wait keeps asking. Other errors end it.
+func TestHandle_OutageIsNoEnd(t *testing.T) {
 	inTime(t, func(t *testing.T, s *server) {
 		away := []error{
 			serviceerror.NewUnavailable("away"), serviceerror.NewResourceExhausted(enumspb.RESOURCE_EXHAUSTED_CAUSE_RPS_LIMIT, "busy"),
@@ -326,14 +337,16 @@ func TestServerAway(t *testing.T) {
 		for _, refusal := range []error{serviceerror.NewNotFound("forgotten"), errors.New("cannot decode")} {
 			s.get = func() error { return refusal }
 			out, err = ontemporal.Execute(t.Context(), s, "queue", hour, f, 5)
-			if !errors.Is(err, refusal) || out != "" || !strings.HasPrefix(err.Error(), `activity "a": its end or its result is not known: `) {
+			if !errors.Is(err, refusal) || out != "" || !strings.HasPrefix(err.Error(), `activity "a": cannot get its result: `) {
 				t.Errorf("got %q, %v", out, err)
 			}
 		}
 	})
 }
 
-func TestFailures(t *testing.T) {
+// Given an execution that has failed or was canceled by an operator, then Execute returns an
+// *activity.Error with its attempt, its RetryState and its text.
+func TestHandle_Failures(t *testing.T) {
 	for _, test := range []struct {
 		status  enumspb.ActivityExecutionStatus
 		retry   enumspb.RetryState
@@ -368,22 +381,24 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-func TestCancelFromHere(t *testing.T) {
+// Rule 17. Given a started activity, when its caller cancels it, then Wait returns when it has
+// ended, or CancelGrace later. The first cause wins.
+func TestHandle_Cancel(t *testing.T) {
 	canceled := temporal.NewCanceledError()
 	for _, test := range []struct {
 		name   string
-		ends   time.Duration // after the cancellation
+		ends   time.Duration // counted from the cancellation
 		err    error
 		status enumspb.ActivityExecutionStatus
 		retry  enumspb.RetryState
-		text   string // "": it has succeeded
+		text   string // empty if the activity succeeds
 	}{
 		{"canceled", time.Second, canceled, enumspb.ACTIVITY_EXECUTION_STATUS_CANCELED, 0, "the user left"},
 		{"result of its own", time.Second, temporal.NewCanceledError("row 7: canceled"), enumspb.ACTIVITY_EXECUTION_STATUS_CANCELED, 0, "the user left; its last attempt ended with: row 7: canceled"},
 		{"failed", time.Second, temporal.NewApplicationError("boom", "t"), enumspb.ACTIVITY_EXECUTION_STATUS_FAILED, enumspb.RETRY_STATE_CANCEL_REQUESTED, "the user left; its last attempt ended with: boom"},
 		{"succeeded", time.Second, nil, 0, 0, ""},
 		{"within grace", 20*time.Second - 1, nil, 0, 0, ""},
-		{"too late", 20*time.Second + 1, nil, 0, 0, "the user left; it had not ended 20s later, and may still run"},
+		{"too late", 20*time.Second + 1, nil, 0, 0, "the user left; it had not ended 20s later and may still run"},
 	} {
 		for _, byContext := range []bool{false, true} {
 			t.Run(fmt.Sprint(test.name, byContext), func(t *testing.T) {
@@ -427,14 +442,16 @@ func TestCancelFromHere(t *testing.T) {
 	}
 }
 
-func TestCancelDoesNotArrive(t *testing.T) {
+// Given a server that does not accept the cancellation, then Wait says so after CancelGrace.
+// After an outage the request is repeated until the server accepts it.
+func TestHandle_CancelIsNotAccepted(t *testing.T) {
 	for _, test := range []struct {
 		err  error
 		text string
 	}{
-		{serviceerror.NewPermissionDenied("no", ""), "the user left; the server did not take the cancellation: no"},
-		{serviceerror.NewFailedPrecondition("already requested"), "the user left; it had not ended 10s later, and may still run"},
-		{serviceerror.NewUnavailable("away"), "the user left; the server did not take the cancellation: it cannot be reached, and is asked on and on"},
+		{serviceerror.NewPermissionDenied("no", ""), "the user left; the server has not accepted the cancellation: no"},
+		{serviceerror.NewFailedPrecondition("already requested"), "the user left; it had not ended 10s later and may still run"},
+		{serviceerror.NewUnavailable("away"), "the user left; the server has not accepted the cancellation: it cannot be reached, still trying"},
 	} {
 		inTime(t, func(t *testing.T, s *server) {
 			s.ends(time.Hour, nil)

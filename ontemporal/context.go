@@ -41,9 +41,9 @@ func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 		}
 	}
 	t.mu.Lock()
-	t.check(time.Now()) // at the same instant, a timeout comes first
+	t.check(time.Now()) // at one instant, a timeout comes first
 	t.mu.Unlock()
-	if ctx.Err() == nil { // also if the attempt has ended, and ctx does not end with it
+	if ctx.Err() == nil { // even if the attempt has ended, because ctx may not end with it
 		return nil
 	}
 	if err := t.tell(); err != nil {
@@ -52,8 +52,8 @@ func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 	return causeOf(ctx)
 }
 
-// tell returns why the attempt has ended, if it has, and notes that the function
-// was told.
+// tell returns the cause if the attempt has ended, and records that the function has got
+// it.
 func (t *attempt) tell() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -117,13 +117,12 @@ func (t *attempt) Heartbeat(values ...any) error {
 		t.progressed = t.progressed || !newest.equal(t.resumed)
 	}
 	t.extend(now)
-	// To encode the details anew for each without any would be a waste.
+	// The SDK encodes the details again for each heartbeat, so those without details are
+	// not all passed on.
 	due := t.sdk.Err() == nil && (newest != nil || now.Sub(t.sent) >= min(t.pulse()/10, maxQuiet))
 	if due {
 		t.sent = now
-	}
-	if due {
-		t.waiting++ // for the server, which is no silence
+		t.waiting++ // the time in which it waits for the server is not a stall
 		t.mu.Unlock()
 		t.send(t.bySDK)
 		t.mu.Lock()

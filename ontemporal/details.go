@@ -17,14 +17,14 @@ import (
 	"go.temporal.io/sdk/converter"
 )
 
-// details are heartbeat details as Temporal has them, one payload for each value.
-// They are never written. Ours are JSON of the embedded runtime's default
-// Codec. The SDK would drop an unexported field and take a renamed one for a zero, and so
-// start from the beginning.
+// details are heartbeat details as Temporal has them: one payload for each value. They
+// are immutable. This package encodes them as the embedded runtime's default Codec does,
+// because the SDK's converter drops unexported fields and reads a renamed field as zero.
+// The activity would then silently start from the beginning.
 type details []converter.RawValue
 
-// maxDetailsSize is what a Temporal server takes by default, less what it puts
-// around it.
+// maxDetailsSize is the default limit of a Temporal server, less the overhead of a
+// request.
 const maxDetailsSize = 2<<20 - 4<<10
 
 func encode(values []any) (details, error) {
@@ -36,14 +36,14 @@ func encode(values []any) (details, error) {
 			return nil, fmt.Errorf("cannot encode value %d of %d, a %T: %w", i+1, len(values), v, err)
 		}
 		if size += len(value); size > maxDetailsSize {
-			return nil, fmt.Errorf("%w: %d bytes encoded, and a Temporal server takes %d", activity.ErrDetailsTooLarge, size, maxDetailsSize)
+			return nil, fmt.Errorf("%w: %d bytes encoded, and the limit of a Temporal server is %d", activity.ErrDetailsTooLarge, size, maxDetailsSize)
 		}
 		all = append(all, value)
 	}
 	return fromJSON(all), nil
 }
 
-// marshal makes a panic of v's methods an error, as the embedded runtime does.
+// marshal returns a panic of v's methods as an error, as the embedded runtime does.
 func marshal(v any) (data []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -64,7 +64,7 @@ func fromJSON(values []json.RawMessage) details {
 	return d
 }
 
-// recorded are the details that the attempt got from the server.
+// recorded returns the details that the server gave to the attempt.
 func recorded(sdk context.Context) (details, error) {
 	if !sdkactivity.HasHeartbeatDetails(sdk) {
 		return nil, nil
@@ -72,8 +72,8 @@ func recorded(sdk context.Context) (details, error) {
 	return read(func(into ...any) error { return sdkactivity.GetHeartbeatDetails(sdk, into...) })
 }
 
-// read gives all the details that there are. get fills in as many as it is asked
-// for.
+// read returns all details. It does not know their number, and get fills in as many as it
+// is given variables.
 func read(get func(into ...any) error) (details, error) {
 	for n := 4; ; n *= 2 {
 		d := make(details, n)
@@ -90,7 +90,7 @@ func read(get func(into ...any) error) (details, error) {
 	}
 }
 
-// anys is how the SDK takes them.
+// anys returns the details as the SDK's functions take them.
 func (d details) anys() []any {
 	all := make([]any, len(d))
 	for i, v := range d {
@@ -99,7 +99,8 @@ func (d details) anys() []any {
 	return all
 }
 
-// json gives the values, or an error if somebody else's are not JSON.
+// json returns the values. Details that another program recorded may not be JSON, which is
+// an error.
 func (d details) json() ([]json.RawMessage, error) {
 	var values []json.RawMessage
 	for i, v := range d {
@@ -115,8 +116,8 @@ func (d details) json() ([]json.RawMessage, error) {
 	return values, nil
 }
 
-// framed gives the details as an [activity.TimeoutError] has them; nil if they are
-// not JSON.
+// framed returns the details as an [activity.TimeoutError] has them. They are nil if a
+// value is not JSON.
 func (d details) framed() []byte {
 	values, err := d.json()
 	if err != nil {

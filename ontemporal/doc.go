@@ -1,17 +1,25 @@
-// Package ontemporal runs the activities of [github.com/seed-9da638b0/activity] on a
-// Temporal cluster, for work that has outgrown one machine: the same functions, by
-// way of Temporal's Go SDK.
+// Package ontemporal runs the functions of [github.com/seed-9da638b0/activity] on a
+// Temporal cluster, through Temporal's Go SDK. It is for work that has outgrown one
+// machine: functions, options, results and errors stay the same.
 //
-// A worker registers the function under the Name that Options have:
+//	go get github.com/seed-9da638b0/activity/ontemporal
 //
+// To try it on one machine, start a server with Temporal's CLI. Use a CLI
+// whose server is 1.32 or later; "temporal --version" prints that:
+//
+//	temporal server start-dev
+//
+// A worker registers the function under a name:
+//
+//	c, err := client.Dial(client.Options{}) // the server on this machine
 //	w := worker.New(c, "imports", worker.Options{
-//		MaxHeartbeatThrottleInterval: time.Second,      // what is lost when the worker is killed
-//		WorkerStopTimeout:            10 * time.Second, // for functions to return when it stops
+//		MaxHeartbeatThrottleInterval: time.Second,      // bounds the progress that is lost when the worker is killed
+//		WorkerStopTimeout:            10 * time.Second, // for functions to return when the worker stops
 //	})
 //	ontemporal.Register(w, "import", importRows)
-//	err := w.Run(worker.InterruptCh())
+//	err = w.Run(worker.InterruptCh())
 //
-// and the call that started it embedded,
+// The caller adds the client and the task queue. The embedded call
 //
 //	opts := activity.Options{Name: "import", StartToCloseTimeout: time.Hour, HeartbeatTimeout: 10 * time.Second}
 //	n, err := activity.Execute(ctx, rt, opts, importRows, file)
@@ -20,108 +28,123 @@
 //
 //	n, err := ontemporal.Execute(ctx, c, "imports", opts, importRows, file)
 //
-// Execute and [Start] use standalone activities, which need no workflow, a server
-// that has them (1.32 does) and Options.StartToCloseTimeout or
-// ScheduleToCloseTimeout. Where no worker of the task queue has the Name, or none
-// polls it, the activity waits for one, as Handle.Status shows.
-// To workflows, what is registered is an ordinary activity with one argument (but no
-// local activity):
+// Execute and [Start] use standalone activities. They need no workflow, but a server that
+// has them, such as 1.32. They also need Options.StartToCloseTimeout or
+// ScheduleToCloseTimeout. If no worker of the task queue has registered the name, the
+// activity waits for one, and Handle.Status shows that.
+//
+// Workflows call a registered function as an ordinary activity with one argument. It must
+// not be called as a local activity.
 //
 //	err := workflow.ExecuteActivity(ctx, "import", file).Get(ctx, &n)
 //
 // # What stays the same
 //
-// The function gets an [activity.Context], with all that is built on it:
-// [activity.Resume], [activity.Range], [activity.Idle], [activity.Guard],
-// [activity.FromContext]. Details are JSON, encoded and decoded as the embedded runtime's
-// default Codec does: what would not come back is refused. Inputs and results are the
-// SDK's data converter's. Heartbeats without details keep the details. What the
-// SDK's package activity has, such as GetClient, works with that Context too, but for
-// its heartbeats: of RecordHeartbeat we know nothing.
+// The function gets an [activity.Context], and [activity.Resume], [activity.Range],
+// [activity.Idle], [activity.Guard] and [activity.FromContext] work with it. The SDK's
+// package activity works with it, too, except for RecordHeartbeat, which this package does
+// not see.
 //
-// An attempt's Context ends at its deadlines, by the worker's own clock and with an
-// [*activity.TimeoutError] as the cause, whether or not the function listens. A
-// heartbeat timeout the worker tells the server at that instant, and asks for the
-// next attempt at once, or after the policy's interval where the embedded runtime
-// would wait for it. The server's own timeouts are for a worker that is gone: a live
-// one sends heartbeats of its own, every half heartbeat timeout or 10 s, also while the
-// function is silent. A function that does not return is left behind, and holds none
-// of the worker's slots; while more than 10 of one activity run in a worker, its next
-// attempt there waits.
+// Heartbeat details are JSON, as of the embedded runtime's default Codec: it refuses
+// details that would not come back as they were. Heartbeats without details keep them.
+// Inputs and results are encoded by the client's data converter.
 //
-// The caller gets an [*activity.Error], and in it, for [errors.As] and [errors.Is],
-// [*activity.TimeoutError], [*activity.PanicError], NonRetryable() and RetryDelay(),
-// the errors of package activity and context.Canceled and DeadlineExceeded. An ID
-// that is running is [activity.ErrAlreadyRunning].
+// An attempt's Context ends at its deadlines, by the worker's clock and with an
+// [*activity.TimeoutError] as its cause, whether or not the function returns. After a
+// heartbeat timeout the worker reports it at once, and requests the next attempt at once,
+// or after the policy's interval if the embedded runtime would wait for that. The
+// server's own timeouts only detect the loss of a worker. While a function is silent, its
+// worker sends heartbeats of its own, every half heartbeat timeout or 10 s.
+//
+// A function that does not return is abandoned, and frees its slot in the worker. If more
+// than 10 functions of one activity are abandoned in a worker, its next attempt there
+// waits for one to return.
+//
+// The caller gets an [*activity.Error]. [errors.As] and [errors.Is] find in it
+// [*activity.TimeoutError], [*activity.PanicError], NonRetryable() and RetryDelay(), the
+// errors of package activity, and context.Canceled and DeadlineExceeded. If the ID is
+// running, the error is [activity.ErrAlreadyRunning].
 //
 // If the last execution of an ID failed, timed out or was canceled, the next one resumes
 // from its details, as long as the server keeps them. If that execution had another
-// input, or a name other than the given one, the start is refused with
-// [activity.ErrCheckpointMismatch], whether or not it has recorded details. With
+// input, or a name other than Options.Name, the start is refused with
+// [activity.ErrCheckpointMismatch], even if no details were recorded. With
 // Options.AcceptNewInput the new input counts, and the details are resumed.
 //
 // # What is refused
 //
-// MaxAbandoned, SyncHeartbeats, ResetOnProgress, Retryable and Jitter have no
-// equal on a Temporal server, nor has an activity without start-to-close and
-// schedule-to-close timeout: Execute and Start return an error that names the
-// option.
+// MaxAbandoned, SyncHeartbeats, ResetOnProgress, Retryable and Jitter have no equivalent
+// on a Temporal server. Execute and Start return an error that names the option. They also
+// return an error if neither StartToCloseTimeout nor ScheduleToCloseTimeout is set.
 //
 // # What differs
 //
-//   - The SDK holds heartbeats back, for 80 % of the heartbeat timeout (without one:
-//     30 s), or MaxHeartbeatThrottleInterval of [worker.Options] if that is shorter: set
-//     it to a second or so. When a worker is killed or an attempt runs into a
-//     start-to-close timeout, the details since the last heartbeat that was sent are
-//     lost; the embedded runtime loses those of the last SaveInterval, and none.
-//   - A cancellation reaches the function with the answer to a heartbeat, which is
-//     within 10 s, and not at once. In the function its cause is an error that wraps
-//     context.Canceled: the caller's own cause only the caller has.
-//   - When a worker was killed, the next attempt comes after the policy's interval,
-//     and not at once: the server knows nothing of progress. So it is too where the
-//     network is slower than half a heartbeat timeout.
-//   - A pause of a whole worker is a stall: the server and other workers go on.
-//   - A worker that stops ends the Contexts with [activity.ErrShutdown] at once, and
-//     the next attempt begins elsewhere. Its WorkerStopTimeout is how long functions
-//     may take to return, and by default 0: then the server has to notice. The
-//     attempt counts.
-//   - Through [context.WithoutCancel], Heartbeat returns nil after a cancellation even
-//     if it rejects the details; the embedded runtime returns that error.
-//   - A canceled function is left behind after Options.CancelGrace, and in a workflow's
+// Heartbeats and cancellation:
+//
+//   - The SDK holds heartbeats back, for 80 % of the heartbeat timeout (30 s if there is
+//     none) or for MaxHeartbeatThrottleInterval of [worker.Options], whichever is shorter.
+//     Set that to about a second. If a worker is killed, or an attempt reaches its
+//     start-to-close timeout, the details that were held back are lost. The embedded
+//     runtime loses those of the last SaveInterval, and none.
+//   - A cancellation reaches the function with the answer to a heartbeat, within 10 s. Its
+//     cause in the function is an error that wraps context.Canceled. Only the caller has
+//     the caller's own cause.
+//   - Through [context.WithoutCancel], Heartbeat returns nil after a cancellation even if
+//     it rejects the details. The embedded runtime returns that error.
+//   - A canceled function is abandoned after Options.CancelGrace, and in a workflow's
 //     activity at the attempt's deadline.
-//   - A caller that ends leaves the activity running: started again, it is told
-//     ErrAlreadyRunning, and [GetHandle] finds the activity.
+//
+// Attempts:
+//
+//   - After a worker was killed, the next attempt always waits for the policy's interval,
+//     because the server does not know about progress. The same holds if the network is
+//     slower than half a heartbeat timeout.
+//   - A pause of a whole worker is a stall, because the server and other workers do not
+//     pause.
+//   - A worker that stops ends the Contexts with [activity.ErrShutdown] at once. The attempt
+//     counts, and the next one starts in another worker. WorkerStopTimeout bounds how long
+//     functions may take to return. By default it is zero, and the server then has to
+//     detect the loss.
 //   - An attempt that ends in [activity.ErrCannotResume] counts, and its execution has
 //     failed. The next execution of the ID begins with attempt 1 and resumes from the
 //     same details. The type of the failure is "activity.ErrCannotResume".
+//   - Guard keeps out later attempts in workers of the same client, which are in the same
+//     process. Other workers are kept out only after a heartbeat timeout, and only while
+//     this worker lives. Guard still refuses an attempt that knows that it is over.
+//   - The server's timers are a little late, its retries pass through a task queue, and
+//     ScheduleToStartTimeout bounds the wait for a worker.
+//
+// Callers and executions:
+//
+//   - If a caller's process ends, the activity continues. Starting it again is
+//     [activity.ErrAlreadyRunning]; [GetHandle] finds it.
 //   - Two inputs are the same if the SDK's default data converter encodes them to the same
-//     bytes. The client's own decodes that of the last execution before. A field that In
-//     no longer has is therefore no difference; the embedded runtime refuses it.
-//   - There is no Forget. To drop what an execution has left, delete it on the server
-//     (temporal activity delete, which takes a moment), or wait until its namespace's
-//     retention has passed.
-//   - Start looks at the last execution of the ID before it asks for a new one. An
-//     execution that another caller starts and ends in between is neither compared nor
-//     resumed.
-//   - Guard keeps later attempts out that run in workers of the same client, and so of
-//     the same process. Elsewhere it holds them up after a heartbeat timeout only, as
-//     long as its own worker lives, and refuses an attempt that knows that it is over.
-//   - Errors come back as their text. A type of the function's own is found as the
-//     Type of a *temporal.ApplicationError with errors.As; what errors.Join or several
-//     %w combine, and an inner activity's *Error, is text alone. PanicError.Value is the
-//     value's text. Stacks are cut to 1 KiB (the worker logs all of them), and of a
-//     failure that is retried the server keeps 4 KiB.
+//     bytes. The client's own converter decodes the last execution's input before that. A
+//     field that the input no longer has is therefore no difference. The embedded runtime
+//     refuses it.
+//   - There is no Forget. To drop an execution's details, delete it on the server (temporal
+//     activity delete, which takes a moment), or wait until its namespace's retention
+//     has passed.
+//   - Start reads the last execution of the ID before it requests a new one. An execution
+//     that another caller starts and ends in between is neither compared nor resumed.
+//   - Status asks the server, so it takes a context and returns an error. It does not know
+//     Done, Total and abandoned functions.
+//
+// Errors and sizes:
+//
+//   - Errors come back as their text. A type of the function's own is the Type of a
+//     *temporal.ApplicationError, which errors.As finds. The parts of errors.Join and of
+//     several %w, and an inner activity's *Error, are only text. PanicError.Value is
+//     the value's text.
+//   - Stacks are cut to 1 KiB. The worker logs them in full. Of a failure that is retried,
+//     the server keeps 4 KiB.
 //   - Info.LastFailure is nil in activities that a workflow started.
-//   - Status needs the server, so it has a context and an error, and knows nothing
-//     of Done, Total and abandoned functions.
-//   - The server's timers are a little late, its retries pass through a task queue,
-//     and ScheduleToStartTimeout is the wait for a worker.
-//   - Inputs and results pass through the client's data converter, and the server
-//     takes 2 MiB.
+//   - Inputs and results pass through the client's data converter, and the server's limit is
+//     2 MiB.
 //
 // # Testing
 //
 // The SDK's test environments run registered functions without a server. In a
-// [testing/synctest] bubble their activities live on virtual time, timeouts and
-// retries included.
+// [testing/synctest] bubble their activities use virtual time, including timeouts and
+// retries.
 package ontemporal

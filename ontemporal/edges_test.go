@@ -13,8 +13,9 @@ import (
 	"go.temporal.io/sdk/temporal"
 )
 
-// The SDK's test environments all have the same IDs, and do not meet.
-func TestParallelBubbles(t *testing.T) {
+// Given several of the SDK's test environments, which use the same IDs, then their activities
+// do not meet in one place.
+func TestPlace_BubblesDoNotMeet(t *testing.T) {
 	for _, name := range []string{"a", "b", "c", "d"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -28,8 +29,9 @@ func TestParallelBubbles(t *testing.T) {
 	}
 }
 
-// The next attempt waits for what a function has left inside Guard, too.
-func TestReturnInsideGuard(t *testing.T) {
+// Rule 27. Given a goroutine inside Guard that the function has left behind, then the next
+// attempt waits for it.
+func TestGuard_OutlivesItsFunction(t *testing.T) {
 	for _, stall := range []bool{false, true} {
 		inCluster(t, func(t *testing.T, c *cluster) {
 			var inside atomic.Bool
@@ -58,8 +60,9 @@ func TestReturnInsideGuard(t *testing.T) {
 	}
 }
 
-// What a function records on its way out of a worker that stops is not lost.
-func TestStopKeepsDetails(t *testing.T) {
+// Rule 4. Given a worker that stops, then details that the function records before it returns
+// are kept.
+func TestWorkerStop_KeepsDetails(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		_, _ = run(c, options{HeartbeatTimeout: time.Hour, RetryPolicy: once}, func(ctx activity.Context, _ int) (int, error) {
 			checkErr(t, ctx.Heartbeat(7), nil)
@@ -89,8 +92,8 @@ func TestStopKeepsDetails(t *testing.T) {
 	})
 }
 
-// So it is with a canceled one.
-func TestCancelKeepsDetails(t *testing.T) {
+// Rule 4. Given a canceled attempt, then details that the function records are kept.
+func TestCancel_KeepsDetails(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		time.AfterFunc(time.Minute, func() { c.cancel(temporal.NewCanceledError()) })
 		_, _ = run(c, options{HeartbeatTimeout: time.Hour, RetryPolicy: once}, func(ctx activity.Context, _ int) (int, error) {
@@ -104,8 +107,8 @@ func TestCancelKeepsDetails(t *testing.T) {
 	})
 }
 
-// What has ended before its start does not start.
-func TestEndedBefore(t *testing.T) {
+// Rule 17. Given an attempt that was canceled before its start, then the function does not run.
+func TestCancel_BeforeTheStart(t *testing.T) {
 	for range 20 {
 		inCluster(t, func(t *testing.T, c *cluster) {
 			c.cancel(temporal.NewCanceledError())
@@ -117,9 +120,9 @@ func TestEndedBefore(t *testing.T) {
 	}
 }
 
-// A canceled function that does not listen holds up nothing beyond the attempt's
-// deadline, and the server hears until then that it is alive.
-func TestCanceledHangs(t *testing.T) {
+// Given a canceled function that hangs in a workflow's activity, then it is left behind at the
+// attempt's deadline, and heartbeats are sent until then.
+func TestCancel_HangingFunction(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		begun := time.Now()
 		time.AfterFunc(time.Minute, func() { c.cancel(temporal.NewCanceledError()) })
@@ -137,8 +140,9 @@ func TestCanceledHangs(t *testing.T) {
 	})
 }
 
-// At the deadline itself nothing begins any more.
-func TestAtTheDeadline(t *testing.T) {
+// Rule 7. Given an attempt at its deadline, then Guard, Sleep and Heartbeat return the timeout.
+// One nanosecond before, they do not.
+func TestTimeout_NothingBeginsAtDeadline(t *testing.T) {
 	for range 20 {
 		inCluster(t, func(t *testing.T, c *cluster) {
 			_, _ = run(c, options{RetryPolicy: once, StartToCloseTimeout: time.Minute}, func(ctx activity.Context, _ int) (int, error) {
@@ -158,8 +162,9 @@ func TestAtTheDeadline(t *testing.T) {
 	}
 }
 
-// What cannot be read is left as it is.
-func TestForeignDetailsAreKept(t *testing.T) {
+// Given details that are not JSON, then heartbeats without details keep them, and Resume is
+// refused.
+func TestHeartbeatDetails_ForeignAreKept(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		_, err := run(c, options{}, func(ctx activity.Context, _ int) (int, error) {
 			switch ctx.Info().Attempt {
@@ -180,9 +185,9 @@ func TestForeignDetailsAreKept(t *testing.T) {
 	})
 }
 
-// While a function is silent the worker says that it is alive, so that the server is
-// not before it to notice a stall; a function that beats seldom is no stall.
-func TestPulse(t *testing.T) {
+// Given a function that is silent, then the worker sends heartbeats of its own, so that the
+// server does not find a stall first. A heartbeat just before the timeout is in time.
+func TestPulse_SilentFunction(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		opts := options{HeartbeatTimeout: 10 * time.Second, RetryPolicy: once}
 		_, err := run(c, opts, func(ctx activity.Context, _ int) (int, error) {
@@ -204,9 +209,9 @@ func TestPulse(t *testing.T) {
 	})
 }
 
-// Without heartbeats and their timeout the worker still asks whether the activity is
-// canceled.
-func TestPulseWithoutTimeout(t *testing.T) {
+// Given no heartbeat timeout and a silent function, then the worker still sends heartbeats,
+// whose answers report cancellations.
+func TestPulse_NoHeartbeatTimeout(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		_, err := run(c, options{}, func(ctx activity.Context, _ int) (int, error) {
 			time.Sleep(time.Hour)

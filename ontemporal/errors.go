@@ -14,33 +14,34 @@ import (
 	"go.temporal.io/sdk/temporal"
 )
 
-// The types of failures that a caller gets back as errors of package activity.
+// These types of failures become errors of package activity at the caller.
 const (
 	panicType            = "activity.PanicError"
 	heartbeatTimeoutType = "activity.TimeoutError"
 	cannotResumeType     = "activity.ErrCannotResume"
 )
 
-// A server keeps no more than 4 KiB of a failure that is retried, and loses the rest
-// with its type: what is long, such as a stack, is cut to this.
+// maxKept is the length to which stacks and other long texts are cut. Of a failure that
+// is retried the server keeps 4 KiB; if it is longer, its type is lost.
 const maxKept = 1 << 10
 
 func short(text []byte) string {
 	return strings.ToValidUTF8(string(text[:min(len(text), maxKept)]), "")
 }
 
-// atOnce is the shortest delay until a retry: to a server, 0 is none given.
+// atOnce is the shortest delay until a retry. To a server, zero means that no delay is
+// given.
 const atOnce = time.Millisecond
 
-// sentinels are known by their texts where they are the innermost error.
+// sentinels are recognized by their texts if they are the innermost error.
 var sentinels = []error{
 	activity.ErrShutdown, activity.ErrAlreadyRunning, activity.ErrDetailsTooLarge, activity.ErrGoexit,
 	activity.ErrCannotResume, activity.ErrCheckpointMismatch,
 	context.Canceled, context.DeadlineExceeded,
 }
 
-// toTemporal is an attempt's error as the SDK is to report it. What says nothing of
-// retries the SDK reports as it does every error.
+// toTemporal returns an attempt's error as the SDK must report it. If the error says
+// nothing about retries, it is returned unchanged.
 func toTemporal(err error) error {
 	if e, ok := err.(*temporal.ApplicationError); ok && sendable(err) {
 		return e
@@ -55,7 +56,7 @@ func toTemporal(err error) error {
 			options.NonRetryable, special = true, true
 		}
 		if e, ok := err.(interface{ RetryDelay() time.Duration }); ok && !delayed {
-			delayed, special = true, true // the outermost decides
+			delayed, special = true, true // the outermost delay counts
 			if d := e.RetryDelay(); d > 0 {
 				options.NextRetryDelay = max(d, atOnce)
 			}
@@ -87,8 +88,8 @@ func toTemporal(err error) error {
 	return temporal.NewApplicationErrorWithOptions(text, typ, options)
 }
 
-// sendable reports whether err, with all that it wraps, has texts that the SDK can
-// send.
+// sendable reports whether the SDK can send the texts of err and of all errors that it
+// wraps.
 func sendable(err error) bool {
 	for ; err != nil; err = errors.Unwrap(err) {
 		if !utf8.ValidString(err.Error()) {
@@ -98,8 +99,8 @@ func sendable(err error) bool {
 	return true
 }
 
-// walk visits err and what it wraps, down to an inner activity's *Error: that one
-// was judged already.
+// walk visits err and the errors that it wraps. It stops at an inner activity's *Error,
+// because the retries of that one are over.
 func walk(err error, visit func(error)) {
 	if _, inner := err.(*activity.Error); inner || err == nil {
 		return
@@ -114,7 +115,7 @@ func walk(err error, visit func(error)) {
 	walk(errors.Unwrap(err), visit)
 }
 
-// isMark reports whether err only says something of retries about another.
+// isMark reports whether err only adds a statement about retries to another error.
 func isMark(err error) bool {
 	switch err.(type) {
 	case interface{ NonRetryable() bool }, interface{ RetryDelay() time.Duration }:
@@ -124,8 +125,8 @@ func isMark(err error) bool {
 	return false
 }
 
-// typeOf is the type that the SDK reports for err, which RetryPolicies of workflows
-// may name.
+// typeOf returns the type that the SDK reports for err. A workflow's RetryPolicy may
+// name it.
 func typeOf(err error) string {
 	t := reflect.TypeOf(err)
 	if t.Kind() == reflect.Pointer {
@@ -134,16 +135,16 @@ func typeOf(err error) string {
 	return t.Name()
 }
 
-// ended describes the execution whose errors fromTemporal makes.
+// ended describes the execution that an error is about.
 type ended struct {
 	id, name                                                  string
-	attempt                                                   int     // the last that was started
-	details                                                   details // the newest
+	attempt                                                   int     // the last attempt that was started
+	details                                                   details // the newest details
 	startToClose, heartbeat, scheduleToStart, scheduleToClose time.Duration
 }
 
-// fromTemporal makes of a failure the error that the embedded runtime would have
-// given.
+// fromTemporal returns the error that the embedded runtime would have returned for a
+// failure.
 func fromTemporal(err error, of *ended) error {
 	switch e := err.(type) {
 	case *temporal.ApplicationError:
@@ -151,10 +152,10 @@ func fromTemporal(err error, of *ended) error {
 	case *temporal.TimeoutError:
 		return fromTimeout(e, of)
 	case *temporal.ServerError:
-		if cause := errors.Unwrap(e); cause != nil { // which was too long for the server
+		if cause := errors.Unwrap(e); cause != nil { // the cause was too long for the server
 			return fromTemporal(cause, of)
 		}
-	case *temporal.PanicError: // of a function that was not registered here
+	case *temporal.PanicError: // of a function that was registered without this package
 		return &activity.PanicError{Value: e.Error(), Stack: []byte(e.StackTrace())}
 	}
 	return err
@@ -167,9 +168,9 @@ func fromApplication(e *temporal.ApplicationError, of *ended) error {
 	case panicType:
 		_ = e.Details(&stack)
 		p := &activity.PanicError{Value: strings.TrimPrefix(e.Message(), "panic: "), Stack: []byte(stack)}
-		if cause != nil { // the value was an error
+		if cause != nil { // the function panicked with an error
 			value := fromTemporal(cause, of)
-			if e.NonRetryable() && !errors.Is(value, activity.ErrCannotResume) { // which is not retried anyway
+			if e.NonRetryable() && !errors.Is(value, activity.ErrCannotResume) { // ErrCannotResume is not retried anyway
 				value = activity.NonRetryable(value)
 			}
 			p.Value = value
@@ -199,7 +200,7 @@ func fromApplication(e *temporal.ApplicationError, of *ended) error {
 	return back
 }
 
-// sentinel is the error of that text.
+// sentinel returns the error that has the text, or nil.
 func sentinel(text string) error {
 	for _, s := range sentinels {
 		if s.Error() == text {
@@ -218,7 +219,7 @@ func fromTimeout(e *temporal.TimeoutError, of *ended) *activity.TimeoutError {
 		back = newTimeout(activity.TimeoutStartToClose, of.startToClose, of)
 	case typ == enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START && (of.scheduleToClose == 0 || of.scheduleToStart < of.scheduleToClose):
 		back = newTimeout(activity.TimeoutScheduleToStart, of.scheduleToStart, of)
-	default: // for which the server also takes the other where only schedule-to-close is given
+	default: // if only schedule-to-close is given, the server reports schedule-to-start for it
 		back = newTimeout(activity.TimeoutScheduleToClose, of.scheduleToClose, of)
 	}
 	if before := errors.Unwrap(e); before != nil {
@@ -233,7 +234,7 @@ func newTimeout(typ activity.TimeoutType, after time.Duration, of *ended) *activ
 	return &activity.TimeoutError{ID: of.id, Name: of.name, Type: typ, Attempt: of.attempt, After: after, Details: of.details.framed()}
 }
 
-// oneLevel takes the failure before err's off err.
+// oneLevel returns err without its own LastFailure, so that failures do not pile up.
 func oneLevel(err error) error {
 	if e, ok := err.(*activity.TimeoutError); ok && e.LastFailure != nil {
 		c := *e
@@ -243,7 +244,8 @@ func oneLevel(err error) error {
 	return err
 }
 
-// textOf is err's text without the activity that it names, where that is said already.
+// textOf returns err's text without the activity that it names, for texts that name it
+// already.
 func textOf(err error) string {
 	text := err.Error()
 	if e, ok := err.(*activity.TimeoutError); ok {
@@ -252,8 +254,8 @@ func textOf(err error) string {
 	return text
 }
 
-// A remoteError is an error of a function that ran in a worker: its text, and what
-// is known of the errors that it wrapped. [errors.As] finds the
+// A remoteError is an error of a function that ran in a worker. It has the text, and the
+// errors of package activity that the original wrapped. [errors.As] finds the
 // [*temporal.ApplicationError], whose Type tells errors apart.
 type remoteError struct {
 	failure *temporal.ApplicationError

@@ -18,7 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// there is err as the caller gets it from a server.
+// there returns err as the caller gets it from a server.
 func there(err error) error {
 	c := temporal.GetDefaultFailureConverter()
 	return fromTemporal(c.FailureToError(c.ErrorToFailure(toTemporal(err))), &ended{
@@ -32,7 +32,9 @@ type notFoundError struct{ row int }
 
 func (e *notFoundError) Error() string { return fmt.Sprintf("row %d not found", e.row) }
 
-func TestErrorsThereAndBack(t *testing.T) {
+// Given an error of a function, when it has passed through a server, then its text, its
+// statements about retries and the errors that errors.Is and errors.As find are the same.
+func TestErrors_ComeBackAsSent(t *testing.T) {
 	isNonRetryable := func(err error) bool {
 		var n interface{ NonRetryable() bool }
 		return errors.As(err, &n) && n.NonRetryable()
@@ -96,8 +98,8 @@ func TestErrorsThereAndBack(t *testing.T) {
 	}
 }
 
-// ErrCannotResume is a failure that the server does not retry, and that its type tells
-// from others.
+// Rule 33. Given ErrCannotResume, then the server does not retry the failure, and its type
+// identifies it.
 func TestErrors_CannotResumeIsNotRetried(t *testing.T) {
 	for _, err := range []error{activity.ErrCannotResume, activity.RetryAfter(fmt.Errorf("row 7: %w", activity.ErrCannotResume), time.Hour)} {
 		var app *temporal.ApplicationError
@@ -107,8 +109,8 @@ func TestErrors_CannotResumeIsNotRetried(t *testing.T) {
 	}
 }
 
-// What tells errors apart on the other side is the type of the failure.
-func TestErrorsTypes(t *testing.T) {
+// Given an error of the function's own type, then the failure's Type has the type's name.
+func TestErrors_TypeOfFailure(t *testing.T) {
 	for _, err := range []error{&notFoundError{7}, activity.NonRetryable(&notFoundError{7}), activity.RetryAfter(activity.NonRetryable(&notFoundError{7}), 1)} {
 		var app *temporal.ApplicationError
 		if !errors.As(there(err), &app) || app.Type() != "notFoundError" {
@@ -120,7 +122,9 @@ func TestErrorsTypes(t *testing.T) {
 	}
 }
 
-func TestTimeoutsBack(t *testing.T) {
+// Given a timeout of the server, then it becomes an *activity.TimeoutError with its details
+// and the failure before, which has no failure before it.
+func TestErrors_TimeoutsComeBack(t *testing.T) {
 	for typ, want := range map[enumspb.TimeoutType]activity.TimeoutError{
 		enumspb.TIMEOUT_TYPE_START_TO_CLOSE:    {Type: activity.TimeoutStartToClose, After: time.Minute},
 		enumspb.TIMEOUT_TYPE_HEARTBEAT:         {Type: activity.TimeoutHeartbeat, After: time.Second},
@@ -148,8 +152,9 @@ func TestTimeoutsBack(t *testing.T) {
 	}
 }
 
-// A worker reports a heartbeat timeout as a failure.
-func TestHeartbeatTimeoutBack(t *testing.T) {
+// Given a heartbeat timeout, which a worker reports as a failure, then it becomes an
+// *activity.TimeoutError.
+func TestErrors_HeartbeatTimeoutComesBack(t *testing.T) {
 	err := there(temporal.NewApplicationErrorWithOptions("text", heartbeatTimeoutType, temporal.ApplicationErrorOptions{
 		Details: []any{"stack", "before"}, Cause: temporal.NewHeartbeatTimeoutError(7), NextRetryDelay: atOnce,
 	}))
@@ -163,8 +168,8 @@ func TestHeartbeatTimeoutBack(t *testing.T) {
 	}
 }
 
-// A server that cuts a failure short keeps what it was as the cause.
-func TestFailuresCutShort(t *testing.T) {
+// Given a failure that the server has cut, then the cause, which it keeps, becomes the error.
+func TestErrors_CutByServer(t *testing.T) {
 	cut := func(err error) error {
 		c := temporal.GetDefaultFailureConverter()
 		inner := c.ErrorToFailure(err)
@@ -189,8 +194,8 @@ func TestFailuresCutShort(t *testing.T) {
 	}
 }
 
-// What a failure has stays below what a server keeps of one.
-func TestFailuresAreShort(t *testing.T) {
+// Given long stacks and details, then a failure stays below the 4 KiB that a server keeps.
+func TestErrors_FitServerLimit(t *testing.T) {
 	stack := bytes.Repeat([]byte("frame()\n"), 1<<17)
 	a := &attempt{info: activity.Info{Attempt: 2}, latest: fromJSON([]json.RawMessage{stack}), progressed: true}
 	e := &activity.TimeoutError{ID: "a", Name: "f", Type: activity.TimeoutHeartbeat, Stack: stack, LastFailure: errors.New(string(stack))}
@@ -201,8 +206,9 @@ func TestFailuresAreShort(t *testing.T) {
 	}
 }
 
-// A text that is no UTF-8 could not be sent at all.
-func TestTextsThatAreNoUTF8(t *testing.T) {
+// Given a text that is not valid UTF-8, then the failure can still be sent, and NonRetryable is
+// kept.
+func TestErrors_InvalidUTF8(t *testing.T) {
 	bad := errors.New("row \xff")
 	for _, err := range []error{
 		bad,

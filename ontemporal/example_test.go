@@ -17,7 +17,8 @@ import (
 	"go.temporal.io/sdk/workflow"
 )
 
-// Most Examples need a server, at TEMPORAL_ADDRESS. Without it they are not run.
+// TestMain skips the Examples that need a server, unless TEMPORAL_ADDRESS names one. It also
+// checks that every attempt leaves its place.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if os.Getenv("TEMPORAL_ADDRESS") == "" && flag.Lookup("test.skip").Value.String() == "" {
@@ -31,8 +32,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// placesLeft waits until every attempt has left its place: the goroutine of the last test's
-// may just be about to.
+// placesLeft returns the number of places. It waits until there are none, because the
+// goroutine of the last test's attempt may not have ended yet.
 func placesLeft() int {
 	for end := time.Now().Add(time.Minute); ontemporal.PlacesLeft() > 0 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
@@ -40,8 +41,7 @@ func placesLeft() int {
 	return ontemporal.PlacesLeft()
 }
 
-// dial connects to the server that the environment names, or the one on this
-// machine.
+// dial connects to the server at TEMPORAL_ADDRESS.
 func dial() client.Client {
 	c, err := client.Dial(client.Options{
 		HostPort:  os.Getenv("TEMPORAL_ADDRESS"),
@@ -55,10 +55,10 @@ func dial() client.Client {
 	return c
 }
 
-// serve starts a worker.
+// serve starts a worker of the task queue.
 func serve(c client.Client, taskQueue string, register func(worker.ActivityRegistry)) worker.Worker {
 	w := worker.New(c, taskQueue, worker.Options{
-		MaxHeartbeatThrottleInterval: time.Second, // what is lost of the details when a worker is killed
+		MaxHeartbeatThrottleInterval: time.Second, // bounds the progress that is lost when a worker is killed
 		WorkerStopTimeout:            10 * time.Second,
 	})
 	register(w)
@@ -69,7 +69,7 @@ func serve(c client.Client, taskQueue string, register func(worker.ActivityRegis
 	return w
 }
 
-// importRows is an activity, and knows nothing of Temporal.
+// importRows is an activity. It does not depend on Temporal.
 func importRows(ctx activity.Context, file string) (rows int, err error) {
 	err = activity.Range(ctx, 0, 4, func(row int) error {
 		if row == 2 && ctx.Info().Attempt == 1 {
@@ -96,7 +96,7 @@ func Example() {
 	rows, err := activity.Execute(ctx, rt, opts, importRows, "customers.csv")
 	fmt.Println(rows, err)
 
-	// On a cluster, in whichever worker is free: here there is one.
+	// On a cluster, in any worker of the task queue. Here there is one.
 	c := dial()
 	defer c.Close()
 	w := serve(c, "imports", func(r worker.ActivityRegistry) {
@@ -119,7 +119,7 @@ func Example() {
 	// 4 <nil>
 }
 
-// To workflows, a registered function is an ordinary activity. The SDK's test
+// Workflows call a registered function as an ordinary activity. The SDK's test
 // environment needs no server.
 func ExampleRegister() {
 	importAll := func(ctx workflow.Context, files []string) (total int, err error) {
@@ -155,7 +155,7 @@ func ExampleRegister() {
 	// 8 <nil>
 }
 
-// A caller's errors.As works on both engines.
+// The errors.As of a caller works on both engines.
 func ExampleExecute() {
 	c := dial()
 	defer c.Close()
@@ -163,7 +163,7 @@ func ExampleExecute() {
 		if err := ctx.Heartbeat(7); err != nil {
 			return 0, err
 		}
-		<-ctx.Done() // a stall: no heartbeat any more
+		<-ctx.Done() // a stall: no more heartbeats
 		return 0, context.Cause(ctx)
 	}
 	w := serve(c, "stalls", func(r worker.ActivityRegistry) { ontemporal.Register(r, "hang", hang) })
@@ -247,7 +247,7 @@ func ExampleStart() {
 	// activity "poll inbox" (poll) was canceled in attempt 1: the inbox is closed
 }
 
-// A caller that was killed finds its activity again.
+// A caller that was killed can find its activity again.
 func ExampleGetHandle() {
 	ctx := context.Background()
 	c := dial()

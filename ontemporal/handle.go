@@ -15,26 +15,27 @@ import (
 	"go.temporal.io/sdk/temporal"
 )
 
-// A Handle is a started activity, as [activity.Handle] is.
+// A Handle refers to a started activity, as an [activity.Handle] does.
 type Handle[Out any] struct {
 	c     client.Client
 	sdk   client.ActivityHandle
-	name  string // "": not known
-	grace time.Duration
+	name  string        // the activity's name; empty if it is not known
+	grace time.Duration // Options.CancelGrace
 
-	following sync.Once
+	following sync.Once     // starts the goroutine that waits for the end
 	canceling chan struct{} // closed by the first Cancel
-	once      sync.Once
-	cause     error // set before canceling is closed
+	once      sync.Once     // admits the first Cancel
+	cause     error         // the cause of the first Cancel; set before canceling is closed
 
 	done chan struct{} // closed once out and err are set
 	out  Out
 	err  error
 }
 
-// GetHandle finds an activity again that was started, by whomever, with this ID.
-// With an empty runID it is the latest execution. That it does not exist is an
-// error of Wait and Status. The end of no context cancels it.
+// GetHandle returns a Handle of an activity that was started with the ID, in this or
+// another program. If runID is empty, it is the latest execution. GetHandle does not ask
+// the server: if the activity does not exist, Wait and Status return an error. No
+// context is bound to the Handle, so only Cancel cancels the activity.
 func GetHandle[Out any](c client.Client, id, runID string) *Handle[Out] {
 	return newHandle[Out](c, c.GetActivityHandle(client.GetActivityHandleOptions{ActivityID: id, RunID: runID}), "", defaultCancelGrace)
 }
@@ -43,25 +44,26 @@ func newHandle[Out any](c client.Client, sdk client.ActivityHandle, name string,
 	return &Handle[Out]{c: c, sdk: sdk, name: name, grace: grace, canceling: make(chan struct{}), done: make(chan struct{})}
 }
 
-// ID returns Options.ID, or the ID that was made up.
+// ID returns Options.ID, or the generated ID if that was empty.
 func (h *Handle[Out]) ID() string { return h.sdk.GetID() }
 
-// RunID tells executions of one ID apart.
+// RunID returns the server's identifier of this execution of the ID.
 func (h *Handle[Out]) RunID() string { return h.sdk.GetRunID() }
 
-// Done is closed when the activity has ended: Wait then returns at once.
+// Done returns a channel that is closed when the activity has ended. Wait then returns at
+// once.
 func (h *Handle[Out]) Done() <-chan struct{} {
 	h.follow(context.Background())
 	return h.done
 }
 
-// Wait waits for the activity's end and returns what [Execute] does. If ctx ends
-// first it returns ctx's cause, and cancels nothing.
+// Wait waits for the activity's end and returns what [Execute] returns. If ctx ends
+// first, Wait returns the cause of ctx, and the activity is not canceled.
 func (h *Handle[Out]) Wait(ctx context.Context) (Out, error) {
 	done := h.Done()
 	select {
 	case <-done:
-		return h.out, h.err // also if ctx has ended as well
+		return h.out, h.err // even if ctx has ended
 	default:
 	}
 	select {
@@ -78,10 +80,10 @@ func (h *Handle[Out]) answer() (Out, error) {
 	return h.out, h.err
 }
 
-// Cancel asks for the activity's cancellation: its Context ends with the answer to
-// the next heartbeat that its worker sends, it gets no further attempt, and Wait
-// returns an [*activity.Error] that wraps cause (nil: context.Canceled). The first
-// cause wins. It does not wait.
+// Cancel requests the activity's cancellation, and does not wait. The activity's Context
+// ends with the answer to the next heartbeat that its worker sends. No further attempt
+// is made. Wait returns an [*activity.Error] that wraps cause. If cause is nil,
+// context.Canceled is used. The first cause wins.
 func (h *Handle[Out]) Cancel(cause error) {
 	if cause == nil {
 		cause = context.Canceled
@@ -93,8 +95,8 @@ func (h *Handle[Out]) Cancel(cause error) {
 	h.follow(context.Background())
 }
 
-// follow waits, in a goroutine, for the activity's end, and cancels it when ctx
-// ends or Cancel is called.
+// follow starts a goroutine that waits for the activity's end. It cancels the activity
+// when ctx ends or Cancel is called.
 func (h *Handle[Out]) follow(ctx context.Context) {
 	h.following.Do(func() {
 		go func() {
@@ -116,7 +118,7 @@ func (h *Handle[Out]) await(ctx context.Context) error {
 	}
 	sdk, err := h.execution(asking)
 	if err != nil {
-		return fmt.Errorf("activity %q: not found: %w", h.ID(), err)
+		return fmt.Errorf("activity %q: cannot find its latest execution: %w", h.ID(), err)
 	}
 	ended := make(chan ending, 1)
 	go func() {
@@ -136,17 +138,17 @@ func (h *Handle[Out]) await(ctx context.Context) error {
 	grace := time.NewTimer(h.grace)
 	defer grace.Stop()
 	requested := make(chan error, 1)
-	go func() { // on and on, also when nobody waits for the answer any more
+	go func() { // it keeps trying after CancelGrace, when the caller has its answer
 		asking := context.WithoutCancel(ctx)
 		err := persist(asking, func() error {
 			return sdk.Cancel(asking, client.CancelActivityOptions{Reason: short([]byte(h.cause.Error()))})
 		})
-		if no := (*serviceerror.FailedPrecondition)(nil); errors.As(err, &no) { // it has ended, or somebody else was first
+		if no := (*serviceerror.FailedPrecondition)(nil); errors.As(err, &no) { // the activity has ended, or was canceled before
 			err = nil
 		}
 		requested <- err
 	}()
-	refused := errors.New("it cannot be reached, and is asked on and on")
+	refused := errors.New("it cannot be reached, still trying")
 	for {
 		select {
 		case e := <-ended:
@@ -159,8 +161,8 @@ func (h *Handle[Out]) await(ctx context.Context) error {
 	}
 }
 
-// execution is the one that the handle is of. Where the latest was asked for, another
-// may be started while this one is waited for.
+// execution returns the handle of one execution. If the latest was asked for, its run ID
+// is looked up first, because a later one may start while this one is waited for.
 func (h *Handle[Out]) execution(ctx context.Context) (sdk client.ActivityHandle, err error) {
 	if h.RunID() != "" {
 		return h.sdk, nil
@@ -175,30 +177,30 @@ func (h *Handle[Out]) execution(ctx context.Context) (sdk client.ActivityHandle,
 	return sdk, err
 }
 
-// unanswered is the end for a caller who has waited for CancelGrace. The server is
-// given a moment to say in which attempt.
+// unanswered returns the error for a caller who has waited for CancelGrace. It gives the
+// server a second to name the attempt.
 func (h *Handle[Out]) unanswered(ctx context.Context, sdk client.ActivityHandle, refused error) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	end := &activity.Error{
 		ID: h.ID(), Name: h.name, RetryState: activity.RetryStateCancelRequested,
-		Err: fmt.Errorf("%w; it had not ended %s later, and may still run", h.cause, h.grace),
+		Err: fmt.Errorf("%w; it had not ended %s later and may still run", h.cause, h.grace),
 	}
 	if refused != nil {
-		end.Err = fmt.Errorf("%w; the server did not take the cancellation: %w", h.cause, refused)
+		end.Err = fmt.Errorf("%w; the server has not accepted the cancellation: %w", h.cause, refused)
 	}
 	if d, err := describeAll(ctx, sdk); err == nil {
 		end.Name, end.Attempt = d.ActivityType, attempts(d)
 	} else {
-		end.Err = fmt.Errorf("%w (in which attempt it is, the server does not say: %w)", end.Err, err)
+		end.Err = fmt.Errorf("%w (cannot find out the attempt: %w)", end.Err, err)
 	}
 	return end
 }
 
-// An outcome is how an activity failed, as the SDK has it, and no failure to ask.
+// An outcome is an activity's own failure. Other errors are failures of the call.
 type outcome struct{ error }
 
-// get waits for the activity's end.
+// get waits for the activity's end. If the activity has failed, the error is an outcome.
 func get(ctx context.Context, sdk client.ActivityHandle, out any) error {
 	err := sdk.Get(ctx, out)
 	switch err.(type) {
@@ -208,8 +210,8 @@ func get(ctx context.Context, sdk client.ActivityHandle, out any) error {
 	return err
 }
 
-// persist calls ask until it succeeds or fails for another reason than that the
-// server cannot be reached.
+// persist calls ask until it succeeds, or fails for another reason than an outage of the
+// server.
 func persist(ctx context.Context, ask func() error) error {
 	for {
 		err := ask()
@@ -238,15 +240,15 @@ func describeAll(ctx context.Context, sdk client.ActivityHandle) (*client.Activi
 	return sdk.Describe(ctx, o)
 }
 
-// failure is what Wait returns for what get has returned. cause is that of this
-// side's cancellation, if there was one.
+// failure returns the error of Wait for an error of get. If this Handle has canceled the
+// activity, cause is the cause.
 func failure(ctx context.Context, sdk client.ActivityHandle, err, cause error) error {
 	if err == nil {
 		return nil
 	}
 	how, ok := err.(outcome)
 	if !ok {
-		return fmt.Errorf("activity %q: its end or its result is not known: %w", sdk.GetID(), err)
+		return fmt.Errorf("activity %q: cannot get its result: %w", sdk.GetID(), err)
 	}
 	var d *client.ActivityExecutionDescription
 	err = persist(ctx, func() (err error) {
@@ -254,12 +256,12 @@ func failure(ctx context.Context, sdk client.ActivityHandle, err, cause error) e
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("activity %q: it failed, and in which attempt and why is not known (%w): %w", sdk.GetID(), err, how.error)
+		return fmt.Errorf("activity %q: failed, and cannot find out the attempt and the reason (%w): %w", sdk.GetID(), err, how.error)
 	}
 	end := &activity.Error{ID: sdk.GetID(), Name: d.ActivityType, Attempt: attempts(d), RetryState: retryState(d)}
 	of := describe(d)
 	if of.details, err = newestDetails(d); err != nil {
-		of.details = nil // the error has enough to say
+		of.details = nil // the failure matters more
 	}
 	if err := cutShort(d); err != nil {
 		how.error = err
@@ -269,7 +271,7 @@ func failure(ctx context.Context, sdk client.ActivityHandle, err, cause error) e
 		end.Err = result
 		return end
 	}
-	if cause == nil { // somebody else's
+	if cause == nil { // canceled elsewhere
 		cause = context.Canceled
 		if d.CanceledReason != "" {
 			cause = fmt.Errorf("%w: %s", cause, d.CanceledReason)
@@ -288,10 +290,10 @@ func failure(ctx context.Context, sdk client.ActivityHandle, err, cause error) e
 	return end
 }
 
-// canceledResult is how the last attempt of a canceled activity ended, or nil if that
-// is no more than the cause.
+// canceledResult returns how the last attempt of a canceled activity ended. It is nil if
+// that adds nothing to the cause.
 func canceledResult(err *temporal.CanceledError, cause error, d *client.ActivityExecutionDescription, newest details) error {
-	if attempts(d) < int(d.Attempt) { // it waited for the next one
+	if attempts(d) < int(d.Attempt) { // canceled before the next attempt
 		return lastFailure(d, newest)
 	}
 	var text string
@@ -301,7 +303,7 @@ func canceledResult(err *temporal.CanceledError, cause error, d *client.Activity
 	if known := sentinel(text); known != nil {
 		return known
 	}
-	// In the worker the cause had another text.
+	// The worker does not know the caller's cause, and has errCanceled in its place.
 	if own := strings.ReplaceAll(text, errCanceled.Error(), cause.Error()); own == cause.Error() {
 		return nil
 	} else if own != text {
@@ -310,7 +312,7 @@ func canceledResult(err *temporal.CanceledError, cause error, d *client.Activity
 	return errors.New(text)
 }
 
-// A causedError is the text of an error that wrapped the cause.
+// A causedError is an error of a worker that wrapped the cause.
 type causedError struct {
 	text  string
 	cause error
@@ -319,8 +321,8 @@ type causedError struct {
 func (e *causedError) Error() string { return e.text }
 func (e *causedError) Unwrap() error { return e.cause }
 
-// canceledError is how an activity ended that was canceled, and whose last attempt
-// ended with an error of its own.
+// A canceledError is the end of a canceled activity whose last attempt ended with an
+// error of its own.
 type canceledError struct{ cause, result error }
 
 func (e *canceledError) Error() string {
@@ -332,7 +334,8 @@ func (e *canceledError) Error() string {
 
 func (e *canceledError) Unwrap() []error { return []error{e.cause, e.result} }
 
-// lastFailure is how the last attempt that has ended did; nil: none has.
+// lastFailure returns the error of the last attempt that has failed. It is nil if none
+// has.
 func lastFailure(d *client.ActivityExecutionDescription, newest details) error {
 	if !d.HasLastFailure() {
 		return nil
@@ -345,8 +348,8 @@ func lastFailure(d *client.ActivityExecutionDescription, newest details) error {
 	return fromTemporal(d.GetLastFailure(), of)
 }
 
-// inProgress reports whether the last attempt that was started has not failed, or
-// had not when the activity ended.
+// inProgress reports whether the last attempt that was started was still running: now, or
+// when the activity ended.
 func inProgress(d *client.ActivityExecutionDescription) bool {
 	info := d.RawResponse.GetInfo()
 	started, ended := info.GetLastStartedTime(), info.GetLastAttemptCompleteTime()
@@ -361,8 +364,8 @@ func describe(d *client.ActivityExecutionDescription) *ended {
 	}
 }
 
-// attempts is the number of the last attempt that was started: the server counts
-// the next one while it still waits.
+// attempts returns the number of the last attempt that was started. The server's number
+// is that of the next attempt while that is waiting.
 func attempts(d *client.ActivityExecutionDescription) int {
 	n := int(d.Attempt)
 	if d.RawResponse.GetInfo().GetLastStartedTime() == nil {
@@ -386,8 +389,9 @@ func attempts(d *client.ActivityExecutionDescription) int {
 	return n - 1
 }
 
-// cutShort is how the last attempt ended, if it timed out too late for another one
-// before schedule-to-close: for that the server then takes the end.
+// cutShort returns the last attempt's timeout if no time was left for another attempt
+// before schedule-to-close. The server then reports schedule-to-close instead. It
+// returns nil in all other cases.
 func cutShort(d *client.ActivityExecutionDescription) error {
 	f := d.RawResponse.GetOutcome().GetFailure()
 	if f.GetTimeoutFailureInfo() == nil || !strings.HasPrefix(f.GetMessage(), "Not enough time to schedule next retry") {
@@ -414,13 +418,13 @@ func retryState(d *client.ActivityExecutionDescription) activity.RetryState {
 	return 0
 }
 
-// Status asks the server about the activity. Abandoned functions it does not know
-// of, nor how much of a Range is done: HeartbeatDetails reads that
-// [activity.RangeProgress].
+// Status asks the server about the activity. The server knows neither the abandoned
+// functions nor the progress of a Range, so these fields stay zero. A Range's
+// [activity.RangeProgress] can be read with the Status's HeartbeatDetails.
 func (h *Handle[Out]) Status(ctx context.Context) (activity.Status, error) {
 	d, err := describeAll(ctx, h.sdk)
 	if err != nil {
-		return activity.Status{}, fmt.Errorf("activity %q: its status is not known: %w", h.ID(), err)
+		return activity.Status{}, fmt.Errorf("activity %q: cannot get its status: %w", h.ID(), err)
 	}
 	s := activity.Status{
 		ID: d.ActivityID, Name: d.ActivityType, State: state(d), Attempt: attempts(d),
@@ -441,7 +445,7 @@ func (h *Handle[Out]) Status(ctx context.Context) (activity.Status, error) {
 		_, err = newest.json()
 	}
 	if err != nil {
-		return s, fmt.Errorf("activity %q: %w", h.ID(), err)
+		return s, fmt.Errorf("activity %q: cannot read its heartbeat details: %w", h.ID(), err)
 	}
 	s.Details = newest.framed()
 	s.LastFailure = lastFailure(d, newest)

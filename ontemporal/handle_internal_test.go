@@ -17,9 +17,9 @@ func timedOut(typ enumspb.TimeoutType, message string) *failurepb.Failure {
 	return &failurepb.Failure{Message: message, FailureInfo: &failurepb.Failure_TimeoutFailureInfo{TimeoutFailureInfo: &failurepb.TimeoutFailureInfo{TimeoutType: typ}}}
 }
 
-// The server counts an attempt that waits, and says only with its times whether it
-// has started.
-func TestAttemptsAndStates(t *testing.T) {
+// Given a description of an execution, then its attempt and State follow. The server counts an
+// attempt that waits; only the times show whether it has started.
+func TestStatus_AttemptAndState(t *testing.T) {
 	const (
 		running   = enumspb.ACTIVITY_EXECUTION_STATUS_RUNNING
 		completed = enumspb.ACTIVITY_EXECUTION_STATUS_COMPLETED
@@ -30,8 +30,8 @@ func TestAttemptsAndStates(t *testing.T) {
 		started   = enumspb.PENDING_ACTIVITY_STATE_STARTED
 
 		never  = 0
-		before = 1 // the attempt before
-		now    = 2
+		before = 1 // during the attempt before
+		now    = 2 // during this attempt
 	)
 	for _, test := range []struct {
 		name          string

@@ -9,8 +9,8 @@ import (
 	"go.temporal.io/sdk/testsuite"
 )
 
-// BenchmarkHeartbeat is a heartbeat beside the SDK's own, in its test environment:
-// what a function pays while the SDK holds heartbeats back.
+// BenchmarkHeartbeat measures a heartbeat and the SDK's own in the SDK's test environment,
+// while the SDK holds heartbeats back.
 func BenchmarkHeartbeat(b *testing.B) {
 	row := struct {
 		Table string
@@ -32,7 +32,7 @@ func BenchmarkHeartbeat(b *testing.B) {
 			suite.SetLogger(quiet)
 			env := suite.NewTestActivityEnvironment()
 			ontemporal.Register(env, "f", func(ctx activity.Context, _ int) (int, error) {
-				bench.beat(ctx, 0) // sent at once
+				bench.beat(ctx, 0) // the first one is sent at once
 				b.ReportAllocs()
 				b.ResetTimer()
 				for n := range b.N {

@@ -29,24 +29,24 @@ var (
 	quiet   = log.NewStructuredLogger(silent)
 )
 
-// A cluster is the SDK's test environment in a bubble: its activities run for real,
-// on the bubble's virtual time.
+// A cluster is the SDK's test environment in a bubble. Its activities run on the bubble's
+// virtual time.
 type cluster struct {
 	*testsuite.TestWorkflowEnvironment
-	stop   chan struct{}           // closing it stops the worker
+	stop   chan struct{}           // closed to stop the worker
 	cancel context.CancelCauseFunc // ends the SDK's context of every attempt
 	begun  time.Time
 
 	mu      sync.Mutex
-	beats   []string // details of the heartbeats that the server got, as JSON
-	skipped time.Duration
+	beats   []string      // the details of the heartbeats that the server got, as JSON
+	skipped time.Duration // the time that the environment's clock had skipped at the last call of waited
 }
 
 func inCluster(t *testing.T, f func(t *testing.T, c *cluster)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		f(t, newCluster(t))
-		time.Sleep(1000 * time.Hour) // for functions that were left behind
+		time.Sleep(1000 * time.Hour) // until functions that were left behind have returned
 	})
 }
 
@@ -75,8 +75,8 @@ func newCluster(t *testing.T) *cluster {
 	return c
 }
 
-// waited is how long the environment has waited before the latest attempt: what its
-// clock has skipped of the retries' delays, less what it had skipped before.
+// waited returns how long the environment has waited before the latest attempt. Its clock
+// skips the delays of retries, so it is the time skipped since the last call.
 func (c *cluster) waited() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -86,7 +86,7 @@ func (c *cluster) waited() time.Duration {
 	return waited
 }
 
-// run calls fn, registered as "f", from a workflow.
+// run registers fn as "f" and executes it in a workflow.
 func run[In, Out any](c *cluster, opts workflow.ActivityOptions, fn func(activity.Context, In) (Out, error), args ...any) (Out, error) {
 	ontemporal.Register(c, "f", fn)
 	if opts.StartToCloseTimeout == 0 {
@@ -106,7 +106,7 @@ func run[In, Out any](c *cluster, opts workflow.ActivityOptions, fn func(activit
 
 var once = &temporal.RetryPolicy{MaximumAttempts: 1}
 
-// failure is the activity's failure in a workflow's error.
+// failure returns the activity's failure in a workflow's error.
 func failure(t *testing.T, err error) *temporal.ApplicationError {
 	t.Helper()
 	var app *temporal.ApplicationError
@@ -134,7 +134,7 @@ func checkErr(t *testing.T, got, want error) {
 	}
 }
 
-// got is the heartbeats that the server got.
+// got returns the details of the heartbeats that the server got.
 func (c *cluster) got() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -148,7 +148,7 @@ func checkBeats(t *testing.T, c *cluster, want ...string) {
 	}
 }
 
-// never must not be called.
+// never is a body that must not run.
 func never() error { panic("called") }
 
 type key struct{}

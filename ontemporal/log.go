@@ -7,11 +7,11 @@ import (
 	"go.temporal.io/sdk/log"
 )
 
-// logHandler hands what is logged to the SDK's logger, which decides what to keep.
+// A logHandler passes every record on to the SDK's logger, which filters by level.
 type logHandler struct {
 	logger log.Logger
-	attrs  []any  // keys and values
-	prefix string // of open groups, each with a dot
+	attrs  []any  // alternating keys and values
+	prefix string // the names of the open groups, each with a dot
 }
 
 // Enabled implements [slog.Handler].

@@ -8,7 +8,7 @@ import (
 	"testing/slogtest"
 )
 
-// lines is a logger of the SDK's that keeps what it gets.
+// lines is an SDK logger that keeps its lines.
 type lines struct {
 	all  []map[string]any
 	text []string
@@ -36,7 +36,8 @@ func (l *lines) Info(msg string, keyvals ...any)  { l.add("INFO", msg, keyvals) 
 func (l *lines) Warn(msg string, keyvals ...any)  { l.add("WARN", msg, keyvals) }
 func (l *lines) Error(msg string, keyvals ...any) { l.add("ERROR", msg, keyvals) }
 
-func TestLogHandler(t *testing.T) {
+// Given a logHandler, then it conforms to slog.Handler. The SDK's logger adds the time.
+func TestLogHandler_Conforms(t *testing.T) {
 	l := &lines{}
 	slogtest.Run(t, func(*testing.T) slog.Handler { l.all = nil; return &logHandler{logger: l} }, func(t *testing.T) map[string]any {
 		last := l.all[len(l.all)-1]
@@ -48,7 +49,8 @@ func TestLogHandler(t *testing.T) {
 	})
 }
 
-func TestLogLevels(t *testing.T) {
+// Given records with attributes and groups, then the SDK's logger gets them at its own levels.
+func TestLogHandler_Levels(t *testing.T) {
 	l := &lines{}
 	log := slog.New(&logHandler{logger: l}).With("id", "a")
 	log.WithGroup("g").Debug("d", "n", 1)

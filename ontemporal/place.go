@@ -8,36 +8,36 @@ import (
 	"go.temporal.io/sdk/workflow"
 )
 
-// A place is where the functions of one activity meet that run in this process's
-// workers: the latest attempt's, and those of earlier ones that do not return.
+// A place counts the functions of one activity in this process: that of the latest
+// attempt, and those of earlier attempts that have not returned.
 type place struct {
 	key placeKey
 
-	// Guarded by places.
+	// The fields below are guarded by places.
 	latest  *attempt
-	running int           // functions, and attempts that wait to start theirs
-	guards  int           // functions inside Guard
-	changed chan struct{} // closed, and made anew, when one of these shrinks
+	running int           // the functions, and the attempts that wait to start theirs
+	guards  int           // the functions inside Guard
+	changed chan struct{} // closed, and replaced, when running or guards shrinks
 }
 
 type placeKey struct {
-	client   client.Client      // the workers': each has one server and namespace
-	workflow workflow.Execution // zero: a standalone activity
+	client   client.Client      // the workers' client, which has one server and namespace
+	workflow workflow.Execution // zero for a standalone activity
 	id       string
 }
 
-// maxLeft is how many functions of earlier attempts may still run when another
-// starts: the embedded runtime's default.
+// maxLeft is the number of functions of earlier attempts that may still run when another
+// starts. It is the embedded runtime's default of MaxAbandoned.
 const maxLeft = 10
 
-// places come after every attempt's mu.
+// places is locked after attempt.mu.
 var places = struct {
 	sync.Mutex
 	byKey map[placeKey]*place
 }{byKey: map[placeKey]*place{}}
 
-// enter finds the place for t, which must leave it. Whatever an earlier attempt
-// there believes, it is over.
+// enter returns the place of t, which must leave it. The earlier attempt at that place is
+// fenced, because the server starts an attempt only when the one before is over.
 func enter(key placeKey, t *attempt) *place {
 	places.Lock()
 	p := places.byKey[key]
@@ -48,7 +48,7 @@ func enter(key placeKey, t *attempt) *place {
 	p.running++
 	before := p.latest
 	if before != nil && before.info.StartedAt.After(t.info.StartedAt) {
-		before = t // it was slow to come here
+		before = t // a later attempt was faster to enter, so t is over
 	} else {
 		p.latest = t
 	}
@@ -76,25 +76,25 @@ func (p *place) guard(n int) {
 	}
 }
 
-// shrunk wakes who is blocked.
+// shrunk wakes the attempts that are blocked.
 func (p *place) shrunk() {
 	close(p.changed)
 	p.changed = make(chan struct{})
-	if p.running == 0 && p.guards == 0 { // goroutines that a function has left may be inside Guard
+	if p.running == 0 && p.guards == 0 { // goroutines that a function has left behind may be inside Guard
 		delete(places.byKey, p.key)
 	}
 }
 
-// blocked gives nil if an attempt that has entered may start its function, or else
-// what tells of changes, and what it waits for.
+// blocked returns nil if an attempt that has entered may start its function. Otherwise it
+// returns a channel that is closed at the next change, and what the attempt waits for.
 func (p *place) blocked() (changed chan struct{}, why string) {
 	places.Lock()
 	defer places.Unlock()
 	switch {
 	case p.guards > 0:
-		return p.changed, "the function of an earlier attempt, which is still inside Guard in this worker"
+		return p.changed, "the function of an earlier attempt is still inside Guard in this worker"
 	case p.running-1 > maxLeft:
-		return p.changed, fmt.Sprintf("%d functions of earlier attempts, which still run in this worker", p.running-1)
+		return p.changed, fmt.Sprintf("%d functions of earlier attempts still run in this worker", p.running-1)
 	}
 	return nil, ""
 }

@@ -23,9 +23,9 @@ func isLeft(t *attempt) bool {
 	}
 }
 
-// An attempt ends when the next one begins, which waits until nothing of it is
-// inside Guard.
-func TestPlaceGuard(t *testing.T) {
+// Rule 27. Given an attempt inside Guard, when the next one enters, then the first is over, and
+// the next is blocked until Guard has returned.
+func TestPlace_GuardBlocksNextAttempt(t *testing.T) {
 	key := placeKey{id: t.Name()}
 	old := newTestAttempt(key)
 	if changed, why := old.place.blocked(); changed != nil {
@@ -36,7 +36,7 @@ func TestPlaceGuard(t *testing.T) {
 		return old.Guard(func() error {
 			next = newTestAttempt(key)
 			if !errors.Is(context.Cause(old), errOver) || isLeft(old) {
-				t.Error("the earlier attempt goes on, or was left inside Guard")
+				t.Error("the earlier attempt continues, or was left behind inside Guard")
 			}
 			changed, why := next.place.blocked()
 			if changed == nil || !strings.Contains(why, "still inside Guard") {
@@ -68,8 +68,9 @@ func TestPlaceGuard(t *testing.T) {
 	}
 }
 
-// Who waits hears of each that leaves.
-func TestPlaceRunning(t *testing.T) {
+// Rule 9. Given 13 functions of earlier attempts, when they return one by one, then an attempt
+// is blocked until 10 are left, and is woken each time.
+func TestPlace_FunctionsBlockNextAttempt(t *testing.T) {
 	key := placeKey{id: t.Name()}
 	for range maxLeft {
 		newTestAttempt(key)

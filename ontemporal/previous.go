@@ -15,21 +15,20 @@ import (
 	"go.temporal.io/sdk/converter"
 )
 
-// leftBehind returns the details from which a new execution of the ID resumes, as with
-// a Store: those of the last one, if that failed, was canceled or timed out. They are
-// nil if there are none, or if the server has forgotten it. It returns an error if the
-// new execution is not to start.
+// leftBehind returns the details from which a new execution of the ID resumes. As with a
+// Store, they are those of the last execution, if that failed, was canceled or timed out.
+// They are nil if there are none, or if the server has forgotten the execution. An error
+// means that the new execution must not start.
 //
-// Between this and the start, an execution of another caller may come and go: its
-// details are then not resumed, and its input not compared. The server offers nothing
-// against that.
+// Another caller's execution may start and end between this call and the start. It is
+// neither compared nor resumed. The server offers no way to prevent that.
 func leftBehind[In any](ctx context.Context, c client.Client, o *activity.Options, in In) (details, error) {
 	d, err := c.GetActivityHandle(client.GetActivityHandleOptions{ActivityID: o.ID}).Describe(ctx, describeDetails)
 	if isNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, notKnown(err)
+		return nil, unreadable(err)
 	}
 	switch d.Status {
 	case enumspb.ACTIVITY_EXECUTION_STATUS_COMPLETED:
@@ -43,28 +42,28 @@ func leftBehind[In any](ctx context.Context, c client.Client, o *activity.Option
 	}
 	left, err := newestDetails(d)
 	if err != nil {
-		return nil, notKnown(err)
+		return nil, unreadable(err)
 	}
 	return left, nil
 }
 
-func notKnown(err error) error {
-	return fmt.Errorf("what its last execution has left is not known: %w", err)
+func unreadable(err error) error {
+	return fmt.Errorf("cannot read its last execution: %w", err)
 }
 
-// compare returns an error if the activity to start is not the one that d is of.
+// compare returns an error if d is an execution of another activity than the one to start.
 func compare[In any](d *client.ActivityExecutionDescription, o *activity.Options, in In) error {
-	const drop = "use another ID, or delete that execution (temporal activity delete) to drop what it has left"
+	const drop = "use another ID, or delete that execution (temporal activity delete) to drop what is stored"
 	if o.Name != "" && o.Name != d.ActivityType {
 		return fmt.Errorf("%w: the server has one named %q (%s, attempt %d), and this one is named %q: %s",
 			activity.ErrCheckpointMismatch, d.ActivityType, state(d), attempts(d), o.Name, drop)
 	}
-	if o.AcceptNewInput || !d.HasInput() { // none is of another program's execution
+	if o.AcceptNewInput || !d.HasInput() { // another program's execution may have no input
 		return nil
 	}
 	difference, err := compareInput(d, in)
 	if err != nil {
-		return notKnown(err)
+		return unreadable(err)
 	}
 	if difference == nil {
 		return nil
@@ -73,9 +72,9 @@ func compare[In any](d *client.ActivityExecutionDescription, o *activity.Options
 		activity.ErrCheckpointMismatch, state(d), attempts(d), difference, drop)
 }
 
-// compareInput says how d's input and in differ; nil if they do not. The client's data
-// converter decodes, but the SDK does not let it encode for us: both are encoded by the
-// default one.
+// compareInput returns how d's input and in differ, or nil if they do not. The client's
+// data converter decodes d's input. Both are encoded with the default converter, because
+// the SDK gives no access to the client's.
 func compareInput[In any](d *client.ActivityExecutionDescription, in In) (difference, err error) {
 	if n := len(d.RawResponse.GetInput().GetPayloads()); n > 2 {
 		return fmt.Errorf("%d arguments, and this one has one", n), nil
@@ -86,7 +85,7 @@ func compareInput[In any](d *client.ActivityExecutionDescription, in In) (differ
 	}
 	encoding := converter.GetDefaultDataConverter()
 	encoded, inErr := encoding.ToPayload(in)
-	if inErr == nil && samePayload(stored.Payload(), encoded) { // also if decoding changes it, as a large number in an any
+	if inErr == nil && samePayload(stored.Payload(), encoded) { // even if decoding changes it, as with a large number in an any
 		return nil, nil
 	}
 	var old In
@@ -95,7 +94,7 @@ func compareInput[In any](d *client.ActivityExecutionDescription, in In) (differ
 		return fmt.Errorf("the input %s, which cannot be decoded for this one (%w)", excerpt(stored.Payload()), err), nil
 	}
 	again, oldErr := encoding.ToPayload(old)
-	if inErr != nil || oldErr != nil { // the client's converter may take more than the default one
+	if inErr != nil || oldErr != nil { // the client's converter may accept more than the default one
 		if reflect.DeepEqual(old, in) {
 			return nil, nil
 		}
@@ -115,7 +114,7 @@ func encodingOf(p *commonpb.Payload) string {
 	return string(p.GetMetadata()[converter.MetadataEncoding])
 }
 
-// excerpt is the beginning of an input, for people.
+// excerpt returns the beginning of an input, for a text.
 func excerpt(p *commonpb.Payload) string {
 	const most = 100
 	data := p.GetData()

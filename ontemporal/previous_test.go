@@ -33,13 +33,13 @@ const (
 	pausedStatus    = enumspb.ACTIVITY_EXECUTION_STATUS_PAUSED
 )
 
-// A memory is a server that remembers one execution and takes one start. Its client is
-// the SDK's, with its data converter.
+// A memory is a server that remembers one execution and accepts one start. Its client is
+// the SDK's, so that data converters are used.
 type memory struct {
 	client.Client
 	dc      converter.DataConverter
-	last    *workflowservice.DescribeActivityExecutionResponse // nil: none
-	started *workflowservice.StartActivityExecutionRequest     // nil: not yet
+	last    *workflowservice.DescribeActivityExecutionResponse // the last execution; nil if there is none
+	started *workflowservice.StartActivityExecutionRequest     // nil before the start
 }
 
 func newMemory(t *testing.T, dc converter.DataConverter) *memory {
@@ -57,7 +57,7 @@ func newMemory(t *testing.T, dc converter.DataConverter) *memory {
 	return m
 }
 
-// answer answers every call itself.
+// answer answers every call in place of a connection.
 func (m *memory) answer(_ context.Context, _ string, request, reply any, _ *grpc.ClientConn, _ grpc.UnaryInvoker, _ ...grpc.CallOption) error {
 	switch request := request.(type) {
 	case *workflowservice.GetSystemInfoRequest:
@@ -81,7 +81,7 @@ func (m *memory) remember(t *testing.T, status enumspb.ActivityExecutionStatus, 
 	t.Helper()
 	info := &activitypb.ActivityExecutionInfo{
 		ActivityId: "a", RunId: "before", ActivityType: &commonpb.ActivityType{Name: name}, Status: status, Attempt: 3,
-		LastStartedTime: timestamppb.Now(), SearchAttributes: &commonpb.SearchAttributes{}, // which the SDK needs
+		LastStartedTime: timestamppb.Now(), SearchAttributes: &commonpb.SearchAttributes{}, // the SDK needs them
 	}
 	if details != nil {
 		info.HeartbeatDetails = m.encode(t, details)
@@ -98,7 +98,7 @@ func (m *memory) encode(t *testing.T, values ...any) *commonpb.Payloads {
 	return p
 }
 
-// resumed says with which input and from which details an activity was started.
+// resumed returns the input and the details with which the activity was started.
 func (m *memory) resumed(t *testing.T) string {
 	t.Helper()
 	if m.started == nil {
@@ -112,7 +112,7 @@ func (m *memory) resumed(t *testing.T) string {
 	return fmt.Sprintf("%s from %v", in.Payload().GetData(), start.Details)
 }
 
-// job is an input.
+// A job is an activity's input.
 type job struct {
 	File string
 	Rows []int
@@ -120,11 +120,10 @@ type job struct {
 
 func work[In any](activity.Context, In) (string, error) { panic("called here") }
 
-// zipped compresses what it converts.
+// zipped is a data converter that compresses.
 var zipped = converter.NewCodecDataConverter(converter.GetDefaultDataConverter(), converter.NewZlibCodec(converter.ZlibCodecOptions{AlwaysEncode: true}))
 
-// launch starts an activity with the input on m, and checks the error and with what it
-// was started.
+// launch starts an activity on m, and checks the error, the input and the details.
 func launch[In any](t *testing.T, m *memory, opts activity.Options, in In, wantErr, want string) {
 	t.Helper()
 	_, err := ontemporal.Start(t.Context(), m, "queue", opts, work[In], in)
@@ -142,13 +141,13 @@ func launch[In any](t *testing.T, m *memory, opts activity.Options, in In, wantE
 }
 
 const (
-	otherName  = `activity "a": not started: its checkpoint is another activity's: the server has one named "g" (failed, attempt 3), and this one is named "f": use another ID, or delete that execution (temporal activity delete) to drop what it has left`
-	howToGoOn  = `: use that input, set Options.AcceptNewInput to continue with the new one, use another ID, or delete that execution (temporal activity delete) to drop what it has left`
+	otherName  = `activity "a": not started: its checkpoint is another activity's: the server has one named "g" (failed, attempt 3), and this one is named "f": use another ID, or delete that execution (temporal activity delete) to drop what is stored`
+	howToGoOn  = `: use that input, set Options.AcceptNewInput to continue with the new one, use another ID, or delete that execution (temporal activity delete) to drop what is stored`
 	otherInput = `activity "a": not started: its checkpoint is another activity's: the server has one (failed, attempt 3) with the input {"File":"old","Rows":[1]}, and this one has {"File":"new","Rows":null}` + howToGoOn
 )
 
-// Given an execution that has not completed, when its ID is started under another Name,
-// then that is refused, whatever the input and AcceptNewInput.
+// Rule 31. Given an execution that has not completed, when its ID is started under another Name,
+// then the start is refused, whatever the input and AcceptNewInput are.
 func TestStart_AnotherNameIsRefused(t *testing.T) {
 	for _, details := range []any{nil, 7} {
 		for _, accept := range []bool{false, true} {
@@ -169,7 +168,7 @@ func TestStart_AnotherNameIsRefused(t *testing.T) {
 	}
 }
 
-// Without a given Name none is compared.
+// Rule 31. Given no Options.Name, then names are not compared.
 func TestStart_NoNameIsNotCompared(t *testing.T) {
 	m := newMemory(t, zipped)
 	m.remember(t, failedStatus, "g", 7, job{"old", nil})
@@ -178,8 +177,8 @@ func TestStart_NoNameIsNotCompared(t *testing.T) {
 	launch(t, m, opts, job{"old", nil}, "", `{"File":"old","Rows":null} from [7]`)
 }
 
-// Given an execution that has not completed, when its ID is started with another input,
-// then that is refused, also if it has recorded nothing.
+// Rule 31. Given an execution that has not completed, when its ID is started with another
+// input, then the start is refused, even if no details were recorded.
 func TestStart_AnotherInputIsRefused(t *testing.T) {
 	for status, is := range map[enumspb.ActivityExecutionStatus]string{failedStatus: "failed", canceledStatus: "canceled", timedOutStatus: "failed"} {
 		for _, details := range []any{nil, 7} {
@@ -194,7 +193,7 @@ func TestStart_AnotherInputIsRefused(t *testing.T) {
 	}
 }
 
-// Given an execution that has not completed, when its ID is started with AcceptNewInput,
+// Rule 31. Given an execution that has not completed, when its ID is started with AcceptNewInput,
 // then the new input counts, and the details are resumed.
 func TestStart_AcceptNewInputResumes(t *testing.T) {
 	for details, want := range map[any]string{nil: "[]", 7: "[7]"} {
@@ -206,7 +205,8 @@ func TestStart_AcceptNewInputResumes(t *testing.T) {
 	}
 }
 
-// What has completed or was forgotten is not compared, and what runs is ErrAlreadyRunning.
+// Rule 31. Given an execution that has completed or was forgotten, then it is not compared. If
+// it is running, the start is refused with ErrAlreadyRunning.
 func TestStart_OnlyUnfinishedIsCompared(t *testing.T) {
 	for status, wantErr := range map[enumspb.ActivityExecutionStatus]string{
 		0: "", completedStatus: "",
@@ -224,7 +224,7 @@ func TestStart_OnlyUnfinishedIsCompared(t *testing.T) {
 	}
 }
 
-// Given an input that means the same, when the ID is started again, then it resumes.
+// Rule 31. Given an input that means the same, when the ID is started again, then it resumes.
 func TestStart_SameInputResumes(t *testing.T) {
 	type grown struct {
 		File string
@@ -238,11 +238,11 @@ func TestStart_SameInputResumes(t *testing.T) {
 	resumes(t, "bytes", []byte("a\xff"), []byte("a\xff"), "a\xff")
 	resumes(t, "a map", map[string]int{"b": 1, "a": 2}, map[string]int{"a": 2, "b": 1}, `{"a":2,"b":1}`)
 	resumes(t, "a message", &commonpb.WorkflowType{Name: "w"}, &commonpb.WorkflowType{Name: "w"}, `{"name":"w"}`)
-	// It is decoded as a float64, and so encoded as another number.
+	// The number is decoded as a float64, and encoded as another number.
 	resumes(t, "a large number in an any", any(int64(1<<53+1)), any(int64(1<<53+1)), "9007199254740993")
 }
 
-// resumes starts an activity whose last execution had the input old.
+// resumes checks that an activity resumes if its last execution had the input old.
 func resumes[In any](t *testing.T, name string, old any, in In, want string) {
 	t.Helper()
 	t.Run(name, func(t *testing.T) {
@@ -252,8 +252,8 @@ func resumes[In any](t *testing.T, name string, old any, in In, want string) {
 	})
 }
 
-// Given an execution whose input is none of this function's, when its ID is started, then
-// that is refused, unless AcceptNewInput is set.
+// Rule 31. Given an execution whose input cannot be this function's, when its ID is started,
+// then the start is refused, unless AcceptNewInput is set.
 func TestStart_ForeignInputIsRefused(t *testing.T) {
 	const foreign = `activity "a": not started: its checkpoint is another activity's: the server has one (failed, attempt 3) `
 	for _, test := range []struct {
@@ -278,7 +278,8 @@ func TestStart_ForeignInputIsRefused(t *testing.T) {
 	}
 }
 
-// Bytes are not the value whose JSON they are.
+// Rule 31. Given an input of bytes that are JSON, then the value that they encode is another
+// input.
 func TestStart_BytesAreNoJSON(t *testing.T) {
 	m := newMemory(t, zipped)
 	m.remember(t, failedStatus, "f", 7, []byte("1"))
@@ -286,20 +287,21 @@ func TestStart_BytesAreNoJSON(t *testing.T) {
 	checkErr(t, err, activity.ErrCheckpointMismatch)
 }
 
-// An execution without input, which only others start, has none to compare.
+// Rule 31. Given an execution of another program without input, then inputs are not compared.
 func TestStart_NoInputIsNotCompared(t *testing.T) {
 	m := newMemory(t, zipped)
 	m.remember(t, failedStatus, "f", 7)
 	launch(t, m, hour, job{File: "new"}, "", `{"File":"new","Rows":null} from [7]`)
 }
 
-// An input that is not known says nothing of whose it is.
+// Given an execution whose input cannot be read, then the start is refused, and not with
+// ErrCheckpointMismatch.
 func TestStart_UnreadableInputIsNoMismatch(t *testing.T) {
 	m := newMemory(t, zipped)
 	m.remember(t, failedStatus, "f", nil, job{File: "old"})
 	m.last.Input.Payloads[0].Data = []byte("not compressed")
 	_, err := ontemporal.Start(t.Context(), m, "queue", hour, work[job], job{File: "old"})
-	if want := `activity "a": not started: what its last execution has left is not known: `; err == nil || !strings.HasPrefix(err.Error(), want) || errors.Is(err, activity.ErrCheckpointMismatch) {
+	if want := `activity "a": not started: cannot read its last execution: `; err == nil || !strings.HasPrefix(err.Error(), want) || errors.Is(err, activity.ErrCheckpointMismatch) {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	if m.started != nil {
@@ -307,8 +309,8 @@ func TestStart_UnreadableInputIsNoMismatch(t *testing.T) {
 	}
 }
 
-// Given a client whose data converter takes what JSON does not, inputs are compared all
-// the same.
+// Rule 31. Given a client whose data converter accepts inputs that JSON does not, then inputs
+// are still compared.
 func TestStart_InputThatIsNoJSON(t *testing.T) {
 	type in struct {
 		Rows int
@@ -326,14 +328,14 @@ func TestStart_InputThatIsNoJSON(t *testing.T) {
 	}
 }
 
-// A gobConverter takes structs with a field Rows, in a form of its own.
+// A gobConverter encodes structs with a field Rows with encoding/gob.
 type gobConverter struct{ converter.PayloadConverter }
 
 func (gobConverter) Encoding() string { return "binary/gob" }
 
 func (c gobConverter) ToPayload(v any) (*commonpb.Payload, error) {
 	if !strings.Contains(fmt.Sprintf("%+v", v), "Rows:") {
-		return nil, nil // another converter's
+		return nil, nil // for another converter
 	}
 	var b bytes.Buffer
 	err := gob.NewEncoder(&b).Encode(v)

@@ -12,15 +12,17 @@ import (
 	"go.temporal.io/sdk/worker"
 )
 
-// PlacesLeft is for TestMain: every attempt leaves its place.
+// PlacesLeft returns the number of places. TestMain checks that every attempt leaves its
+// place.
 func PlacesLeft() int {
 	places.Lock()
 	defer places.Unlock()
 	return len(places.byKey)
 }
 
-// An initial interval that is not given is 1 s, or MaximumInterval if that is less.
-func TestStartOptionsInterval(t *testing.T) {
+// Given no InitialInterval, then it is MaximumInterval if that is below 1 s, as on the
+// embedded runtime.
+func TestStartOptions_DefaultInterval(t *testing.T) {
 	for maximum, want := range map[time.Duration]time.Duration{0: 0, time.Millisecond: time.Millisecond, time.Minute: time.Second} {
 		o := activity.Options{RetryPolicy: activity.RetryPolicy{MaximumInterval: maximum}}
 		if got := startOptions("a", "queue", &o).RetryPolicy.InitialInterval; got != want {
@@ -29,8 +31,9 @@ func TestStartOptionsInterval(t *testing.T) {
 	}
 }
 
-// Where only schedule-to-close is given, the server takes it for schedule-to-start, too.
-func TestScheduleToStartBack(t *testing.T) {
+// Given a schedule-to-start timeout of the server, then it is a schedule-to-close timeout if
+// the option ScheduleToStartTimeout was not the shorter one.
+func TestErrors_ScheduleToStartOfServer(t *testing.T) {
 	for _, test := range []struct {
 		start, close time.Duration
 		want         activity.TimeoutType
@@ -46,8 +49,9 @@ func TestScheduleToStartBack(t *testing.T) {
 	}
 }
 
-// The last attempt's stall has all its details, since no other keeps them.
-func TestLastStallHasAllDetails(t *testing.T) {
+// Given a stall with large details, then its failure holds them only at the last attempt,
+// after which the server keeps no others.
+func TestErrors_LastStallHasAllDetails(t *testing.T) {
 	for n, want := range map[int]bool{2: false, 3: true} {
 		d, _ := encode([]any{make([]byte, 2*maxKept)})
 		a := &attempt{info: activity.Info{Attempt: n, MaximumAttempts: 3}, latest: d}
@@ -59,8 +63,8 @@ func TestLastStallHasAllDetails(t *testing.T) {
 	}
 }
 
-// A heartbeat that waits for the server is no silence.
-func TestCheckWaiting(t *testing.T) {
+// Rule 11. Given a heartbeat in flight, then the attempt does not time out.
+func TestAttempt_HeartbeatInFlightIsNoStall(t *testing.T) {
 	begun := time.Now()
 	a := &attempt{left: make(chan struct{}), waiting: 1, beatBy: begun}
 	a.Context, a.cancel = context.WithCancelCause(context.Background())
@@ -69,8 +73,9 @@ func TestCheckWaiting(t *testing.T) {
 	}
 }
 
-// The server waits for the report of a stall inside Guard, until the attempt's deadline.
-func TestHolds(t *testing.T) {
+// Rule 27. Given a stall inside Guard, then its report is held back until the attempt's
+// deadline.
+func TestGuard_HoldsReportUntilDeadline(t *testing.T) {
 	begun := time.Now()
 	a := &attempt{guards: 1, info: activity.Info{Deadline: begun.Add(time.Minute)}}
 	a.Context, a.cancel = context.WithCancelCause(context.Background())
@@ -80,8 +85,9 @@ func TestHolds(t *testing.T) {
 	}
 }
 
-// After a worker's stop nobody could report an end any more.
-func TestHeardStop(t *testing.T) {
+// Given a worker that has shut down, then the attempt sends no heartbeats, because its end
+// could not be reported.
+func TestAttempt_SilentAfterWorkerShutdown(t *testing.T) {
 	a := &attempt{left: make(chan struct{})}
 	a.Context, a.cancel = context.WithCancelCause(context.Background())
 	if a.heard(worker.ErrWorkerShutdown); !a.silent {
@@ -89,8 +95,8 @@ func TestHeardStop(t *testing.T) {
 	}
 }
 
-// The outermost RetryAfter decides.
-func TestOuterRetryAfter(t *testing.T) {
+// Given nested RetryAfter errors, then the outermost delay counts.
+func TestErrors_OutermostRetryAfterCounts(t *testing.T) {
 	var app *temporal.ApplicationError
 	err := toTemporal(activity.RetryAfter(activity.RetryAfter(errors.New("boom"), time.Hour), time.Minute))
 	if !errors.As(err, &app) || app.NextRetryDelay() != time.Minute {

@@ -13,7 +13,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 )
 
-// A slowConverter takes 4 s for the first heartbeat.
+// A slowConverter takes 4 s for the first heartbeat after slow is set.
 type slowConverter struct {
 	converter.DataConverter
 	slow *atomic.Bool
@@ -28,8 +28,8 @@ func (c slowConverter) ToPayloads(values ...any) (*commonpb.Payloads, error) {
 	return c.DataConverter.ToPayloads(values...)
 }
 
-// What a heartbeat itself takes does not count as silence.
-func TestSlowHeartbeat(t *testing.T) {
+// Rule 11. Given a heartbeat that takes 4 s, then the heartbeat timeout counts from its end.
+func TestHeartbeat_SlowCallIsNoStall(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		var slow atomic.Bool
 		c.SetDataConverter(slowConverter{converter.GetDefaultDataConverter(), &slow})
@@ -47,8 +47,9 @@ func TestSlowHeartbeat(t *testing.T) {
 	})
 }
 
-// Where an outage has ended the SDK's context, a start-to-close timeout is the server's, too.
-func TestStartToCloseAfterOutage(t *testing.T) {
+// Given an outage that has ended the SDK's context, when start-to-close is reached, then the
+// server's timeout is reported, not a failure.
+func TestTimeout_StartToCloseAfterOutage(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		time.AfterFunc(time.Minute, func() { c.cancel(serviceerror.NewUnavailable("away")) })
 		_, err := run(c, options{RetryPolicy: once, StartToCloseTimeout: 10 * time.Minute}, func(ctx activity.Context, _ int) (int, error) {

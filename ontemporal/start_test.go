@@ -12,7 +12,7 @@ import (
 	"go.temporal.io/sdk/client"
 )
 
-// A slowServer answers a start after a minute, unless the start's context ends.
+// A slowServer takes a minute for a start, unless the start's context ends.
 type slowServer struct{ *server }
 
 func (s slowServer) ExecuteActivity(ctx context.Context, o client.StartActivityOptions, name any, args ...any) (client.ActivityHandle, error) {
@@ -24,8 +24,9 @@ func (s slowServer) ExecuteActivity(ctx context.Context, o client.StartActivityO
 	return s.server.ExecuteActivity(ctx, o, name, args...)
 }
 
-// That ctx ends while the server is asked to start it leaves nothing open.
-func TestCanceledDuringTheStart(t *testing.T) {
+// Given a start that is in flight, when its context ends, then Start still returns the Handle,
+// and the activity is canceled.
+func TestStart_CanceledWhileInFlight(t *testing.T) {
 	inTime(t, func(t *testing.T, s *server) {
 		s.ends(2*time.Minute, nil)
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -38,13 +39,13 @@ func TestCanceledDuringTheStart(t *testing.T) {
 	})
 }
 
-// An outage does not say whether it is started.
-func TestStartIsNotKnown(t *testing.T) {
+// Given an outage during a start, then the error says that the activity may have been started.
+func TestStart_MayHaveStarted(t *testing.T) {
 	s := newServer()
 	for _, err := range []error{context.DeadlineExceeded, serviceerror.NewUnavailable("away")} {
 		s.startErr = err
 		_, err := ontemporal.Execute(t.Context(), s, "queue", hour, f, 5)
-		if err == nil || !strings.HasPrefix(err.Error(), `activity "a": whether it was started is not known, `) {
+		if err == nil || !strings.HasPrefix(err.Error(), `activity "a": may have been started, `) {
 			t.Errorf("got %v", err)
 		}
 	}

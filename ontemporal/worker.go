@@ -13,13 +13,13 @@ import (
 	"go.temporal.io/sdk/worker"
 )
 
-// Register makes fn the activity type of that name for a worker. An empty name is
-// the function's own, as for [activity.Options]. It panics if fn is nil, and, as the
-// SDK does, if r has an activity of that name.
+// Register registers fn with a worker, as the activity type of the given name. If name is
+// empty, the function's name is used, as for [activity.Options]. Register panics if fn is
+// nil, and, as the SDK does, if r already has an activity of that name.
 //
-// To workflows it is an ordinary Temporal activity with one argument, but no local
-// activity. (The second argument, which [Start] may send, holds options that
-// Temporal has no place for: leave it out.)
+// Workflows call fn as an ordinary Temporal activity with one argument. It must not be
+// called as a local activity. [Start] may send a second argument, which holds options
+// that Temporal has no field for. Workflows leave it out.
 func Register[In, Out any](r worker.ActivityRegistry, name string, fn func(activity.Context, In) (Out, error)) {
 	name, err := check(activity.Options{Name: name}, fn)
 	if err != nil {
@@ -32,7 +32,7 @@ func Register[In, Out any](r worker.ActivityRegistry, name string, fn func(activ
 			*out, err = fn(c, in)
 			return err
 		})
-		if err != nil { // fn may still run, and write to out
+		if err != nil { // fn may still run and write to out
 			var zero Out
 			return zero, err
 		}
@@ -40,14 +40,16 @@ func Register[In, Out any](r worker.ActivityRegistry, name string, fn func(activ
 	}, sdkactivity.RegisterOptions{Name: name})
 }
 
-// start is what Start has to tell a worker besides the input.
+// A start is the second argument of an activity: the options that Temporal has no field
+// for.
 type start struct {
-	Details     []json.RawMessage `json:",omitempty"` // what the first attempt resumes from
+	Details     []json.RawMessage `json:",omitempty"` // the details that the first attempt resumes from
 	CancelGrace time.Duration     `json:",omitempty"`
 }
 
-// RegisterDefinition does so for a Definition. Its Options are the caller's: see
-// [StartDefinition].
+// RegisterDefinition registers a Definition's function under its Name, as [Register] does.
+// The worker does not use the Definition's Options: [StartDefinition] sends them to the
+// server.
 func RegisterDefinition[In, Out any](r worker.ActivityRegistry, d *activity.Definition[In, Out]) {
 	if err := checkDefinition(d); err != nil {
 		panic("ontemporal: RegisterDefinition: " + err.Error())
@@ -55,9 +57,9 @@ func RegisterDefinition[In, Out any](r worker.ActivityRegistry, d *activity.Defi
 	Register(r, d.Name, d.Func)
 }
 
-// run is one attempt in the worker, in the SDK's goroutine: it returns what the SDK
-// is to report. The function has a goroutine of its own, which is left behind when
-// the attempt times out.
+// run runs one attempt in the SDK's goroutine, and returns the error that the SDK must
+// report. The function has a goroutine of its own, which is left behind if the attempt
+// times out.
 func run(sdk context.Context, start start, dumps *dumps, fn func(activity.Context) error) error {
 	t, err := newAttempt(sdk, start, dumps)
 	if err != nil {
@@ -87,14 +89,14 @@ func run(sdk context.Context, start start, dumps *dumps, fn func(activity.Contex
 	return t.report(err, cause)
 }
 
-// report is what the SDK is told of an attempt that ended with err, and whose
-// Context has ended because of cause, if it has.
+// report returns the error that the SDK must report for an attempt that ended with err.
+// If the attempt's Context had ended, cause is its cause.
 func (t *attempt) report(err, cause error) error {
 	if err == nil {
 		return nil
 	}
 	if errors.Is(cause, errOver) {
-		return sdkactivity.ErrResultPending // the server knows more than we do
+		return sdkactivity.ErrResultPending // the server has decided already
 	}
 	t.flush()
 	timeout, _ := cause.(*activity.TimeoutError)
@@ -104,35 +106,36 @@ func (t *attempt) report(err, cause error) error {
 	switch {
 	case isStall(cause):
 		return t.stalled(timeout)
-	case timeout != nil: // which is the server's to decide
-		<-t.sdk.Done() // at the same deadline: only then does the SDK not report a failure
+	case timeout != nil: // the server decides start-to-close and schedule-to-close
+		<-t.sdk.Done() // it ends at the same deadline; before, the SDK would report a failure
 		return sdkactivity.ErrResultPending
 	case errors.Is(cause, errCanceled) && err == cause:
 		return t.canceled(temporal.NewCanceledError())
 	case errors.Is(cause, errCanceled) && errors.Is(err, context.Canceled):
 		return t.canceled(temporal.NewCanceledError(err.Error()))
 	case errors.Is(cause, activity.ErrShutdown):
-		return toTemporal(activity.RetryAfter(err, atOnce)) // another worker is to go on at once
+		return toTemporal(activity.RetryAfter(err, atOnce)) // another worker continues at once
 	}
 	return toTemporal(err)
 }
 
-// canceled reports a cancellation. The SDK does so only if it has heard of one, and not
-// where its context had ended before.
+// canceled reports a cancellation. The SDK reports one only if that ended its context, so
+// in other cases this bypasses the SDK.
 func (t *attempt) canceled(err error) error {
 	if temporal.IsCanceledError(context.Cause(t.sdk)) {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.sdk), asking)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.sdk), callTimeout)
 	defer cancel()
 	if failed := sdkactivity.GetClient(t.sdk).CompleteActivity(ctx, t.sdkInfo.TaskToken, nil, err); failed != nil {
-		t.Logger().Warn("activity: the server was not told of the cancellation", "error", failed)
+		t.Logger().Warn("activity: cannot report the cancellation to the server", "error", failed)
 	}
 	return sdkactivity.ErrResultPending
 }
 
-// stalled is a failure, and not a Temporal timeout, since only a failure may say
-// when to try again. Workflows find the timeout as its cause.
+// stalled returns the failure that reports a heartbeat timeout. It is not a Temporal
+// timeout, because only a failure can say when the next attempt starts. Workflows find
+// the timeout as its cause.
 func (t *attempt) stalled(e *activity.TimeoutError) error {
 	options := temporal.ApplicationErrorOptions{Details: []any{short(e.Stack)}, Cause: temporal.NewHeartbeatTimeoutError()}
 	if newest := t.newest(); newest.size() <= maxKept || t.info.Attempt == t.info.MaximumAttempts {
@@ -149,8 +152,8 @@ func (t *attempt) stalled(e *activity.TimeoutError) error {
 	return temporal.NewApplicationErrorWithOptions(short([]byte(e.Error())), heartbeatTimeoutType, options)
 }
 
-// stalledBefore reports whether the attempt before ended in a heartbeat timeout,
-// too, as far as is known.
+// stalledBefore reports whether the attempt before ended in a heartbeat timeout, too. If
+// the worker does not know how it ended, it counts as one.
 func (t *attempt) stalledBefore() bool {
 	if t.info.LastFailure == nil {
 		return t.info.Attempt > 1

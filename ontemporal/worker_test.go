@@ -20,7 +20,9 @@ import (
 
 type options = workflow.ActivityOptions
 
-func TestSuccess(t *testing.T) {
+// Given a registered function, when it succeeds, then it has had the Info, the Deadline and
+// the input of its activity.
+func TestRegister_FunctionSucceeds(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		begun := time.Now()
 		opts := options{StartToCloseTimeout: time.Hour, ScheduleToCloseTimeout: 2 * time.Hour, HeartbeatTimeout: time.Minute}
@@ -54,9 +56,9 @@ func TestSuccess(t *testing.T) {
 	})
 }
 
-// A heartbeat timeout is noticed at its instant, whether or not the function
-// listens, and the next attempt begins at once with the last details.
-func TestStall(t *testing.T) {
+// Rules 7 and 8. Given a heartbeat at the timeout, then it is too late: the attempt is over, and
+// the next one starts at once with the last details. One nanosecond before, it is in time.
+func TestTimeout_HeartbeatAtDeadlineIsLate(t *testing.T) {
 	for _, late := range []time.Duration{-1, 0} {
 		t.Run(fmt.Sprint(late), func(t *testing.T) {
 			inCluster(t, func(t *testing.T, c *cluster) {
@@ -92,7 +94,7 @@ func TestStall(t *testing.T) {
 					if ok, err := e.HeartbeatDetails(&n); n != 7 || !ok || err != nil {
 						t.Errorf("its details are %d, %v, %v", n, ok, err)
 					}
-					return 0, errBoom // of no interest any more
+					return 0, errBoom // ignored, because the attempt is over
 				}, 0)
 				checkErr(t, err, nil)
 				if want := 2 + int(late); attempts != want {
@@ -103,7 +105,9 @@ func TestStall(t *testing.T) {
 	}
 }
 
-func TestStallAtTheLastAttempt(t *testing.T) {
+// Given a stall of the last attempt, then its failure has the stack, the details and the
+// timeout as its cause.
+func TestTimeout_HeartbeatOfLastAttempt(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		_, err := run(c, options{HeartbeatTimeout: 10 * time.Second, RetryPolicy: once}, func(ctx activity.Context, _ int) (int, error) {
 			checkErr(t, ctx.Heartbeat("a", 7), nil)
@@ -124,8 +128,8 @@ func TestStallAtTheLastAttempt(t *testing.T) {
 
 func hangHere() { time.Sleep(100 * time.Hour) }
 
-// What stalls twice without progress waits for the policy's interval.
-func TestStallsWithoutProgress(t *testing.T) {
+// Rule 8. Given a second stall without progress, then the policy's interval comes first.
+func TestTimeout_SecondStallBacksOff(t *testing.T) {
 	for _, progress := range []bool{false, true} {
 		inCluster(t, func(t *testing.T, c *cluster) {
 			var waits []time.Duration
@@ -153,7 +157,9 @@ func TestStallsWithoutProgress(t *testing.T) {
 	}
 }
 
-func TestDeadlines(t *testing.T) {
+// Rules 4 and 7. Given start-to-close or schedule-to-close, when it is reached, then the Context
+// ends with that timeout at that instant, and nothing more is recorded.
+func TestTimeout_EndsContextAtDeadline(t *testing.T) {
 	for _, test := range []struct {
 		opts options
 		want activity.TimeoutType
@@ -188,9 +194,9 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
-// Heartbeats without details leave the details as they are, and those that a retry
-// resumes from, too.
-func TestHeartbeatWithoutDetails(t *testing.T) {
+// Rules 1 and 2. Given heartbeats without details, then the recorded details stay, also over
+// several attempts. A value that changes after its heartbeat changes nothing.
+func TestHeartbeat_WithoutDetailsKeepsThem(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		type place struct {
 			Table string
@@ -209,7 +215,7 @@ func TestHeartbeatWithoutDetails(t *testing.T) {
 			if attempts == 1 {
 				value := &place{"users", 5}
 				checkErr(t, ctx.Heartbeat(value, 1), nil)
-				value.Row = 6 // it was encoded already
+				value.Row = 6 // too late to be recorded
 			}
 			if attempts < 4 {
 				checkErr(t, activity.Idle(ctx, time.Hour), nil)
@@ -230,9 +236,8 @@ func TestHeartbeatWithoutDetails(t *testing.T) {
 	})
 }
 
-// However often a function says that it is alive, the SDK has little to do, and the
-// server hears of it in time.
-func TestManyHeartbeats(t *testing.T) {
+// Given 100,000 heartbeats in 100 s, then the server gets some 12, all of them in time.
+func TestHeartbeat_ManyAreHeldBack(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		_, err := run(c, options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context, _ int) (int, error) {
 			for range 100_000 {
@@ -252,7 +257,9 @@ func TestManyHeartbeats(t *testing.T) {
 	})
 }
 
-func TestBadDetails(t *testing.T) {
+// Rule 3. Given details that cannot be encoded or are too large, then Heartbeat returns a
+// NonRetryable error, the call counts as a heartbeat, and the earlier details stay.
+func TestHeartbeat_BadDetailsCount(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		_, err := run(c, options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context, _ int) (int, error) {
 			checkErr(t, ctx.Heartbeat(1), nil)
@@ -261,7 +268,7 @@ func TestBadDetails(t *testing.T) {
 			if !isNonRetryable(err) || !strings.Contains(err.Error(), "cannot encode value 1 of 1, a func()") {
 				t.Errorf("got %v", err)
 			}
-			time.Sleep(6 * time.Second) // that heartbeat counted
+			time.Sleep(6 * time.Second) // the heartbeat above counted, so this is no stall
 			err = ctx.Heartbeat(1, make([]byte, 2<<20))
 			checkErr(t, err, activity.ErrDetailsTooLarge)
 			return 0, err
@@ -274,8 +281,8 @@ func TestBadDetails(t *testing.T) {
 	})
 }
 
-// Given details whose methods panic, when they are recorded, then Heartbeat returns an error
-// that is not retried, as on the embedded runtime, and the attempt lives on.
+// Rule 3. Given details whose methods panic, when they are recorded, then Heartbeat returns a
+// NonRetryable error, as on the embedded runtime, and the attempt continues.
 func TestHeartbeat_DetailsThatPanic(t *testing.T) {
 	for _, details := range []any{textPanics{}, jsonPanics{}, map[textPanics]int{{}: 1}} {
 		inCluster(t, func(t *testing.T, c *cluster) {
@@ -308,9 +315,9 @@ type jsonPanics struct{}
 func (jsonPanics) MarshalJSON() ([]byte, error) { panic("ouch") }
 func (*jsonPanics) UnmarshalJSON([]byte) error  { return nil }
 
-// Details that do not fit are an error that is not retried, never a start from the
-// beginning.
-func TestUndecodableDetails(t *testing.T) {
+// Rules 5 and 33. Given details that do not decode, then the attempt fails with ErrCannotResume,
+// and is not retried.
+func TestHeartbeatDetails_DoNotDecode(t *testing.T) {
 	type renamed struct{ Line int }
 	for _, test := range []struct {
 		name   string
@@ -342,8 +349,9 @@ func TestUndecodableDetails(t *testing.T) {
 	}
 }
 
-// Details of an activity that was not registered here may not be JSON.
-func TestForeignDetails(t *testing.T) {
+// Given details that were recorded without this package, then Resume reads them if they are
+// JSON, and refuses others.
+func TestHeartbeatDetails_Foreign(t *testing.T) {
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(quiet)
 	for _, test := range []struct {
@@ -365,9 +373,9 @@ func TestForeignDetails(t *testing.T) {
 	}
 }
 
-// The second argument is what the first attempt resumes from. The server keeps it
-// from the first heartbeat on.
-func TestFirstDetails(t *testing.T) {
+// Given Options.HeartbeatDetails, which the second argument holds, then all attempts resume
+// from them, and the server gets them with the first heartbeat.
+func TestHeartbeatDetails_FromOptions(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		_, err := run(c, options{}, func(ctx activity.Context, _ int) (int, error) {
 			var s string
@@ -385,7 +393,9 @@ func TestFirstDetails(t *testing.T) {
 	})
 }
 
-func TestRange(t *testing.T) {
+// Rule 6. Given a Range whose body fails, then the next attempt resumes it there. A second Range
+// in one attempt is a NonRetryable error.
+func TestRange_Resumes(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		var done []int
 		_, err := run(c, options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context, _ int) (int, error) {
@@ -410,13 +420,15 @@ func TestRange(t *testing.T) {
 	})
 }
 
-func TestErrors(t *testing.T) {
+// Rules 13, 14 and 15. Given a function's error, panic or Goexit, then its failure has the type
+// and the text, and is retried after the right time, or not at all.
+func TestErrors_AreReported(t *testing.T) {
 	type typed struct{ error }
 	for _, test := range []struct {
 		name         string
 		err          func() error
 		attempts     int
-		after        time.Duration // of two attempts
+		after        time.Duration // the wait before the second attempt
 		typ, message string
 	}{
 		{"plain", func() error { return fmt.Errorf("row 7: %w", errBoom) }, 2, time.Minute, "wrapError", "row 7: boom"},
@@ -461,7 +473,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// canceled runs fn, whose attempt is canceled after a minute.
+// canceled runs fn, and cancels its attempt after a minute.
 func canceled(t *testing.T, fn func(ctx activity.Context) error) (err error) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		begun := time.Now()
@@ -477,7 +489,9 @@ func canceled(t *testing.T, fn func(ctx activity.Context) error) (err error) {
 	return err
 }
 
-func TestCancel(t *testing.T) {
+// Rule 17. Given a canceled attempt, then it is canceled if the function returns the cause or
+// was told it. If it was not told and returns nil, it has completed.
+func TestCancel_Outcome(t *testing.T) {
 	var canceledErr *temporal.CanceledError
 	for name, fn := range map[string]func(ctx activity.Context) error{
 		"told by Sleep":     func(ctx activity.Context) error { return ctx.Sleep(time.Hour) },
@@ -523,7 +537,9 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-func TestWorkerStops(t *testing.T) {
+// Given a worker that stops, then the Context ends with ErrShutdown, and the next attempt
+// starts at once.
+func TestWorkerStop_NextAttemptStartsAtOnce(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		begun := time.Now()
 		opts := options{HeartbeatTimeout: time.Hour, RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Hour, MaximumAttempts: 2}}
@@ -543,9 +559,9 @@ func TestWorkerStops(t *testing.T) {
 	})
 }
 
-// A timeout inside Guard is reported when that is over. (The SDK's test environment
-// looks for timeouts of its own every half of them.)
-func TestGuard(t *testing.T) {
+// Rule 27. Given a heartbeat timeout inside Guard, then it is reported when Guard returns. (The
+// SDK's test environment checks its own timeouts at intervals of half a timeout.)
+func TestGuard_HoldsReportOfStall(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		begun := time.Now()
 		_, err := run(c, options{HeartbeatTimeout: 10 * time.Minute}, func(ctx activity.Context, _ int) (int, error) {
@@ -577,9 +593,9 @@ func TestGuard(t *testing.T) {
 	})
 }
 
-// A function that always hangs does not fill the worker with its goroutines.
-// Meanwhile the attempt that waits is alive.
-func TestFunctionsLeftBehind(t *testing.T) {
+// Rule 9. Given a function that always hangs, then the attempt after 11 of them is blocked until
+// one returns. It sends heartbeats meanwhile.
+func TestPlace_HangingFunctionsBlock(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		attempts := 0
 		free := make(chan struct{})
@@ -594,7 +610,7 @@ func TestFunctionsLeftBehind(t *testing.T) {
 				}
 				return 0, nil
 			}
-			checkErr(t, ctx.Heartbeat(), nil) // or the test environment times it out for good
+			checkErr(t, ctx.Heartbeat(), nil) // without one, the test environment ends the activity
 			<-free
 			return 0, nil
 		}, 0)
@@ -605,7 +621,8 @@ func TestFunctionsLeftBehind(t *testing.T) {
 	})
 }
 
-func TestBlockedUntilItsOwnEnd(t *testing.T) {
+// Rule 18. Given an attempt that is blocked, when it is canceled, then it ends at once.
+func TestPlace_BlockedAttemptIsCanceled(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		attempts := 0
 		opts := options{HeartbeatTimeout: 10 * time.Second, RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 1, MaximumAttempts: 20}}
@@ -623,7 +640,9 @@ func TestBlockedUntilItsOwnEnd(t *testing.T) {
 	})
 }
 
-func TestFromContext(t *testing.T) {
+// Given a context derived from an attempt's, when it is canceled, then the Context from
+// FromContext returns its cause, and the attempt continues.
+func TestFromContext_CanceledChild(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		_, err := run(c, options{HeartbeatTimeout: time.Hour, RetryPolicy: once}, func(ctx activity.Context, _ int) (int, error) {
 			child, cancel := context.WithCancelCause(context.WithValue(ctx, key{}, 1))
@@ -648,8 +667,9 @@ func TestFromContext(t *testing.T) {
 	})
 }
 
-// Goroutines that the function has left see that the attempt is over.
-func TestAfterTheReturn(t *testing.T) {
+// Given goroutines that outlive their function, then their Context has ended, and nothing is
+// recorded.
+func TestContext_OverAfterReturn(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		var left activity.Context
 		_, err := run(c, options{HeartbeatTimeout: time.Hour}, func(ctx activity.Context, _ int) (int, error) {
@@ -667,7 +687,9 @@ func TestAfterTheReturn(t *testing.T) {
 	})
 }
 
-func TestRegisterRefuses(t *testing.T) {
+// Given no function, or a Definition without a Name, then registering it panics with the
+// reason.
+func TestRegister_Refuses(t *testing.T) {
 	var suite testsuite.WorkflowTestSuite
 	env := suite.NewTestActivityEnvironment()
 	for want, f := range map[string]func(){
@@ -685,8 +707,8 @@ func TestRegisterRefuses(t *testing.T) {
 	}
 }
 
-// An empty name is the function's.
-func TestRegisterNames(t *testing.T) {
+// Given an empty name, then the activity type has the function's name.
+func TestRegister_EmptyName(t *testing.T) {
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(quiet)
 	env := suite.NewTestActivityEnvironment()
@@ -704,8 +726,8 @@ func TestRegisterNames(t *testing.T) {
 
 func double(_ activity.Context, in int) (int, error) { return 2 * in, nil }
 
-// Rule 29. Given details that would not come back as they were, then Heartbeat refuses them
-// with the type and the field, and the earlier ones stay.
+// Rule 29. Given details that would not come back as they were, then Heartbeat refuses them,
+// naming the type and the field, and the earlier details stay.
 func TestHeartbeat_RefusesWhatWouldNotComeBack(t *testing.T) {
 	type progress struct{ next int }
 	for _, test := range []struct {
@@ -736,7 +758,7 @@ func TestHeartbeat_RefusesWhatWouldNotComeBack(t *testing.T) {
 	}
 }
 
-// Rule 2. Given a single nil pointer, then Heartbeat keeps the details.
+// Rule 2. Given a heartbeat with a single nil pointer, then the details stay.
 func TestHeartbeat_NilPointerKeepsDetails(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		_, err := run(c, options{}, func(ctx activity.Context, _ int) (int, error) {

@@ -579,7 +579,7 @@ func TestDetails(t *testing.T) {
 			"end text: activity \"ID\" (work): attempt 1: this heartbeat's details are not recorded, the earlier ones are kept: heartbeat details are too large: 2097154 bytes encoded, and Config.MaxDetailsSize is 2097152",
 		},
 		server: map[string]difference{
-			"end text": {"activity \"ID\" (work): attempt 1: this heartbeat's details are not recorded, the earlier ones are kept: heartbeat details are too large: 2097154 bytes encoded, and a Temporal server takes 2093056", "the limit is the server's"},
+			"end text": {"activity \"ID\" (work): attempt 1: this heartbeat's details are not recorded, the earlier ones are kept: heartbeat details are too large: 2097154 bytes encoded, and the limit of a Temporal server is 2093056", "the limit is the server's"},
 		},
 	}, {
 		name: "1 MiB of details",

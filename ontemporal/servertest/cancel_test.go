@@ -376,7 +376,7 @@ func TestCancellation(t *testing.T) {
 			"end text: changed my mind; its function had not returned 1s later and is abandoned",
 		},
 		server: map[string]difference{
-			"end text": {"changed my mind; it had not ended 1s later, and may still run", "the caller cannot see whether the function has returned"},
+			"end text": {"changed my mind; it had not ended 1s later and may still run", "the caller cannot see whether the function has returned"},
 		},
 	}, {
 		name: "Cancel, and the function takes longer than the heartbeat timeout", worker: fast,

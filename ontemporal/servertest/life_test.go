@@ -367,7 +367,7 @@ func TestOtherActivities(t *testing.T) {
 			"end text again: activity \"ID\": not started: its checkpoint is another activity's: the Store has one (failed, attempt 1) with the input \"in\", and this one has \"again\": use that input, set Options.AcceptNewInput to continue with the new one, or Forget the ID to drop what is stored",
 		},
 		server: map[string]difference{
-			"end text again": {"activity \"ID\": not started: its checkpoint is another activity's: the server has one (failed, attempt 1) with the input \"in\", and this one has \"again\": use that input, set Options.AcceptNewInput to continue with the new one, use another ID, or delete that execution (temporal activity delete) to drop what it has left", noForget},
+			"end text again": {"activity \"ID\": not started: its checkpoint is another activity's: the server has one (failed, attempt 1) with the input \"in\", and this one has \"again\": use that input, set Options.AcceptNewInput to continue with the new one, use another ID, or delete that execution (temporal activity delete) to drop what is stored", noForget},
 		},
 	}, {
 		name: "another input is refused without details, too",
@@ -430,7 +430,7 @@ func TestOtherActivities(t *testing.T) {
 			"end text again: activity \"ID\": not started: its checkpoint is another activity's: the Store has one named \"work\" (failed, attempt 1), and this one is named \"other work\": use another ID, or Forget this one to drop what is stored",
 		},
 		server: map[string]difference{
-			"end text again": {"activity \"ID\": not started: its checkpoint is another activity's: the server has one named \"work\" (failed, attempt 1), and this one is named \"other work\": use another ID, or delete that execution (temporal activity delete) to drop what it has left", noForget},
+			"end text again": {"activity \"ID\": not started: its checkpoint is another activity's: the server has one named \"work\" (failed, attempt 1), and this one is named \"other work\": use another ID, or delete that execution (temporal activity delete) to drop what is stored", noForget},
 		},
 	}, {
 		name: "ErrCannotResume, then a program that can",
