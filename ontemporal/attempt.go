@@ -66,7 +66,7 @@ type attempt struct {
 	// locked before mu.
 	sending sync.Mutex
 
-	mu sync.Mutex // guards the fields below
+	mu sync.Mutex // guards the fields below; methods that end in Locked need it
 
 	over       bool // the attempt is fenced: timed out, ended by the server, or settled
 	settled    bool // the outcome is decided
@@ -197,18 +197,18 @@ func (t *attempt) start() {
 	defer t.mu.Unlock()
 	now := time.Now()
 	t.pulseAt = now.Add(t.pulse())
-	t.extend(now)
-	t.timer = time.AfterFunc(t.next(now), t.tick)
+	t.extendLocked(now)
+	t.timer = time.AfterFunc(t.nextLocked(now), t.tick)
 }
 
-// next returns the time until the next deadline or heartbeat. It needs t.mu.
-func (t *attempt) next(now time.Time) time.Duration {
+// nextLocked returns the time until the next deadline or heartbeat.
+func (t *attempt) nextLocked(now time.Time) time.Duration {
 	at := t.pulseAt
 	if t.over { // only Guard still needs heartbeats
 		return at.Sub(now)
 	}
 	deadlines := []time.Time{t.info.Deadline, t.returnBy}
-	if t.watched() {
+	if t.watchedLocked() {
 		deadlines = append(deadlines, t.beatBy)
 	}
 	for _, d := range deadlines {
@@ -219,22 +219,21 @@ func (t *attempt) next(now time.Time) time.Duration {
 	return at.Sub(now)
 }
 
-// watched reports whether the heartbeat deadline counts. It does not count for a
-// canceled function, which has until returnBy, nor while a heartbeat is in flight. It
-// needs t.mu.
-func (t *attempt) watched() bool { return !t.beatBy.IsZero() && t.Err() == nil && t.waiting == 0 }
+// watchedLocked reports whether the heartbeat deadline counts. It does not count for a
+// canceled function, which has until returnBy, nor while a heartbeat is in flight.
+func (t *attempt) watchedLocked() bool { return !t.beatBy.IsZero() && t.Err() == nil && t.waiting == 0 }
 
-// extend moves the heartbeat deadline. It needs t.mu.
-func (t *attempt) extend(now time.Time) {
+// extendLocked moves the heartbeat deadline.
+func (t *attempt) extendLocked(now time.Time) {
 	t.beat = now
 	if d := t.info.HeartbeatTimeout; d > 0 {
 		t.beatBy = now.Add(d)
 	}
 }
 
-// holds reports whether the report of a stall is held back, because the function is
-// inside Guard. It needs t.mu.
-func (t *attempt) holds(now time.Time) bool {
+// holdsLocked reports whether the report of a stall is held back, because the function is
+// inside Guard.
+func (t *attempt) holdsLocked(now time.Time) bool {
 	return t.guards > 0 && isStall(context.Cause(t)) && now.Before(t.info.Deadline)
 }
 
@@ -258,8 +257,8 @@ func (t *attempt) pulse() time.Duration {
 func (t *attempt) tick() {
 	t.mu.Lock()
 	now := time.Now()
-	t.check(now)
-	if t.settled || t.over && !t.holds(now) {
+	t.checkLocked(now)
+	if t.settled || t.over && !t.holdsLocked(now) {
 		t.mu.Unlock()
 		return
 	}
@@ -267,7 +266,7 @@ func (t *attempt) tick() {
 	if due {
 		t.pulseAt = now.Add(t.pulse())
 	}
-	t.timer.Reset(t.next(now))
+	t.timer.Reset(t.nextLocked(now))
 	due = due && !t.silent
 	t.mu.Unlock()
 	if due {
@@ -275,50 +274,47 @@ func (t *attempt) tick() {
 	}
 }
 
-// check ends the attempt if one of its deadlines has been reached. A pause of the whole
-// process does not move them, because the server and other workers have not paused. It
-// needs t.mu.
-func (t *attempt) check(now time.Time) {
+// checkLocked ends the attempt if one of its deadlines has been reached. A pause of the
+// whole process does not move them, because the server and other workers have not paused.
+func (t *attempt) checkLocked(now time.Time) {
 	due := func(deadline time.Time) bool { return !deadline.IsZero() && !now.Before(deadline) }
 	closed := due(t.info.Deadline)
 	switch {
 	case t.over:
-	case t.watched() && due(t.beatBy) && (!closed || t.beatBy.Before(t.info.Deadline)):
-		t.fence(t.timeout(activity.TimeoutHeartbeat, t.info.HeartbeatTimeout))
+	case t.watchedLocked() && due(t.beatBy) && (!closed || t.beatBy.Before(t.info.Deadline)):
+		t.fenceLocked(t.timeoutLocked(activity.TimeoutHeartbeat, t.info.HeartbeatTimeout))
 	case closed:
-		t.fence(t.closed())
+		t.fenceLocked(t.closedLocked())
 	case due(t.returnBy):
-		t.fence(errCanceled)
+		t.fenceLocked(errCanceled)
 	}
 }
 
-// closed returns the timeout of the attempt's deadline: start-to-close or
-// schedule-to-close, whichever is earlier. It needs t.mu.
-func (t *attempt) closed() error {
+// closedLocked returns the timeout of the attempt's deadline: start-to-close or
+// schedule-to-close, whichever is earlier.
+func (t *attempt) closedLocked() error {
 	if d := t.info.ScheduleToCloseTimeout; d > 0 && !t.info.Deadline.Before(t.info.ScheduledAt.Add(d)) {
-		return t.timeout(activity.TimeoutScheduleToClose, d)
+		return t.timeoutLocked(activity.TimeoutScheduleToClose, d)
 	}
-	return t.timeout(activity.TimeoutStartToClose, t.info.StartToCloseTimeout)
+	return t.timeoutLocked(activity.TimeoutStartToClose, t.info.StartToCloseTimeout)
 }
 
-// timeout needs t.mu.
-func (t *attempt) timeout(typ activity.TimeoutType, after time.Duration) error {
+func (t *attempt) timeoutLocked(typ activity.TimeoutType, after time.Duration) error {
 	return &activity.TimeoutError{
 		ID: t.info.ID, Name: t.info.Name, Type: typ, Attempt: t.info.Attempt, After: after,
 		Stack: t.dumps.stack(t, t.beat), LastFailure: oneLevel(t.info.LastFailure), Details: t.latest.framed(),
 	}
 }
 
-// fence ends the attempt, whether or not its function returns. It needs t.mu.
-func (t *attempt) fence(cause error) {
+// fenceLocked ends the attempt, whether or not its function returns.
+func (t *attempt) fenceLocked(cause error) {
 	t.over = true
 	t.cancel(cause)
-	t.leave()
+	t.leaveLocked()
 }
 
-// leave leaves the function of a fenced attempt behind, unless it is inside Guard. It
-// needs t.mu.
-func (t *attempt) leave() {
+// leaveLocked leaves the function of a fenced attempt behind, unless it is inside Guard.
+func (t *attempt) leaveLocked() {
 	if t.over && t.guards == 0 {
 		select {
 		case <-t.left:
@@ -334,8 +330,8 @@ func (t *attempt) sdkEnded() {
 	case context.DeadlineExceeded:
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if t.check(time.Now()); !t.over {
-			t.fence(t.closed())
+		if t.checkLocked(time.Now()); !t.over {
+			t.fenceLocked(t.closedLocked())
 		}
 	case context.Canceled:
 		t.heard(context.Cause(t.sdk))
@@ -364,7 +360,7 @@ func (t *attempt) heard(cause error) {
 			}
 		}
 	case errors.As(cause, &notFound):
-		t.fence(fmt.Errorf("%w: %w", errOver, cause))
+		t.fenceLocked(fmt.Errorf("%w: %w", errOver, cause))
 	case errors.As(cause, &trouble), errors.Is(cause, context.DeadlineExceeded):
 	case errors.Is(cause, worker.ErrWorkerShutdown):
 		t.cancel(errStops)
@@ -449,7 +445,7 @@ func (t *attempt) settle(err error) (result, cause error) {
 	t.unwatch()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.check(time.Now())
+	t.checkLocked(time.Now())
 	cause = causeOf(t)
 	if t.over || err == nil && t.told {
 		err = cause

@@ -54,7 +54,7 @@ func TestAttempt_DeadlineReached(t *testing.T) {
 			if a.over {
 				t.Errorf("%s: over too early", test.name)
 			}
-			a.check(begun.Add(d))
+			a.checkLocked(begun.Add(d))
 		}
 		var e *activity.TimeoutError
 		errors.As(context.Cause(a), &e)
@@ -74,14 +74,14 @@ func TestAttempt_LeftBehindAtCancelGrace(t *testing.T) {
 	a.beatBy, a.info.HeartbeatTimeout, a.sent = begun.Add(time.Second), time.Second, begun
 	a.cancel(errCanceled)
 	a.returnBy = begun.Add(a.grace)
-	a.check(begun.Add(time.Minute - 1))
+	a.checkLocked(begun.Add(time.Minute - 1))
 	if a.over {
 		t.Errorf("over: %v", context.Cause(a))
 	}
-	if d := a.next(begun.Add(time.Minute - 1)); d > time.Minute {
+	if d := a.nextLocked(begun.Add(time.Minute - 1)); d > time.Minute {
 		t.Errorf("the next look is after %s", d)
 	}
-	a.check(begun.Add(time.Minute))
+	a.checkLocked(begun.Add(time.Minute))
 	if !a.over || !isLeft(a) || context.Cause(a) != errCanceled {
 		t.Errorf("not over: %v", context.Cause(a))
 	}

@@ -41,7 +41,7 @@ func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 		}
 	}
 	t.mu.Lock()
-	t.check(time.Now()) // at one instant, a timeout comes first
+	t.checkLocked(time.Now()) // at one instant, a timeout comes first
 	t.mu.Unlock()
 	if ctx.Err() == nil { // even if the attempt has ended, because ctx may not end with it
 		return nil
@@ -61,7 +61,7 @@ func (t *attempt) tell() error {
 }
 
 func (t *attempt) tellLocked() error {
-	t.check(time.Now())
+	t.checkLocked(time.Now())
 	err := causeOf(t)
 	t.told = t.told || err != nil
 	return err
@@ -82,7 +82,7 @@ func (t *attempt) Guard(f func() error) error {
 		defer t.mu.Unlock()
 		t.guards--
 		t.place.guard(-1)
-		t.leave()
+		t.leaveLocked()
 	}()
 	return f()
 }
@@ -107,7 +107,7 @@ func (t *attempt) Heartbeat(values ...any) error {
 	}
 	t.mu.Lock()
 	now := time.Now()
-	t.check(now)
+	t.checkLocked(now)
 	if t.over {
 		defer t.mu.Unlock()
 		return context.Cause(t)
@@ -116,7 +116,7 @@ func (t *attempt) Heartbeat(values ...any) error {
 		t.latest, t.recorded = newest, true
 		t.progressed = t.progressed || !newest.equal(t.resumed)
 	}
-	t.extend(now)
+	t.extendLocked(now)
 	// The SDK encodes the details again for each heartbeat, so those without details are
 	// not all passed on.
 	due := t.sdk.Err() == nil && (newest != nil || now.Sub(t.sent) >= min(t.pulse()/10, maxQuiet))
@@ -127,7 +127,7 @@ func (t *attempt) Heartbeat(values ...any) error {
 		t.send(t.bySDK)
 		t.mu.Lock()
 		t.waiting--
-		t.extend(time.Now())
+		t.extendLocked(time.Now())
 	}
 	t.mu.Unlock()
 	if err := causeOf(t); err != nil {

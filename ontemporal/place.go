@@ -55,7 +55,7 @@ func enter(key placeKey, t *attempt) *place {
 	places.Unlock()
 	if before != nil {
 		before.mu.Lock()
-		before.fence(errOver)
+		before.fenceLocked(errOver)
 		before.mu.Unlock()
 	}
 	return p
@@ -65,19 +65,19 @@ func (p *place) leave() {
 	places.Lock()
 	defer places.Unlock()
 	p.running--
-	p.shrunk()
+	p.shrunkLocked()
 }
 
 func (p *place) guard(n int) {
 	places.Lock()
 	defer places.Unlock()
 	if p.guards += n; n < 0 {
-		p.shrunk()
+		p.shrunkLocked()
 	}
 }
 
-// shrunk wakes the attempts that are blocked.
-func (p *place) shrunk() {
+// shrunkLocked wakes the attempts that are blocked.
+func (p *place) shrunkLocked() {
 	close(p.changed)
 	p.changed = make(chan struct{})
 	if p.running == 0 && p.guards == 0 { // goroutines that a function has left behind may be inside Guard

@@ -68,7 +68,7 @@ func TestAttempt_HeartbeatInFlightIsNoStall(t *testing.T) {
 	begun := time.Now()
 	a := &attempt{left: make(chan struct{}), waiting: 1, beatBy: begun}
 	a.Context, a.cancel = context.WithCancelCause(context.Background())
-	if a.check(begun.Add(time.Hour)); a.over {
+	if a.checkLocked(begun.Add(time.Hour)); a.over {
 		t.Errorf("over: %v", context.Cause(a))
 	}
 }
@@ -80,7 +80,7 @@ func TestGuard_HoldsReportUntilDeadline(t *testing.T) {
 	a := &attempt{guards: 1, info: activity.Info{Deadline: begun.Add(time.Minute)}}
 	a.Context, a.cancel = context.WithCancelCause(context.Background())
 	a.cancel(&activity.TimeoutError{Type: activity.TimeoutHeartbeat})
-	if !a.holds(begun.Add(time.Minute-1)) || a.holds(begun.Add(time.Minute)) {
+	if !a.holdsLocked(begun.Add(time.Minute-1)) || a.holdsLocked(begun.Add(time.Minute)) {
 		t.Error("it does not hold until the deadline")
 	}
 }
