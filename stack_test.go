@@ -18,8 +18,8 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// wantFew checks that so many at one instant are a few lines of a level, and
-// that one counts those which have none of their own.
+// wantFew checks that total events at one instant are a few lines of a level, and that
+// one of these counts the events without a line of their own.
 func (l *logbook) wantFew(t *testing.T, level slog.Level, total int) {
 	t.Helper()
 	l.mu.Lock()
@@ -46,16 +46,16 @@ func (l *logbook) wantFew(t *testing.T, level slog.Level, total int) {
 	}
 }
 
-// A stackPlace is where a function hangs.
+// A stackPlace is the place where a function hangs.
 type stackPlace struct{ function, line string }
 
-// stackHere is the line after its caller's, and the caller.
+// stackHere returns its caller and the line after the call.
 func stackHere() stackPlace {
 	pc, file, line, _ := runtime.Caller(1)
 	return stackPlace{runtime.FuncForPC(pc).Name(), fmt.Sprintf("%s:%d ", file[strings.LastIndex(file, "/")+1:], line+1)}
 }
 
-// Functions that hang, each at its own place.
+// These functions hang, each at its own place.
 
 //go:noinline
 func stackHangA(gate chan struct{}, at *stackPlace) error {
@@ -98,8 +98,9 @@ func stackWant(t *testing.T, stack []byte, at stackPlace) {
 	}
 }
 
-// The stack in the *TimeoutError and in the log shows where the function hangs.
-func TestRule9StackOfWhatHangs(t *testing.T) {
+// Rule 9. Given a function that hangs, when it times out, then the stack in the *TimeoutError and
+// in the log shows where.
+func TestStack_OfHangingFunction(t *testing.T) {
 	options := map[string]activity.Options{
 		"heartbeat":         {HeartbeatTimeout: time.Second},
 		"start-to-close":    {StartToCloseTimeout: time.Second},
@@ -148,8 +149,8 @@ func TestRule9StackOfWhatHangs(t *testing.T) {
 	}
 }
 
-// The user's own method "call" is not taken for the runtime's.
-func TestRule9StackOfMethodNamedCall(t *testing.T) {
+// Given a user's method named call, then it is not taken for the runtime's.
+func TestStack_OfMethodNamedCall(t *testing.T) {
 	both(t, activity.Config{}, func(t *testing.T, e *env) {
 		var at stackPlace
 		h := e.start(activity.Options{HeartbeatTimeout: time.Second, RetryPolicy: once}, func(activity.Context) error {
@@ -164,8 +165,8 @@ func TestRule9StackOfMethodNamedCall(t *testing.T) {
 	})
 }
 
-// Several that stall at one instant have each its own.
-func TestRule9StackOfEach(t *testing.T) {
+// Given several activities that stall at one instant, then each has its own stack.
+func TestStack_OfEachActivity(t *testing.T) {
 	both(t, activity.Config{}, func(t *testing.T, e *env) {
 		var handles [6]*activity.Handle[string]
 		var at [6]stackPlace
@@ -194,8 +195,9 @@ func TestRule9StackOfEach(t *testing.T) {
 	})
 }
 
-// Of an activity that waits for another, each has its own stack.
-func TestRule9StackOfNested(t *testing.T) {
+// Given an activity that waits for a nested one, when both time out, then each has its own
+// stack.
+func TestStack_OfNestedActivities(t *testing.T) {
 	both(t, activity.Config{}, func(t *testing.T, e *env) {
 		opts := activity.Options{StartToCloseTimeout: time.Second, RetryPolicy: once}
 		var at stackPlace
@@ -207,25 +209,24 @@ func TestRule9StackOfNested(t *testing.T) {
 		e.pass(time.Second)
 		outer := e.end(h)
 		stackWant(t, asTimeout(t, inner).Stack, at)
-		if stack := string(asTimeout(t, outer).Stack); !strings.Contains(stack, "TestRule9StackOfNested") || !strings.Contains(stack, ".(*Runtime).Run(") || strings.Contains(stack, at.function+"(") {
+		if stack := string(asTimeout(t, outer).Stack); !strings.Contains(stack, "TestStack_OfNestedActivities") || !strings.Contains(stack, ".(*Runtime).Run(") || strings.Contains(stack, at.function+"(") {
 			t.Errorf("the outer one's stack is\n%s", stack)
 		}
 	})
 }
 
-// One that returns at the very instant of its timeout has none, and the text
-// says so.
-func TestRule9StackOfWhatReturned(t *testing.T) {
+// Given a function that returns at the instant of its timeout, then there is no stack, and the
+// error's text says why. If its heartbeat finds the deadline, there is one.
+func TestStack_NoneOfReturnedFunction(t *testing.T) {
 	pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
 		h := e.begin("a", pauseOptions(10*time.Second))
-		e.pause.jump(10 * time.Second) // the timer is not there yet
+		e.pause.jump(10 * time.Second) // the timer has not run yet
 		e.finish("a")
 		timeout := asTimeout(t, e.end(h))
 		if timeout.Stack != nil || !strings.Contains(timeout.Error(), "no stack") || !strings.Contains(timeout.Error(), "returned") {
 			t.Errorf("the error's text is %q, and its stack\n%s", timeout, timeout.Stack)
 		}
 	})
-	// One that finds the deadline itself, in a heartbeat, has one.
 	pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
 		h := e.begin("a", pauseOptions(10*time.Second))
 		e.pause.jump(10 * time.Second)
@@ -238,10 +239,10 @@ func TestRule9StackOfWhatReturned(t *testing.T) {
 	})
 }
 
-// Where there are more than 4,000 goroutines none is taken, and the error says
-// so. Goroutines of earlier tests may still be about to end: they are waited for where
-// there must not be more, and not counted where there must be.
-func TestRule9StackManyGoroutines(t *testing.T) {
+// Given more than 4,000 goroutines, then no dump is taken, and the error says so. (Goroutines of
+// earlier tests may not have ended yet. The first half waits for them, and the second does
+// not count them.)
+func TestStack_NoneOfManyGoroutines(t *testing.T) {
 	hang := func(t *testing.T, more func(gate chan struct{})) (*activity.TimeoutError, stackPlace) {
 		e := newEnv(t, activity.Config{}, nil)
 		var at stackPlace
@@ -273,15 +274,15 @@ func TestRule9StackManyGoroutines(t *testing.T) {
 	})
 }
 
-// waitForTheDying yields until the goroutines of earlier tests, which have nothing left
-// to do but to end, are gone: a test in a bubble may be over before they are.
+// waitForTheDying yields until the goroutines of earlier tests have ended. A test in a bubble
+// may be over before they are.
 func waitForTheDying() {
 	for runtime.NumGoroutine() > 2000 {
 		runtime.Gosched()
 	}
 }
 
-// A stackClock is one on which every look at it takes 1 ms, a dump too.
+// A stackClock advances by 1 ms each time it is read, so that a dump takes 1 ms.
 type stackClock struct {
 	*pauseClock
 	slow atomic.Bool
@@ -294,9 +295,9 @@ func (c *stackClock) Now() time.Time {
 	return c.pauseClock.Now()
 }
 
-// Dumps take at most 5 % of the time. The error of a stall that has no stack
-// for that says so.
-func TestRule9StackBudget(t *testing.T) {
+// Given many stalls within a short time, then dumps take at most 5 % of it. A stall without a
+// stack says so in its error.
+func TestStack_DumpsTakeAShareOfTime(t *testing.T) {
 	waitForTheDying()
 	pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
 		c := &stackClock{pauseClock: e.pause}
@@ -315,9 +316,9 @@ func TestRule9StackBudget(t *testing.T) {
 		c.jump(time.Hour - time.Millisecond)
 		began, dumps, ended, stacks, reasons := c.Now(), 0, 0, 0, 0
 		for ended < stalls {
-			c.slow.Store(true) // also for a timer's callback, if that finds them first
+			c.slow.Store(true) // also in a timer's callback, which may find them first
 			c.jump(time.Millisecond)
-			handles[stalls-1].Status() // finds those that are due
+			handles[stalls-1].Status() // settles the timeouts that are due
 			c.slow.Store(false)
 			synctest.Wait()
 			dumped := 0
@@ -344,9 +345,9 @@ func TestRule9StackBudget(t *testing.T) {
 	})
 }
 
-// The log shows where a canceled function hangs that does not return within
-// CancelGrace.
-func TestRule9StackOfAbandonedCanceled(t *testing.T) {
+// Rule 9. Given a canceled function that does not return within CancelGrace, then the log shows
+// where it hangs.
+func TestStack_OfAbandonedCanceledFunction(t *testing.T) {
 	log := &logbook{}
 	both(t, activity.Config{Logger: slog.New(log)}, func(t *testing.T, e *env) {
 		var at stackPlace
@@ -361,13 +362,12 @@ func TestRule9StackOfAbandonedCanceled(t *testing.T) {
 	})
 }
 
-// Many at one instant.
-
 func stackRetryables() map[string]func(error) bool {
 	return map[string]func(error) bool{"no Retryable": nil, "Retryable": func(error) bool { return true }}
 }
 
-// stackDumps counts how often the world was stopped but for garbage.
+// stackDumps returns how often the world was stopped for other reasons than garbage
+// collection.
 func stackDumps() (n uint64) {
 	sample := []metrics.Sample{{Name: "/sched/pauses/total/other:seconds"}}
 	metrics.Read(sample)
@@ -377,9 +377,9 @@ func stackDumps() (n uint64) {
 	return n
 }
 
-// A thousand that stall at one instant are a few lines of the log, and one of
-// them counts the rest.
-func TestRule9BurstOfStalls(t *testing.T) {
+// Given 1,000 activities that stall at one instant, then they are a few lines of the log, and
+// one of these counts the rest.
+func TestLog_BurstOfStalls(t *testing.T) {
 	for name, retryable := range stackRetryables() {
 		t.Run(name, func(t *testing.T) {
 			both(t, activity.Config{}, func(t *testing.T, e *env) {
@@ -408,9 +408,9 @@ func TestRule9BurstOfStalls(t *testing.T) {
 	}
 }
 
-// An attempt that returns what the attempt before ended with is no part of that
-// one's burst: it has its line.
-func TestRule9BurstReturned(t *testing.T) {
+// Given attempts that return the timeout of the attempt before, then they are not counted with
+// those timeouts.
+func TestLog_BurstLeavesOutReturnedTimeouts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &logbook{}
 		e := newEnv(t, activity.Config{Logger: slog.New(log)}, nil)
@@ -428,8 +428,8 @@ func TestRule9BurstReturned(t *testing.T) {
 	})
 }
 
-// Each has its line.
-func TestRule9BurstOfAFew(t *testing.T) {
+// Given up to three stalls at one instant, then each has its own line.
+func TestLog_FewStallsHaveALineEach(t *testing.T) {
 	for name, retryable := range stackRetryables() {
 		for _, n := range []int{1, 2, 3} {
 			t.Run(fmt.Sprint(name, n), func(t *testing.T) {
@@ -449,8 +449,9 @@ func TestRule9BurstOfAFew(t *testing.T) {
 	}
 }
 
-// A thousand that are blocked at one instant (rule 9).
-func TestRule9BurstOfBlocked(t *testing.T) {
+// Rule 9. Given 1,000 activities that are blocked at one instant, then they are a few lines of
+// the log, a second later.
+func TestLog_BurstOfBlocked(t *testing.T) {
 	for name, retryable := range stackRetryables() {
 		for when, opts := range map[string]activity.Options{
 			"at once":         {HeartbeatTimeout: 2 * time.Second},
@@ -479,8 +480,9 @@ func TestRule9BurstOfBlocked(t *testing.T) {
 	}
 }
 
-// A thousand canceled at one instant that do not return.
-func TestRule9BurstOfAbandoned(t *testing.T) {
+// Rule 9. Given 1,000 functions that are abandoned at one instant after a cancellation, then they
+// are a few lines of the log.
+func TestLog_BurstOfAbandoned(t *testing.T) {
 	log := &logbook{}
 	synctest.Test(t, func(t *testing.T) {
 		e := newEnv(t, activity.Config{Logger: slog.New(log)}, nil)
@@ -497,9 +499,9 @@ func TestRule9BurstOfAbandoned(t *testing.T) {
 	})
 }
 
-// Ten thousand that stall at one instant are all retried at it, with one dump
-// of goroutines at most.
-func TestRule9StackOneDumpForAll(t *testing.T) {
+// Rule 8. Given 10,000 activities that stall at one instant, then all are retried at that
+// instant, with at most one dump of all goroutines.
+func TestStack_OneDumpForAll(t *testing.T) {
 	many := 10_000
 	if raceEnabled {
 		many = 3_500
