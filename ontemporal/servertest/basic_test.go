@@ -19,7 +19,7 @@ var (
 
 func first(ctx activity.Context) bool { return ctx.Info().Attempt == 1 }
 
-func TestResults(t *testing.T) {
+func TestScenarios_Results(t *testing.T) {
 	run(t, []scenario{{
 		name: "success",
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
@@ -356,10 +356,10 @@ func TestResults(t *testing.T) {
 	}})
 }
 
-// TestIntervals looks at when the next attempt would be. What an interval starts
-// from differs by some milliseconds, so they are hours.
-func TestIntervals(t *testing.T) {
-	// The second attempt fails as well: what interval comes then?
+// Rule 13. These scenarios compare the time of the next attempt. The engines count an interval
+// from instants that differ by milliseconds, so the intervals are hours.
+func TestScenarios_Intervals(t *testing.T) {
+	// twice fails in its first two attempts. The interval after the second is compared.
 	twice := func(x *trial, ctx activity.Context, in string) (string, error) {
 		if first(ctx) {
 			return "", activity.RetryAfter(errDisk, 1)
@@ -397,7 +397,7 @@ func TestIntervals(t *testing.T) {
 	})
 }
 
-func TestDetails(t *testing.T) {
+func TestScenarios_Details(t *testing.T) {
 	type point struct{ Line, Byte int }
 	run(t, []scenario{{
 		name: "the details of the last heartbeat",
@@ -683,10 +683,10 @@ func TestDetails(t *testing.T) {
 	}})
 }
 
-// maxDetails is how large details may be on both engines.
+// maxDetails is the size of details that both engines accept.
 const maxDetails = 2<<20 - 4<<10
 
-// deep calls f with n frames on the stack.
+// deep calls f with n more frames on the stack.
 func deep(n int, f func()) {
 	if n == 0 {
 		f()
@@ -695,7 +695,7 @@ func deep(n int, f func()) {
 	deep(n-1, f)
 }
 
-// large records details of that size, encoded, and has the next attempt find them.
+// large records details of the size, encoded, and returns their length in the next attempt.
 func large(ctx activity.Context, size int) (string, error) {
 	if first(ctx) {
 		if err := ctx.Heartbeat(strings.Repeat("x", size-len(`""`))); err != nil {
@@ -707,7 +707,7 @@ func large(ctx activity.Context, size int) (string, error) {
 	return fmt.Sprint(len(s)), err
 }
 
-// errText is an error's text.
+// errText returns an error's text.
 func errText(err error) string {
 	if err == nil {
 		return "no error"

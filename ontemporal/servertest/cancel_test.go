@@ -11,12 +11,12 @@ import (
 	"go.temporal.io/sdk/worker"
 )
 
-func TestCancellation(t *testing.T) {
-	// A cancellation comes with the answer to a heartbeat that is sent. (The SDK gives
-	// a heartbeat that long to be answered, so it must not be short.)
+func TestScenarios_Cancellation(t *testing.T) {
+	// A cancellation comes with the answer to a heartbeat that is sent. The interval must
+	// not be short, because it is also the SDK's timeout for that answer.
 	fast := worker.Options{MaxHeartbeatThrottleInterval: 2 * time.Second, DefaultHeartbeatThrottleInterval: 2 * time.Second}
 	opts := activity.Options{HeartbeatTimeout: 30 * time.Second}
-	// cancel cancels once the function says that it is ready.
+	// cancel cancels once the function runs.
 	cancel := func(x *trial) {
 		h := x.begin(x.t.Context())
 		x.await("attempt 1 resumes from")
@@ -430,7 +430,7 @@ func TestCancellation(t *testing.T) {
 	}})
 }
 
-// beat sends heartbeats until the Context ends, and returns why.
+// beat sends heartbeats until the Context ends, and returns the cause.
 func (x *trial) beat(ctx activity.Context) error {
 	for {
 		if err := ctx.Heartbeat(); err != nil {

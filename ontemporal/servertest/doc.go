@@ -1,13 +1,13 @@
 // Package servertest compares package ontemporal with the embedded runtime, on a
 // real Temporal server, which the tests start.
 //
-// It has tests only. Each scenario is an activity and what its caller does, and is
-// run on both engines. What can be seen of it, by the function and by the caller,
-// is compared with what the scenario says: the same for both, but for the
-// differences that are listed with it, and that are checked to be still there.
-//
-// It is a module of its own, and not in go.work: the server's dependencies are
-// many, and building them takes minutes.
-//
 //	cd ontemporal/servertest && GOWORK=off go test ./...
+//
+// The package has only tests. A scenario is an activity and its caller, and runs on both
+// engines. The function and the caller note what they see, and the notes must be those
+// of the scenario. They are the same on both engines, except for the differences that the
+// scenario lists with their reasons. If a difference is gone, the test fails.
+//
+// The module is not in go.work, because its server has many dependencies, which take
+// minutes to build.
 package servertest

@@ -19,7 +19,7 @@ import (
 
 type function = func(activity.Context, string) (string, error)
 
-// A handle is what both engines' handles have.
+// A handle has the methods that the handles of both engines share.
 type handle interface {
 	ID() string
 	Done() <-chan struct{}
@@ -33,20 +33,20 @@ type engine interface {
 	start(ctx context.Context, opts activity.Options, in string) (handle, error)
 	execute(ctx context.Context, opts activity.Options, in string) (string, error)
 	status(h handle) (activity.Status, error)
-	shutdown(t *testing.T)                     // ends the process that runs attempts, in good order
-	resume(t *testing.T, h handle) handle      // another process goes on with what h has started
-	kill(t *testing.T)                         // does so with kill -9
+	shutdown(t *testing.T)                     // stops the process that runs attempts
+	kill(t *testing.T)                         // kills it, as kill -9 does
+	resume(t *testing.T, h handle) handle      // has another process continue h's activity
 	recorded(t *testing.T, h handle, s string) // waits until the details s would outlive the process
 }
 
-// An embedded engine's processes are Runtimes, one after the other.
+// An embedded engine is the runtime. Each Runtime stands for a process.
 type embedded struct {
 	cfg   activity.Config
 	store *storetest.Memory
-	rt    *activity.Runtime
-	dead  []*activity.Runtime
+	rt    *activity.Runtime   // the current process
+	dead  []*activity.Runtime // the killed processes
 	fn    function
-	last  func(ctx context.Context) (handle, error) // starts the same again
+	last  func(ctx context.Context) (handle, error) // repeats the last start
 }
 
 func newEmbedded(t *testing.T, cfg activity.Config, fn function) *embedded {
@@ -90,7 +90,8 @@ func (e *embedded) shutdown(t *testing.T) {
 	}
 }
 
-// kill leaves what a killed process leaves, which is in the Store.
+// kill leaves behind a copy of the Store, as a killed process does. What the dead Runtime
+// still writes goes to the original.
 func (e *embedded) kill(*testing.T) {
 	e.dead = append(e.dead, e.rt)
 	e.store = e.store.Clone()
@@ -119,7 +120,7 @@ type cluster struct {
 	opts  worker.Options
 	fn    function
 	w     worker.Worker
-	child *exec.Cmd // a worker in a process of its own
+	child *exec.Cmd // the worker's process, if it has its own
 }
 
 func newCluster(t *testing.T, queue string, opts worker.Options, fn function) *cluster {
@@ -140,8 +141,8 @@ func (c *cluster) work(t *testing.T) {
 	}
 }
 
-// workInChild does so in another process, where it is the worker of the scenario,
-// and whose notes x takes over.
+// workInChild starts the worker in a process of its own, and adds the notes of that process
+// to x.
 func (c *cluster) workInChild(x *trial) {
 	c.child = exec.Command(os.Args[0])
 	c.child.Env = append(os.Environ(), fmt.Sprintf("%s=%s,%s,%s,%s", workerEnv, hostPort, namespace, x.id, x.s.name))
@@ -162,7 +163,7 @@ func (c *cluster) workInChild(x *trial) {
 	}()
 }
 
-// runWorker is that process. It ends when it is killed.
+// runWorker is the worker's process. It runs until it is killed.
 func runWorker(where []string) {
 	var err error
 	temporal, err = client.Dial(client.Options{HostPort: where[0], Namespace: where[1], Logger: quiet})
@@ -235,15 +236,15 @@ func (c *cluster) recorded(t *testing.T, h handle, want string) {
 	})
 }
 
-// limit is how long anything may take.
+// limit bounds every wait. It only ends a test that hangs.
 const limit = 2 * time.Minute
 
-// eventually asks until it is so: what is asked has no way to tell.
+// eventually polls ask until it returns true, for conditions that nothing announces.
 func eventually(t *testing.T, what string, ask func() bool) {
 	t.Helper()
 	for end := time.Now().Add(limit); !ask(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("it never was so: %s", what)
+			t.Fatalf("not within %s: %s", limit, what)
 		}
 	}
 }

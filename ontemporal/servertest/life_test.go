@@ -37,11 +37,11 @@ var inChild = []scenario{{
 		"end: result \"done\"",
 	},
 	server: map[string]difference{
-		"attempt 2 comes after": {"activity \"ID\" (work): heartbeat timeout: attempt 1 had no heartbeat for 8s; the last heartbeat's details are kept", "the server knows only that heartbeats have ceased"},
+		"attempt 2 comes after": {"activity \"ID\" (work): heartbeat timeout: attempt 1 had no heartbeat for 8s; the last heartbeat's details are kept", "the server only knows that the heartbeats have stopped"},
 	},
 }}
 
-func TestLives(t *testing.T) {
+func TestScenarios_Lives(t *testing.T) {
 	run(t, append(inChild, []scenario{{
 		name: "the process is shut down",
 		opts: activity.Options{HeartbeatTimeout: 30 * time.Second},
@@ -80,7 +80,7 @@ func TestLives(t *testing.T) {
 			"attempt 1 resumes from again": {"", "the server counts every attempt"},
 			"attempt 2 comes after":        {"the activity runtime is shut down: the Temporal worker stops", "the server counts every attempt"},
 			"attempt 2 resumes from":       {"7", "the server counts every attempt"},
-			"cause text":                   {"the activity runtime is shut down: the Temporal worker stops", "it says of what"},
+			"cause text":                   {"the activity runtime is shut down: the Temporal worker stops", "the error names the worker"},
 		},
 	}, {
 		name: "the process is shut down, and the function returns nil at once",
@@ -190,7 +190,7 @@ func TestLives(t *testing.T) {
 			"end timeout stack: somewhere else",
 		},
 		server: map[string]difference{
-			"end timeout stack": {"no stack", "the server decides, and what the worker says so late is dropped"},
+			"end timeout stack": {"no stack", "the server decides, and drops a report that comes so late"},
 		},
 	}, {
 		name: "an ID that failed before it recorded anything keeps Options.HeartbeatDetails",
@@ -323,9 +323,8 @@ func TestLives(t *testing.T) {
 	}}...))
 }
 
-// TestOtherActivities starts an ID again whose last execution may have been another
-// activity's.
-func TestOtherActivities(t *testing.T) {
+// Rule 31. These scenarios start an ID again whose last execution may be another activity's.
+func TestScenarios_OtherActivities(t *testing.T) {
 	const noForget = "there is no Forget on a server"
 	run(t, []scenario{{
 		name: "the same input resumes",
@@ -477,13 +476,13 @@ func again(x *trial, ctx activity.Context, in string) (string, error) {
 	return "done", nil
 }
 
-// runAgain executes the activity, and another of the same ID.
+// runAgain executes the activity, and then the same ID with another input.
 func runAgain(x *trial) {
 	x.executed(x.t.Context(), "in")
 	x.executed(x.t.Context(), "again")
 }
 
-// noteStatus notes what does not depend on the time.
+// noteStatus notes the part of a Status that does not depend on the time.
 func (x *trial) noteStatus(key string, h handle) {
 	s, err := x.status(h)
 	if err != nil {

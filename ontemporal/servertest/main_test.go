@@ -16,19 +16,19 @@ import (
 	"go.temporal.io/server/temporaltest"
 )
 
-// What all tests share: one server, with its namespace, and a client.
+// All tests share one server, its namespace and a client.
 var (
 	hostPort  string
 	namespace string
 	temporal  client.Client
 )
 
-// quiet drops what the SDK logs: scenarios fail on purpose.
+// quiet discards the SDK's log, because scenarios fail on purpose.
 var quiet = log.NewStructuredLogger(slog.New(slog.DiscardHandler))
 
-// The test binary is started again with one of these: as the server, whose
-// thousands of goroutines would keep both engines from taking stacks; and as a
-// worker that is killed, see [cluster.workInChild].
+// The test binary starts itself with one of these variables. The server has a process of
+// its own, because with its thousands of goroutines no engine would take stacks. For the
+// worker, see [cluster.workInChild].
 const (
 	serverEnv = "SERVERTEST_SERVER"
 	workerEnv = "SERVERTEST_WORKER"
@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 	if where := os.Getenv(workerEnv); where != "" {
 		runWorker(strings.Split(where, ","))
 	}
-	// Most scenarios wait for a timeout of the server's, and need no processor.
+	// Most scenarios wait for a timeout of the server, and need no CPU.
 	parallel := true
 	for _, arg := range os.Args {
 		parallel = parallel && !strings.Contains(arg, "test.parallel")
@@ -57,8 +57,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// runServer is the server's process. It ends when its standard input does, which
-// is when the test has ended, however that was.
+// runServer is the server's process. It ends when its standard input is closed, which
+// happens in any case when the tests' process ends.
 func runServer() {
 	server := temporaltest.NewServer(temporaltest.WithBaseClientOptions(client.Options{Logger: quiet}))
 	fmt.Println(server.GetFrontendHostPort(), server.GetDefaultNamespace())
@@ -83,7 +83,7 @@ func startServer() (stop func()) {
 	}
 	where, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
-		fatal(fmt.Errorf("the server does not start: %w", err))
+		fatal(fmt.Errorf("cannot start the server: %w", err))
 	}
 	hostPort, namespace, _ = strings.Cut(strings.TrimSpace(where), " ")
 	temporal, err = client.Dial(client.Options{HostPort: hostPort, Namespace: namespace, Logger: quiet})

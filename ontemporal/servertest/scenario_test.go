@@ -21,7 +21,7 @@ import (
 // name is the activity type of every scenario.
 const name = "work"
 
-// A scenario is one activity's life.
+// A scenario is the life of one activity.
 type scenario struct {
 	name string
 
@@ -29,25 +29,26 @@ type scenario struct {
 	// StartToCloseTimeout of 2 minutes if no timeout bounds the activity, and an
 	// InitialInterval of 10 ms.
 	opts   activity.Options
-	config activity.Config // of the embedded runtime
-	worker worker.Options  // of the server's side
+	config activity.Config // the embedded runtime's
+	worker worker.Options  // the Temporal worker's
 	child  bool            // the first worker is in a child process
 
-	// fn is the activity. What it notes is part of what is compared.
+	// fn is the activity's function. Its notes are compared.
 	fn func(x *trial, ctx activity.Context, in string) (string, error)
 
-	// call is what the caller does. Nil: it executes the activity.
+	// call is the caller. If nil, it executes the activity.
 	call func(x *trial)
 
-	// want is what is seen, in the order of the keys: "key: value".
+	// want has the notes, in the order of the keys: "key: value".
 	want []string
 
-	// server is what is seen otherwise on the server, by key. An empty value: it is
-	// not seen at all there.
+	// server has the notes that differ on the server, by key. If the value is empty,
+	// there is no such note on the server.
 	server map[string]difference
 }
 
-// A difference is what is Temporal's own and cannot be bridged.
+// A difference is a note that differs on the server, for a reason that this package cannot
+// remove.
 type difference struct{ value, why string }
 
 func run(t *testing.T, scenarios []scenario) {
@@ -82,7 +83,7 @@ func run(t *testing.T, scenarios []scenario) {
 	}
 }
 
-// onServer is want with the differences.
+// onServer returns the notes that are wanted on the server.
 func (s *scenario) onServer(t *testing.T) []string {
 	left := maps.Clone(s.server)
 	var want []string
@@ -91,7 +92,7 @@ func (s *scenario) onServer(t *testing.T) []string {
 		d, differs := left[key]
 		delete(left, key)
 		if differs && d.value == value {
-			t.Errorf("%s: the difference is none: %s", key, value)
+			t.Errorf("%s: the server no longer differs: %s", key, value)
 		}
 		if !differs {
 			want = append(want, line)
@@ -117,16 +118,16 @@ type trial struct {
 	id   string
 	opts activity.Options
 
-	release chan struct{} // closed when the caller is done: what hangs goes on
+	release chan struct{} // closed when the caller is done, so that hanging functions return
 
 	mu        sync.Mutex
-	seen      map[string]string
-	changed   chan struct{} // closed, and made anew, when seen grows or running shrinks
-	running   int           // functions
-	scheduled time.Time     // when the first attempt says it was
-	guarded   atomic.Bool   // the function is inside Guard
+	seen      map[string]string // the notes
+	changed   chan struct{}     // closed, and replaced, when seen grows or running shrinks
+	running   int               // the functions that run
+	scheduled time.Time         // Info.ScheduledAt of the first attempt
+	guarded   atomic.Bool       // the function is inside Guard
 
-	noted func(key, value string) // in a child process
+	noted func(key, value string) // passes a child process's notes on; nil elsewhere
 }
 
 var trials atomic.Int64
@@ -134,7 +135,7 @@ var trials atomic.Int64
 func newTrial(t *testing.T, s *scenario) *trial {
 	x := &trial{
 		t: t, s: s, opts: s.opts,
-		id:      fmt.Sprintf("trial-%d", trials.Add(1)), // an ID is never used again
+		id:      fmt.Sprintf("trial-%d", trials.Add(1)), // an ID is used only once
 		release: make(chan struct{}), changed: make(chan struct{}), seen: map[string]string{},
 	}
 	x.opts.ID, x.opts.Name = x.id, name
@@ -179,7 +180,7 @@ func (x *trial) run(want []string) {
 	}
 }
 
-// attempt is the function that is registered.
+// attempt is the registered function.
 func (x *trial) attempt(ctx activity.Context, in string) (string, error) {
 	x.mu.Lock()
 	x.running++
@@ -190,7 +191,7 @@ func (x *trial) attempt(ctx activity.Context, in string) (string, error) {
 		x.running--
 		x.tell()
 	}()
-	if in == "blocker" { // takes the only slot
+	if in == "blocker" { // it holds the only slot
 		x.note("blocker", "runs")
 		<-x.release
 		return "", nil
@@ -209,13 +210,12 @@ func (x *trial) attempt(ctx activity.Context, in string) (string, error) {
 	return x.s.fn(x, ctx, in)
 }
 
-// at is the key of something that an attempt sees.
+// at returns the key of an attempt's note.
 func at(ctx activity.Context, what string) string {
 	return fmt.Sprintf("attempt %d %s", ctx.Info().Attempt, what)
 }
 
-// note is what the trial has seen. The ID that is different each time is not part
-// of it.
+// note adds a note. The trial's ID, which differs each time, becomes "ID".
 func (x *trial) note(key, value string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -242,7 +242,7 @@ func (x *trial) await(key string) {
 	x.until(key, func() bool { return x.seen[key] != "" })
 }
 
-// until waits until cond, which is called with mu held, says yes.
+// until waits until cond returns true. Cond is called with mu held.
 func (x *trial) until(what string, cond func() bool) {
 	for end := time.After(limit); ; {
 		x.mu.Lock()
@@ -268,7 +268,7 @@ func (x *trial) begin(ctx context.Context) handle {
 	return h
 }
 
-// executed executes the activity and notes how it ended.
+// executed executes the activity and notes its end.
 func (x *trial) executed(ctx context.Context, in string) {
 	type ending struct {
 		out string
@@ -287,12 +287,12 @@ func (x *trial) executed(ctx context.Context, in string) {
 	}
 }
 
-// never fails the test, which has waited for too long.
+// never fails the test, which has waited until the limit.
 func (x *trial) never(what string) {
 	x.t.Helper()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.t.Fatalf("it never came: %s; seen: %q", what, x.seen)
+	x.t.Fatalf("not within %s: %s; notes: %q", limit, what, x.seen)
 }
 
 // wait waits for the activity's end and notes it.
@@ -303,7 +303,7 @@ func (x *trial) wait(h handle) {
 	x.ended(out, err)
 }
 
-// ended notes what the caller got.
+// ended notes the caller's result and error.
 func (x *trial) ended(out string, err error) {
 	if err == nil {
 		x.note("end", fmt.Sprintf("result %q", out))
@@ -322,7 +322,7 @@ func (x *trial) ended(out string, err error) {
 	x.kinds("end", err)
 }
 
-// kinds notes what errors.As and errors.Is find in err, and its text.
+// kinds notes err's text, and the errors that errors.As and errors.Is find in it.
 func (x *trial) kinds(key string, err error) {
 	if err == nil {
 		x.note(key+" text", "no error")
@@ -382,13 +382,13 @@ func (x *trial) kinds(key string, err error) {
 // errCallers is the cause with which callers cancel.
 var errCallers = errors.New("changed my mind")
 
-// hang is where functions hang that do not listen.
+// hang is the place where functions hang that ignore their Context.
 func (x *trial) hang() { <-x.release }
 
-// boom is where functions panic.
+// boom is the place where functions panic.
 func (x *trial) boom(v any) { panic(v) }
 
-// where says which of the two stack shows.
+// where reports which of hang and boom the stack shows.
 func where(stack []byte) string {
 	for _, f := range []string{"hang", "boom"} {
 		if strings.Contains(string(stack), "(*trial)."+f+"(") {
@@ -401,7 +401,7 @@ func where(stack []byte) string {
 	return "no stack"
 }
 
-// text is a value as JSON, or how long that is.
+// text returns a value as JSON, or the length of long JSON.
 func text(v any) string {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -413,7 +413,7 @@ func text(v any) string {
 	return string(b)
 }
 
-// detailsOf is the first value of details as a Checkpoint has them.
+// detailsOf returns the first value of a Checkpoint's Details.
 func detailsOf(details []byte) string {
 	var raw json.RawMessage
 	if found, err := (activity.Checkpoint{Details: details}).HeartbeatDetails(nil, &raw); err != nil || !found {

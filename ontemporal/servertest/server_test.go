@@ -23,7 +23,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 )
 
-// What the embedded runtime has no twin of.
+// The tests of this file have no counterpart on the embedded runtime.
 
 // newWorker starts a worker on a task queue of the test's own.
 func newWorker(t *testing.T, register func(worker.Registry)) (queue string) {
@@ -47,7 +47,9 @@ func timeLimit(t *testing.T) context.Context {
 	return ctx
 }
 
-func TestOptionsWithoutTwin(t *testing.T) {
+// Rule 16. Given an option that Temporal cannot keep, or that is invalid, then Start returns an
+// error that names it, and the server has no activity.
+func TestStart_OptionsAreRefused(t *testing.T) {
 	for _, test := range []struct {
 		names string
 		opts  activity.Options
@@ -61,7 +63,7 @@ func TestOptionsWithoutTwin(t *testing.T) {
 		{"RetryPolicy.Retryable", activity.Options{StartToCloseTimeout: time.Minute, RetryPolicy: activity.RetryPolicy{Retryable: func(error) bool { return true }}}},
 		{"RetryPolicy.Jitter", activity.Options{StartToCloseTimeout: time.Minute, RetryPolicy: activity.RetryPolicy{Jitter: 0.5}}},
 		{"RetryPolicy.MaximumAttempts", activity.Options{StartToCloseTimeout: time.Minute, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 1 << 31}}},
-		{"HeartbeatTimeout", activity.Options{StartToCloseTimeout: time.Minute, HeartbeatTimeout: -1}}, // which the embedded one refuses too
+		{"HeartbeatTimeout", activity.Options{StartToCloseTimeout: time.Minute, HeartbeatTimeout: -1}}, // refused on both engines
 	} {
 		t.Run(test.names, func(t *testing.T) {
 			t.Parallel()
@@ -73,14 +75,15 @@ func TestOptionsWithoutTwin(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 			if _, err := ontemporal.GetHandle[string](temporal, id, "").Status(timeLimit(t)); err == nil {
-				t.Error("it was started all the same")
+				t.Error("it was started")
 			}
 		})
 	}
 }
 
-// TestDefinition runs a Definition, whose input and result are structs, on both.
-func TestDefinition(t *testing.T) {
+// Given a Definition with structs as input and result, then both engines return the same
+// result.
+func TestDefinition_SameResult(t *testing.T) {
 	t.Parallel()
 	type in struct{ From, To int }
 	type out struct {
@@ -116,9 +119,9 @@ func TestDefinition(t *testing.T) {
 	}
 }
 
-// TestNewField starts an ID again with an input that has got a field, and then with
-// another value of that.
-func TestNewField(t *testing.T) {
+// Rule 31. Given an ID that failed, when it is started with an input that has a new field, then
+// it resumes if the field is zero, and is refused otherwise.
+func TestStart_InputWithNewField(t *testing.T) {
 	t.Parallel()
 	type rows struct{ File string }
 	type grown struct{ File, Mode string }
@@ -147,8 +150,9 @@ func TestNewField(t *testing.T) {
 	}
 }
 
-// TestDeletedExecution drops what an execution has left, as the error says.
-func TestDeletedExecution(t *testing.T) {
+// Given an ID that failed, when its execution is deleted, as the error suggests, then another
+// input starts from the beginning.
+func TestStart_AfterDelete(t *testing.T) {
 	t.Parallel()
 	fn := func(ctx activity.Context, in string) (string, error) {
 		if in == "in" {
@@ -181,8 +185,8 @@ func TestDeletedExecution(t *testing.T) {
 
 func named(ctx activity.Context, in string) (string, error) { return ctx.Info().Name, nil }
 
-// TestNames has the function's name for a name, and the ID made up.
-func TestNames(t *testing.T) {
+// Given neither a name nor an ID, then both engines use the function's name.
+func TestRegister_FunctionName(t *testing.T) {
 	t.Parallel()
 	queue := newWorker(t, func(r worker.Registry) { ontemporal.Register(r, "", named) })
 	got, err := ontemporal.Execute(timeLimit(t), temporal, queue, activity.Options{StartToCloseTimeout: time.Minute}, named, "in")
@@ -198,7 +202,9 @@ func TestNames(t *testing.T) {
 	}
 }
 
-func TestGetHandle(t *testing.T) {
+// Given Handles of one execution from Start and GetHandle, then both return its result. If one
+// cancels it, the other knows the cause by its text.
+func TestGetHandle_SameExecution(t *testing.T) {
 	t.Parallel()
 	fn := func(ctx activity.Context, in string) (string, error) {
 		if in == "beat" {
@@ -228,7 +234,6 @@ func TestGetHandle(t *testing.T) {
 	}
 	<-found.Done()
 
-	// What one cancels ends the other's wait too, who knows the cause by its text.
 	h, found = start("beat")
 	for {
 		s, err := h.Status(timeLimit(t))
@@ -256,8 +261,9 @@ func TestGetHandle(t *testing.T) {
 	}
 }
 
-// TestTerminated is about what only somebody else can do.
-func TestTerminated(t *testing.T) {
+// Given an activity that an operator terminates, then its caller gets the reason, and its
+// function's Context ends.
+func TestHandle_Terminated(t *testing.T) {
 	t.Parallel()
 	caused := make(chan error, 1)
 	fn := func(ctx activity.Context, in string) (string, error) {
@@ -292,8 +298,9 @@ func TestTerminated(t *testing.T) {
 	}
 }
 
-// TestNobodyPolls starts activities that no worker takes.
-func TestNobodyPolls(t *testing.T) {
+// Given a task queue without a worker, then an activity is waiting until it times out or is
+// canceled, with attempt 0.
+func TestStart_WithoutWorker(t *testing.T) {
 	t.Parallel()
 	fn := func(activity.Context, string) (string, error) { return "", nil }
 	start := func(opts activity.Options) *ontemporal.Handle[string] {
@@ -324,9 +331,9 @@ func TestNobodyPolls(t *testing.T) {
 	}
 }
 
-// TestWorkflow has workflows call a registered function as they call every
-// activity.
-func TestWorkflow(t *testing.T) {
+// Given a registered function, when a workflow calls it as an ordinary activity, then results,
+// retries, stalls, errors and cancellations work.
+func TestWorkflow_CallsFunction(t *testing.T) {
 	t.Parallel()
 	fn := func(ctx activity.Context, in string) (string, error) {
 		switch in {
@@ -459,9 +466,9 @@ type rowError struct{ row int }
 
 func (e *rowError) Error() string { return fmt.Sprintf("row %d is bad", e.row) }
 
-// What else can be run against a server is run against this one: ontemporal's
-// Examples, and the program of examples/checksum.
-func TestExamples(t *testing.T) {
+// TestExamples_OnServer runs ontemporal's Examples and the program of examples/checksum against this
+// server.
+func TestExamples_OnServer(t *testing.T) {
 	for _, test := range []struct{ dir, run string }{
 		{"..", "^Example"},
 		{"../../examples/checksum", "^TestCluster$"},
@@ -473,9 +480,9 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// goTest runs tests elsewhere, which must pass and not be skipped.
+// goTest runs the tests of another directory, of which none may fail or be skipped.
 func goTest(t *testing.T, dir, run string) {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute) // it builds them first
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute) // including their build
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-json", "-run", run, ".")
 	cmd.Dir = dir

@@ -12,8 +12,8 @@ import (
 	"go.temporal.io/sdk/worker"
 )
 
-func TestTimeouts(t *testing.T) {
-	// An interval that no test outlives: what comes next has come at once.
+func TestScenarios_Timeouts(t *testing.T) {
+	// No test outlives this interval, so the next attempt did not wait for it.
 	hour := activity.RetryPolicy{InitialInterval: time.Hour}
 	run(t, []scenario{{
 		name: "stall and recovery",
@@ -183,13 +183,13 @@ func TestTimeouts(t *testing.T) {
 		name: "stalls without progress",
 		opts: activity.Options{HeartbeatTimeout: 8 * time.Second, RetryPolicy: hour},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
-			if err := ctx.Heartbeat(3); err != nil { // what the second resumes from
+			if err := ctx.Heartbeat(3); err != nil { // the second attempt resumes from these details
 				return "", err
 			}
 			x.hang()
 			return "too late", nil
 		},
-		call: func(x *trial) { // the second attempt comes at once, the third does not
+		call: func(x *trial) { // the second attempt starts at once, the third does not
 			h := x.begin(x.t.Context())
 			x.await("attempt 2 resumes from")
 			x.backingOff(h)
@@ -305,14 +305,14 @@ func TestTimeouts(t *testing.T) {
 		opts: activity.Options{HeartbeatTimeout: 4 * time.Second},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			if !first(ctx) {
-				x.note("guarded still", fmt.Sprint(x.guarded.Load()))
+				x.note("still guarded", fmt.Sprint(x.guarded.Load()))
 				return "done", nil
 			}
 			err := activity.Guard(ctx, func() error {
 				x.guarded.Store(true)
 				<-ctx.Done()
 				x.kinds("attempt 1 cause", context.Cause(ctx))
-				time.Sleep(6 * time.Second) // in which another attempt would come
+				time.Sleep(6 * time.Second) // long enough for another attempt to come
 				x.guarded.Store(false)
 				return errDisk
 			})
@@ -331,7 +331,7 @@ func TestTimeouts(t *testing.T) {
 			"attempt 2 resumes from: nothing",
 			"end: result \"done\"",
 			"guard: disk full",
-			"guarded still: false",
+			"still guarded: false",
 		},
 	}, {
 		name: "start-to-close",
@@ -370,7 +370,7 @@ func TestTimeouts(t *testing.T) {
 			"end: result \"done\"",
 		},
 		server: map[string]difference{
-			"attempt 2 comes after timeout stack": {"no stack", "the server decides, and what the worker says so late is dropped"},
+			"attempt 2 comes after timeout stack": {"no stack", "the server decides, and drops a report that comes so late"},
 		},
 	}, {
 		name: "start-to-close of a function that does not listen",
@@ -396,7 +396,7 @@ func TestTimeouts(t *testing.T) {
 			"end: result \"done\"",
 		},
 		server: map[string]difference{
-			"attempt 2 comes after timeout stack": {"no stack", "the server decides, and what the worker says so late is dropped"},
+			"attempt 2 comes after timeout stack": {"no stack", "the server decides, and drops a report that comes so late"},
 		},
 	}, {
 		name: "start-to-close at the last attempt",
@@ -419,7 +419,7 @@ func TestTimeouts(t *testing.T) {
 			"end timeout stack: in hang",
 		},
 		server: map[string]difference{
-			"end timeout stack": {"no stack", "the server decides, and what the worker says so late is dropped"},
+			"end timeout stack": {"no stack", "the server decides, and drops a report that comes so late"},
 		},
 	}, {
 		name: "schedule-to-close during an attempt",
@@ -451,7 +451,7 @@ func TestTimeouts(t *testing.T) {
 			"end timeout stack: somewhere else",
 		},
 		server: map[string]difference{
-			"end timeout stack": {"no stack", "the server decides, and what the worker says so late is dropped"},
+			"end timeout stack": {"no stack", "the server decides, and drops a report that comes so late"},
 		},
 	}, {
 		name: "schedule-to-close of a function that does not listen",
@@ -474,7 +474,7 @@ func TestTimeouts(t *testing.T) {
 			"end timeout stack: in hang",
 		},
 		server: map[string]difference{
-			"end timeout stack": {"no stack", "the server decides, and what the worker says so late is dropped"},
+			"end timeout stack": {"no stack", "the server decides, and drops a report that comes so late"},
 		},
 	}, {
 		name: "no time for the backoff before schedule-to-close",
@@ -520,7 +520,7 @@ func TestTimeouts(t *testing.T) {
 			"end timeout stack: in hang",
 		},
 		server: map[string]difference{
-			"end timeout stack": {"no stack", "the server decides, and what the worker says so late is dropped"},
+			"end timeout stack": {"no stack", "the server decides, and drops a report that comes so late"},
 		},
 	}, {
 		name:   "schedule-to-start",
@@ -569,7 +569,7 @@ func TestTimeouts(t *testing.T) {
 	}})
 }
 
-// same says whether err is the one that was expected.
+// same returns "the cause" if err is the wanted error, and its text otherwise.
 func same(err, want error) string {
 	if err == want {
 		return "the cause"
@@ -577,7 +577,7 @@ func same(err, want error) string {
 	return errText(err)
 }
 
-// eventually waits until the activity's status is as cond wants it.
+// eventually polls the activity's status until cond returns true.
 func (x *trial) eventually(what string, h handle, cond func(activity.Status) bool) {
 	x.t.Helper()
 	eventually(x.t, what, func() bool {
@@ -591,7 +591,7 @@ func (x *trial) backingOff(h handle) {
 	x.eventually("it backs off", h, func(s activity.Status) bool { return s.State == activity.StateBackingOff })
 }
 
-// block starts another activity, which takes the only slot.
+// block starts another activity, which holds the only slot.
 func (x *trial) block() {
 	opts := x.opts
 	opts.ID += "-blocker"
@@ -604,7 +604,7 @@ func (x *trial) block() {
 	x.await("blocker")
 }
 
-// awaitEnd waits for the end of an activity of which nothing is compared.
+// awaitEnd waits for the end of an activity without comparing it.
 func (x *trial) awaitEnd(h handle) {
 	select {
 	case <-h.Done():
