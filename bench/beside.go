@@ -9,7 +9,7 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// The timeouts of activities that wait for longer than it takes to measure.
+// longTimeouts returns timeouts that are longer than any measurement.
 func longTimeouts() activity.Options {
 	return activity.Options{StartToCloseTimeout: 2 * time.Hour, HeartbeatTimeout: time.Hour}
 }
@@ -17,8 +17,8 @@ func longTimeouts() activity.Options {
 func besideSection(s scale) section {
 	sec := section{
 		name: "run, beside", title: "One no-op activity beside many pending deadlines", apart: true,
-		text: "Run in a Runtime in which so many other activities wait, each with both timeouts pending. " +
-			"The more memory they hold, the rarer is garbage collection. ns: from the call to its return.",
+		text: "Run in a Runtime in which other activities wait, each with both timeouts pending. " +
+			"Garbage collection is rarer if they hold more memory. ns: from the call to its return.",
 	}
 	for i, n := range s.pending {
 		sec.rows = append(sec.rows, row{

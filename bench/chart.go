@@ -19,7 +19,7 @@ var (
 	otherColor = color.RGBA{R: 0xb8, G: 0xc0, B: 0xc8, A: 0xff}
 )
 
-const nameWidth = 230 // points, for the names beside the bars
+const nameWidth = 230 // the points for the names beside the bars
 
 // A bar is one row of a panel.
 type bar struct {
@@ -28,15 +28,15 @@ type bar struct {
 	ours bool
 }
 
-// bars is a plot.Plotter: gonum's own bars begin at 0, where a logarithmic axis has
-// no place. The first is at the top.
+// bars is a plot.Plotter. Gonum's own bars begin at zero, which a logarithmic axis does not
+// have. The first bar is at the top.
 type bars []bar
 
 func (bs bars) Plot(c draw.Canvas, p *plot.Plot) {
 	x, y := p.Transforms(&c)
 	style := p.X.Tick.Label
 	style.XAlign, style.YAlign = text.XLeft, text.YCenter
-	names := c.Min.X - nameWidth // at the left, where no other font can make them run into the bars
+	names := c.Min.X - nameWidth // aligned at the left, so that a wider font does not reach the bars
 	for i, b := range bs {
 		middle := y(bs.y(i))
 		half := (y(1) - y(0)) * 0.36
@@ -53,7 +53,7 @@ func (bs bars) Plot(c draw.Canvas, p *plot.Plot) {
 
 func (bs bars) y(i int) float64 { return float64(len(bs) - 1 - i) }
 
-// duration is ns in the unit that suits it.
+// duration formats ns in a suitable unit.
 func duration(ns float64) string {
 	for _, unit := range []struct {
 		name string
@@ -66,8 +66,8 @@ func duration(ns float64) string {
 	return short(ns) + " ns"
 }
 
-// chart draws what was measured of single activities and heartbeats as an SVG; nil if
-// nothing was.
+// chart draws the times of one activity and one heartbeat as an SVG. It returns nil if they
+// were not measured.
 func chart(results []result) ([]byte, error) {
 	var run, beat bars
 	for i := range results {
@@ -79,7 +79,7 @@ func chart(results []result) ([]byte, error) {
 			case res.name == "run":
 				run = append(run, b)
 			case b.name == "an empty method", res.name != "heartbeat, none" && b.name == "time.Now", res.name == "heartbeat, int" && b.name == "json.Marshal":
-				// said elsewhere
+				// it has a bar elsewhere, or none
 			case res.name == "heartbeat, none" || res.name == "heartbeat, int" || res.name == "heartbeat, struct":
 				if b.name == "json.Marshal" {
 					b.name += " of the struct"
@@ -109,7 +109,7 @@ func chart(results []result) ([]byte, error) {
 	if _, err := svg.WriteTo(&out); err != nil {
 		return nil, err
 	}
-	// Not every viewer has the font that the text was measured with; Arial and Helvetica are as wide.
+	// A viewer may lack the font that the text was measured with. Arial and Helvetica are as wide.
 	return bytes.ReplaceAll(out.Bytes(), []byte("font-family:Liberation Sans"), []byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif")), nil
 }
 
@@ -126,9 +126,9 @@ func panel(title string, bs bars) *plot.Plot {
 	for _, b := range bs {
 		p.X.Min, p.X.Max = min(p.X.Min, b.ns), max(p.X.Max, b.ns)
 	}
-	p.X.Min = math.Pow(10, math.Floor(math.Log10(p.X.Min/1.5))) // so that the shortest can be seen
+	p.X.Min = math.Pow(10, math.Floor(math.Log10(p.X.Min/1.5))) // so that the shortest bar is visible
 	span := p.X.Max / p.X.Min
-	p.X.Max *= math.Pow(span, 0.12) // for the number beside the longest
+	p.X.Max *= math.Pow(span, 0.12) // for the number beside the longest bar
 	p.X.Tick.Marker = decades{}
 	p.Y.Tick.Marker = plot.ConstantTicks{}
 	p.Y.LineStyle.Width = 0.5

@@ -4,5 +4,5 @@ package main
 
 import "math"
 
-// cpuTime is not known here.
+// cpuTime is not known on this system.
 func cpuTime() float64 { return math.NaN() }

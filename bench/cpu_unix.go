@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// cpuTime is what the process has used, in ns.
+// cpuTime returns the CPU time that the process has used, in ns.
 func cpuTime() float64 {
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {

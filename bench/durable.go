@@ -14,10 +14,10 @@ import (
 	"github.com/seed-9da638b0/activity/boltstore"
 )
 
-const recordSize = 200 // bytes, about those of a small checkpoint
+const recordSize = 200 // the bytes of a record, about as many as those of a small checkpoint
 
 func durableSections(s scale) []section {
-	const disk = "In the directory for temporary files: the numbers are the disk's. "
+	const disk = "The files are in the directory for temporary files, so the numbers depend on its disk. "
 	return []section{
 		{
 			name: "durable", title: "One durable no-op activity",
@@ -32,7 +32,7 @@ func durableSections(s scale) []section {
 		},
 		{
 			name: "durable, at once", title: fmt.Sprintf("The same, %d at once", s.durable),
-			text: disk + "ns: what passes, divided by the number of activities run.",
+			text: disk + "ns: the elapsed time divided by the number of activities.",
 			rows: []row{
 				durableWay("floor: two bbolt commits, Update", "each alone", update).row(s.durable),
 				durableWay("floor: two bbolt commits, Batch", "bbolt waits up to 10 ms for company", batch).row(s.durable),
@@ -73,7 +73,7 @@ func appendFile() (subject, error) {
 	}, func(int) error { return nil }), close: func() error { return errors.Join(f.Close(), remove()) }}, nil
 }
 
-// durableWay does something to a bbolt database with the options that boltstore uses.
+// durableWay returns a way that calls do on a bbolt database with boltstore's options.
 func durableWay(name, remark string, do func(db *bbolt.DB, key, value []byte) error) way {
 	return way{name: name, remark: remark, open: func() (runner, error) {
 		dir, remove, err := tempDir()
@@ -90,7 +90,7 @@ func durableWay(name, remark string, do func(db *bbolt.DB, key, value []byte) er
 		})
 		r := runner{
 			each: func(ran *int) func() error {
-				key := fmt.Appendf(nil, "%p", ran) // its own
+				key := fmt.Appendf(nil, "%p", ran) // unique
 				value := make([]byte, recordSize)
 				return func() error { *ran++; return do(db, key, value) }
 			},
@@ -141,7 +141,7 @@ func durableRun() way {
 		return runner{
 			each: func(ran *int) func() error {
 				opts := bothTimeouts()
-				opts.ID = fmt.Sprintf("%p", ran) // its own
+				opts.ID = fmt.Sprintf("%p", ran) // unique
 				f := func(activity.Context) error { *ran++; return nil }
 				return func() error { return rt.Run(context.Background(), opts, f) }
 			},
@@ -157,10 +157,10 @@ func durableWorkflow() way {
 			return w
 		}
 	}
-	panic("no such way: " + workflowsOnFile)
+	panic("there is no way named " + workflowsOnFile)
 }
 
-// durableBeats has one durable activity beat with an int.
+// durableBeats returns a subject in which one durable activity sends heartbeats with an int.
 func durableBeats(sync bool) (subject, error) {
 	rt, store, remove, err := durableRuntime()
 	if err != nil {
@@ -182,7 +182,7 @@ func durableBeats(sync bool) (subject, error) {
 			_, err = c.HeartbeatDetails(nil, &details)
 		}
 		if err == nil && string(details) != intDetails(n) {
-			err = fmt.Errorf("the store holds %q, not %s", details, intDetails(n))
+			err = fmt.Errorf("the Store has the details %q, want %s", details, intDetails(n))
 		}
 		return err
 	})

@@ -14,7 +14,7 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// Above what the runtime has ready-made boxes for.
+// firstInt is above 255, because the runtime has ready-made boxes for smaller ints.
 const firstInt = 1000
 
 type position struct {
@@ -27,13 +27,13 @@ type position struct {
 
 var where = position{File: "a/b/c.csv", Line: 1000, Offset: 123456, Bytes: 654321}
 
-// A turn is one measurement of activities that otherwise wait.
+// A turn is one measurement of activities that wait between measurements.
 type turn struct {
 	begin chan struct{} // closed when n and next are set
-	n     int           // heartbeats of all of them
-	left  atomic.Int64  // activities that are not done
-	done  chan struct{}
-	next  *turn
+	n     int           // the heartbeats of all activities
+	left  atomic.Int64  // the activities that are not done
+	done  chan struct{} // closed when left is zero
+	next  *turn         // nil after the last turn
 }
 
 func newTurn(activities int) *turn {
@@ -42,8 +42,8 @@ func newTurn(activities int) *turn {
 	return t
 }
 
-// beating starts activities that, in each measurement, call many with their share of
-// its operations. start is called in a goroutine for each, and calls serve there.
+// beating starts activities. In each measurement, each of them calls many with its share of
+// the operations. Start is called in a goroutine for each activity, and must call serve.
 func beating(activities int, start func(serve func(many func(n int) error) error) error, verify func(n int) error) (subject, error) {
 	now := newTurn(activities)
 	ended := make(chan error, activities)
@@ -80,8 +80,8 @@ func beating(activities int, start func(serve func(many func(n int) error) error
 		case <-t.done:
 			return nil
 		case err := <-ended:
-			ended <- nil // close counts them
-			return fmt.Errorf("an activity has ended: %w", err)
+			ended <- nil // close receives one value for each activity
+			return fmt.Errorf("an activity ended before its turn: %w", err)
 		}
 	}
 	return subject{measure: timed(op, verify), close: func() error {
@@ -94,8 +94,8 @@ func beating(activities int, start func(serve func(many func(n int) error) error
 	}}, nil
 }
 
-// ourBeats has activities of this package beat; details, if not nil, is what the last
-// of n heartbeats recorded.
+// ourBeats returns a subject in which activities of this package send heartbeats. If details
+// is not nil, it returns the details of the last of n heartbeats.
 func ourBeats(activities int, beat func(ctx activity.Context, n int) error, details func(n int) string) (subject, error) {
 	rt := activity.New(activity.Config{})
 	before := 0
@@ -116,14 +116,14 @@ func ourBeats(activities int, beat func(ctx activity.Context, n int) error, deta
 			}
 			own := n / activities
 			if want, more := details(own), details(own+1); own > 0 && string(got) != want && string(got) != more {
-				return fmt.Errorf("activity %d recorded %s, not %s", i, got, want)
+				return fmt.Errorf("activity %d recorded %s, want %s", i, got, want)
 			}
 		}
 		return nil
 	})
 }
 
-// floorBeats calls many in goroutines without an activity.
+// floorBeats returns a subject that calls many in goroutines without an activity.
 func floorBeats(goroutines int, many func(n int)) (subject, error) {
 	return beating(goroutines, func(serve func(many func(n int) error) error) error {
 		return serve(func(n int) error { many(n); return nil })
@@ -175,13 +175,13 @@ func readClock(n int) {
 	runtime.KeepAlive(now)
 }
 
-// An emptyContext's heartbeat does nothing: what is left is the call.
+// An emptyContext's heartbeat does nothing, so that only the call is measured.
 type emptyContext struct{}
 
 //go:noinline
 func (emptyContext) Heartbeat(...any) error { return nil }
 
-// A beater hides from the compiler what is called, as activity.Context does.
+// A beater hides the called method from the compiler, as activity.Context does.
 type beater interface{ Heartbeat(details ...any) error }
 
 var empty beater = emptyContext{}
@@ -286,7 +286,7 @@ func heartbeatSections(s scale) []section {
 	for _, n := range s.beating {
 		many := section{
 			name: fmt.Sprintf("heartbeat, from %s", count(n)), title: fmt.Sprintf("One heartbeat, from %s activities at once", count(n)),
-			text: fmt.Sprintf("ns: what passes, divided by the number of all heartbeats; on %d cores a heartbeat takes %d times that of one of them. "+
+			text: fmt.Sprintf("ns: the elapsed time divided by the number of all heartbeats. On %d cores, each heartbeat takes %d times as long. "+
 				"The rows from one activity are for comparison.", procs, procs),
 			rows: []row{
 				clock(1),
@@ -305,7 +305,8 @@ func heartbeatSections(s scale) []section {
 	return all
 }
 
-// shares is how many heartbeats make waking n activities a small part of a measurement.
+// shares returns the least number of heartbeats of a measurement, so that waking n
+// activities is a small part of it.
 func shares(n int) int {
 	if n == 1 {
 		return 1
@@ -313,7 +314,7 @@ func shares(n int) int {
 	return 100 * n
 }
 
-// from names how many beat, if that is more than one.
+// from names the number of activities that send heartbeats, if that is more than one.
 func from(n int) string {
 	if n == 1 {
 		return ""

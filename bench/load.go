@@ -11,9 +11,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// loadSection measures whether a timeout is late because other activities contend for the
-// Runtime. The floor has a load of its own, because the CPU is as busy there but no lock is
-// shared with the timer.
+// loadSection returns a section that measures whether a timeout is late because other
+// activities contend for the Runtime. The floor has a load of its own, which keeps the CPU
+// as busy but shares no lock with the timer.
 func loadSection(s scale) section {
 	const timeout = 5 * time.Millisecond
 	looping := fmt.Sprintf("%d goroutines loop over ", s.load)
@@ -43,8 +43,8 @@ func loadSection(s scale) section {
 	}
 }
 
-// loadedRow measures late while s.load goroutines loop over op. Each measurement opens
-// both anew, with a context that can be canceled.
+// loadedRow returns a row that measures late while s.load goroutines loop over op. Each
+// measurement opens both again, with a context that can be canceled.
 func loadedRow(name, remark string, s scale, open func(ctx context.Context) (op func() error, late func(n int) ([]time.Duration, error))) row {
 	return lateRow(name, remark, s.timeouts, 90, func(n int) ([]time.Duration, error) {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -60,11 +60,11 @@ func heartbeatTimeouts(rt *activity.Runtime, n int, timeout time.Duration) ([]ti
 	opts := activity.Options{HeartbeatTimeout: timeout, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 1}}
 	for ran := 0; len(late) < n; ran++ {
 		if ran == 10*n {
-			return nil, fmt.Errorf("of %d activities only %d sent a heartbeat in time", ran, len(late))
+			return nil, fmt.Errorf("only %d of %d activities sent a heartbeat in time", len(late), ran)
 		}
 		// Run may return while the function still runs. If the attempt is over before the
 		// function could begin, the function is never called.
-		var claimed atomic.Bool // by the function when it begins, or by us when Run has returned
+		var claimed atomic.Bool // set by the function when it begins, or after Run
 		ended := make(chan time.Duration, 1)
 		err := rt.Run(context.Background(), opts, func(ctx activity.Context) error {
 			if claimed.Swap(true) {
@@ -81,7 +81,7 @@ func heartbeatTimeouts(rt *activity.Runtime, n int, timeout time.Duration) ([]ti
 		})
 		var timedOut *activity.TimeoutError
 		if !errors.As(err, &timedOut) || timedOut.Type != activity.TimeoutHeartbeat {
-			return nil, fmt.Errorf("an activity that stalls ended with: %w", err)
+			return nil, fmt.Errorf("an activity ended without a heartbeat timeout: %w", err)
 		}
 		if claimed.Swap(true) {
 			if d, ok := <-ended; ok {
@@ -92,8 +92,8 @@ func heartbeatTimeouts(rt *activity.Runtime, n int, timeout time.Duration) ([]ti
 	return late, nil
 }
 
-// underLoad calls measure while so many goroutines loop over op, each of which has called
-// it once before.
+// underLoad calls measure while goroutines loop over op. Each of them has called it once
+// before.
 func underLoad(goroutines int, op func() error, measure func() ([]time.Duration, error)) ([]time.Duration, error) {
 	var stop atomic.Bool
 	var looping sync.WaitGroup

@@ -1,11 +1,11 @@
-// Command bench measures package activity beside its peers, all in one process
-// and one run, and says which of the package's performance targets are met:
+// Command bench measures package activity beside its peers, in one process and one run,
+// and reports which of the package's performance targets are met.
 //
 //	cd bench && GOWORK=off go run .
 //
-// prints the medians, and writes them to RESULTS.md with a chart, results.svg.
-// With -quick it takes a first look in half a minute, and with -once it runs each
-// row once, to see that all of them work.
+// It prints the medians, and writes them to RESULTS.md with a chart, results.svg. A full run
+// takes some three minutes. With -quick, a rough run takes half a minute. With -once, each
+// row runs once, which only shows that it works.
 package main
 
 import (
@@ -23,23 +23,23 @@ import (
 	"time"
 )
 
-// A scale is how much is measured.
+// A scale has the sizes of a run.
 type scale struct {
 	name        string
-	rounds      int
-	slowRounds  int           // of what takes seconds
-	time        time.Duration // of one measurement; 0: one operation
-	pending     []int         // deadlines that a Run has beside it
-	beating     []int         // activities that send heartbeats at once
-	outstanding []int
-	stalls      int           // one after the other
-	stalling    int           // at once
-	silence     time.Duration // their heartbeat timeout
-	load        int           // goroutines that run activities beside a timeout
-	timeouts    int           // beside them, one after the other
-	storm       int
-	durable     int // at once
-	attempts    int // of the test on virtual time
+	rounds      int           // the rounds of a section
+	slowRounds  int           // the rounds of a section whose rows take seconds
+	time        time.Duration // the time of one measurement; if zero, it is one operation
+	pending     []int         // the numbers of deadlines that are pending beside a Run
+	beating     []int         // the numbers of activities that send heartbeats at once
+	outstanding []int         // the numbers of activities that are outstanding
+	stalls      int           // the stalls one after the other
+	stalling    int           // the activities that stall at once
+	silence     time.Duration // the heartbeat timeout of those
+	load        int           // the goroutines that run activities beside a timeout
+	timeouts    int           // the timeouts under load, one after the other
+	storm       int           // the activities that fail at once
+	durable     int           // the durable activities at once
+	attempts    int           // the attempts of the test on virtual time
 }
 
 var (
@@ -63,11 +63,12 @@ var (
 	}
 )
 
-// sections come in the order of the goroutines they start: what the runtime keeps of
-// each for ever makes garbage collection rarer, and dumps of stacks slower.
+// sections returns the sections in the order of the goroutines that they start. The
+// runtime keeps some memory of each goroutine forever, which makes garbage collection
+// rarer and dumps of stacks slower.
 func sections(t *testing.T, s scale) []section {
 	beats := heartbeatSections(s)
-	few := len(beats) - 1 // the last is from the most activities
+	few := len(beats) - 1 // the last section has the most activities
 	return slices.Concat(
 		runSections(),
 		beats[:few],
@@ -81,10 +82,10 @@ func sections(t *testing.T, s scale) []section {
 }
 
 func main() {
-	isQuick := flag.Bool("quick", false, "a first look in half a minute; writes files only with -out")
+	isQuick := flag.Bool("quick", false, "a rough run in half a minute; writes files only with -out")
 	isOnce := flag.Bool("once", false, "the smallest sizes, one round; writes files only with -out")
-	out := flag.String("out", "", "write RESULTS.md and results.svg to this `directory` (of a full run: the current one)")
-	pattern := flag.String("run", "", "measure only what matches this `regexp`, as in \"heartbeat, int/time.Now\"")
+	out := flag.String("out", "", "write RESULTS.md and results.svg to this `directory` (the default of a full run is the current one)")
+	pattern := flag.String("run", "", "measure only the rows that match this `regexp`, such as \"heartbeat, int/floor: time.Now\"")
 	profile := flag.String("cpuprofile", "", "write a CPU profile to this `file`")
 	flag.Parse()
 
@@ -97,20 +98,21 @@ func main() {
 	case *out == "" && *pattern == "":
 		*out = "."
 	}
-	// Only a test can have a synctest bubble. testing.Main is kept for programs
-	// that are not go test and need a *testing.T.
+	// Only a test can have a synctest bubble. testing.Main gives a *testing.T to a program
+	// that go test does not run.
 	everything := func(string, string) (bool, error) { return true, nil }
 	testing.Main(everything, []testing.InternalTest{{Name: "bench", F: func(t *testing.T) {
 		if err := bench(t, s, *pattern, *out, *profile, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			os.Exit(1)
 		}
-		os.Exit(0) // before it says PASS
+		os.Exit(0) // so that the testing package does not print PASS
 	}}}, nil, nil)
 }
 
-// bench measures the sections and rows that match pattern, prints the report to w,
-// and writes the files to the directory out, unless that is empty.
+// bench measures the rows that match pattern and prints the report to w. If out is not
+// empty, it writes the files to that directory. If profile is not empty, it writes a CPU
+// profile to that file.
 func bench(t *testing.T, s scale, pattern, out, profile string, w io.Writer) (err error) {
 	only, err := regexp.Compile(pattern)
 	if err != nil {

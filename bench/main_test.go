@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-func TestMedian(t *testing.T) {
+// Given values, then the median ignores NaN, and is NaN without values.
+func TestMedian_IgnoresNaN(t *testing.T) {
 	for _, test := range []struct {
 		of   []float64
 		want float64
@@ -32,7 +33,9 @@ func TestMedian(t *testing.T) {
 	}
 }
 
-func TestRatioIsTheMedianOfTheRounds(t *testing.T) {
+// Given two lines of the same rounds, then their ratio is the median of the rounds' ratios.
+// Otherwise it is the ratio of the medians.
+func TestLine_OverIsMedianOfRatios(t *testing.T) {
 	a := line{samples: []sample{{ns: 10}, {ns: 60}, {ns: 30}}}
 	b := line{samples: []sample{{ns: 5}, {ns: 20}, {ns: 30}}}
 	if got := a.over(&b); got != 2 {
@@ -44,6 +47,8 @@ func TestRatioIsTheMedianOfTheRounds(t *testing.T) {
 	}
 }
 
+// Given lines of several groups and parts, then each is compared with this package's line of
+// its own group and part.
 func TestBase_IsOursOfTheSameGroupAndPart(t *testing.T) {
 	res := result{measured: []line{
 		{name: "floor"}, {name: "ours", ours: true},
@@ -57,7 +62,9 @@ func TestBase_IsOursOfTheSameGroupAndPart(t *testing.T) {
 	}
 }
 
-func TestCalibrate(t *testing.T) {
+// Given the time of an operation, then calibrate returns as many operations as fill the budget,
+// within the limits.
+func TestCalibrate_FillsBudget(t *testing.T) {
 	for _, test := range []struct {
 		name              string
 		each, budget      time.Duration
@@ -84,7 +91,8 @@ func TestCalibrate(t *testing.T) {
 	}
 }
 
-func TestNumbers(t *testing.T) {
+// Given a number, then short has three digits at most, unless they are before the point.
+func TestShort_ThreeDigits(t *testing.T) {
 	for v, want := range map[float64]string{
 		0: "0", 0.001: "0", 0.25: "0.25", 1: "1", 2.499: "2.5", 12.34: "12.3", 99.97: "100", 512.4: "512",
 		1234.5: "1,234", 3.6e12: "3,600,000,000,000", -1234: "-1,234",
@@ -98,8 +106,8 @@ func TestNumbers(t *testing.T) {
 	}
 }
 
-// Every row of every section runs, and both files are written.
-func TestOnce(t *testing.T) {
+// Given the smallest sizes, then every row of every section runs, and both files are written.
+func TestBench_OnceRunsEveryRow(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes some seconds")
 	}

@@ -11,45 +11,44 @@ import (
 	"time"
 )
 
-// A sample is what one operation took in one measurement, NaN where that was not
-// measured; and how it was when that began, where it was looked at.
+// A sample is one measurement.
 type sample struct {
-	ns, bytes, allocs float64
-	live              uint64 // heap, in bytes
-	stack             uint64 // of a new goroutine, in bytes
+	ns, bytes, allocs float64 // of one operation; NaN if not measured
+	live              uint64  // the bytes of the live heap at its start; zero if not read
+	stack             uint64  // the bytes of a new goroutine's stack at its start; zero if not read
 }
 
 // A row measures one thing.
 type row struct {
 	name, remark string
-	group        string   // compared only with each other; empty: the section's main rows
-	ours         bool     // the row that the other rows of its group are compared with
-	lines        []string // names of the samples of one measurement, if there are several
-	fixed        int      // operations a measurement; 0: as many as fill the time
-	least, most  int      // limits to them; 0: none
-	busy         bool     // works in the background while it is open: opened for each measurement
+	group        string   // rows are compared within their group; empty for the section's main rows
+	ours         bool     // the other rows of the group are compared with this one
+	lines        []string // the names of a measurement's samples, if there are several
+	fixed        int      // the operations of a measurement; if zero, as many as fill its time
+	least, most  int      // limits of that number; zero if there is none
+	busy         bool     // it works in the background while open, so it is opened for each measurement
 	open         func() (subject, error)
 }
 
 // A subject is an opened row.
 type subject struct {
 	measure func(n int) ([]sample, error)
-	close   func() error // nil: nothing to close
+	close   func() error // nil if there is nothing to close
 }
 
-// A section is rows that are measured in turn, one round after another, so that
-// all of them see the same machine.
+// A section is a group of rows that take turns, round after round, so that all of them see
+// the same machine.
 type section struct {
-	name   string // of the -run flag
+	name   string // the name for the -run flag
 	title  string
-	text   string // what an operation is
-	rounds int    // at most; 0: no limit
-	apart  bool   // the rows would disturb each other: one after the other, all its rounds
+	text   string // the meaning of the numbers
+	rounds int    // the most rounds; zero if there is no limit
+	apart  bool   // a row has all its rounds before the next, because open rows would disturb each other
 	rows   []row
 }
 
-// A line is a line of the table: one sample a round. Part is its name among the
-// lines of its row, if there are several.
+// A line is a line of the table, with one sample for each round. If its row has several
+// lines, part is its name among them.
 type line struct {
 	name, part, remark string
 	group              string
@@ -62,7 +61,8 @@ type result struct {
 	measured []line
 }
 
-// timed measures n calls of one operation, and then looks whether they did their work.
+// timed returns a function that measures n operations, and then verifies that they did
+// their work.
 func timed(op, verify func(n int) error) func(n int) ([]sample, error) {
 	return func(n int) ([]sample, error) {
 		runtime.GC()
@@ -86,15 +86,15 @@ func timed(op, verify func(n int) error) func(n int) ([]sample, error) {
 	}
 }
 
-// newStack is the size of a new goroutine's stack. The runtime sets it at each garbage
-// collection, to the average of all that there are.
+// newStack returns the size of a new goroutine's stack. At each garbage collection, the
+// runtime sets it to the average of all stacks.
 func newStack() uint64 {
 	size := []metrics.Sample{{Name: "/gc/stack/starting-size:bytes"}}
 	metrics.Read(size)
 	return size[0].Value.Uint64()
 }
 
-// matching is the section with only the rows that match.
+// matching returns the section with only the rows that match.
 func (sec section) matching(only *regexp.Regexp) section {
 	rows := sec.rows
 	sec.rows = nil
@@ -139,7 +139,7 @@ func interleave(rows []row, rounds int, budget time.Duration) (lines []line, err
 		}
 	}()
 	counts := make([]int, len(rows))
-	first := make([]int, len(rows)) // a row's first line
+	first := make([]int, len(rows)) // the index of each row's first line
 	for i, r := range rows {
 		sub, err := r.opened()
 		if err != nil {
@@ -174,7 +174,7 @@ func interleave(rows []row, rounds int, budget time.Duration) (lines []line, err
 	return lines, nil
 }
 
-// opened is the row's subject: of a busy one, a subject that is open while it is measured.
+// opened returns the row's subject. The subject of a busy row opens it for each measurement.
 func (r row) opened() (subject, error) {
 	if !r.busy {
 		return r.open()
@@ -187,15 +187,15 @@ func (r row) opened() (subject, error) {
 		if sub.close != nil {
 			defer func() { err = errors.Join(err, sub.close()) }()
 		}
-		if _, err := sub.measure(1); err != nil { // the first is slower
+		if _, err := sub.measure(1); err != nil { // a warm-up, because the first operation is slower
 			return nil, err
 		}
 		return sub.measure(n)
 	}}, nil
 }
 
-// calibrate finds how many operations take about as long as the budget: the least
-// possible if there is none.
+// calibrate returns the number of operations that take about as long as the budget. If
+// that is zero, it returns the least number.
 func calibrate(measure func(n int) ([]sample, error), budget time.Duration, least, most int) (int, error) {
 	least = max(1, least)
 	if most == 0 {
@@ -211,7 +211,7 @@ func calibrate(measure func(n int) ([]sample, error), budget time.Duration, leas
 		switch {
 		case next >= float64(most):
 			return most, nil
-		case factor <= 4: // near enough to trust it
+		case factor <= 4: // the estimate is close
 			return max(least, int(next)), nil
 		}
 		n = int(next)
@@ -219,7 +219,7 @@ func calibrate(measure func(n int) ([]sample, error), budget time.Duration, leas
 	return least, nil
 }
 
-// median of what is a number; NaN of nothing.
+// median ignores NaN. Without values, it returns NaN.
 func median(values []float64) float64 {
 	values = slices.DeleteFunc(slices.Clone(values), math.IsNaN)
 	if len(values) == 0 {
@@ -242,7 +242,7 @@ func (l *line) ns() float64     { return median(l.each(func(s sample) float64 { 
 func (l *line) bytes() float64  { return median(l.each(func(s sample) float64 { return s.bytes })) }
 func (l *line) allocs() float64 { return median(l.each(func(s sample) float64 { return s.allocs })) }
 
-// over is how many times as long as base l takes: the median over the rounds.
+// over returns the ratio of l's time to base's: the median of the rounds' ratios.
 func (l *line) over(base *line) float64 {
 	if len(l.samples) != len(base.samples) {
 		return l.ns() / base.ns()

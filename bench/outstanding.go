@@ -14,13 +14,13 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// A crowd starts item i, which calls wait, and then waits for its end.
+// A crowd is a number of items that run at once.
 type crowd struct {
-	start func(i int, wait func()) error
-	join  func(i int) error
+	start func(i int, wait func()) error // starts item i, which calls wait
+	join  func(i int) error              // waits until item i has ended
 }
 
-// The lines of an outstanding row.
+// These are the lines of an outstanding row.
 const (
 	partStart = "start"
 	partPeak  = "memory"
@@ -41,10 +41,10 @@ func outstandingSections(s scale) []section {
 	for _, n := range s.outstanding {
 		sec := section{
 			name: "outstanding, " + count(n), title: count(n) + " outstanding", rounds: s.slowRounds,
-			text: "start: ns each from the first start until all functions run and wait; bytes each in heap and stacks then, after a " +
-				"garbage collection; allocations each. memory: what the process has from the operating system before that " +
-				"collection, each. end: ns each from their release until all have ended. Not counted in start's bytes: some 440 bytes " +
-				"that the runtime keeps for ever of each goroutine.",
+			text: "All numbers are for one item. start: ns from the first start until all functions run and wait; the bytes in heap and " +
+				"stacks then, after a garbage collection; allocations. memory: the bytes that the process has from the operating " +
+				"system before that collection. end: ns from the release until all have ended. The bytes of start leave out some " +
+				"440 bytes that the runtime keeps of each goroutine forever.",
 		}
 		if n > 500_000 {
 			sec.rounds = 1
@@ -54,7 +54,7 @@ func outstandingSections(s scale) []section {
 			sec.rows = append(sec.rows, row{
 				name: k.name, remark: k.remark, ours: k.ours, lines: []string{partStart, partPeak, partEnd}, fixed: n,
 				open: func() (subject, error) {
-					// What the runtime keeps of so many goroutines shall be there for whoever comes first.
+					// The runtime keeps memory of so many goroutines forever. The first row must not pay for it.
 					var err error
 					before.Do(func() { _, err = outstanding(n, goroutines(n)) })
 					return subject{measure: func(n int) ([]sample, error) { return outstanding(n, k.open(n)) }}, err
@@ -168,7 +168,8 @@ func outstanding(n int, c crowd) ([]sample, error) {
 
 func inUse(m *runtime.MemStats) uint64 { return m.HeapInuse + m.StackInuse }
 
-// freeMemory gives back what nobody uses any more, stacks of ended goroutines too.
+// freeMemory returns unused memory to the operating system, including the stacks of ended
+// goroutines.
 func freeMemory() {
 	runtime.GC()
 	debug.FreeOSMemory()

@@ -21,7 +21,7 @@ type report struct {
 	results []result
 }
 
-// peers are the modules that the rows are of.
+// peers has the modules whose versions the report names.
 var peers = []string{
 	"github.com/cenkalti/backoff/v5",
 	"github.com/cschleiden/go-workflows",
@@ -40,17 +40,17 @@ func (r *report) write(w io.Writer) {
 	if r.scale.time == 0 {
 		rounds = "as little as possible of everything"
 	}
-	fmt.Fprintf(w, "What `cd bench && %s` printed on one machine; the ratios travel better than the times.\n\n", command)
+	fmt.Fprintf(w, "This is the output of `cd bench && %s` on one machine. Ratios carry over to other machines better than times.\n\n", command)
 	fmt.Fprintf(w, "![Bars: one activity, and one heartbeat, beside their peers](results.svg)\n\n")
 	fmt.Fprintf(w, "- machine: %s, %d cores (GOMAXPROCS %d), %s/%s\n", cpuModel(), runtime.NumCPU(), runtime.GOMAXPROCS(0), runtime.GOOS, runtime.GOARCH)
 	fmt.Fprintf(w, "- %s, GOGC=%s\n", runtime.Version(), gogc())
 	fmt.Fprintf(w, "- %s, a %s run of %.0f s: %s\n", r.began.UTC().Format(time.DateOnly), r.scale.name, r.took.Seconds(), rounds)
 	fmt.Fprintf(w, "- %s\n\n", strings.Join(versions(), ", "))
-	fmt.Fprintf(w, "Everything runs in one process. The rows of a section take turns, round after round, each measurement\n"+
-		"after a garbage collection, and the numbers are medians of the rounds. x is the ratio of a row's time to\n"+
-		"the time of the row with the 1, this package's: the median of the rounds' ratios. Where the live heap is a few MB,\n"+
-		"garbage collection is a large part of what everything that allocates costs. New goroutines get stacks of 2 KiB or more,\n"+
-		"by the average of all in the process; with 2 KiB, a deeper call pays for a larger one.\n")
+	fmt.Fprintf(w, "Everything runs in one process. The rows of a section take turns, round after round. Each measurement starts\n"+
+		"after a garbage collection. The numbers are medians of the rounds. x is the ratio of a row's time to that of the row\n"+
+		"with the 1, which is this package's: the median of the rounds' ratios. If the live heap is a few MB, garbage collection\n"+
+		"is a large part of the cost of allocations. New goroutines get stacks of at least 2 KiB, by the average of all in the\n"+
+		"process. With 2 KiB, a deep call pays for a larger stack.\n")
 	for i := range r.results {
 		r.results[i].write(w)
 	}
@@ -64,7 +64,7 @@ func (res *result) write(w io.Writer) {
 		l := &res.measured[i]
 		x := "–"
 		if base := res.base(l); math.IsNaN(l.ns()) {
-			// nothing to compare
+			// it has no time to compare
 		} else if base == l {
 			x = "1"
 		} else if base != nil {
@@ -79,7 +79,8 @@ func (res *result) write(w io.Writer) {
 	writeTable(w, rows, "lrrrrl")
 }
 
-// base is the line of this package that l is compared with: the same part of the same group.
+// base returns the line of this package that l is compared with. It is the same part of a
+// row of the same group.
 func (res *result) base(l *line) *line {
 	for i := range res.measured {
 		if b := &res.measured[i]; b.ours && b.group == l.group && b.part == l.part {
@@ -89,7 +90,7 @@ func (res *result) base(l *line) *line {
 	return nil
 }
 
-// notes says what is particular to the section's measurements.
+// notes returns the rounds, live heaps and stack sizes of the section's measurements.
 func (res *result) notes() string {
 	var live, stack []float64
 	rounds := 0
@@ -111,7 +112,7 @@ func (res *result) notes() string {
 	return text + span(" Live heap: %s MB.", live) + span(" New stacks: %s KiB.", stack)
 }
 
-// span is from the least to the greatest of the values; empty if there are none.
+// span formats the least and the greatest of the values. Without values, it is empty.
 func span(format string, values []float64) string {
 	if len(values) == 0 {
 		return ""
@@ -123,8 +124,8 @@ func span(format string, values []float64) string {
 	return fmt.Sprintf(format, from)
 }
 
-// writeTable writes a Markdown table that is also readable as text; align has an l or
-// an r for each column.
+// writeTable writes a Markdown table that is readable as text, too. Align has an l or an r
+// for each column.
 func writeTable(w io.Writer, rows [][]string, align string) {
 	widths := make([]int, len(align))
 	for _, r := range rows {
@@ -153,7 +154,7 @@ func writeTable(w io.Writer, rows [][]string, align string) {
 	}
 }
 
-// number has at least three digits, and commas.
+// number formats v with at least three digits, and with commas.
 func number(v float64) string {
 	switch {
 	case math.IsNaN(v):
@@ -164,7 +165,7 @@ func number(v float64) string {
 	return commas(strconv.FormatFloat(v, 'f', 0, 64))
 }
 
-// short has three digits at most, unless they are before the point.
+// short formats v with at most three digits, unless they are before the point.
 func short(v float64) string {
 	switch a := math.Abs(v); {
 	case math.IsNaN(v):

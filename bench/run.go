@@ -26,19 +26,19 @@ func bothTimeouts() activity.Options {
 
 const workflowsOnFile = "go-workflows, SQLite file"
 
-// A way is one way to run an activity that does nothing but count.
+// A way is a way to run an activity that only counts.
 type way struct {
 	name, remark string
 	group        string // see row
-	ours         bool
-	most         int  // operations a measurement; 0: no limit
-	alone        bool // only from one goroutine
-	busy         bool // see row
+	ours         bool   // see row
+	most         int    // see row
+	alone        bool   // it is measured only from one goroutine
+	busy         bool   // see row
 	open         func() (runner, error)
 }
 
-// An eachFunc gives each goroutine that runs activities a function that runs one,
-// which adds 1 to ran.
+// An eachFunc returns, for one goroutine, the function that runs an activity and adds 1 to
+// ran.
 type eachFunc func(ran *int) func() error
 
 type runner struct {
@@ -60,8 +60,8 @@ func underBackground(each func(ctx context.Context) eachFunc) func() (runner, er
 	return func() (runner, error) { return runner{each: each(context.Background())}, nil }
 }
 
-// ways come in the order of the table: first what users pay, which is a function that
-// looks at its context and a caller that can cancel, then the no-op.
+// ways returns the ways in the order of the table. The first ones have what users pay for:
+// a function that looks at its context, and a caller that can cancel. The no-op is last.
 func ways() []way {
 	const noOp = "no-op" // the group
 	return []way{
@@ -106,7 +106,7 @@ func ways() []way {
 					return func() error {
 						out, err := activity.Execute(ctx, rt, bothTimeouts(), f, 1)
 						if err == nil && out != 1 {
-							err = fmt.Errorf("the result is %d", out)
+							err = fmt.Errorf("got the result %d, want 1", out)
 						}
 						return err
 					}
@@ -189,7 +189,7 @@ func ways() []way {
 	}
 }
 
-// runByHand is what one would write without a library: no retry, no details.
+// runByHand is what a program without a library contains. It has no retry and no details.
 func runByHand(ctx context.Context, startToClose, heartbeat time.Duration, f func(ctx context.Context, beat func()) error) error {
 	ctx, cancel := context.WithTimeout(ctx, startToClose)
 	defer cancel()
@@ -208,19 +208,21 @@ func runByHand(ctx context.Context, startToClose, heartbeat time.Duration, f fun
 	}
 }
 
-// failsafeExecutor has a timeout for each attempt, as the start-to-close timeout is.
+// failsafeExecutor returns an executor with a timeout for each attempt, which corresponds to
+// the start-to-close timeout.
 func failsafeExecutor() failsafe.Executor[any] {
 	return failsafe.With(retrypolicy.NewWithDefaults[any](), failsafe.Policy[any](timeout.New[any](startToClose)))
 }
 
-// row measures the way from so many goroutines at once; 1: from the caller's.
+// row returns a row that measures the way from several goroutines at once. With one, it
+// uses the caller's goroutine.
 func (w way) row(goroutines int) row {
 	return row{name: w.name, remark: w.remark, group: w.group, ours: w.ours, least: goroutines, most: w.most, busy: w.busy, open: func() (subject, error) {
 		r, err := w.open()
 		if err != nil {
 			return subject{}, err
 		}
-		ran := make([]*[16]int, goroutines) // each on cache lines of its own
+		ran := make([]*[16]int, goroutines) // one counter for each, on cache lines of its own
 		runs := make([]func() error, goroutines)
 		for i := range runs {
 			ran[i] = new([16]int)
@@ -238,9 +240,10 @@ func (w way) row(goroutines int) row {
 	}}
 }
 
+// same returns an error if the operations did not do their work.
 func same(did, n int, what string) error {
 	if did != n {
-		return fmt.Errorf("%d %s, of %d", did, what, n)
+		return fmt.Errorf("got %d %s, want %d", did, what, n)
 	}
 	return nil
 }
@@ -281,12 +284,12 @@ func runSections() []section {
 	sequential := section{
 		name: "run", title: "One activity that looks at its context, sequentially",
 		text: "The function calls ctx.Err() once, and the caller's context can be canceled (context.WithCancel). " +
-			"The start-to-close timeout is 1 h and the heartbeat timeout 10 s, where there is such a thing. " +
+			"The start-to-close timeout is 1 h and the heartbeat timeout is 10 s, if the row has them. " +
 			"The no-op rows are compared with the no-op Run. ns: from the call to its return.",
 	}
 	parallel := section{
 		name: "run, parallel", title: fmt.Sprintf("The same from %d goroutines", procs),
-		text: "ns: what passes, divided by the number of activities run; a perfect machine divides the numbers above by its cores.",
+		text: "ns: the elapsed time divided by the number of activities. On a perfect machine, it is the number above divided by the cores.",
 	}
 	for _, w := range ways() {
 		sequential.rows = append(sequential.rows, w.row(1))

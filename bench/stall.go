@@ -21,10 +21,10 @@ const (
 )
 
 const stallText = "On the real clock. ns: how long after its deadline the next attempt's first line runs. The deadline is a clock " +
-	"reading just before the last heartbeat was sent, plus the heartbeat timeout: a moment before the real one. " +
-	"The log goes through slog's text handler to nowhere."
+	"reading just before the last heartbeat, plus the heartbeat timeout, so it is a moment before the real one. " +
+	"slog's text handler formats the log, and the output is discarded."
 
-// stallSection has one activity stall, and stallsSection many.
+// stallSection returns a section in which one activity stalls. In stallsSection, many do.
 func stallSection(s scale) section {
 	const timeout = 20 * time.Millisecond
 	one := lateRow("this package", fmt.Sprintf("stalls %d times in a row; each time with the stack of where it hangs", s.stalls), s.stalls, 99,
@@ -58,7 +58,7 @@ func stallsSection(s scale) section {
 	}
 }
 
-// lateRow shows the median and a high percentile, such as 99, of how late n were.
+// lateRow returns a row with the median and a high percentile, such as 99, of n latenesses.
 func lateRow(name, remark string, n, high int, late func(n int) ([]time.Duration, error)) row {
 	return row{name: name, remark: remark, lines: []string{partMedian, fmt.Sprintf("%d %%", high)}, fixed: n, open: func() (subject, error) {
 		return subject{measure: func(n int) ([]sample, error) {
@@ -77,7 +77,7 @@ func lateness(d time.Duration) sample {
 	return sample{ns: float64(d.Nanoseconds()), bytes: math.NaN(), allocs: math.NaN()}
 }
 
-// timersInTurn sets n timers, each when the one before has run.
+// timersInTurn sets n timers, each after the one before has run.
 func timersInTurn(n int, timeout time.Duration) []time.Duration {
 	var all []time.Duration
 	for range n {
@@ -101,7 +101,7 @@ func timers(n int, timeout time.Duration) []time.Duration {
 	return late
 }
 
-// stallByHand has n goroutines stall once, within some milliseconds.
+// stallByHand runs n goroutines that stall once, within some milliseconds.
 func stallByHand(n int, timeout time.Duration) []time.Duration {
 	late := make([]time.Duration, n)
 	var running, again, ended sync.WaitGroup
@@ -132,20 +132,20 @@ func stallRuntime() *activity.Runtime {
 	return activity.New(activity.Config{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 }
 
-// stalledWith checks that the attempt before stalled, and what it recorded.
+// stalledWith checks that the attempt before stalled, and that it recorded want.
 func stalledWith(ctx activity.Context, want int) error {
 	var timeout *activity.TimeoutError
 	if !errors.As(ctx.Info().LastFailure, &timeout) || timeout.Type != activity.TimeoutHeartbeat {
-		return activity.NonRetryable(fmt.Errorf("attempt %d: the one before ended with: %w", ctx.Info().Attempt, ctx.Info().LastFailure))
+		return activity.NonRetryable(fmt.Errorf("attempt %d: the attempt before ended without a heartbeat timeout: %w", ctx.Info().Attempt, ctx.Info().LastFailure))
 	}
 	got, err := activity.Resume(ctx, -1)
 	if err == nil && got != want {
-		err = activity.NonRetryable(fmt.Errorf("attempt %d resumes from %d, not %d", ctx.Info().Attempt, got, want))
+		err = activity.NonRetryable(fmt.Errorf("attempt %d resumes from %d, want %d", ctx.Info().Attempt, got, want))
 	}
 	return err
 }
 
-// oneStalls has one activity stall n times.
+// oneStalls runs one activity that stalls n times.
 func oneStalls(n int, timeout time.Duration) ([]time.Duration, error) {
 	var late []time.Duration
 	var beat time.Time
@@ -165,12 +165,12 @@ func oneStalls(n int, timeout time.Duration) ([]time.Duration, error) {
 		return context.Cause(ctx)
 	})
 	if err == nil && len(late) != n {
-		err = fmt.Errorf("it stalled %d times, not %d", len(late), n)
+		err = fmt.Errorf("the activity stalled %d times, want %d", len(late), n)
 	}
 	return late, err
 }
 
-// manyStall has n activities stall once, their last heartbeats spread over a time.
+// manyStall runs n activities that stall once. Their last heartbeats are spread over a time.
 func manyStall(n int, timeout, spread time.Duration) ([]time.Duration, error) {
 	late := make([]time.Duration, n)
 	beats := make([]time.Time, n)
@@ -186,7 +186,7 @@ func manyStall(n int, timeout, spread time.Duration) ([]time.Duration, error) {
 			if !beats[i].IsZero() {
 				late[i] = now.Sub(beats[i]) - timeout
 				again.Done()
-				again.Wait() // what is checked does not delay the others
+				again.Wait() // so that the check does not delay others
 				return struct{}{}, stalledWith(ctx, i)
 			}
 			running.Done()

@@ -20,7 +20,7 @@ import (
 
 const (
 	stormAttempts = 5
-	stormInterval = 20 * time.Millisecond // and half of it at least; doubling
+	stormInterval = 20 * time.Millisecond // the longest first interval; jitter takes up to half of it
 )
 
 var errStorm = errors.New("fails each time")
@@ -33,8 +33,8 @@ func stormSection(s scale) section {
 	}
 	return section{
 		name: "storm", title: count(s.storm) + " activities that fail " + fmt.Sprint(stormAttempts) + " times", rounds: s.slowRounds,
-		text: "All at once, with a backoff of 10 to 20 ms at first, by chance, which doubles. ns: CPU time of the process, user and system, " +
-			"for each retry, of which the start and the end of the activity are a part; bytes and allocations likewise.",
+		text: "All at once. The first backoff is a random 10 to 20 ms, and it doubles. ns: the CPU time of the process, user and system, " +
+			"for each retry, including the activity's start and end. Bytes and allocations are for each retry, too.",
 		rows: []row{
 			stormRow("by hand", "a goroutine each, and time.Sleep", false, byHandStorm),
 			stormRow("this package, Start", "the log is discarded", true, func(n int, attempt func() error) error {
@@ -74,7 +74,7 @@ func storm(n int, run func(n int, attempt func() error) error) ([]sample, error)
 // fails checks the error of an activity that has used up its attempts.
 func fails(err error) error {
 	if !errors.Is(err, errStorm) {
-		return fmt.Errorf("it ended with: %w", err)
+		return fmt.Errorf("an activity ended with another error: %w", err)
 	}
 	return nil
 }

@@ -7,14 +7,14 @@ import (
 	"runtime"
 )
 
-// A target is what this package wants to reach, and whether it did. If want is empty,
-// the number is only shown.
+// A target is a performance target of this package. If want is empty, the number is only
+// shown.
 type target struct {
 	what, want, got string
 	met             bool
 }
 
-// A lineOf names a line.
+// A lineOf identifies a line.
 type lineOf struct{ section, row, part string }
 
 func (l lineOf) in(results []result) *line {
@@ -31,7 +31,7 @@ func (l lineOf) in(results []result) *line {
 	return nil
 }
 
-// targets are those whose lines were measured.
+// targets returns the targets whose lines were measured.
 func targets(results []result, s scale) []target {
 	var all []target
 	compare := func(what, sign string, limit float64, unit string, value func(l []*line) float64, of ...lineOf) {
@@ -49,7 +49,7 @@ func targets(results []result, s scale) []target {
 		case ">=":
 			t.met, t.want = got >= limit, "at least "+short(limit)+unit
 		}
-		if unit != " allocations" && math.Abs(got-limit) < 0.005 { // what the table cannot tell apart
+		if unit != " allocations" && math.Abs(got-limit) < 0.005 { // the table shows the same number
 			t.met = true
 		}
 		if !math.IsNaN(got) {
@@ -57,7 +57,7 @@ func targets(results []result, s scale) []target {
 		}
 	}
 	over := func(l []*line) float64 { return l[0].over(l[1]) }
-	allocs := func(v float64) float64 { return math.Round(v*10) / 10 } // the runtime's own are a few in thousands
+	allocs := func(v float64) float64 { return math.Round(v*10) / 10 } // the Go runtime's own are a few in thousands
 	allocsOver := func(l []*line) float64 { return allocs(l[0].allocs() - l[1].allocs()) }
 
 	run := lineOf{section: "run", row: "this package, Run"}
@@ -89,7 +89,7 @@ func targets(results []result, s scale) []target {
 		return median(more)
 	}, ours, marshal)
 	compare("the same, beyond json.Marshal and what the call boxes", "<=", 0, " allocations", func(l []*line) float64 {
-		// The call and json.Marshal box the struct, Heartbeat once for both.
+		// The call and json.Marshal each box the struct. Heartbeat boxes it once for both.
 		return allocs(l[0].allocs() - l[1].allocs() - (l[2].allocs() - 1))
 	}, ours, marshal, lineOf{section: structs, row: "floor: an empty method"})
 

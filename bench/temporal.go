@@ -19,7 +19,7 @@ func temporalEnvironment() *testsuite.TestActivityEnvironment {
 	return suite.NewTestActivityEnvironment()
 }
 
-// temporalEach runs activities whose contexts are derived from ctx.
+// temporalEach returns an eachFunc whose activities have contexts derived from ctx.
 func temporalEach(ctx context.Context) eachFunc {
 	return func(ran *int) func() error {
 		env := temporalEnvironment()
@@ -33,9 +33,9 @@ func temporalEach(ctx context.Context) eachFunc {
 	}
 }
 
-// temporalBeats has activities of the Temporal SDK beat, each in a test environment of
-// its own. What is measured is its client's own code: the data converter, and a batch
-// of which the newest is sent, here to the environment, every 30 s.
+// temporalBeats returns a subject in which activities of the Temporal SDK send heartbeats,
+// each in a test environment of its own. It measures the code of the SDK's client: the
+// data converter, and a batch whose newest heartbeat is sent every 30 s.
 func temporalBeats(activities int, beat func(ctx context.Context, n int)) (subject, error) {
 	var sent atomic.Int64
 	return beating(activities, func(serve func(many func(n int) error) error) error {
@@ -52,7 +52,7 @@ func temporalBeats(activities int, beat func(ctx context.Context, n int)) (subje
 		return err
 	}, func(n int) error {
 		if first := min(n, activities); sent.Load() < int64(first) {
-			return fmt.Errorf("%d batches were sent by %d activities", sent.Load(), first)
+			return fmt.Errorf("%d activities sent %d batches, want at least one each", first, sent.Load())
 		}
 		return nil
 	})

@@ -16,9 +16,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// The activity that takes 100 attempts and one hour: odd attempts stall for 10 s, even
-// ones work for 5 s and fail, with 55 s until the next, and the last one works longer.
-// All of it happens at multiples of 5 s.
+// These constants define the activity that takes 100 attempts and one hour. Odd attempts
+// stall for 10 s. Even attempts work for 5 s and fail, and the next one starts 55 s later.
+// The last attempt works longer. All events are at multiples of 5 s.
 const (
 	virtualStep  = 5 * time.Second
 	virtualStall = 2 * virtualStep
@@ -27,7 +27,7 @@ const (
 )
 
 func virtualSection(t *testing.T, s scale) section {
-	verified := func(int) error { return nil } // by each operation
+	verified := func(int) error { return nil } // each operation verifies itself
 	on := func(test func() error) func() (subject, error) {
 		return func() (subject, error) {
 			return subject{measure: timed(func(n int) error { return repeat(n, test) }, verified)}, nil
@@ -61,8 +61,9 @@ func inBubble(t *testing.T, f func() error) error {
 	return err
 }
 
-// anHour runs the activity, on the mock if there is one, which it moves, after a call
-// of settle, until the activity has ended. Exactly: the time that passes has no slack.
+// anHour runs the activity. If mock is not nil, it is the clock, and anHour moves it, after a
+// call of settle, until the activity has ended. If exactly is set, the attempts and the time
+// must be exact.
 func anHour(attempts int, mock *clock.Mock, settle func(), exactly bool) error {
 	cfg := activity.Config{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	now := time.Now
@@ -89,7 +90,7 @@ func anHour(attempts int, mock *clock.Mock, settle func(), exactly bool) error {
 	}
 	took := now().Sub(began)
 	if last < attempts || took < time.Hour || exactly && (last > attempts || took > time.Hour) {
-		return fmt.Errorf("%d attempts took %s, and not %d one hour", last, took, attempts)
+		return fmt.Errorf("%d attempts took %s, want %d in one hour", last, took, attempts)
 	}
 	return nil
 }

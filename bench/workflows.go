@@ -17,8 +17,9 @@ import (
 	"github.com/cschleiden/go-workflows/workflow"
 )
 
-// workflowsRunner runs workflows with one activity each, in a worker of go-workflows
-// in this process, on an SQLite file, or in memory if path is empty.
+// workflowsRunner returns a runner of workflows with one activity each. A worker of
+// go-workflows in this process runs them on an SQLite file. If path is empty, SQLite is in
+// memory.
 func workflowsRunner(path string) (runner, error) {
 	quiet := sqlite.WithBackendOptions(backend.WithLogger(slog.New(slog.DiscardHandler)))
 	var db backend.Backend
@@ -71,7 +72,7 @@ func tempDir() (dir string, remove func() error, err error) {
 	return dir, func() error { return os.RemoveAll(dir) }, err
 }
 
-// closing is r with something more to do when it is closed.
+// closing returns r with a function that is called after its close.
 func closing(r runner, then func() error) runner {
 	first := r.close
 	r.close = func() error {
