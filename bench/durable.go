@@ -34,8 +34,8 @@ func durableSections(s scale) []section {
 			name: "durable, at once", title: fmt.Sprintf("The same, %d at once", s.durable),
 			text: disk + "ns: the elapsed time divided by the number of activities.",
 			rows: []row{
-				durableWay("floor: two bbolt commits, Update", "each alone", update).row(s.durable),
-				durableWay("floor: two bbolt commits, Batch", "bbolt waits up to 10 ms for company", batch).row(s.durable),
+				durableWay("floor: two bbolt commits, Update", "each transaction alone", update).row(s.durable),
+				durableWay("floor: two bbolt commits, Batch", "bbolt waits up to 10 ms for other writers", batch).row(s.durable),
 				durableRun().row(s.durable),
 				durableWorkflow().row(s.durable),
 			},
@@ -45,8 +45,8 @@ func durableSections(s scale) []section {
 			text: disk + "From one activity. ns: the call.",
 			rows: []row{
 				{name: "this package, no Store", ours: true, open: func() (subject, error) { return ourBeats(1, beatInt, intDetails) }},
-				{name: "this package, with a Store", remark: "what is newest is saved behind it, every 100 ms", open: func() (subject, error) { return durableBeats(false) }},
-				{name: "this package, SyncHeartbeats", remark: "returns when it is on the disk", open: func() (subject, error) { return durableBeats(true) }},
+				{name: "this package, with a Store", remark: "the newest details are saved in the background, every 100 ms", open: func() (subject, error) { return durableBeats(false) }},
+				{name: "this package, SyncHeartbeats", remark: "returns when the details are on the disk", open: func() (subject, error) { return durableBeats(true) }},
 				durableWay("floor: one bbolt commit", "of 200 bytes", putOnce).row(1),
 			},
 		},

@@ -198,11 +198,11 @@ func heartbeatSections(s scale) []section {
 		return r
 	}
 	temporalRow := func(name string, n int, beat func(context.Context, int)) row {
-		return row{name: "Temporal SDK, " + name + from(n), remark: "in TestActivityEnvironment; the newest is kept for a batch, sent every 30 s",
+		return row{name: "Temporal SDK, " + name + from(n), remark: "in TestActivityEnvironment; the newest heartbeat is kept for a batch, which is sent every 30 s",
 			least: shares(n), open: func() (subject, error) { return temporalBeats(n, beat) }}
 	}
 	call := func(many func(n int)) row {
-		return row{name: "floor: an empty method", remark: "the call through an interface, with what it boxes",
+		return row{name: "floor: an empty method", remark: "the call through an interface, including the boxing of its argument",
 			open: func() (subject, error) { return floorBeats(1, many) }}
 	}
 	marshal := func(remark string, value func(i int) any) row {
@@ -232,7 +232,7 @@ func heartbeatSections(s scale) []section {
 						_ = empty.Heartbeat()
 					}
 				}),
-				{name: "by hand, Timer.Reset", remark: "moves the deadline, and knows nothing of a canceled attempt", open: func() (subject, error) {
+				{name: "by hand, Timer.Reset", remark: "moves the deadline; does not notice a canceled attempt", open: func() (subject, error) {
 					return floorBeats(1, func(n int) {
 						timer := time.AfterFunc(time.Hour, func() {})
 						defer timer.Stop()

@@ -168,7 +168,7 @@ func ways() []way {
 			},
 		},
 		{
-			name: "no-op: by hand", remark: "the function never looks at its context; the caller's is context.Background", group: noOp,
+			name: "no-op: by hand", remark: "the function never looks at its context; the caller's context is context.Background", group: noOp,
 			open: underBackground(func(ctx context.Context) eachFunc {
 				return func(ran *int) func() error {
 					f := func(context.Context, func()) error { *ran++; return nil }
@@ -177,7 +177,7 @@ func ways() []way {
 			}),
 		},
 		{
-			name: "no-op: this package, Run", remark: "likewise", group: noOp, ours: true,
+			name: "no-op: this package, Run", remark: "the same", group: noOp, ours: true,
 			open: underBackground(func(ctx context.Context) eachFunc {
 				rt := activity.New(activity.Config{})
 				return func(ran *int) func() error {

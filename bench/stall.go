@@ -41,13 +41,13 @@ func stallSection(s scale) section {
 }
 
 func stallsSection(s scale) section {
-	atOnce := lateRow("this package, at once", "all beat within some milliseconds, and never again", s.stalling, 99,
+	atOnce := lateRow("this package, at once", "all send their last heartbeat within some milliseconds", s.stalling, 99,
 		func(n int) ([]time.Duration, error) { return manyStall(n, s.silence, 0) })
 	atOnce.ours = true
 	return section{
 		name: "stalls", title: "From a stall to the next attempt, " + count(s.stalling) + " activities", text: stallText, rounds: s.slowRounds,
 		rows: []row{
-			lateRow("floor: time.AfterFunc, at once", "each starts a goroutine: no activity, no context, no log", s.stalling, 99,
+			lateRow("floor: time.AfterFunc, at once", "each starts a goroutine; no activity, no context, no log", s.stalling, 99,
 				func(n int) ([]time.Duration, error) { return timers(n, s.silence), nil }),
 			lateRow("by hand, at once", "a timer for each, which cancels the context and starts the next attempt: no fencing, no details, no log", s.stalling, 99,
 				func(n int) ([]time.Duration, error) { return stallByHand(n, s.silence), nil }),

@@ -40,7 +40,7 @@ func virtualSection(t *testing.T, s scale) section {
 			{name: "this package, in a bubble", remark: "testing/synctest and the zero Config", ours: true, open: on(func() error {
 				return inBubble(t, func() error { return anHour(s.attempts, nil, nil, true) })
 			})},
-			{name: "this package, in a bubble, clock.Mock", remark: "which the test moves 5 s at a time", open: on(func() error {
+			{name: "this package, in a bubble, clock.Mock", remark: "the test moves it 5 s at a time", open: on(func() error {
 				return inBubble(t, func() error { return anHour(s.attempts, clock.NewMock(), synctest.Wait, true) })
 			})},
 			{name: "this package, clock.Mock", remark: "the same without a bubble: the mock itself sleeps 1 ms a step and a timer", most: 1, open: on(func() error {
