@@ -1,10 +1,10 @@
-// Package heartbeatdetails says what heartbeat details are, for every engine.
+// Package heartbeatdetails decides for every engine which heartbeats have details.
 package heartbeatdetails
 
 import "reflect"
 
-// Given reports whether these are details. None are, nor is a single nil or nil pointer,
-// because there is nothing to resume from.
+// Given reports whether the arguments of a heartbeat are details. No arguments are none, nor
+// is a single nil or nil pointer, because an attempt could not resume from it.
 func Given(details []any) bool {
 	switch {
 	case len(details) != 1:
