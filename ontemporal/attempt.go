@@ -36,7 +36,7 @@ var (
 	errStops = fmt.Errorf("%w: the Temporal worker stops", activity.ErrShutdown)
 
 	// errReturned is the cause of a Context whose function has returned.
-	errReturned = fmt.Errorf("activity: the attempt is over, its function has returned (%w)", context.Canceled)
+	errReturned = fmt.Errorf("activity: the attempt's function has returned (%w)", context.Canceled)
 )
 
 // An attempt is one run of an activity's function in a worker, and the Context that
@@ -175,7 +175,7 @@ func (t *attempt) admit() error {
 			return nil
 		}
 		if n == 0 {
-			t.Logger().Error("activity: this attempt is blocked by a function that hangs", "waits_for", why)
+			t.Logger().Error("activity: this attempt is blocked by a function that hangs", "waiting_for", why)
 		}
 		t.send(t.sendDirectly)
 		timer := time.NewTimer(t.pulse())

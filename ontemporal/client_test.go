@@ -364,7 +364,7 @@ func TestHandle_Failures(t *testing.T) {
 		{enumspb.ACTIVITY_EXECUTION_STATUS_CANCELED, 0, temporal.NewCanceledError(), activity.RetryStateCancelRequested, 3,
 			`activity "a" (f) was canceled in attempt 3: context canceled: by an operator`},
 		{enumspb.ACTIVITY_EXECUTION_STATUS_FAILED, enumspb.RETRY_STATE_CANCEL_REQUESTED, temporal.NewApplicationError("boom", "t"), activity.RetryStateCancelRequested, 3,
-			`activity "a" (f) was canceled in attempt 3: context canceled: by an operator; its last attempt ended with: boom`},
+			`activity "a" (f) was canceled in attempt 3: context canceled: by an operator; the last attempt ended with: boom`},
 	} {
 		s := newServer()
 		s.ends(0, test.err)
@@ -394,8 +394,8 @@ func TestHandle_Cancel(t *testing.T) {
 		text   string // empty if the activity succeeds
 	}{
 		{"canceled", time.Second, canceled, enumspb.ACTIVITY_EXECUTION_STATUS_CANCELED, 0, "the user left"},
-		{"result of its own", time.Second, temporal.NewCanceledError("row 7: canceled"), enumspb.ACTIVITY_EXECUTION_STATUS_CANCELED, 0, "the user left; its last attempt ended with: row 7: canceled"},
-		{"failed", time.Second, temporal.NewApplicationError("boom", "t"), enumspb.ACTIVITY_EXECUTION_STATUS_FAILED, enumspb.RETRY_STATE_CANCEL_REQUESTED, "the user left; its last attempt ended with: boom"},
+		{"result of its own", time.Second, temporal.NewCanceledError("row 7: canceled"), enumspb.ACTIVITY_EXECUTION_STATUS_CANCELED, 0, "the user left; the last attempt ended with: row 7: canceled"},
+		{"failed", time.Second, temporal.NewApplicationError("boom", "t"), enumspb.ACTIVITY_EXECUTION_STATUS_FAILED, enumspb.RETRY_STATE_CANCEL_REQUESTED, "the user left; the last attempt ended with: boom"},
 		{"succeeded", time.Second, nil, 0, 0, ""},
 		{"within grace", 20*time.Second - 1, nil, 0, 0, ""},
 		{"too late", 20*time.Second + 1, nil, 0, 0, "the user left; it had not ended 20s later and may still run"},

@@ -102,7 +102,7 @@ func (t *attempt) Heartbeat(values ...any) error {
 	var failed error
 	if heartbeatdetails.Given(values) {
 		if newest, failed = encode(values); failed != nil {
-			failed = activity.NonRetryable(fmt.Errorf("%s: this heartbeat's details are not recorded, the earlier ones are kept: %w", t, failed))
+			failed = activity.NonRetryable(fmt.Errorf("%s: heartbeat details not recorded, the previous ones are kept: %w", t, failed))
 		}
 	}
 	t.mu.Lock()

@@ -33,7 +33,7 @@ func encode(values []any) (details, error) {
 	for i, v := range values {
 		value, err := marshal(v)
 		if err != nil {
-			return nil, fmt.Errorf("cannot encode value %d of %d, a %T: %w", i+1, len(values), v, err)
+			return nil, fmt.Errorf("cannot encode value %d of %d (%T): %w", i+1, len(values), v, err)
 		}
 		if size += len(value); size > maxDetailsSize {
 			return nil, fmt.Errorf("%w: %d bytes encoded, and the limit of a Temporal server is %d", activity.ErrDetailsTooLarge, size, maxDetailsSize)

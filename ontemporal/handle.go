@@ -329,7 +329,7 @@ func (e *canceledError) Error() string {
 	if errors.Is(e.result, e.cause) {
 		return e.result.Error()
 	}
-	return e.cause.Error() + "; its last attempt ended with: " + textOf(e.result)
+	return e.cause.Error() + "; the last attempt ended with: " + textOf(e.result)
 }
 
 func (e *canceledError) Unwrap() []error { return []error{e.cause, e.result} }

@@ -53,9 +53,9 @@ func unreadable(err error) error {
 
 // compare returns an error if d is an execution of another activity than the one to start.
 func compare[In any](d *client.ActivityExecutionDescription, o *activity.Options, in In) error {
-	const drop = "use another ID, or delete that execution (temporal activity delete) to drop what is stored"
+	const drop = "or delete that execution (temporal activity delete)"
 	if o.Name != "" && o.Name != d.ActivityType {
-		return fmt.Errorf("%w: the server has one named %q (%s, attempt %d), and this one is named %q: %s",
+		return fmt.Errorf("%w: the name on the server is %q (%s, attempt %d), the new one %q; use another ID, %s",
 			activity.ErrCheckpointMismatch, d.ActivityType, state(d), attempts(d), o.Name, drop)
 	}
 	if o.AcceptNewInput || !d.HasInput() { // another program's execution may have no input
@@ -68,8 +68,8 @@ func compare[In any](d *client.ActivityExecutionDescription, o *activity.Options
 	if difference == nil {
 		return nil
 	}
-	return fmt.Errorf("%w: the server has one (%s, attempt %d) with %w: use that input, set Options.AcceptNewInput to continue with the new one, %s",
-		activity.ErrCheckpointMismatch, state(d), attempts(d), difference, drop)
+	return fmt.Errorf("%w: %w; use the input on the server, set Options.AcceptNewInput to continue with the new one, use another ID, %s",
+		activity.ErrCheckpointMismatch, difference, drop)
 }
 
 // compareInput returns how d's input and in differ, or nil if they do not. The client's
@@ -77,7 +77,7 @@ func compare[In any](d *client.ActivityExecutionDescription, o *activity.Options
 // the SDK gives no access to the client's.
 func compareInput[In any](d *client.ActivityExecutionDescription, in In) (difference, err error) {
 	if n := len(d.RawResponse.GetInput().GetPayloads()); n > 2 {
-		return fmt.Errorf("%d arguments, and this one has one", n), nil
+		return fmt.Errorf("the execution on the server (%s, attempt %d) has %d arguments, the new one has one", state(d), attempts(d), n), nil
 	}
 	var stored converter.RawValue
 	if err := d.GetInput(&stored); err != nil {
@@ -91,19 +91,19 @@ func compareInput[In any](d *client.ActivityExecutionDescription, in In) (differ
 	var old In
 	var ours start
 	if err := d.GetInput(&old, &ours); err != nil {
-		return fmt.Errorf("the input %s, which cannot be decoded for this one (%w)", excerpt(stored.Payload()), err), nil
+		return fmt.Errorf("the input on the server %s (%s, attempt %d) cannot be decoded into the new one's type (%w)", excerpt(stored.Payload()), state(d), attempts(d), err), nil
 	}
 	again, oldErr := encoding.ToPayload(old)
 	if inErr != nil || oldErr != nil { // the client's converter may accept more than the default one
 		if reflect.DeepEqual(old, in) {
 			return nil, nil
 		}
-		return fmt.Errorf("another input of type %T", in), nil
+		return fmt.Errorf("the input on the server (%s, attempt %d) is another %T", state(d), attempts(d), in), nil
 	}
 	if samePayload(again, encoded) {
 		return nil, nil
 	}
-	return fmt.Errorf("the input %s, and this one has %s", excerpt(again), excerpt(encoded)), nil
+	return fmt.Errorf("the input on the server is %s (%s, attempt %d), the new one %s", excerpt(again), state(d), attempts(d), excerpt(encoded)), nil
 }
 
 func samePayload(a, b *commonpb.Payload) bool {

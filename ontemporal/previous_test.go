@@ -132,7 +132,7 @@ func launch[In any](t *testing.T, m *memory, opts activity.Options, in In, wantE
 		checkErr(t, err, nil)
 	case err == nil || err.Error() != wantErr:
 		t.Errorf("got the error\n%v, want\n%s", err, wantErr)
-	case strings.Contains(wantErr, "another activity's") != errors.Is(err, activity.ErrCheckpointMismatch):
+	case strings.Contains(wantErr, "another activity") != errors.Is(err, activity.ErrCheckpointMismatch):
 		t.Errorf("ErrCheckpointMismatch: %t", errors.Is(err, activity.ErrCheckpointMismatch))
 	}
 	if got := m.resumed(t); got != want {
@@ -141,9 +141,9 @@ func launch[In any](t *testing.T, m *memory, opts activity.Options, in In, wantE
 }
 
 const (
-	otherName  = `activity "a": not started: its checkpoint is another activity's: the server has one named "g" (failed, attempt 3), and this one is named "f": use another ID, or delete that execution (temporal activity delete) to drop what is stored`
-	howToGoOn  = `: use that input, set Options.AcceptNewInput to continue with the new one, use another ID, or delete that execution (temporal activity delete) to drop what is stored`
-	otherInput = `activity "a": not started: its checkpoint is another activity's: the server has one (failed, attempt 3) with the input {"File":"old","Rows":[1]}, and this one has {"File":"new","Rows":null}` + howToGoOn
+	otherName  = `activity "a": not started: the checkpoint of this ID belongs to another activity: the name on the server is "g" (failed, attempt 3), the new one "f"; use another ID, or delete that execution (temporal activity delete)`
+	howToGoOn  = `; use the input on the server, set Options.AcceptNewInput to continue with the new one, use another ID, or delete that execution (temporal activity delete)`
+	otherInput = `activity "a": not started: the checkpoint of this ID belongs to another activity: the input on the server is {"File":"old","Rows":[1]} (failed, attempt 3), the new one {"File":"new","Rows":null}` + howToGoOn
 )
 
 // Rule 31. Given an execution that has not completed, when its ID is started under another Name,
@@ -255,17 +255,17 @@ func resumes[In any](t *testing.T, name string, old any, in In, want string) {
 // Rule 31. Given an execution whose input cannot be this function's, when its ID is started,
 // then the start is refused, unless AcceptNewInput is set.
 func TestStart_ForeignInputIsRefused(t *testing.T) {
-	const foreign = `activity "a": not started: its checkpoint is another activity's: the server has one (failed, attempt 3) `
+	const foreign = `activity "a": not started: the checkpoint of this ID belongs to another activity: `
 	for _, test := range []struct {
 		name string
 		args []any
 		want string
 	}{
-		{"another type", []any{"old"}, foreign + `with the input "old", which cannot be decoded for this one (payload item 0: unable to decode: json: cannot unmarshal string into Go value of type ontemporal_test.job)` + howToGoOn},
-		{"two values", []any{job{File: "old"}, "more"}, foreign + `with the input {"File":"old","Rows":null}, which cannot be decoded for this one (payload item 1: unable to decode: json: cannot unmarshal string into Go value of type ontemporal.start)` + howToGoOn},
-		{"three values", []any{job{File: "new"}, struct{}{}, 1}, foreign + `with 3 arguments, and this one has one` + howToGoOn},
-		{"a long one", []any{job{File: strings.Repeat("x", 200)}}, foreign + `with the input {"File":"` + strings.Repeat("x", 91) + `... (223 bytes), and this one has {"File":"new","Rows":null}` + howToGoOn},
-		{"no text", []any{[]byte("a\xff")}, foreign + `with the input of 2 bytes, which cannot be decoded for this one (payload item 0: type *ontemporal_test.job: type is not *[]byte)` + howToGoOn},
+		{"another type", []any{"old"}, foreign + `the input on the server "old" (failed, attempt 3) cannot be decoded into the new one's type (payload item 0: unable to decode: json: cannot unmarshal string into Go value of type ontemporal_test.job)` + howToGoOn},
+		{"two values", []any{job{File: "old"}, "more"}, foreign + `the input on the server {"File":"old","Rows":null} (failed, attempt 3) cannot be decoded into the new one's type (payload item 1: unable to decode: json: cannot unmarshal string into Go value of type ontemporal.start)` + howToGoOn},
+		{"three values", []any{job{File: "new"}, struct{}{}, 1}, foreign + `the execution on the server (failed, attempt 3) has 3 arguments, the new one has one` + howToGoOn},
+		{"a long one", []any{job{File: strings.Repeat("x", 200)}}, foreign + `the input on the server is {"File":"` + strings.Repeat("x", 91) + `... (223 bytes) (failed, attempt 3), the new one {"File":"new","Rows":null}` + howToGoOn},
+		{"no text", []any{[]byte("a\xff")}, foreign + `the input on the server of 2 bytes (failed, attempt 3) cannot be decoded into the new one's type (payload item 0: type *ontemporal_test.job: type is not *[]byte)` + howToGoOn},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			m := newMemory(t, zipped)
@@ -322,7 +322,7 @@ func TestStart_InputThatIsNoJSON(t *testing.T) {
 		m.remember(t, failedStatus, "f", 7, in{Rows: 3})
 		_, err := ontemporal.Start(t.Context(), m, "queue", hour, work[in], in{Rows: rows})
 		if errors.Is(err, activity.ErrCheckpointMismatch) == same || (err == nil) != same || (m.started != nil) != same ||
-			!same && !strings.Contains(err.Error(), "(failed, attempt 3) with another input of type ontemporal_test.in: ") {
+			!same && !strings.Contains(err.Error(), "the input on the server (failed, attempt 3) is another ontemporal_test.in; ") {
 			t.Errorf("with %d rows: %v", rows, err)
 		}
 	}

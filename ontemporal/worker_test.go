@@ -165,8 +165,8 @@ func TestTimeout_EndsContextAtDeadline(t *testing.T) {
 		want activity.TimeoutType
 		text string
 	}{
-		{options{StartToCloseTimeout: time.Minute}, activity.TimeoutStartToClose, `activity "1" (f): start-to-close timeout: attempt 1 was not done within 1m0s; the last heartbeat's details are kept`},
-		{options{StartToCloseTimeout: time.Hour, ScheduleToCloseTimeout: time.Minute}, activity.TimeoutScheduleToClose, `activity "1" (f): schedule-to-close timeout: not done 1m0s after it was scheduled, in attempt 1; the last heartbeat's details are kept`},
+		{options{StartToCloseTimeout: time.Minute}, activity.TimeoutStartToClose, `activity "1" (f): start-to-close timeout: attempt 1 was not done within 1m0s; the last heartbeat details are kept`},
+		{options{StartToCloseTimeout: time.Hour, ScheduleToCloseTimeout: time.Minute}, activity.TimeoutScheduleToClose, `activity "1" (f): schedule-to-close timeout: not done 1m0s after it was scheduled, in attempt 1; the last heartbeat details are kept`},
 	} {
 		inCluster(t, func(t *testing.T, c *cluster) {
 			test.opts.RetryPolicy = once
@@ -265,7 +265,7 @@ func TestHeartbeat_BadDetailsCount(t *testing.T) {
 			checkErr(t, ctx.Heartbeat(1), nil)
 			time.Sleep(6 * time.Second)
 			err := ctx.Heartbeat(func() {})
-			if !isNonRetryable(err) || !strings.Contains(err.Error(), "cannot encode value 1 of 1, a func()") {
+			if !isNonRetryable(err) || !strings.Contains(err.Error(), "cannot encode value 1 of 1 (func())") {
 				t.Errorf("got %v", err)
 			}
 			time.Sleep(6 * time.Second) // the heartbeat above counted, so this is no stall
@@ -289,7 +289,7 @@ func TestHeartbeat_DetailsThatPanic(t *testing.T) {
 			n, err := run(c, options{RetryPolicy: once}, func(ctx activity.Context, _ int) (int, error) {
 				checkErr(t, ctx.Heartbeat(1), nil)
 				err := ctx.Heartbeat(details)
-				want := fmt.Sprintf("cannot encode value 1 of 1, a %T: Codec.Marshal panicked: panic: ouch", details)
+				want := fmt.Sprintf("cannot encode value 1 of 1 (%T): Codec.Marshal panicked: panic: ouch", details)
 				var p *activity.PanicError
 				if !isNonRetryable(err) || !strings.Contains(err.Error(), want) || !errors.As(err, &p) || p.Value != "ouch" {
 					t.Errorf("got %v", err)
@@ -326,7 +326,7 @@ func TestHeartbeatDetails_DoNotDecode(t *testing.T) {
 		want   string
 	}{
 		{"renamed", []any{struct{ Row int }{5}}, func() []any { return []any{new(renamed)} }, `unknown field "Row"`},
-		{"too few", []any{1}, func() []any { return []any{new(int), new(int)} }, "2 values asked for, only 1 were recorded"},
+		{"too few", []any{1}, func() []any { return []any{new(int), new(int)} }, "2 values requested, 1 recorded"},
 		{"another type", []any{"a"}, func() []any { return []any{new(int)} }, "cannot decode value 1 into *int"},
 		{"null", []any{nil, nil}, func() []any { return []any{new(int)} }, "a null is no int"},
 	} {
@@ -407,7 +407,7 @@ func TestRange_Resumes(t *testing.T) {
 				return ctx.Sleep(5 * time.Second)
 			})
 			if err == nil {
-				if err := activity.Range(ctx, 0, 6, nil); !isNonRetryable(err) || !strings.Contains(err.Error(), `activity "1" (f): attempt 2 called activity.Range twice`) {
+				if err := activity.Range(ctx, 0, 6, nil); !isNonRetryable(err) || !strings.Contains(err.Error(), `activity "1" (f): attempt 2: activity.Range called twice`) {
 					t.Errorf("a second Range gives %v", err)
 				}
 			}
@@ -679,7 +679,7 @@ func TestContext_OverAfterReturn(t *testing.T) {
 		checkErr(t, err, nil)
 		synctest.Wait()
 		for _, err := range []error{left.Heartbeat(1), left.Sleep(time.Hour), activity.Guard(left, never), context.Cause(left)} {
-			if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "its function has returned") {
+			if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "function has returned") {
 				t.Errorf("got %v", err)
 			}
 		}

@@ -527,7 +527,7 @@ func TestScenarios_Details(t *testing.T) {
 			"attempt 2 resumes from: 3",
 			"end: work of ID in attempt 2: non-retryable failure",
 			"end is: ErrCannotResume",
-			"end text: activity \"ID\" (work): attempt 2: cannot resume from the recorded heartbeat details: 2 values asked for, only 1 were recorded",
+			"end text: activity \"ID\" (work): attempt 2: cannot resume from the recorded heartbeat details: 2 values requested, 1 recorded",
 		},
 	}, {
 		name: "details that cannot be encoded",
@@ -544,7 +544,7 @@ func TestScenarios_Details(t *testing.T) {
 			"attempt 1 still runs: true",
 			"end: work of ID in attempt 1: non-retryable failure",
 			"end is: NonRetryable",
-			"end text: activity \"ID\" (work): attempt 1: this heartbeat's details are not recorded, the earlier ones are kept: cannot encode value 2 of 2, a chan int: the value has the type chan int, which cannot be encoded",
+			"end text: activity \"ID\" (work): attempt 1: heartbeat details not recorded, the previous ones are kept: cannot encode value 2 of 2 (chan int): the value has the type chan int, which cannot be encoded",
 		},
 	}, {
 		name: "the attempt outlives details that cannot be encoded",
@@ -560,7 +560,7 @@ func TestScenarios_Details(t *testing.T) {
 			"attempt 1 resumes from: nothing",
 			"attempt 2 comes after: disk full",
 			"attempt 2 resumes from: 3",
-			"bad: activity \"ID\" (work): attempt 1: this heartbeat's details are not recorded, the earlier ones are kept: cannot encode value 1 of 1, a func(): the value has the type func(), which cannot be encoded",
+			"bad: activity \"ID\" (work): attempt 1: heartbeat details not recorded, the previous ones are kept: cannot encode value 1 of 1 (func()): the value has the type func(), which cannot be encoded",
 			"end: result \"done\"",
 			"good: no error",
 		},
@@ -576,10 +576,10 @@ func TestScenarios_Details(t *testing.T) {
 			"attempt 1 resumes from: nothing",
 			"end: work of ID in attempt 1: non-retryable failure",
 			"end is: NonRetryable, ErrDetailsTooLarge",
-			"end text: activity \"ID\" (work): attempt 1: this heartbeat's details are not recorded, the earlier ones are kept: heartbeat details are too large: 2097154 bytes encoded, and Config.MaxDetailsSize is 2097152",
+			"end text: activity \"ID\" (work): attempt 1: heartbeat details not recorded, the previous ones are kept: heartbeat details are too large: 2097154 bytes encoded, Config.MaxDetailsSize is 2097152",
 		},
 		server: map[string]difference{
-			"end text": {"activity \"ID\" (work): attempt 1: this heartbeat's details are not recorded, the earlier ones are kept: heartbeat details are too large: 2097154 bytes encoded, and the limit of a Temporal server is 2093056", "the limit is the server's"},
+			"end text": {"activity \"ID\" (work): attempt 1: heartbeat details not recorded, the previous ones are kept: heartbeat details are too large: 2097154 bytes encoded, and the limit of a Temporal server is 2093056", "the limit is the server's"},
 		},
 	}, {
 		name: "1 MiB of details",
@@ -644,7 +644,7 @@ func TestScenarios_Details(t *testing.T) {
 			"attempt 1 resumes from: nothing",
 			"end: work of ID in attempt 1: non-retryable failure",
 			"end is: NonRetryable",
-			"end text: activity \"ID\" (work): attempt 1 called activity.Range twice; one activity has one Range, for phases Resume a struct of your own",
+			"end text: activity \"ID\" (work): attempt 1: activity.Range called twice; an activity has one Range (for several phases, use Resume with a struct)",
 		},
 	}, {
 		name: "a Range that finds another's details",
@@ -660,7 +660,7 @@ func TestScenarios_Details(t *testing.T) {
 			"attempt 2 resumes from: 3",
 			"end: work of ID in attempt 2: non-retryable failure",
 			"end is: ErrCannotResume",
-			"end text: activity.Range from 0 to 2: the details are not a Range's: activity \"ID\" (work): attempt 2: cannot resume from the recorded heartbeat details: cannot decode value 1 into *activity.RangeProgress: json: cannot unmarshal number into Go value of type activity.RangeProgress",
+			"end text: activity.Range from 0 to 2: the recorded details are not a Range's: activity \"ID\" (work): attempt 2: cannot resume from the recorded heartbeat details: cannot decode value 1 into *activity.RangeProgress: json: cannot unmarshal number into Go value of type activity.RangeProgress",
 		},
 	}, {
 		name: "a Range that was longer",
@@ -678,7 +678,7 @@ func TestScenarios_Details(t *testing.T) {
 			"attempt 2 resumes from: {\"Next\":5,\"To\":5}",
 			"end: work of ID in attempt 2: non-retryable failure",
 			"end is: ErrCannotResume",
-			"end text: activity.Range from 0 to 2: cannot resume from the recorded heartbeat details: an earlier attempt had done the numbers below 5 of those below 5, and they may mean something else now",
+			"end text: activity.Range from 0 to 2: cannot resume from the recorded heartbeat details: an earlier attempt ran a Range to 5 (next 5), so these numbers may stand for other work",
 		},
 	}})
 }

@@ -124,7 +124,7 @@ func TestScenarios_Cancellation(t *testing.T) {
 			"attempt 1 resumes from: nothing",
 			"end: work of ID in attempt 1: cancel requested",
 			"end is: the caller's cause, context.Canceled",
-			"end text: changed my mind; its last attempt ended with: context canceled",
+			"end text: changed my mind; the last attempt ended with: context canceled",
 		},
 	}, {
 		name: "Cancel, and the function says more of the cause", worker: fast, opts: opts,
@@ -149,7 +149,7 @@ func TestScenarios_Cancellation(t *testing.T) {
 			"attempt 1 resumes from: nothing",
 			"end: work of ID in attempt 1: cancel requested",
 			"end is: the caller's cause",
-			"end text: changed my mind; its last attempt ended with: disk full",
+			"end text: changed my mind; the last attempt ended with: disk full",
 		},
 	}, {
 		name: "Cancel, and the function returns a NonRetryable error of its own", worker: fast, opts: opts,
@@ -162,7 +162,7 @@ func TestScenarios_Cancellation(t *testing.T) {
 			"attempt 1 resumes from: nothing",
 			"end: work of ID in attempt 1: cancel requested",
 			"end is: NonRetryable, the caller's cause",
-			"end text: changed my mind; its last attempt ended with: disk full",
+			"end text: changed my mind; the last attempt ended with: disk full",
 		},
 	}, {
 		name: "Cancel, and the function panics", worker: fast, opts: opts,
@@ -177,7 +177,7 @@ func TestScenarios_Cancellation(t *testing.T) {
 			"end: work of ID in attempt 1: cancel requested",
 			"end is: the caller's cause",
 			"end panic: boom, in boom",
-			"end text: changed my mind; its last attempt ended with: panic: boom",
+			"end text: changed my mind; the last attempt ended with: panic: boom",
 		},
 	}, {
 		name: "Cancel at the last attempt, and the function returns an error of its own", worker: fast,
@@ -191,7 +191,7 @@ func TestScenarios_Cancellation(t *testing.T) {
 			"attempt 1 resumes from: nothing",
 			"end: work of ID in attempt 1: cancel requested",
 			"end is: the caller's cause",
-			"end text: changed my mind; its last attempt ended with: disk full",
+			"end text: changed my mind; the last attempt ended with: disk full",
 		},
 	}, {
 		name: "Cancel, and the function succeeds", worker: fast, opts: opts,
@@ -359,7 +359,7 @@ func TestScenarios_Cancellation(t *testing.T) {
 			"attempt 1 resumes from: nothing",
 			"end: work of ID in attempt 1: cancel requested",
 			"end is: the caller's cause",
-			"end text: changed my mind; its last attempt ended with: disk full",
+			"end text: changed my mind; the last attempt ended with: disk full",
 		},
 	}, {
 		name: "CancelGrace", worker: fast,

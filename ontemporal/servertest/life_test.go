@@ -37,7 +37,7 @@ var inChild = []scenario{{
 		"end: result \"done\"",
 	},
 	server: map[string]difference{
-		"attempt 2 comes after": {"activity \"ID\" (work): heartbeat timeout: attempt 1 had no heartbeat for 8s; the last heartbeat's details are kept", "the server only knows that the heartbeats have stopped"},
+		"attempt 2 comes after": {"activity \"ID\" (work): heartbeat timeout: attempt 1 had no heartbeat for 8s; the last heartbeat details are kept", "the server only knows that the heartbeats have stopped"},
 	},
 }}
 
@@ -183,7 +183,7 @@ func TestScenarios_Lives(t *testing.T) {
 			"end: work of ID in attempt 1: timeout",
 			"end again: result \"done\"",
 			"end is: context.DeadlineExceeded",
-			"end text: activity \"ID\" (work): schedule-to-close timeout: not done 8s after it was scheduled, in attempt 1; the last heartbeat's details are kept",
+			"end text: activity \"ID\" (work): schedule-to-close timeout: not done 8s after it was scheduled, in attempt 1; the last heartbeat details are kept",
 			"end timeout: schedule-to-close timeout, attempt 1 of ID (work), after 8s",
 			"end timeout before: nothing",
 			"end timeout details: 3",
@@ -273,7 +273,7 @@ func TestScenarios_Lives(t *testing.T) {
 			"beaten: yes",
 			"end: work of ID in attempt 1: cancel requested",
 			"end is: the caller's cause",
-			"end text: changed my mind; its last attempt ended with: disk full",
+			"end text: changed my mind; the last attempt ended with: disk full",
 			"go 0: yes",
 			"go 1: yes",
 		},
@@ -363,10 +363,10 @@ func TestScenarios_OtherActivities(t *testing.T) {
 			"end is: NonRetryable",
 			"end is again: ErrCheckpointMismatch",
 			"end text: disk full",
-			"end text again: activity \"ID\": not started: its checkpoint is another activity's: the Store has one (failed, attempt 1) with the input \"in\", and this one has \"again\": use that input, set Options.AcceptNewInput to continue with the new one, or Forget the ID to drop what is stored",
+			"end text again: activity \"ID\": not started: the checkpoint of this ID belongs to another activity: the stored input is \"in\" (failed, attempt 1), the new one \"again\"; use the stored input, set Options.AcceptNewInput to continue with the new one, or call Forget to delete the checkpoint",
 		},
 		server: map[string]difference{
-			"end text again": {"activity \"ID\": not started: its checkpoint is another activity's: the server has one (failed, attempt 1) with the input \"in\", and this one has \"again\": use that input, set Options.AcceptNewInput to continue with the new one, use another ID, or delete that execution (temporal activity delete) to drop what is stored", noForget},
+			"end text again": {"activity \"ID\": not started: the checkpoint of this ID belongs to another activity: the input on the server is \"in\" (failed, attempt 1), the new one \"again\"; use the input on the server, set Options.AcceptNewInput to continue with the new one, use another ID, or delete that execution (temporal activity delete)", noForget},
 		},
 	}, {
 		name: "another input is refused without details, too",
@@ -426,10 +426,10 @@ func TestScenarios_OtherActivities(t *testing.T) {
 			"end is: NonRetryable",
 			"end is again: ErrCheckpointMismatch",
 			"end text: disk full",
-			"end text again: activity \"ID\": not started: its checkpoint is another activity's: the Store has one named \"work\" (failed, attempt 1), and this one is named \"other work\": use another ID, or Forget this one to drop what is stored",
+			"end text again: activity \"ID\": not started: the checkpoint of this ID belongs to another activity: the stored name is \"work\" (failed, attempt 1), the new one \"other work\"; use another ID, or call Forget to delete the checkpoint",
 		},
 		server: map[string]difference{
-			"end text again": {"activity \"ID\": not started: its checkpoint is another activity's: the server has one named \"work\" (failed, attempt 1), and this one is named \"other work\": use another ID, or delete that execution (temporal activity delete) to drop what is stored", noForget},
+			"end text again": {"activity \"ID\": not started: the checkpoint of this ID belongs to another activity: the name on the server is \"work\" (failed, attempt 1), the new one \"other work\"; use another ID, or delete that execution (temporal activity delete)", noForget},
 		},
 	}, {
 		name: "ErrCannotResume, then a program that can",

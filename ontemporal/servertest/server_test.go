@@ -466,12 +466,12 @@ type rowError struct{ row int }
 
 func (e *rowError) Error() string { return fmt.Sprintf("row %d is bad", e.row) }
 
-// TestExamples_OnServer runs ontemporal's Examples and the program of examples/checksum against this
+// TestExamples_OnServer runs ontemporal's Examples and the program of examples/ontemporal against this
 // server.
 func TestExamples_OnServer(t *testing.T) {
 	for _, test := range []struct{ dir, run string }{
 		{"..", "^Example"},
-		{"../../examples/checksum", "^TestCluster$"},
+		{"../../examples/ontemporal", "^TestCluster$"},
 	} {
 		t.Run(test.run, func(t *testing.T) {
 			t.Parallel()
