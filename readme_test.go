@@ -28,11 +28,8 @@ func TestImportSurvivesEverything(t *testing.T) {
 				})
 			})
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if want := []string{"a", "b", "c"}; !slices.Equal(imported, want) {
-			t.Errorf("imported %q, want %q", imported, want)
+		if want := []string{"a", "b", "c"}; err != nil || !slices.Equal(imported, want) {
+			t.Errorf("imported %q, want %q (%v)", imported, want, err)
 		}
 	})
 }
@@ -49,11 +46,8 @@ func TestResumesAfterAStall(t *testing.T) {
 				return ctx.Sleep(time.Second)
 			})
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if took := time.Since(start); took != 110*time.Second { // 100 steps, and one stall
-			t.Errorf("took %s", took)
+		if took := time.Since(start); err != nil || took != 110*time.Second { // 100 steps, and one stall
+			t.Errorf("%v after %s", err, took)
 		}
 	})
 }
