@@ -70,17 +70,17 @@ type body interface {
 	encode(c Codec) ([]byte, error) // the input
 	release()                       // lets go of the input; run is not called any more
 	// again decodes a stored input into the function's type, and encodes that.
-	again(c Codec, stored []byte) ([]byte, error)
+	reencode(c Codec, stored []byte) ([]byte, error)
 }
 
 type plain func(Context) error
 
-func (f plain) run(ctx Context) (any, error)                 { return nil, f(ctx) }
-func (f plain) function() any                                { return f }
-func (f plain) takesInput() bool                             { return false }
-func (f plain) encode(Codec) ([]byte, error)                 { return nil, nil }
-func (f plain) release()                                     {}
-func (f plain) again(_ Codec, stored []byte) ([]byte, error) { return stored, nil }
+func (f plain) run(ctx Context) (any, error)                    { return nil, f(ctx) }
+func (f plain) function() any                                   { return f }
+func (f plain) takesInput() bool                                { return false }
+func (f plain) encode(Codec) ([]byte, error)                    { return nil, nil }
+func (f plain) release()                                        {}
+func (f plain) reencode(_ Codec, stored []byte) ([]byte, error) { return stored, nil }
 
 type call[In, Out any] struct {
 	fn func(Context, In) (Out, error)
@@ -108,7 +108,7 @@ func (c *call[In, Out]) release() {
 	c.in = zero
 }
 
-func (c *call[In, Out]) again(codec Codec, stored []byte) ([]byte, error) {
+func (c *call[In, Out]) reencode(codec Codec, stored []byte) ([]byte, error) {
 	var other call[In, Out]
 	if err := unmarshal(codec, stored, &other.in); err != nil {
 		return nil, fmt.Errorf("cannot be decoded into the new one's type (%w)", err)
@@ -149,7 +149,7 @@ func (a *activity) proceedLocked() {
 	switch rt := a.rt; {
 	case a.blockedLocked():
 		a.setPhaseLocked(phaseBlocked, min(rt.now.add(blockedLogAfter), a.closeBy()))
-		a.tellLocked(EventBlocked, a.attempts, a.failure, 0, nil)
+		a.emitLocked(EventBlocked, a.attempts, a.failure, 0, nil)
 	case !a.phase.holdsSlot() && !rt.slots.freeLocked():
 		a.setPhaseLocked(phaseQueued, min(rt.now.deadline(a.opts.ScheduleToStartTimeout), a.closeBy()))
 	default:
@@ -222,7 +222,7 @@ func (a *activity) startAttemptLocked() {
 	a.attempts, a.due = t.number, 0
 	rt.counts.attempts++
 	a.setPhaseLocked(phaseRunning, min(t.beatBy, t.closeBy))
-	a.tellLocked(EventAttemptStarted, t.number, nil, 0, nil)
+	a.emitLocked(EventAttemptStarted, t.number, nil, 0, nil)
 	rt.scheduler.starting = append(rt.scheduler.starting, t)
 }
 
@@ -276,7 +276,7 @@ func (t *attempt) abandonedReturnedLocked() {
 	}
 	a.abandoned--
 	a.rt.counts.abandoned--
-	a.tellLocked(EventAbandonedReturned, t.number, nil, 0, nil)
+	a.emitLocked(EventAbandonedReturned, t.number, nil, 0, nil)
 	if a.released {
 		a.dropLocked()
 	}
@@ -374,7 +374,7 @@ func (a *activity) abandonCanceledLocked() {
 	t.over.Store(true)
 	a.mu.Unlock()
 	t.abandonLocked()
-	a.tellLocked(EventAbandoned, t.number, nil, 0, log)
+	a.emitLocked(EventAbandoned, t.number, nil, 0, log)
 	a.finishCanceledLocked(&canceledError{
 		cause: a.cancelCause,
 		note:  fmt.Sprintf("; its function had not returned %s later and is abandoned", a.opts.CancelGrace),
@@ -435,9 +435,9 @@ func (a *activity) decideLocked() {
 	}
 	a.stalled = timeout == TimeoutHeartbeat
 
-	a.tellLocked(EventAttemptFailed, t.number, a.failure, delay, a.failedLog(retry, delay))
+	a.emitLocked(EventAttemptFailed, t.number, a.failure, delay, a.failedLog(retry, delay))
 	if t.abandoned {
-		a.tellLocked(EventAbandoned, t.number, nil, 0, nil)
+		a.emitLocked(EventAbandoned, t.number, nil, 0, nil)
 	}
 	if a.rec != nil {
 		a.rec.saveSoonLocked(rt)
@@ -543,7 +543,7 @@ func (a *activity) endLocked() {
 	case StateCanceled:
 		kind = EventCanceled
 	}
-	a.tellLocked(kind, a.attempts, a.err, 0, nil)
+	a.emitLocked(kind, a.attempts, a.err, 0, nil)
 	a.mu.Lock()
 	rt.counts.heartbeats += a.beats
 	release := !a.delivery.closeLocked()

@@ -330,7 +330,7 @@ func (t *attempt) Sleep(d time.Duration) error { return t.SleepContext(t, d) }
 // SleepContext implements [Engine].
 func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 	if ctx.Err() == nil && d > 0 {
-		alarm := t.a.rt.ringAfter(d)
+		alarm := t.a.rt.newWaitTimer(d)
 		select {
 		case <-alarm.c:
 		case <-ctx.Done():

@@ -67,7 +67,7 @@ var errReplaced = errors.New("a new execution of the ID has replaced the checkpo
 type round struct {
 	w        *writer
 	gone     bool
-	left     []write   // not tried yet
+	untried  []write   // not tried yet
 	suspects []write   // likewise, and the Store has not taken them before
 	parts    [][]write // of what is being tried, those that have not been, the next one last
 	calling  []write   // what the call that is under way is for
@@ -79,10 +79,10 @@ type round struct {
 
 // bring brings a batch to the Store, in calls of a size that a Store can be expected to
 // take.
-func (w *writer) bring(batch []write, gone bool) {
-	rd := &round{w: w, gone: gone, left: batch}
+func (w *writer) writeBatch(batch []write, gone bool) {
+	rd := &round{w: w, gone: gone, untried: batch}
 	if i := slices.IndexFunc(batch, func(x write) bool { return x.failing }); i >= 0 { // take has put them last
-		rd.left, rd.suspects = batch[:i:i], batch[i:]
+		rd.untried, rd.suspects = batch[:i:i], batch[i:]
 	}
 	done := false
 	defer func() {
@@ -92,8 +92,8 @@ func (w *writer) bring(batch []write, gone bool) {
 		}
 		rd.note()
 	}()
-	for len(rd.left) > 0 {
-		part := rd.cut(&rd.left)
+	for len(rd.untried) > 0 {
+		part := rd.cut(&rd.untried)
 		rd.try(part)
 	}
 	rd.trySuspects()
@@ -219,23 +219,23 @@ func (rd *round) giveBack() {
 }
 
 func (rd *round) giveBackLocked() {
-	rest := slices.Concat(append(rd.parts, rd.left, rd.suspects)...)
-	rd.parts, rd.left, rd.suspects = nil, nil, nil
+	rest := slices.Concat(append(rd.parts, rd.untried, rd.suspects)...)
+	rd.parts, rd.untried, rd.suspects = nil, nil, nil
 	for i := range rest {
 		x := &rest[i]
 		r := x.r
 		if rd.w.records[r.id] != r {
-			x.tellLocked(errReplaced)
+			x.notifyLocked(errReplaced)
 			continue
 		}
-		rd.w.gatherLocked(r)
+		rd.w.markDirtyLocked(r)
 		if r.failing {
 			rd.w.failedLocked(r)
 		}
 		r.waiters = append(x.waiters, r.waiters...)
 		r.syncs = append(x.syncs, r.syncs...)
 		if len(r.waiters)+len(r.syncs) > 0 && !r.urgent {
-			rd.w.urgeLocked(r)
+			rd.w.setUrgentLocked(r)
 		}
 		if !r.urgent && !r.failing {
 			rd.w.soon.setLocked(rd.w.rt, rd.w.rt.now)
@@ -253,7 +253,7 @@ func (rd *round) call(part *[]write) (err error, late bool) {
 		if w.records[x.r.id] == x.r {
 			return false
 		}
-		x.tellLocked(errReplaced)
+		x.notifyLocked(errReplaced)
 		return true
 	})
 	for i := range still {
@@ -317,7 +317,7 @@ func (w *writer) overdueLocked() {
 	w.round.giveBackLocked()
 	w.hangsLocked(true)
 	for i := range w.round.calling {
-		w.round.calling[i].tellLocked(err)
+		w.round.calling[i].notifyLocked(err)
 	}
 }
 
@@ -329,17 +329,17 @@ func (rd *round) tried(part []write, err error) {
 	defer rt.leave()
 	for i := range part {
 		r := part[i].r
-		part[i].tellLocked(err)
+		part[i].notifyLocked(err)
 		switch current := w.records[r.id] == r; {
 		case !current:
 		case err != nil:
-			w.gatherLocked(r)
+			w.markDirtyLocked(r)
 			if !r.urgent { // else it has changed since
 				w.failedLocked(r)
-				r.alone = r.alone || len(part) == 1
+				r.failedAlone = r.failedAlone || len(part) == 1
 			}
 		default:
-			r.failing, r.alone = false, false
+			r.failing, r.failedAlone = false, false
 			if r.dirty { // it has changed since
 				w.soon.setLocked(rt, rt.now.add(rt.cfg.SaveInterval))
 				break
@@ -347,7 +347,7 @@ func (rd *round) tried(part []write, err error) {
 			if r.unsaved = false; r.a == nil {
 				w.dropLocked(r.id)
 			}
-			r.tellLocked(nil) // those that were told that the call is late, and wait on
+			r.notifyLocked(nil) // those that were told that the call is late, and wait on
 		}
 		if err != nil {
 			rd.failed, rd.err = append(rd.failed, r), err
@@ -370,7 +370,7 @@ func (rd *round) note() {
 	}
 	if !rd.taken && !w.pace(rd.gone).proven { // which says nothing about one of them
 		for _, r := range rd.failed {
-			r.alone = r.alone && len(rd.failed) == 1
+			r.failedAlone = r.failedAlone && len(rd.failed) == 1
 		}
 	}
 	p := w.pace(rd.gone)

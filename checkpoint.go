@@ -89,7 +89,7 @@ type record struct {
 	urgent      bool    // to be tried at once; counted in writer.urgent
 	urgentSince instant // of use while it is urgent
 	failing     bool    // the Store has not taken it
-	alone       bool    // nor when it was tried by itself
+	failedAlone bool    // nor when it was tried by itself
 	waiting
 
 	// As the Store has it, if that lies in the future; else zero. A process whose
@@ -191,7 +191,7 @@ func (r *record) saveEndLocked(err error) bool {
 
 // remains returns the checkpoint that an ended activity has left. The caller may
 // keep it.
-func (r *record) remains(rt *Runtime) Checkpoint {
+func (r *record) finalCheckpoint(rt *Runtime) Checkpoint {
 	cp := r.last
 	cp.Input, cp.Details = bytes.Clone(cp.Input), bytes.Clone(cp.Details)
 	if r.failure != nil {
@@ -235,7 +235,7 @@ func (rt *Runtime) lastFailure(a *activity, err error) string {
 		defer func() { text <- got }()
 		rt.protect(a, "an error's text", func() { got = short(err) })
 	}()
-	late := rt.ringAfter(rt.cfg.StoreTimeout)
+	late := rt.newWaitTimer(rt.cfg.StoreTimeout)
 	defer late.stop()
 	select {
 	case got := <-text:

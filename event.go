@@ -75,13 +75,13 @@ func (d *delivery) closeLocked() bool {
 	return d.running
 }
 
-// tellLocked posts an event, and a log line that goes with it. Runtime.mu is
+// emitLocked posts an event, and a log line that goes with it. Runtime.mu is
 // held, and activity.mu is not.
-func (a *activity) tellLocked(kind EventKind, attempt int, err error, delay time.Duration, log func()) {
-	a.tellAtLocked(a.rt.now, kind, attempt, err, delay, log)
+func (a *activity) emitLocked(kind EventKind, attempt int, err error, delay time.Duration, log func()) {
+	a.emitAtLocked(a.rt.now, kind, attempt, err, delay, log)
 }
 
-func (a *activity) tellAtLocked(at instant, kind EventKind, attempt int, err error, delay time.Duration, log func()) {
+func (a *activity) emitAtLocked(at instant, kind EventKind, attempt int, err error, delay time.Duration, log func()) {
 	if log != nil {
 		a.post(notice{log: log})
 	}

@@ -63,7 +63,7 @@ func (rt *Runtime) Recover(ctx context.Context, defs ...Recoverable) (int, error
 		start(cp)
 	}
 	for _, id := range busy {
-		cp, err := r.left(ctx, id)
+		cp, err := r.recheck(ctx, id)
 		if fail(err); err == nil {
 			start(cp)
 		}
@@ -131,7 +131,7 @@ func (r *recovery) start(ctx context.Context, cp Checkpoint) (*activity, error) 
 		if !wraps(err, ErrAlreadyRunning) {
 			return a, err
 		}
-		if cp, err = r.left(ctx, cp.ID); err != nil {
+		if cp, err = r.recheck(ctx, cp.ID); err != nil {
 			return nil, err
 		}
 	}
@@ -139,7 +139,7 @@ func (r *recovery) start(ctx context.Context, cp Checkpoint) (*activity, error) 
 
 // left waits until it is decided whether the activity that has an ID runs. If its start was
 // refused, left returns the checkpoint. If it runs, that is errNotRecovered.
-func (r *recovery) left(ctx context.Context, id string) (Checkpoint, error) {
+func (r *recovery) recheck(ctx context.Context, id string) (Checkpoint, error) {
 	rt := r.rt
 	rt.enter()
 	a, restoring := rt.runningLocked(id), rt.writer.records[id].restoring()
@@ -238,7 +238,7 @@ func (rt *Runtime) current(ctx context.Context, cp Checkpoint, dropped uint64) (
 	case a != nil || r != nil && r.gone:
 		return Checkpoint{}, busy, nil
 	case r != nil: // it has ended meanwhile
-		return r.remains(rt), false, nil
+		return r.finalCheckpoint(rt), false, nil
 	case cp.State != 0 && !changed:
 		return cp, false, nil
 	}
@@ -307,7 +307,7 @@ func (rt *Runtime) Forget(ctx context.Context, id string) error {
 	case rt.cfg.Store == nil:
 		return nil
 	}
-	late := rt.ringAfter(rt.cfg.StoreTimeout)
+	late := rt.newWaitTimer(rt.cfg.StoreTimeout)
 	defer late.stop()
 	select {
 	case rt.writer.turn <- struct{}{}:

@@ -229,28 +229,28 @@ type sleeper struct {
 }
 
 // A ring is a channel that is closed at an instant.
-type ring struct {
+type waitTimer struct {
 	rt *Runtime
 	c  chan struct{}
 	sleeper
 }
 
-// ringAfter returns a ring that is closed after d.
-func (rt *Runtime) ringAfter(d time.Duration) *ring {
+// newWaitTimer returns a ring that is closed after d.
+func (rt *Runtime) newWaitTimer(d time.Duration) *waitTimer {
 	rt.enter()
 	defer rt.leave()
-	return rt.ringAfterLocked(d)
+	return rt.newWaitTimerLocked(d)
 }
 
-func (rt *Runtime) ringAfterLocked(d time.Duration) *ring {
-	r := &ring{rt: rt, c: make(chan struct{})}
+func (rt *Runtime) newWaitTimerLocked(d time.Duration) *waitTimer {
+	r := &waitTimer{rt: rt, c: make(chan struct{})}
 	r.wake = func() { rt.scheduler.closing = append(rt.scheduler.closing, r.c) }
 	rt.scheduler.setSleeperLocked(&r.sleeper, rt.now.add(d))
 	return r
 }
 
 // stop is called by who waits no longer.
-func (r *ring) stop() {
+func (r *waitTimer) stop() {
 	r.rt.enter()
 	defer r.rt.leave()
 	r.rt.scheduler.alarms.remove(r.place)

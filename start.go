@@ -81,7 +81,7 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode sta
 	}
 	err := rt.schedule(a)
 	if err != nil {
-		a.letGo()
+		a.releaseContext()
 	} else if a.rec != nil {
 		err = a.load(recovered != nil)
 	}
@@ -91,8 +91,8 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode sta
 	return a, nil
 }
 
-// letGo lets go of the context of a caller whose activity was refused.
-func (a *activity) letGo() {
+// releaseContext lets go of the context of a caller whose activity was refused.
+func (a *activity) releaseContext() {
 	if a.stopWatch != nil {
 		a.stopWatch()
 	}
@@ -206,7 +206,7 @@ func (rt *Runtime) schedule(a *activity) error {
 		return nil
 	}
 	rt.counts.scheduled++
-	a.tellLocked(EventScheduled, 0, nil, 0, nil)
+	a.emitLocked(EventScheduled, 0, nil, 0, nil)
 	a.proceedLocked()
 	return nil
 }
@@ -263,7 +263,7 @@ func (a *activity) acceptLocked() {
 	if s := &a.rec.start; !s.accepted {
 		s.accepted, s.before = true, nil
 		a.rt.counts.scheduled++
-		a.tellAtLocked(s.calledAt, EventScheduled, 0, nil, 0, nil)
+		a.emitAtLocked(s.calledAt, EventScheduled, 0, nil, 0, nil)
 		a.rt.scheduler.closing = append(a.rt.scheduler.closing, s.decided)
 	}
 }
@@ -306,7 +306,7 @@ func (a *activity) find() (cp Checkpoint, err error) {
 	r, rt := a.rec, a.rt
 	if p := r.start.replaces; p != nil {
 		if !p.gone {
-			cp = p.remains(rt)
+			cp = p.finalCheckpoint(rt)
 		}
 		return cp, nil
 	}
@@ -344,8 +344,8 @@ func (a *activity) loaded(cp Checkpoint, mismatch error, recovering bool, err er
 	}
 	a.rt.leave()
 	if err != nil {
-		<-a.done() // until the caller's context is let go
-		a.letGo()  // if it is attended, also after a Goexit
+		<-a.done()         // until the caller's context is let go
+		a.releaseContext() // if it is attended, also after a Goexit
 	}
 	return err
 }
@@ -367,7 +367,7 @@ func (a *activity) compare(cp Checkpoint) error {
 	if bytes.Equal(cp.Input, r.input) { // which decoding may not give back to the last bit
 		return nil
 	}
-	again, err := a.body.again(a.rt.cfg.Codec, bytes.Clone(cp.Input))
+	again, err := a.body.reencode(a.rt.cfg.Codec, bytes.Clone(cp.Input))
 	if err == nil && bytes.Equal(again, r.input) {
 		r.input = bytes.Clone(cp.Input)
 		return nil
@@ -466,7 +466,7 @@ func (a *activity) resumeLocked(cp Checkpoint, recovering bool) {
 	}
 }
 
-func (c *Checkpoint) sound() bool {
+func (c *Checkpoint) valid() bool {
 	return c.State >= CheckpointRunning && c.State <= CheckpointWaiting &&
 		c.Attempt >= 0 && c.Attempt < math.MaxInt && (c.Attempt > 0 || c.State != CheckpointRunning) &&
 		c.CountedFrom >= 0 && c.CountedFrom <= c.Attempt && c.Progressed >= 0 && c.Progressed <= c.Attempt

@@ -180,7 +180,7 @@ func (rt *Runtime) load(ctx context.Context, id string, by instant, cancelable f
 
 // loadTurn waits until there is no Load of id, and returns the next one, to be started.
 func (rt *Runtime) loadTurn(ctx context.Context, id string, by instant, cancelable func(context.CancelCauseFunc)) (*storeCall, error) {
-	var late *ring
+	var late *waitTimer
 	for {
 		rt.enter()
 		within := min(rt.cfg.StoreTimeout, by.since(rt.now))
@@ -197,7 +197,7 @@ func (rt *Runtime) loadTurn(ctx context.Context, id string, by instant, cancelab
 		}
 		returned := before.returnedLocked()
 		if late == nil {
-			late = rt.ringAfterLocked(within)
+			late = rt.newWaitTimerLocked(within)
 			defer late.stop()
 			var cancel context.CancelCauseFunc
 			ctx, cancel = context.WithCancelCause(ctx)
@@ -222,7 +222,7 @@ func (c *Checkpoint) errorIfNot(id string) error {
 	switch {
 	case c.ID != id:
 		return fmt.Errorf("returned the checkpoint of another ID (%q)", c.ID)
-	case !c.sound():
+	case !c.valid():
 		return fmt.Errorf("returned an invalid checkpoint (state %s, attempt %d, counted from %d, progressed %d)", c.State, c.Attempt, c.CountedFrom, c.Progressed)
 	}
 	return nil

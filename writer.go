@@ -52,7 +52,7 @@ type writer struct {
 
 func (w *writer) init(rt *Runtime) {
 	w.rt, w.records, w.loads, w.turn = rt, map[string]*record{}, map[string]*storeCall{}, make(chan struct{}, 1)
-	w.patience.wake, w.overdue.wake = w.tellLateLocked, w.overdueLocked
+	w.patience.wake, w.overdue.wake = w.expireWaitersLocked, w.overdueLocked
 	for _, r := range []*reminder{&w.soon, &w.saves.retry, &w.deletes.retry} {
 		r.wake = func() { r.due = true }
 	}
@@ -119,8 +119,8 @@ type waiting struct {
 // A waiter is called, with Runtime.mu held, once the Store was tried.
 type waiter func(err error)
 
-// tellLocked tells them how the try went.
-func (w *waiting) tellLocked(err error) {
+// notifyLocked tells them how the try went.
+func (w *waiting) notifyLocked(err error) {
 	told := *w
 	*w = waiting{}
 	for _, f := range told.waiters {
@@ -138,14 +138,14 @@ func (r *record) saveLocked(rt *Runtime, f waiter) {
 	if f != nil {
 		r.waiters = append(r.waiters, f)
 	}
-	w.gatherLocked(r)
+	w.markDirtyLocked(r)
 	if r.urgent {
 		return
 	}
-	w.urgeLocked(r)
+	w.setUrgentLocked(r)
 }
 
-func (w *writer) urgeLocked(r *record) {
+func (w *writer) setUrgentLocked(r *record) {
 	r.urgent, r.urgentSince = true, w.rt.now
 	if w.urgent++; w.hangs && w.patience.place == 0 {
 		w.rt.scheduler.setSleeperLocked(&w.patience, w.rt.now.add(w.rt.cfg.StoreTimeout))
@@ -172,11 +172,11 @@ func (w *writer) hangsLocked(hangs bool) {
 // saveSoonLocked makes the record dirty, to be saved within Config.SaveInterval.
 func (r *record) saveSoonLocked(rt *Runtime) {
 	w := &rt.writer
-	w.gatherLocked(r)
+	w.markDirtyLocked(r)
 	w.soon.setLocked(rt, rt.now.add(rt.cfg.SaveInterval))
 }
 
-func (w *writer) gatherLocked(r *record) {
+func (w *writer) markDirtyLocked(r *record) {
 	r.unsaved = true
 	if !r.dirty {
 		r.dirty = true
@@ -215,8 +215,8 @@ func (w *writer) wallClockLocked() {
 	}
 }
 
-// calmLocked ends the urgency of a record.
-func (w *writer) calmLocked(r *record) {
+// clearUrgentLocked ends the urgency of a record.
+func (w *writer) clearUrgentLocked(r *record) {
 	if !r.urgent {
 		return
 	}
@@ -230,9 +230,9 @@ func (w *writer) dropLocked(id string) {
 	w.dropped++
 }
 
-// tellLateLocked tells those who have waited for a try for Config.StoreTimeout that there
+// expireWaitersLocked tells those who have waited for a try for Config.StoreTimeout that there
 // was none, because a call does not return.
-func (w *writer) tellLateLocked() {
+func (w *writer) expireWaitersLocked() {
 	if !w.hangs {
 		return
 	}
@@ -253,11 +253,11 @@ func (w *writer) tellLateLocked() {
 	}
 	err := rt.errNotTried()
 	for _, r := range late {
-		w.calmLocked(r)
+		w.clearUrgentLocked(r)
 		if w.records[r.id] == r { // else it no longer matters
 			w.failedLocked(r)
 		}
-		r.tellLocked(err)
+		r.notifyLocked(err)
 	}
 }
 
@@ -346,7 +346,7 @@ func (w *writer) writeDue() bool {
 	}
 	for _, gone := range []bool{false, true} {
 		if batch := w.take(gone); len(batch) > 0 {
-			w.bring(batch, gone)
+			w.writeBatch(batch, gone)
 			runtime.Gosched() // callers that were waiting can share the next batch
 		}
 	}
@@ -414,13 +414,13 @@ func (w *writer) take(gone bool) (batch []write) {
 	w.dirty = append(later, rest...)
 	for _, r := range wanted[:len(wanted)-len(rest)] {
 		r.dirty = false
-		w.calmLocked(r)
+		w.clearUrgentLocked(r)
 		batch = append(batch, r.writeLocked())
 	}
 	for _, r := range replaced {
 		r.dirty = false
-		w.calmLocked(r)
-		r.tellLocked(errReplaced)
+		w.clearUrgentLocked(r)
+		r.notifyLocked(errReplaced)
 	}
 	left := func(failing bool) bool {
 		return slices.ContainsFunc(rest, func(r *record) bool { return r.failing == failing })
@@ -443,7 +443,7 @@ func (r *record) rank() int {
 	switch {
 	case !r.failing:
 		return 0
-	case !r.alone:
+	case !r.failedAlone:
 		return 1
 	}
 	return 2
