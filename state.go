@@ -5,26 +5,32 @@ import (
 	"time"
 )
 
-// State is where an activity is in its life.
+// The states of an activity: the State that users see, the phase that the Runtime uses,
+// and what an alarm and a cancellation do in each phase. The table below is the state
+// machine. Every move goes through setPhaseLocked.
+
+// A State is a stage of an activity's life, as [Status] reports it.
 type State int
 
 const (
 	_               State = iota
-	StateWaiting          // for a slot of MaxConcurrent, or for the Store
-	StateRunning          // an attempt runs, or has just failed and RetryPolicy.Retryable is being asked
-	StateBackingOff       // until the next attempt
-	StateBlocked          // the next attempt waits for functions of earlier ones that hang, or are inside Guard
+	StateWaiting          // waiting for a slot of Config.MaxConcurrent, or for the Store
+	StateRunning          // running an attempt, or calling RetryPolicy.Retryable for an attempt that has just failed
+	StateBackingOff       // waiting for the backoff before the next attempt
+	StateBlocked          // waiting for functions of earlier attempts, which hang or are inside Guard
 	StateCompleted        // final: the function returned nil
-	StateFailed           // final: there is no further attempt
-	StateCanceled         // final
+	StateFailed           // final: the last attempt failed, and is not retried
+	StateCanceled         // final: canceled by the caller's context, Handle.Cancel or Shutdown
 )
+
+// String returns the state's name in lower case, such as "backing off".
 
 func (s State) String() string {
 	return enum("State", int(s), "", "waiting", "running", "backing off", "blocked", "completed", "failed", "canceled")
 }
 
-// A phase is where an activity is in its life, as the Runtime sees it. An
-// activity is in exactly one, and setPhaseLocked is the only way into another.
+// A phase is a stage of an activity's life, in more detail than State. An activity is in
+// exactly one phase, and only setPhaseLocked changes it.
 //
 //	phase        State        entered by                             its alarm                                         a cancellation
 //	new          -            Runtime.start; refuseLocked            -                                                 is noted; Start refuses it
@@ -41,23 +47,23 @@ func (s State) String() string {
 //	                                                                 once canceled: ended                              or limits it to CancelGrace
 //	ended        its outcome  endLocked                              -                                                 is ignored
 //
-// (1) If Start has not been accepted, a cancellation refuses it.
+// (1) If the start is not accepted yet, Start refuses it with the cause instead.
 //
-// Stored means that there is a record, because there are a Config.Store and an
-// Options.ID. To fail and to finish is to call finishLocked, which leads to
-// savingEnd or straight to ended. An alarm first looks at the caller's context,
-// and whether its deadline has moved. After a pause of the whole process, the
-// running phase's alarm moves the heartbeat deadline once more.
+// "Stored" means that the activity has a record, because there are a Config.Store and an
+// Options.ID. "Fails" and "finishes" mean a call of finishLocked, which leads to savingEnd
+// if stored, and otherwise to ended. Before an alarm acts, it checks whether the caller's
+// context has ended and whether its deadline has moved. After a pause of the whole
+// process, the alarm of the running phase first extends the heartbeat deadline.
 //
-// The usual way is new, running, ended. If stored it is new, loading,
-// savingStart, running, savingEnd, ended. A failed attempt leads to deciding,
-// and from there to backingOff, straight to the next attempt (proceedLocked),
-// which may have to wait in blocked, queued or savingStart, or to the end. What
-// waits in queued begins when grantSlotsLocked, called by leave, has a slot. A
-// start that is refused is in new, again or still.
+// The usual path is new, running, ended. For a stored activity it is new, loading,
+// savingStart, running, savingEnd, ended. An attempt that fails leads to deciding. From
+// there the activity ends, backs off, or proceeds to the next attempt at once. An attempt
+// that is about to begin may have to wait in blocked, queued or savingStart. A queued
+// activity leaves the queue when leave calls grantSlotsLocked and a slot is free. An
+// activity whose start is refused returns to new, or never leaves it.
 //
-// alarmLocked and cancelLocked below choose the next move. The moves are in
-// activity.go; those of a start, and what is resumed from a checkpoint, are in
+// alarmLocked and cancelLocked choose the next move. The moves themselves are in
+// activity.go, except those of a start and of a resume from a checkpoint: these are in
 // start.go.
 type phase uint8
 
@@ -76,8 +82,9 @@ const (
 	phaseEnded
 )
 
-// holdsSlot reports whether an activity in phase p has one of the slots of
-// Config.MaxConcurrent.
+// holdsSlot reports whether an activity in phase p occupies a slot of
+// Config.MaxConcurrent. A start that is being saved does, so that the attempt can begin as
+// soon as it is saved. Backing off and being blocked do not, however short the wait.
 func (p phase) holdsSlot() bool {
 	switch p {
 	case phaseSavingStart, phaseRunning, phaseCanceling, phaseDeciding:
@@ -86,9 +93,9 @@ func (p phase) holdsSlot() bool {
 	return false
 }
 
-// startDecidedLocked reports whether Start may return: the Store holds the start of
-// an attempt, or the activity waits and the Store holds that, or it has ended.
-// Runtime.mu is held.
+// startDecidedLocked reports whether Start of a stored activity may return nil. It may
+// once the Store holds the start of an attempt, or holds the waiting activity, or the
+// activity has ended. Runtime.mu is held.
 func (a *activity) startDecidedLocked() bool {
 	switch a.phase {
 	case phaseNew, phaseLoading, phaseSavingStart:
@@ -99,7 +106,8 @@ func (a *activity) startDecidedLocked() bool {
 	return true
 }
 
-// stateLocked is what a user sees of the phase. Runtime.mu is held.
+// stateLocked returns the State of the activity's phase. It is 0 for an activity that is
+// not scheduled. Runtime.mu is held.
 func (a *activity) stateLocked() State {
 	switch a.phase {
 	case phaseNew:
@@ -116,10 +124,10 @@ func (a *activity) stateLocked() State {
 	return StateRunning
 }
 
-// setPhaseLocked moves the activity to phase p, whose alarm rings at until. It
-// also keeps what follows from the phase: the Runtime's counts, the slots and
-// their queue, the alarm, and whether Start of a stored activity may return.
-// Runtime.mu is held.
+// setPhaseLocked moves the activity to phase p, whose alarm rings at until. It also
+// updates everything that is a function of the phase: the Runtime's counts, the slots and
+// their queue, the alarm, and whether Start of a stored activity may return. Fields that
+// the new phase reads, such as outcome and latest, must be set before. Runtime.mu is held.
 func (a *activity) setPhaseLocked(p phase, until instant) {
 	rt, old := a.rt, a.phase
 	rt.counts.states[a.stateLocked()]--
@@ -132,9 +140,11 @@ func (a *activity) setPhaseLocked(p phase, until instant) {
 	}
 }
 
-// alarmAtLocked is when the activity's alarm is to ring. In phaseRunning every
-// heartbeat moves that, but does not touch the queue of alarms. So the scheduler
-// asks again when the alarm comes up. Runtime.mu is held.
+// alarmAtLocked returns the instant at which the activity's alarm is to ring. In
+// phaseRunning each heartbeat moves that instant. To keep heartbeats cheap, they change
+// the deadline in the attempt, under activity.mu, and leave the queue of alarms alone. So
+// the queue may hold an earlier instant, but never a later one, and the scheduler calls
+// alarmAtLocked again when the alarm is due. Runtime.mu is held.
 func (a *activity) alarmAtLocked() instant {
 	if a.phase != phaseRunning {
 		return a.until
@@ -144,15 +154,19 @@ func (a *activity) alarmAtLocked() instant {
 	return min(a.latest.heartbeatBy(), a.latest.closeBy)
 }
 
-// alarmLocked does what the activity's alarm is for. Of all the deadlines that are
-// due now, late is the age of the oldest. Runtime.mu is held.
+// alarmLocked acts on the activity's alarm, which is due. late is the age of the oldest
+// timeout among all the alarms that are due now: see takeDueLocked. Runtime.mu is held.
 func (a *activity) alarmLocked(late time.Duration) {
+	// If the caller's context has ended, its cause wins over the timeout, because it may
+	// have ended before this instant.
 	if a.checkParentLocked() {
 		return
 	}
 	now := a.rt.now
+	// takeDueLocked collects all alarms before the first one acts. An earlier alarm of
+	// this instant may have moved the activity to another phase, whose alarm is later.
 	if when := a.alarmAtLocked(); when > now {
-		a.setAlarmLocked(when) // another alarm at this instant has moved it
+		a.setAlarmLocked(when)
 		return
 	}
 	switch a.phase {
@@ -177,7 +191,9 @@ func (a *activity) alarmLocked(late time.Duration) {
 	case phaseCanceling:
 		a.abandonCanceledLocked()
 	case phaseDeciding:
-		a.decideLocked() // without the answer of Retryable, which has not come in time
+		// Schedule-to-close is due before Retryable has returned. The activity fails
+		// without its answer, since there is no time for another attempt anyway.
+		a.decideLocked()
 	case phaseStartFailed:
 		if a.closeBy() <= now {
 			a.failWaitLocked(TimeoutScheduleToClose)
@@ -185,7 +201,9 @@ func (a *activity) alarmLocked(late time.Duration) {
 			a.proceedLocked()
 		}
 	case phaseBackingOff:
-		if a.closeBy() <= now { // the timer is late
+		// decideLocked lets no backoff begin that ends at closeBy or later. It has
+		// passed only if the timer is late.
+		if a.closeBy() <= now {
 			a.finishLocked(StateFailed, RetryStateTimeout, a.failure)
 		} else {
 			a.proceedLocked()
@@ -195,43 +213,55 @@ func (a *activity) alarmLocked(late time.Duration) {
 	}
 }
 
-// cancelLocked ends the attempt's Context, or what the activity waits for. The
-// first cause wins: if the caller's context has ended, that is its cause.
-// Runtime.mu is held.
+// cancelLocked cancels the activity: it ends the Context of the running attempt, or
+// whatever the activity waits for. The first cause wins, and later cancellations are
+// ignored. If the caller's context has ended, its cause replaces the given one, because
+// it came first even if the Runtime had not noticed yet. Runtime.mu is held.
 func (a *activity) cancelLocked(cause error) {
 	if a.cancelCause != nil || a.phase == phaseEnded {
 		return
 	}
-	if err := ended(a.base); err != nil { // the caller's context was first
+	if err := ended(a.base); err != nil {
 		cause = err
 	}
 	a.cancelCause = cause
 	switch a.phase {
 	case phaseNew:
+		// Runtime.schedule looks at cancelCause next, and refuses the start.
 	case phaseLoading:
+		// If the Load has not begun, find looks at cancelCause when it begins. Either way
+		// activity.loaded refuses the start.
 		if cancel := a.rec.start.cancelLoad; cancel != nil {
 			cancel(cause)
 		}
 	case phaseRunning:
 		a.mu.Lock()
 		a.latest.cancel(cause)
-		a.cancelCause = context.Cause(a.latest.Context) // another one if the caller's context has just ended
+		// The attempt's Context is derived from base, whose end may have come between
+		// the look at base above and this cancel. The function must see the same cause
+		// as the caller.
+		a.cancelCause = context.Cause(a.latest.Context)
 		a.mu.Unlock()
 		a.setPhaseLocked(phaseCanceling, a.rt.now.add(a.opts.CancelGrace))
 		if a.rec != nil {
-			a.rec.saveLocked(a.rt, nil) // a kill while the function cleans up must not undo it
+			// Saved now and not when the function has returned: a kill while the
+			// function cleans up must neither undo the cancellation nor count as a crash.
+			a.rec.saveLocked(a.rt, nil)
 		}
 	case phaseDeciding:
 		a.decideLocked()
 	case phaseSavingEnd:
-		// The callers of a success wait until the delete was tried once, and at most
-		// CancelGrace.
+		// The callers of a success still wait until the Delete was tried once, but at
+		// most for CancelGrace. If it was tried already, or if something else is being
+		// saved, they wait no longer.
 		if r := a.rec; r.gone && !r.endFailed {
 			a.setPhaseLocked(phaseSavingEnd, a.rt.now.add(a.opts.CancelGrace))
 		} else {
 			a.endLocked()
 		}
 	default:
+		// A wait for a slot, a backoff, a blocked attempt or a start that is being saved.
+		// Phase canceling does not come here, since its cancelCause is set.
 		if a.rec != nil && !a.rec.start.accepted {
 			a.refuseLocked(a.canceledStart())
 			return
@@ -244,8 +274,9 @@ func (a *activity) cancelLocked(cause error) {
 	}
 }
 
-// checkParentLocked cancels the activity, and returns true, if the caller's
-// context has ended and that is not known yet. Runtime.mu is held.
+// checkParentLocked cancels the activity and returns true if the caller's context has
+// ended and the activity is not canceled yet. The activity is then in another phase, so
+// the caller must not continue with its own move. Runtime.mu is held.
 func (a *activity) checkParentLocked() bool {
 	if a.cancelCause != nil || a.base.Err() == nil {
 		return false
