@@ -11,65 +11,68 @@ import (
 	"time"
 )
 
-// An activity is one execution: all its attempts, from Start until done is closed.
+// An activity is one execution, with all its attempts.
 //
-// Runtime.mu guards its life, activity.mu what heartbeats touch, so that
-// heartbeats of different activities do not contend. The order is Runtime.mu,
-// then activity.mu. User code runs under neither. Functions whose names end in
-// Locked need Runtime.mu, unless their comment names activity.mu.
+// There are two locks. Runtime.mu guards the life of every activity. activity.mu guards
+// the fields that heartbeats touch, so that heartbeats of different activities do not
+// contend. If both are needed, Runtime.mu is locked first. User code runs under neither,
+// except Config.Clock and Config.Rand. A function whose name ends in Locked needs
+// Runtime.mu, unless its comment names activity.mu.
 type activity struct {
 	rt     *Runtime
-	opts   Options // with defaults
+	opts   Options // the caller's Options, with defaults
 	body   body
-	parent context.Context // as given to Start
-	base   context.Context // what attempts derive from: see standardContext
-	rec    *record         // nil if nothing of it is stored: no Config.Store, or no Options.ID
+	parent context.Context // the caller's context, as passed to Start; its methods are user code
+	base   context.Context // the parent of the attempts' contexts, which may be canceled under a lock: see standardContext
+	rec    *record         // the pending checkpoint; nil if the activity is not stored
 
-	// Both let go of the caller's context, and are set before the activity can end.
-	stopWatch   func() bool        // ends the watch for its end; nil if Run's goroutine watches, or if it cannot end
-	releaseBase context.CancelFunc // frees base, and may run the caller's code; nil if base needs no freeing
+	// These two release the caller's context. Both are set before the activity can end.
+	stopWatch   func() bool        // stops the context.AfterFunc on base; nil if base cannot end, or if the goroutine in Run watches it
+	releaseBase context.CancelFunc // frees base, and may run user code; nil if base is parent or cannot end
 
 	// Guarded by Runtime.mu.
-	phase        phase
-	stalled      bool          // the attempt before latest ended in a heartbeat timeout
-	onPurpose    bool          // cancelCause came from Handle.Cancel
-	cannotResume bool          // the latest attempt ended in ErrCannotResume, and does not count
-	released     bool          // the callers may go on: it has ended or was refused, and the last event is delivered
-	place        int32         // of the alarm in the queue of alarms; 0 if it is not set
-	until        instant       // when the phase's alarm rings; of no use in phaseRunning, see alarmAtLocked
-	number       uint64        // in order of scheduling
-	prev, next   *activity     // in Runtime.ring
-	queued       *list.Element // in Runtime.slots
-	scheduled    moment
-	latest       *attempt      // the last one of this execution; nil before the first
-	attempts     int           // the number of the last attempt, those of earlier processes included
-	countedFrom  int           // attempts up to this number no longer count
-	progressed   int           // the number of the last attempt that made progress
-	abandoned    int           // abandoned functions that still run
-	due          instant       // when the next attempt may start, if a backoff comes first
-	failure      error         // how the last attempt that failed ended
+	phase        phase         // changed only by setPhaseLocked
+	stalled      bool          // whether the previous attempt that failed did so with a heartbeat timeout
+	onPurpose    bool          // whether cancelCause came from Handle.Cancel; set before cancelCause
+	cannotResume bool          // whether the latest attempt ended in ErrCannotResume, and therefore does not count
+	released     bool          // set once, when the activity has ended or was refused and its last event is delivered
+	place        int32         // the alarm's place in scheduler.alarms, from 1; 0 if no alarm is set
+	until        instant       // when the phase's alarm rings; not updated by heartbeats, so see alarmAtLocked in phaseRunning
+	number       uint64        // position in the order of scheduling, from 1; 0 for the placeholder that Forget registers
+	prev, next   *activity     // neighbors in Runtime.ring; nil once the activity has ended or was refused
+	queued       *list.Element // element of slots.queue; nil if not in the queue
+	scheduled    moment        // when the execution was first scheduled, by an earlier process if it was resumed
+	latest       *attempt      // the newest attempt that this process has started; nil before the first
+	attempts     int           // number of the newest attempt, including those of earlier processes
+	countedFrom  int           // number of the last attempt that no longer counts toward MaximumAttempts and the interval
+	progressed   int           // number of the last attempt that made progress; 0 if none did
+	abandoned    int           // number of abandoned functions that still run
+	due          instant       // when the next attempt may start, after an attempt that failed; 0 while one runs
+	failure      error         // error of the last attempt that failed; nil if none did
 	cancelCause  error         // set once, by the first cancellation
-	doneChan     chan struct{} // closed when the callers are released; nil until somebody asks for it
-	outcome      State         // set once, with the next two
-	out          any
-	err          error
+	doneChan     chan struct{} // closed with released; created by the first call of done
+	outcome      State         // final State; set once, by finishLocked
+	out          any           // result of the function; set once, before outcome
+	err          error         // *Error that callers get; set once, with outcome
 
 	mu       sync.Mutex
 	details  recorded
-	beats    uint64
-	lastBeat instant
-	loop     *rangeState // of its Range; nil before that
-	delivery *delivery   // nil until there is something to deliver
+	beats    uint64      // number of heartbeats, of attempts that were not over
+	lastBeat instant     // instant of the last heartbeat; valid if beats is not 0
+	loop     *rangeState // progress of Range; nil before the function calls it
+	delivery *delivery   // events and log lines to deliver; nil before the first
 }
 
-// A body is an activity's function, with its input.
+// A body is an activity's function with its input. The methods run, encode and reencode
+// call user code.
 type body interface {
 	run(ctx Context) (any, error)
-	function() any                  // for its name
-	takesInput() bool               // Execute's and Start's does
-	encode(c Codec) ([]byte, error) // the input
-	release()                       // lets go of the input; run is not called any more
-	// again decodes a stored input into the function's type, and encodes that.
+	function() any                  // returns the function, for its name
+	takesInput() bool               // reports whether the function has an input that is stored
+	encode(c Codec) ([]byte, error) // encodes the input
+	release()                       // drops the input; run must not be called after that
+	// reencode decodes a stored input into the function's input type, and encodes the
+	// result. So inputs that differ only in their encoding become equal.
 	reencode(c Codec, stored []byte) ([]byte, error)
 }
 
@@ -92,8 +95,10 @@ func (c *call[In, Out]) function() any                { return c.fn }
 func (c *call[In, Out]) takesInput() bool             { return true }
 
 func (c *call[In, Out]) encode(codec Codec) (data []byte, err error) {
+	// The default Codec refuses values that would not decode into their type again. An
+	// interface type gets lost when its value is passed as an any, so a pointer is passed.
 	if _, strict := codec.(jsonCodec); strict && reflect.TypeFor[In]().Kind() == reflect.Interface {
-		data, err = marshal(codec, &c.in) // which keeps the type that it will be decoded into
+		data, err = marshal(codec, &c.in)
 	} else {
 		data, err = marshal(codec, c.in)
 	}
@@ -120,7 +125,8 @@ func (c *call[In, Out]) reencode(codec Codec, stored []byte) ([]byte, error) {
 	return data, nil
 }
 
-// id is made up on demand, since few ask for it.
+// id returns Options.ID or the generated ID. The latter is formatted on demand, to save
+// an allocation for each activity whose ID nobody reads.
 func (a *activity) id() string {
 	if a.opts.ID != "" {
 		return a.opts.ID
@@ -128,6 +134,7 @@ func (a *activity) id() string {
 	return madeUpPrefix + strconv.FormatUint(a.number, 10)
 }
 
+// name returns Options.Name or the name of the function.
 func (a *activity) name() string {
 	if a.opts.Name != "" {
 		return a.opts.Name
@@ -137,14 +144,18 @@ func (a *activity) name() string {
 
 func (a *activity) String() string { return label(a.id(), a.name()) }
 
-// closeBy is the schedule-to-close deadline.
+// closeBy returns the schedule-to-close deadline, or never. It counts from the first
+// start of the execution, so it may have passed before a resumed activity starts.
 func (a *activity) closeBy() instant { return a.scheduled.at.deadline(a.opts.ScheduleToCloseTimeout) }
 
-// The moves from phase to phase, in the order of an attempt's life. alarmLocked and
-// cancelLocked, which choose between them, are in state.go. All need Runtime.mu.
+// The functions below are the moves from phase to phase, in the order of an attempt's
+// life. alarmLocked and cancelLocked in state.go choose between them. All of them need
+// Runtime.mu.
 
-// proceedLocked starts the next attempt, or waits for what the attempt needs.
-// checkParentLocked must have been called just before.
+// proceedLocked begins the next attempt, or enters the phase in which the activity waits
+// for what that attempt needs: the return of earlier functions, and then a slot. An
+// activity whose phase holds a slot keeps it. The caller must have called
+// checkParentLocked at this instant, because a canceled activity must not proceed.
 func (a *activity) proceedLocked() {
 	switch rt := a.rt; {
 	case a.blockedLocked():
@@ -157,26 +168,26 @@ func (a *activity) proceedLocked() {
 	}
 }
 
-// blockedLocked reports whether the next attempt must wait for the function of
-// an earlier one.
+// blockedLocked reports whether the next attempt must wait until functions of earlier
+// attempts return: there are too many abandoned ones, or one is inside Guard.
 func (a *activity) blockedLocked() bool {
 	return a.latest != nil && (a.abandoned > a.opts.MaxAbandoned || a.guardedLocked())
 }
 
-// guardedLocked reports whether a function is inside Guard. It can only be the
-// latest attempt's, since no later one starts meanwhile.
+// guardedLocked reports whether a function is inside Guard. That can only be the latest
+// attempt's function, since no attempt starts while an earlier one is inside Guard.
 func (a *activity) guardedLocked() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.guarded()
 }
 
-// guarded is guardedLocked with activity.mu held too.
+// guarded is guardedLocked for callers that hold activity.mu as well.
 func (a *activity) guarded() bool { return a.latest != nil && a.latest.guards > 0 }
 
-// unblockLocked is called when the function of an attempt that is over has
-// returned or left Guard. It lets the next attempt start, or another execution
-// have the ID, if nothing else is in the way.
+// unblockLocked is called when the function of an attempt that is over has returned or
+// has left Guard. If nothing else blocks the activity, its next attempt proceeds. If the
+// activity has ended, its ID becomes free.
 func (a *activity) unblockLocked() {
 	switch {
 	case a.phase == phaseBlocked && !a.blockedLocked():
@@ -188,17 +199,20 @@ func (a *activity) unblockLocked() {
 	}
 }
 
-// freeIDLocked forgets the ID of an activity that has ended, unless its last event is
-// still to be delivered, because the events of the next execution follow it, or its
-// function is still inside Guard.
+// freeIDLocked removes an activity that has ended from Runtime.ids, with two exceptions.
+// If its last event is still to be delivered, it stays, because the next execution of the
+// ID must deliver its own events after that: see followLocked. If its function is inside
+// Guard, it stays, because the ID must be refused until then.
 func (a *activity) freeIDLocked() {
 	if a.opts.ID != "" && a.released && !a.guardedLocked() {
 		a.rt.freeIDLocked(a)
 	}
 }
 
-// beginLocked starts the next attempt. If the activity is stored, the attempt waits
-// until the Store holds its start, or, if it is not the first, has failed to save it.
+// beginLocked starts the next attempt. If the activity is stored, the function does not
+// run before the start is saved, so that an attempt that kills the process counts. Only
+// if an earlier attempt has run in this process, a failure to save does not stop the next
+// one. startSavedLocked continues. The activity holds its slot meanwhile.
 func (a *activity) beginLocked() {
 	if a.rec == nil {
 		a.startAttemptLocked()
@@ -208,6 +222,9 @@ func (a *activity) beginLocked() {
 	a.rec.saveLocked(a.rt, a.startSavedLocked)
 }
 
+// startAttemptLocked makes the next attempt the latest one. Its goroutine is started by
+// leave, after the timer is set: the deadlines must be armed before the function's first
+// line runs (rule 25).
 func (a *activity) startAttemptLocked() {
 	rt, now := a.rt, a.rt.now
 	t := &attempt{
@@ -226,19 +243,26 @@ func (a *activity) startAttemptLocked() {
 	rt.scheduler.starting = append(rt.scheduler.starting, t)
 }
 
-// functionReturnedLocked does what the return of attempt t's function leads to. It
-// reports whether RetryPolicy.Retryable is to be asked.
+// functionReturnedLocked ends attempt t, whose function has returned r. If it reports
+// true, the caller must call askRetryable once it holds no lock, which then decides
+// whether to retry.
 func (a *activity) functionReturnedLocked(t *attempt, r *result) (ask bool) {
-	if t.abandoned { // since its goroutine looked: a deadline was due
+	// The attempt was not over when its goroutine looked, without the lock. Since then a
+	// deadline or the end of CancelGrace has abandoned it, so the result does not count.
+	if t.abandoned {
 		t.abandonedReturnedLocked()
 		return false
 	}
+	// The Context ends and the attempt is fenced in one step for Heartbeat, which looks
+	// at both under activity.mu. If the Context has ended before, it keeps its cause.
 	a.mu.Lock()
 	causeGiven := t.causeGiven
 	t.cancel(errReturned)
 	t.over.Store(true)
 	a.mu.Unlock()
 	switch {
+	// A canceled function that returns nil has completed, unless a helper such as Range
+	// returned the cause to it: it then stopped early, and ignored the error (rule 17).
 	case r.err == nil && !(a.phase == phaseCanceling && causeGiven):
 		a.out = r.out
 		a.finishLocked(StateCompleted, 0, nil)
@@ -260,18 +284,21 @@ func (a *activity) functionReturnedLocked(t *attempt, r *result) (ask bool) {
 	return false
 }
 
-// abandonLocked counts a function that is left behind.
+// abandonLocked marks the attempt, which is over, as abandoned: its function still runs.
 func (t *attempt) abandonLocked() {
 	t.abandoned = true
 	t.a.abandoned++
 	t.a.rt.counts.abandoned++
 }
 
-// abandonedReturnedLocked takes back an abandoned function that has returned.
+// abandonedReturnedLocked reports that an abandoned function has returned, and unblocks
+// the activity if it was waiting for that.
 func (t *attempt) abandonedReturnedLocked() {
 	a := t.a
+	// The timeout is not reported before Retryable has answered. EventAbandonedReturned
+	// must come after EventAbandoned, so decideLocked calls this function again.
 	if a.latest == t && a.phase == phaseDeciding {
-		t.returnedEarly = true // decideLocked comes back here, after it has reported the abandonment
+		t.returnedEarly = true
 		return
 	}
 	a.abandoned--
@@ -283,18 +310,24 @@ func (t *attempt) abandonedReturnedLocked() {
 	a.unblockLocked()
 }
 
-// timeOutLocked fences the running attempt if it has timed out.
+// timeOutLocked ends the running attempt if one of its deadlines has passed, and moves
+// the activity to phaseDeciding. If none has, it sets the alarm to the next deadline. late
+// is how late the Runtime itself settles: see takeDueLocked.
 func (a *activity) timeOutLocked(late time.Duration) {
 	rt, now := a.rt, a.rt.now
 	t, timeout := a.latest, a.opts.HeartbeatTimeout
 	a.mu.Lock()
-	// A pause of the whole process is not a stall. It makes the alarm late as well.
+	// A pause of the whole process is not a stall (rule 11). A pause makes the alarm late
+	// as well, whereas a stall of the function alone does not. Between two heartbeats the
+	// extensions are limited to one HeartbeatTimeout, so that a stall ends in any case.
 	if t.heartbeatBy() <= now && late > max(timeout/10, time.Millisecond) {
 		if grant := min(late, timeout-t.granted); grant > 0 {
 			t.beatBy = now.add(grant)
 			t.granted += grant
 		}
 	}
+	// The earliest deadline counts. At one instant schedule-to-close comes before
+	// start-to-close, and start-to-close before heartbeat (rule 7).
 	typ, when := TimeoutHeartbeat, t.heartbeatBy()
 	if t.closeBy <= when {
 		typ, when = TimeoutStartToClose, t.closeBy
@@ -307,13 +340,16 @@ func (a *activity) timeOutLocked(late time.Duration) {
 		a.setAlarmLocked(when)
 		return
 	}
-	// The error is complete before anybody can see it, and the stack is taken
-	// before the Context ends and the function moves on. The Context's end and
-	// the fence are one step for Heartbeat, which looks at both under this lock.
+	// The error must be complete before the Context ends, because the function sees it
+	// as the cause from then on. The stack must be taken before that too, because the
+	// function then leaves the place where it hangs. The end of the Context and the fence
+	// are one step for Heartbeat, which looks at both under activity.mu.
 	err := a.timeoutLocked(typ)
 	err.Stack, err.noStack = rt.stackLocked(t)
 	t.cancel(err)
-	if context.Cause(t.Context) != error(err) { // the caller's cancellation was just before
+	// If the caller's context has just ended, the Context has that cause, and the function
+	// may have seen it. Then this is a cancellation and not a timeout.
+	if context.Cause(t.Context) != error(err) {
 		a.mu.Unlock()
 		a.checkParentLocked()
 		return
@@ -334,7 +370,8 @@ func (a *activity) timeOutLocked(late time.Duration) {
 	}
 }
 
-// timeoutLocked makes the error of a timeout. Both locks are held.
+// timeoutLocked returns the error of a timeout of type typ, without a stack. Runtime.mu
+// and activity.mu are held.
 func (a *activity) timeoutLocked(typ TimeoutType) *TimeoutError {
 	e := &TimeoutError{
 		ID: a.id(), Name: a.name(), Type: typ, Attempt: a.attempts,
@@ -353,12 +390,12 @@ func (a *activity) timeoutLocked(typ TimeoutType) *TimeoutError {
 	return e
 }
 
-// failWaitLocked ends an activity that has waited for an attempt for too long.
+// failWaitLocked ends an activity whose wait for the next attempt has timed out.
 func (a *activity) failWaitLocked(typ TimeoutType) {
 	a.finishLocked(StateFailed, RetryStateTimeout, a.waitTimeoutLocked(typ))
 }
 
-// waitTimeoutLocked makes and counts the error of a timeout that no attempt meets.
+// waitTimeoutLocked counts, and returns the error of, a timeout while no attempt runs.
 func (a *activity) waitTimeoutLocked(typ TimeoutType) *TimeoutError {
 	a.rt.counts.timeouts++
 	a.mu.Lock()
@@ -366,7 +403,8 @@ func (a *activity) waitTimeoutLocked(typ TimeoutType) *TimeoutError {
 	return a.timeoutLocked(typ)
 }
 
-// abandonCanceledLocked ends a canceled activity whose function does not return.
+// abandonCanceledLocked abandons the function of a canceled activity, which has not
+// returned within CancelGrace, and ends the activity.
 func (a *activity) abandonCanceledLocked() {
 	t := a.latest
 	log := a.abandonedLog(a.rt.stackLocked(t))
@@ -381,13 +419,16 @@ func (a *activity) abandonCanceledLocked() {
 	})
 }
 
-// askRetryable asks the user's code whether the failure of the attempt, which has just
-// ended, is final, and acts on the answer. A panic is none. No lock is held.
+// askRetryable calls RetryPolicy.Retryable with the error of the attempt, which has just
+// failed, and acts on the answer. If Retryable panics, the error is retryable. It is user
+// code, so no lock may be held. The activity waits in phaseDeciding.
 func (t *attempt) askRetryable(err error) {
 	a, retryable := t.a, true
-	defer func() { // deferred for a Retryable that calls runtime.Goexit
+	// Deferred, so that the activity does not hang if Retryable calls runtime.Goexit.
+	defer func() {
 		a.rt.enter()
-		if a.phase == phaseDeciding && a.latest == t { // else a cancellation or an alarm has decided
+		// Otherwise a cancellation or an alarm has decided without waiting for the answer.
+		if a.phase == phaseDeciding && a.latest == t {
 			t.verdict.final = !retryable
 			a.decideLocked()
 		}
@@ -396,10 +437,13 @@ func (t *attempt) askRetryable(err error) {
 	a.rt.protect(a, "RetryPolicy.Retryable", func() { retryable = a.opts.RetryPolicy.Retryable(err) })
 }
 
-// decideLocked decides what follows an attempt that has failed.
+// decideLocked decides what follows an attempt that has failed: the end, a backoff, or
+// the next attempt at once. It runs once for each failed attempt, in phaseDeciding, and
+// leaves that phase.
 func (a *activity) decideLocked() {
+	// In phaseDeciding a cancellation calls decideLocked itself.
 	if a.checkParentLocked() {
-		return // checkParentLocked has called decideLocked
+		return
 	}
 	rt, t, p := a.rt, a.latest, &a.opts.RetryPolicy
 	timeout, v := t.timedOut(), t.verdict
@@ -419,7 +463,9 @@ func (a *activity) decideLocked() {
 	switch {
 	case retry != 0:
 	case timeout == TimeoutHeartbeat && !(a.stalled && !progressed):
-		// The timeout was the wait: no delay.
+		// No delay, because the timeout was the wait. After a second heartbeat timeout
+		// in a row without progress there is one, so that a function that always hangs
+		// does not retry as fast as it times out.
 	case v.delay > 0:
 		delay = v.delay
 	default:
@@ -428,7 +474,9 @@ func (a *activity) decideLocked() {
 	a.due = rt.now.add(delay)
 	a.cannotResume = v.cannotResume && retry == RetryStateNonRetryableFailure
 	switch {
-	case a.cancelCause != nil: // what is stored says when the next execution may continue
+	case a.cancelCause != nil:
+		// due stays set: an interrupted activity stores it, and the next execution waits
+		// for the rest of the backoff.
 		retry, delay = RetryStateCancelRequested, 0
 	case retry == 0 && a.closeBy() != never && a.due >= a.closeBy():
 		retry, delay = RetryStateTimeout, 0
@@ -447,18 +495,20 @@ func (a *activity) decideLocked() {
 		a.finishLocked(StateCanceled, retry, &canceledError{cause: a.cancelCause, result: a.failure})
 	case retry != 0:
 		a.finishLocked(StateFailed, retry, a.failure)
-	case delay == 0: // after a heartbeat timeout
-		a.proceedLocked() // with its slot, unless it is blocked
+	case delay == 0:
+		// phaseDeciding holds a slot. Unless it is blocked, the next attempt keeps that
+		// slot and does not queue.
+		a.proceedLocked()
 	default:
 		a.setPhaseLocked(phaseBackingOff, a.due)
 	}
-	if t.returnedEarly { // while Retryable was asked
+	if t.returnedEarly {
 		t.abandonedReturnedLocked()
 	}
 	t.logs.decidedLocked()
 }
 
-// noteProgressLocked notes whether an attempt that is over made progress.
+// noteProgressLocked records and reports whether attempt t, which is over, made progress.
 func (a *activity) noteProgressLocked(t *attempt) bool {
 	a.mu.Lock()
 	progressed := t.progressed
@@ -472,16 +522,17 @@ func (a *activity) noteProgressLocked(t *attempt) bool {
 	return progressed
 }
 
-// finishCanceledLocked ends an activity whose attempt was canceled. What is stored
-// does not count that attempt: see saveEndLocked.
+// finishCanceledLocked ends an activity whose attempt was canceled with err. The stored
+// checkpoint does not count that attempt: see saveEndLocked.
 func (a *activity) finishCanceledLocked(err error) {
 	a.noteProgressLocked(a.latest)
 	a.finishLocked(StateCanceled, RetryStateCancelRequested, err)
 }
 
-// finishLocked decides how the activity has ended. If it is not stored, it ends at once.
-// A stored success ends when its checkpoint is deleted, and any other end when its
-// checkpoint was tried to be saved.
+// finishLocked sets the outcome of the activity, which does not change any more. err is
+// nil if the activity has completed. If the activity is not stored, it ends at once. A
+// stored success ends when its checkpoint is deleted. A stored failure or cancellation
+// ends after one try to save its checkpoint.
 func (a *activity) finishLocked(outcome State, retry RetryState, err error) {
 	a.outcome = outcome
 	if err != nil {
@@ -496,14 +547,18 @@ func (a *activity) finishLocked(outcome State, retry RetryState, err error) {
 	a.endLocked()
 }
 
-// endSoon is how long an end at the schedule-to-close deadline waits for the Store.
+// endSoon is how long an activity that fails at its schedule-to-close deadline or later
+// still waits for the Store. Without it, no such failure would be saved before its caller
+// gets the error.
 const endSoon = 100 * time.Millisecond
 
-// endByLocked is until when the end waits for the Store, however long that takes.
+// endByLocked returns when phaseSavingEnd is over, even if the Store has not answered.
 func (a *activity) endByLocked() instant {
 	now := a.rt.now
 	switch {
-	case a.phase == phaseCanceling: // also if it has succeeded nevertheless
+	case a.phase == phaseCanceling:
+		// The rest of CancelGrace, even if the function has completed: it bounds
+		// everything that follows a cancellation.
 		return a.until
 	case a.outcome == StateCanceled:
 		return now.add(a.opts.CancelGrace)
@@ -511,18 +566,19 @@ func (a *activity) endByLocked() instant {
 		return never
 	case a.closeBy() > now:
 		return a.closeBy()
-	case len(a.rt.writer.turn) > 0: // the Store is busy, and may hang
+	case len(a.rt.writer.turn) > 0:
+		// A write is in flight, which may hang. Schedule-to-close has passed already.
 		return now
 	}
 	return now.add(endSoon)
 }
 
-// endSavedLocked is called when the Store was tried in phaseSavingEnd, and ends
-// the activity. A success that was not canceled waits until its delete works.
-// Runtime.mu is held.
+// endSavedLocked is called with the result of each try to save the end of the activity.
+// It ends the activity, except a success whose checkpoint could not be deleted: that waits
+// for the next try, unless it was canceled. Runtime.mu is held.
 func (a *activity) endSavedLocked(err error) {
 	switch r := a.rec; {
-	case a.phase != phaseSavingEnd: // a cancellation has ended the wait
+	case a.phase != phaseSavingEnd: // a cancellation or the alarm has ended the activity
 	case err != nil && r.gone && a.cancelCause == nil:
 		r.endFailed = true
 		r.waiters = append(r.waiters, a.endSavedLocked)
@@ -531,7 +587,9 @@ func (a *activity) endSavedLocked(err error) {
 	}
 }
 
-// endLocked reports the end, and lets the callers go on once that is delivered.
+// endLocked ends the activity and reports that. The callers are released once the last
+// event is delivered: by the goroutine that delivers it or, if nothing is to be delivered,
+// at once.
 func (a *activity) endLocked() {
 	rt := a.rt
 	a.setPhaseLocked(phaseEnded, never)
@@ -553,13 +611,17 @@ func (a *activity) endLocked() {
 	}
 }
 
-// releaseLocked lets go of the caller's context, and then the callers go on.
+// releaseLocked releases the caller's context, and then the callers. So the context no
+// longer references the activity when Wait returns. For Run, Run's own goroutine releases
+// the context.
 func (a *activity) releaseLocked() {
 	if a.stopWatch != nil {
 		a.stopWatch()
 		if a.releaseBase != nil {
-			go func() { // a caller of the Runtime may hold a lock that the context needs
-				defer func() { // it runs code of the caller's
+			// Not in this goroutine: releaseBase may call methods of the caller's
+			// context, which may need a lock that a caller of the Runtime holds.
+			go func() {
+				defer func() { // deferred because these methods may panic or call runtime.Goexit
 					_ = recover()
 					a.rt.enter()
 					a.closeDoneLocked()
@@ -573,6 +635,8 @@ func (a *activity) releaseLocked() {
 	a.closeDoneLocked()
 }
 
+// closeDoneLocked releases the callers: awaitEnd and Wait return, and Shutdown no longer
+// waits for the activity.
 func (a *activity) closeDoneLocked() {
 	a.released = true
 	a.freeIDLocked()
@@ -585,8 +649,10 @@ func (a *activity) closeDoneLocked() {
 	a.rt.shutdown.doneLocked()
 }
 
-// dropLocked lets go of the input of an activity that has ended, which a Handle would
-// keep. A function that still runs keeps it, and with an Interceptor nobody knows.
+// dropLocked drops the input of an activity that has ended, so that a Handle does not
+// keep it in memory. The body keeps its input while an abandoned function may still read
+// it. With an Interceptor that is not known, since it may call the function in a goroutine
+// of its own.
 func (a *activity) dropLocked() {
 	if a.rec != nil {
 		a.rec.input = nil
@@ -596,7 +662,8 @@ func (a *activity) dropLocked() {
 	}
 }
 
-// done is closed when the callers may go on. Runtime.mu is not held.
+// done returns a channel that is closed when the callers are released. It is created on
+// demand, because Run usually does without it. Runtime.mu must not be held.
 func (a *activity) done() <-chan struct{} {
 	a.rt.mu.Lock()
 	defer a.rt.mu.Unlock()
