@@ -10,55 +10,67 @@ import (
 	"time"
 )
 
-// An attempt is one run of an activity's function, and the Context it gets. The
-// embedded context is the standard library's cancelCtx, which context.Cause and
-// cheap child contexts depend on; it ends when the attempt is over.
+// An attempt is one run of an activity's function. It is also the Context that the
+// function gets. The embedded context is the standard library's own cancelCtx, because
+// only that makes context.Cause and cheap child contexts work. It ends when the attempt is
+// over or canceled.
+//
+// An attempt ends in one of two ways. Either its function returns, and the attempt's
+// goroutine reports the result. Or a timeout, or the end of CancelGrace, fences the
+// attempt first: the function is then abandoned, and what it reports or returns later is
+// ignored.
 type attempt struct {
 	context.Context
-	cancel context.CancelCauseFunc // called with activity.mu held
+	cancel context.CancelCauseFunc // called with activity.mu held; the first cause wins
 
+	// Set before the attempt starts, and not changed.
 	a           *activity
 	number      int
 	started     moment
-	closeBy     instant // the earlier deadline of start-to-close and schedule-to-close
-	resumesFrom []byte  // details; never written
-	lastFailure error   // how the attempt before it ended
+	closeBy     instant // the start-to-close or the schedule-to-close deadline, whichever is earlier
+	resumesFrom []byte  // the encoded details from which the attempt resumes
+	lastFailure error   // error of the last attempt that failed; nil if none did
 
-	// over fences the attempt: nothing it reports or returns counts any more.
-	// Set once, under activity.mu and after the Context has ended.
+	// over fences the attempt: nothing that the function reports or returns counts any
+	// more. Set once, under activity.mu, after the Context has ended. It may be read
+	// without the lock, but only under activity.mu it cannot change meanwhile.
 	over atomic.Bool
 
 	// Guarded by activity.mu.
-	beatBy      instant       // the heartbeat deadline; see heartbeatBy
-	granted     time.Duration // by how much pauses of the process have moved beatBy since the last heartbeat
-	outermost   Context       // what an Interceptor passed on: the attempt, or a wrapper of it
-	progressed  bool          // it recorded details that differ from those it resumed from
-	causeGiven  bool          // Sleep, Idle, Range or Guard returned the Context's cause
-	rangeCalled bool
-	guards      int32 // functions inside Guard now
-	syncing     int32 // heartbeats that wait for the Store now
+	beatBy      instant       // the heartbeat deadline, unless a heartbeat waits for the Store; see heartbeatBy
+	granted     time.Duration // total extension of beatBy since the last heartbeat, for pauses of the process
+	outermost   Context       // the Context that an Interceptor passed to next; nil before that
+	progressed  bool          // set once, by a heartbeat whose details differ from resumesFrom
+	causeGiven  bool          // set once, when Sleep, Idle, Range or Guard returns the Context's cause to the function
+	rangeCalled bool          // set once, by BeginRange
+	guards      int32         // number of functions inside Guard
+	syncing     int32         // number of heartbeats that wait for the Store
 
 	// Guarded by Runtime.mu.
-	abandoned     bool         // left behind by a timeout, or at the end of CancelGrace
-	verdict       verdict      // about the error that it ended in
-	returnedEarly bool         // abandoned by a timeout, and its function returned while Retryable was being asked
-	logs          *instantLogs // of the instant at which it timed out
+	abandoned     bool         // set once, by a timeout or at the end of CancelGrace, while the function runs
+	verdict       verdict      // whether the error of the attempt is retried; set when the attempt has failed
+	returnedEarly bool         // whether the abandoned function returned before decideLocked had reported the timeout
+	logs          *instantLogs // log lines of the instant at which the attempt timed out; nil if it did not
 }
 
 func (t *attempt) String() string { return fmt.Sprintf("%s, attempt %d", t.a, t.number) }
 
-// A result is what an attempt's function returned.
+// A result is what an attempt's function returned, with everything about the error that
+// only user code knows. That is found out before Runtime.mu is locked.
 type result struct {
 	out     any
 	err     error
-	verdict verdict // what err itself says
-	text    string  // of err, if it is to be stored
+	verdict verdict // what err itself says about a retry
+	text    string  // the text of err, for the checkpoint; empty if nothing is stored
 }
 
 // run is the attempt's goroutine.
 func (t *attempt) run() {
 	var r result
-	defer t.end(&r) // deferred for a function that calls runtime.Goexit
+	// Deferred, so that the attempt ends even if the function calls runtime.Goexit.
+	defer t.end(&r)
+	// The attempt may be over before its goroutine gets a processor. Then the function
+	// must not begin, since a later attempt may be running already.
 	if !t.over.Load() {
 		t.call(&r)
 	}
@@ -74,6 +86,8 @@ func (t *attempt) call(r *result) {
 		if returned {
 			return
 		}
+		// If the function has neither returned nor panicked, it has called
+		// runtime.Goexit. The goroutine then ends after its deferred calls.
 		if v := recover(); v != nil {
 			r.err = newPanicError(v)
 		} else {
@@ -86,12 +100,17 @@ func (t *attempt) call(r *result) {
 		r.out, r.err = t.intercepted(intercept)
 	}
 	returned = true
+	// A dump prints the receiver's address reliably only while the receiver is live.
 	runtime.KeepAlive(t)
 }
 
-// intercepted is not a part of call because its closure moves the result to the
-// heap. The Interceptor may call next in another goroutine and not wait for it, so the
-// result is guarded, and a panic of the function is caught here, where it happens.
+// intercepted calls the Interceptor around the function. It is not a part of call,
+// because its closure moves the result to the heap, which attempts without an Interceptor
+// would pay for.
+//
+// The Interceptor may call next in another goroutine and not wait for it. So the result
+// is guarded by a lock, and a panic of the function is caught here, where it happens:
+// the deferred function of call runs in the attempt's goroutine only.
 func (t *attempt) intercepted(intercept func(Context, func(Context) error) error) (any, error) {
 	var mu sync.Mutex
 	var result any
@@ -100,7 +119,8 @@ func (t *attempt) intercepted(intercept func(Context, func(Context) error) error
 		t.outermost = c
 		over := t.over.Load()
 		t.a.mu.Unlock()
-		if over { // nothing that the function does would count
+		// The Interceptor may call next late. Nothing that the function does would count.
+		if over {
 			return ended(t.Context)
 		}
 		defer func() {
@@ -119,15 +139,16 @@ func (t *attempt) intercepted(intercept func(Context, func(Context) error) error
 	return result, err
 }
 
-// end takes what the function returned.
+// end reports the result of the function to the Runtime. It calls all user code that is
+// needed for that first, because no lock is held yet.
 func (t *attempt) end(r *result) {
 	if t.over.Load() {
 		t.a.rt.returns.add(t.a.rt, t)
 		return
 	}
 	var cause error
-	// Deferred because methods of the error, and of the caller's context, may call
-	// runtime.Goexit.
+	// Deferred, because the methods of the error and of the caller's context are user
+	// code, which may call runtime.Goexit. The attempt must end even then.
 	defer func() { t.returned(r, cause) }()
 	if r.err != nil {
 		r.verdict.read(r.err)
@@ -138,8 +159,10 @@ func (t *attempt) end(r *result) {
 	cause = t.a.callerEnded()
 }
 
-// callerEnded returns the cause if the caller's context has ended, which the function may
-// know before the Runtime does. It calls user code, so no lock may be held.
+// callerEnded returns the cause of the caller's context if that has ended, and otherwise
+// nil. It looks at the caller's own context, because base may end a moment later, and the
+// function may have returned because it saw the caller's end. It calls user code, so no
+// lock may be held.
 func (a *activity) callerEnded() (cause error) {
 	defer func() {
 		if recover() != nil {
@@ -149,8 +172,10 @@ func (a *activity) callerEnded() (cause error) {
 	return ended(a.parent)
 }
 
-// returned does what the function's return leads to. If the caller's context has ended,
-// cause is not nil. That comes before what is due now.
+// returned ends the attempt with the result of its function. If cause is not nil, the
+// caller's context has ended with it. In that case the activity is canceled before
+// deadlines that are due now are settled, because the function may have returned on
+// account of that end. Otherwise a deadline that is due now comes before the return.
 func (t *attempt) returned(r *result, cause error) {
 	a, rt := t.a, t.a.rt
 	rt.lock()
@@ -165,15 +190,18 @@ func (t *attempt) returned(r *result, cause error) {
 	}
 }
 
-// returns are the attempts whose abandoned functions have returned. When thousands
-// return together, because they have stalled at one instant, only one of their
-// goroutines waits for Runtime.mu, and it does the others' work too.
+// returns is a queue of attempts whose abandoned functions have returned. If thousands
+// stall at one instant, their functions also return together when their Contexts end. Then
+// only one of their goroutines locks Runtime.mu, and processes the returns of all others,
+// so that they do not contend for it.
 type returns struct {
-	mu      sync.Mutex
+	mu      sync.Mutex // leaf lock: not held while Runtime.mu is being locked
 	waiting []*attempt
-	busy    bool // a goroutine is working on those that wait
+	busy    bool // whether a goroutine is processing the queue
 }
 
+// add queues t. Unless another goroutine is doing that, it processes the queue until it is
+// empty.
 func (r *returns) add(rt *Runtime, t *attempt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -196,8 +224,10 @@ func (r *returns) add(rt *Runtime, t *attempt) {
 	r.busy = false
 }
 
-// timedOut is the timeout that has ended the attempt, or 0 if it ended in another
-// way. It must be the activity's latest. Runtime.mu is held.
+// timedOut returns the type of the timeout that ended the attempt, or 0 if it ended in
+// another way. An error that the function returned may be a *TimeoutError too, of an inner
+// activity, but then the attempt is not abandoned. The attempt must be the activity's
+// latest. Runtime.mu is held.
 func (t *attempt) timedOut() TimeoutType {
 	if err, ok := t.a.failure.(*TimeoutError); ok && t.abandoned {
 		return err.Type
@@ -205,8 +235,8 @@ func (t *attempt) timedOut() TimeoutType {
 	return 0
 }
 
-// heartbeatBy is the heartbeat deadline. There is none while a heartbeat waits
-// for the Store. Activity.mu is held.
+// heartbeatBy returns the heartbeat deadline. It is never while a heartbeat waits for the
+// Store, because a slow Store is not a stall of the function. activity.mu is held.
 func (t *attempt) heartbeatBy() instant {
 	if t.syncing > 0 {
 		return never
@@ -214,12 +244,14 @@ func (t *attempt) heartbeatBy() instant {
 	return t.beatBy
 }
 
-// lockSettled locks activity.mu. If one of the attempt's deadlines is due, the
-// scheduler settles it first.
+// lockSettled locks activity.mu. If one of the attempt's deadlines is due at now, it has
+// the scheduler settle that first, because a heartbeat at the deadline is too late. So the
+// caller need only look at over and at the Context.
 func (t *attempt) lockSettled(now instant) {
 	a := t.a
 	a.mu.Lock()
 	if now >= t.heartbeatBy() || now >= t.closeBy {
+		// Runtime.mu comes before activity.mu. enter settles what is due.
 		a.mu.Unlock()
 		a.rt.enter()
 		a.rt.leave()
@@ -227,17 +259,20 @@ func (t *attempt) lockSettled(now instant) {
 	}
 }
 
-// attemptKey finds the attempt below all wrappers.
+// attemptKey is the key under which Value returns the attempt itself, below all wrappers.
 type attemptKey struct{}
 
+// attemptOf returns the attempt from which ctx is derived, or nil if ctx belongs to
+// another engine.
 func attemptOf(ctx context.Context) *attempt {
 	t, _ := ctx.Value(attemptKey{}).(*attempt)
 	return t
 }
 
-// heartbeatAfterEnd returns what Heartbeat returns to a function that has ctx, which
-// is derived from an attempt's Context and outlives it. To record the same details
-// again changes nothing. Another engine does not tell how its Heartbeat went.
+// heartbeatAfterEnd repeats a heartbeat whose Context had ended, for ctx, which is derived
+// from that Context but does not end with it. It returns only errors of the heartbeat
+// itself. Recording the same details a second time changes nothing. Of another engine it
+// is not known how its Heartbeat went, so that counts as a success.
 func heartbeatAfterEnd(ctx Context, details []any) error {
 	if t := attemptOf(ctx); t != nil {
 		return t.heartbeat(ctx, details)
@@ -245,7 +280,9 @@ func heartbeatAfterEnd(ctx Context, details []any) error {
 	return nil
 }
 
-// noteCause tells the engine that the function is about to get err.
+// noteCause tells the engine of ctx that the function is about to get err, which may be
+// the cause of its Context, and returns err. It is for Idle, Range and Guard. Another
+// engine notes that in its Sleep, so Sleep(0) is called.
 func noteCause(ctx Context, err error) error {
 	if t := attemptOf(ctx); t != nil {
 		return t.noteCause(err)
@@ -256,8 +293,9 @@ func noteCause(ctx Context, err error) error {
 	return err
 }
 
-// noteCause returns err to the function. It notes that the function has been given
-// the Context's cause, if err is that and not the cause of a derived context.
+// noteCause returns err. If err is the cause of the attempt's Context, and not that of a
+// derived context, it records that the function has got the cause: from then on, a nil
+// that the function returns does not mean that it has completed.
 func (t *attempt) noteCause(err error) error {
 	if err == nil {
 		return nil
@@ -270,7 +308,8 @@ func (t *attempt) noteCause(err error) error {
 	return err
 }
 
-// The methods below implement Context, except Heartbeat, and Engine.
+// The methods below implement Context and Engine. Heartbeat and HeartbeatDetails are in
+// heartbeat.go.
 
 // Value implements [context.Context].
 func (t *attempt) Value(key any) any {
@@ -285,8 +324,9 @@ func (t *attempt) Value(key any) any {
 	return t.Context.Value(key)
 }
 
-// Deadline is for the standard library, which compares it with the wall clock:
-// under any other clock there is none.
+// Deadline implements [context.Context]. The standard library compares the deadline with
+// the wall clock, so under any clock but the real one there is none. Info().Deadline has
+// it under every clock.
 func (t *attempt) Deadline() (time.Time, bool) {
 	if !t.a.rt.real {
 		return time.Time{}, false
@@ -299,6 +339,7 @@ func (t *attempt) Deadline() (time.Time, bool) {
 	return own, true
 }
 
+// deadline returns closeBy as a time of day, or the zero Time if there is none.
 func (t *attempt) deadline() time.Time {
 	if t.closeBy == never {
 		return time.Time{}
@@ -337,7 +378,7 @@ func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 			alarm.stop()
 		}
 	}
-	// The context may have ended at the instant of the wake-up: a timeout comes first.
+	// The context may have ended at the instant of the wake-up. A timeout comes first.
 	return t.noteCause(ended(ctx))
 }
 
@@ -349,6 +390,8 @@ func (t *attempt) Guard(f func() error) error {
 		a.mu.Unlock()
 		return t.noteCause(err)
 	}
+	// Counted under the same lock under which the Context was found alive. So if the
+	// attempt ends now, proceedLocked sees the guard and does not start the next attempt.
 	t.guards++
 	a.mu.Unlock()
 
