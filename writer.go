@@ -9,47 +9,63 @@ import (
 	"time"
 )
 
-// A writer brings checkpoints to the Store. A change makes a record dirty. One
-// goroutine, which exists only while there is something to do, writes all dirty
-// records, with Save and Delete in turn. While one call is under way, the next
-// batch gathers. Since there is one writer, the newer of two writes of an ID comes
-// last.
+// The writer decides when records are written to the Store, and which. The calls
+// themselves, and the retries in parts, are in batch.go.
 //
-// Guarded by Runtime.mu, but for turn.
+// A record is dirty if the Store does not hold its newest state. A dirty record is in one
+// of three groups, each with its own time:
+//
+//   - Urgent: a caller waits for it, or it must not be lost. It is tried at once.
+//   - Failing: the Store has not taken it. It is tried after a pause, which doubles.
+//   - All others, such as heartbeat details. They are tried within Config.SaveInterval.
+//
+// Records are saved and deleted apart: a record that is gone is deleted. If the Store
+// takes none of many calls, it is down, and is then called once after each pause.
+
+// A writer writes checkpoints to the Store. One goroutine, which exists only while a write
+// is due, writes the dirty records with Save and Delete in turn. While a call is in
+// flight, the next batch gathers. Because there is one goroutine and one call at a time,
+// writes of one ID reach the Store in order.
+//
+// Guarded by Runtime.mu, except turn.
 type writer struct {
 	rt      *Runtime
-	records map[string]*record    // by ID; nil without a Store
-	dropped uint64                // how many records were dropped from records, with which the Store has changed
-	loads   map[string]*storeCall // the Loads that have not returned, by ID
-	moved   time.Duration         // how far the wall clock had moved when the times were saved
-	running bool
-	drained chan struct{} // closed when nothing is dirty; nil if nobody waits for that
+	records map[string]*record    // the newest record of each ID that is running or not saved yet; nil without a Store
+	dropped uint64                // number of times a record was dropped, because the Store holds its final state
+	loads   map[string]*storeCall // the Loads in flight, by ID
+	moved   time.Duration         // timekeeper.moved when the records' times were last written
+	running bool                  // whether the writer's goroutine exists
+	drained chan struct{}         // closed when nothing is dirty; nil if nobody waits for that
 
 	dirty    []*record // in the order in which they are tried
-	soon     reminder  // what is neither urgent nor failing is due
-	urgent   int       // how many of dirty are urgent
-	hangs    bool      // a call is late, and has not returned
-	patience sleeper   // rings when somebody may have waited for that for too long; set while hangs
-	saves    pace      // of the records that are not gone
-	deletes  pace      // of the records that are gone
+	soon     reminder  // set for the records that are neither urgent nor failing
+	urgent   int       // number of urgent records in dirty
+	hangs    bool      // whether a call is late and has not returned yet
+	patience sleeper   // alarm for the next urgent record that has waited for StoreTimeout; set only while hangs
+	saves    pace      // retries of failed Saves
+	deletes  pace      // retries of failed Deletes
 
-	failures     uint64          // calls that failed
-	failing      bool            // there is something that the Store has not taken
-	failingSince moment          // set while failing
-	logged       map[string]bool // lines about that, so that they are not written for ever
-	loggedAt     instant         // when the last one was written
+	failures     uint64          // number of calls that failed or were late, for Stats
+	failing      bool            // whether there is anything that the Store has failed to take and does not hold yet
+	failingSince moment          // when failing became true
+	logged       map[string]bool // log lines written since failing became true, to write each only once
+	loggedAt     instant         // when the last of these lines was written
 
-	turn chan struct{} // held while writing to the Store
+	// turn is a lock, of capacity 1, for writing to the Store: the writer's goroutine
+	// and Forget take it. It is a channel so that waiting for it can be given up, and
+	// does not hinder a synctest bubble. It is taken before Runtime.mu.
+	turn chan struct{}
 
-	// The call that is under way.
-	round   *round
-	overdue sleeper // rings when it is late
-	late    bool
-	method  string
-	ctx     context.Context // used again for the next call, unless it has ended
-	cancel  context.CancelCauseFunc
+	// The call in flight.
+	round   *round                  // nil if no call is in flight
+	overdue sleeper                 // alarm for the moment when the call is late
+	late    bool                    // whether overdue has rung
+	method  string                  // "Save" or "Delete"
+	ctx     context.Context         // reused by the next call, unless it has ended; nil if it has
+	cancel  context.CancelCauseFunc // of ctx
 }
 
+// init prepares the writer of a Runtime that has a Store.
 func (w *writer) init(rt *Runtime) {
 	w.rt, w.records, w.loads, w.turn = rt, map[string]*record{}, map[string]*storeCall{}, make(chan struct{}, 1)
 	w.patience.wake, w.overdue.wake = w.expireWaitersLocked, w.overdueLocked
@@ -58,12 +74,14 @@ func (w *writer) init(rt *Runtime) {
 	}
 }
 
-// A reminder says when something is due. Guarded by Runtime.mu.
+// A reminder is an alarm whose ringing is remembered until clearLocked. Guarded by
+// Runtime.mu.
 type reminder struct {
 	sleeper
-	due bool // it has rung
+	due bool // whether the alarm has rung
 }
 
+// setLocked sets the alarm, unless it is set or has rung: the earliest call counts.
 func (r *reminder) setLocked(rt *Runtime, when instant) {
 	if !r.due && r.place == 0 {
 		rt.scheduler.setSleeperLocked(&r.sleeper, when)
@@ -75,17 +93,22 @@ func (r *reminder) clearLocked(rt *Runtime) {
 	rt.scheduler.alarms.remove(r.place)
 }
 
-// A pace says when the next Save, or the next Delete, of what failed is due. Guarded by
-// Runtime.mu.
+// A pace decides when failing records are tried again. Saves and Deletes have one each.
+//
+// The Store is in one of two conditions. If it is down, it takes nothing, and more than
+// one call after each pause is pointless. If it only refuses some records, it takes the
+// others, which must not wait for those. proven tells one from the other. Guarded by
+// Runtime.mu, but during a round the writer's goroutine uses down and proven without it.
 type pace struct {
-	retry    reminder
-	failures int     // failed tries in a row, except those made during a pause
-	retryAt  instant // the end of the pause
-	down     bool    // the Store takes nothing
-	probes   uint32  // records that were tried while it was down
-	proven   bool    // it has taken something since the first failure: it refuses, and is not down
+	retry    reminder // the end of the pause
+	failures int      // number of pauses in a row, of which the next is twice as long
+	retryAt  instant  // when the pause ends; in the past if there is none
+	down     bool     // whether the Store takes nothing
+	probes   uint32   // number of records tried while the Store was down
+	proven   bool     // whether the Store has taken something since the first failure, so that it refuses and is not down
 }
 
+// pace returns the pace of Deletes if gone is true, and else that of Saves.
 func (w *writer) pace(gone bool) *pace {
 	if gone {
 		return &w.deletes
@@ -93,11 +116,14 @@ func (w *writer) pace(gone bool) *pace {
 	return &w.saves
 }
 
-const maxStorePause = 5 * time.Second // between two tries of a Store that fails
+const maxStorePause = 5 * time.Second // the longest pause, unless SaveInterval is longer
 
-// pauseLocked counts a failure.
+// pauseLocked starts a pause after a failure. The pauses are SaveInterval, twice that and
+// so on, at most maxStorePause, or SaveInterval if that is longer.
 func (p *pace) pauseLocked(rt *Runtime) {
-	if p.failures == 0 || rt.now >= p.retryAt { // else it is a pause, or the clock was set back
+	// Many records can fail in one round, and urgent ones fail during a pause. Only the
+	// first failure after a pause makes the next pause longer.
+	if p.failures == 0 || rt.now >= p.retryAt {
 		interval, pause := rt.cfg.SaveInterval, maxStorePause
 		if interval < maxStorePause>>min(p.failures, 62) {
 			pause = interval << p.failures
@@ -110,16 +136,18 @@ func (p *pace) pauseLocked(rt *Runtime) {
 	p.retry.setLocked(rt, p.retryAt)
 }
 
-// waiting are those that wait for the next try to save a record. Guarded by Runtime.mu.
+// waiting holds the callbacks and channels that get the result of the next try to save a
+// record. Guarded by Runtime.mu.
 type waiting struct {
-	waiters []waiter       // for a start or the end
-	syncs   []chan<- error // of heartbeats
+	waiters []waiter       // for the start and the end of an activity
+	syncs   []chan<- error // for synchronous heartbeats; each has a buffer of one
 }
 
-// A waiter is called, with Runtime.mu held, once the Store was tried.
+// A waiter is called once, with Runtime.mu held, with the result of a try.
 type waiter func(err error)
 
-// notifyLocked tells them how the try went.
+// notifyLocked reports the result of a try to everyone who waits for it. The lists are
+// emptied first, because a waiter may wait for the next try.
 func (w *waiting) notifyLocked(err error) {
 	told := *w
 	*w = waiting{}
@@ -127,12 +155,13 @@ func (w *waiting) notifyLocked(err error) {
 		f(err)
 	}
 	for _, c := range told.syncs {
-		c <- err // which has room
+		c <- err // does not block: the buffer is empty
 	}
 }
 
-// saveLocked makes the record dirty, to be saved at once. If f is not nil, it is
-// called once that was tried, or could not be tried for Config.StoreTimeout.
+// saveLocked makes the record dirty and urgent, so that it is saved at once. If f is not
+// nil, it is called with the result, or with an error if the Store could not be called
+// for Config.StoreTimeout.
 func (r *record) saveLocked(rt *Runtime, f waiter) {
 	w := &rt.writer
 	if f != nil {
@@ -145,6 +174,8 @@ func (r *record) saveLocked(rt *Runtime, f waiter) {
 	w.setUrgentLocked(r)
 }
 
+// setUrgentLocked makes a dirty record urgent. If a call hangs, the record's waiters get an
+// error after Config.StoreTimeout.
 func (w *writer) setUrgentLocked(r *record) {
 	r.urgent, r.urgentSince = true, w.rt.now
 	if w.urgent++; w.hangs && w.patience.place == 0 {
@@ -152,8 +183,9 @@ func (w *writer) setUrgentLocked(r *record) {
 	}
 }
 
-// hangsLocked notes that a call that writes is late, or has returned after that. While it
-// hangs, those that wait for a try are told after Config.StoreTimeout.
+// hangsLocked records that a call that writes is late, or that a late call has returned.
+// While a call hangs nothing else is written, so the waiters of urgent records get an
+// error after Config.StoreTimeout: see expireWaitersLocked.
 func (w *writer) hangsLocked(hangs bool) {
 	rt := w.rt
 	rt.scheduler.alarms.remove(w.patience.place)
@@ -176,6 +208,8 @@ func (r *record) saveSoonLocked(rt *Runtime) {
 	w.soon.setLocked(rt, rt.now.add(rt.cfg.SaveInterval))
 }
 
+// markDirtyLocked puts the record into dirty, if it is not there. When it is tried is up to
+// the caller.
 func (w *writer) markDirtyLocked(r *record) {
 	r.unsaved = true
 	if !r.dirty {
@@ -185,11 +219,12 @@ func (w *writer) markDirtyLocked(r *record) {
 }
 
 const (
-	wallLook = time.Minute // the longest time between two looks at the wall clock, if an alarm is set
-	wallStep = time.Second // of the wall clock that is worth a write
+	wallLook = time.Minute // the longest time between two checks whether the wall clock was set, while there are alarms
+	wallStep = time.Second // the smallest change of the wall clock that is worth a write
 )
 
-// lookLocked is when the wall clock is to be looked at. A Mock is not set by itself.
+// lookLocked returns when to check next whether the wall clock was set. Only the times of
+// records depend on that. The wall clock of a Mock is never set by itself.
 func (rt *Runtime) lookLocked() instant {
 	if len(rt.writer.records) == 0 || rt.mock {
 		return never
@@ -197,8 +232,9 @@ func (rt *Runtime) lookLocked() instant {
 	return rt.now.add(wallLook)
 }
 
-// wallClockLocked has all activities saved when the wall clock was set: if it was wrong
-// until then, so are the times that the Store holds.
+// wallClockLocked saves all activities if the wall clock was set: if it was wrong before,
+// so are the times that the Store holds. Loading activities are not saved, because what
+// the Store holds of their IDs is not known yet.
 func (w *writer) wallClockLocked() {
 	if len(w.records) == 0 {
 		return
@@ -215,7 +251,7 @@ func (w *writer) wallClockLocked() {
 	}
 }
 
-// clearUrgentLocked ends the urgency of a record.
+// clearUrgentLocked makes a record no longer urgent.
 func (w *writer) clearUrgentLocked(r *record) {
 	if !r.urgent {
 		return
@@ -224,14 +260,16 @@ func (w *writer) clearUrgentLocked(r *record) {
 	w.urgent--
 }
 
-// dropLocked drops the record of an ID, because the Store holds what is to remain.
+// dropLocked drops the record of an ID, because the Store holds its final state. That also
+// tells Checkpoints that what it has read of the Store may be out of date.
 func (w *writer) dropLocked(id string) {
 	delete(w.records, id)
 	w.dropped++
 }
 
-// expireWaitersLocked tells those who have waited for a try for Config.StoreTimeout that there
-// was none, because a call does not return.
+// expireWaitersLocked reports an error to all waiters that have waited for a try for
+// Config.StoreTimeout, because an earlier call hangs. Their records stay dirty, and count
+// as failing.
 func (w *writer) expireWaitersLocked() {
 	if !w.hangs {
 		return
@@ -254,29 +292,31 @@ func (w *writer) expireWaitersLocked() {
 	err := rt.errNotTried()
 	for _, r := range late {
 		w.clearUrgentLocked(r)
-		if w.records[r.id] == r { // else it no longer matters
+		if w.records[r.id] == r { // otherwise a new execution has replaced it
 			w.failedLocked(r)
 		}
 		r.notifyLocked(err)
 	}
 }
 
-// failedLocked notes that the Store has not taken a record that is dirty.
+// failedLocked makes a dirty record failing, and starts a pause.
 func (w *writer) failedLocked(r *record) {
 	r.failing = true
 	w.pace(r.gone).pauseLocked(w.rt)
 	w.failingLocked()
 }
 
-// failingLocked notes since when the Store has failed.
+// failingLocked records since when the Store has failed, if it did not fail before.
 func (w *writer) failingLocked() {
 	if !w.failing {
 		w.failing, w.failingSince = true, w.rt.moment(w.rt.now)
 	}
 }
 
-// recoveredLocked notes that the Store holds all that it has failed to take, if it does.
-// Taken says that it has just taken something. If a round is under way, that calls it again.
+// recoveredLocked ends the failure of the Store, if there is nothing left that it has
+// failed to take. taken says whether it has just taken something, which is logged; what
+// failed may also have been replaced. While a call is in flight, recoveredLocked does
+// nothing, since the round calls it again at its end.
 func (w *writer) recoveredLocked(taken bool) {
 	if !w.failing || w.round != nil || slices.ContainsFunc(w.dirty, func(r *record) bool {
 		return (r.failing || r.restoring()) && w.records[r.id] == r
@@ -296,11 +336,14 @@ func (w *writer) recoveredLocked(taken bool) {
 }
 
 const (
-	logAgain = 10 * time.Minute // while the Store fails
-	logMany  = 20               // different lines, before only time counts
+	logAgain = 10 * time.Minute // silence after which a line is repeated
+	logMany  = 20               // number of different lines after which a new line waits for that silence too
 )
 
-// isNewsLocked reports whether a line about a Store that fails is to be written.
+// isNewsLocked reports whether to log a line about a Store that fails, and if so counts it
+// as logged. A line that was logged already is repeated once nothing was logged for
+// logAgain. Since the texts of errors may never repeat, the number of different lines is
+// limited too.
 func (w *writer) isNewsLocked(text string) bool {
 	if w.rt.now.since(w.loggedAt) < logAgain && (w.logged[text] || len(w.logged) >= logMany) {
 		return false
@@ -312,11 +355,12 @@ func (w *writer) isNewsLocked(text string) bool {
 	return true
 }
 
+// dueLocked reports whether anything is to be written now.
 func (w *writer) dueLocked() bool {
 	return w.urgent > 0 || w.soon.due || w.saves.retry.due || w.deletes.retry.due
 }
 
-// wakeLocked starts the writer's goroutine if there is something to do.
+// wakeLocked starts the writer's goroutine, if a write is due and it does not exist.
 func (w *writer) wakeLocked() {
 	if !w.running && w.dueLocked() {
 		w.running = true
@@ -324,12 +368,11 @@ func (w *writer) wakeLocked() {
 	}
 }
 
-// run is the writer's goroutine. It saves what is to be saved, and then deletes what is
-// to be deleted, until nothing is due.
+// run is the writer's goroutine. It writes until nothing is due.
 func (w *writer) run() {
 	done := false
 	defer func() {
-		if !done { // the Store called runtime.Goexit
+		if !done { // the Store called runtime.Goexit, which ends this goroutine
 			go w.run()
 		}
 	}()
@@ -338,6 +381,8 @@ func (w *writer) run() {
 	done = true
 }
 
+// writeDue saves the records that are due, then deletes those that are due. It reports
+// false if nothing was due, and the goroutine must then end.
 func (w *writer) writeDue() bool {
 	w.turn <- struct{}{}
 	defer func() { <-w.turn }()
@@ -347,14 +392,17 @@ func (w *writer) writeDue() bool {
 	for _, gone := range []bool{false, true} {
 		if batch := w.take(gone); len(batch) > 0 {
 			w.writeBatch(batch, gone)
-			runtime.Gosched() // callers that were waiting can share the next batch
+			// The callers that have just been released may start or end other
+			// activities. If they run first, those share the next batch.
+			runtime.Gosched()
 		}
 	}
 	return true
 }
 
-// proceed reports whether there is something to do now. If not, the goroutine
-// ends.
+// proceed reports whether a write is due. If not, it marks the goroutine as ended. Both
+// happen under one lock, so that wakeLocked starts another one for a write that becomes
+// due from then on.
 func (w *writer) proceed() bool {
 	w.rt.enter()
 	defer w.rt.leave()
@@ -369,10 +417,13 @@ func (w *writer) proceed() bool {
 	return false
 }
 
-// take returns the records to be saved now, or those to be deleted: what is urgent or has
-// not failed, and then what has failed, once its pause is over. While the Store is down it
-// takes what is urgent, or one record after each pause: rather one that has not failed,
-// since the Store may be up again, and refuse another.
+// take removes from dirty the records to be saved now or, if gone is true, those to be
+// deleted, and returns a copy of their state. The urgent records and those that have not
+// failed come first. Failing records follow, once their pause is over.
+//
+// While the Store is down, take returns only the urgent records or, if there are none, one
+// record after each pause. It prefers a record that has not failed: if the Store is up
+// again, it takes that one even if it refuses others.
 func (w *writer) take(gone bool) (batch []write) {
 	rt := w.rt
 	rt.enter()
@@ -391,7 +442,9 @@ func (w *writer) take(gone bool) (batch []write) {
 	later := w.dirty[:0]
 	for _, r := range w.dirty {
 		switch {
-		case w.records[r.id] != r: // a new execution has its ID, or it was forgotten
+		case w.records[r.id] != r:
+			// A new execution has the ID, or Forget has deleted the checkpoint. Writing
+			// the record would overwrite the newer state.
 			replaced = append(replaced, r)
 		case r.gone == gone && (r.urgent || r.failing && retry || !r.failing && others):
 			wanted = append(wanted, r)
@@ -400,13 +453,17 @@ func (w *writer) take(gone bool) (batch []write) {
 		}
 	}
 	slices.SortStableFunc(wanted, func(x, y *record) int { return cmp.Compare(x.rank(), y.rank()) })
-	if limit == 1 && len(wanted) > 1 { // not always the first: those may all be refused
+	// If one record is tried after each pause, it must not always be the first: the Store
+	// may be up, and refuse that one. So another record of the same rank is chosen each
+	// time.
+	if limit == 1 && len(wanted) > 1 {
 		n := 1
 		for n < len(wanted) && wanted[n].rank() == wanted[0].rank() {
 			n++
 		}
 		p.probes++
-		k := int(p.probes * 2654435769 % uint32(n)) // spread evenly: Knuth, multiplicative hashing
+		// Knuth's multiplicative hashing spreads the choices evenly, whatever n is.
+		k := int(p.probes * 2654435769 % uint32(n))
 		wanted[0], wanted[k] = wanted[k], wanted[0]
 	}
 	rest := wanted[min(limit, len(wanted)):]
@@ -422,6 +479,8 @@ func (w *writer) take(gone bool) (batch []write) {
 		w.clearUrgentLocked(r)
 		r.notifyLocked(errReplaced)
 	}
+	// left reports whether the limit has left records of a group in dirty. Their reminder
+	// then stays due, so that the next round takes them without a pause.
 	left := func(failing bool) bool {
 		return slices.ContainsFunc(rest, func(r *record) bool { return r.failing == failing })
 	}
@@ -433,12 +492,15 @@ func (w *writer) take(gone bool) (batch []write) {
 		w.soon.due = left(false) && !p.down
 	}
 	if len(batch) == 0 {
-		w.recoveredLocked(false) // it may have failed only with what was replaced
+		// All failing records may have been replaced. No round follows that would notice.
+		w.recoveredLocked(false)
 	}
 	return batch
 }
 
-// rank orders the records that are taken.
+// rank returns the place of a record in a batch, which has three groups: records that have
+// not failed, records that failed together with others, and records that failed alone. The
+// last are the most likely to be refused again.
 func (r *record) rank() int {
 	switch {
 	case !r.failing:
@@ -449,9 +511,10 @@ func (r *record) rank() int {
 	return 2
 }
 
-// drain waits until the Store holds everything, or ctx ends.
+// drain waits until the Store holds everything or ctx ends.
 func (w *writer) drain(ctx context.Context) {
 	w.rt.enter()
+	// Everything is due at once: a Shutdown waits neither for SaveInterval nor for a pause.
 	if len(w.dirty) > 0 {
 		w.soon.due, w.saves.retry.due, w.deletes.retry.due = true, true, true
 	}
