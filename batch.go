@@ -7,24 +7,31 @@ import (
 	"slices"
 )
 
+// A batch that the writer has taken is written here, in calls that a Store can be expected
+// to take. If a call fails, its parts are tried, so that only the checkpoints that the
+// Store refuses are refused. If too many calls fail, the Store is taken to be down, and
+// the rest of the batch is not tried.
+
 const (
-	maxBatch      = 1000     // checkpoints in a call
-	maxBatchBytes = 16 << 20 // of them
-	maxTries      = 12       // calls that may fail before the Store is taken to be down
+	maxBatch      = 1000     // the largest number of checkpoints in a call
+	maxBatchBytes = 16 << 20 // the largest size of their contents, unless there is only one
+	maxTries      = 12       // the number of failed calls after which the Store is taken to be down
 )
 
-// A write is a record on its way to the Store, as it was when it was taken.
+// A write is a copy of a record's state, made when take removed the record from dirty. The
+// record may change while the write is in flight. It is then dirty again.
 type write struct {
 	r       *record
-	cp      Checkpoint // completed by fill; of no use to a Delete
-	a       *activity  // whose details cp gets; nil if cp has them
-	latest  *attempt
-	failure error
-	failing bool // the Store has not taken it before
-	waiting
+	cp      Checkpoint // completed by fill; unused by a Delete
+	a       *activity  // the activity whose details fill adds to cp; nil if cp has them already
+	latest  *attempt   // a's latest attempt; nil if there is none
+	failure error      // the error whose text fill adds to cp; nil if cp has the text already
+	failing bool       // whether the Store has failed to take the record before
+	waiting            // everyone who waits for the result; moved here from the record
 }
 
-// writeLocked is the record as it is now.
+// writeLocked returns the record's state, and moves its waiters to the write. From now on
+// the Store may hold something of the execution, even if the call fails.
 func (r *record) writeLocked() write {
 	x := write{r: r, cp: r.last, failure: r.failure, failing: r.failing, waiting: r.waiting}
 	if a := r.a; a != nil {
@@ -38,10 +45,14 @@ func (r *record) writeLocked() write {
 	return x
 }
 
-// fill completes the checkpoint. It calls user code, so no lock may be held.
+// fill completes the checkpoint with what is not read under Runtime.mu: the newest
+// details, which may be newer than the write, and the text of the failure. It calls user
+// code, so no lock may be held.
 func (x *write) fill(rt *Runtime) {
 	if a := x.a; a != nil {
 		a.mu.Lock()
+		// Cleared together with the reading of the details: a later heartbeat finds it
+		// cleared, and makes the record dirty again.
 		x.r.fresh = false
 		x.cp.Details = a.details.share()
 		if t := x.latest; t != nil && t.progressed {
@@ -62,31 +73,38 @@ func (x *write) fill(rt *Runtime) {
 
 var errReplaced = errors.New("a new execution of the ID has replaced the checkpoint, or it was forgotten")
 
-// A round is a batch on its way to the Store. If a call is late, what has not been tried
-// leaves the round: see overdueLocked.
+// A round is the writing of one batch. Each write is in exactly one of the four lists
+// below until its result is reported, or until giveBack returns it to the record. If a
+// call is late, overdueLocked gives back everything except calling.
+//
+// A round belongs to the writer's goroutine. Only during a call may another goroutine
+// change it, in overdueLocked, with Runtime.mu held.
 type round struct {
 	w        *writer
-	gone     bool
-	untried  []write   // not tried yet
-	suspects []write   // likewise, and the Store has not taken them before
-	parts    [][]write // of what is being tried, those that have not been, the next one last
-	calling  []write   // what the call that is under way is for
+	gone     bool      // whether the records are to be deleted
+	untried  []write   // writes to be tried, of records that were not failing
+	suspects []write   // writes to be tried last, of records that were failing
+	parts    [][]write // parts of the current batch that are still to be tried; the last one is next
+	calling  []write   // writes of the call in flight, or of the last one
 
-	taken  bool
-	failed []*record
-	err    error // the last one
+	// For note.
+	taken  bool      // whether any call has succeeded
+	failed []*record // records that the Store has not taken
+	err    error     // error of the last call that failed
 }
 
-// bring brings a batch to the Store, in calls of a size that a Store can be expected to
-// take.
+// writeBatch writes a batch to the Store: first the records that were not failing, and
+// then the suspects, because the former should not wait for records that are likely to
+// fail again.
 func (w *writer) writeBatch(batch []write, gone bool) {
 	rd := &round{w: w, gone: gone, untried: batch}
-	if i := slices.IndexFunc(batch, func(x write) bool { return x.failing }); i >= 0 { // take has put them last
+	// take has put the failing records last.
+	if i := slices.IndexFunc(batch, func(x write) bool { return x.failing }); i >= 0 {
 		rd.untried, rd.suspects = batch[:i:i], batch[i:]
 	}
 	done := false
 	defer func() {
-		if !done { // the Store called runtime.Goexit
+		if !done { // the Store called runtime.Goexit, and writer.run starts a new goroutine
 			rd.tried(rd.calling, errStoreGoexit)
 			rd.giveBack()
 		}
@@ -100,7 +118,8 @@ func (w *writer) writeBatch(batch []write, gone bool) {
 	done = true
 }
 
-// cut takes as many checkpoints as can go in one call, and completes them.
+// cut removes from the front of the list as many writes as fit in one call, completes
+// their checkpoints, and returns them.
 func (rd *round) cut(from *[]write) []write {
 	n := len(*from)
 	if !rd.gone {
@@ -111,7 +130,8 @@ func (rd *round) cut(from *[]write) []write {
 	return part
 }
 
-// fill completes as many checkpoints as can go in one call, and returns their number.
+// fill completes as many checkpoints as fit in one call, at least one, and returns their
+// number.
 func (w *writer) fill(batch []write) int {
 	size := 0
 	for i := range batch {
@@ -124,9 +144,15 @@ func (w *writer) fill(batch []write) int {
 	return len(batch)
 }
 
-// try saves or deletes a batch. If that fails, it tries the parts of the batch, so that
-// only what the Store refuses is refused. If the first calls all fail, or take too long,
-// the Store is down, and there is no other call.
+// try saves or deletes a batch. If a call fails, try halves the part and tries both
+// halves, so that in the end only single checkpoints are refused. There are two reasons to
+// stop before that:
+//
+//   - If the first maxTries calls all fail, or fail for StoreTimeout in total, the Store is
+//     taken to be down, and the whole batch has failed. A batch of one says nothing about
+//     other records, so it never means that the Store is down.
+//   - If some calls succeed, but the round has taken StoreTimeout, what is left goes back
+//     to the writer, so that the records that have become dirty meanwhile get their turn.
 func (rd *round) try(batch []write) {
 	p, taken := rd.w.pace(rd.gone), false
 	begun := rd.w.rt.read()
@@ -158,10 +184,15 @@ func (rd *round) try(batch []write) {
 	}
 }
 
-// trySuspects tries what the Store has not taken before: together, in case it takes
-// everything again, and then one and, as long as that works, twice as many. It ends after a
-// few calls in a row that fail, or when somebody waits for what has not failed. Those that
-// were tried together only have been tried, too.
+// trySuspects tries the records that the Store has failed to take before. It begins with
+// all of them in one call, since the Store may work again. If that fails, it tries one, and
+// doubles the number with each success and halves it with each failure. It stops after
+// maxTries failures in a row, or after a failure if a record that is not failing has become
+// urgent.
+//
+// Records that were tried only together with others, and failed, count as tried: their
+// waiters get the error. together is the number of such records at the front of suspects.
+// The remaining suspects go back to the writer untried.
 func (rd *round) trySuspects() {
 	p, failures, together := rd.w.pace(rd.gone), 0, 0
 	var err error
@@ -203,21 +234,24 @@ func (rd *round) trySuspects() {
 	rd.giveBack()
 }
 
-// interrupted reports whether somebody waits for what is not in the round and has not
-// failed.
+// interrupted reports whether a record outside the round is urgent and not failing.
 func (rd *round) interrupted() bool {
 	rd.w.rt.mu.Lock()
 	defer rd.w.rt.mu.Unlock()
 	return rd.w.urgent > 0 && slices.ContainsFunc(rd.w.dirty, func(r *record) bool { return r.urgent && !r.failing })
 }
 
-// giveBack ends the round before everything was tried.
+// giveBack returns the writes that were not tried to their records, which are dirty again.
+// The round is then at its end.
 func (rd *round) giveBack() {
 	rd.w.rt.enter()
 	rd.giveBackLocked()
 	rd.w.rt.leave()
 }
 
+// giveBackLocked is giveBack with Runtime.mu held. The waiters return to their records, in
+// front of those that have come since. Records with waiters become urgent. Failing records
+// without waiters are due after the pause, and all others now.
 func (rd *round) giveBackLocked() {
 	rest := slices.Concat(append(rd.parts, rd.untried, rd.suspects)...)
 	rd.parts, rd.untried, rd.suspects = nil, nil, nil
@@ -243,9 +277,11 @@ func (rd *round) giveBackLocked() {
 	}
 }
 
-// call makes one call, for those of part that still count: since they were taken, a new
-// execution may have begun. It waits until the call has returned. If that is late, those
-// that wait are told so before.
+// call makes one call of the Store for the writes of part, and waits until it returns,
+// however long that takes. If the call is late, overdueLocked reports that to the waiters
+// meanwhile. Since the records were taken, new executions may have begun. Writes of records
+// that were replaced are removed from part, because an older write must not overwrite a
+// newer one.
 func (rd *round) call(part *[]write) (err error, late bool) {
 	w, rt := rd.w, rd.w.rt
 	rt.enter()
@@ -258,7 +294,9 @@ func (rd *round) call(part *[]write) (err error, late bool) {
 	})
 	for i := range still {
 		r := still[i].r
-		r.sequence++ // each try has its own, for a Store that fences by it
+		// Each try gets a higher number, so that a Store can ignore a write that arrives
+		// after a newer one.
+		r.sequence++
 		still[i].cp.Sequence = r.sequence
 	}
 	if *part = still; len(still) == 0 {
@@ -276,6 +314,7 @@ func (rd *round) call(part *[]write) (err error, late bool) {
 	ctx := w.ctx
 	rt.scheduler.setSleeperLocked(&w.overdue, rt.now.add(rt.cfg.StoreTimeout))
 	rt.leave()
+	// err keeps this value only if the Store calls runtime.Goexit. Deferred for that too.
 	err = errStoreGoexit
 	defer func() {
 		rt.enter()
@@ -305,9 +344,10 @@ func (rd *round) call(part *[]write) (err error, late bool) {
 	return err, false
 }
 
-// overdueLocked tells those that wait for the call that is under way that it is late. What
-// is in its round and was not tried leaves that, so that those who wait for it are told
-// too, or it is tried next.
+// overdueLocked is called when the call in flight is late. It ends the call's context and
+// reports an error to the waiters of the call. The other writes of the round go back to
+// the writer. There, their waiters get an error too if the call hangs for another
+// StoreTimeout. If it returns before that, they are tried next.
 func (w *writer) overdueLocked() {
 	w.late = true
 	w.failures++
@@ -321,7 +361,9 @@ func (w *writer) overdueLocked() {
 	}
 }
 
-// tried tells those that wait, and keeps what the Store did not take.
+// tried records the result of a call for the writes of part, and reports it to their
+// waiters. If err is nil, records that have not changed since are clean, and those of ended
+// activities are dropped. Otherwise the records are dirty again, and failing.
 func (rd *round) tried(part []write, err error) {
 	w, rt := rd.w, rd.w.rt
 	p := w.pace(rd.gone)
@@ -334,20 +376,24 @@ func (rd *round) tried(part []write, err error) {
 		case !current:
 		case err != nil:
 			w.markDirtyLocked(r)
-			if !r.urgent { // else it has changed since
+			// An urgent record has changed since it was taken. Its new state has not been
+			// tried, so it need not wait for a pause.
+			if !r.urgent {
 				w.failedLocked(r)
 				r.failedAlone = r.failedAlone || len(part) == 1
 			}
 		default:
 			r.failing, r.failedAlone = false, false
-			if r.dirty { // it has changed since
+			if r.dirty { // it has changed since it was taken
 				w.soon.setLocked(rt, rt.now.add(rt.cfg.SaveInterval))
 				break
 			}
 			if r.unsaved = false; r.a == nil {
 				w.dropLocked(r.id)
 			}
-			r.notifyLocked(nil) // those that were told that the call is late, and wait on
+			// After a late call the waiters of the write have their result already. But
+			// the end of a success waits again, in the record, until its delete works.
+			r.notifyLocked(nil)
 		}
 		if err != nil {
 			rd.failed, rd.err = append(rd.failed, r), err
@@ -359,16 +405,20 @@ func (rd *round) tried(part []write, err error) {
 	}
 }
 
-// note notes what has come of a round, and logs it if it is new.
+// note records the outcome of the round in its pace, and logs a failure that is not logged
+// yet.
 func (rd *round) note() {
 	w, rt := rd.w, rd.w.rt
 	rt.enter()
 	defer rt.leave()
 	defer func() { w.recoveredLocked(rd.taken) }()
-	if rd.taken && w.drained != nil { // no time for pauses
+	// During a Shutdown, a Store that takes something again is given the rest at once.
+	if rd.taken && w.drained != nil {
 		w.saves.retry.due, w.deletes.retry.due = true, true
 	}
-	if !rd.taken && !w.pace(rd.gone).proven { // which says nothing about one of them
+	// If the Store has taken nothing, it may be down. That a record failed alone then says
+	// nothing about the record, so it does not count, unless it was the only one.
+	if !rd.taken && !w.pace(rd.gone).proven {
 		for _, r := range rd.failed {
 			r.failedAlone = r.failedAlone && len(rd.failed) == 1
 		}
