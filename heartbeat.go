@@ -13,15 +13,24 @@ import (
 	"github.com/seed-9da638b0/activity/internal/heartbeatdetails"
 )
 
+// Heartbeats: recording them, encoding and decoding their details, and waiting until the
+// Store holds them. A heartbeat is the most frequent operation of the package, so it locks
+// only activity.mu, and does not touch the scheduler's queue: the alarm reads the new
+// deadline when it comes up.
+
 // Heartbeat implements [Context].
 func (t *attempt) Heartbeat(details ...any) error { return t.heartbeat(t.Context, details) }
 
-// heartbeat returns what Heartbeat returns to a function that has ctx: the
-// attempt's own context, or one that does not end with it.
+// heartbeat records a heartbeat. ctx is the attempt's own context or, for
+// heartbeatAfterEnd, a derived one that does not end with it. If ctx has ended, heartbeat
+// returns its cause.
 func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	a := t.a
 	var e encoded
 	var failed error
+	// Encoding runs the Codec, which is user code, so it comes before any lock. A single
+	// int under the default Codec is not encoded at all until somebody reads it, because
+	// most loops record an int, and most of these are replaced before anybody does.
 	n, isInt := 0, false
 	if heartbeatdetails.Given(details) {
 		if n, isInt = details[0].(int); !isInt || len(details) > 1 || !a.rt.lazyInts {
@@ -32,18 +41,24 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 
 	now := a.rt.read()
 	var end error
+	// A derived context may run user code, so it is asked before activity.mu is locked.
+	// The attempt's own context must be asked under the lock: see over.
 	derived := ctx != t.Context
-	if derived { // it may call the user's code
+	if derived {
 		end = ended(ctx)
 	}
 	t.lockSettled(now)
 	if !derived {
 		end = ended(ctx)
 	}
+	// After a timeout nothing is recorded, because the next attempt may be running. After
+	// a cancellation the heartbeat is recorded, although end is not nil.
 	if t.over.Load() {
 		a.mu.Unlock()
 		return end
 	}
+	// Heartbeats may overtake each other between the reading of the clock and the lock, so
+	// neither lastBeat nor the deadline may go back.
 	a.beats++
 	a.lastBeat = max(a.lastBeat, now)
 	t.granted = 0
@@ -64,6 +79,8 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 			t.progressed = !bytes.Equal(a.details.encode(), t.resumesFrom)
 		}
 		if a.rec != nil {
+			// Only the first heartbeat after a write locks Runtime.mu, to make the
+			// record dirty. The write reads whatever details are newest then.
 			unsaved, a.rec.fresh = !a.rec.fresh, true
 			if sync = a.opts.SyncHeartbeats && end == nil; sync {
 				t.syncing++
@@ -95,12 +112,13 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	return failed
 }
 
-// sync waits until the Store holds the details of the heartbeat that calls it.
-// That heartbeat has counted itself in t.syncing, so that meanwhile there is no
-// heartbeat deadline. It returns at once when ctx ends.
+// sync waits until the Store holds the details of the heartbeat that calls it, or until
+// ctx ends. err is the Store's error, and end the cause of ctx. The caller has increased
+// t.syncing, so that there is no heartbeat deadline meanwhile. The deadline counts anew
+// from the end of the wait.
 func (t *attempt) sync(ctx context.Context) (err, end error) {
 	a, rt := t.a, t.a.rt
-	tried := make(chan error, 1)
+	tried := make(chan error, 1) // with a buffer, because the writer must not block if ctx ends first
 	rt.enter()
 	a.rec.syncs = append(a.rec.syncs, tried)
 	a.rec.saveLocked(rt, nil)
@@ -124,16 +142,18 @@ func (t *attempt) sync(ctx context.Context) (err, end error) {
 	return err, end
 }
 
-// recorded are an activity's newest heartbeat details. Guarded by activity.mu.
+// recorded holds an activity's newest heartbeat details. Guarded by activity.mu.
 type recorded struct {
-	data   []byte // one value after the other, see appendValue; nil if there are none
-	shared bool   // somebody has data, so it must not change; else it is reused
-	isInt  bool   // they are n, which is encoded only when somebody asks, because most loops report an int
+	data   []byte // the encoded values, one after the other as appendValue writes them; nil if there are none
+	shared bool   // whether data is referenced elsewhere, so that it must not be overwritten
+	isInt  bool   // whether the details are the single int n, which is not encoded in data yet
 	n      int
 }
 
+// setInt records a single int, which encode encodes when it is needed.
 func (r *recorded) setInt(n int) { r.n, r.isInt = n, true }
 
+// set records e. It reuses the memory of the previous details unless that is shared.
 func (r *recorded) set(e encoded) {
 	r.isInt = false
 	if r.shared {
@@ -146,7 +166,7 @@ func (r *recorded) set(e encoded) {
 	}
 }
 
-// encode returns the details, for the caller to read before it unlocks activity.mu.
+// encode returns the encoded details. They are valid only until activity.mu is unlocked.
 func (r *recorded) encode() []byte {
 	if r.isInt {
 		var digits [24]byte
@@ -155,7 +175,7 @@ func (r *recorded) encode() []byte {
 	return r.data
 }
 
-// share returns the details, for the caller to keep and not to change.
+// share returns the encoded details. The caller may keep them, but must not change them.
 func (r *recorded) share() []byte {
 	data := r.encode()
 	r.shared = data != nil
@@ -172,13 +192,16 @@ func (t *attempt) HeartbeatDetails(into ...any) (bool, error) {
 	return found, err
 }
 
-// encoded is one value in the Codec's form, or several as details have them;
-// data is nil if there is none.
+// encoded is the result of encoding the arguments of a heartbeat. data is one value in the
+// Codec's form or, if several is true, values as appendValue writes them. It is nil if
+// there is no value.
 type encoded struct {
 	data    []byte
 	several bool
 }
 
+// encode encodes the arguments of a heartbeat. Its error is NonRetryable, because every
+// retry would meet it again.
 func (t *attempt) encode(details []any) (encoded, error) {
 	e, err := t.a.rt.encode(details)
 	if err != nil {
@@ -188,12 +211,15 @@ func (t *attempt) encode(details []any) (encoded, error) {
 	return e, err
 }
 
+// logCodecPanic logs err if it comes from a panic of the Codec.
 func (t *attempt) logCodecPanic(err error) {
 	if p := (*PanicError)(nil); errors.As(err, &p) {
 		t.a.rt.log(slog.LevelError, "activity: a Codec panicked", t.a, t.number, slog.Any("error", err), slog.String("stack", string(p.Stack)))
 	}
 }
 
+// encode encodes details with Config.Codec, and checks their size. It runs user code, so no
+// lock may be held.
 func (rt *Runtime) encode(details []any) (encoded, error) {
 	e := encoded{several: len(details) > 1}
 	size := 0
@@ -208,20 +234,20 @@ func (rt *Runtime) encode(details []any) (encoded, error) {
 		if e.several {
 			e.data = appendValue(e.data, value)
 		} else if e.data = value; value == nil {
-			e.data = []byte{}
+			e.data = []byte{} // a Codec may encode a value as nil, which is not the same as no value
 		}
 	}
 	return e, nil
 }
 
-// Recorded details are one value after the other, each as its length in bytes
-// (a uvarint) and that many bytes in the Codec's form.
-
+// appendValue appends a value to details. Details are a sequence of values: for each, its
+// length in bytes as a uvarint, and then that many bytes in the Codec's form.
 func appendValue(details, value []byte) []byte {
 	details = binary.AppendUvarint(details, uint64(len(value)))
 	return append(details, value...)
 }
 
+// cutValue splits details into the first value and the rest.
 func cutValue(details []byte) (value, rest []byte, err error) {
 	n, size := binary.Uvarint(details)
 	if size <= 0 || n > uint64(len(details)-size) {
@@ -231,8 +257,9 @@ func cutValue(details []byte) (value, rest []byte, err error) {
 	return details[size:end:end], details[end:], nil
 }
 
-// decodeDetails decodes the first recorded values into the pointers given. It
-// reports false if nothing was recorded. Its errors are ErrCannotResume.
+// decodeDetails decodes the first values of details into the given pointers. It reports
+// false if there are no details. If c is nil, it uses the default Codec. All its errors
+// wrap ErrCannotResume.
 func decodeDetails(c Codec, details []byte, into []any) (bool, error) {
 	if len(details) == 0 {
 		return false, nil

@@ -8,32 +8,41 @@ import (
 	"time"
 )
 
-// A storeCall is a call of the Store that somebody waits for. It has a goroutine of its
-// own, because it may hang for longer than anybody can wait. (The writer has a goroutine
-// already, and nobody waits for that.)
+// Calls of the Store may hang. Each of them gets a context that ends after
+// Config.StoreTimeout. A call that has not returned by then is late: it has failed for
+// everyone who waits for it, even if it succeeds later. A Store may ignore its context, so
+// nothing relies on the return of a late call.
+//
+// This file has the calls of Load, All and, for Forget, Delete. The calls of the writer are
+// in batch.go.
+
+// A storeCall is a call of the Store in a goroutine of its own, so that the caller need
+// not wait for longer than Config.StoreTimeout. The writer needs no storeCall, since
+// nobody waits for its goroutine.
 type storeCall struct {
 	rt      *Runtime
-	method  string
-	id      string // of a Load
-	within  time.Duration
-	ctx     context.Context
-	cancel  context.CancelCauseFunc
-	decided chan struct{} // closed when the call has returned, or is late
+	method  string                  // name of the Store's method
+	id      string                  // ID to load; empty if the method is not Load
+	within  time.Duration           // time after which the call is late
+	ctx     context.Context         // passed to the Store; ends when the call is late
+	cancel  context.CancelCauseFunc // of ctx
+	decided chan struct{}           // closed when the call has returned or is late, whichever comes first
 
-	// Guarded by Runtime.mu. Late and err are set before decided is closed, once.
-	sleeper  // rings when the call is late
-	over     bool
-	late     bool
-	err      error
-	ended    bool          // the call has returned
-	result   error         // how, also if that was late
+	// Guarded by Runtime.mu. late and err do not change once decided is closed.
+	sleeper                // alarm for the moment when the call is late
+	over     bool          // set once, when decided is about to be closed
+	late     bool          // set once, when the call is late
+	err      error         // result for those who wait; set once, with over
+	ended    bool          // set once, when the call has returned
+	result   error         // what the call has returned, even if it was late; set once, with ended
 	returned chan struct{} // closed when the call has returned; nil if nobody waits for that
 }
 
+// errStoreGoexit is the error of a call that has neither returned nor panicked.
 var errStoreGoexit = errors.New("the Store called runtime.Goexit")
 
-// newCallLocked returns a call that is about to start. Its alarm is set before: a Clock
-// may take its time for that.
+// newCallLocked returns a call that is about to start. Its alarm is already set, so that a
+// Mock clock that advances during the call makes it late.
 func (rt *Runtime) newCallLocked(ctx context.Context, method string, within time.Duration) *storeCall {
 	c := &storeCall{rt: rt, method: method, within: within, decided: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
@@ -42,7 +51,7 @@ func (rt *Runtime) newCallLocked(ctx context.Context, method string, within time
 	return c
 }
 
-// callStore starts a call of f, which calls the method.
+// callStore starts a call of f, which must call the Store's method with that name.
 func (rt *Runtime) callStore(ctx context.Context, method string, f func(context.Context) error) *storeCall {
 	rt.enter()
 	c := rt.newCallLocked(ctx, method, rt.cfg.StoreTimeout)
@@ -53,8 +62,9 @@ func (rt *Runtime) callStore(ctx context.Context, method string, f func(context.
 
 // run is the goroutine of the call.
 func (c *storeCall) run(f func(context.Context) error) {
+	// Deferred, and with this error, in case the Store calls runtime.Goexit.
 	err := errStoreGoexit
-	defer func() { // deferred for a Store that calls runtime.Goexit
+	defer func() {
 		c.cancel(nil)
 		c.rt.enter()
 		defer c.rt.leave()
@@ -62,7 +72,7 @@ func (c *storeCall) run(f func(context.Context) error) {
 			delete(c.rt.writer.loads, c.id)
 		}
 		c.ended, c.result = true, err
-		if c.late && c.method == "Delete" {
+		if c.late && c.method == "Delete" { // undoes what lateLocked did
 			c.rt.writer.hangsLocked(false)
 			c.rt.writer.recoveredLocked(false)
 		}
@@ -74,7 +84,8 @@ func (c *storeCall) run(f func(context.Context) error) {
 	err = c.rt.protectStore(c.method, func() error { return f(c.ctx) })
 }
 
-// decideLocked lets go of those that wait, if nothing has before.
+// decideLocked gives err to those who wait for the call, unless they have a result
+// already.
 func (c *storeCall) decideLocked(err error) {
 	c.rt.scheduler.alarms.remove(c.place)
 	if !c.over {
@@ -83,14 +94,15 @@ func (c *storeCall) decideLocked(err error) {
 	}
 }
 
-// pause and proceed stop and start the clock of a call. The time that the loop's body takes
-// is not the Store's.
+// pause stops the time limit of a call of All while the body of the loop over its
+// checkpoints runs, because that time is not the Store's.
 func (c *storeCall) pause() {
 	c.rt.enter()
 	defer c.rt.leave()
 	c.rt.scheduler.alarms.remove(c.place)
 }
 
+// proceed restarts the time limit after pause, from zero.
 func (c *storeCall) proceed() {
 	c.rt.enter()
 	defer c.rt.leave()
@@ -99,16 +111,19 @@ func (c *storeCall) proceed() {
 	}
 }
 
-// lateLocked ends the call's context. The call has failed for all that wait for it.
+// lateLocked is called when the call is late. It ends the call's context, and gives an
+// error to those who wait.
 func (c *storeCall) lateLocked() {
 	c.late = true
-	if c.method == "Delete" { // Forget's, which keeps the writer waiting
+	// A Delete is Forget's, which holds writer.turn until the call returns. So the
+	// writer's own waiters must not wait forever either.
+	if c.method == "Delete" {
 		c.rt.writer.hangsLocked(true)
 	}
 	c.decideLocked(c.rt.lateCallLocked(c.method, c.within, c.cancel))
 }
 
-// lateCallLocked ends the context of a call that is late, and returns its error.
+// lateCallLocked ends the context of a late call, logs it, and returns its error.
 func (rt *Runtime) lateCallLocked(method string, within time.Duration, cancel context.CancelCauseFunc) error {
 	err := fmt.Errorf("Store.%s has not returned after %s: %w", method, within, context.DeadlineExceeded)
 	cancel(err)
@@ -129,7 +144,8 @@ func (c *storeCall) returnedLocked() <-chan struct{} {
 	return c.returned
 }
 
-// protectStore names the method in its error, and makes a panic one.
+// protectStore calls f, which calls the Store's method with that name. It adds the name to
+// the error, and turns a panic into an error.
 func (rt *Runtime) protectStore(method string, f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -149,14 +165,16 @@ func (rt *Runtime) protectStore(method string, f func() error) (err error) {
 	return nil
 }
 
-// errNotTried is for those that have waited for a call that could not be made.
+// errNotTried returns the error for those who have waited for Config.StoreTimeout while an
+// earlier call hung, so that theirs was not made.
 func (rt *Runtime) errNotTried() error {
 	return fmt.Errorf("the Store was not called for %s (Config.StoreTimeout), because an earlier call has not returned: %w", rt.cfg.StoreTimeout, context.DeadlineExceeded)
 }
 
-// load returns what the Store holds of id; the State is 0 if that is nothing. It does not
-// wait longer than by. While one Load of an ID has not returned, there is no other.
-// Cancelable, if not nil, is called with Runtime.mu held, and gets what ends the wait.
+// load returns the Store's checkpoint of id, or one whose State is 0 if there is none. It
+// waits until by at the latest. At most one Load of an ID is in flight (rule 24). If
+// cancelable is not nil, it is called, with Runtime.mu held, with a function that ends the
+// wait.
 func (rt *Runtime) load(ctx context.Context, id string, by instant, cancelable func(context.CancelCauseFunc)) (Checkpoint, error) {
 	c, err := rt.loadTurn(ctx, id, by, cancelable)
 	if err != nil {
@@ -178,7 +196,9 @@ func (rt *Runtime) load(ctx context.Context, id string, by instant, cancelable f
 	return loaded, nil
 }
 
-// loadTurn waits until there is no Load of id, and returns the next one, to be started.
+// loadTurn waits until no Load of id is in flight, registers the next one, and returns it
+// for the caller to start. cancelable may be called twice: once for the wait and once for
+// the Load itself.
 func (rt *Runtime) loadTurn(ctx context.Context, id string, by instant, cancelable func(context.CancelCauseFunc)) (*storeCall, error) {
 	var late *waitTimer
 	for {
