@@ -14,15 +14,21 @@ import (
 	"github.com/seed-9da638b0/activity/internal/heartbeatdetails"
 )
 
-// startMode says how an activity is started.
+// The start of an activity. An activity without a record is scheduled and proceeds to its
+// first attempt at once. A stored one is registered first, then its checkpoint is loaded,
+// outside all locks, and it resumes from that. Start returns when the Store holds the
+// activity.
+
+// A startMode says who notices that the caller's context has ended.
 type startMode int
 
 const (
-	startAttended     startMode = iota // the caller's goroutine waits, and watches the caller's context
-	startInBackground                  // nobody waits
+	startAttended     startMode = iota // the caller's goroutine, which waits for the end of the activity
+	startInBackground                  // a context.AfterFunc, because no goroutine waits
 )
 
-// run starts an activity and waits for its end.
+// run starts an activity and waits for its end. The caller's goroutine does what a
+// context.AfterFunc and a Handle would do otherwise, which makes a short Run cheaper.
 func (rt *Runtime) run(ctx context.Context, opts *Options, body body) (*activity, error) {
 	a, err := rt.start(ctx, opts, body, startAttended, nil)
 	if err != nil {
@@ -38,9 +44,10 @@ func (rt *Runtime) run(ctx context.Context, opts *Options, body body) (*activity
 	return a, a.err
 }
 
-// start makes an activity of body and starts it. Whether a stored activity has
-// started, awaitStart says. If recovered is not nil, the activity is started only if it is
-// unfinished.
+// start creates an activity and starts it. If the activity is stored, the caller must call
+// awaitStart, which returns whether the start was accepted. recovered is the checkpoint
+// that Recover has found, or nil. If it is not nil, the activity is started only if its
+// checkpoint is still unfinished.
 func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode startMode, recovered *Checkpoint) (*activity, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
@@ -91,7 +98,8 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode sta
 	return a, nil
 }
 
-// releaseContext lets go of the context of a caller whose activity was refused.
+// releaseContext releases the context of a caller whose activity was refused. It may run
+// user code, so no lock may be held.
 func (a *activity) releaseContext() {
 	if a.stopWatch != nil {
 		a.stopWatch()
@@ -101,9 +109,10 @@ func (a *activity) releaseContext() {
 	}
 }
 
-// awaitEnd waits until the callers may go on. Unless a hook does it, the goroutine
-// that waits watches the caller's context: the Context of the attempt that runs ends
-// with it, which costs no further context, and no select of a channel that others use.
+// awaitEnd waits until the callers are released. In startAttended mode it also watches the
+// caller's context. While an attempt runs, it waits for the attempt's Context, which ends
+// with the caller's context as well as with the attempt. That needs neither another
+// context nor a select on a channel for which many goroutines contend.
 func (a *activity) awaitEnd() {
 	for {
 		a.rt.mu.Lock()
@@ -123,12 +132,13 @@ func (a *activity) awaitEnd() {
 	}
 }
 
-// await waits until c is closed, and watches the caller's context meanwhile if no
-// hook does.
+// await waits until c is closed. In startAttended mode it also watches the caller's
+// context, and cancels the activity when that ends.
 func (a *activity) await(c <-chan struct{}) {
 	if a.stopWatch == nil && a.base.Done() != nil {
-		// Of base itself, a synctest bubble would not know that this goroutine is
-		// blocked if the caller's context comes from outside it.
+		// The caller's context may come from outside a synctest bubble. A goroutine that
+		// waits for a channel from outside is not durably blocked, and would stop the
+		// bubble's time. So it waits for a context that was made inside.
 		watch, cancel := context.WithCancel(a.base)
 		defer cancel()
 		select {
@@ -141,20 +151,20 @@ func (a *activity) await(c <-chan struct{}) {
 	<-c
 }
 
-// checkParent is called when the caller's context has ended.
+// checkParent cancels the activity if the caller's context has ended.
 func (a *activity) checkParent() {
 	a.rt.enter()
 	a.checkParentLocked()
 	a.rt.leave()
 }
 
-// notStarted is the error of an activity whose context ended before its start.
+// notStarted returns the error of an activity that was canceled before its start.
 func (a *activity) notStarted(cause error) error {
 	return &Error{ID: a.opts.ID, Name: a.name(), RetryState: RetryStateCancelRequested, Err: cause}
 }
 
-// canceledStart is the error of a start that was canceled before it was accepted.
-// Runtime.mu is held.
+// canceledStart returns the error of a start that was canceled before it was accepted.
+// After a Shutdown it is the same as that of a start that comes later. Runtime.mu is held.
 func (a *activity) canceledStart() error {
 	if a.cancelCause == ErrShutdown {
 		return refusal(a.opts.ID, ErrShutdown)
@@ -162,6 +172,7 @@ func (a *activity) canceledStart() error {
 	return a.notStarted(a.cancelCause)
 }
 
+// refusal returns the error of a start that was refused because of err.
 func refusal(id string, err error) error {
 	if id == "" {
 		return fmt.Errorf("activity: not started: %w", err)
@@ -169,8 +180,9 @@ func refusal(id string, err error) error {
 	return fmt.Errorf("activity %q: not started: %w", id, err)
 }
 
-// schedule registers the activity, or refuses it. It then starts the first
-// attempt or lets it wait. A stored activity is only registered: load comes next.
+// schedule registers the activity, or refuses it. Without a record, the activity then
+// proceeds to its first attempt. With a record it is only registered, which reserves the
+// ID. The caller must then call load.
 func (rt *Runtime) schedule(a *activity) error {
 	rt.enter()
 	defer rt.leave()
@@ -181,7 +193,7 @@ func (rt *Runtime) schedule(a *activity) error {
 		return a.notStarted(a.cancelCause)
 	case rt.shutdown.begun:
 		return refusal(id, ErrShutdown)
-	case id != "" && rt.runningLocked(id) != nil: // Forget may have been given ""
+	case id != "" && rt.runningLocked(id) != nil: // Forget("") may have registered the empty ID
 		return refusal(id, ErrAlreadyRunning)
 	case a.rec != nil && rt.writer.records[id].restoring():
 		return refusal(id, errRestoring)
@@ -211,32 +223,38 @@ func (rt *Runtime) schedule(a *activity) error {
 	return nil
 }
 
-// The rest is the start of a stored activity. Its checkpoint is loaded. Then it
-// waits (for a slot, or backing off), or the start of its first attempt is
-// saved. Then Start returns.
+// The rest of this file is the start of a stored activity. Its checkpoint is loaded and
+// compared. Then the activity resumes. If it has to wait for a slot or a backoff, the
+// waiting activity is saved. Otherwise the start of its first attempt is saved. Then the
+// start is accepted, and Start returns nil.
+//
+// Until the start is accepted, it may be refused. Then the checkpoint that was found is
+// restored, as if Start had never been called: see withdrawLocked.
 
-// A storedStart is what a record needs until the first attempt has started.
-// Guarded by Runtime.mu, but for replaces, which Start reads before another
-// goroutine can, and refusal, which is read once decided is closed.
+// A storedStart is the part of a record that is needed until the first attempt starts.
+// Guarded by Runtime.mu, with two exceptions: Start reads replaces before another goroutine
+// can change it, and reads refusal after decided is closed.
 type storedStart struct {
-	calledAt   instant                 // when Start was called
-	cancelLoad context.CancelCauseFunc // ends the Store's Load
+	calledAt   instant                 // when Start was called; the time of EventScheduled
+	cancelLoad context.CancelCauseFunc // ends the Load; nil before it begins
 	decided    chan struct{}           // closed when Start may return
-	held       bool                    // the Store holds this execution, so that Start may return while it waits
-	accepted   bool                    // Start returns nil: decided is closed, or leave is about to
-	before     *activity               // the execution before of the ID, whose last event was still being delivered
-	refusal    error                   // what Start returns; set once, before decided is closed
+	held       bool                    // whether the Store holds this execution, so that Start may return while it waits
+	accepted   bool                    // set once, when Start is to return nil; leave then closes decided
+	before     *activity               // previous execution of the ID, if it was registered; nil once the start is accepted
+	refusal    error                   // error that Start returns; set once, before decided is closed
 
-	// If no attempt of this execution starts, found stands for the ID again.
-	found    Checkpoint // its State is 0 if there is none; without the details
-	details  bool       // it has details, which are the activity's
-	replaces *record    // where found comes from; nil if from the Store
-	crashed  bool       // the process ended during an attempt
-	written  bool       // the Store may hold something of this execution
-	failed   bool       // the Store has not taken the start
-	newInput bool       // found has another input
+	// The checkpoint to restore if the start is refused.
+	found    Checkpoint // the checkpoint without its details; its State is 0 if there is none
+	details  bool       // whether found had details, which are the activity's details now
+	replaces *record    // previous record of the ID, if the Store did not hold its final state yet; nil if found was loaded
+	crashed  bool       // whether an earlier process ended during an attempt
+	written  bool       // whether the Store may hold something of this execution; set once
+	failed   bool       // whether the start was refused because the Store failed to save it
+	newInput bool       // whether the input differs from that of found
 }
 
+// claimLocked makes r the record of its ID. A record that was not saved yet is replaced,
+// and r continues its sequence numbers. Its writes, if any are in flight, no longer count.
 func (r *record) claimLocked(rt *Runtime) {
 	r.start.calledAt = rt.now
 	if r.start.replaces = rt.writer.records[r.id]; r.start.replaces != nil {
@@ -245,7 +263,8 @@ func (r *record) claimLocked(rt *Runtime) {
 	rt.writer.records[r.id] = r
 }
 
-// awaitStart waits until it is decided whether the activity has started.
+// awaitStart waits until the start is accepted or refused, and returns nil or the reason.
+// Without a record a start is accepted at once.
 func (a *activity) awaitStart() error {
 	if a.rec == nil {
 		return nil
@@ -253,12 +272,13 @@ func (a *activity) awaitStart() error {
 	s := &a.rec.start
 	a.await(s.decided)
 	if s.refusal != nil {
-		<-a.done() // until the caller's context is let go
+		<-a.done() // the caller's context is released before that
 	}
 	return s.refusal
 }
 
-// acceptLocked lets Start return without an error.
+// acceptLocked accepts the start: Start returns nil, and EventScheduled is posted with the
+// time of the call. Only the first call has an effect.
 func (a *activity) acceptLocked() {
 	if s := &a.rec.start; !s.accepted {
 		s.accepted, s.before = true, nil
@@ -268,7 +288,8 @@ func (a *activity) acceptLocked() {
 	}
 }
 
-// refuseLocked takes back an activity that was never accepted.
+// refuseLocked refuses a start that was not accepted, and undoes it: the checkpoint, the
+// registration of the ID, and the counts are as if Start had not been called.
 func (a *activity) refuseLocked(err error) {
 	rt := a.rt
 	a.rec.start.refusal = err
@@ -277,21 +298,26 @@ func (a *activity) refuseLocked(err error) {
 	rt.unlinkLocked(a)
 	rt.freeIDLocked(a)
 	if before := a.rec.start.before; before != nil && !before.released {
-		rt.ids[a.opts.ID] = before // whose events come before those of the next
+		// The next execution of the ID must still deliver its events after those of before.
+		rt.ids[a.opts.ID] = before
 	}
 	rt.scheduler.closing = append(rt.scheduler.closing, a.rec.start.decided)
 	a.releaseLocked()
 }
 
+// errNotRecovered refuses a start by Recover, without being an error to the user: the
+// checkpoint was finished or is running by now.
 var errNotRecovered = errors.New("nothing to recover")
 
-// load asks the Store what it holds of the activity's ID, and resumes from there. When
-// recovering it refuses an activity that is not unfinished.
+// load loads the checkpoint of the activity's ID, and starts the activity from it or
+// refuses it. If recovering is true, a checkpoint that is not unfinished is refused.
 func (a *activity) load(recovering bool) (err error) {
 	var cp Checkpoint
 	var mismatch error
+	// Deferred, and with this error, in case the Store or the Codec calls runtime.Goexit:
+	// the ID must not stay reserved.
 	err = errStoreGoexit
-	defer func() { // deferred for a Store or a Codec that calls runtime.Goexit
+	defer func() {
 		err = a.loaded(cp, mismatch, recovering, err)
 	}()
 	cp, err = a.find()
@@ -301,7 +327,8 @@ func (a *activity) load(recovering bool) (err error) {
 	return err
 }
 
-// find returns the checkpoint of the activity's ID. Its State is 0 if there is none.
+// find returns the checkpoint of the activity's ID. Its State is 0 if there is none. A
+// record that is not saved yet is newer than what the Store holds, so it comes first.
 func (a *activity) find() (cp Checkpoint, err error) {
 	r, rt := a.rec, a.rt
 	if p := r.start.replaces; p != nil {
@@ -318,7 +345,8 @@ func (a *activity) find() (cp Checkpoint, err error) {
 	})
 }
 
-// loaded starts the activity from cp, or refuses it.
+// loaded starts the activity from cp, or refuses it because of a cancellation, err or
+// mismatch. It returns the reason of the refusal.
 func (a *activity) loaded(cp Checkpoint, mismatch error, recovering bool, err error) error {
 	a.rt.enter()
 	a.checkParentLocked()
@@ -344,15 +372,18 @@ func (a *activity) loaded(cp Checkpoint, mismatch error, recovering bool, err er
 	}
 	a.rt.leave()
 	if err != nil {
-		<-a.done()         // until the caller's context is let go
-		a.releaseContext() // if it is attended, also after a Goexit
+		// releaseLocked releases the context only in startInBackground mode. In the other
+		// mode the caller does, but not if the Store has called runtime.Goexit.
+		<-a.done()
+		a.releaseContext()
 	}
 	return err
 }
 
-// compare returns an error if the activity is not the one that cp is of. If both have
-// the same input, it keeps the stored form, which other versions of the program know. It
-// calls the Codec, so no lock may be held.
+// compare returns an error that wraps ErrCheckpointMismatch if cp belongs to another
+// activity, by its Name or its input (rule 31). If both inputs are equal, it keeps the
+// stored form: an older version of the program, which may have to resume the activity,
+// can decode that. It calls the Codec, so no lock may be held.
 func (a *activity) compare(cp Checkpoint) error {
 	r := a.rec
 	if a.opts.Name == "" {
@@ -364,7 +395,10 @@ func (a *activity) compare(cp Checkpoint) error {
 		r.input = bytes.Clone(cp.Input)
 		return nil
 	}
-	if bytes.Equal(cp.Input, r.input) { // which decoding may not give back to the last bit
+	// Equal bytes are compared first, because decoding and encoding them again need not
+	// give the same bytes. Otherwise that is tried: an input of an older version of the
+	// program may lack a new field, which is no difference.
+	if bytes.Equal(cp.Input, r.input) {
 		return nil
 	}
 	again, err := a.body.reencode(a.rt.cfg.Codec, bytes.Clone(cp.Input))
@@ -373,7 +407,7 @@ func (a *activity) compare(cp Checkpoint) error {
 		return nil
 	}
 	r.start.newInput = true
-	if len(cp.Input) == 0 || a.opts.AcceptNewInput { // an activity of Run has none
+	if len(cp.Input) == 0 || a.opts.AcceptNewInput { // activities of Run have no input
 		return nil
 	}
 	how := "use the stored input, set Options.AcceptNewInput to continue with the new one, or call Forget to delete the checkpoint"
@@ -383,7 +417,7 @@ func (a *activity) compare(cp Checkpoint) error {
 	return fmt.Errorf("%w: the stored input is %s (%s, attempt %d), the new one %s; %s", ErrCheckpointMismatch, excerpt(again), cp.State, cp.Attempt, excerpt(r.input), how)
 }
 
-// excerpt is the beginning of an input, for people.
+// excerpt returns the beginning of an encoded input, for an error's text.
 func excerpt(input []byte) string {
 	const most = 100
 	switch {
@@ -395,10 +429,18 @@ func excerpt(input []byte) string {
 	return string(input)
 }
 
-// resumeLocked starts an activity from the checkpoint of its ID.
+// resumeLocked starts an activity from the checkpoint of its ID. A checkpoint of an
+// execution that was not finished continues it: the count of attempts, the schedule time
+// and the rest of a backoff are its own. Of any other checkpoint only the details are used.
+//
+// Times of day are converted to instants here. Only differences of stored times are used,
+// and a difference from now only if it is not negative, because either clock may have been
+// wrong.
 func (a *activity) resumeLocked(cp Checkpoint, recovering bool) {
 	r, p, rt := a.rec, &a.opts.RetryPolicy, a.rt
 	r.start.found, r.sequence = cp, max(r.sequence, cp.Sequence)
+	// If the Store holds an unfinished checkpoint with the same input, a waiting activity
+	// need not be saved again before Start returns.
 	r.start.held = cp.State.unfinished() && !r.start.newInput && (r.start.replaces == nil || !r.start.replaces.unsaved)
 	if len(cp.Details) > 0 {
 		a.mu.Lock()
@@ -414,7 +456,9 @@ func (a *activity) resumeLocked(cp Checkpoint, recovering bool) {
 	if age := today.Sub(cp.ScheduledAt); age >= 0 {
 		a.scheduled = rt.moment(now)
 		a.scheduled.at -= instant(age)
-	} else { // one of the two clocks was wrong: it counts as scheduled now
+	} else {
+		// Scheduled in the future: a clock was or is wrong. It counts as now, but the
+		// stored time is kept, since it may be this clock that is wrong.
 		r.scheduledAt = cp.ScheduledAt
 	}
 	a.attempts, a.countedFrom, a.progressed = cp.Attempt, cp.CountedFrom, cp.Progressed
@@ -427,7 +471,9 @@ func (a *activity) resumeLocked(cp Checkpoint, recovering bool) {
 		if !cp.NextAttempt.IsZero() {
 			delay = cp.NextAttempt.Sub(cp.UpdatedAt)
 		}
-	case cp.Progressed < cp.Attempt: // what kills its process must not do so at every boot
+	case cp.Progressed < cp.Attempt:
+		// The process ended during an attempt without progress. The attempt may have
+		// killed it, and must not do so again at once at every boot.
 		delay = p.interval(cp.Attempt-cp.Progressed, rt.random(p))
 	case p.ResetOnProgress:
 		a.countedFrom = cp.Attempt - 1
@@ -452,7 +498,7 @@ func (a *activity) resumeLocked(cp Checkpoint, recovering bool) {
 	case a.closeBy() != never && a.closeBy() <= next:
 		retry = RetryStateTimeout
 	}
-	if retry != 0 || crashed && !recovering { // Recover logs how many
+	if retry != 0 || crashed && !recovering { // Recover logs one line for all the others
 		a.logRestart(err, retry, time.Duration(next-now))
 	}
 	switch {
@@ -466,30 +512,34 @@ func (a *activity) resumeLocked(cp Checkpoint, recovering bool) {
 	}
 }
 
+// valid reports whether the fields are consistent, as every checkpoint that this package
+// has written is. It guards against a Store that is damaged.
 func (c *Checkpoint) valid() bool {
 	return c.State >= CheckpointRunning && c.State <= CheckpointWaiting &&
 		c.Attempt >= 0 && c.Attempt < math.MaxInt && (c.Attempt > 0 || c.State != CheckpointRunning) &&
 		c.CountedFrom >= 0 && c.CountedFrom <= c.Attempt && c.Progressed >= 0 && c.Progressed <= c.Attempt
 }
 
-// unfinished reports whether the next execution continues this one's attempts
-// and schedule time.
+// unfinished reports whether the next execution continues this one, with its count of
+// attempts and its schedule time.
 func (s CheckpointState) unfinished() bool {
 	return s == CheckpointRunning || s == CheckpointInterrupted || s == CheckpointWaiting
 }
 
-// startSavedLocked starts the attempt whose start was given to the Store, with
-// err. Only the first start of an execution must have been saved. If the activity is
-// accepted already, the writer tries again, and else the start is refused.
+// startSavedLocked is called with the result of saving the start of an attempt. After a
+// success the attempt starts. After an error it starts only if an earlier attempt has run
+// in this process, because a Store that fails during a run does not stop the activity. If
+// none has, an accepted activity waits for the next try, and any other is refused.
 func (a *activity) startSavedLocked(err error) {
 	if a.phase != phaseSavingStart || a.checkParentLocked() {
-		return // it has finished meanwhile
+		return // a timeout or a cancellation has ended the wait
 	}
 	switch r := a.rec; {
 	case err == nil || a.latest != nil:
 		r.start.found, r.start.replaces = Checkpoint{}, nil
 		a.startAttemptLocked()
-	case r.start.accepted: // it gives its slot up until the Store is tried again
+	case r.start.accepted:
+		// Not in phaseSavingStart, so that it does not occupy a slot during the pause.
 		again := max(a.rt.writer.saves.retryAt, a.rt.now.add(a.rt.cfg.SaveInterval))
 		a.setPhaseLocked(phaseStartFailed, min(again, a.closeBy()))
 	default:
@@ -498,13 +548,13 @@ func (a *activity) startSavedLocked(err error) {
 	}
 }
 
-// waitSavedLocked accepts an activity that was given to the Store, with err, before its
-// first attempt, because that has to wait. If the attempt begins meanwhile, its start is
-// saved next.
+// waitSavedLocked is called with the result of saving an activity that waits for its first
+// attempt. After a success the start is accepted, and otherwise refused. But if that
+// attempt is about to begin by now, its start is being saved, and decides.
 func (a *activity) waitSavedLocked(err error) {
 	r := a.rec
 	if r.start.accepted || r.a == nil {
-		return // it has finished meanwhile
+		return // accepted, ended or refused meanwhile
 	}
 	switch {
 	case err == nil:
@@ -516,15 +566,21 @@ func (a *activity) waitSavedLocked(err error) {
 	}
 }
 
+// errRestoring refuses a start while a checkpoint of the ID is being restored.
 var errRestoring = fmt.Errorf("%w: the Store failed to save an earlier start but may hold it; the previous checkpoint is still being restored", ErrAlreadyRunning)
 
-// restoring reports whether r is what stood before a start that the Store has failed to
-// take. Runtime.mu is held.
+// restoring reports whether r is the record of a refused start that the Store has failed
+// to save but may hold, so that the previous checkpoint is being written again. r may be
+// nil. Runtime.mu is held.
 func (r *record) restoring() bool { return r != nil && r.a == nil && r.start.failed }
 
-// withdrawLocked restores what stood for the ID before this execution.
+// withdrawLocked restores the checkpoint that the ID had before this execution. If the
+// Store may hold something of the execution, the old checkpoint is written again, or the
+// new one is deleted if there was none. Until that works, the record occupies the ID.
 func (r *record) withdrawLocked(rt *Runtime) {
-	if r.start.details { // no attempt has changed them
+	// The activity has the details of found. No attempt has run that could have changed
+	// them.
+	if r.start.details {
 		r.a.mu.Lock()
 		r.start.found.Details = r.a.details.share()
 		r.a.mu.Unlock()
@@ -535,6 +591,8 @@ func (r *record) withdrawLocked(rt *Runtime) {
 		r.gone, r.last = s.found.State == 0, s.found
 		r.saveLocked(rt, nil)
 	case s.replaces != nil && s.replaces.unsaved:
+		// The Store holds neither this execution nor the end of the one before. The
+		// record of that end takes over again.
 		rt.writer.records[r.id] = s.replaces
 		s.replaces.saveLocked(rt, nil)
 	default:
