@@ -18,88 +18,95 @@ import (
 
 // Config configures a Runtime. The zero Config is ready to use.
 type Config struct {
-	// Clock supplies the time for timeouts, backoff and Sleep. If nil, the real
-	// clock is used, which clock.New() is too. Tests use a synctest bubble and no
-	// Clock, or clock.NewMock().
+	// Clock supplies the time for timeouts, backoffs and Sleep. If nil, the real clock is
+	// used, which is the same as clock.New(). In tests, use a synctest bubble without a
+	// Clock, or clock.NewMock(). Clock is called under a lock, so it must not call the
+	// Runtime.
 	Clock clock.Clock
 
-	// Store keeps the checkpoints of activities with an Options.ID across
-	// processes; package boltstore has one in a file. One Runtime at a time may
-	// use it, and it must stay open until Shutdown has returned nil. If nil,
-	// checkpoints live in memory, for the retries of one execution.
+	// Store keeps the checkpoints of activities that have an Options.ID, so that they
+	// survive the process. Package boltstore keeps them in a file. Only one Runtime at a
+	// time may use a Store, and the Store must stay open until Shutdown has returned nil.
+	// If nil, details live in memory, for the retries of one execution.
 	Store Store
 
-	// StoreTimeout limits each call of the Store, and of All the time between two
-	// checkpoints. A call that takes longer counts as failed: its context ends, and
-	// whoever waits for it, such as Start, gets an error. Until it returns, nothing else
-	// is written. If zero, 30 s.
+	// StoreTimeout limits each call of the Store. For All, it limits the time between two
+	// checkpoints. A call that takes longer has failed: its context ends, and everyone who
+	// waits for it, such as Start, gets an error. Until the call returns, nothing else is
+	// written. If zero, 30 s.
 	StoreTimeout time.Duration
 
-	// Codec encodes heartbeat details and, for the Store, inputs. If nil,
-	// encoding/json is used, but strictly: it gives back what it took, or refuses.
-	// [Codec] says what it refuses, and what it may change.
+	// Codec encodes heartbeat details and, for the Store, inputs. If nil, a strict form of
+	// encoding/json is used: it returns an error for values that would not decode to what
+	// they were. [Codec] lists what it refuses and what it may change.
 	Codec Codec
 
-	// Logger gets a Warn for each attempt that failed or timed out, and an
-	// Error for what needs a person. If nil, slog.Default() is used.
+	// Logger gets a Warn for each attempt that fails or times out, and an Error for each
+	// problem that needs a person, such as a Store that fails. If nil, slog.Default() is
+	// used.
 	Logger *slog.Logger
 
 	// Observer is called with every event of every activity. If nil, no events are
-	// delivered. Those of one activity come in order and one at a time, the last
-	// one before Run returns. Those of several activities come concurrently.
-	// Observer runs in the Runtime's own goroutines. It must be quick, since events
-	// that wait for it pile up, and it must not wait for an activity. A panic in it
-	// is logged.
+	// delivered. Events of one activity are delivered in order and one at a time, the last
+	// one before Run returns. Events of different activities are delivered concurrently.
+	// Observer runs in the Runtime's own goroutines. It must be quick, because events
+	// accumulate while it runs, and it must not wait for an activity. If it panics, the
+	// panic is logged.
 	Observer func(Event)
 
-	// Interceptor wraps every attempt, in its goroutine. It must call next with
-	// ctx or with a Context that wraps it. The function gets exactly that
-	// Context, and FromContext finds it. The Interceptor's result is the
-	// attempt's result. If the function panics, next returns a *PanicError.
+	// Interceptor wraps every attempt and runs in the attempt's goroutine. It must call
+	// next with ctx or with a Context that wraps it. The function gets exactly that
+	// Context, and FromContext returns it. The result of the Interceptor is the result of
+	// the attempt. If the function panics, next returns a *PanicError. If nil, the
+	// function is called directly.
 	//
-	// An Interceptor may call next in another goroutine and return before that does.
-	// The attempt is then over, the function's Context ends, and its own result does not
-	// count. As far as the Runtime knows, the function has returned: the next attempt
-	// does not wait for it, not even under NoOverlap. Once an attempt is over, next
-	// returns the cause and does not call the function.
+	// An Interceptor may call next in another goroutine and return before next does. The
+	// attempt is then over: the function's Context ends, and its own result is ignored.
+	// For the Runtime the function has returned, so the next attempt does not wait for it,
+	// not even under NoOverlap. Once an attempt is over, next returns the cause and does
+	// not call the function.
 	Interceptor func(ctx Context, next func(Context) error) error
 
-	// MaxConcurrent is how many attempts may run at once. If zero, there is no
-	// limit. Other attempts wait for a slot; the one that has waited longest gets
-	// the next. Abandoned functions and waits between attempts hold no slot. An
-	// activity that waits for another one of the same Runtime keeps its slot
-	// meanwhile. With too few slots both wait forever, so give inner activities a
-	// Runtime of their own.
+	// MaxConcurrent is the largest number of attempts that run at once. Further attempts
+	// wait for a slot, and the one that has waited longest gets the next. Abandoned
+	// functions and waits between attempts hold no slot. If zero, there is no limit.
+	//
+	// An activity that waits for another activity keeps its slot meanwhile. If both belong
+	// to one Runtime with too few slots, they wait for each other forever, so give inner
+	// activities a Runtime of their own.
 	MaxConcurrent int
 
-	// MaxDetailsSize is the largest size of heartbeat details, in bytes,
-	// encoded. If zero, 2 MiB.
+	// MaxDetailsSize is the largest size of encoded heartbeat details, in bytes. If zero,
+	// 2 MiB.
 	MaxDetailsSize int
 
-	// SaveInterval is the longest time that recorded details wait before they are
-	// given to the Store: what a crash can lose. If zero, 100 ms.
+	// SaveInterval is the longest time that recorded details wait before they are given
+	// to the Store. A crash loses at most what was recorded in that time and during the
+	// last Save. If zero, 100 ms.
 	SaveInterval time.Duration
 
-	// Rand returns the random numbers, in [0,1), for RetryPolicy.Jitter. If nil,
-	// math/rand/v2 is used. Rand is called by one goroutine at a time, under a
-	// lock: it must be quick, and must not call the Runtime or runtime.Goexit.
+	// Rand returns random numbers in [0,1) for RetryPolicy.Jitter. If nil, math/rand/v2 is
+	// used. Rand is called by one goroutine at a time and under a lock, so it must be
+	// quick, and must not call the Runtime or runtime.Goexit.
 	Rand func() float64
 }
 
-// A Runtime runs activities. While none runs and nothing is to be saved, it owns
-// no goroutine, and without a Store it then needs no Shutdown. For a synctest
-// bubble, make one in the bubble.
+// A Runtime runs activities. Create one with [New]. All its methods may be called by
+// several goroutines at once. While no activity runs and nothing is being saved, it owns
+// no goroutine. Without a Store it then needs no Shutdown. In a synctest bubble, use a
+// Runtime that was created in the bubble.
 type Runtime struct {
 	cfg Config // with defaults
 	timekeeper
 	returns  returns
-	lazyInts bool // an int is encoded only when somebody asks, since it is never too large
+	lazyInts bool // whether a heartbeat's int is encoded only when it is read: with the default Codec, and if no int can be too large
 
-	// mu comes before every activity.mu. It guards what follows.
+	// mu guards the fields below, and the life of every activity. It is locked before
+	// activity.mu. Between enter and leave, now is the current instant.
 	mu        sync.Mutex
-	now       instant              // when mu was taken
-	ring      *activity            // head of the list of activities that have not ended
-	ids       map[string]*activity // by the ID that was given
+	now       instant              // the instant at which mu was locked
+	ring      *activity            // sentinel of the list of activities that have not ended, oldest first
+	ids       map[string]*activity // the newest activity of each Options.ID, until freeIDLocked removes it
 	started   uint64               // number of the last activity that was scheduled
 	scheduler scheduler
 	slots     slots
@@ -158,19 +165,20 @@ func New(cfg Config) *Runtime {
 	return rt
 }
 
-// linkLocked and unlinkLocked keep the ring of activities that have not ended.
+// linkLocked adds a to the end of the ring of activities that have not ended.
 func (rt *Runtime) linkLocked(a *activity) {
 	a.prev, a.next = rt.ring.prev, rt.ring
 	a.prev.next, a.next.prev = a, a
 }
 
+// unlinkLocked removes a from the ring.
 func (rt *Runtime) unlinkLocked(a *activity) {
 	a.prev.next, a.next.prev = a.next, a.prev
 	a.prev, a.next = nil, nil
 }
 
-// allLocked yields the activities that have not ended, oldest first. The loop's
-// body may end the one that it gets.
+// allLocked yields the activities that have not ended, oldest first. The body of the loop
+// may end the activity that it gets, but no other.
 func (rt *Runtime) allLocked() iter.Seq[*activity] {
 	return func(yield func(*activity) bool) {
 		for a, next := rt.ring.next, (*activity)(nil); a != rt.ring; a = next {
@@ -181,9 +189,10 @@ func (rt *Runtime) allLocked() iter.Seq[*activity] {
 	}
 }
 
-// findLocked returns the activity that had id last. It returns nil if that has ended, its
-// last event is delivered, and its function is not inside Guard. Made-up IDs are not in
-// rt.ids, since few ask for them.
+// findLocked returns the newest activity with that ID, or nil. It may return an activity
+// that has ended, if its last event is still to be delivered or its function is inside
+// Guard. Generated IDs are not in rt.ids, because they are rarely looked up: the
+// activities are searched instead.
 func (rt *Runtime) findLocked(id string) *activity {
 	if a := rt.ids[id]; a != nil || !strings.HasPrefix(id, madeUpPrefix) {
 		return a
@@ -196,8 +205,8 @@ func (rt *Runtime) findLocked(id string) *activity {
 	return nil
 }
 
-// runningLocked returns the activity that has id, or whose function still occupies it,
-// or nil.
+// runningLocked returns the activity because of which id is in use, or nil. That is one
+// that has not ended, or whose function is inside Guard.
 func (rt *Runtime) runningLocked(id string) *activity {
 	if a := rt.findLocked(id); a != nil && (a.phase != phaseEnded || a.guardedLocked()) {
 		return a
@@ -205,7 +214,7 @@ func (rt *Runtime) runningLocked(id string) *activity {
 	return nil
 }
 
-// freeIDLocked takes a out of rt.ids, if a was the last with its ID.
+// freeIDLocked removes a from rt.ids, unless a newer activity has its ID.
 func (rt *Runtime) freeIDLocked(a *activity) {
 	if rt.ids[a.opts.ID] == a {
 		delete(rt.ids, a.opts.ID)
@@ -213,27 +222,29 @@ func (rt *Runtime) freeIDLocked(a *activity) {
 }
 
 // Run runs fn as an activity and waits for its end. It returns nil if the activity
-// completed, an [*Error] if it did not, and another error if it was never
-// started: because of options that make no sense, [ErrShutdown],
-// [ErrAlreadyRunning], [ErrCheckpointMismatch] or a Store that failed.
+// completed, and an [*Error] if it did not. If the activity was not started, it returns
+// another error: for invalid options, [ErrShutdown], [ErrAlreadyRunning],
+// [ErrCheckpointMismatch], or a Store that failed. If ctx had ended already, that is an
+// [*Error] too, whose Attempt is 0.
 //
 // If ctx ends, the activity is canceled. Run then returns when fn has returned, at
-// the latest Options.CancelGrace later. With Config.Store and Options.ID, what the
-// Store holds of the ID decides where the activity begins: see the package's doc on
-// durability.
+// the latest Options.CancelGrace later. With Config.Store and Options.ID, the activity
+// resumes from the checkpoint of the ID, if the Store has one: see the section on
+// durability in the package documentation.
 func (rt *Runtime) Run(ctx context.Context, opts Options, fn func(Context) error) error {
 	_, err := rt.run(ctx, &opts, plain(fn))
 	return err
 }
 
-// Start starts fn as an activity and does not wait for its end: see the function
-// [Start].
+// Start starts fn as an activity and does not wait for its end. It is like the function
+// [Start], for a function without an input and a result.
 func (rt *Runtime) Start(ctx context.Context, opts Options, fn func(Context) error) (*Handle[struct{}], error) {
 	return startBody[struct{}](ctx, rt, &opts, plain(fn))
 }
 
-// Execute is [Runtime.Run] for a function with an input and a result. With an
-// error the result is the zero Out.
+// Execute runs fn as an activity with input in, and waits for its end. It is like
+// [Runtime.Run], for a function with an input and a result. With an error the result is
+// the zero Out.
 func Execute[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn func(Context, In) (Out, error), in In) (Out, error) {
 	a, err := rt.run(ctx, &opts, &call[In, Out]{fn, in})
 	if err != nil {
@@ -243,18 +254,18 @@ func Execute[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn fun
 	return (&Handle[Out]{a}).result()
 }
 
-// Start starts fn as an activity and does not wait for its end. Its errors are
-// those of [Runtime.Run] for an activity that was never started. If ctx ends, the
-// activity is canceled, not only its start.
+// Start starts fn as an activity with input in, and does not wait for its end. Its errors
+// are those of [Runtime.Run] for an activity that was not started. If ctx ends, the
+// activity is canceled, even after Start has returned.
 //
-// With Config.Store and Options.ID, in is encoded with Config.Codec and stored too.
-// Start then returns when the Store holds the start of the first attempt, or, if that
-// attempt has to wait for a slot or a backoff, when the Store holds the activity. If
-// the Store fails only after that wait, the start of the attempt is tried again.
-// Activities that are started from many goroutines at once share a Save.
+// With Config.Store and Options.ID, in is encoded with Config.Codec and stored with the
+// activity. Start then returns when the Store holds the start of the first attempt. If
+// that attempt has to wait for a slot or a backoff, Start returns when the Store holds the
+// waiting activity. If the Store fails after such a wait, the start of the attempt is
+// tried again. Activities that are started by many goroutines at once share a Save.
 //
-// If the Store has a checkpoint of the ID with another Name or another input, the
-// activity is refused with [ErrCheckpointMismatch].
+// If the Store has a checkpoint of the ID with another Name or another input, Start
+// returns [ErrCheckpointMismatch].
 func Start[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn func(Context, In) (Out, error), in In) (*Handle[Out], error) {
 	return startBody[Out](ctx, rt, &opts, &call[In, Out]{fn, in})
 }
@@ -272,12 +283,12 @@ func startBody[Out any](ctx context.Context, rt *Runtime, opts *Options, body bo
 
 // shutdown is the state of Runtime.Shutdown. Guarded by Runtime.mu.
 type shutdown struct {
-	begun bool
-	open  int           // activities whose done is not closed
+	begun bool          // set once, by the first Shutdown
+	open  int           // number of activities whose callers are not released
 	idle  chan struct{} // closed when open is 0; nil if nobody waits for that
 }
 
-// doneLocked counts an activity whose done has been closed.
+// doneLocked counts an activity whose callers have been released.
 func (s *shutdown) doneLocked() {
 	s.open--
 	if s.open == 0 && s.idle != nil {
@@ -286,7 +297,8 @@ func (s *shutdown) doneLocked() {
 	}
 }
 
-// idleLocked returns a channel that is closed when no activity is open.
+// idleLocked returns a channel that is closed when the callers of all activities have been
+// released.
 func (s *shutdown) idleLocked() <-chan struct{} {
 	if s.idle == nil {
 		s.idle = make(chan struct{})
@@ -298,13 +310,14 @@ func (s *shutdown) idleLocked() <-chan struct{} {
 	return s.idle
 }
 
-// Shutdown refuses new activities and cancels the running ones with [ErrShutdown]
-// as the cause. It waits until they have ended, their events are delivered, and the
-// Store holds everything: give ctx a deadline, in case the Store keeps failing. If
-// ctx ends first, Shutdown returns an error that says how many activities are left,
-// names some of them, and wraps ctx's cause. Shutdown logs how many abandoned functions still run, and
-// does not wait for them. It may be called again. An activity must not call it and
-// wait.
+// Shutdown refuses new activities and cancels the running ones with [ErrShutdown] as the
+// cause. It waits until they have ended, their events are delivered, and the Store holds
+// everything. Give ctx a deadline, because the Store may keep failing. If ctx ends first,
+// Shutdown returns an error that says how many activities are left, names some of them,
+// and wraps ctx's cause.
+//
+// Shutdown does not wait for abandoned functions, but logs how many still run. It may be
+// called again. An activity must not wait for it, because Shutdown waits for the activity.
 func (rt *Runtime) Shutdown(ctx context.Context) error {
 	rt.enter()
 	rt.shutdown.begun = true
@@ -325,7 +338,9 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	var ids []string
 	switch {
 	case left > 0:
-		for a := range rt.allLocked() { // not those whose last event is still to be delivered
+		// Activities that have ended, but whose last event is still to be delivered, are
+		// counted in left, and are not in the ring. They are not named.
+		for a := range rt.allLocked() {
 			ids = append(ids, a.id())
 		}
 	case unsaved > 0:
@@ -334,7 +349,8 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	rt.leave()
 	if abandoned > 0 {
 		logged := make(chan struct{})
-		go func() { // a Logger may hang
+		// In a goroutine, because a Logger may hang, and ctx must limit Shutdown.
+		go func() {
 			defer close(logged)
 			rt.log(slog.LevelWarn, "activity: shut down while abandoned functions are running", nil, 0, slog.Int("abandoned", abandoned))
 		}()
@@ -352,7 +368,8 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// count says how many activities there are, and names the first of them.
+// count returns a text that says that there are n activities, and names the first five of
+// ids.
 func count(n int, ids []string) string {
 	var names []string
 	for _, id := range ids[:min(len(ids), 5)] {
