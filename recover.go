@@ -9,22 +9,22 @@ import (
 	"slices"
 )
 
-// Recover starts, oldest first, every activity in the Store that was waiting, or that a
-// crash, a shutdown or the end of its context interrupted. It returns how many. Call it when the
-// program starts. Each activity is run by the Definition of its Name, with its
-// stored input and with ctx as its context, and resumes as the package's doc on
-// durability says. Activities that have failed for good, or were canceled by
-// [Handle.Cancel], stay as they are. Activities that are running already are
-// skipped: if you need a [Handle], start that activity by its ID before you call
-// Recover. If an activity has no attempts left, or its schedule-to-close timeout
-// has passed, it is started and fails at once, which is logged.
+// Recover starts every activity in the Store that was waiting, or that was interrupted by
+// a crash, a shutdown or the end of its context, and returns their number. The activity
+// that was scheduled first is started first. Call Recover when the program starts.
 //
-// The error names each ID that could not be started, and the reason: no Definition
-// has its Name (Run's activities have no Definition: start them by their ID, or
-// [Runtime.Forget] them), its input does not decode, or the Store failed. The others
-// are started nevertheless, but an error of Store.All ends Recover. If a Definition
-// is refused, or two have the same Name, Recover returns an error and starts
-// nothing. Without a Store there is nothing to recover.
+// Each activity is run by the Definition of its Name, with its stored input and with ctx
+// as its context. It resumes as the section on durability in the package documentation
+// says. If it has no attempts left, or its schedule-to-close timeout has passed, it is
+// started and fails at once, which is logged. Activities that have failed for good, or were
+// canceled by [Handle.Cancel], stay as they are. Activities that are running already are
+// skipped: if you need a [Handle], start that activity by its ID before you call Recover.
+//
+// The error names each ID that could not be started, and the reason: no Definition has its
+// Name, its input does not decode, or the Store failed. The others are started anyway, but
+// an error of Store.All ends Recover. Activities of Run have no Definition: start them by
+// their ID, or [Runtime.Forget] them. If a Definition is refused, or if two have the same
+// Name, Recover returns an error and starts nothing. Without a Store, Recover returns 0.
 func (rt *Runtime) Recover(ctx context.Context, defs ...Recoverable) (int, error) {
 	byName := map[string]Recoverable{}
 	for _, d := range defs {
@@ -59,7 +59,7 @@ func (rt *Runtime) Recover(ctx context.Context, defs ...Recoverable) (int, error
 		started = append(started, a)
 	}
 	for i, cp := range all {
-		all[i] = Checkpoint{} // the activity has what it needs
+		all[i] = Checkpoint{} // frees the input when the activity ends, and not when Recover returns
 		start(cp)
 	}
 	for _, id := range busy {
@@ -69,7 +69,8 @@ func (rt *Runtime) Recover(ctx context.Context, defs ...Recoverable) (int, error
 		}
 	}
 	n, crashed := 0, 0
-	for _, a := range started { // their starts share their Saves
+	// Awaited only after all were started, so that their starts share Saves.
+	for _, a := range started {
 		if err := a.awaitStart(); err != nil {
 			fail(err)
 			continue
@@ -88,11 +89,12 @@ func (rt *Runtime) Recover(ctx context.Context, defs ...Recoverable) (int, error
 // A recovery is a call of Recover.
 type recovery struct {
 	rt   *Runtime
-	defs map[string]Recoverable
+	defs map[string]Recoverable // by Name
 }
 
-// read returns what is to be started, and the IDs of what runs if that may still be refused,
-// or cannot give way.
+// read returns the checkpoints to be started, without their details. busy has the IDs that
+// are in use and whose checkpoints may still have to be started: the start of the activity
+// may be refused, or Forget has the ID.
 func (r *recovery) read(ctx context.Context, fail func(error)) (all []Checkpoint, busy []string, err error) {
 	for cp, err := range r.rt.checkpoints(ctx, func(id string) { busy = append(busy, id) }) {
 		if err != nil {
@@ -102,13 +104,15 @@ func (r *recovery) read(ctx context.Context, fail func(error)) (all []Checkpoint
 			fail(err)
 			continue
 		}
-		cp.Details = nil // which are loaded when their turn comes
+		// Not kept in memory for all activities at once: each start loads its own again.
+		cp.Details = nil
 		all = append(all, cp)
 	}
 	return all, busy, nil
 }
 
-// check returns an error if cp is not to be started.
+// check returns an error if cp is not to be started: errNotRecovered if it is finished, and
+// else the reason for the user.
 func (r *recovery) check(cp Checkpoint) error {
 	switch {
 	case !cp.State.unfinished():
@@ -121,8 +125,10 @@ func (r *recovery) check(cp Checkpoint) error {
 	return nil
 }
 
-// start starts the activity of cp. Somebody else may start it at the same time.
+// start starts the activity of cp.
 func (r *recovery) start(ctx context.Context, cp Checkpoint) (*activity, error) {
+	// Another goroutine may start the ID at the same time. If that start is refused, the
+	// checkpoint must still be started.
 	for {
 		if err := r.check(cp); err != nil {
 			return nil, err
@@ -137,8 +143,9 @@ func (r *recovery) start(ctx context.Context, cp Checkpoint) (*activity, error) 
 	}
 }
 
-// left waits until it is decided whether the activity that has an ID runs. If its start was
-// refused, left returns the checkpoint. If it runs, that is errNotRecovered.
+// recheck waits until the start that another goroutine has made of id is accepted or
+// refused. If it is accepted, recheck returns errNotRecovered, because the activity runs.
+// If it is refused, recheck returns the checkpoint of id as it is by now.
 func (r *recovery) recheck(ctx context.Context, id string) (Checkpoint, error) {
 	rt := r.rt
 	rt.enter()
@@ -151,7 +158,8 @@ func (r *recovery) recheck(ctx context.Context, id string) (Checkpoint, error) {
 	case a != nil && a.number == 0:
 		return Checkpoint{}, notRecovered(fmt.Errorf("%w: Forget is deleting its checkpoint", ErrAlreadyRunning))
 	case a != nil:
-		watch, cancel := context.WithCancel(ctx) // one from outside a bubble would block it
+		// ctx may come from outside a synctest bubble, which would block there: see await.
+		watch, cancel := context.WithCancel(ctx)
 		defer cancel()
 		select {
 		case <-a.rec.start.decided:
@@ -169,22 +177,25 @@ func (r *recovery) recheck(ctx context.Context, id string) (Checkpoint, error) {
 	return cp, nil
 }
 
-// Checkpoints yields the stored checkpoints of activities that have not completed
-// and are not running here now: those that were waiting, those interrupted by a crash or
-// a shutdown, those that have failed for good, and those that were canceled. The loop's
-// body may start and forget activities. Without a Store there are none.
+// Checkpoints yields the stored checkpoints of activities that have not completed and are
+// not running in this Runtime. Those are activities that were waiting, that were
+// interrupted by a crash, a shutdown or the end of their context, that have failed for
+// good, or that were canceled. An error ends the sequence. The body of the loop may start
+// and forget activities. Without a Store there are no checkpoints.
 func (rt *Runtime) Checkpoints(ctx context.Context) iter.Seq2[Checkpoint, error] {
 	return rt.checkpoints(ctx, func(string) {})
 }
 
-// checkpoints is Checkpoints. It calls busy for what runs here, unless that is certain to
-// run on.
+// checkpoints is Checkpoints for Recover. For each ID that is in use it calls busy, unless
+// the activity is accepted and thus certain to run.
 func (rt *Runtime) checkpoints(ctx context.Context, busy func(id string)) iter.Seq2[Checkpoint, error] {
 	return func(yield func(Checkpoint, error) bool) {
 		if rt.cfg.Store == nil {
 			return
 		}
-		// A record that is not saved yet is newer than what the Store has.
+		// Checkpoints that are not saved yet come from the records, since the Store holds an
+		// older state of them or nothing. The Store is read after that. So a checkpoint that
+		// is saved meanwhile is not missed, and dropped tells that the Store has changed.
 		rt.enter()
 		var unsaved []string
 		for id, r := range rt.writer.records {
@@ -226,18 +237,20 @@ func (rt *Runtime) checkpoints(ctx context.Context, busy func(id string)) iter.S
 	}
 }
 
-// current returns cp as it is by now. Dropped is writer.dropped as it was before cp was
-// read. The State is 0 if the activity has completed or runs here. It is busy if it is not
-// certain that it runs on.
+// current returns cp as it is by now: its State is 0 if the activity has completed or is
+// running here. dropped is the value of writer.dropped from before cp was read. If it has
+// changed, the Store may have changed too, so cp is loaded again. busy reports whether the
+// ID is in use by a start that is not accepted yet, or by Forget.
 func (rt *Runtime) current(ctx context.Context, cp Checkpoint, dropped uint64) (_ Checkpoint, busy bool, err error) {
 	rt.enter()
 	a, r, changed := rt.runningLocked(cp.ID), rt.writer.records[cp.ID], rt.writer.dropped != dropped
-	busy = a != nil && (a.number == 0 || a.rec != nil && !a.rec.start.accepted) // number 0: Forget's
+	// Forget registers a placeholder, whose number is 0.
+	busy = a != nil && (a.number == 0 || a.rec != nil && !a.rec.start.accepted)
 	rt.leave()
 	switch {
 	case a != nil || r != nil && r.gone:
 		return Checkpoint{}, busy, nil
-	case r != nil: // it has ended meanwhile
+	case r != nil: // it has ended, and its checkpoint may not be saved yet
 		return r.finalCheckpoint(rt), false, nil
 	case cp.State != 0 && !changed:
 		return cp, false, nil
@@ -246,8 +259,10 @@ func (rt *Runtime) current(ctx context.Context, cp Checkpoint, dropped uint64) (
 	return cp, false, err
 }
 
-// stored is Store.All. Config.StoreTimeout counts from the last checkpoint that it has
-// yielded.
+// stored is Store.All with a limit of Config.StoreTimeout between two checkpoints, for
+// which the time that the body of the loop takes does not count. All runs in a goroutine of
+// its own, because it may hang. The goroutine hands over each checkpoint with ready, and
+// continues after next. So only one of the two goroutines runs at a time, as in any loop.
 func (rt *Runtime) stored(ctx context.Context) iter.Seq2[Checkpoint, error] {
 	return func(yield func(Checkpoint, error) bool) {
 		var cp Checkpoint
@@ -263,13 +278,15 @@ func (rt *Runtime) stored(ctx context.Context) iter.Seq2[Checkpoint, error] {
 				case <-ctx.Done():
 					return context.Cause(ctx)
 				}
-				if _, more := <-next; !more {
+				if _, more := <-next; !more { // the loop has ended
 					return nil
 				}
 			}
 			return nil
 		})
-		defer func() { // the loop's body may have panicked
+		// Deferred, because the body of the loop may panic. All ends before the loop does,
+		// unless it hangs.
+		defer func() {
 			c.proceed()
 			close(next)
 			<-c.decided
@@ -293,16 +310,16 @@ func (rt *Runtime) stored(ctx context.Context) iter.Seq2[Checkpoint, error] {
 	}
 }
 
-// Forget drops the stored checkpoint of id, if there is one. It refuses with
-// [ErrAlreadyRunning] while id runs here. With another error the checkpoint is
-// still there.
+// Forget deletes the stored checkpoint of id, if there is one. While an activity with that
+// ID is running in this Runtime, it returns [ErrAlreadyRunning]. After any other error the
+// checkpoint may still be there.
 func (rt *Runtime) Forget(ctx context.Context, id string) error {
 	notForgotten := func(err error) error { return fmt.Errorf("activity %q: not forgotten: %w", id, err) }
 	rt.enter()
 	a := rt.runningLocked(id)
 	rt.leave()
 	switch {
-	case a != nil && a.number > 0: // else it is another Forget's
+	case a != nil && a.number > 0: // number 0: another Forget, whose end is awaited below
 		return notForgotten(ErrAlreadyRunning)
 	case rt.cfg.Store == nil:
 		return nil
@@ -316,8 +333,9 @@ func (rt *Runtime) Forget(ctx context.Context, id string) error {
 	case <-late.c:
 		return notForgotten(rt.errNotTried())
 	}
-	// Who has the turn is the only Forget that has a placeholder. It keeps an activity
-	// from starting whose checkpoint the Delete would take.
+	// The turn is held until the Delete has returned, so that no write of the ID comes
+	// after it. A placeholder reserves the ID, so that no activity starts whose checkpoint
+	// the Delete would remove. Since the turn is held, there is only one placeholder.
 	placeholder := &activity{rt: rt, opts: Options{ID: id}}
 	rt.enter()
 	used, ended := rt.runningLocked(id) != nil, rt.ids[id]
@@ -331,6 +349,7 @@ func (rt *Runtime) Forget(ctx context.Context, id string) error {
 	}
 	c := rt.callStore(ctx, "Delete", func(ctx context.Context) error { return rt.cfg.Store.Delete(ctx, []string{id}) })
 	<-c.decided
+	// finish is called when the Delete has returned, which may be long after Forget.
 	finish := func() {
 		rt.enter()
 		if c.result == nil {
