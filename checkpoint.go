@@ -11,25 +11,27 @@ import (
 	"time"
 )
 
-// A Store keeps checkpoints across processes. All methods must be safe for
-// concurrent use, and must return an error when ctx has ended. The Runtime ends ctx if a
-// call takes longer than Config.StoreTimeout. One Runtime at a time may use a Store. Package
-// storetest checks an implementation.
+// A Store keeps checkpoints across processes. Its methods must be safe for concurrent use,
+// and must return an error once ctx has ended. The Runtime ends ctx if a call takes longer
+// than Config.StoreTimeout. Only one Runtime at a time may use a Store. Package storetest
+// tests an implementation.
 type Store interface {
-	// Load returns the checkpoint with that ID, and whether there is one.
+	// Load returns the checkpoint with the given ID, and whether there is one.
 	Load(ctx context.Context, id string) (Checkpoint, bool, error)
-	// Save writes all of batch or nothing, replacing what has the same ID. When it
-	// returns nil, batch is durable. After an error it may have been written, or not.
-	// Save must not change batch, nor keep it or the bytes in it. A batch has at most
-	// 1,000 checkpoints, and 16 MiB of Input, Details and LastFailure, unless it is a
-	// single checkpoint that has more. If Save fails, the parts of the batch are tried.
+	// Save writes all checkpoints of batch or none, and replaces those with the same ID.
+	// When it returns nil, batch is durable. After an error, batch may or may not have been
+	// written. Save must not change batch, and must not keep it or the bytes in it.
+	//
+	// A batch has at most 1,000 checkpoints, and at most 16 MiB of Input, Details and
+	// LastFailure. A larger checkpoint comes alone. If Save fails, the Runtime calls it
+	// again with parts of the batch.
 	Save(ctx context.Context, batch []Checkpoint) error
 	// Delete durably removes the checkpoints with the given IDs, at most 1,000. Missing
-	// IDs are not an error. It must not change ids.
+	// IDs are not an error. Delete must not change ids.
 	Delete(ctx context.Context, ids []string) error
-	// All yields every checkpoint, in any order. An error ends it. The body of
-	// the loop may call the other methods; All may or may not yield what the body
-	// saves.
+	// All yields every checkpoint, in any order. An error ends the sequence. The body of
+	// the loop may call the other methods. All may or may not yield checkpoints that the
+	// body saves.
 	All(ctx context.Context) iter.Seq2[Checkpoint, error]
 }
 
@@ -37,96 +39,106 @@ type Store interface {
 type Checkpoint struct {
 	ID, Name    string
 	State       CheckpointState
-	Attempt     int       // the last attempt that was started
-	CountedFrom int       // attempts up to this number no longer count (RetryPolicy.ResetOnProgress)
-	Progressed  int       // the last attempt that made progress; zero if none did
-	Sequence    uint64    // grows with each write of the ID
-	ScheduledAt time.Time // when the activity was scheduled, which its schedule-to-close timeout counts from
-	UpdatedAt   time.Time
-	NextAttempt time.Time // when the next attempt is due, if the last one failed and a backoff follows; else zero
-	Input       []byte    // the input of Execute or Start, one value in the Codec's form
-	Details     []byte    // the newest heartbeat details, opaque: see HeartbeatDetails; nil if there are none
-	LastFailure string    // how the last attempt that ended did
+	Attempt     int       // number of the last attempt that counts and was started; zero if none was
+	CountedFrom int       // number of the last attempt that no longer counts, because of RetryPolicy.ResetOnProgress
+	Progressed  int       // number of the last attempt that made progress; zero if none did
+	Sequence    uint64    // number that grows with each write of the ID
+	ScheduledAt time.Time // when the activity was scheduled; its schedule-to-close timeout counts from here
+	UpdatedAt   time.Time // when this state was written
+	NextAttempt time.Time // when the next attempt is due, if a backoff comes first; otherwise zero
+	Input       []byte    // input of Execute or Start, encoded with Config.Codec
+	Details     []byte    // newest heartbeat details, to be read with HeartbeatDetails; nil if there are none
+	LastFailure string    // text of the error of the last attempt that failed; empty if none did
 }
 
-// HeartbeatDetails decodes the recorded details as [Context.HeartbeatDetails] does.
-// codec is the Config.Codec that they were recorded with. If nil, the default.
+// HeartbeatDetails decodes the recorded details, as [Context.HeartbeatDetails] does. codec
+// must be the Config.Codec that they were recorded with. If nil, the default Codec is used.
 func (c Checkpoint) HeartbeatDetails(codec Codec, into ...any) (bool, error) {
 	return decodeDetails(codec, c.Details, into)
 }
 
-// CheckpointState says what the next execution of the ID makes of a Checkpoint: see
-// the package's doc on durability.
+// A CheckpointState is the state of an activity in the Store. It decides how the next
+// execution of the ID begins: see the section on durability in the package documentation.
 type CheckpointState int
 
 const (
 	_                     CheckpointState = iota
-	CheckpointRunning                     // an attempt had started: the process died, or it still runs
-	CheckpointInterrupted                 // by Shutdown, or by the end of the caller's context: the next execution continues
-	CheckpointFailed                      // failed for good: the next execution is a new one, which resumes from the details
-	CheckpointCanceled                    // by Handle.Cancel: as CheckpointFailed
-	CheckpointWaiting                     // accepted, and no attempt runs: it waits for a slot, a backoff or a function that hangs
+	CheckpointRunning                     // an attempt was running; if the process has ended, the next execution continues
+	CheckpointInterrupted                 // interrupted by Shutdown or the end of the caller's context; the next execution continues
+	CheckpointFailed                      // failed for good; the next execution is a new one, which resumes from the details
+	CheckpointCanceled                    // canceled by Handle.Cancel; the next execution is a new one, which resumes from the details
+	CheckpointWaiting                     // waiting for a slot, a backoff or a function that hangs; the next execution continues
 )
 
+// String returns the state's name in lower case, such as "running".
 func (s CheckpointState) String() string {
 	return enum("CheckpointState", int(s), "", "running", "interrupted", "failed", "canceled", "waiting")
 }
 
-// A record is the pending checkpoint of an activity with a given Options.ID, in
-// a Runtime with a Store. It outlives its activity until the Store has the final
-// state, and occupies the ID until then. Guarded by Runtime.mu, but for fresh.
+// A record is the pending checkpoint of an activity that is stored. It is created with the
+// activity, and dropped when the activity's outcome is decided and the Store holds that.
+//
+// While the activity lives, the record has no checkpoint of its own: each write makes one
+// of the activity's current state. When the outcome is decided, a is set to nil, and the
+// final state is copied to the record, which then outlives the activity.
+//
+// Guarded by Runtime.mu, except fresh.
 type record struct {
 	id       string
-	name     string    // as it is stored, of an activity without a given name; set once, as input
-	input    []byte    // set once, before another goroutine can read it
-	a        *activity // nil once its outcome is decided: then gone or last says what is to remain
-	sequence uint64    // of the last write
-	unsaved  bool      // the Store does not hold the newest
-	fresh    bool      // there are details that no write has; guarded by activity.mu
+	name     string    // stored name, used if Options.Name is empty; set once, by compare
+	input    []byte    // encoded input; set before other goroutines can read it, and dropped after the end
+	a        *activity // set to nil once, when the outcome is decided
+	sequence uint64    // Sequence of the last write
+	unsaved  bool      // whether the Store may not hold the newest state
+	fresh    bool      // whether there are details that no write has read; guarded by activity.mu
 
 	// For the writer.
-	dirty       bool    // in writer.dirty
-	urgent      bool    // to be tried at once; counted in writer.urgent
-	urgentSince instant // of use while it is urgent
-	failing     bool    // the Store has not taken it
-	failedAlone bool    // nor when it was tried by itself
+	dirty       bool    // whether the record is in writer.dirty
+	urgent      bool    // whether the record is to be tried at once; counted in writer.urgent
+	urgentSince instant // when the record became urgent; valid only while it is
+	failing     bool    // whether the Store has failed to take the record
+	failedAlone bool    // whether it did so when the record was the only one in a call
 	waiting
 
-	// As the Store has it, if that lies in the future; else zero. A process whose
-	// clock is wrong must not change it.
+	// scheduledAt is the stored ScheduledAt if that was in the future, and else zero. It
+	// is then written back unchanged, because this process's clock may be the wrong one.
 	scheduledAt time.Time
 
 	failureText failureText
 
 	start storedStart
 
-	// Once the activity has ended:
-	gone      bool
-	last      Checkpoint
-	failure   error // becomes last.LastFailure; nil if that is filled in
-	endFailed bool  // the Store has failed to delete it
+	// The final state. Set when a becomes nil.
+	gone      bool       // whether the checkpoint is to be deleted
+	last      Checkpoint // the checkpoint that is to remain, unless gone
+	failure   error      // error whose text becomes last.LastFailure; nil if that is set already
+	endFailed bool       // whether a Delete has failed
 }
 
-// checkpointLocked returns what the Store is to hold of a live activity, without the
-// details and LastFailure, and the error whose text becomes LastFailure. Runtime.mu
+// checkpointLocked returns the checkpoint of a live activity as it is now, without Details
+// and LastFailure, and the error whose text becomes LastFailure: see write.fill. Runtime.mu
 // is held.
 func (r *record) checkpointLocked() (Checkpoint, error) {
 	a := r.a
 	state, attempt, failure := CheckpointWaiting, a.attempts, a.failure
 	switch a.phase {
-	case phaseSavingStart: // an attempt that kills the process is to count
+	case phaseSavingStart:
+		// Saved as running before the function runs, so that an attempt that kills the
+		// process counts.
 		state, attempt = CheckpointRunning, a.attempts+1
 	case phaseRunning, phaseDeciding:
 		state = CheckpointRunning
-	case phaseCanceling: // to be killed while the function cleans up is no crash
+	case phaseCanceling:
+		// A kill while the function cleans up is no crash, and a canceled attempt does
+		// not count.
 		state, failure = a.stoppedLocked(a.cancelCause)
 		attempt--
 	}
 	return r.describeLocked(state, attempt), failure
 }
 
-// stoppedLocked is what becomes of an activity that was canceled with cause: its
-// state in the Store, and its LastFailure.
+// stoppedLocked returns the stored state of an activity that was canceled with cause, and
+// the error whose text becomes LastFailure. Only Handle.Cancel ends the execution for good.
 func (a *activity) stoppedLocked(cause error) (CheckpointState, error) {
 	if a.onPurpose {
 		return CheckpointCanceled, cause
@@ -134,6 +146,8 @@ func (a *activity) stoppedLocked(cause error) (CheckpointState, error) {
 	return CheckpointInterrupted, a.failure
 }
 
+// describeLocked returns the checkpoint of the activity in the given state, without Details
+// and LastFailure. attempt is the number of the last attempt that counts.
 func (r *record) describeLocked(state CheckpointState, attempt int) Checkpoint {
 	a, rt := r.a, r.a.rt
 	cp := Checkpoint{
@@ -142,8 +156,8 @@ func (r *record) describeLocked(state CheckpointState, attempt int) Checkpoint {
 		ScheduledAt: r.scheduledAt, UpdatedAt: rt.wall(rt.now), Input: r.input,
 	}
 	if cp.ScheduledAt.IsZero() {
-		// The time of day moves along when the wall clock is set: if it was wrong
-		// until then, the age of the activity is still right.
+		// Computed from the current wall clock, so that ScheduledAt moves along when
+		// that is set. If it was wrong before, the age of the activity is still right.
 		cp.ScheduledAt = rt.wall(a.scheduled.at)
 	}
 	if a.due > rt.now && state.unfinished() {
@@ -152,17 +166,21 @@ func (r *record) describeLocked(state CheckpointState, attempt int) Checkpoint {
 	return cp
 }
 
-// saveEndLocked saves what is to remain of an activity whose outcome is decided; err
-// is why it has not completed. It reports false if there is nothing to save. Runtime.mu is
-// held.
+// saveEndLocked saves the final state of an activity whose outcome is decided. err is its
+// error, or nil. It reports false if there is nothing to save, and true if endSavedLocked
+// will be called. Runtime.mu is held.
 func (r *record) saveEndLocked(err error) bool {
 	a, rt := r.a, r.a.rt
-	r.waiters = nil // they wait for a start, which no longer matters; heartbeats wait for this
+	// The waiters wait for the start of an attempt, which no longer matters. Heartbeats in
+	// syncs get the result of this save.
+	r.waiters = nil
 	left, attempt := CheckpointFailed, a.attempts
 	switch {
 	case a.outcome == StateCompleted:
 		r.gone = true
 	case a.outcome == StateCanceled:
+		// If an unfinished execution was resumed and then interrupted before an attempt
+		// of this process, the checkpoint that was found is still right.
 		if left, err = a.stoppedLocked(err); left == CheckpointInterrupted && a.latest == nil && r.start.found.State.unfinished() {
 			r.withdrawLocked(rt)
 			return false
@@ -174,7 +192,9 @@ func (r *record) saveEndLocked(err error) bool {
 		if a.phase == phaseCanceling {
 			attempt-- // a canceled attempt does not count
 		}
-	case a.cannotResume: // but another version of the program may
+	case a.cannotResume:
+		// Another version of the program may be able to resume, so the execution does not
+		// end, and the attempt does not count (rule 33).
 		left, err = CheckpointInterrupted, a.latest.lastFailure
 		attempt--
 	}
@@ -189,8 +209,8 @@ func (r *record) saveEndLocked(err error) bool {
 	return true
 }
 
-// remains returns the checkpoint that an ended activity has left. The caller may
-// keep it.
+// finalCheckpoint returns a copy of the checkpoint of an activity whose outcome is decided.
+// It may call an Error method, which is user code, so no lock may be held.
 func (r *record) finalCheckpoint(rt *Runtime) Checkpoint {
 	cp := r.last
 	cp.Input, cp.Details = bytes.Clone(cp.Input), bytes.Clone(cp.Details)
@@ -200,8 +220,8 @@ func (r *record) finalCheckpoint(rt *Runtime) Checkpoint {
 	return cp
 }
 
-// A failureText is the text of the last error that was asked for its text, which is the
-// user's code.
+// A failureText caches the text of the last error. Error methods are user code, which must
+// not be called under a lock, or once for each write.
 type failureText struct {
 	err  error
 	text string
@@ -209,7 +229,8 @@ type failureText struct {
 
 func (f *failureText) set(err error, text string) { f.err, f.text = err, text }
 
-// of returns the text of err, if it is known.
+// of returns the text of err if it is cached. Errors of types that cannot be compared are
+// not found.
 func (f *failureText) of(err error) (text string, known bool) {
 	if err == nil || reflect.TypeOf(err) != reflect.TypeOf(f.err) || !reflect.ValueOf(err).Comparable() || err != f.err {
 		return "", false
@@ -217,8 +238,9 @@ func (f *failureText) of(err error) (text string, known bool) {
 	return f.text, true
 }
 
-const maxLastFailure = 16 << 10
+const maxLastFailure = 16 << 10 // the largest size of Checkpoint.LastFailure, in bytes
 
+// cutFailure shortens text to maxLastFailure.
 func cutFailure(text string) string {
 	if len(text) > maxLastFailure {
 		text = strings.ToValidUTF8(text[:maxLastFailure], "")
@@ -226,8 +248,9 @@ func cutFailure(text string) string {
 	return text
 }
 
-// lastFailure returns the text of err. That is the user's code, which may hang or call
-// runtime.Goexit, so no lock may be held.
+// lastFailure returns the text of err, cut to maxLastFailure. The Error method is user code,
+// which may panic, hang or call runtime.Goexit. So it runs in a goroutine of its own, for
+// StoreTimeout at most, and no lock may be held.
 func (rt *Runtime) lastFailure(a *activity, err error) string {
 	text := make(chan string, 1)
 	go func() {
