@@ -9,13 +9,18 @@ import (
 	"github.com/benbjohnson/clock"
 )
 
-// An instant is a point on a Runtime's clock: nanoseconds since it was made.
+// There are two kinds of time. Inside the package every time is an instant, which setting
+// the wall clock does not change. Times of day are for people and for the Store. They are
+// computed from instants, and from how far the wall clock has moved by itself because it
+// was set or the machine slept.
+
+// An instant is a point in time on a Runtime's clock, in nanoseconds since New.
 type instant int64
 
-// never means no deadline.
+// never is the instant of a deadline that does not exist.
 const never = instant(math.MaxInt64)
 
-// add saturates at never.
+// add returns i+d. It saturates at never.
 func (i instant) add(d time.Duration) instant {
 	if i > 0 && instant(d) > never-i {
 		return never
@@ -23,7 +28,8 @@ func (i instant) add(d time.Duration) instant {
 	return i + instant(d)
 }
 
-// deadline is when a timeout that counts from i is reached; 0 means none.
+// deadline returns the instant at which a timeout that counts from i is reached. If timeout
+// is zero, that is never.
 func (i instant) deadline(timeout time.Duration) instant {
 	if timeout == 0 {
 		return never
@@ -31,8 +37,8 @@ func (i instant) deadline(timeout time.Duration) instant {
 	return i.add(timeout)
 }
 
-// since is how long after j it is, negative if it is before. It saturates: a Mock can
-// be set that far.
+// since returns i-j. It saturates, because a Mock can be set so far that the difference
+// overflows.
 func (i instant) since(j instant) time.Duration {
 	switch d := i - j; {
 	case i >= j && d < 0:
@@ -44,20 +50,21 @@ func (i instant) since(j instant) time.Duration {
 	}
 }
 
-// A timekeeper turns readings of Config.Clock into instants, and these into
-// times of day.
+// A timekeeper turns readings of Config.Clock into instants, and instants into times of
+// day. It needs no lock.
 type timekeeper struct {
 	clock clock.Clock
-	real  bool // clock is the real one
-	mock  bool // it is a Mock
-	base  time.Time
+	real  bool      // whether clock is the real clock
+	mock  bool      // whether clock is a *clock.Mock
+	base  time.Time // the time of day and the monotonic reading at instant 0
 
-	// How far the wall clock has moved by itself (it was set, or the machine
-	// slept) since base, and the instant when that was last looked at.
+	// moved is how far the wall clock has moved by itself since base, relative to the
+	// monotonic clock, in nanoseconds. lookedAt is the instant of the last measurement.
 	moved    atomic.Int64
 	lookedAt atomic.Int64
 }
 
+// init sets instant 0 to the present.
 func (k *timekeeper) init(c clock.Clock) {
 	k.clock = c
 	k.real = reflect.TypeOf(c) == reflect.TypeOf(clock.New())
@@ -65,9 +72,9 @@ func (k *timekeeper) init(c clock.Clock) {
 	k.base = c.Now()
 }
 
-// read reads the clock. With the real one it reads the monotonic clock alone,
-// which is half the cost of time.Now. A reading is always before never, so that
-// never is not due, even if a Mock is set further than an instant can hold.
+// read returns the present instant. With the real clock it reads only the monotonic clock,
+// which costs half as much as time.Now. A reading is always before never, so that an alarm
+// at never is not due, even if a Mock is set further than an instant can hold.
 func (k *timekeeper) read() instant {
 	if k.real {
 		return instant(time.Since(k.base))
@@ -76,18 +83,19 @@ func (k *timekeeper) read() instant {
 }
 
 const (
-	wallSlack = 10 * time.Millisecond  // two readings of both clocks are not of one instant
-	wallCheck = 100 * time.Millisecond // since to look costs more than one reading of the clock
+	wallSlack = 10 * time.Millisecond  // smallest movement that counts, because the two clocks cannot be read at the same instant
+	wallCheck = 100 * time.Millisecond // time between two measurements, because one costs more than a reading of the clock
 )
 
-// A moment is the instant of an event, and how far the wall clock had moved then:
-// its time of day stays what it was when the wall clock is set later.
+// A moment is the instant of an event, with how far the wall clock had moved by then. So
+// its time of day does not change when the wall clock is set later.
 type moment struct {
 	at    instant
 	moved time.Duration
 }
 
-// moment is that of an event at i, which has just happened.
+// moment returns the moment of an event at i, which has just happened. It measures how far
+// the wall clock has moved, if the last measurement is older than wallCheck.
 func (k *timekeeper) moment(i instant) moment {
 	if i-instant(k.lookedAt.Load()) >= instant(wallCheck) {
 		now := k.clock.Now()
@@ -100,10 +108,10 @@ func (k *timekeeper) moment(i instant) moment {
 	return moment{i, time.Duration(k.moved.Load())}
 }
 
-// time is the time of day of m.
+// time returns the time of day of m.
 func (k *timekeeper) time(m moment) time.Time {
 	return k.base.Round(0).Add(time.Duration(m.at)).Add(m.moved)
 }
 
-// wall is the time of day at i, as far as is known now.
+// wall returns the time of day at i according to the wall clock as it is set now.
 func (k *timekeeper) wall(i instant) time.Time { return k.time(k.moment(i)) }
