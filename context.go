@@ -8,86 +8,88 @@ import (
 	"time"
 )
 
-// Context is what an activity's function gets. It is a context.Context that ends
-// when the attempt is over, and context.Cause says why. (Err returns
-// context.Canceled in every case, even after a timeout. A library that looks at
-// Err alone takes a timeout for a cancellation.)
+// A Context is the context that an activity's function gets. It is a context.Context that
+// ends when the attempt is over or canceled, and context.Cause returns the reason. Err
+// returns context.Canceled in every case, even after a timeout, so a library that looks
+// only at Err takes a timeout for a cancellation.
 //
-// Its methods may be called by several goroutines at once, and after the
-// attempt is over.
+// Its methods may be called by several goroutines at once, and after the attempt is over.
 //
-// Wrappers and other engines implement it too. To wrap one, embed it, since it
-// may grow methods; see [Engine] for what else one may implement.
+// Wrappers and other engines implement Context too. A wrapper must embed the Context that
+// it wraps, because later versions may add methods. See [Engine] for methods that may be
+// implemented besides.
 type Context interface {
 	context.Context
 
-	// Sleep returns nil once d has passed on the runtime's clock. As soon as the
-	// attempt is over or canceled, it returns context.Cause. Sleeping is not a
-	// heartbeat; [Idle] does both.
+	// Sleep returns nil once d has passed on the Runtime's clock. If the attempt is over or
+	// canceled before that, Sleep returns context.Cause at once. Sleeping is not a
+	// heartbeat. [Idle] does both.
 	Sleep(d time.Duration) error
 
-	// Heartbeat records that the attempt is alive. With details, it also records how
-	// far the attempt got, so that a later attempt can resume from there. Details
-	// are encoded at once, and the newest win. Without details, or with a single
-	// nil or nil pointer, those recorded before stay.
+	// Heartbeat records that the attempt is alive. With details, it also records how far
+	// the attempt got, so that a later attempt can resume from there. Details are encoded
+	// at once, and replace those recorded before. Without details, or with a single nil or
+	// nil pointer, the details recorded before stay.
 	//
-	// Once the attempt is over or canceled, Heartbeat returns context.Cause: return
-	// that error from the function. If the details cannot be encoded, would not come
-	// back as they were (see [Codec]), or are too large ([ErrDetailsTooLarge]), it
-	// returns a [NonRetryable] error. The attempt then still counts as alive, and the
-	// details recorded before stay.
+	// Once the attempt is over or canceled, Heartbeat returns context.Cause. Return that
+	// error from the function. If the details cannot be encoded, would not decode to what
+	// they were (see [Codec]), or are too large ([ErrDetailsTooLarge]), Heartbeat returns a
+	// [NonRetryable] error. The attempt then still counts as alive, and the details
+	// recorded before stay.
 	Heartbeat(details ...any) error
 
-	// HeartbeatDetails decodes what this attempt resumes from, which is the details
-	// recorded last before it started, into the pointers given. It reports false if
-	// there are none. It returns [ErrCannotResume] if a value does not decode into
-	// its pointer, or if there are fewer values than pointers. More values are no
-	// error. The default Codec refuses fields that the target lacks; a field
-	// that was not recorded stays zero.
+	// HeartbeatDetails decodes the details from which this attempt resumes into the given
+	// pointers. These are the details recorded last before the attempt started. It reports
+	// false if there are none. If a value does not decode into its pointer, or if there are
+	// fewer values than pointers, it returns [ErrCannotResume]. If there are more values,
+	// the rest is ignored. The default Codec refuses a recorded field that the target
+	// lacks. A field that was not recorded stays zero.
 	HeartbeatDetails(into ...any) (bool, error)
 
 	// Info describes the attempt.
 	Info() Info
 
-	// Logger returns the runtime's Logger with the attributes id, name and attempt.
+	// Logger returns Config.Logger with the attributes id, name and attempt.
 	Logger() *slog.Logger
 }
 
 // Info describes an attempt to its function.
 type Info struct {
 	ID, Name               string
-	Attempt                int           // the attempt's number, from 1
-	ScheduledAt            time.Time     // when the activity was scheduled: the same for all attempts, restarts included
+	Attempt                int           // number of the attempt, from 1
+	ScheduledAt            time.Time     // when the activity was scheduled; the same for all attempts, even after a restart of the program
 	StartedAt              time.Time     // when this attempt started
-	Deadline               time.Time     // the earlier of start-to-close and schedule-to-close, on the runtime's clock; zero if there is none
-	StartToCloseTimeout    time.Duration // zero if there is none, as below
-	HeartbeatTimeout       time.Duration
-	ScheduleToCloseTimeout time.Duration
-	MaximumAttempts        int   // zero if there is no limit
-	LastFailure            error // how the attempt before ended; nil for the first
+	Deadline               time.Time     // start-to-close or schedule-to-close deadline, whichever is earlier; zero if there is none
+	StartToCloseTimeout    time.Duration // zero if there is no limit
+	HeartbeatTimeout       time.Duration // zero if no heartbeats are needed
+	ScheduleToCloseTimeout time.Duration // zero if there is no limit
+	MaximumAttempts        int           // zero if there is no limit
+	LastFailure            error         // error of the last attempt that failed; nil if none did
 }
 
 // An Engine has the methods that [Guard], [Range] and the Sleep of a derived context need
-// of a Context besides its own. The section on wrappers and engines in the package's doc
-// says who must implement it, and how.
+// besides those of Context. The section on wrappers and engines in the package
+// documentation says who must implement it, and how.
 type Engine interface {
-	// SleepContext returns nil once d has passed. If ctx ends before that, it
-	// returns ctx's cause at once. The Context's own end does not matter: ctx is
-	// derived from it, but with [context.WithoutCancel] does not end with it.
+	// SleepContext returns nil once d has passed. If ctx ends before that, it returns
+	// ctx's cause at once. ctx is derived from the Context, but through
+	// [context.WithoutCancel] may outlive it, so the end of the Context itself must not
+	// end the sleep.
 	SleepContext(ctx context.Context, d time.Duration) error
-	// Guard does what the function [Guard] says.
+	// Guard does what the function [Guard] does, for a Context that has not ended.
 	Guard(f func() error) error
-	// BeginRange reports whether this is the first call in this attempt.
+	// BeginRange reports whether this is its first call in this attempt.
 	BeginRange() bool
 }
 
+// Keys of Context.Value.
 type (
-	contextKey struct{} // finds the Context
-	engineKey  struct{} // finds the Engine
-	wrappedKey struct{} // finds what the Interceptor passed on
+	contextKey struct{} // the innermost registered Context
+	engineKey  struct{} // the Engine
+	wrappedKey struct{} // the Context that the Interceptor passed to next
 )
 
-// engineOf finds the Engine that ctx is or wraps, or returns nil.
+// engineOf returns the Engine that ctx is or wraps, or nil if there is none.
 func engineOf(ctx Context) Engine {
 	if d, ok := ctx.(*derived); ok {
 		return engineOf(d.Context)
@@ -99,7 +101,7 @@ func engineOf(ctx Context) Engine {
 	return e
 }
 
-// ended returns the cause of a context that has ended, else nil.
+// ended returns the cause of ctx if it has ended, and otherwise nil.
 func ended(ctx context.Context) error {
 	if ctx.Err() == nil {
 		return nil
@@ -107,8 +109,9 @@ func ended(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// NewContext returns a context, derived from ctx, from which [FromContext] returns c. If c
-// is an [Engine], it is found too. NewContext is for wrappers and engines.
+// NewContext returns a context derived from ctx, for which [FromContext] returns c. If c is
+// an [Engine], then [Guard], [Range] and Sleep use it. NewContext is for wrappers and
+// engines.
 func NewContext(ctx context.Context, c Context) context.Context {
 	if _, ok := c.(Engine); ok {
 		ctx = context.WithValue(ctx, engineKey{}, c)
@@ -116,16 +119,15 @@ func NewContext(ctx context.Context, c Context) context.Context {
 	return context.WithValue(ctx, contextKey{}, c)
 }
 
-// FromContext returns the activity's Context that ctx is derived from, and
-// whether there is one. What it returns keeps ctx's own values and cancellation:
-// its Sleep ends when ctx ends, and its Heartbeat then returns ctx's cause,
-// although it still records.
+// FromContext returns the activity's Context from which ctx is derived, and whether there
+// is one. The Context that it returns has ctx's own values and cancellation: if ctx ends,
+// its Sleep ends, and its Heartbeat returns ctx's cause, although it still records.
 //
-// If ctx does not end with the attempt, because of [context.WithoutCancel], then
-// Sleep and Heartbeat do not return the attempt's cause, so that a clean-up can use
-// both. Heartbeat still records after a cancellation, and returns the error of
-// details that are rejected or, with Options.SyncHeartbeats, not saved. Once the
-// attempt is over it records nothing and returns nil.
+// If ctx does not end with the attempt, because of [context.WithoutCancel], Sleep and
+// Heartbeat do not return the attempt's cause, so that a clean-up can use both. After a
+// cancellation, Heartbeat then still records. It returns an error only if the details are
+// rejected or, with Options.SyncHeartbeats, not saved. Once the attempt is over, Heartbeat
+// records nothing and returns nil.
 func FromContext(ctx context.Context) (Context, bool) {
 	if c, ok := ctx.(Context); ok {
 		return c, true
@@ -134,20 +136,22 @@ func FromContext(ctx context.Context) (Context, bool) {
 	if !ok {
 		return nil, false
 	}
-	// An Interceptor's wrapper that is not registered itself gives what it wraps.
+	// The function of this attempt got the Interceptor's Context, so FromContext returns
+	// that. If a wrapper was registered after that, c is the wrapper and stays.
 	if w, ok := ctx.Value(wrappedKey{}).(Context); ok && same(c, w.Value(contextKey{})) {
 		c = w
 	}
 	return &derived{Context: c, ctx: ctx}, true
 }
 
-// same reports whether two values are the same. Values of one type that cannot be
-// compared count as the same.
+// same reports whether v and w are equal. Values of one type that cannot be compared count
+// as equal.
 func same(v, w any) bool {
 	return reflect.TypeOf(v) == reflect.TypeOf(w) && (!reflect.ValueOf(v).Comparable() || v == w)
 }
 
-// derived is an activity's Context as seen from a context derived from it.
+// derived is the result of FromContext: the methods of an activity's Context, with the
+// values and the end of ctx, which is derived from it.
 type derived struct {
 	Context
 	ctx context.Context
@@ -164,7 +168,8 @@ func (d *derived) Heartbeat(details ...any) error {
 	switch end := ended(d.ctx); {
 	case err == nil:
 		return end
-	case end == nil && same(err, ended(d.Context)): // d.ctx does not end with the attempt
+	case end == nil && same(err, ended(d.Context)):
+		// d.ctx does not end with the attempt, so the attempt's cause is no error for it.
 		return heartbeatAfterEnd(d, details)
 	}
 	return err
@@ -183,10 +188,10 @@ func (d *derived) Sleep(dur time.Duration) error {
 	return ended(d.ctx)
 }
 
-// standardContext returns a context with the values and the end of ctx that is
-// the standard library's own: to derive from it, and to cancel what was derived,
-// runs no other code, and may be done under a lock. If release is not nil it
-// lets go of ctx, and may run any code.
+// standardContext returns a context with the values and the end of ctx, of one of the
+// standard library's types. Deriving a context from it and canceling that context run no
+// user code, so both may be done under a lock. If release is not nil, it must be called to
+// release ctx. It may run user code.
 func standardContext(ctx context.Context) (std context.Context, release context.CancelFunc) {
 	switch reflect.TypeOf(ctx) {
 	case typeBackground, typeCancel, typeTimer:
@@ -202,7 +207,7 @@ var typeBackground, typeCancel, typeTimer = func() (_, _, _ reflect.Type) {
 	ctx := context.Background()
 	cancelable, cancel := context.WithCancel(ctx)
 	defer cancel()
-	timed, stop := context.WithDeadline(ctx, time.Time{}) // which has passed: no timer is made
+	timed, stop := context.WithDeadline(ctx, time.Time{}) // the deadline has passed, so this needs no timer
 	defer stop()
 	return reflect.TypeOf(ctx), reflect.TypeOf(cancelable), reflect.TypeOf(timed)
 }()
