@@ -10,47 +10,48 @@ import (
 )
 
 var (
-	// ErrShutdown is what Start, Run and Execute return once [Runtime.Shutdown]
-	// was called, and the cause with which Shutdown cancels what is running.
+	// ErrShutdown is returned by Start, Run and Execute once [Runtime.Shutdown] was called.
+	// It is also the cause with which Shutdown cancels running activities.
 	ErrShutdown = errors.New("the activity runtime is shut down")
 
-	// ErrAlreadyRunning refuses a start whose Options.ID is in use in this
-	// Runtime: by an activity that has not ended, or by one that has and whose
-	// function is still inside [Guard].
+	// ErrAlreadyRunning refuses a start whose Options.ID is in use in this Runtime: by an
+	// activity that has not ended, by an ended one whose function is still inside [Guard],
+	// by [Runtime.Forget], or because the checkpoint of the ID is being restored after a
+	// start that the Store failed to save.
 	ErrAlreadyRunning = errors.New("an activity with this ID is already running")
 
 	// ErrDetailsTooLarge refuses heartbeat details that encode to more than
 	// Config.MaxDetailsSize.
 	ErrDetailsTooLarge = errors.New("heartbeat details are too large")
 
-	// ErrCannotResume says that the recorded heartbeat details are not what the
-	// function can resume from: they do not decode into what it asks for, or
-	// [Range] finds that they would skip work. A function may return it itself. An
-	// attempt that ends in it is not retried and does not count, and a stored
-	// activity stays interrupted, so that a program that can read the details may
-	// resume it.
+	// ErrCannotResume is the error of an attempt that cannot resume from the recorded
+	// heartbeat details: they do not decode into the function's types, or [Range] would
+	// skip work. A function may also return it itself. The attempt is not retried and does
+	// not count. A stored activity stays interrupted, so that another version of the
+	// program, which can read the details, may resume it.
 	ErrCannotResume = errors.New("cannot resume from the recorded heartbeat details")
 
-	// ErrCheckpointMismatch refuses a start whose Options.ID has the checkpoint of
-	// another activity: of another Name, or of one that has not completed and had
-	// another input.
+	// ErrCheckpointMismatch refuses a start whose Options.ID has a checkpoint of another
+	// activity, that is, one with another Name or another input. Options.AcceptNewInput
+	// allows another input.
 	ErrCheckpointMismatch = errors.New("the checkpoint of this ID belongs to another activity")
 
 	// ErrGoexit is the error of an attempt whose function called runtime.Goexit, as
 	// t.FailNow does. It is not retried.
 	ErrGoexit = errors.New("the function called runtime.Goexit")
 
-	// errReturned is the cause of a Context whose function has returned.
+	// errReturned is the cause of an attempt's Context once its function has returned.
 	errReturned = fmt.Errorf("activity: the attempt's function has returned (%w)", context.Canceled)
 )
 
-// Error says how an activity ended that did not complete. Every error that Run,
-// Execute and Wait return for an activity that ran is an *Error.
+// Error is the error of an activity that did not complete. If Run, Execute or Wait returns
+// an error for an activity that was started, it is an *Error, except the cause of a ctx
+// given to Wait.
 type Error struct {
 	ID, Name   string
-	Attempt    int        // the last attempt that was started; zero if none was
-	RetryState RetryState // why there is no further attempt
-	Err        error      // how the last attempt ended; Unwrap returns it
+	Attempt    int        // number of the last attempt that was started; zero if none was
+	RetryState RetryState // reason why there is no further attempt
+	Err        error      // error of the last attempt, or the cause of the cancellation; returned by Unwrap
 }
 
 func (e *Error) Error() string {
@@ -64,24 +65,26 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s failed %s, no further attempt (%s): %s", label(e.ID, e.Name), when, e.RetryState, short(e.Err))
 }
 
+// Unwrap returns e.Err.
 func (e *Error) Unwrap() error { return e.Err }
 
-// RetryState says why an activity that failed gets no further attempt.
+// RetryState is the reason why an activity gets no further attempt.
 type RetryState int
 
 const (
 	_                                RetryState = iota
-	RetryStateNonRetryableFailure               // the error was NonRetryable or ErrCannotResume, or RetryPolicy.Retryable said no
-	RetryStateMaximumAttemptsReached            // it was the last of RetryPolicy.MaximumAttempts
-	RetryStateTimeout                           // a schedule-to-close or schedule-to-start timeout, or the next attempt would start after schedule-to-close
-	RetryStateCancelRequested                   // the caller's context ended, Handle.Cancel or Shutdown was called
+	RetryStateNonRetryableFailure               // the error was NonRetryable, ErrGoexit or ErrCannotResume, or RetryPolicy.Retryable reported false
+	RetryStateMaximumAttemptsReached            // the attempt was the last of RetryPolicy.MaximumAttempts
+	RetryStateTimeout                           // schedule-to-close or schedule-to-start was reached, or the next attempt would start too late for schedule-to-close
+	RetryStateCancelRequested                   // the caller's context ended, or Handle.Cancel or Shutdown was called
 )
 
+// String returns the reason in lower case, such as "maximum attempts reached".
 func (s RetryState) String() string {
 	return enum("RetryState", int(s), "", "non-retryable failure", "maximum attempts reached", "timeout", "cancel requested")
 }
 
-// TimeoutType says which timeout was reached.
+// TimeoutType tells the four timeouts apart.
 type TimeoutType int
 
 const (
@@ -92,45 +95,45 @@ const (
 	TimeoutScheduleToClose             // Options.ScheduleToCloseTimeout: all attempts together took too long
 )
 
+// String returns the name of the timeout, such as "heartbeat timeout".
 func (t TimeoutType) String() string {
 	return enum("TimeoutType", int(t), "", "start-to-close timeout", "heartbeat timeout", "schedule-to-start timeout", "schedule-to-close timeout")
 }
 
-// TimeoutError is the error of an attempt that timed out. It is also the cause
-// with which that attempt's Context ends.
-//
-// errors.Is(err, context.DeadlineExceeded) holds for it.
+// TimeoutError is the error of an attempt that timed out. It is also the cause of that
+// attempt's Context. errors.Is reports true for a *TimeoutError and
+// context.DeadlineExceeded.
 type TimeoutError struct {
 	ID, Name string
 	Type     TimeoutType
-	Attempt  int           // the attempt that timed out; if that got no slot, the one before, or zero
+	Attempt  int           // number of the attempt that timed out; during a wait, of the attempt before, or zero
 	After    time.Duration // the timeout that was reached
 
-	// Stack is where the function was when it timed out, as runtime.Stack prints
-	// it. It is empty if the function was not running, or if taking the stack would
-	// have cost too much. The error's text then says so.
+	// Stack is the stack of the function's goroutine at the timeout, as runtime.Stack
+	// prints it. It is empty if the function was not running, or if taking the stack would
+	// have cost too much. The error's text then has the reason.
 	Stack []byte
 
-	// LastFailure is how the attempt before ended. A *TimeoutError here has no
-	// LastFailure of its own.
+	// LastFailure is the error of the last attempt that failed before. If nil, none did. A
+	// *TimeoutError here has no LastFailure of its own.
 	LastFailure error
 
-	// Details are the heartbeat details that were recorded last, as a
-	// [Checkpoint] has them: one value after the other, each as its length in
-	// bytes (see [encoding/binary.AppendUvarint]) and that many bytes. If nil,
-	// there are none. Codec is what they were encoded with; if nil, the default.
-	// [TimeoutError.HeartbeatDetails] reads them.
+	// Details are the heartbeat details that were recorded last, in the form that a
+	// [Checkpoint] has: for each value its length in bytes (see
+	// [encoding/binary.AppendUvarint]), and then that many bytes. If nil, there are none.
+	// [TimeoutError.HeartbeatDetails] decodes them.
 	Details []byte
-	Codec   Codec
+	// Codec is the Codec that encoded Details. If nil, it is the default Codec.
+	Codec Codec
 
-	noStack string // the reason, if Stack is empty
+	noStack string // reason why Stack is empty
 }
 
 func (e *TimeoutError) Error() string {
 	return label(e.ID, e.Name) + ": " + e.short()
 }
 
-// short leaves out which activity it was, for where that is said already.
+// short returns the error's text without the activity, for texts that name it already.
 func (e *TimeoutError) short() string {
 	attempt := "attempt " + strconv.Itoa(e.Attempt)
 	var s string
@@ -163,24 +166,26 @@ func (e *TimeoutError) short() string {
 	return s
 }
 
-// Timeout reports true, as net.Error has it.
+// Timeout reports true. It is the method of net.Error.
 func (e *TimeoutError) Timeout() bool { return true }
 
 // Is reports whether target is context.DeadlineExceeded.
 func (e *TimeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// HeartbeatDetails decodes the details that the last heartbeat before the
-// timeout recorded, as [Context.HeartbeatDetails] does.
+// HeartbeatDetails decodes the details that were recorded last before the timeout, as
+// [Context.HeartbeatDetails] does.
 func (e *TimeoutError) HeartbeatDetails(into ...any) (bool, error) {
 	return decodeDetails(e.Codec, e.Details, into)
 }
 
 // PanicError is the error of an attempt whose function panicked.
 type PanicError struct {
-	Value any    // what was passed to panic
-	Stack []byte // where, as debug.Stack prints it
+	Value any    // argument of panic
+	Stack []byte // stack of the goroutine that panicked, as debug.Stack prints it
 }
 
+// newPanicError must be called by the deferred function that has recovered v, because the
+// stack still has the frames of the panic there.
 func newPanicError(v any) *PanicError {
 	return &PanicError{Value: v, Stack: debug.Stack()}
 }
@@ -189,7 +194,9 @@ func (e *PanicError) Error() (text string) {
 	if err, ok := e.Value.(error); ok {
 		return "panic: " + errorText(err)
 	}
-	defer func() { // fmt passes on the panic of a value that panics with itself
+	// fmt catches panics of a value's methods, but not if the panic's own value panics
+	// again when it is printed.
+	defer func() {
 		if recover() != nil {
 			text = fmt.Sprintf("panic: (the text of a %T panicked)", e.Value)
 		}
@@ -197,18 +204,19 @@ func (e *PanicError) Error() (text string) {
 	return fmt.Sprintf("panic: %v", e.Value)
 }
 
-// Unwrap returns Value if that is an error.
+// Unwrap returns Value if it is an error, and otherwise nil.
 func (e *PanicError) Unwrap() error {
 	err, _ := e.Value.(error)
 	return err
 }
 
-// NonRetryable marks an error that no further attempt can mend. An activity
-// whose function returns it, or an error that wraps it, fails. It decides for that
-// activity only, not for an outer one that passes on the inner one's [*Error]. The
-// error's text stays the same. NonRetryable(nil) is nil.
+// NonRetryable returns an error that wraps err, and that is not retried. If a function
+// returns it, or an error that wraps it, the activity fails. The text of the error is that
+// of err. An outer activity whose function returns the inner one's [*Error] is still
+// retried. NonRetryable(nil) returns nil.
 //
-// The wrapper has a method NonRetryable() bool, for errors.As.
+// The returned error has a method NonRetryable() bool. An error of another type that has
+// this method, and whose method reports true, is not retried either.
 func NonRetryable(err error) error {
 	if err == nil {
 		return nil
@@ -222,14 +230,14 @@ func (e *nonRetryableError) Error() string      { return errorText(e.err) }
 func (e *nonRetryableError) Unwrap() error      { return e.err }
 func (e *nonRetryableError) NonRetryable() bool { return true }
 
-// RetryAfter marks an error with the time until the next attempt. It replaces
-// the policy's interval once, MaximumInterval and Jitter included. If d is zero or
-// negative, the policy's interval stays, so that a server that says "retry after 0",
-// or a date that has just passed, does not make the activity spin. Like
-// [NonRetryable], it decides only for the activity whose function returns it.
-// RetryAfter(nil, d) is nil.
+// RetryAfter returns an error that wraps err, and after which the next attempt starts d
+// later. d replaces the interval of the RetryPolicy once, including MaximumInterval and
+// Jitter. If d is zero or negative, the policy's interval stays, so that an activity does
+// not spin if a server says "retry after 0" or names a time that has just passed. Like
+// [NonRetryable], it has no effect on an outer activity. RetryAfter(nil, d) returns nil.
 //
-// The wrapper has a method RetryDelay() time.Duration, for errors.As.
+// The returned error has a method RetryDelay() time.Duration. An error of another type
+// that has this method has the same effect.
 func RetryAfter(err error, d time.Duration) error {
 	if err == nil {
 		return nil
@@ -246,12 +254,12 @@ func (e *retryAfterError) Error() string             { return errorText(e.err) }
 func (e *retryAfterError) Unwrap() error             { return e.err }
 func (e *retryAfterError) RetryDelay() time.Duration { return e.delay }
 
-// canceledError says how a canceled activity ended: the cause, and what its
-// function returned.
+// canceledError is the error of a canceled activity. It wraps the cause of the cancellation
+// and the error of the last attempt.
 type canceledError struct {
 	cause  error
-	result error  // how the last attempt ended; nil if that says no more than cause
-	note   string // added to the text
+	result error  // error of the last attempt; nil if it says no more than cause
+	note   string // appended to the text
 }
 
 func (e *canceledError) Error() string {
@@ -266,8 +274,9 @@ func (e *canceledError) Error() string {
 	return s + e.note
 }
 
-// wraps is errors.Is. A comparison that panics does not hold: the type of an error
-// may be comparable, and its value not.
+// wraps is errors.Is for user errors. It reports false if that panics: an Is or Unwrap
+// method may, and so does the comparison of two errors of a comparable type whose values
+// cannot be compared.
 func wraps(err, target error) (ok bool) {
 	defer func() { _ = recover() }()
 	return errors.Is(err, target)
@@ -280,15 +289,15 @@ func (e *canceledError) Unwrap() []error {
 	return []error{e.cause, e.result}
 }
 
-// label is how error texts and logs name an activity.
+// label returns the name of an activity for errors and logs.
 func label(id, name string) string {
-	if id == "" { // it was never given one
+	if id == "" { // not started, and without an Options.ID
 		return fmt.Sprintf("activity (%s)", name)
 	}
 	return fmt.Sprintf("activity %q (%s)", id, name)
 }
 
-// short is err's text without the activity that it names, if it is ours.
+// short returns err's text, without the activity if err is a *TimeoutError.
 func short(err error) string {
 	switch e := err.(type) {
 	case nil:
@@ -301,8 +310,9 @@ func short(err error) string {
 	return errorText(err)
 }
 
-// errorText is err.Error(), which is user code and may panic: that of a nil pointer
-// usually does. Every text of an error that is not known to be ours comes from here.
+// errorText returns err.Error(). If that panics, as it usually does for a nil pointer, it
+// returns a text that says so. Error is user code, so every text of an error that may not
+// be the package's own must come from here.
 func errorText(err error) (text string) {
 	defer func() {
 		if recover() != nil {
@@ -312,7 +322,8 @@ func errorText(err error) (text string) {
 	return err.Error()
 }
 
-// oneLevel returns err without its LastFailure.
+// oneLevel returns err without its LastFailure, if it is a *TimeoutError. Otherwise a long
+// series of timeouts would keep a chain of all their errors.
 func oneLevel(err error) error {
 	e, ok := err.(*TimeoutError)
 	if !ok || e == nil || e.LastFailure == nil {
@@ -323,7 +334,7 @@ func oneLevel(err error) error {
 	return &c
 }
 
-// enum gives the name of an enum's value. An empty name is an unset value.
+// enum returns names[v], "unset" for 0, and typ(v) for a value without a name.
 func enum(typ string, v int, names ...string) string {
 	if v == 0 {
 		return "unset"
