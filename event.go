@@ -10,63 +10,68 @@ type Event struct {
 	Kind     EventKind
 	Time     time.Time
 	ID, Name string
-	Attempt  int           // the attempt it is about; zero if none was started
-	Err      error         // what went wrong; nil if nothing did
-	Delay    time.Duration // of EventAttemptFailed: until the next attempt; zero also if there is none
+	Attempt  int           // number of the attempt; zero if none was started
+	Err      error         // error of the attempt or the activity; nil if there is none
+	Delay    time.Duration // with EventAttemptFailed, the wait before the next attempt; zero if it starts at once, or if there is none
 
-	details []byte
-	codec   Codec
+	details []byte // details of an EventHeartbeat; nil if it had none
+	codec   Codec  // the Codec that encoded details
 }
 
-// HeartbeatDetails decodes what an EventHeartbeat recorded, as
-// [Context.HeartbeatDetails] does. A heartbeat without details recorded none.
+// HeartbeatDetails decodes the details of an EventHeartbeat, as
+// [Context.HeartbeatDetails] does. It reports false if the heartbeat had no details.
 func (e Event) HeartbeatDetails(into ...any) (bool, error) {
 	return decodeDetails(e.codec, e.details, into)
 }
 
-// EventKind says what happened. After EventCompleted, EventFailed or
-// EventCanceled, which end an activity, only EventAbandonedReturned may follow.
+// EventKind is the kind of an Event. EventCompleted, EventFailed and EventCanceled end an
+// activity: after them only EventAbandonedReturned may follow.
 type EventKind int
 
 const (
 	_                      EventKind = iota
-	EventScheduled                   // Start has accepted the activity
+	EventScheduled                   // the activity was accepted by Start, Run or Recover
 	EventAttemptStarted              // an attempt starts
-	EventHeartbeat                   // a heartbeat of an attempt that is not over
-	EventAttemptFailed               // an attempt ended in Err, a timeout included; not for canceled attempts
-	EventAbandoned                   // a function still runs although its attempt is over
-	EventAbandonedReturned           // it has returned
-	EventBlocked                     // the next attempt waits for functions that hang; Attempt is the one that hangs
-	EventCompleted                   // the function returned nil
-	EventFailed                      // there is no further attempt
-	EventCanceled                    // by the caller's context, Handle.Cancel or Shutdown
+	EventHeartbeat                   // an attempt that is not over has sent a heartbeat
+	EventAttemptFailed               // an attempt has failed or timed out, with Err; not for canceled attempts
+	EventAbandoned                   // an attempt is over, but its function still runs
+	EventAbandonedReturned           // the function of an abandoned attempt has returned
+	EventBlocked                     // the next attempt waits for functions that hang; Attempt is the last attempt
+	EventCompleted                   // the activity has completed: its function returned nil
+	EventFailed                      // the activity has failed, and there is no further attempt
+	EventCanceled                    // the activity was canceled by the caller's context, Handle.Cancel or Shutdown
 )
 
+// String returns the kind's name in lower case, such as "attempt started".
 func (k EventKind) String() string {
 	return enum("EventKind", int(k), "", "scheduled", "attempt started", "heartbeat", "attempt failed", "abandoned", "abandoned returned", "blocked", "completed", "failed", "canceled")
 }
 
-// A notice is what is delivered to the user's code: an event or a log line. It is never
-// both, so that a Logger that calls runtime.Goexit loses no event.
+// Delivery of events to the Observer, and of log lines to the Logger. Both are user code,
+// which may be slow, and may wait for locks that callers of the Runtime hold. So neither
+// is called under a lock, or in a goroutine of the caller's.
+
+// A notice is an event or a log line. It is never both, so that a Logger that calls
+// runtime.Goexit does not lose an event.
 type notice struct {
 	event Event
-	log   func() // nil if it is an event
+	log   func() // writes a log line; nil if the notice is an event
 }
 
-// A delivery has the notices of one activity, in order. While there are any, a
-// goroutine of its own delivers them, because the user's code may be slow, and may
-// wait for locks that the Runtime's callers hold. Guarded by activity.mu.
+// A delivery is the queue of an activity's notices. While there are any, one goroutine
+// delivers them in order. Guarded by activity.mu.
 type delivery struct {
 	notices  []notice
-	running  bool
-	ended    bool      // the callers go on after the last notice
-	held     bool      // those of the execution before of the same ID come first
-	follower *activity // the next execution of the same ID, if its delivery is held
-	lastTime time.Time // of the last event: no later one is earlier, even if a heartbeat was overtaken
+	running  bool      // whether a goroutine is delivering, or will once held is false
+	ended    bool      // whether the goroutine is to release the callers after the last notice
+	held     bool      // whether the notices of the previous execution of the ID must be delivered first
+	follower *activity // the next execution of the ID, whose delivery is held; nil if there is none
+	lastTime time.Time // Time of the last event posted
 }
 
-// closeLocked reports whether the delivery will release the activity's callers,
-// because it has something left to deliver. Activity.mu is held.
+// closeLocked is called once, when the activity's last event has been posted. It reports
+// whether the goroutine that delivers will release the callers. If nothing is being
+// delivered, the caller must do so. activity.mu is held.
 func (d *delivery) closeLocked() bool {
 	if d == nil {
 		return false
@@ -75,12 +80,13 @@ func (d *delivery) closeLocked() bool {
 	return d.running
 }
 
-// emitLocked posts an event, and a log line that goes with it. Runtime.mu is
-// held, and activity.mu is not.
+// emitLocked posts an event at the present instant and, if log is not nil, a log line. The
+// log line comes first. Runtime.mu is held, and activity.mu is not.
 func (a *activity) emitLocked(kind EventKind, attempt int, err error, delay time.Duration, log func()) {
 	a.emitAtLocked(a.rt.now, kind, attempt, err, delay, log)
 }
 
+// emitAtLocked is emitLocked for an event at another instant.
 func (a *activity) emitAtLocked(at instant, kind EventKind, attempt int, err error, delay time.Duration, log func()) {
 	if log != nil {
 		a.post(notice{log: log})
@@ -90,7 +96,7 @@ func (a *activity) emitAtLocked(at instant, kind EventKind, attempt int, err err
 	}
 }
 
-// post has a notice delivered. Activity.mu is not held.
+// post queues a notice. activity.mu must not be held.
 func (a *activity) post(n notice) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -104,6 +110,8 @@ func (a *activity) postLocked(n notice) {
 	}
 	d := a.delivery
 	if n.log == nil {
+		// A heartbeat reads the clock before it locks activity.mu, so another event may
+		// overtake it. The times of an activity's events must not decrease.
 		if n.event.Time.Before(d.lastTime) {
 			n.event.Time = d.lastTime
 		}
@@ -118,8 +126,8 @@ func (a *activity) postLocked(n notice) {
 	}
 }
 
-// followLocked has the notices of a, which is about to be scheduled, delivered after
-// those of the execution before of the same ID, which has ended. Runtime.mu is held.
+// followLocked makes the delivery of a, which is about to be scheduled, wait for that of
+// before, the previous execution of the ID, which has ended. Runtime.mu is held.
 func (a *activity) followLocked(before *activity) {
 	before.mu.Lock()
 	defer before.mu.Unlock()
@@ -129,7 +137,7 @@ func (a *activity) followLocked(before *activity) {
 	}
 }
 
-// follow is called when the last notice of the execution before was delivered.
+// follow starts the delivery that followLocked has held.
 func (a *activity) follow() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -139,11 +147,11 @@ func (a *activity) follow() {
 	}
 }
 
-// deliver is the goroutine that delivers an activity's notices.
+// deliver is the goroutine that delivers an activity's notices. It ends when there are none.
 func (a *activity) deliver() {
 	done := false
 	defer func() {
-		if !done { // an Observer or a Logger called runtime.Goexit
+		if !done { // an Observer or a Logger called runtime.Goexit, so another goroutine continues
 			go a.deliver()
 		}
 	}()
@@ -163,8 +171,9 @@ func (a *activity) deliver() {
 	}
 }
 
-// nextNotice returns the next notice to deliver. If there is none, it releases
-// the callers of an activity that has ended.
+// nextNotice returns the next notice to deliver. If there is none, it ends the delivery:
+// the next execution of the ID may deliver, and if the activity has ended, its callers are
+// released.
 func (a *activity) nextNotice() (n notice, ok bool) {
 	a.mu.Lock()
 	d := a.delivery
@@ -188,7 +197,8 @@ func (a *activity) nextNotice() (n notice, ok bool) {
 	return notice{}, false
 }
 
-// protect calls the user's code f. A panic is logged, and is all that happens.
+// protect calls f, which calls user code named by what. It logs a panic of f, and returns
+// as usual. No lock may be held.
 func (rt *Runtime) protect(a *activity, what string, f func()) {
 	defer func() {
 		if v := recover(); v != nil {

@@ -1,12 +1,14 @@
 package activity
 
-// Guard runs f, for side effects that must not overlap the work of a later
-// attempt. It runs f only if the attempt's Context has not ended, else it returns
-// the cause. While f runs no later attempt starts, nor does a new execution of the
-// same ID ([ErrAlreadyRunning]). f's error or panic passes through. Keep f short:
-// a stall inside f delays the retry.
+// Guard runs f, for side effects that must not overlap with a later attempt. It runs f only
+// if ctx has not ended, and otherwise returns the cause. While f runs, no later attempt
+// starts, and a new execution of the same ID is refused with [ErrAlreadyRunning]. Guard
+// returns the error of f, and does not recover its panic. Keep f short, because a stall
+// inside f delays the retry.
 func Guard(ctx Context, f func() error) error {
-	if err := ended(ctx); err != nil { // also if only a context derived from the attempt's has ended
+	// The engine checks only the attempt's own Context. ctx may be derived from it, and end
+	// before it.
+	if err := ended(ctx); err != nil {
 		return noteCause(ctx, err)
 	}
 	if e := engineOf(ctx); e != nil {

@@ -2,22 +2,25 @@ package activity
 
 import "context"
 
-// A Handle is a started activity.
+// A Handle refers to an activity that was started by Start. All its methods may be called
+// by several goroutines at once.
 type Handle[Out any] struct{ a *activity }
 
 // ID returns Options.ID, or the generated ID if that is empty.
 func (h *Handle[Out]) ID() string { return h.a.id() }
 
-// Done is closed when the activity has ended: Wait then returns at once.
+// Done returns a channel that is closed when the activity has ended and its last event is
+// delivered. Wait then returns at once.
 func (h *Handle[Out]) Done() <-chan struct{} { return h.a.done() }
 
-// Wait waits for the activity's end and returns what [Execute] does. If ctx ends
-// first, it returns ctx's cause, and the activity continues.
+// Wait waits for the end of the activity and returns its result and error, as [Execute]
+// does. If ctx ends first, Wait returns ctx's cause, and the activity continues.
 func (h *Handle[Out]) Wait(ctx context.Context) (Out, error) {
 	done := h.a.done()
+	// If both channels are closed, select chooses at random. The result comes first.
 	select {
 	case <-done:
-		return h.result() // also if ctx has ended as well
+		return h.result()
 	default:
 	}
 	select {
@@ -29,20 +32,21 @@ func (h *Handle[Out]) Wait(ctx context.Context) (Out, error) {
 	}
 }
 
-// result returns how the activity has ended, once it has.
+// result returns the result of an activity that has ended.
 func (h *Handle[Out]) result() (Out, error) {
 	if h.a.err != nil {
 		var zero Out
 		return zero, h.a.err
 	}
-	out, _ := h.a.out.(Out) // a nil of an interface type has no type
+	out, _ := h.a.out.(Out) // fails only if Out is an interface type and the result is nil
 	return out, nil
 }
 
-// Cancel cancels the activity: its Context ends with cause (if nil,
-// context.Canceled), it gets no further attempt, and Wait returns an [*Error]
-// that wraps cause. It does not wait. The first cause wins: if a Shutdown or the end of the
-// caller's context came first, the Store keeps the activity as interrupted.
+// Cancel cancels the activity and does not wait for its end. The attempt's Context ends
+// with cause, there is no further attempt, and Wait returns an [*Error] that wraps cause.
+// If cause is nil, context.Canceled is used. The first cause wins. If a Shutdown or the end
+// of the caller's context came first, Cancel has no effect, and in the Store the activity
+// stays interrupted.
 func (h *Handle[Out]) Cancel(cause error) {
 	if cause == nil {
 		cause = context.Canceled
@@ -56,8 +60,8 @@ func (h *Handle[Out]) Cancel(cause error) {
 	}
 }
 
-// Status describes the activity as it is now. A Handle that is kept after the end keeps
-// the result and the newest details, but not the input.
+// Status returns the current status of the activity. After the end, the Handle keeps the
+// result and the newest details in memory, but not the input.
 func (h *Handle[Out]) Status() Status {
 	h.a.rt.enter()
 	defer h.a.rt.leave()
