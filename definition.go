@@ -7,20 +7,20 @@ import (
 	"reflect"
 )
 
-// A Definition is a function with a name that outlives the process:
-// [Runtime.Recover] finds the function of a stored activity by that name. The input
-// outlives the process too, so it must not hold addresses, handles or temporary
-// files.
+// A Definition is a function with a name and Options. [Runtime.Recover] finds the function
+// of a stored activity by that name, so the name must stay the same in all versions of the
+// program. The stored input outlives the process, so it must not refer to anything that
+// does not, such as addresses, handles or temporary files.
 //
-// A Definition without a Name is refused. So is one whose Options have an ID or a
-// Name, because the ID is given to Start or Execute, and the name is Definition.Name.
+// Execute, Start and Recover return an error if Name is empty, or if Options has an ID or a
+// Name. The ID is an argument of Execute and Start.
 type Definition[In, Out any] struct {
-	Name    string
-	Options Options // of every execution, without ID and Name
-	Func    func(Context, In) (Out, error)
+	Name    string                         // name of the activity; must not be empty
+	Options Options                        // options of each execution, without ID and Name
+	Func    func(Context, In) (Out, error) // function of each attempt
 }
 
-// Execute runs the activity with this ID, as [Execute] does.
+// Execute runs the activity with the given ID and waits for its end, as [Execute] does.
 func (d *Definition[In, Out]) Execute(ctx context.Context, rt *Runtime, id string, in In) (Out, error) {
 	opts, err := d.options(id)
 	if err != nil {
@@ -30,7 +30,7 @@ func (d *Definition[In, Out]) Execute(ctx context.Context, rt *Runtime, id strin
 	return Execute(ctx, rt, opts, d.Func, in)
 }
 
-// Start starts the activity with this ID, as [Start] does. If id is empty, an ID is
+// Start starts the activity with the given ID, as [Start] does. If id is empty, an ID is
 // generated, and nothing is stored.
 func (d *Definition[In, Out]) Start(ctx context.Context, rt *Runtime, id string, in In) (*Handle[Out], error) {
 	opts, err := d.options(id)
@@ -40,7 +40,7 @@ func (d *Definition[In, Out]) Start(ctx context.Context, rt *Runtime, id string,
 	return Start(ctx, rt, opts, d.Func, in)
 }
 
-// options are those of the execution with this ID.
+// options returns the Options of the execution with the given ID.
 func (d *Definition[In, Out]) options(id string) (Options, error) {
 	if err := d.check(); err != nil {
 		return Options{}, fmt.Errorf("activity %q: not started: %w", id, err)
@@ -50,7 +50,7 @@ func (d *Definition[In, Out]) options(id string) (Options, error) {
 	return opts, nil
 }
 
-// check returns an error that names the first field that makes no sense.
+// check returns an error that names the first invalid field, or nil.
 func (d *Definition[In, Out]) check() error {
 	switch {
 	case d.Name == "":
@@ -63,8 +63,10 @@ func (d *Definition[In, Out]) check() error {
 	return nil
 }
 
+// definition implements Recoverable.
 func (d *Definition[In, Out]) definition() (name string, err error) { return d.Name, d.check() }
 
+// recover implements Recoverable. It starts the activity of cp with its stored input.
 func (d *Definition[In, Out]) recover(ctx context.Context, rt *Runtime, cp Checkpoint) (*activity, error) {
 	c := &call[In, Out]{fn: d.Func}
 	if err := unmarshal(rt.cfg.Codec, cp.Input, &c.in); err != nil {
@@ -75,7 +77,8 @@ func (d *Definition[In, Out]) recover(ctx context.Context, rt *Runtime, cp Check
 	return rt.start(ctx, &opts, c, startInBackground, &cp)
 }
 
-// A Recoverable is a *[Definition], of any types.
+// A Recoverable is a *[Definition] with any type of input and result. It is an argument of
+// [Runtime.Recover].
 type Recoverable interface {
 	definition() (name string, err error)
 	recover(ctx context.Context, rt *Runtime, cp Checkpoint) (*activity, error)

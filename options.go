@@ -6,75 +6,77 @@ import (
 	"time"
 )
 
-// Options describe one activity. The zero Options are ready to use: no timeouts,
-// and retries forever.
+// Options describe one activity. The zero Options are ready to use: there are no timeouts,
+// and failed attempts are retried forever.
 type Options struct {
-	// ID identifies the activity. While one with the ID runs, another cannot be
-	// started, and the next execution of the ID finds what Config.Store holds of
-	// it. An ID has at most 1 KiB and must not begin with "#". If empty, an ID such
-	// as "#7" is generated, which is unique in the Runtime, and nothing is stored.
+	// ID identifies the activity. While an activity with this ID runs, another cannot be
+	// started. With Config.Store, the next execution of the ID resumes from the checkpoint
+	// of this one. An ID has at most 1 KiB and must not begin with "#". If empty, an ID
+	// such as "#7" is generated, which is unique in the Runtime, and nothing is stored.
 	ID string
-	// Name says what kind of activity it is. If empty, the function's name is used.
+	// Name is the kind of activity, for logs, events and errors. If it is set and differs
+	// from the Name of the ID's checkpoint, the start is refused with
+	// [ErrCheckpointMismatch]. If empty, the name of the function is used.
 	Name string
 
-	// StartToCloseTimeout is the longest time that one attempt may take. If zero,
-	// there is no limit.
+	// StartToCloseTimeout is the longest time that one attempt may take. If zero, there is
+	// no limit.
 	StartToCloseTimeout time.Duration
-	// HeartbeatTimeout is the longest time between two heartbeats of an attempt,
-	// and from its start to the first. If zero, none are needed.
+	// HeartbeatTimeout is the longest time between two heartbeats of an attempt, and from
+	// its start to the first heartbeat. If zero, no heartbeats are needed.
 	HeartbeatTimeout time.Duration
 	// ScheduleToStartTimeout is the longest time of each wait for a slot of
-	// Config.MaxConcurrent. It is not retried. If zero, there is no limit.
+	// Config.MaxConcurrent. If it is reached, the activity fails. If zero, there is no
+	// limit.
 	ScheduleToStartTimeout time.Duration
-	// ScheduleToCloseTimeout is the longest time for all attempts and the waits
-	// between them. It is not retried. If zero, there is no limit.
+	// ScheduleToCloseTimeout is the longest time for all attempts and the waits between
+	// them. If it is reached, the activity fails. If zero, there is no limit.
 	ScheduleToCloseTimeout time.Duration
 
-	// RetryPolicy says whether and when a failed attempt is followed by another.
-	// If zero, attempts are retried forever, with a backoff of 1 s to 100 s.
+	// RetryPolicy decides whether and when a failed attempt is followed by another. If
+	// zero, attempts are retried forever, with a backoff of 1 s to 100 s.
 	RetryPolicy RetryPolicy
 
-	// HeartbeatDetails are what the first attempt resumes from if nothing is
-	// stored, each a value as Heartbeat takes it. They are for unit tests, and for
-	// a start in the middle.
+	// HeartbeatDetails are the details from which the first attempt resumes if nothing is
+	// stored. Each is a value as for Heartbeat. They are for unit tests, and for a start
+	// in the middle. If empty, the first attempt starts from the beginning.
 	HeartbeatDetails []any
 
-	// MaxAbandoned is how many functions whose attempt has timed out may still
-	// be running when another attempt starts. With more, the next attempt waits
-	// until one returns. If zero, 10; NoOverlap allows none.
+	// MaxAbandoned is the largest number of abandoned functions that may still run when
+	// another attempt starts. If there are more, the next attempt waits until one returns.
+	// If zero, 10. NoOverlap allows none.
 	MaxAbandoned int
 
-	// CancelGrace is how long a canceled attempt may take to return. After that its
-	// function is abandoned, and the caller gets its answer anyway. If zero, 10 s.
+	// CancelGrace is how long the function of a canceled attempt may take to return. After
+	// that it is abandoned, and the caller is answered. If zero, 10 s.
 	CancelGrace time.Duration
 
-	// SyncHeartbeats makes Heartbeat with details return only when the Store
-	// holds them, which takes a few milliseconds on a disk. If the Store fails,
-	// Heartbeat returns its error, but the details are kept and saved later. A
-	// function that returns that error has failed, as with any other error.
-	// Without Config.Store and an ID the activity is refused.
+	// SyncHeartbeats makes a Heartbeat with details wait until the Store holds them, which
+	// takes a few milliseconds on a disk. If the Store fails, Heartbeat returns its error,
+	// but the details are kept and saved later. If the function returns that error, the
+	// attempt has failed, as with any other error. SyncHeartbeats requires Config.Store and
+	// an ID.
 	SyncHeartbeats bool
 
-	// AcceptNewInput lets an execution continue from the checkpoint of one that had
-	// another input and has not completed: the new input counts, and the recorded
-	// details are resumed. Without it, such a start is refused with
-	// [ErrCheckpointMismatch], because progress in one input says nothing about
-	// another.
+	// AcceptNewInput allows a start whose input differs from that of the ID's checkpoint:
+	// the new input counts, and the recorded details are resumed. If false, such a start is
+	// refused with [ErrCheckpointMismatch], because progress in one input says nothing
+	// about another.
 	AcceptNewInput bool
 }
 
-// NoOverlap, as Options.MaxAbandoned, lets no attempt start while the function
-// of an earlier one still runs.
+// NoOverlap is a value of Options.MaxAbandoned. No attempt then starts while the function of
+// an earlier attempt still runs.
 const NoOverlap = -1
 
 const (
-	madeUpPrefix        = "#" // of IDs
-	maxID               = 1 << 10
+	madeUpPrefix        = "#"     // the beginning of generated IDs
+	maxID               = 1 << 10 // the largest length of an ID, in bytes
 	defaultMaxAbandoned = 10
 	defaultCancelGrace  = 10 * time.Second
 )
 
-// validate returns an error that names the first field that makes no sense.
+// validate returns an error that names the first invalid field, or nil.
 func (o *Options) validate() error {
 	switch {
 	case len(o.ID) > maxID:
@@ -97,7 +99,8 @@ func (o *Options) validate() error {
 	return o.RetryPolicy.validate()
 }
 
-// setDefaults fills in what is zero.
+// setDefaults replaces zero fields by their defaults. MaxAbandoned is then the true number:
+// 0 for NoOverlap.
 func (o *Options) setDefaults() {
 	switch o.MaxAbandoned {
 	case 0:

@@ -7,45 +7,45 @@ import (
 	"time"
 )
 
-// RetryPolicy says whether and when a failed attempt is followed by another.
-// The zero policy retries forever, after 1 s, 2 s, 4 s and so on, at most
-// 100 s apart. The formula and the names are Temporal's
-// (https://docs.temporal.io/encyclopedia/retry-policies). Between attempts n and
-// n+1 pass
+// A RetryPolicy decides whether and when a failed attempt is followed by another. The zero
+// policy retries forever, after 1 s, 2 s, 4 s and so on, up to 100 s. The formula and the
+// names are Temporal's (https://docs.temporal.io/encyclopedia/retry-policies). The interval
+// between attempts n and n+1 is
 //
 //	min(InitialInterval x BackoffCoefficient^(n-1), MaximumInterval)
 //
-// less the jitter. The first retry after a heartbeat timeout does not wait,
-// because the timeout was the wait: see the package's doc.
+// less the jitter. The first retry after a heartbeat timeout does not wait, because the
+// timeout was the wait: see the section on retries in the package documentation.
 type RetryPolicy struct {
-	// InitialInterval is the time before the first retry. If zero, 1 s, or
+	// InitialInterval is the interval before the first retry. If zero, 1 s, or
 	// MaximumInterval if that is less.
 	InitialInterval time.Duration
-	// BackoffCoefficient is the factor from one interval to the next, at least 1.
-	// If zero, 2.
+	// BackoffCoefficient is the factor from one interval to the next. It must be at least
+	// 1. If zero, 2.
 	BackoffCoefficient float64
 	// MaximumInterval is the longest interval. If zero, 100 x InitialInterval.
 	MaximumInterval time.Duration
-	// MaximumAttempts is how many attempts there may be. If zero, there is no
-	// limit; 1 means no retry.
+	// MaximumAttempts is the largest number of attempts. 1 means no retry. If zero, there
+	// is no limit.
 	MaximumAttempts int
-	// Jitter, from 0 to 1, cuts each interval by a random part of up to this
-	// fraction. If zero, intervals are exact.
+	// Jitter is a fraction from 0 to 1. Each interval is shortened by a random part of up
+	// to this fraction. If zero, intervals are exact.
 	Jitter float64
 
-	// ResetOnProgress makes an attempt that made progress count as the first
-	// again, for the interval and for MaximumAttempts. An attempt made progress if
-	// it recorded other heartbeat details than those it resumed from.
+	// ResetOnProgress makes an attempt that made progress count as the first again, both
+	// for the interval and for MaximumAttempts. An attempt has made progress if it recorded
+	// heartbeat details that differ from those it resumed from.
 	ResetOnProgress bool
 
-	// Retryable reports whether an attempt that ended with err may be retried. If
-	// nil, every error is. Retryable is asked about timeouts too, but not about
-	// NonRetryable errors, ErrCannotResume and cancellation. If it panics, the error
-	// is retried. It must be quick: the activity counts as running meanwhile.
+	// Retryable reports whether an attempt that ended with err may be retried. It is also
+	// called for start-to-close and heartbeat timeouts, but not for NonRetryable errors,
+	// ErrCannotResume and cancellations. It must be quick, because the activity waits for
+	// it and counts as running. If it panics, the error is retried. If nil, every error is
+	// retried.
 	Retryable func(err error) bool
 }
 
-// validate returns an error that names the first field that makes no sense.
+// validate returns an error that names the first invalid field, or nil.
 func (p *RetryPolicy) validate() error {
 	switch {
 	case p.InitialInterval < 0:
@@ -64,11 +64,12 @@ func (p *RetryPolicy) validate() error {
 	return nil
 }
 
+// invalid returns the error for a field of Options. rule is a format for args.
 func invalid(field string, value any, rule string, args ...any) error {
 	return fmt.Errorf("activity: Options.%s %s (got %v)", field, fmt.Sprintf(rule, args...), value)
 }
 
-// setDefaults fills in what is zero.
+// setDefaults replaces zero fields by their defaults.
 func (p *RetryPolicy) setDefaults() {
 	if p.InitialInterval == 0 {
 		p.InitialInterval = time.Second
@@ -87,23 +88,26 @@ func (p *RetryPolicy) setDefaults() {
 	}
 }
 
-// interval is the time between the n-th attempt that counts and the next, for
-// a policy that has its defaults. random, in [0,1), scales the jitter.
+// interval returns the interval after the n-th attempt that counts. p must have its
+// defaults. random, in [0,1), scales the jitter.
 func (p *RetryPolicy) interval(n int, random float64) time.Duration {
 	d := p.MaximumInterval
-	// A float that is too large for a Duration must not be converted to one.
+	// Compared as floats, because converting a float that is too large for a Duration has
+	// an implementation-dependent result.
 	if f := float64(p.InitialInterval) * math.Pow(p.BackoffCoefficient, float64(n-1)); f < float64(d) {
 		d = time.Duration(f)
 	}
 	return max(0, d-time.Duration(float64(d)*p.Jitter*random))
 }
 
-// random returns a number in [0,1) for the jitter of p. It calls Config.Rand with
+// random returns a number in [0,1) for the jitter of p. It calls Config.Rand, with
 // Runtime.mu held.
 func (rt *Runtime) random(p *RetryPolicy) (r float64) {
 	if p.Jitter == 0 {
 		return 0
 	}
+	// Config.Rand is user code. If it panics, or returns NaN or a negative number, there is
+	// no jitter. A number that is too large is cut.
 	defer func() {
 		if recover() != nil || !(r >= 0) {
 			r = 0
@@ -113,15 +117,16 @@ func (rt *Runtime) random(p *RetryPolicy) (r float64) {
 	return rt.cfg.Rand()
 }
 
-// verdict is what an error itself and RetryPolicy.Retryable say about a retry.
+// A verdict is the decision of an error itself, and of RetryPolicy.Retryable, about a
+// retry.
 type verdict struct {
-	final        bool          // no further attempt
-	cannotResume bool          // because of ErrCannotResume
-	delay        time.Duration // from RetryAfter; zero if the policy's interval counts
+	final        bool          // whether there is no further attempt
+	cannotResume bool          // whether that is because of ErrCannotResume
+	delay        time.Duration // delay of RetryAfter; zero if the policy's interval counts
 }
 
-// read finds out what err itself says about a retry. It calls user code, so no lock may be
-// held.
+// read sets v according to err itself. It calls methods of err, which are user code, so no
+// lock may be held.
 func (v *verdict) read(err error) {
 	v.cannotResume = findOwn(err, func(err error) bool { return err == ErrCannotResume })
 	v.final = v.cannotResume || findOwn(err, func(err error) bool {
@@ -137,13 +142,15 @@ func (v *verdict) read(err error) {
 	})
 }
 
-// findOwn reports whether match holds for err or an error that it wraps, looking
-// no further than at an inner activity's *Error.
+// findOwn reports whether match holds for err or for an error that it wraps. It does not
+// look into an *Error, which is the outcome of an inner activity, because that an inner
+// activity must not be retried says nothing about the outer one. So errors.As cannot be
+// used.
 func findOwn(err error, match func(error) bool) (found bool) {
 	if _, inner := err.(*Error); inner || err == nil {
 		return false
 	}
-	defer func() { _ = recover() }() // a method of a nil pointer: what it wraps says nothing
+	defer func() { _ = recover() }() // a method of a nil pointer may panic; that counts as no match
 	if match(err) {
 		return true
 	}
