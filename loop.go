@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// Resume returns what the attempt resumes from: the heartbeat details recorded
-// last, or initial if there are none. It returns initial with the error of
-// [Context.HeartbeatDetails].
+// Resume returns the value from which the attempt resumes: the heartbeat details recorded
+// last or, if there are none, initial. If they do not decode into a T, it returns initial
+// and the error of [Context.HeartbeatDetails].
 func Resume[T any](ctx Context, initial T) (T, error) {
 	var details T
 	found, err := ctx.HeartbeatDetails(&details)
@@ -19,24 +19,26 @@ func Resume[T any](ctx Context, initial T) (T, error) {
 	return details, nil
 }
 
-// RangeProgress is what [Range] records: the next number, and where it ends.
+// RangeProgress is the heartbeat details that [Range] records: the number with which the
+// loop continues, and the number before which it ends.
 type RangeProgress struct{ Next, To int }
 
-// Range is a loop that resumes: it calls body for each i with from <= i < to,
-// starting with the first that no earlier attempt has recorded as done, and
-// records a [RangeProgress] with a heartbeat after each. A body that takes
-// longer than the heartbeat timeout must heartbeat, but without details.
+// Range is a loop that resumes. It calls body for each i with from <= i < to, beginning with
+// the first i that no earlier attempt has recorded as done. After each call it records a
+// [RangeProgress] with a heartbeat. If body takes longer than the heartbeat timeout, it must
+// send heartbeats of its own, without details.
 //
-// An error of body ends the loop and is returned as it is. If the attempt is over
-// before the last body is done, Range returns the cause, and if recording fails,
-// that error. Once the last body is done it returns nil.
+// If body returns an error, the loop ends and Range returns that error as it is. If the
+// attempt is over or canceled before the last call of body has returned, Range returns the
+// cause. If a heartbeat fails before that, Range returns its error. Once the last call of
+// body has returned nil, Range returns nil.
 //
-// The numbers must mean the same in each attempt. If an earlier attempt recorded a
-// To above to, because a list has shrunk or a batch has grown, Range would skip
-// work, and returns [ErrCannotResume]. So it does for details that no Range recorded.
+// A number must mean the same work in each attempt. If an earlier attempt has recorded a To
+// above to, because a list has shrunk or a batch has grown, Range would skip work, so it
+// returns [ErrCannotResume]. It also does so for details that no Range has recorded.
 //
-// One activity has one Range. A second one is a NonRetryable error. For phases,
-// [Resume] a struct of your own.
+// An activity may call Range once. In the same attempt, a second call returns a
+// NonRetryable error. For several phases, use [Resume] with a struct of your own.
 func Range(ctx Context, from, to int, body func(i int) error) error {
 	if e := engineOf(ctx); e != nil && !e.BeginRange() {
 		info := ctx.Info()
@@ -44,7 +46,9 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 	}
 	var progress RangeProgress
 	found, err := ctx.HeartbeatDetails(&progress)
-	if found && err == nil && (progress.Next == 0 || progress.To == 0) { // one may be missing
+	// A zero may mean that the field was not recorded, so that the details are not a
+	// Range's.
+	if found && err == nil && (progress.Next == 0 || progress.To == 0) {
 		_, err = ctx.HeartbeatDetails(new(wholeProgress))
 	}
 	next := from
@@ -52,7 +56,7 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 	case err != nil:
 		return fmt.Errorf("activity.Range from %d to %d: the recorded details are not a Range's: %w", from, to, err)
 	case !found:
-	case progress.Next > progress.To: // which no Range records
+	case progress.Next > progress.To: // no Range records this
 		return fmt.Errorf("activity.Range from %d to %d: %w: they are not a Range's (Next %d, To %d)", from, to, ErrCannotResume, progress.Next, progress.To)
 	case progress.To > to:
 		return fmt.Errorf("activity.Range from %d to %d: %w: an earlier attempt ran a Range to %d (next %d), so these numbers may stand for other work", from, to, ErrCannotResume, progress.To, progress.Next)
@@ -69,9 +73,12 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 		if err := body(i); err != nil {
 			return err
 		}
+		// If ctx has ended, err is its cause, or Heartbeat has logged why the details were
+		// not recorded. The loop returns the cause before the next body or, after the last
+		// body, nil: all the work is done.
 		err := ctx.Heartbeat(RangeProgress{i + 1, to})
 		if err == nil || ctx.Err() != nil {
-			continue // it is recorded, or else logged
+			continue
 		}
 		if i+1 < to {
 			return err
@@ -81,8 +88,8 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 	return nil
 }
 
-// wholeProgress decodes a RangeProgress only if both fields were recorded. With a Codec
-// that is not JSON it decodes always: such a Codec may leave out zeros.
+// wholeProgress is a RangeProgress whose JSON must have both fields. Codecs other than JSON
+// do not call UnmarshalJSON, so that they may leave out zeros.
 type wholeProgress RangeProgress
 
 func (p *wholeProgress) UnmarshalJSON(data []byte) error {
@@ -97,10 +104,11 @@ func (p *wholeProgress) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// rangeState is a Range, for Status.
+// rangeState is the progress of a Range, for Status. Guarded by activity.mu.
 type rangeState struct{ from, next, to int }
 
-// noteRange shows the Range of an attempt that is not fenced.
+// noteRange makes s the progress that Status reports, unless the attempt is over: a later
+// attempt may have a Range by now.
 func (t *attempt) noteRange(s *rangeState) {
 	a := t.a
 	a.mu.Lock()
@@ -110,9 +118,9 @@ func (t *attempt) noteRange(s *rangeState) {
 	}
 }
 
-// Idle is a Sleep for pollers: it sends a heartbeat without details when it
-// begins, and at least one every half HeartbeatTimeout until d has passed. It
-// returns what [Context.Sleep] and [Context.Heartbeat] do.
+// Idle is a Sleep for pollers. It sends a heartbeat without details when it begins, and
+// another after each half of the heartbeat timeout, until d has passed. It returns nil once
+// d has passed, or the error of [Context.Sleep] or [Context.Heartbeat].
 func Idle(ctx Context, d time.Duration) error {
 	step := d
 	if timeout := ctx.Info().HeartbeatTimeout; timeout > 0 {

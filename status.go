@@ -9,17 +9,17 @@ import (
 type Status struct {
 	ID, Name      string
 	State         State
-	Attempt       int // the last attempt that was started; zero if none was
-	ScheduledAt   time.Time
-	StartedAt     time.Time // of that attempt
-	LastHeartbeat time.Time // zero before the first
-	NextAttempt   time.Time // in StateBackingOff
-	Done, Total   int       // of its Range; math.MaxInt if there are more
-	LastFailure   error     // how the last attempt that has ended did
-	Abandoned     int       // functions of its earlier attempts that still run
+	Attempt       int       // number of the last attempt that was started; zero if none was
+	ScheduledAt   time.Time // when the activity was scheduled
+	StartedAt     time.Time // when the last attempt that this process has started began; zero if there is none
+	LastHeartbeat time.Time // time of the last heartbeat in this process; zero if there was none
+	NextAttempt   time.Time // when the backoff ends, in StateBackingOff; otherwise zero
+	Done, Total   int       // progress of Range, at most math.MaxInt each; zero without a Range
+	LastFailure   error     // error of the last attempt that failed; nil if none did
+	Abandoned     int       // number of abandoned functions that still run
 
-	// Details and Codec are as in [TimeoutError]. [Status.HeartbeatDetails] reads
-	// them. Details must not be changed: they are not copied.
+	// Details and Codec are as in [TimeoutError]. [Status.HeartbeatDetails] decodes them.
+	// Details is not a copy and must not be changed.
 	Details []byte
 	Codec   Codec
 }
@@ -30,7 +30,7 @@ func (s Status) HeartbeatDetails(into ...any) (bool, error) {
 	return decodeDetails(s.Codec, s.Details, into)
 }
 
-// statusLocked needs Runtime.mu.
+// statusLocked returns the activity's Status. Runtime.mu is held.
 func (a *activity) statusLocked() Status {
 	rt := a.rt
 	s := Status{
@@ -55,7 +55,7 @@ func (a *activity) statusLocked() Status {
 	return s
 }
 
-// span counts the numbers from one up to another, at most math.MaxInt.
+// span returns to-from, at least 0 and at most math.MaxInt.
 func span(from, to int) int {
 	switch n := to - from; {
 	case to <= from:
@@ -67,8 +67,9 @@ func span(from, to int) int {
 	}
 }
 
-// Activities describes the activities that have not ended, oldest first. One
-// whose end is decided and still being saved is among them, in its final State.
+// Activities returns the status of the activities that have not ended, oldest first. An
+// activity whose outcome is decided, but still being saved, is included with its final
+// State.
 func (rt *Runtime) Activities() []Status {
 	rt.enter()
 	defer rt.leave()
@@ -79,32 +80,32 @@ func (rt *Runtime) Activities() []Status {
 	return all
 }
 
-// Stats counts activities: first how many there are now, then how many there
-// have been since New.
+// Stats has counts of a Runtime. Running, Waiting, BackingOff, Blocked and Abandoned are the
+// present numbers. The other counts grow from New on.
 type Stats struct {
 	Running, Waiting, BackingOff, Blocked int // activities in that State
-	Abandoned                             int // functions that still run although their attempt is over
+	Abandoned                             int // abandoned functions that still run
 
-	Scheduled, Completed, Failed, Canceled uint64 // activities; Scheduled are those that Start has accepted
-	Attempts                               uint64 // started
-	Heartbeats                             uint64 // of attempts that were not over
-	Timeouts                               uint64 // of all types
+	Scheduled, Completed, Failed, Canceled uint64 // activities that were accepted by Start, and activities by their outcome
+	Attempts                               uint64 // attempts that were started
+	Heartbeats                             uint64 // heartbeats of attempts that were not over
+	Timeouts                               uint64 // timeouts of all four types
 
 	SaveFailures      uint64    // calls of Store.Save and Store.Delete that failed or were late
-	StoreFailingSince time.Time // when the Store first failed to take something that it has still not taken; zero if it holds everything
+	StoreFailingSince time.Time // when the Store first failed to take anything that it still does not hold; zero if it holds everything
 }
 
-// counts are what Stats reports. Guarded by Runtime.mu.
+// counts are the numbers behind Stats. Guarded by Runtime.mu.
 type counts struct {
-	states     [StateCanceled + 1]uint64 // activities by State; [0] is of no use
+	states     [StateCanceled + 1]uint64 // activities by State; those in a final State are never removed, and [0] is not used
 	abandoned  int
-	scheduled  uint64 // counted when the start is accepted
+	scheduled  uint64 // activities whose start was accepted
 	attempts   uint64
-	heartbeats uint64 // of activities that have ended
+	heartbeats uint64 // heartbeats of activities that have ended; the others count their own
 	timeouts   uint64
 }
 
-// Stats returns the counts as they are now.
+// Stats returns the present counts.
 func (rt *Runtime) Stats() Stats {
 	rt.enter()
 	defer rt.leave()
