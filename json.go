@@ -10,20 +10,19 @@ import (
 	"unicode/utf8"
 )
 
-// MarshalJSON gives the fields for people, logs and pages, under their Go names and
-// in their order. Every field is always there, except Codec, which is left out.
+// MarshalJSON returns a JSON object for people, logs and web pages. It has all fields under
+// their Go names and in their order, except Codec.
 //
-// A time is in RFC 3339, and null if zero. A duration is its String, such as "1m30s".
-// An error is its text, and null if nil. Details are null if there are none, the value
-// if there is one, and a list if there are several. A value that is not JSON, because
-// another Codec encoded it, is a base64 string; so are details that are damaged, as a
-// whole.
+// A time is in RFC 3339, or null if it is zero. A duration is a string such as "1m30s". An
+// error is its text, or null if it is nil. Details are null if there are none, the value if
+// there is one, and an array if there are several. A value that is not JSON, because
+// another Codec encoded it, is a base64 string. Damaged details are one base64 string.
 //
-// This form does not keep the exact bytes of details, so to decode it into a Status is
-// an error.
+// The object does not keep the exact bytes of details. Therefore decoding it into a Status
+// is an error.
 func (s Status) MarshalJSON() ([]byte, error) { return marshalFields(s) }
 
-// MarshalJSON gives the fields as [Status.MarshalJSON] does. The details of an
+// MarshalJSON returns the fields as [Status.MarshalJSON] does. The details of an
 // EventHeartbeat come last, as Details.
 func (e Event) MarshalJSON() ([]byte, error) {
 	return marshalFields(struct {
@@ -32,17 +31,17 @@ func (e Event) MarshalJSON() ([]byte, error) {
 	}{e, e.details})
 }
 
-// MarshalJSON gives the fields as [Status.MarshalJSON] does. Input is a base64 string
-// if it is not JSON.
+// MarshalJSON returns the fields as [Status.MarshalJSON] does. Input is a base64 string if
+// it is not JSON.
 //
-// This form is for people and not for a Store. It does not keep the exact bytes of Input
-// and Details, so to decode it into a Checkpoint is an error. A Store that writes JSON
-// needs a type of its own: "type record activity.Checkpoint" has none of these methods,
-// and encoding/json gives back all of it except invalid UTF-8 in strings, which a Store
-// must keep too.
+// The object is for people and not for a Store. It does not keep the exact bytes of Input
+// and Details. Therefore decoding it into a Checkpoint is an error. A Store that writes JSON
+// needs a type of its own. For example, "type record activity.Checkpoint" has none of these
+// methods. encoding/json then keeps everything except invalid UTF-8 in strings, which a
+// Store must keep too.
 func (c Checkpoint) MarshalJSON() ([]byte, error) { return marshalFields(c) }
 
-// MarshalJSON gives the fields as [Status.MarshalJSON] does.
+// MarshalJSON returns the fields as [Status.MarshalJSON] does.
 func (s Stats) MarshalJSON() ([]byte, error) { return marshalFields(s) }
 
 // UnmarshalJSON returns an error: see [Status.MarshalJSON].
@@ -54,17 +53,18 @@ func (*Event) UnmarshalJSON([]byte) error { return refuseJSON("Event") }
 // UnmarshalJSON returns an error: see [Checkpoint.MarshalJSON].
 func (*Checkpoint) UnmarshalJSON([]byte) error { return refuseJSON("Checkpoint") }
 
-// Without these errors encoding/json would take a list of small numbers, and most
-// strings, for the bytes of details.
+// refuseJSON returns the error of the UnmarshalJSON methods. Without them encoding/json
+// would decode readable details that happen to be a base64 string, or an array of small
+// numbers, as the bytes of Details.
 func refuseJSON(name string) error {
 	return fmt.Errorf("activity: cannot decode JSON into %s, because its JSON form does not preserve every byte", name)
 }
 
-// marshalFields gives the exported fields of a struct as an object.
+// marshalFields returns the exported fields of a struct as a JSON object.
 func marshalFields(v any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false) // the encoder that called MarshalJSON escapes, if it is to
+	enc.SetEscapeHTML(false) // the encoder that has called MarshalJSON decides whether to escape
 	value, separator := reflect.ValueOf(v), byte('{')
 	for _, f := range reflect.VisibleFields(value.Type()) {
 		if f.Anonymous || !f.IsExported() || f.Type == reflect.TypeFor[Codec]() {
@@ -82,7 +82,7 @@ func marshalFields(v any) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// readable is what encoding/json is given for a field.
+// readable returns the value to be encoded for the field with that name, whose value is v.
 func readable(name string, v any) any {
 	switch v := v.(type) {
 	case time.Time:
@@ -103,6 +103,7 @@ func readable(name string, v any) any {
 	return v
 }
 
+// readableDetails returns the value to be encoded for heartbeat details.
 func readableDetails(details []byte) any {
 	var values []any
 	for rest := details; len(rest) > 0; {
@@ -121,7 +122,8 @@ func readableDetails(details []byte) any {
 	return values
 }
 
-// readableValue is value as JSON if it is JSON, and else as base64.
+// readableValue returns value as JSON if it is valid JSON. Otherwise it returns the bytes,
+// which are encoded as base64.
 func readableValue(value []byte) any {
 	if !utf8.Valid(value) || !json.Valid(value) {
 		return value

@@ -7,9 +7,13 @@ import (
 	"time"
 )
 
-// log writes a line, about an activity if a is not nil. It is not called under a lock.
+// The log lines of the package, and the limit on their number when many activities fail at
+// one instant.
+
+// log writes a line. If a is not nil, the line has the activity's ID and name, and if attempt
+// is not 0, the attempt. The Logger is user code, so no lock may be held.
 func (rt *Runtime) log(level slog.Level, msg string, a *activity, attempt int, attrs ...slog.Attr) {
-	defer func() { _ = recover() }() // a Handler's panic has nowhere to go
+	defer func() { _ = recover() }() // a panic of the Handler cannot be logged
 	l := rt.logger()
 	if !l.Enabled(context.Background(), level) {
 		return
@@ -24,6 +28,7 @@ func (rt *Runtime) log(level slog.Level, msg string, a *activity, attempt int, a
 	l.LogAttrs(context.Background(), level, msg, append(all, attrs...)...)
 }
 
+// logger returns Config.Logger or the default Logger as it is set now.
 func (rt *Runtime) logger() *slog.Logger {
 	if rt.cfg.Logger != nil {
 		return rt.cfg.Logger
@@ -31,23 +36,26 @@ func (rt *Runtime) logger() *slog.Logger {
 	return slog.Default()
 }
 
-// instantLogs count the log lines about one instant. When thousands stall together,
-// a few lines are written in full, not thousands of stacks. Guarded by Runtime.mu.
+// instantLogs counts the log lines about one instant. If thousands of attempts stall
+// together, only a few lines of each kind are written in full, with a stack. One more line
+// then has the number of the others. Guarded by Runtime.mu.
 type instantLogs struct {
-	rung     bool // all alarms of the instant have rung
-	deciding int  // attempts that timed out, and whose Retryable is being asked
-	last     *activity
-	lines    [len(logKinds)]int
+	rung     bool               // set once, when all alarms of the instant have rung
+	deciding int                // number of attempts that timed out, and for which decideLocked has not run
+	last     *activity          // the activity of the last line; its delivery writes the line that counts the others
+	lines    [len(logKinds)]int // number of lines of each kind, written or not
 }
 
-const logInFull = 5 // lines of each kind
+const logInFull = 5 // the largest number of lines of each kind that are written in full
 
+// Kinds of log lines.
 const (
 	logFailed = iota
 	logBlocked
 	logAbandoned
 )
 
+// logKinds has, for each kind, its level and the text of the line that counts the others.
 var logKinds = [...]struct {
 	level slog.Level
 	rest  string
@@ -57,7 +65,8 @@ var logKinds = [...]struct {
 	logAbandoned: {slog.LevelWarn, "activity: %d more functions were abandoned at the same instant"},
 }
 
-// logsLocked returns the instantLogs of the alarms that are ringing.
+// logsLocked returns the instantLogs of the alarms that are ringing, and creates it if
+// necessary.
 func (s *scheduler) logsLocked() *instantLogs {
 	if s.logs == nil {
 		s.logs = &instantLogs{}
@@ -65,8 +74,8 @@ func (s *scheduler) logsLocked() *instantLogs {
 	return s.logs
 }
 
-// countLocked counts a line, and reports whether it is to be written in full.
-// If l is nil the line is not about many at once, and it is.
+// countLocked counts a line about a, and reports whether to write it in full. If l is nil,
+// the line does not come from an alarm, and is always written.
 func (l *instantLogs) countLocked(kind int, a *activity) bool {
 	if l == nil {
 		return true
@@ -76,7 +85,7 @@ func (l *instantLogs) countLocked(kind int, a *activity) bool {
 	return l.lines[kind] <= logInFull
 }
 
-// decidedLocked counts an attempt that timed out and has had its line.
+// decidedLocked is called when an attempt that timed out has had its line. l may be nil.
 func (l *instantLogs) decidedLocked() {
 	if l != nil {
 		l.deciding--
@@ -84,7 +93,7 @@ func (l *instantLogs) decidedLocked() {
 	}
 }
 
-// rungLocked is called when all alarms of the instant have rung.
+// rungLocked is called when all alarms of the instant have rung. l may be nil.
 func (l *instantLogs) rungLocked() {
 	if l != nil {
 		l.rung = true
@@ -92,7 +101,8 @@ func (l *instantLogs) rungLocked() {
 	}
 }
 
-// sumLocked writes the lines that count the rest, once all is known.
+// sumLocked writes the lines that count the others, once no further line can come: all
+// alarms have rung, and all answers of Retryable are there.
 func (l *instantLogs) sumLocked() {
 	if !l.rung || l.deciding > 0 {
 		return
@@ -107,7 +117,8 @@ func (l *instantLogs) sumLocked() {
 	}
 }
 
-// failedLog is the line about the latest attempt, which has failed, or nil.
+// failedLog returns a function that logs the failure of the latest attempt, or nil if the
+// line is only counted. It is called in decideLocked, with Runtime.mu held.
 func (a *activity) failedLog(retry RetryState, delay time.Duration) func() {
 	if !a.latest.logs.countLocked(logFailed, a) {
 		return nil
@@ -115,6 +126,8 @@ func (a *activity) failedLog(retry RetryState, delay time.Duration) func() {
 	return a.attemptFailed(a.latest.number, a.failure, retry, delay)
 }
 
+// attemptFailed returns a function that logs the failure of an attempt. That runs err's
+// methods, which are user code.
 func (a *activity) attemptFailed(number int, err error, retry RetryState, delay time.Duration) func() {
 	return func() {
 		next := slog.Duration("retry_in", delay)
@@ -129,13 +142,13 @@ func (a *activity) attemptFailed(number int, err error, retry RetryState, delay 
 	}
 }
 
-// logRestart logs what became of the last attempt of an earlier process.
+// logRestart logs how the last attempt of an earlier process ended, and what follows.
 func (a *activity) logRestart(err error, retry RetryState, delay time.Duration) {
 	a.post(notice{log: a.attemptFailed(a.attempts, err, retry, delay)})
 }
 
-// abandonedLog is the line about the latest attempt, whose function ignores its
-// cancellation, or nil.
+// abandonedLog returns a function that logs that the function of the latest attempt has
+// ignored its cancellation, or nil if the line is only counted. Runtime.mu is held.
 func (a *activity) abandonedLog(stack []byte, noStack string) func() {
 	if !a.rt.scheduler.logsLocked().countLocked(logAbandoned, a) {
 		return nil
@@ -150,12 +163,13 @@ func (a *activity) abandonedLog(stack []byte, noStack string) func() {
 	}
 }
 
-// blockedLogAfter is how long a block lasts before it is logged, as an error, since it
-// needs a person. A function that returns as soon as its Context ends needs none.
+// blockedLogAfter is how long an activity is blocked before that is logged. The line is an
+// error, because a function that hangs needs a person. A function that returns soon after
+// its Context has ended does not.
 const blockedLogAfter = time.Second
 
-// logBlockedLocked writes the line about an activity whose next attempt waits for the
-// function of an earlier one. It is called by the activity's alarm.
+// logBlockedLocked logs that the activity is blocked, and by what. It is called by the
+// activity's alarm. Runtime.mu is held.
 func (a *activity) logBlockedLocked() {
 	if !a.rt.scheduler.logsLocked().countLocked(logBlocked, a) {
 		return
@@ -170,7 +184,7 @@ func (a *activity) logBlockedLocked() {
 	}})
 }
 
-// stackOf returns the stack that err carries, or nil.
+// stackOf returns the stack in err, or nil if err has none.
 func stackOf(err error) []byte {
 	switch e := err.(type) {
 	case *TimeoutError:

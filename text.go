@@ -6,37 +6,38 @@ import (
 	"strings"
 )
 
-// MarshalText gives the state's String.
+// MarshalText returns the text of String.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// MarshalText gives the kind's String.
+// MarshalText returns the text of String.
 func (k EventKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
-// MarshalText gives the type's String.
+// MarshalText returns the text of String.
 func (t TimeoutType) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
-// MarshalText gives the state's String.
+// MarshalText returns the text of String.
 func (s RetryState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// MarshalText gives the state's String.
+// MarshalText returns the text of String.
 func (s CheckpointState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// UnmarshalText takes what String gives. Any other text is an error.
+// UnmarshalText sets the value from the text of String. Any other text is an error.
 func (s *State) UnmarshalText(text []byte) error { return parseEnum(s, text) }
 
-// UnmarshalText takes what String gives. Any other text is an error.
+// UnmarshalText sets the value from the text of String. Any other text is an error.
 func (k *EventKind) UnmarshalText(text []byte) error { return parseEnum(k, text) }
 
-// UnmarshalText takes what String gives. Any other text is an error.
+// UnmarshalText sets the value from the text of String. Any other text is an error.
 func (t *TimeoutType) UnmarshalText(text []byte) error { return parseEnum(t, text) }
 
-// UnmarshalText takes what String gives. Any other text is an error.
+// UnmarshalText sets the value from the text of String. Any other text is an error.
 func (s *RetryState) UnmarshalText(text []byte) error { return parseEnum(s, text) }
 
-// UnmarshalText takes what String gives. Any other text is an error.
+// UnmarshalText sets the value from the text of String. Any other text is an error.
 func (s *CheckpointState) UnmarshalText(text []byte) error { return parseEnum(s, text) }
 
-// parseEnum is the inverse of enum. It refuses a value without a name, such as "State(42)".
+// parseEnum sets *v to the value whose String is text. It refuses the text of a value without
+// a name, such as "State(42)". The named values are consecutive and begin at 0.
 func parseEnum[T interface {
 	~int
 	String() string
