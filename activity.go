@@ -231,6 +231,7 @@ func (a *activity) startAttemptLocked() {
 		a: a, number: a.attempts + 1, started: rt.moment(now), lastFailure: oneLevel(a.failure),
 		beatBy: now.deadline(a.opts.HeartbeatTimeout), closeBy: min(a.closeBy(), now.deadline(a.opts.StartToCloseTimeout)),
 	}
+	// Deriving from base runs no user code: see standardContext.
 	t.Context, t.cancel = context.WithCancelCause(a.base)
 	a.mu.Lock()
 	t.resumesFrom = a.details.share()
@@ -447,6 +448,7 @@ func (a *activity) decideLocked() {
 	}
 	rt, t, p := a.rt, a.latest, &a.opts.RetryPolicy
 	timeout, v := t.timedOut(), t.verdict
+	// This comes before n, because with ResetOnProgress it moves countedFrom.
 	progressed := a.noteProgressLocked(t)
 	n := t.number - a.countedFrom
 
@@ -479,6 +481,8 @@ func (a *activity) decideLocked() {
 		// for the rest of the backoff.
 		retry, delay = RetryStateCancelRequested, 0
 	case retry == 0 && a.closeBy() != never && a.due >= a.closeBy():
+		// The next attempt would begin at the deadline or after it. So the activity fails
+		// now, with the error of the last attempt, and does not wait for the deadline.
 		retry, delay = RetryStateTimeout, 0
 	}
 	a.stalled = timeout == TimeoutHeartbeat
@@ -487,6 +491,8 @@ func (a *activity) decideLocked() {
 	if t.abandoned {
 		a.emitLocked(EventAbandoned, t.number, nil, 0, nil)
 	}
+	// So that the failure and the end of the backoff are durable within SaveInterval
+	// (rule 35).
 	if a.rec != nil {
 		a.rec.saveSoonLocked(rt)
 	}
@@ -538,6 +544,8 @@ func (a *activity) finishLocked(outcome State, retry RetryState, err error) {
 	if err != nil {
 		a.err = &Error{ID: a.id(), Name: a.name(), Attempt: a.attempts, RetryState: retry, Err: err}
 	}
+	// If there is no time left to wait for the Store, the activity ends now. Its record
+	// stays dirty, and is saved in the background.
 	if a.rec != nil && a.rec.saveEndLocked(err) {
 		if until := a.endByLocked(); until > a.rt.now {
 			a.setPhaseLocked(phaseSavingEnd, until)

@@ -60,7 +60,7 @@ func (t *attempt) String() string { return fmt.Sprintf("%s, attempt %d", t.a, t.
 type result struct {
 	out     any
 	err     error
-	verdict verdict // what err itself says about a retry
+	verdict verdict // decision of err itself about a retry
 	text    string  // the text of err, for the checkpoint; empty if nothing is stored
 }
 

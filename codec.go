@@ -16,10 +16,10 @@ import (
 // encrypts with a random nonce, continue activities with [Runtime.Recover], which uses the
 // stored input, or set Options.AcceptNewInput.
 //
-// The default Codec is a strict form of encoding/json: a value that it accepts decodes to
-// what it was, and it refuses all others. Its Marshal returns an error, which names the
-// type and the field, for values that encoding/json would silently drop or change, and for
-// values that encoding/json encodes but cannot decode:
+// The default Codec is a strict form of encoding/json: a value that it accepts decodes to an
+// equal value, and it refuses all others. Its Marshal returns an error, which names the type
+// and the field, for values that encoding/json would silently drop or change, and for values
+// that encoding/json encodes but cannot decode:
 //   - A struct none of whose fields is encoded. An unexported field, unless its size
 //     is zero, it is a Mutex, RWMutex, Once, WaitGroup, Cond or Pool of package sync (or an
 //     array of them), or it is tagged `json:"-"`. Exported fields may be left out with that
@@ -32,7 +32,7 @@ import (
 //   - A value in an interface type other than any. An embedded pointer to an unexported
 //     struct, or to a struct all of whose fields may be left out, if it is not nil.
 //   - A string or a map key that is not valid UTF-8. Map keys that are encoded as the same
-//     text, or that do not decode to what they were.
+//     text, or that decode to another key.
 //   - A json.Number that is empty or not a number, a nil json.RawMessage, NaN, infinity, and
 //     a time that RFC 3339 cannot express, such as one in a zone whose offset has seconds.
 //   - A value that is nested more than 10,000 deep, or that contains itself.

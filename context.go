@@ -32,8 +32,8 @@ type Context interface {
 	// nil pointer, the details recorded before stay.
 	//
 	// Once the attempt is over or canceled, Heartbeat returns context.Cause. Return that
-	// error from the function. If the details cannot be encoded, would not decode to what
-	// they were (see [Codec]), or are too large ([ErrDetailsTooLarge]), Heartbeat returns a
+	// error from the function. If the details cannot be encoded, would not decode to equal
+	// values (see [Codec]), or are too large ([ErrDetailsTooLarge]), Heartbeat returns a
 	// [NonRetryable] error. The attempt then still counts as alive, and the details
 	// recorded before stay.
 	Heartbeat(details ...any) error

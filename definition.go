@@ -9,8 +9,8 @@ import (
 
 // A Definition is a function with a name and Options. [Runtime.Recover] finds the function
 // of a stored activity by that name, so the name must stay the same in all versions of the
-// program. The stored input outlives the process, so it must not refer to anything that
-// does not, such as addresses, handles or temporary files.
+// program. The stored input outlives the process, so it must not refer to addresses, handles,
+// temporary files or anything else that ends with the process.
 //
 // Execute, Start and Recover return an error if Name is empty, or if Options has an ID or a
 // Name. The ID is an argument of Execute and Start.

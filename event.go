@@ -91,6 +91,7 @@ func (a *activity) emitAtLocked(at instant, kind EventKind, attempt int, err err
 	if log != nil {
 		a.post(notice{log: log})
 	}
+	// Without an Observer, activities cost no events and no goroutine that delivers them.
 	if a.rt.cfg.Observer != nil {
 		a.post(notice{event: Event{Kind: kind, Time: a.rt.wall(at), Attempt: attempt, Err: err, Delay: delay}})
 	}
@@ -119,6 +120,7 @@ func (a *activity) postLocked(n notice) {
 	}
 	d.notices = append(d.notices, n)
 	if !d.running {
+		// A held delivery is started by follow.
 		d.running = true
 		if !d.held {
 			go a.deliver()
@@ -182,6 +184,8 @@ func (a *activity) nextNotice() (n notice, ok bool) {
 		a.mu.Unlock()
 		return n, true
 	}
+	// From here on post starts another goroutine. That cannot deliver out of order, because
+	// this one delivers nothing any more.
 	d.notices, d.running = nil, false
 	release, follower := d.ended, d.follower
 	d.ended, d.follower = false, nil

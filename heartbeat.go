@@ -87,6 +87,8 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 			}
 		}
 	}
+	// Posted before activity.mu is unlocked, so that the events of heartbeats are in the
+	// order in which the details were recorded.
 	if a.rt.cfg.Observer != nil {
 		ev := Event{Kind: EventHeartbeat, Time: a.rt.wall(now), Attempt: t.number}
 		if isInt || e.data != nil {
@@ -103,6 +105,7 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 		a.rec.saveSoonLocked(a.rt)
 		a.rt.leave()
 	}
+	// The cause comes first. An error of the details would get lost, so it is logged.
 	if end != nil {
 		if failed != nil {
 			a.rt.log(slog.LevelError, "activity: heartbeat details of a canceled attempt were not recorded", a, t.number, slog.Any("error", failed))
@@ -133,6 +136,8 @@ func (t *attempt) sync(ctx context.Context) (err, end error) {
 		t.beatBy = max(t.beatBy, rt.now.deadline(a.opts.HeartbeatTimeout))
 	}
 	a.mu.Unlock()
+	// While there was no heartbeat deadline, the alarm may have moved to a later one. It
+	// must never ring later than a deadline: see alarmAtLocked.
 	a.setAlarmLocked(a.alarmAtLocked())
 	rt.leave()
 	end = ended(ctx)

@@ -62,6 +62,7 @@ func (rt *Runtime) Recover(ctx context.Context, defs ...Recoverable) (int, error
 		all[i] = Checkpoint{} // frees the input when the activity ends, and not when Recover returns
 		start(cp)
 	}
+	// The busy IDs come last, because recheck may wait.
 	for _, id := range busy {
 		cp, err := r.recheck(ctx, id)
 		if fail(err); err == nil {
@@ -359,11 +360,13 @@ func (rt *Runtime) Forget(ctx context.Context, id string) error {
 			rt.writer.failures++
 		}
 		if rt.freeIDLocked(placeholder); ended != nil && !ended.released {
-			rt.ids[id] = ended
+			rt.ids[id] = ended // the next execution must still deliver its events after those of ended
 		}
 		rt.leave()
 		<-rt.writer.turn
 	}
+	// If the Delete is late, the caller gets the error now. The turn and the placeholder stay
+	// until the Delete returns, since it may still remove the checkpoint.
 	if c.late {
 		rt.enter()
 		returned := c.returnedLocked()

@@ -37,8 +37,8 @@ type Config struct {
 	StoreTimeout time.Duration
 
 	// Codec encodes heartbeat details and, for the Store, inputs. If nil, a strict form of
-	// encoding/json is used: it returns an error for values that would not decode to what
-	// they were. [Codec] lists what it refuses and what it may change.
+	// encoding/json is used: it returns an error for values that would not decode to equal
+	// values. [Codec] lists the values that it refuses, and the changes that it may make.
 	Codec Codec
 
 	// Logger gets a Warn for each attempt that fails or times out, and an Error for each
@@ -270,6 +270,7 @@ func Start[In, Out any](ctx context.Context, rt *Runtime, opts Options, fn func(
 	return startBody[Out](ctx, rt, &opts, &call[In, Out]{fn, in})
 }
 
+// startBody starts an activity and returns its Handle once the start is accepted.
 func startBody[Out any](ctx context.Context, rt *Runtime, opts *Options, body body) (*Handle[Out], error) {
 	a, err := rt.start(ctx, opts, body, startInBackground, nil)
 	if err == nil {

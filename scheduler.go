@@ -16,7 +16,7 @@ import (
 //
 // Code that changes the life of an activity runs between Runtime.enter and
 // Runtime.leave. enter reads the clock once and settles every deadline that is due at
-// that instant. leave carries out what must wait until the timer is set again.
+// that instant. leave does the work that must wait until the timer is set again.
 
 // A scheduler holds the alarms of a Runtime's activities and sleepers, and the
 // one timer on its clock. Guarded by Runtime.mu.
@@ -57,10 +57,10 @@ func (rt *Runtime) lock() {
 	rt.now = rt.read()
 }
 
-// leave unlocks rt.mu, after it has carried out what the changes since enter lead to. It
-// grants free slots, sets the timer to the next alarm, starts the goroutines of new
-// attempts, wakes the goroutines that wait for a start, an end or a Sleep, and starts
-// the writer if a write is due.
+// leave completes the changes made since enter, and unlocks rt.mu. It grants free slots,
+// sets the timer to the next alarm, starts the goroutines of new attempts, wakes the
+// goroutines that wait for a start, an end or a Sleep, and starts the writer if a write is
+// due.
 //
 // The order matters. Slots come first, because an attempt that begins sets its own
 // alarm. The timer comes before goroutines are started or woken, because these may

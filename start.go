@@ -19,16 +19,16 @@ import (
 // outside all locks, and it resumes from that. Start returns when the Store holds the
 // activity.
 
-// A startMode says who notices that the caller's context has ended.
+// A startMode decides how the end of the caller's context is noticed.
 type startMode int
 
 const (
-	startAttended     startMode = iota // the caller's goroutine, which waits for the end of the activity
-	startInBackground                  // a context.AfterFunc, because no goroutine waits
+	startAttended     startMode = iota // by the caller's goroutine, which waits for the end of the activity
+	startInBackground                  // by a context.AfterFunc, because no goroutine waits
 )
 
-// run starts an activity and waits for its end. The caller's goroutine does what a
-// context.AfterFunc and a Handle would do otherwise, which makes a short Run cheaper.
+// run starts an activity and waits for its end. Meanwhile this goroutine watches the
+// caller's context, which is cheaper for a short Run than a context.AfterFunc.
 func (rt *Runtime) run(ctx context.Context, opts *Options, body body) (*activity, error) {
 	a, err := rt.start(ctx, opts, body, startAttended, nil)
 	if err != nil {
@@ -58,6 +58,9 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode sta
 	if opts.SyncHeartbeats && (rt.cfg.Store == nil || opts.ID == "") {
 		return nil, invalid("SyncHeartbeats", true, "requires Config.Store and Options.ID")
 	}
+	// The details and the input are encoded before the activity is registered, so that an
+	// error leaves nothing behind. The order of the checks is options, ended context,
+	// shutdown, ID (rule 16).
 	a := &activity{rt: rt, opts: *opts, body: body, parent: ctx}
 	a.opts.setDefaults()
 	if d := opts.HeartbeatDetails; heartbeatdetails.Given(d) {
@@ -186,7 +189,7 @@ func refusal(id string, err error) error {
 func (rt *Runtime) schedule(a *activity) error {
 	rt.enter()
 	defer rt.leave()
-	a.checkParentLocked()
+	a.checkParentLocked() // the context may have ended since start has looked at it
 	id := a.opts.ID
 	switch {
 	case a.cancelCause != nil:

@@ -24,7 +24,6 @@ const (
 )
 
 // String returns the state's name in lower case, such as "backing off".
-
 func (s State) String() string {
 	return enum("State", int(s), "", "waiting", "running", "backing off", "blocked", "completed", "failed", "canceled")
 }

@@ -34,7 +34,7 @@ type storeCall struct {
 	late     bool          // set once, when the call is late
 	err      error         // result for those who wait; set once, with over
 	ended    bool          // set once, when the call has returned
-	result   error         // what the call has returned, even if it was late; set once, with ended
+	result   error         // error of the call itself, even if it was late; set once, with ended
 	returned chan struct{} // closed when the call has returned; nil if nobody waits for that
 }
 

@@ -233,8 +233,8 @@ func (rt *Runtime) lookLocked() instant {
 }
 
 // wallClockLocked saves all activities if the wall clock was set: if it was wrong before,
-// so are the times that the Store holds. Loading activities are not saved, because what
-// the Store holds of their IDs is not known yet.
+// so are the times that the Store holds. Loading activities are not saved, because the
+// checkpoints of their IDs are not known yet.
 func (w *writer) wallClockLocked() {
 	if len(w.records) == 0 {
 		return
@@ -314,9 +314,9 @@ func (w *writer) failingLocked() {
 }
 
 // recoveredLocked ends the failure of the Store, if there is nothing left that it has
-// failed to take. taken says whether it has just taken something, which is logged; what
-// failed may also have been replaced. While a call is in flight, recoveredLocked does
-// nothing, since the round calls it again at its end.
+// failed to take. taken says whether it has just taken something. If it has, the recovery is
+// logged. If not, the failing records were replaced or withdrawn. While a call is in flight,
+// recoveredLocked does nothing, since the round calls it again at its end.
 func (w *writer) recoveredLocked(taken bool) {
 	if !w.failing || w.round != nil || slices.ContainsFunc(w.dirty, func(r *record) bool {
 		return (r.failing || r.restoring()) && w.records[r.id] == r
