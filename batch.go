@@ -151,8 +151,8 @@ func (w *writer) fill(batch []write) int {
 //   - If the first maxTries calls all fail, or fail for StoreTimeout in total, the Store is
 //     taken to be down, and the whole batch has failed. A batch of one says nothing about
 //     other records, so it never means that the Store is down.
-//   - If some calls succeed, but the batch has taken StoreTimeout, the rest of the round goes
-//     back to the writer, so that records that have become dirty meanwhile get their turn.
+//   - If some calls succeed, but the batch has taken StoreTimeout, the rest of the round
+//     goes back to the writer. Records that have become dirty meanwhile then get their turn.
 func (rd *round) try(batch []write) {
 	p, taken := rd.w.pace(rd.gone), false
 	begun := rd.w.rt.read()

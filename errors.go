@@ -16,8 +16,8 @@ var (
 
 	// ErrAlreadyRunning refuses a start whose Options.ID is in use in this Runtime: by an
 	// activity that has not ended, by an ended one whose function is still inside [Guard],
-	// by [Runtime.Forget], or because the checkpoint of the ID is being restored after a
-	// start that the Store failed to save.
+	// or by [Runtime.Forget]. If the Store has failed to save a start, the ID stays in use
+	// until its previous checkpoint is restored.
 	ErrAlreadyRunning = errors.New("an activity with this ID is already running")
 
 	// ErrDetailsTooLarge refuses heartbeat details that encode to more than
@@ -75,7 +75,7 @@ const (
 	_                                RetryState = iota
 	RetryStateNonRetryableFailure               // the error was NonRetryable, ErrGoexit or ErrCannotResume, or RetryPolicy.Retryable reported false
 	RetryStateMaximumAttemptsReached            // the attempt was the last of RetryPolicy.MaximumAttempts
-	RetryStateTimeout                           // schedule-to-close or schedule-to-start was reached, or the next attempt would start too late for schedule-to-close
+	RetryStateTimeout                           // schedule-to-close or schedule-to-start was reached, or would be before the next attempt
 	RetryStateCancelRequested                   // the caller's context ended, or Handle.Cancel or Shutdown was called
 )
 
@@ -232,8 +232,8 @@ func (e *nonRetryableError) NonRetryable() bool { return true }
 
 // RetryAfter returns an error that wraps err, and after which the next attempt starts d
 // later. d replaces the interval of the RetryPolicy once, including MaximumInterval and
-// Jitter. If d is zero or negative, the policy's interval stays, so that an activity does
-// not spin if a server says "retry after 0" or names a time that has just passed. Like
+// Jitter. If d is zero or negative, the policy's interval stays. So an activity does not
+// spin if a server says "retry after 0" or names a time that has just passed. Like
 // [NonRetryable], it has no effect on an outer activity. RetryAfter(nil, d) returns nil.
 //
 // The returned error has a method RetryDelay() time.Duration. An error of another type

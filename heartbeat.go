@@ -28,9 +28,9 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	a := t.a
 	var e encoded
 	var failed error
-	// Encoding runs the Codec, which is user code, so it comes before any lock. A single
-	// int under the default Codec is not encoded at all until somebody reads it, because
-	// most loops record an int, and most of these are replaced before anybody does.
+	// Encoding runs the Codec, which is user code, so it comes before any lock. With the
+	// default Codec, a single int is not encoded before it is read. Most loops record an
+	// int, and most of these are replaced before anybody reads them.
 	n, isInt := 0, false
 	if heartbeatdetails.Given(details) {
 		if n, isInt = details[0].(int); !isInt || len(details) > 1 || !a.rt.lazyInts {

@@ -142,10 +142,9 @@ func (v *verdict) read(err error) {
 	})
 }
 
-// findOwn reports whether match holds for err or for an error that it wraps. It does not
-// look into an *Error, which is the outcome of an inner activity, because that an inner
-// activity must not be retried says nothing about the outer one. So errors.As cannot be
-// used.
+// findOwn reports whether match holds for err or for an error that it wraps. It does not look
+// into an *Error, which is the outcome of an inner activity: whether the inner activity may
+// be retried says nothing about the outer one. So errors.As cannot be used.
 func findOwn(err error, match func(error) bool) (found bool) {
 	if _, inner := err.(*Error); inner || err == nil {
 		return false

@@ -57,10 +57,9 @@ func (rt *Runtime) lock() {
 	rt.now = rt.read()
 }
 
-// leave completes the changes made since enter, and unlocks rt.mu. It grants free slots,
-// sets the timer to the next alarm, starts the goroutines of new attempts, wakes the
-// goroutines that wait for a start, an end or a Sleep, and starts the writer if a write is
-// due.
+// leave completes the changes made since enter, and unlocks rt.mu. It grants free slots, and
+// sets the timer to the next alarm. Then it starts the goroutines of new attempts, and wakes
+// those that wait for a start, an end or a Sleep. If a write is due, it starts the writer.
 //
 // The order matters. Slots come first, because an attempt that begins sets its own
 // alarm. The timer comes before goroutines are started or woken, because these may
@@ -118,7 +117,10 @@ func (rt *Runtime) armLocked() {
 // is weak, so that a Runtime without alarms can be collected.
 type bell struct {
 	runtime weak.Pointer[Runtime] // never changes
-	kept    *Runtime              // set while there are alarms, since activities that back off may be referenced by nothing else; guarded by Runtime.mu
+
+	// kept is set while there are alarms, because nothing else may reference a Runtime
+	// whose activities all back off. Guarded by Runtime.mu.
+	kept *Runtime
 }
 
 func (b *bell) ring() {

@@ -572,9 +572,9 @@ func (a *activity) waitSavedLocked(err error) {
 // errRestoring refuses a start while a checkpoint of the ID is being restored.
 var errRestoring = fmt.Errorf("%w: the Store failed to save an earlier start but may hold it; the previous checkpoint is still being restored", ErrAlreadyRunning)
 
-// restoring reports whether r is the record of a refused start that the Store has failed
-// to save but may hold, so that the previous checkpoint is being written again. r may be
-// nil. Runtime.mu is held.
+// restoring reports whether r is the record of a start that was refused because the Store
+// failed to save it. Since the Store may hold the start anyway, the previous checkpoint is
+// being written again. r may be nil. Runtime.mu is held.
 func (r *record) restoring() bool { return r != nil && r.a == nil && r.start.failed }
 
 // withdrawLocked restores the checkpoint that the ID had before this execution. If the

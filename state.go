@@ -49,10 +49,10 @@ func (s State) String() string {
 // (1) If the start is not accepted yet, Start refuses it with the cause instead.
 //
 // "Stored" means that the activity has a record, because there are a Config.Store and an
-// Options.ID. "Fails" and "finishes" mean a call of finishLocked, which leads to savingEnd
-// if stored, and otherwise to ended. Before an alarm acts, it checks whether the caller's
-// context has ended and whether its deadline has moved. After a pause of the whole
-// process, the alarm of the running phase first extends the heartbeat deadline.
+// Options.ID. "Fails" and "finishes" mean a call of finishLocked. If the activity is
+// stored, that leads to savingEnd, and otherwise to ended. Before an alarm acts, it checks
+// whether the caller's context has ended and whether its deadline has moved. After a pause
+// of the whole process, the alarm of the running phase first extends the heartbeat deadline.
 //
 // The usual path is new, running, ended. For a stored activity it is new, loading,
 // savingStart, running, savingEnd, ended. An attempt that fails leads to deciding. From
