@@ -194,7 +194,7 @@ func TestCompact_ASaveWritesLittle(t *testing.T) {
 	}
 	fresh := cost(open(t, newPath(t)))
 	path := newPath(t)
-	left := backlog(t, path, 2000)
+	left := backlog(t, path, 400)
 	s := open(t, path)
 	if err := s.Delete(t.Context(), []string{left.ID}); err != nil { // which shares a page with what is saved
 		t.Fatal(err)

@@ -28,8 +28,8 @@ import (
 // comes, and the file after each life.
 
 var (
-	crashKills = flag.Int("crash.kills", 200, "how often TestCrash kills its child")
-	crashSeed  = flag.Uint64("crash.seed", 0, "when TestCrash kills its child; 0: random")
+	crashKills = flag.Int("crash.kills", 20, "the number of times that TestCrash kills its child")
+	crashSeed  = flag.Uint64("crash.seed", 0, "the seed of TestCrash; if 0, a random one")
 )
 
 const counters = 50

@@ -31,8 +31,8 @@ import (
 // kill its process, so children try it.
 
 var (
-	fuzzFiles = flag.Int("fuzz.files", 150, "how many files TestFuzz forges")
-	fuzzSeed  = flag.Uint64("fuzz.seed", 0, "what TestFuzz forges; 0: random")
+	fuzzFiles = flag.Int("fuzz.files", 15, "the number of files that TestFuzz forges")
+	fuzzSeed  = flag.Uint64("fuzz.seed", 0, "the seed of TestFuzz; if 0, a random one")
 )
 
 // fuzzVariable has the seed, the first file and the number of files for a child.

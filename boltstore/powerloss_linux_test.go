@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -15,6 +16,7 @@ import (
 	"reflect"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -28,6 +30,11 @@ import (
 // cut the power between any two of them, and open what may be left.
 
 const sector = 512
+
+var (
+	powerLossMoments = flag.Int("powerloss.moments", 40, "the number of moments at which TestPowerLoss cuts the power; if 0, every one")
+	powerLossSeed    = flag.Uint64("powerloss.seed", 0, "the seed of TestPowerLoss; if 0, a random one")
+)
 
 func init() {
 	children["history"] = func(path string) error {
@@ -149,12 +156,35 @@ func TestPowerLoss(t *testing.T) {
 		states = append(states, state)
 	}
 
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := *powerLossSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("-powerloss.seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
+	recorded := calls(t, log)
+	moments := 0
+	for _, call := range recorded {
+		if call.syncs() {
+			moments++
+		}
+		if call.syncs() || call.name == "write" || call.name == "linkat" {
+			moments++
+		}
+	}
+	chosen := random.Perm(moments)
+	if *powerLossMoments > 0 {
+		chosen = chosen[:min(*powerLossMoments, moments)]
+	}
+	slices.Sort(chosen)
 	d := disk{files: map[int64]*file{}, names: map[string]*file{}, durableNames: map[string]*file{}}
-	acknowledged, cuts := 0, 0
+	acknowledged, moment, cuts := 0, 0, 0
 	cut := func() {
+		_, isChosen := slices.BinarySearch(chosen, moment)
+		moment++
+		if !isChosen {
+			return
+		}
 		for _, left := range d.afterPowerLoss(path, random) {
 			cuts++
 			at := newPath(t)
@@ -184,15 +214,14 @@ func TestPowerLoss(t *testing.T) {
 			}
 		}
 	}
-	for _, call := range calls(t, log) {
-		sync := call.name == "fdatasync" || call.name == "fsync"
-		if sync {
+	for _, call := range recorded {
+		if call.syncs() {
 			cut()
 		}
 		if d.apply(t, call) {
 			acknowledged++
 		}
-		if sync || call.name == "write" || call.name == "linkat" {
+		if call.syncs() || call.name == "write" || call.name == "linkat" {
 			cut()
 		}
 	}
@@ -202,7 +231,7 @@ func TestPowerLoss(t *testing.T) {
 	if f := d.names[path]; f == nil || !bytes.Equal(f.with(f.pending), read(t, path)) {
 		t.Error("the record of system calls does not give the file that the child has left")
 	}
-	t.Logf("%d cuts", cuts)
+	t.Logf("%d files after a loss of power, at %d of %d moments", cuts, len(chosen), moments)
 }
 
 func TestFailingFsync(t *testing.T) {
@@ -220,6 +249,8 @@ type call struct {
 	args   []string
 	result int64
 }
+
+func (c call) syncs() bool { return c.name == "fdatasync" || c.name == "fsync" }
 
 // number gives an argument that is one.
 func (c call) number(i int) int64 {
