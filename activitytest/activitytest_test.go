@@ -421,8 +421,9 @@ func TestSleepers(t *testing.T) {
 // ever.
 func TestRealWaitIsNoDeadlock(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it takes three seconds")
+		t.Skip("takes three seconds")
 	}
+	t.Parallel() // it waits
 	r, out, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package activitytest_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -13,8 +14,10 @@ import (
 	"github.com/seed-9da638b0/activity/activitytest"
 )
 
-// Given an activity whose details are used, or of which nobody can say that they are
-// not, the test passes.
+var detailsRuns = flag.Int("details.runs", 200, "the highest number of runs of each case of TestDetails_NoFalseAlarm")
+
+// Given an activity that uses its details, or may use them in a way that no run can show,
+// when its runs are judged, then the test passes.
 func TestDetails_NoFalseAlarm(t *testing.T) {
 	// steps comes to places, and records nothing.
 	steps := func(ctx activity.Context) error {
@@ -171,7 +174,7 @@ func TestDetails_NoFalseAlarm(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+			activitytest.Plan{MaxRuns: *detailsRuns}.Run(t, func(t *testing.T, w *activitytest.World) {
 				opts := job
 				opts.HeartbeatDetails = test.from
 				live(t, w, opts, test.make())

@@ -128,7 +128,7 @@ func everyTable(t *testing.T, fn func(d *table) func(ctx activity.Context) error
 // The heartbeat says that a row is done that is not done yet: a crash after it skips
 // the row.
 
-func TestWrongHeartbeatBeforeEffect(t *testing.T) {
+func TestHeartbeatBeforeEffect_Wrong(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error {
 			next, err := activity.Resume(ctx, 0)
@@ -146,7 +146,7 @@ func TestWrongHeartbeatBeforeEffect(t *testing.T) {
 	})
 }
 
-func TestRightHeartbeatBeforeEffect(t *testing.T) {
+func TestHeartbeatBeforeEffect_Right(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error {
 			next, err := activity.Resume(ctx, 0)
@@ -166,7 +166,7 @@ func TestRightHeartbeatBeforeEffect(t *testing.T) {
 
 // A row that was appended and not recorded is appended again.
 
-func TestWrongAppendWithoutCut(t *testing.T) {
+func TestAppendWithoutCut_Wrong(t *testing.T) {
 	every(t, func(f *file) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error {
 			return activity.Range(ctx, 0, rows, func(i int) error {
@@ -179,7 +179,7 @@ func TestWrongAppendWithoutCut(t *testing.T) {
 	})
 }
 
-func TestRightAppendWithoutCut(t *testing.T) {
+func TestAppendWithoutCut_Right(t *testing.T) {
 	every(t, func(f *file) func(ctx activity.Context) error {
 		return appendGuarded(f)
 	})
@@ -212,7 +212,7 @@ func appendGuarded(f *file) func(ctx activity.Context) error {
 // The error of Heartbeat is dropped: an attempt that has timed out goes on writing
 // beside the next one.
 
-func TestWrongSwallowedHeartbeatError(t *testing.T) {
+func TestSwallowedHeartbeatError_Wrong(t *testing.T) {
 	every(t, func(f *file) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error {
 			done, err := activity.Resume(ctx, 0)
@@ -229,13 +229,13 @@ func TestWrongSwallowedHeartbeatError(t *testing.T) {
 	})
 }
 
-func TestRightSwallowedHeartbeatError(t *testing.T) {
+func TestSwallowedHeartbeatError_Right(t *testing.T) {
 	every(t, appendGuarded)
 }
 
 // How far it is, is known to the process only.
 
-func TestWrongProgressInProcess(t *testing.T) {
+func TestProgressInProcess_Wrong(t *testing.T) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		f := &file{}
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
@@ -264,14 +264,14 @@ func TestWrongProgressInProcess(t *testing.T) {
 	})
 }
 
-func TestRightProgressInProcess(t *testing.T) {
+func TestProgressInProcess_Right(t *testing.T) {
 	every(t, appendGuarded)
 }
 
 // How far it is, is in a variable of the body, which a crash does not take. This
 // cannot be found: the test itself is wrong. It passes.
 
-func TestBlindProgressInBody(t *testing.T) {
+func TestProgressInBody_Blind(t *testing.T) {
 	done := 0
 	every(t, func(f *file) func(ctx activity.Context) error {
 		done = 0
@@ -290,11 +290,12 @@ func TestBlindProgressInBody(t *testing.T) {
 
 // The lock is held while the attempt may hang: the next one waits for it for ever.
 
-func TestWrongLockAcrossHeartbeat(t *testing.T) {
+func TestLockAcrossHeartbeat_Wrong(t *testing.T) {
+	t.Parallel()
 	lockAcross(t, true)
 }
 
-func TestRightLockAcrossHeartbeat(t *testing.T) {
+func TestLockAcrossHeartbeat_Right(t *testing.T) {
 	lockAcross(t, false)
 }
 
@@ -330,7 +331,7 @@ func lockAcross(t *testing.T, wrong bool) {
 
 // What is done is written when the function returns: a crash does not let it.
 
-func TestWrongDeferredCommit(t *testing.T) {
+func TestDeferredCommit_Wrong(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error {
 			var pending []int
@@ -347,7 +348,7 @@ func TestWrongDeferredCommit(t *testing.T) {
 	})
 }
 
-func TestRightDeferredCommit(t *testing.T) {
+func TestDeferredCommit_Right(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error {
 			return activity.Range(ctx, 0, rows, func(i int) error {
@@ -360,7 +361,7 @@ func TestRightDeferredCommit(t *testing.T) {
 
 // A write that hangs is done when the next attempt has gone on.
 
-func TestWrongWriteOutsideGuard(t *testing.T) {
+func TestWriteOutsideGuard_Wrong(t *testing.T) {
 	every(t, func(f *file) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error {
 			done, err := activity.Resume(ctx, 0)
@@ -384,13 +385,13 @@ func TestWrongWriteOutsideGuard(t *testing.T) {
 	})
 }
 
-func TestRightWriteOutsideGuard(t *testing.T) {
+func TestWriteOutsideGuard_Right(t *testing.T) {
 	every(t, appendGuarded)
 }
 
 // The next version of the program has another name for what is recorded.
 
-func TestWrongRenamedDetails(t *testing.T) {
+func TestRenamedDetails_Wrong(t *testing.T) {
 	type old struct{ Next int }
 	type renamed struct{ Row int }
 	versions(t, func(ctx activity.Context, version int) (int, func(int) any, error) {
@@ -403,7 +404,7 @@ func TestWrongRenamedDetails(t *testing.T) {
 	})
 }
 
-func TestRightRenamedDetails(t *testing.T) {
+func TestRenamedDetails_Right(t *testing.T) {
 	type both struct {
 		Next int
 		Row  int `json:",omitempty"`
@@ -445,22 +446,22 @@ func versions(t *testing.T, resume func(ctx activity.Context, version int) (int,
 // What is recorded makes no difference: each attempt starts from the beginning. The
 // rows are none the worse for it.
 
-func TestWrongDetailsNotRead(t *testing.T) {
+func TestDetailsNotRead_Wrong(t *testing.T) {
 	progressed(t, func(activity.Context) (int, error) { return 0, nil }, number)
 }
 
-func TestRightDetailsNotRead(t *testing.T) {
+func TestDetailsNotRead_Right(t *testing.T) {
 	progressed(t, fromNumber, number)
 }
 
-func TestWrongDetailsIgnored(t *testing.T) {
+func TestDetailsIgnored_Wrong(t *testing.T) {
 	progressed(t, func(ctx activity.Context) (int, error) {
 		_, err := activity.Resume(ctx, 0)
 		return 0, err
 	}, number)
 }
 
-func TestRightDetailsIgnored(t *testing.T) {
+func TestDetailsIgnored_Right(t *testing.T) {
 	progressed(t, fromNumber, number)
 }
 
@@ -468,7 +469,7 @@ func number(next int) any { return next }
 
 func fromNumber(ctx activity.Context) (int, error) { return activity.Resume(ctx, 0) }
 
-func TestWrongDetailsDropped(t *testing.T) {
+func TestDetailsDropped_Wrong(t *testing.T) {
 	type progress struct{ next int }
 	progressed(t, func(ctx activity.Context) (int, error) {
 		p, err := activity.Resume(ctx, progress{})
@@ -477,7 +478,7 @@ func TestWrongDetailsDropped(t *testing.T) {
 }
 
 // The same with the function's own default, which the empty object leaves as it is.
-func TestWrongDetailsDroppedOverDefault(t *testing.T) {
+func TestDetailsDroppedOverDefault_Wrong(t *testing.T) {
 	type progress struct{ next int }
 	progressed(t, func(ctx activity.Context) (int, error) {
 		p := &progress{next: 1}
@@ -486,7 +487,7 @@ func TestWrongDetailsDroppedOverDefault(t *testing.T) {
 	}, func(next int) any { return &progress{next + 1} })
 }
 
-func TestRightDetailsDropped(t *testing.T) {
+func TestDetailsDropped_Right(t *testing.T) {
 	type progress struct{ Next int }
 	progressed(t, func(ctx activity.Context) (int, error) {
 		p, err := activity.Resume(ctx, progress{})
@@ -518,11 +519,11 @@ func progressed(t *testing.T, from func(ctx activity.Context) (int, error), prog
 
 // The same of an ID that runs twice, with other details each time.
 
-func TestWrongDetailsOfTwoExecutions(t *testing.T) {
+func TestDetailsOfTwoExecutions_Wrong(t *testing.T) {
 	twice(t, func(_ activity.Context, day int) (progress, error) { return progress{Day: day}, nil })
 }
 
-func TestRightDetailsOfTwoExecutions(t *testing.T) {
+func TestDetailsOfTwoExecutions_Right(t *testing.T) {
 	twice(t, func(ctx activity.Context, day int) (progress, error) { return activity.Resume(ctx, progress{Day: day}) })
 }
 
@@ -560,13 +561,13 @@ func (lossy) Unmarshal(data []byte, v any) error { return json.Unmarshal(data, v
 
 // An attempt that was told to end says that all is done.
 
-func TestWrongNilOnDone(t *testing.T) {
+func TestNilOnDone_Wrong(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return onDone(d, func(activity.Context) error { return nil })
 	})
 }
 
-func TestRightNilOnDone(t *testing.T) {
+func TestNilOnDone_Right(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return onDone(d, func(ctx activity.Context) error { return context.Cause(ctx) })
 	})
@@ -595,7 +596,7 @@ func onDone(d *table, end func(ctx activity.Context) error) func(ctx activity.Co
 
 // What it does depends on what is not the same the next time.
 
-func TestWrongNotDeterministic(t *testing.T) {
+func TestNotDeterministic_Wrong(t *testing.T) {
 	calls := 0 // as a random number, or the order of a map
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error {
@@ -610,7 +611,7 @@ func TestWrongNotDeterministic(t *testing.T) {
 	})
 }
 
-func TestRightNotDeterministic(t *testing.T) {
+func TestNotDeterministic_Right(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error { return inOrder(ctx, d) }
 	})
@@ -629,14 +630,14 @@ func inOrder(ctx activity.Context, d *table) error {
 // The order of the rows is another one in each life, and an index into it is what is
 // recorded.
 
-func TestWrongOrder(t *testing.T) {
+func TestOrder_Wrong(t *testing.T) {
 	order(t, func(life int) []int {
 		r := []int{0, 1, 2}
 		return append(r[life%rows:], r[:life%rows]...)
 	})
 }
 
-func TestRightOrder(t *testing.T) {
+func TestOrder_Right(t *testing.T) {
 	order(t, func(int) []int { return []int{0, 1, 2} })
 }
 
@@ -662,7 +663,7 @@ func order(t *testing.T, list func(life int) []int) {
 
 // The process drops the error of an activity that was interrupted, and ends well.
 
-func TestWrongProcessDropsError(t *testing.T) {
+func TestProcessDropsError_Wrong(t *testing.T) {
 	processDrops(t, func(err error) error {
 		if err != nil {
 			fmt.Println("will be done next time:", err)
@@ -671,12 +672,12 @@ func TestWrongProcessDropsError(t *testing.T) {
 	})
 }
 
-func TestRightProcessDropsError(t *testing.T) {
+func TestProcessDropsError_Right(t *testing.T) {
 	processDrops(t, func(err error) error { return err })
 }
 
 // Without an ID nothing is stored, and nobody would know.
-func TestWrongDropsErrorWithoutID(t *testing.T) {
+func TestDropsErrorWithoutID_Wrong(t *testing.T) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		_ = w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			_ = rt.Run(ctx, activity.Options{}, func(ctx activity.Context) error { return inOrder(ctx, &table{}) })
@@ -700,9 +701,12 @@ func processDrops(t *testing.T, end func(error) error) {
 // The lock of a fake, which outlives the process, is held at a place: the next life
 // waits for it for ever.
 
-func TestWrongPointInLock(t *testing.T) { pointInLock(t, true) }
+func TestPointInLock_Wrong(t *testing.T) {
+	t.Parallel()
+	pointInLock(t, true)
+}
 
-func TestRightPointInLock(t *testing.T) { pointInLock(t, false) }
+func TestPointInLock_Right(t *testing.T) { pointInLock(t, false) }
 
 func pointInLock(t *testing.T, wrong bool) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
@@ -726,9 +730,9 @@ func pointInLock(t *testing.T, wrong bool) {
 
 // The program does not start again what it finds begun.
 
-func TestWrongNotResumed(t *testing.T) { notResumed(t, true) }
+func TestNotResumed_Wrong(t *testing.T) { notResumed(t, true) }
 
-func TestRightNotResumed(t *testing.T) { notResumed(t, false) }
+func TestNotResumed_Right(t *testing.T) { notResumed(t, false) }
 
 func notResumed(t *testing.T, wrong bool) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
@@ -748,9 +752,9 @@ func notResumed(t *testing.T, wrong bool) {
 
 // Nor without an ID.
 
-func TestWrongNotResumedWithoutID(t *testing.T) { notResumedWithoutID(t, true) }
+func TestNotResumedWithoutID_Wrong(t *testing.T) { notResumedWithoutID(t, true) }
 
-func TestRightNotResumedWithoutID(t *testing.T) { notResumedWithoutID(t, false) }
+func TestNotResumedWithoutID_Right(t *testing.T) { notResumedWithoutID(t, false) }
 
 func notResumedWithoutID(t *testing.T, wrong bool) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
@@ -771,9 +775,9 @@ func notResumedWithoutID(t *testing.T, wrong bool) {
 // An attempt that has timed out writes what it has read before, over what the next one
 // has written since.
 
-func TestWrongStaleWrite(t *testing.T) { staleWrite(t, true) }
+func TestStaleWrite_Wrong(t *testing.T) { staleWrite(t, true) }
 
-func TestRightStaleWrite(t *testing.T) { staleWrite(t, false) }
+func TestStaleWrite_Right(t *testing.T) { staleWrite(t, false) }
 
 func staleWrite(t *testing.T, wrong bool) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
@@ -821,7 +825,7 @@ func staleWrite(t *testing.T, wrong bool) {
 
 // What is wrong with the test, or with the program as a whole.
 
-func TestWrongNoPlace(t *testing.T) {
+func TestNoPlace_Wrong(t *testing.T) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		err := w.Run(func(ctx context.Context, _ *activity.Runtime) error {
 			return activity.New(activity.Config{}).Run(ctx, options, func(ctx activity.Context) error { return ctx.Sleep(time.Second) })
@@ -832,13 +836,13 @@ func TestWrongNoPlace(t *testing.T) {
 	})
 }
 
-func TestWrongDryRun(t *testing.T) {
+func TestDryRun_Wrong(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error { return ctx.Sleep(time.Second) }
 	})
 }
 
-func TestWrongNeverDone(t *testing.T) {
+func TestNeverDone_Wrong(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error {
 			for {
@@ -851,7 +855,8 @@ func TestWrongNeverDone(t *testing.T) {
 }
 
 // A lock that has nothing to do with a place.
-func TestWrongSelfDeadlock(t *testing.T) {
+func TestLockTwice_Wrong(t *testing.T) {
+	t.Parallel()
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		_ = w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			return rt.Run(ctx, options, func(ctx activity.Context) error {
@@ -865,7 +870,7 @@ func TestWrongSelfDeadlock(t *testing.T) {
 	})
 }
 
-func TestWrongLimit(t *testing.T) {
+func TestLimit_Wrong(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error {
 			time.Sleep(2000 * time.Hour)
@@ -874,14 +879,14 @@ func TestWrongLimit(t *testing.T) {
 	})
 }
 
-func TestWrongRetriedForEver(t *testing.T) {
+func TestRetriedForEver_Wrong(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error { return ctx.Sleep(time.Minute) }
 	})
 }
 
 // Two that wait for each other: nothing in the bubble can go on.
-func TestWrongStuckAfterCrash(t *testing.T) {
+func TestStuckAfterCrash_Wrong(t *testing.T) {
 	activitytest.Plan{Kinds: activitytest.Crash}.Run(t, func(t *testing.T, w *activitytest.World) {
 		token := make(chan struct{}, 1) // a lock that outlives the process
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
@@ -898,7 +903,7 @@ func TestWrongStuckAfterCrash(t *testing.T) {
 }
 
 // What was done in one run is not done in the next.
-func TestWrongNotStarted(t *testing.T) {
+func TestNotStarted_Wrong(t *testing.T) {
 	begun := false
 	activitytest.Plan{Kinds: activitytest.Shutdown}.Run(t, func(t *testing.T, w *activitytest.World) {
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
@@ -914,7 +919,7 @@ func TestWrongNotStarted(t *testing.T) {
 	})
 }
 
-func TestWrongProcessPanics(t *testing.T) {
+func TestProcessPanics_Wrong(t *testing.T) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		life := 0
 		_ = w.Run(func(ctx context.Context, rt *activity.Runtime) error {
@@ -926,7 +931,7 @@ func TestWrongProcessPanics(t *testing.T) {
 	})
 }
 
-func TestWrongFatalInProcess(t *testing.T) {
+func TestFatalInProcess_Wrong(t *testing.T) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		_ = w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			if err := rt.Run(ctx, options, func(ctx activity.Context) error { return inOrder(ctx, &table{}) }); err != nil {
@@ -940,7 +945,7 @@ func TestWrongFatalInProcess(t *testing.T) {
 	})
 }
 
-func TestWrongConfig(t *testing.T) {
+func TestConfig_Wrong(t *testing.T) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		w.Config.Store = &storetest.Memory{}
 		_ = w.Run(func(ctx context.Context, rt *activity.Runtime) error { return nil })
@@ -948,7 +953,7 @@ func TestWrongConfig(t *testing.T) {
 }
 
 // A goroutine of an attempt that has timed out stays for ever.
-func TestWrongLeak(t *testing.T) {
+func TestLeak_Wrong(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error {
 			results := make(chan error)
@@ -963,7 +968,7 @@ func TestWrongLeak(t *testing.T) {
 	})
 }
 
-func TestRightLeak(t *testing.T) {
+func TestLeak_Right(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error {
 			results := make(chan error, 1)
@@ -974,7 +979,7 @@ func TestRightLeak(t *testing.T) {
 }
 
 // Effects that bear everything, and no ID: the process does it all again.
-func TestRightWithoutID(t *testing.T) {
+func TestWithoutID_Right(t *testing.T) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		d := &table{}
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
