@@ -38,7 +38,7 @@ func allLeftEarly(s *subject) error {
 	}
 	return unstuck(func(step func(string)) error {
 		for n := 1; n < len(cs); n++ {
-			step("All, whose loop is left early,")
+			step("All in a loop that is left early")
 			seen := 0
 			err := each(s.All(s.ctx), func(activity.Checkpoint) bool {
 				seen++
@@ -48,7 +48,7 @@ func allLeftEarly(s *subject) error {
 				return err
 			}
 			if seen != n {
-				return fmt.Errorf("All: it yields %d of %d checkpoints, and the loop was to be left after %d", seen, len(cs), n)
+				return fmt.Errorf("All: it yielded %d of %d checkpoints, want %d before the loop is left", seen, len(cs), n)
 			}
 		}
 		step("Save after loops over All were left early")
@@ -60,7 +60,7 @@ func allLeftEarly(s *subject) error {
 		if err := remove(s.ctx, s, cs[1].ID); err != nil {
 			return err
 		}
-		step("All after other loops over it were left early")
+		step("All after earlier loops were left early")
 		return holds(s.ctx, s, append(cs[2:], c)...)
 	})
 }
@@ -81,13 +81,13 @@ func allAgain(s *subject) error {
 		return err
 	}
 	if err := yields(all, append(cs[:1:1], cs[2:]...)); err != nil {
-		return fmt.Errorf("the same loop again, after a Save and a Delete: %w", err)
+		return fmt.Errorf("the second loop over the result of All, after a Save and a Delete: %w", err)
 	}
 	return nil
 }
 
-// inBody runs act in the body of a loop over All, and checks that each of stay,
-// which act leaves alone, is yielded once. act wraps its calls in within.
+// inBody calls act in the body of a loop over All. It checks that All yields each of stay
+// exactly once, so act must not change those. act must wrap its calls in within.
 func inBody(s *subject, stay []activity.Checkpoint, act func(nth int, c activity.Checkpoint) error) error {
 	return unstuck(func(step func(string)) error {
 		var got []activity.Checkpoint
@@ -96,12 +96,12 @@ func inBody(s *subject, stay []activity.Checkpoint, act func(nth int, c activity
 		err := each(s.All(s.ctx), func(c activity.Checkpoint) bool {
 			got = append(got, c)
 			failed = act(len(got)-1, c)
-			step("All, after the body of its loop has called other methods,")
+			step("All, after the loop body called other methods,")
 			return failed == nil
 		})
 		err = errors.Join(failed, err)
 		if errors.Is(err, errHangs) {
-			return fmt.Errorf("in the body of a loop over All, which must hold no lock nor transaction while it yields: %w", err)
+			return fmt.Errorf("in the body of a loop over All (All must hold no lock or transaction while it yields): %w", err)
 		}
 		if err != nil {
 			return fmt.Errorf("in the body of a loop over All: %w", err)
@@ -122,7 +122,7 @@ func allBodyLoads(s *subject) error {
 	})
 }
 
-// allBodySaves saves everything again in each body, also what is yet to be yielded.
+// allBodySaves saves every checkpoint again in each loop body, including those not yielded yet.
 func allBodySaves(s *subject) error {
 	cs := checkpoints(s.fewer(50, 20), 1)
 	if err := save(s.ctx, s, cs...); err != nil {
@@ -131,15 +131,15 @@ func allBodySaves(s *subject) error {
 	ids, newest := idsOf(cs), cs
 	err := inBody(s, nil, func(nth int, c activity.Checkpoint) error {
 		if !slices.Contains(ids, c.ID) {
-			return fmt.Errorf("All: it yields ID %s, which is not stored", brief(c.ID))
+			return fmt.Errorf("All: it yielded ID %s, which is not stored", brief(c.ID))
 		}
 		if err := differ(c, checkpoint(c.ID, c.Sequence)); err != nil {
-			return fmt.Errorf("All: it mixes two Saves: %w", err)
+			return fmt.Errorf("All: it yielded a mix of two Saves: %w", err)
 		}
 		if nth == 3*len(cs) {
-			return errors.New("All: it yields again and again what the body saves again, and never ends")
+			return errors.New("All: it yields each checkpoint again whenever the loop body saves it, so the loop never ends")
 		}
-		newest = checkpoints(len(cs), uint64(nth)+2) // All may yield what was saved again
+		newest = checkpoints(len(cs), uint64(nth)+2) // All may yield the new version as well
 		return within("Save", func() error {
 			return errors.Join(save(s.ctx, s, newest...), loads(s.ctx, s, newest[nth%len(cs)]))
 		})
@@ -148,13 +148,13 @@ func allBodySaves(s *subject) error {
 		return err
 	}
 	if err := holds(s.ctx, s, newest...); err != nil {
-		return fmt.Errorf("after a loop over All that saved each again: %w", err)
+		return fmt.Errorf("after a loop over All whose body saved every checkpoint again: %w", err)
 	}
 	return nil
 }
 
-// allBodySavesMuch is for Stores that map their file: it has to grow under the
-// loop.
+// allBodySavesMuch makes a Store grow during the loop. A Store that maps its file must
+// then map it anew.
 func allBodySavesMuch(s *subject) error {
 	cs := checkpoints(s.fewer(20, 6), 1)
 	if err := save(s.ctx, s, cs...); err != nil {
@@ -164,7 +164,7 @@ func allBodySavesMuch(s *subject) error {
 	var added []activity.Checkpoint
 	err := inBody(s, cs, func(nth int, _ activity.Checkpoint) error {
 		if nth >= len(cs) {
-			return nil // what was added may be yielded as well
+			return nil // All may yield the added checkpoints as well
 		}
 		c := checkpoint(fmt.Sprint("large-", nth), 1)
 		c.Details = large
@@ -188,15 +188,15 @@ func allBodyDeletes(s *subject) error {
 		})
 	})
 	if err != nil {
-		return fmt.Errorf("each is deleted when it has been yielded: %w", err)
+		return fmt.Errorf("the loop body deletes each checkpoint that it gets: %w", err)
 	}
 	return holds(s.ctx, s)
 }
 
-// allBodyChangesOthers deletes and saves neighbors of what is yielded.
+// allBodyChangesOthers deletes and saves checkpoints other than the one that was yielded.
 func allBodyChangesOthers(s *subject) error {
 	cs := checkpoints(s.fewer(60, 30), 1)
-	var stay, goes []activity.Checkpoint // in turns
+	var stay, goes []activity.Checkpoint // alternating IDs
 	for i, c := range cs {
 		if i%2 == 0 {
 			stay = append(stay, c)
@@ -213,7 +213,7 @@ func allBodyChangesOthers(s *subject) error {
 		if nth >= len(goes) {
 			return nil
 		}
-		// From both ends, so that it is before and behind where the loop is.
+		// From both ends in turn, so that some are before the loop's place and some after it.
 		id := goes[nth/2].ID
 		if nth%2 == 1 {
 			id = goes[len(goes)-1-nth/2].ID
@@ -228,7 +228,7 @@ func allBodyChangesOthers(s *subject) error {
 		})
 	})
 	if err != nil {
-		return fmt.Errorf("others are deleted and saved meanwhile: %w", err)
+		return fmt.Errorf("the loop body deletes and saves other checkpoints: %w", err)
 	}
 	left := slices.DeleteFunc(append(cs, added...), func(c activity.Checkpoint) bool { return slices.Contains(gone, c.ID) })
 	return holds(s.ctx, s, left...)

@@ -12,7 +12,7 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// oneBatch is a batch that takes some room, all with the same sequence.
+// oneBatch returns a batch of some 60 KB in which every checkpoint has the given sequence.
 func oneBatch(sequence uint64) []activity.Checkpoint {
 	batch := checkpoints(20, sequence)
 	details := noise(3000 + int(sequence))
@@ -22,8 +22,8 @@ func oneBatch(sequence uint64) []activity.Checkpoint {
 	return batch
 }
 
-// oneSequence checks that what s holds is what oneBatch made for one of the
-// sequences, where 0 stands for nothing, and returns which.
+// oneSequence checks that s holds exactly the batch that oneBatch made for one of the
+// sequences, and returns that sequence. Sequence 0 stands for an empty Store.
 func oneSequence(ctx context.Context, s activity.Store, sequences ...uint64) (uint64, error) {
 	got, err := collect(s.All(ctx))
 	if err != nil {
@@ -36,15 +36,16 @@ func oneSequence(ctx context.Context, s activity.Store, sequences ...uint64) (ui
 		want = oneBatch(sequence)
 	}
 	if !slices.Contains(sequences, sequence) {
-		return 0, fmt.Errorf("it has the batch of Sequence %d, want one of %d (0: nothing)", sequence, sequences)
+		return 0, fmt.Errorf("the Store holds the batch of Sequence %d, want one of %d (0 means no batch)", sequence, sequences)
 	}
 	if err := yielded(got, want, false); err != nil {
-		return 0, fmt.Errorf("a batch must be there as a whole or not at all: %w", err)
+		return 0, fmt.Errorf("a batch must be stored as a whole or not at all: %w", err)
 	}
 	return sequence, nil
 }
 
-// running runs f in a goroutine.
+// running calls f in a new goroutine. It returns once that goroutine runs, and later sends
+// f's error to the channel.
 func running(f func() error) <-chan error {
 	started, result := make(chan struct{}), make(chan error, 1)
 	go func() {
@@ -55,8 +56,7 @@ func running(f func() error) <-chan error {
 	return result
 }
 
-// during runs f with a context that ends while f runs, and not always at the same
-// place: the larger n, the later.
+// during calls f with a context that ends while f runs: the larger n is, the later.
 func during(ctx context.Context, n uint64, f func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	result := running(func() error { return f(ctx) })
@@ -67,8 +67,8 @@ func during(ctx context.Context, n uint64, f func(context.Context) error) error 
 	return <-result
 }
 
-// atomicWhenKilled reopens while a Save runs, and looks when that has returned:
-// a Store on a server is no copy.
+// atomicWhenKilled reopens the Store during a Save. It reads the reopened Stores only after
+// that Save returned, because one on a server is not a copy and may change until then.
 func atomicWhenKilled(s *subject) error {
 	const most = 3 // reopenings during one Save
 	for sequence := range uint64(s.fewer(10, 4)) {
@@ -83,23 +83,23 @@ func atomicWhenKilled(s *subject) error {
 		}
 		for _, k := range killed {
 			if _, err := oneSequence(s.ctx, k, sequence-1, sequence); err != nil {
-				return fmt.Errorf("reopened while a Save ran: %w", err)
+				return fmt.Errorf("reopened during a Save: %w", err)
 			}
 		}
 		if _, err := oneSequence(s.ctx, s.reopen(), sequence); err != nil {
-			return fmt.Errorf("reopened after a Save had returned: %w", err)
+			return fmt.Errorf("reopened after a Save returned: %w", err)
 		}
 	}
 	return nil
 }
 
-// atomicForReaders reads while short batches are saved, and while long ones are.
+// atomicForReaders reads while short batches and then long ones are saved.
 func atomicForReaders(s *subject) error {
 	if err := readersSeeWhole(s, s.fewer(50, 20), oneBatch); err != nil {
 		return err
 	}
 	long := func(sequence uint64) (batch []activity.Checkpoint) {
-		for i := range maxBatch - 1 { // SaveMany tells of a limit
+		for i := range maxBatch - 1 { // one less, because the check SaveMany is for the limit
 			batch = append(batch, checkpoint(fmt.Sprint("long-", i), sequence))
 		}
 		return batch
@@ -110,9 +110,9 @@ func atomicForReaders(s *subject) error {
 	return nil
 }
 
-// readersSeeWhole has the witness that, of two IDs always saved together, the one
-// that is loaded later is never the older. It saves n batches, none of whose IDs is
-// stored before.
+// readersSeeWhole saves n batches with the same IDs and meanwhile loads two of the IDs in
+// turn. If a batch appears as a whole, the checkpoint that is loaded later is never older.
+// None of the IDs may be stored before.
 func readersSeeWhole(s *subject, n int, batch func(sequence uint64) []activity.Checkpoint) error {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
@@ -152,14 +152,14 @@ func noOlder(ctx context.Context, s activity.Store, id, laterID string) error {
 		return err
 	}
 	if later.Sequence < c.Sequence {
-		return fmt.Errorf("a Load during a Save saw half of the batch: ID %s of Sequence %d, and after that ID %s still of %d",
+		return fmt.Errorf("Load during a Save saw part of the batch: ID %s had Sequence %d, and ID %s, loaded later, still had %d",
 			brief(id), c.Sequence, brief(laterID), later.Sequence)
 	}
 	return nil
 }
 
-// readDuringSaves reads one ID while it is saved again and again, until it has seen
-// enough Saves.
+// readDuringSaves reads one ID while it is saved again and again, until it has read enough
+// different Sequences.
 func readDuringSaves(s *subject) error {
 	const id = "a"
 	if err := save(s.ctx, s, checkpoint(id, 1)); err != nil {
@@ -186,25 +186,25 @@ func readDuringSaves(s *subject) error {
 		if sequence != before {
 			left--
 		}
-		runtime.Gosched() // and so would the saver
+		runtime.Gosched() // for the saver, likewise
 	}
 	stop.Store(true)
 	if err != nil {
-		err = fmt.Errorf("during Saves of the ID, each of which changes all fields: %w", err)
+		err = fmt.Errorf("during Saves that change every field of the ID: %w", err)
 	}
 	return errors.Join(err, <-saver)
 }
 
-// readsOneSave checks that what Load returns of id is as one Save wrote it, and so is
-// what All yields first. It returns the Sequence that Load returns, which must be at
-// least the given one.
+// readsOneSave checks that the checkpoint that Load returns for id comes from a single Save,
+// and so does the first one that All yields. It returns the Sequence that Load returned,
+// which must be at least the given one.
 func readsOneSave(ctx context.Context, s activity.Store, id string, least uint64) (uint64, error) {
 	c, ok, err := load(ctx, s, id)
 	if err != nil {
 		return 0, err
 	}
 	if !ok || c.Sequence < least {
-		return 0, fmt.Errorf("Load of ID %s: got Sequence %d (0: nothing), want at least %d", brief(id), c.Sequence, least)
+		return 0, fmt.Errorf("Load of ID %s: got Sequence %d (0 means not found), want at least %d", brief(id), c.Sequence, least)
 	}
 	if err := differ(c, checkpoint(id, c.Sequence)); err != nil {
 		return 0, fmt.Errorf("Load: %w", err)
@@ -212,7 +212,7 @@ func readsOneSave(ctx context.Context, s activity.Store, id string, least uint64
 	var mixed error
 	err = each(s.All(ctx), func(c activity.Checkpoint) bool {
 		mixed = differ(c, checkpoint(id, c.Sequence))
-		return false // All may yield what is saved again
+		return false // if the ID is saved again, All may yield it again
 	})
 	if mixed != nil {
 		return 0, fmt.Errorf("All: %w", mixed)
@@ -220,8 +220,8 @@ func readsOneSave(ctx context.Context, s activity.Store, id string, least uint64
 	return c.Sequence, err
 }
 
-// atomicWhenCanceled does not know what stands after a Save with an error: the batch,
-// or what stood before. That may even change until another Save returns nil.
+// atomicWhenCanceled allows either result of a Save that returned an error: the new batch or
+// the one before. Which of them is stored may even change until another Save returns nil.
 func atomicWhenCanceled(s *subject) error {
 	may := []uint64{0}
 	var sequence uint64
@@ -233,7 +233,7 @@ func atomicWhenCanceled(s *subject) error {
 		}
 		may = append(may, sequence)
 		if _, err := oneSequence(s.ctx, s, may...); err != nil {
-			return fmt.Errorf("after a Save whose context ended while it ran: %w", err)
+			return fmt.Errorf("after a Save whose context ended during the call: %w", err)
 		}
 	}
 	sequence++
@@ -242,14 +242,14 @@ func atomicWhenCanceled(s *subject) error {
 	}
 	for name, in := range map[string]activity.Store{"the Store": s, "the reopened Store": s.reopen()} {
 		if _, err := oneSequence(s.ctx, in, sequence); err != nil {
-			return fmt.Errorf("%s after a Save, and others before it whose contexts ended: %w", name, err)
+			return fmt.Errorf("%s after a Save that followed Saves whose contexts ended: %w", name, err)
 		}
 	}
 	return nil
 }
 
-// deleteWhenCanceled checks that each checkpoint is there as it was, or is not there.
-// Delete need not be atomic.
+// deleteWhenCanceled checks that each checkpoint is either unchanged or gone. Delete need
+// not be atomic.
 func deleteWhenCanceled(s *subject) error {
 	stays := checkpoint("stays", 1)
 	if err := save(s.ctx, s, stays); err != nil {
@@ -263,15 +263,15 @@ func deleteWhenCanceled(s *subject) error {
 			return err
 		}
 		if err := holds(s.ctx, s, append(batch, stays)...); err != nil {
-			return fmt.Errorf("after a Save, and a Delete before it whose context ended: %w", err)
+			return fmt.Errorf("after a Save that followed a Delete whose context ended: %w", err)
 		}
-		may := batch // be left
+		may := batch // may still be stored
 		deleted := during(s.ctx, sequence, func(ctx context.Context) error { return remove(ctx, s, idsOf(batch)...) })
 		if deleted == nil {
 			may = nil
 		}
 		if err := holdsSome(s.ctx, s, may, stays); err != nil {
-			return fmt.Errorf("after a Delete whose context ended while it ran, and which returned %v: %w", deleted, err)
+			return fmt.Errorf("after a Delete whose context ended during the call (error %v): %w", deleted, err)
 		}
 	}
 	if err := remove(s.ctx, s, idsOf(batch)...); err != nil {
@@ -280,8 +280,7 @@ func deleteWhenCanceled(s *subject) error {
 	return errors.Join(holds(s.ctx, s, stays), holds(s.ctx, s.reopen(), stays))
 }
 
-// holdsSome checks that All yields what must be there, some of what may be there, and
-// nothing else.
+// holdsSome checks that All yields every checkpoint of must, any of may, and no other.
 func holdsSome(ctx context.Context, s activity.Store, may []activity.Checkpoint, must ...activity.Checkpoint) error {
 	got, err := collect(s.All(ctx))
 	if err != nil {
@@ -295,11 +294,11 @@ func holdsSome(ctx context.Context, s activity.Store, may []activity.Checkpoint,
 	return yielded(got, must, false)
 }
 
-// atomicWhenRefused has a checkpoint in the batch that a Store may refuse, since
-// no runtime saves one with such an ID.
+// atomicWhenRefused saves a batch with an ID that a Store may refuse, because no Runtime
+// uses such an ID.
 func atomicWhenRefused(s *subject) error {
 	for i, odd := range []string{"", strings.Repeat("x", 1<<16)} {
-		before, batch := replacing(fmt.Sprint("odd-", i), maxBatch-1) // and one more
+		before, batch := replacing(fmt.Sprint("odd-", i), maxBatch-1) // the odd one makes it maxBatch
 		if err := save(s.ctx, s, before); err != nil {
 			return err
 		}
@@ -307,18 +306,18 @@ func atomicWhenRefused(s *subject) error {
 		for name, in := range map[string]activity.Store{"the Store": s, "the reopened Store": s.reopen()} {
 			written, err := allOrNothing(s.ctx, in, before, batch)
 			if err == nil && refused == nil && !written {
-				err = errors.New("nothing was written")
+				err = errors.New("Save returned nil, but the batch is not stored")
 			}
 			if err != nil {
-				return fmt.Errorf("%s after Save of a batch with an ID of %d bytes, which returned %v: %w", name, len(odd), refused, err)
+				return fmt.Errorf("%s after Save of a batch with an ID of %d bytes (error %v): %w", name, len(odd), refused, err)
 			}
 		}
 	}
 	return nil
 }
 
-// replacing is a batch of n, and what is to be stored before it. Their IDs begin
-// with prefix.
+// replacing returns a batch of n checkpoints and an older version of its first one, which
+// is to be stored before the batch. The IDs begin with prefix.
 func replacing(prefix string, n int) (before activity.Checkpoint, batch []activity.Checkpoint) {
 	for i := range n {
 		batch = append(batch, checkpoint(fmt.Sprintf("%s-%04d", prefix, i), 2))
@@ -326,8 +325,8 @@ func replacing(prefix string, n int) (before activity.Checkpoint, batch []activi
 	return checkpoint(batch[0].ID, 1), batch
 }
 
-// allOrNothing checks that s holds batch, or before and nothing of the batch. It
-// reports which.
+// allOrNothing checks that s holds either the whole batch or only before, and reports
+// whether it holds the batch. It ignores other IDs.
 func allOrNothing(ctx context.Context, s activity.Store, before activity.Checkpoint, batch []activity.Checkpoint) (written bool, err error) {
 	all, err := collect(s.All(ctx))
 	if err != nil {
@@ -349,7 +348,7 @@ func allOrNothing(ctx context.Context, s activity.Store, before activity.Checkpo
 		want = batch
 	}
 	if err := yielded(got, want, false); err != nil {
-		return written, fmt.Errorf("a batch must be there as a whole or not at all: %w", err)
+		return written, fmt.Errorf("a batch must be stored as a whole or not at all: %w", err)
 	}
 	return written, nil
 }

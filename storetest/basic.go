@@ -26,14 +26,14 @@ func saveReplaces(s *subject) error {
 			return err
 		}
 		if err := errors.Join(loads(s.ctx, s, c), holds(s.ctx, s, c)); err != nil {
-			return fmt.Errorf("after a Save of the same ID, which replaces all fields: %w", err)
+			return fmt.Errorf("after a Save of the same ID, which must replace every field: %w", err)
 		}
 	}
 	return nil
 }
 
-// saveReplacesStates has each state replaced by each other. An ID that has failed
-// or was canceled can be started again.
+// saveReplacesStates replaces every State by every other. Even a failed or canceled ID can
+// be started again.
 func saveReplacesStates(s *subject) error {
 	var before, after []activity.Checkpoint
 	for _, from := range states {
@@ -47,7 +47,7 @@ func saveReplacesStates(s *subject) error {
 	}
 	for _, batch := range [][]activity.Checkpoint{before, after} {
 		if err := errors.Join(save(s.ctx, s, batch...), holds(s.ctx, s, batch...)); err != nil {
-			return fmt.Errorf("each state must be replaced by each other: %w", err)
+			return fmt.Errorf("Save must replace any State by any other: %w", err)
 		}
 	}
 	return nil
@@ -85,14 +85,14 @@ func deleteOne(s *subject) error {
 		return err
 	}
 	if err := errors.Join(lacks(s.ctx, s, "a"), loads(s.ctx, s, b), holds(s.ctx, s, b)); err != nil {
-		return fmt.Errorf("after Delete of the other: %w", err)
+		return fmt.Errorf("after Delete of another ID: %w", err)
 	}
-	again := bare("a", 1) // so that fields of the deleted one are found
+	again := bare("a", 1) // its empty fields show what is left of the deleted checkpoint
 	if err := save(s.ctx, s, again); err != nil {
-		return fmt.Errorf("a Sequence begins at 1 again after Delete: %w", err)
+		return fmt.Errorf("Save must take Sequence 1 again after Delete: %w", err)
 	}
 	if err := errors.Join(loads(s.ctx, s, again), holds(s.ctx, s, again, b)); err != nil {
-		return fmt.Errorf("a Save of an ID that was deleted, whose Sequence begins at 1 again: %w", err)
+		return fmt.Errorf("after Delete and a new Save with Sequence 1: %w", err)
 	}
 	return nil
 }
@@ -100,13 +100,13 @@ func deleteOne(s *subject) error {
 func deleteMissing(s *subject) error {
 	a, b := checkpoint("a", 1), checkpoint("b", 1)
 	if err := remove(s.ctx, s, "missing"); err != nil {
-		return fmt.Errorf("what is missing must be no error: %w", err)
+		return fmt.Errorf("a missing ID must not be an error: %w", err)
 	}
 	if err := save(s.ctx, s, a, b); err != nil {
 		return err
 	}
 	if err := remove(s.ctx, s, "missing", "a", "a"); err != nil {
-		return fmt.Errorf("what is missing among others must be no error: %w", err)
+		return fmt.Errorf("a missing ID among others must not be an error: %w", err)
 	}
 	return holds(s.ctx, s, b)
 }
@@ -137,7 +137,7 @@ func deleteNone(s *subject) error {
 	return holds(s.ctx, s, c)
 }
 
-// noise is n bytes that no compression makes small.
+// noise returns n bytes that do not compress. They are the same for each n.
 func noise(n int) []byte {
 	var seed [32]byte
 	binary.LittleEndian.PutUint64(seed[:], uint64(n))
@@ -147,7 +147,7 @@ func noise(n int) []byte {
 }
 
 func largeDetails(s *subject) error {
-	const limit = 2<<20 + 4096 // the default MaxDetailsSize, and what frames the values
+	const limit = 2<<20 + 4096 // the default MaxDetailsSize, and the framing of the values
 	var batch []activity.Checkpoint
 	for _, size := range []int{0, 1, 1 << 12, 1 << 16, 1 << 20, limit, limit, limit} {
 		c := checkpoint(fmt.Sprint("large-", len(batch)), 1)
@@ -182,7 +182,7 @@ func durableSave(s *subject) error {
 		again := s.reopen()
 		for _, c := range batch {
 			if err := loads(s.ctx, again, c); err != nil {
-				return fmt.Errorf("reopened after Save had returned: %w", err)
+				return fmt.Errorf("reopened after Save returned: %w", err)
 			}
 		}
 	}
@@ -202,16 +202,16 @@ func durableDelete(s *subject) error {
 		}
 		again := s.reopen()
 		if err := errors.Join(lacks(s.ctx, again, gone[0].ID), lacks(s.ctx, again, gone[1].ID), holds(s.ctx, again, batch...)); err != nil {
-			return fmt.Errorf("reopened after Delete had returned: %w", err)
+			return fmt.Errorf("reopened after Delete returned: %w", err)
 		}
 	}
 	return nil
 }
 
-// concurrent has goroutines work at once, each with IDs of its own.
+// concurrent calls all methods from several goroutines at once, each with IDs of its own.
 func concurrent(s *subject) error {
 	workers, rounds := s.fewer(8, 4), s.fewer(12, 6)
-	var left []activity.Checkpoint // what must be there in the end
+	var left []activity.Checkpoint // must be stored in the end
 	err := unstuck(func(step func(string)) error {
 		var group sync.WaitGroup
 		var mu sync.Mutex
@@ -232,16 +232,16 @@ func concurrent(s *subject) error {
 		return fmt.Errorf("while other goroutines use other IDs: %w", err)
 	}
 	if err := holds(s.ctx, s, left...); err != nil {
-		return fmt.Errorf("after goroutines had used different IDs at once: %w", err)
+		return fmt.Errorf("after goroutines used different IDs concurrently: %w", err)
 	}
 	if err := holds(s.ctx, s.reopen(), left...); err != nil {
-		return fmt.Errorf("reopened after goroutines had used different IDs at once: %w", err)
+		return fmt.Errorf("reopened after goroutines used different IDs concurrently: %w", err)
 	}
 	return nil
 }
 
-// work saves, loads, deletes and ranges over checkpoints that nobody else uses,
-// and returns those it left.
+// work saves, loads, deletes and ranges over checkpoints whose IDs begin with prefix, which
+// no other goroutine uses. It returns the checkpoints that are stored in the end.
 func work(s *subject, prefix string, rounds int, step func(string)) ([]activity.Checkpoint, error) {
 	var own []activity.Checkpoint
 	for round := range rounds {

@@ -11,11 +11,11 @@ import (
 
 var brokenLoops = []brokenStore{
 	{"All holds its lock over yield", map[string]string{
-		"AllBodyLoads":         "Load: it has not returned",
-		"AllBodySaves":         "must hold no lock nor transaction while it yields: Save: it has not returned",
-		"AllBodySavesMuch":     "Save of 2 MiB: it has not returned",
-		"AllBodyDeletes":       "Delete: it has not returned",
-		"AllBodyChangesOthers": "Delete, then Save: it has not returned",
+		"AllBodyLoads":         "Load did not return within",
+		"AllBodySaves":         "must hold no lock or transaction while it yields): Save did not return within 30s: it seems to hang",
+		"AllBodySavesMuch":     "Save of 2 MiB did not return within",
+		"AllBodyDeletes":       "Delete did not return within",
+		"AllBodyChangesOthers": "Delete, then Save did not return within",
 	}, func(f *fake) {
 		lock := make(chan struct{}, 1)
 		locked(f, lock)
@@ -28,7 +28,7 @@ var brokenLoops = []brokenStore{
 			}
 		}
 	}},
-	{"All keeps its lock when the loop is left", map[string]string{"AllLeftEarly": "Save after loops over All were left early: it has not returned"}, func(f *fake) {
+	{"All keeps its lock when the loop is left", map[string]string{"AllLeftEarly": "Save after loops over All were left early did not return within"}, func(f *fake) {
 		lock := make(chan struct{}, 1)
 		locked(f, lock)
 		f.onYield(func(yield func(activity.Checkpoint, error) bool, c activity.Checkpoint, err error) bool {
@@ -42,7 +42,7 @@ var brokenLoops = []brokenStore{
 			return false
 		})
 	}},
-	{"All ignores that the loop is left", map[string]string{"AllLeftEarly": "after the loop was left", "AllAgain": "after the loop was left"}, func(f *fake) {
+	{"All ignores that the loop is left", map[string]string{"AllLeftEarly": "called yield again after yield returned false", "AllAgain": "called yield again after yield returned false"}, func(f *fake) {
 		f.onYield(func(yield func(activity.Checkpoint, error) bool, c activity.Checkpoint, err error) bool {
 			yield(c, err)
 			return true
@@ -59,7 +59,7 @@ var brokenLoops = []brokenStore{
 			}
 		}
 	}},
-	{"All shows the moment of its call", map[string]string{"AllAgain": "after a Save and a Delete"}, func(f *fake) {
+	{"All shows the moment of its call", map[string]string{"AllAgain": "the second loop over the result of All, after a Save and a Delete"}, func(f *fake) {
 		f.all = func(ctx context.Context) iter.Seq2[activity.Checkpoint, error] { return f.Clone().All(ctx) }
 	}},
 	{"All yields one twice", map[string]string{"SaveAndLoad": "2 times", "AllOfMany": "2 times"}, func(f *fake) {
@@ -72,12 +72,12 @@ var brokenLoops = []brokenStore{
 			return true
 		})
 	}},
-	{"All leaves one out", map[string]string{"SaveBatch": "0 times", "AllOfMany": "0 times"}, func(f *fake) {
+	{"All skips one checkpoint", map[string]string{"SaveBatch": "0 times", "AllOfMany": "0 times"}, func(f *fake) {
 		f.onYield(func(yield func(activity.Checkpoint, error) bool, c activity.Checkpoint, err error) bool {
 			return c.ID == "id-0003" || yield(c, err)
 		})
 	}},
-	{"All ends after 5", map[string]string{"AllLeftEarly": "to be left after 6"}, func(f *fake) {
+	{"All ends after 5", map[string]string{"AllLeftEarly": "want 6 before the loop is left"}, func(f *fake) {
 		f.all = func(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
 			return func(yield func(activity.Checkpoint, error) bool) {
 				n := 0
@@ -125,7 +125,7 @@ var brokenLoops = []brokenStore{
 			}
 		}
 	}},
-	{"All yields again what is saved again", map[string]string{"AllBodySaves": "never ends"}, func(f *fake) {
+	{"All yields a checkpoint again when it is saved again", map[string]string{"AllBodySaves": "never ends"}, func(f *fake) {
 		var queue []activity.Checkpoint
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			queue = append(queue, batch...)
@@ -138,7 +138,7 @@ var brokenLoops = []brokenStore{
 			}
 		}
 	}},
-	{"All reads all Inputs when it is their turn", map[string]string{"AllBodySaves": "All: it mixes two Saves: ID \"id-0001\" has another Input"}, func(f *fake) {
+	{"All reads each Input later than the rest", map[string]string{"AllBodySaves": "All: it yielded a mix of two Saves: ID \"id-0001\" has the wrong Input"}, func(f *fake) {
 		f.all = func(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
 			return func(yield func(activity.Checkpoint, error) bool) {
 				f.Clone().All(ctx)(func(c activity.Checkpoint, err error) bool {
@@ -147,7 +147,7 @@ var brokenLoops = []brokenStore{
 			}
 		}
 	}},
-	{"All undoes what the body saves", map[string]string{"AllBodySaves": "another Sequence", "AllBodySavesMuch": "0 times"}, func(f *fake) {
+	{"All undoes Saves of the loop body", map[string]string{"AllBodySaves": "the wrong Sequence", "AllBodySavesMuch": "0 times"}, func(f *fake) {
 		f.all = func(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
 			return func(yield func(activity.Checkpoint, error) bool) {
 				before := f.Clone()
@@ -158,7 +158,7 @@ var brokenLoops = []brokenStore{
 			}
 		}
 	}},
-	{"Load in a loop finds what was before it", map[string]string{"AllBodySaves": "another Sequence"}, func(f *fake) {
+	{"Load in a loop finds the checkpoints from before the loop", map[string]string{"AllBodySaves": "the wrong Sequence"}, func(f *fake) {
 		var before *Memory
 		f.all = func(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
 			return func(yield func(activity.Checkpoint, error) bool) {
@@ -174,7 +174,7 @@ var brokenLoops = []brokenStore{
 			return f.Memory.Load(ctx, id)
 		}
 	}},
-	{"Load in a loop finds nothing", map[string]string{"AllBodyLoads": "there is none"}, func(f *fake) {
+	{"Load in a loop finds nothing", map[string]string{"AllBodyLoads": "not found"}, func(f *fake) {
 		looping := false
 		f.onYield(func(yield func(activity.Checkpoint, error) bool, c activity.Checkpoint, err error) bool {
 			looping = true
@@ -188,7 +188,7 @@ var brokenLoops = []brokenStore{
 	}},
 }
 
-// locked has the methods of f but All take lock.
+// locked makes Load, Save and Delete of f take lock.
 func locked(f *fake, lock chan struct{}) {
 	f.load = func(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
 		f.hold(lock)
@@ -213,7 +213,7 @@ var brokenEnds = []brokenStore{
 			return f.Memory.Load(context.WithoutCancel(ctx), id)
 		}
 	}},
-	{"Load looks at its context when it has found something", map[string]string{"ContextEnded": "Load of what is missing: no error"}, func(f *fake) {
+	{"Load checks its context only if it found the ID", map[string]string{"ContextEnded": "Load of a missing ID: no error"}, func(f *fake) {
 		f.load = func(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
 			if f.get(id).ID == "" {
 				return activity.Checkpoint{}, false, nil
@@ -226,13 +226,13 @@ var brokenEnds = []brokenStore{
 			return f.Memory.Save(context.WithoutCancel(ctx), batch)
 		}
 	}},
-	{"Save looks at its context when half is done", map[string]string{"ContextEndedIsAtomic": "as a whole or not at all"}, func(f *fake) {
+	{"Save checks its context after writing half of the batch", map[string]string{"ContextEndedIsAtomic": "as a whole or not at all"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			half := len(batch) / 2
 			return errors.Join(f.Memory.Save(context.WithoutCancel(ctx), batch[:half]), f.Memory.Save(ctx, batch[half:]))
 		}
 	}},
-	{"Save looks at its context when half of its file is written", map[string]string{"ContextEndedIsAtomic": "the reopened Store after Save"}, func(f *fake) {
+	{"Save checks its context after writing half of the file", map[string]string{"ContextEndedIsAtomic": "the reopened Store after Save"}, func(f *fake) {
 		disk := new(Memory)
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			half := len(batch) / 2
@@ -240,7 +240,7 @@ var brokenEnds = []brokenStore{
 		}
 		f.reopen = func() activity.Store { return disk.Clone() }
 	}},
-	{"a Save with an error is done after the next", map[string]string{"ContextEndedIsAtomic": "after a Save, and one before it"}, func(f *fake) {
+	{"a Save that failed writes after the next Save", map[string]string{"ContextEndedIsAtomic": "after a Save that followed one with a context"}, func(f *fake) {
 		var late []activity.Checkpoint
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			if ctx.Err() != nil {
@@ -250,12 +250,12 @@ var brokenEnds = []brokenStore{
 			return errors.Join(f.Memory.Save(ctx, batch), f.Memory.Save(ctx, late))
 		}
 	}},
-	{"Delete empties, and then looks at its context", map[string]string{"ContextEndedIsAtomic": "another Details"}, func(f *fake) {
+	{"Delete empties checkpoints, and then checks its context", map[string]string{"ContextEndedIsAtomic": "the wrong Details"}, func(f *fake) {
 		f.remove = func(ctx context.Context, ids []string) error {
 			return errors.Join(f.empty(ids), f.Memory.Delete(ctx, ids))
 		}
 	}},
-	{"Delete empties its file, and then looks at its context", map[string]string{"ContextEndedIsAtomic": "0 times"}, func(f *fake) {
+	{"Delete empties the file, and then checks its context", map[string]string{"ContextEndedIsAtomic": "0 times"}, func(f *fake) {
 		disk := new(Memory)
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			return errors.Join(disk.Save(ctx, batch), f.Memory.Save(ctx, batch))
@@ -291,7 +291,7 @@ var brokenEnds = []brokenStore{
 			return err == nil && yield(c, nil)
 		})
 	}},
-	{"All looks at its context when it begins", map[string]string{"ContextEndsDuringAll": "no error"}, func(f *fake) {
+	{"All checks its context only when it begins", map[string]string{"ContextEndsDuringAll": "no error"}, func(f *fake) {
 		f.all = func(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
 			return func(yield func(activity.Checkpoint, error) bool) {
 				if ctx.Err() != nil {
@@ -302,7 +302,7 @@ var brokenEnds = []brokenStore{
 			}
 		}
 	}},
-	{"All yields an error for each", map[string]string{"ContextEndsDuringAll": "goes on after it has yielded an error"}, func(f *fake) {
+	{"All yields an error for each checkpoint", map[string]string{"ContextEndsDuringAll": "called yield again after yielding an error"}, func(f *fake) {
 		f.all = func(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
 			return func(yield func(activity.Checkpoint, error) bool) {
 				f.Memory.All(context.WithoutCancel(ctx))(func(c activity.Checkpoint, _ error) bool {
@@ -317,13 +317,13 @@ var brokenEnds = []brokenStore{
 	{"works after Close", map[string]string{"Closed": "Load after Close: no error"}, func(f *fake) {
 		f.close = func() error { return nil }
 	}},
-	{"forgets all when closed", map[string]string{"Closed": "Load after Close: no error"}, func(f *fake) {
+	{"is empty after Close", map[string]string{"Closed": "Load after Close: no error"}, func(f *fake) {
 		f.onClosed(func() error { return nil })
 	}},
 	{"panics after Close", map[string]string{"Closed": "Load after Close: panic: broken"}, func(f *fake) {
 		f.onClosed(func() error { panic(errBroken) })
 	}},
-	{"hangs after Close", map[string]string{"Closed": "Load after Close: it has not returned"}, func(f *fake) {
+	{"hangs after Close", map[string]string{"Closed": "Load after Close did not return within"}, func(f *fake) {
 		f.onClosed(f.hang)
 	}},
 	{"All of a closed Store is empty", map[string]string{"Closed": "All after Close: no error"}, func(f *fake) {
@@ -331,7 +331,7 @@ var brokenEnds = []brokenStore{
 			return err == nil && yield(c, nil)
 		})
 	}},
-	{"All of a closed Store yields its error twice", map[string]string{"Closed": "goes on after it has yielded an error"}, func(f *fake) {
+	{"All of a closed Store yields its error twice", map[string]string{"Closed": "called yield again after yielding an error"}, func(f *fake) {
 		f.onYield(func(yield func(activity.Checkpoint, error) bool, c activity.Checkpoint, err error) bool {
 			if err != nil {
 				yield(c, err)
@@ -349,7 +349,7 @@ var brokenEnds = []brokenStore{
 			return nil
 		}
 	}},
-	{"the second Close hangs", map[string]string{"ClosedTwice": "the second Close: it has not returned"}, func(f *fake) {
+	{"the second Close hangs", map[string]string{"ClosedTwice": "the second Close did not return within"}, func(f *fake) {
 		lock := make(chan struct{}, 1)
 		f.close = func() error {
 			f.hold(lock)

@@ -10,7 +10,7 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// brokenMany are found by the checks that are named, and by no other.
+// brokenMany lists faults that the named checks find and no other check does.
 var brokenMany = []brokenStore{
 	{"refuses to save 1,000", map[string]string{"SaveMany": "broken"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
@@ -20,7 +20,7 @@ var brokenMany = []brokenStore{
 			return f.Memory.Save(ctx, batch)
 		}
 	}},
-	{"saves the first 999", map[string]string{"SaveMany": "there is none"}, func(f *fake) {
+	{"saves the first 999", map[string]string{"SaveMany": "not found"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			if slices.ContainsFunc(batch, isOdd) {
 				return errBroken
@@ -28,7 +28,7 @@ var brokenMany = []brokenStore{
 			return f.Memory.Save(ctx, batch[:min(len(batch), 999)])
 		}
 	}},
-	{"replaces the first 999", map[string]string{"SaveMany": "another Sequence"}, func(f *fake) {
+	{"replaces the first 999", map[string]string{"SaveMany": "the wrong Sequence"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			return f.Memory.Save(ctx, slices.DeleteFunc(slices.Clone(batch), func(c activity.Checkpoint) bool {
 				return len(batch) >= 1000 && c.ID == batch[999].ID && f.get(c.ID).ID != ""
@@ -86,7 +86,7 @@ var brokenMany = []brokenStore{
 			return f.Memory.Delete(ctx, ids[:min(len(ids), 999)])
 		}
 	}},
-	{"deletes the table in place of 1,000", map[string]string{"DeleteMany": "there is none"}, func(f *fake) {
+	{"deletes the table in place of 1,000", map[string]string{"DeleteMany": "not found"}, func(f *fake) {
 		f.remove = func(ctx context.Context, ids []string) error {
 			if len(ids) < 1000 {
 				return f.Memory.Delete(ctx, ids)
@@ -114,8 +114,8 @@ var brokenMany = []brokenStore{
 		}
 	}},
 	{"reads 100 by OFFSET", map[string]string{
-		"AllBodyDeletesMany": "(Delete): All: it yields ID \"id-1",
-		"AllBodyAddsMany":    "(Save of new ones): All: it yields ID \"id-1",
+		"AllBodyDeletesMany": "(Delete): All: it yielded ID \"id-1",
+		"AllBodyAddsMany":    "(Save of new checkpoints): All: it yielded ID \"id-1",
 	}, func(f *fake) { f.readPages(100, layout{sorted: true}) }},
 	{"reads 1,000 by OFFSET", map[string]string{
 		"AllBodyDeletesMany": "0 times",
@@ -140,14 +140,14 @@ var brokenMany = []brokenStore{
 	}},
 }
 
-// A layout says in which order a table has its rows, and what moves them.
+// A layout is the order of the rows in a table, and what moves them.
 type layout struct {
-	sorted bool // by ID; else a new one is the last
-	moves  bool // a Save of what is there makes it the last
-	holes  bool // a Delete leaves its place empty
+	sorted bool // rows are in the order of their IDs; otherwise, a new row is the last
+	moves  bool // a Save of a stored ID makes its row the last
+	holes  bool // a Delete leaves the row's place empty
 }
 
-// readPages has All read n places of a table at once, and go on n places later.
+// readPages makes All read n places of a table at a time, found by their position.
 func (f *fake) readPages(n int, l layout) {
 	var mu sync.Mutex
 	var rows []string // IDs; "" is a hole
@@ -227,8 +227,10 @@ func (f *fake) readPages(n int, l layout) {
 	}
 }
 
-func TestBrokenStoreIsFoundByNoOther(t *testing.T) {
-	if testing.Short() || raceEnabled { // which takes five times as long
+// Given a Store with one fault, when the checks that are not for this fault run, then they
+// pass: each fault needs its check.
+func TestRun_OtherChecksPassBrokenStores(t *testing.T) {
+	if testing.Short() || raceEnabled { // the race detector makes it five times as slow
 		t.Skip("takes some seconds")
 	}
 	for _, b := range brokenMany {
@@ -238,7 +240,7 @@ func TestBrokenStoreIsFoundByNoOther(t *testing.T) {
 					continue
 				}
 				if err := fails(t, c, b.breaks); err != nil {
-					t.Errorf("%s fails too: %v", c.name, err)
+					t.Errorf("check %s fails, too: %v", c.name, err)
 				}
 			}
 		})

@@ -19,10 +19,10 @@ import (
 
 var errBroken = errors.New("broken")
 
-// A brokenStore is wrong in one way.
+// A brokenStore is a Store with one fault.
 type brokenStore struct {
 	name   string
-	found  map[string]string // by these checks, with this in the message
+	found  map[string]string // part of the message, by the name of the check that finds the fault
 	breaks func(f *fake)
 }
 
@@ -31,7 +31,7 @@ func brokenStores() []brokenStore {
 }
 
 var brokenBasics = []brokenStore{
-	{"Load of what is missing is an error", map[string]string{"LoadMissing": "broken"}, func(f *fake) {
+	{"Load of a missing ID is an error", map[string]string{"LoadMissing": "broken"}, func(f *fake) {
 		f.load = func(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
 			c, ok, err := f.Memory.Load(ctx, id)
 			if err == nil && !ok {
@@ -40,16 +40,16 @@ var brokenBasics = []brokenStore{
 			return c, ok, err
 		}
 	}},
-	{"Load finds what is missing", map[string]string{"LoadMissing": "want none", "SaveAndLoad": "want none"}, func(f *fake) {
+	{"Load finds a missing ID", map[string]string{"LoadMissing": "want none", "SaveAndLoad": "want none"}, func(f *fake) {
 		f.load = func(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
 			c, _, err := f.Memory.Load(ctx, id)
 			return c, err == nil, err
 		}
 	}},
-	{"Save does nothing", map[string]string{"SaveAndLoad": "there is none", "SaveBatch": "there is none", "DurableSave": "there is none"}, func(f *fake) {
+	{"Save does nothing", map[string]string{"SaveAndLoad": "not found", "SaveBatch": "not found", "DurableSave": "not found"}, func(f *fake) {
 		f.save = func(context.Context, []activity.Checkpoint) error { return nil }
 	}},
-	{"Save keeps the first of an ID", map[string]string{"SaveReplaces": "another Sequence", "ReadDuringSaves": "got Sequence 1 (0: nothing), want at least"}, func(f *fake) {
+	{"Save keeps the first of an ID", map[string]string{"SaveReplaces": "the wrong Sequence", "ReadDuringSaves": "got Sequence 1 (0 means not found), want at least"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			var fresh []activity.Checkpoint
 			for _, c := range batch {
@@ -60,7 +60,7 @@ var brokenBasics = []brokenStore{
 			return f.Memory.Save(ctx, fresh)
 		}
 	}},
-	{"Load returns what it once found", map[string]string{"SaveReplaces": "Load: ID \"a\" has another"}, func(f *fake) {
+	{"Load returns the first result again", map[string]string{"SaveReplaces": "Load: ID \"a\" has the wrong"}, func(f *fake) {
 		found := make(map[string]activity.Checkpoint)
 		f.onLoad(func(c activity.Checkpoint) activity.Checkpoint {
 			if _, ok := found[c.ID]; !ok {
@@ -69,7 +69,7 @@ var brokenBasics = []brokenStore{
 			return found[c.ID]
 		})
 	}},
-	{"Save merges", map[string]string{"SaveReplaces": "another Details", "LargeDetails": "another Details"}, func(f *fake) {
+	{"Save merges", map[string]string{"SaveReplaces": "the wrong Details", "LargeDetails": "the wrong Details"}, func(f *fake) {
 		f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
 			if len(c.Details) == 0 {
 				c.Details = f.get(c.ID).Details
@@ -77,7 +77,7 @@ var brokenBasics = []brokenStore{
 			return c
 		})
 	}},
-	{"Save keeps an Input of the same length", map[string]string{"SaveReplaces": "another Input"}, func(f *fake) {
+	{"Save keeps an Input of the same length", map[string]string{"SaveReplaces": "the wrong Input"}, func(f *fake) {
 		f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
 			if old := f.get(c.ID).Input; len(old) == len(c.Input) {
 				c.Input = old
@@ -85,7 +85,7 @@ var brokenBasics = []brokenStore{
 			return c
 		})
 	}},
-	{"Save never replaces what has failed", map[string]string{"SaveReplacesStates": "ID \"failed to running\" has another Sequence"}, func(f *fake) {
+	{"Save never replaces a failed activity", map[string]string{"SaveReplacesStates": "ID \"failed to running\" has the wrong Sequence"}, func(f *fake) {
 		f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
 			if old := f.get(c.ID); old.State == activity.CheckpointFailed {
 				return old
@@ -116,7 +116,7 @@ var brokenBasics = []brokenStore{
 			return true
 		})
 	}},
-	{"Save keeps the last of a batch only", map[string]string{"SaveBatch": "there is none"}, func(f *fake) {
+	{"Save keeps the last of a batch only", map[string]string{"SaveBatch": "not found"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			return f.Memory.Save(ctx, batch[max(0, len(batch)-1):])
 		}
@@ -138,7 +138,7 @@ var brokenBasics = []brokenStore{
 	{"Delete does nothing", map[string]string{"Delete": "want none", "DeleteSeveral": "want none", "AllBodyDeletes": "want none"}, func(f *fake) {
 		f.remove = func(context.Context, []string) error { return nil }
 	}},
-	{"Delete stays", map[string]string{"Delete": "0 times"}, func(f *fake) {
+	{"Save ignores deleted IDs", map[string]string{"Delete": "0 times"}, func(f *fake) {
 		gone := make(map[string]bool)
 		f.remove = func(ctx context.Context, ids []string) error {
 			for _, id := range ids {
@@ -150,7 +150,7 @@ var brokenBasics = []brokenStore{
 			return f.Memory.Save(ctx, slices.DeleteFunc(slices.Clone(batch), func(c activity.Checkpoint) bool { return gone[c.ID] }))
 		}
 	}},
-	{"keeps the Sequence of what was deleted", map[string]string{"Delete": "begins at 1 again after Delete"}, func(f *fake) {
+	{"remembers the Sequence of a deleted ID", map[string]string{"Delete": "must take Sequence 1 again after Delete"}, func(f *fake) {
 		last := make(map[string]uint64)
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			for _, c := range batch {
@@ -162,7 +162,7 @@ var brokenBasics = []brokenStore{
 			return f.Memory.Save(ctx, batch)
 		}
 	}},
-	{"Delete leaves the Input for the next Save", map[string]string{"Delete": "an ID that was deleted, whose Sequence begins at 1 again: Load: ID \"a\" has another Input"}, func(f *fake) {
+	{"Delete leaves the Input for the next Save", map[string]string{"Delete": "after Delete and a new Save with Sequence 1: Load: ID \"a\" has the wrong Input"}, func(f *fake) {
 		left := make(map[string][]byte) // by ID
 		f.remove = func(ctx context.Context, ids []string) error {
 			for _, id := range ids {
@@ -177,7 +177,7 @@ var brokenBasics = []brokenStore{
 			return c
 		})
 	}},
-	{"Delete of what is missing is an error", map[string]string{"DeleteMissing": "what is missing must be no error"}, func(f *fake) {
+	{"Delete of a missing ID is an error", map[string]string{"DeleteMissing": "a missing ID must not be an error"}, func(f *fake) {
 		f.remove = func(ctx context.Context, ids []string) error {
 			if len(ids) == 1 && f.get(ids[0]).ID == "" {
 				return errBroken
@@ -185,7 +185,7 @@ var brokenBasics = []brokenStore{
 			return f.Memory.Delete(ctx, ids)
 		}
 	}},
-	{"Delete of what is missing among others is an error", map[string]string{"DeleteMissing": "among others must be no error"}, func(f *fake) {
+	{"Delete of a missing ID among others is an error", map[string]string{"DeleteMissing": "a missing ID among others must not be an error"}, func(f *fake) {
 		f.remove = func(ctx context.Context, ids []string) error {
 			for _, id := range ids {
 				if len(ids) > 1 && f.get(id).ID == "" {
@@ -195,7 +195,7 @@ var brokenBasics = []brokenStore{
 			return f.Memory.Delete(ctx, ids)
 		}
 	}},
-	{"Load finds nothing after a Delete", map[string]string{"Delete": "Load of ID \"b\": there is none", "Concurrent": "there is none"}, func(f *fake) {
+	{"Load finds nothing after a Delete", map[string]string{"Delete": "Load of ID \"b\": not found", "Concurrent": "not found"}, func(f *fake) {
 		var deleted atomic.Bool
 		f.remove = func(ctx context.Context, ids []string) error {
 			deleted.Store(true)
@@ -206,7 +206,7 @@ var brokenBasics = []brokenStore{
 			return c, ok && !deleted.Load(), err
 		}
 	}},
-	{"Delete ends at what is missing", map[string]string{"DeleteMissing": "which is not stored"}, func(f *fake) {
+	{"Delete ends at a missing ID", map[string]string{"DeleteMissing": "which is not stored"}, func(f *fake) {
 		f.remove = func(ctx context.Context, ids []string) error {
 			for i, id := range ids {
 				if f.get(id).ID == "" {
@@ -217,7 +217,7 @@ var brokenBasics = []brokenStore{
 			return f.Memory.Delete(ctx, ids)
 		}
 	}},
-	{"Delete takes the first only", map[string]string{"DeleteSeveral": "want none"}, func(f *fake) {
+	{"Delete removes only the first ID", map[string]string{"DeleteSeveral": "want none"}, func(f *fake) {
 		f.remove = func(ctx context.Context, ids []string) error {
 			return f.Memory.Delete(ctx, ids[:min(1, len(ids))])
 		}
@@ -238,8 +238,8 @@ var brokenBasics = []brokenStore{
 			return f.Memory.Delete(ctx, ids)
 		}
 	}},
-	{"Save loses what is saved at the same time", map[string]string{"Concurrent": "there is none"}, func(f *fake) {
-		// The first Save reads all, and writes it back when the second has written.
+	{"Save loses the batch of a concurrent Save", map[string]string{"Concurrent": "not found"}, func(f *fake) {
+		// The first Save reads everything, and writes it back after the second Save has written.
 		var calls atomic.Int32
 		second, back := make(chan struct{}), make(chan struct{})
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
@@ -261,7 +261,7 @@ var brokenBasics = []brokenStore{
 			return f.Memory.Save(ctx, batch)
 		}
 	}},
-	{"two calls at once block each other", map[string]string{"Concurrent": "Save among concurrent calls: it has not returned"}, func(f *fake) {
+	{"two calls at once block each other", map[string]string{"Concurrent": "Save among concurrent calls did not return within"}, func(f *fake) {
 		var calls atomic.Int32
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			if calls.Add(1) > 1 {
@@ -273,22 +273,22 @@ var brokenBasics = []brokenStore{
 }
 
 var brokenValues = []brokenStore{
-	{"drops IDs with a NUL", map[string]string{"IDs": "there is none"}, func(f *fake) {
+	{"drops IDs with a NUL", map[string]string{"IDs": "not found"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			return f.Memory.Save(ctx, slices.DeleteFunc(slices.Clone(batch), func(c activity.Checkpoint) bool {
 				return strings.Contains(c.ID, "\x00")
 			}))
 		}
 	}},
-	{"folds the case of IDs", map[string]string{"IDs": "another Name"}, func(f *fake) { f.onID(strings.ToLower) }},
-	{"trims IDs", map[string]string{"IDs": "another Name"}, func(f *fake) { f.onID(strings.TrimSpace) }},
-	{"ends IDs at a NUL", map[string]string{"IDs": "another Name"}, func(f *fake) {
+	{"folds the case of IDs", map[string]string{"IDs": "the wrong Name"}, func(f *fake) { f.onID(strings.ToLower) }},
+	{"trims IDs", map[string]string{"IDs": "the wrong Name"}, func(f *fake) { f.onID(strings.TrimSpace) }},
+	{"ends IDs at a NUL", map[string]string{"IDs": "the wrong Name"}, func(f *fake) {
 		f.onID(func(id string) string {
 			id, _, _ = strings.Cut(id, "\x00")
 			return id
 		})
 	}},
-	{"truncates IDs to 1023 bytes", map[string]string{"IDs": "another Name"}, func(f *fake) {
+	{"truncates IDs to 1023 bytes", map[string]string{"IDs": "the wrong Name"}, func(f *fake) {
 		f.onID(func(id string) string { return id[:min(len(id), 1023)] })
 	}},
 	{"refuses IDs of 1024 bytes", map[string]string{"IDs": "broken"}, func(f *fake) {
@@ -301,13 +301,13 @@ var brokenValues = []brokenStore{
 			return f.Memory.Save(ctx, batch)
 		}
 	}},
-	{"makes IDs UTF-8", map[string]string{"IDs": "another Name"}, func(f *fake) {
+	{"makes IDs UTF-8", map[string]string{"IDs": "the wrong Name"}, func(f *fake) {
 		f.onID(func(id string) string { return strings.ToValidUTF8(id, "\ufffd") })
 	}},
-	{"takes IDs for URLs", map[string]string{"IDs": "another Name"}, func(f *fake) {
+	{"unescapes slashes in IDs", map[string]string{"IDs": "the wrong Name"}, func(f *fake) {
 		f.onID(func(id string) string { return strings.ReplaceAll(id, "%2F", "/") })
 	}},
-	{"takes a prefix for the ID", map[string]string{"IDs": "after Delete of other IDs"}, func(f *fake) {
+	{"deletes every ID with that prefix", map[string]string{"IDs": "after Delete of other IDs"}, func(f *fake) {
 		f.remove = func(ctx context.Context, ids []string) error {
 			all, err := f.ids(ctx)
 			if err != nil {
@@ -384,7 +384,7 @@ var brokenValues = []brokenStore{
 			return t
 		})
 	}},
-	{"keeps the seconds of this age in 32 bits", map[string]string{"Fields": "At: got 1901"}, func(f *fake) {
+	{"keeps the seconds of 1901 to 2099 in 32 bits", map[string]string{"Fields": "At: got 1901"}, func(f *fake) {
 		f.onTime(func(t time.Time) time.Time {
 			if year := t.Year(); year > 1900 && year < 2100 {
 				return time.Unix(int64(int32(t.Unix())), int64(t.Nanosecond()))
@@ -400,7 +400,7 @@ var brokenValues = []brokenStore{
 			return t
 		})
 	}},
-	{"drops NextAttempt of what does not wait", map[string]string{"Fields": "another NextAttempt"}, func(f *fake) {
+	{"drops the NextAttempt of an activity that does not wait", map[string]string{"Fields": "the wrong NextAttempt"}, func(f *fake) {
 		f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
 			if c.State != activity.CheckpointWaiting {
 				c.NextAttempt = time.Time{}
@@ -408,7 +408,7 @@ var brokenValues = []brokenStore{
 			return c
 		})
 	}},
-	{"keeps the NextAttempt that was saved first", map[string]string{"SaveReplaces": "another NextAttempt"}, func(f *fake) {
+	{"keeps the NextAttempt that was saved first", map[string]string{"SaveReplaces": "the wrong NextAttempt"}, func(f *fake) {
 		f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
 			if first := f.get(c.ID).NextAttempt; !first.IsZero() {
 				c.NextAttempt = first
@@ -416,7 +416,7 @@ var brokenValues = []brokenStore{
 			return c
 		})
 	}},
-	{"takes the zero time for 1970", map[string]string{"Fields": "At: got 1970"}, func(f *fake) {
+	{"turns the zero time into 1970", map[string]string{"Fields": "At: got 1970"}, func(f *fake) {
 		f.onTime(func(t time.Time) time.Time {
 			if t.IsZero() {
 				return time.Unix(0, 0)
@@ -424,25 +424,25 @@ var brokenValues = []brokenStore{
 			return t
 		})
 	}},
-	{"makes texts UTF-8", map[string]string{"Fields": "another Name"}, func(f *fake) {
+	{"makes texts UTF-8", map[string]string{"Fields": "the wrong Name"}, func(f *fake) {
 		f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
 			c.Name = strings.ToValidUTF8(c.Name, "\ufffd")
 			return c
 		})
 	}},
-	{"ends texts at a NUL", map[string]string{"Fields": "another LastFailure"}, func(f *fake) {
+	{"ends texts at a NUL", map[string]string{"Fields": "the wrong LastFailure"}, func(f *fake) {
 		f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
 			c.LastFailure, _, _ = strings.Cut(c.LastFailure, "\x00")
 			return c
 		})
 	}},
-	{"cuts LastFailure at 8 KiB", map[string]string{"Fields": "another LastFailure"}, func(f *fake) {
+	{"cuts LastFailure at 8 KiB", map[string]string{"Fields": "the wrong LastFailure"}, func(f *fake) {
 		f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
 			c.LastFailure = c.LastFailure[:min(len(c.LastFailure), 8<<10)]
 			return c
 		})
 	}},
-	{"keeps Sequence as a float64", map[string]string{"Fields": "another Sequence"}, func(f *fake) {
+	{"keeps Sequence as a float64", map[string]string{"Fields": "the wrong Sequence"}, func(f *fake) {
 		f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
 			if c.Sequence < math.MaxUint64/2 {
 				c.Sequence = uint64(float64(c.Sequence))
@@ -450,19 +450,19 @@ var brokenValues = []brokenStore{
 			return c
 		})
 	}},
-	{"keeps Sequence as an int64", map[string]string{"Fields": "another Sequence"}, func(f *fake) {
+	{"keeps Sequence as an int64", map[string]string{"Fields": "the wrong Sequence"}, func(f *fake) {
 		f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
 			c.Sequence = min(c.Sequence, math.MaxInt64)
 			return c
 		})
 	}},
-	{"keeps Attempt in 16 bits", map[string]string{"Fields": "another Attempt"}, func(f *fake) {
+	{"keeps Attempt in 16 bits", map[string]string{"Fields": "the wrong Attempt"}, func(f *fake) {
 		f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
 			c.Attempt = int(uint16(c.Attempt))
 			return c
 		})
 	}},
-	{"knows three states", map[string]string{"Fields": "another State"}, func(f *fake) {
+	{"knows three states", map[string]string{"Fields": "the wrong State"}, func(f *fake) {
 		f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
 			c.State = min(c.State, activity.CheckpointFailed)
 			return c
@@ -485,7 +485,7 @@ var brokenValues = []brokenStore{
 			return again
 		}
 	}},
-	{"has null for no Input", map[string]string{"Fields": "another Input"}, func(f *fake) {
+	{"turns a nil Input into null", map[string]string{"Fields": "the wrong Input"}, func(f *fake) {
 		f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
 			if c.Input == nil {
 				c.Input = []byte("null")
@@ -560,7 +560,7 @@ var brokenOwners = []brokenStore{
 			return f.Memory.Save(ctx, batch)
 		}
 	}},
-	{"takes the caller's IDs apart", map[string]string{"ArgumentsAreTheCallers": "Delete changed its argument"}, func(f *fake) {
+	{"clears the caller's IDs", map[string]string{"ArgumentsAreTheCallers": "Delete changed its argument"}, func(f *fake) {
 		f.remove = func(ctx context.Context, ids []string) error {
 			err := f.Memory.Delete(ctx, ids)
 			clear(ids)
@@ -570,25 +570,25 @@ var brokenOwners = []brokenStore{
 	{"Load returns the Store's bytes", map[string]string{"LoadedIsTheCallers": "the Store's own bytes"}, func(f *fake) {
 		f.onLoad(func(c activity.Checkpoint) activity.Checkpoint { return f.get(c.ID) })
 	}},
-	{"Load returns bytes that cannot be changed", map[string]string{"LoadedIsTheCallers": "cannot be changed"}, func(f *fake) {
+	{"Load returns bytes that cannot be changed", map[string]string{"LoadedIsTheCallers": "are read-only"}, func(f *fake) {
 		f.onLoad(readOnlyInput)
 	}},
-	{"Load reuses its buffer", map[string]string{"LoadedIsTheCallers": "after further calls"}, func(f *fake) {
+	{"Load reuses its buffer", map[string]string{"LoadedIsTheCallers": "the result of Load changed during later calls"}, func(f *fake) {
 		f.onLoad(reuse())
 	}},
 	{"All yields the Store's bytes", map[string]string{"YieldedIsTheCallers": "the Store's own bytes"}, func(f *fake) {
 		f.onAll(func(c activity.Checkpoint) activity.Checkpoint { return f.get(c.ID) })
 	}},
-	{"All yields bytes that cannot be changed", map[string]string{"YieldedIsTheCallers": "cannot be changed"}, func(f *fake) {
+	{"All yields bytes that cannot be changed", map[string]string{"YieldedIsTheCallers": "are read-only"}, func(f *fake) {
 		f.onAll(readOnlyInput)
 	}},
-	{"All reuses its buffer", map[string]string{"YieldedIsTheCallers": "looked at after the loop"}, func(f *fake) {
+	{"All reuses its buffer", map[string]string{"YieldedIsTheCallers": "a yielded checkpoint changed during a Save"}, func(f *fake) {
 		f.onAll(reuse())
 	}},
 }
 
-// readOnlyInput gives c the Input that a mapped file would, if c is the checkpoint
-// whose bytes the checks try to change.
+// readOnlyInput gives c an Input in read-only memory, like that of a mapped file, if c is
+// the checkpoint whose bytes the checks try to change.
 func readOnlyInput(c activity.Checkpoint) activity.Checkpoint {
 	const text = `{"file":"id-0000","version":3}` // the compiler keeps constants in read-only memory
 	if string(c.Input) == text {
@@ -597,7 +597,7 @@ func readOnlyInput(c activity.Checkpoint) activity.Checkpoint {
 	return c
 }
 
-// reuse returns a function that reads all Inputs into one buffer.
+// reuse returns a function that copies every Input into the same buffer.
 func reuse() func(activity.Checkpoint) activity.Checkpoint {
 	var buffer []byte
 	return func(c activity.Checkpoint) activity.Checkpoint {
@@ -608,7 +608,7 @@ func reuse() func(activity.Checkpoint) activity.Checkpoint {
 }
 
 var brokenDurability = []brokenStore{
-	{"buffers until Close", map[string]string{"DurableSave": "there is none", "AtomicWhenKilled": "after a Save had returned"}, func(f *fake) {
+	{"buffers until Close", map[string]string{"DurableSave": "not found", "AtomicWhenKilled": "reopened after a Save returned"}, func(f *fake) {
 		f.reopen = func() activity.Store { return new(Memory) }
 	}},
 	{"writes a Save with the next", map[string]string{"DurableSave": "reopened", "Concurrent": "reopened"}, func(f *fake) {
@@ -682,7 +682,7 @@ var brokenDurability = []brokenStore{
 		}
 		f.reopen = func() activity.Store { return disk.Clone() }
 	}},
-	{"shows a batch by halves", map[string]string{"AtomicForReaders": "saw half of the batch"}, func(f *fake) {
+	{"shows a batch by halves", map[string]string{"AtomicForReaders": "saw part of the batch"}, func(f *fake) {
 		var loads atomic.Int64
 		f.load = func(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
 			defer loads.Add(1)
@@ -698,7 +698,7 @@ var brokenDurability = []brokenStore{
 			return f.Memory.Save(ctx, batch[len(batch)/2:])
 		}
 	}},
-	{"shows a long batch by halves", map[string]string{"AtomicForReaders": "batches of 999: a Load during a Save saw half"}, func(f *fake) {
+	{"shows a long batch by halves", map[string]string{"AtomicForReaders": "batches of 999: Load during a Save saw part"}, func(f *fake) {
 		var loads atomic.Int64
 		f.load = func(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
 			defer loads.Add(1)
@@ -716,7 +716,7 @@ var brokenDurability = []brokenStore{
 			return nil
 		}
 	}},
-	{"shows the later half of a batch first", map[string]string{"AtomicForReaders": "saw half of the batch"}, func(f *fake) {
+	{"shows the later half of a batch first", map[string]string{"AtomicForReaders": "saw part of the batch"}, func(f *fake) {
 		var loads atomic.Int64
 		f.load = func(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
 			defer loads.Add(1)
@@ -732,10 +732,10 @@ var brokenDurability = []brokenStore{
 			return f.Memory.Save(ctx, batch[:len(batch)/2])
 		}
 	}},
-	{"Load reads the Input of another moment", map[string]string{"ReadDuringSaves": "Load: ID \"a\" has another Input"}, func(f *fake) {
+	{"Load reads the Input of another moment", map[string]string{"ReadDuringSaves": "Load: ID \"a\" has the wrong Input"}, func(f *fake) {
 		f.onLoad(f.inputOfNow)
 	}},
-	{"All reads the Input of another moment", map[string]string{"ReadDuringSaves": "All: ID \"a\" has another Input"}, func(f *fake) {
+	{"All reads the Input of another moment", map[string]string{"ReadDuringSaves": "All: ID \"a\" has the wrong Input"}, func(f *fake) {
 		f.onAll(f.inputOfNow)
 	}},
 	{"leaves half a batch when canceled", map[string]string{"AtomicWhenCanceled": "as a whole or not at all"}, func(f *fake) {
@@ -747,40 +747,40 @@ var brokenDurability = []brokenStore{
 			return ctx.Err()
 		}
 	}},
-	{"tells of no error when canceled", map[string]string{"AtomicWhenCanceled": "want one of [1]"}, func(f *fake) {
+	{"Save returns nil when canceled, and writes nothing", map[string]string{"AtomicWhenCanceled": "want one of [1]"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			<-ctx.Done()
 			return nil
 		}
 	}},
-	{"a canceled Save is done after the next", map[string]string{"AtomicWhenCanceled": "whose contexts ended"}, func(f *fake) {
+	{"a canceled Save is done after the next", map[string]string{"AtomicWhenCanceled": "that followed Saves whose contexts ended"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
-			if batch[0].Sequence > 8 { // the last one, which is not canceled
+			if batch[0].Sequence > 8 { // the last Save, whose context does not end
 				return errors.Join(f.Memory.Save(ctx, batch), f.Memory.Save(ctx, oneBatch(8)))
 			}
 			<-ctx.Done()
 			return ctx.Err()
 		}
 	}},
-	{"empties what it deletes when canceled", map[string]string{"DeleteWhenCanceled": "another Details"}, func(f *fake) {
+	{"a canceled Delete empties checkpoints", map[string]string{"DeleteWhenCanceled": "the wrong Details"}, func(f *fake) {
 		f.remove = func(ctx context.Context, ids []string) error {
 			<-ctx.Done()
 			return errors.Join(f.empty(ids[:len(ids)/2]), ctx.Err())
 		}
 	}},
-	{"deletes all when canceled", map[string]string{"DeleteWhenCanceled": "0 times"}, func(f *fake) {
+	{"a canceled Delete deletes other IDs too", map[string]string{"DeleteWhenCanceled": "0 times"}, func(f *fake) {
 		f.remove = func(ctx context.Context, ids []string) error {
 			<-ctx.Done()
 			return errors.Join(f.Memory.Delete(context.WithoutCancel(ctx), append(ids, "stays")), ctx.Err())
 		}
 	}},
-	{"tells of no error when a Delete is canceled", map[string]string{"DeleteWhenCanceled": "which is not stored"}, func(f *fake) {
+	{"Delete returns nil when canceled, and deletes nothing", map[string]string{"DeleteWhenCanceled": "which is not stored"}, func(f *fake) {
 		f.remove = func(ctx context.Context, ids []string) error {
 			<-ctx.Done()
 			return nil
 		}
 	}},
-	{"a canceled Delete is done after the next Save", map[string]string{"DeleteWhenCanceled": "after a Save, and a Delete before it"}, func(f *fake) {
+	{"a canceled Delete is done after the next Save", map[string]string{"DeleteWhenCanceled": "after a Save that followed a Delete whose context ended"}, func(f *fake) {
 		var late []string
 		f.remove = func(ctx context.Context, ids []string) error {
 			<-ctx.Done()
@@ -791,9 +791,9 @@ var brokenDurability = []brokenStore{
 			return errors.Join(f.Memory.Save(ctx, batch), f.Memory.Delete(ctx, late))
 		}
 	}},
-	{"leaves half a long batch before what it refuses", map[string]string{"AtomicWhenRefused": "as a whole or not at all"}, func(f *fake) {
+	{"keeps half a long batch before the ID that it refuses", map[string]string{"AtomicWhenRefused": "as a whole or not at all"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
-			for part := range slices.Chunk(batch, 500) { // each in a transaction
+			for part := range slices.Chunk(batch, 500) { // each part in its own transaction
 				if slices.ContainsFunc(part, isOdd) {
 					return errBroken
 				}
@@ -804,7 +804,7 @@ var brokenDurability = []brokenStore{
 			return nil
 		}
 	}},
-	{"leaves what came before what it refuses", map[string]string{"AtomicWhenRefused": "after Save of a batch"}, func(f *fake) {
+	{"keeps what came before the ID that it refuses", map[string]string{"AtomicWhenRefused": "after Save of a batch"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			for _, c := range batch {
 				if len(c.ID) > 1024 {
@@ -817,7 +817,7 @@ var brokenDurability = []brokenStore{
 			return nil
 		}
 	}},
-	{"replaces, and then refuses", map[string]string{"AtomicWhenRefused": "another Sequence"}, func(f *fake) {
+	{"replaces, and then refuses", map[string]string{"AtomicWhenRefused": "the wrong Sequence"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			if !slices.ContainsFunc(batch, func(c activity.Checkpoint) bool { return c.ID == "" }) {
 				return f.Memory.Save(ctx, batch)
@@ -832,7 +832,7 @@ var brokenDurability = []brokenStore{
 			return errBroken
 		}
 	}},
-	{"skips a batch that it refuses", map[string]string{"AtomicWhenRefused": "nothing was written"}, func(f *fake) {
+	{"skips a batch that it refuses", map[string]string{"AtomicWhenRefused": "Save returned nil, but the batch is not stored"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			if slices.ContainsFunc(batch, isOdd) {
 				return nil
@@ -840,7 +840,7 @@ var brokenDurability = []brokenStore{
 			return f.Memory.Save(ctx, batch)
 		}
 	}},
-	{"skips what it refuses and what comes after it", map[string]string{"AtomicWhenRefused": "which returned <nil>"}, func(f *fake) {
+	{"skips the ID that it refuses and everything after it", map[string]string{"AtomicWhenRefused": "(error <nil>)"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			for _, c := range batch {
 				if c.ID == "" {

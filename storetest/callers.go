@@ -13,7 +13,7 @@ import (
 func argumentsAreTheCallers(s *subject) error {
 	want := checkpoints(6, 1)
 	batch := deepClone(want)
-	slices.Reverse(batch) // so that one who sorts it is found out
+	slices.Reverse(batch) // so that sorting it would be a change
 	slices.Reverse(want)
 	if err := save(s.ctx, s, batch...); err != nil {
 		return err
@@ -30,10 +30,10 @@ func argumentsAreTheCallers(s *subject) error {
 		batch[i] = activity.Checkpoint{}
 	}
 	if err := holds(s.ctx, s, want...); err != nil {
-		return fmt.Errorf("Save kept what it was given, and the caller has changed that since: %w", err)
+		return fmt.Errorf("Save kept the caller's memory, which the caller then changed: %w", err)
 	}
 	if err := holds(s.ctx, s.reopen(), want...); err != nil {
-		return fmt.Errorf("reopened: Save kept what it was given, and the caller has changed that since: %w", err)
+		return fmt.Errorf("reopened: Save kept the caller's memory, which the caller then changed: %w", err)
 	}
 
 	ids := idsOf(want[:4])
@@ -42,7 +42,7 @@ func argumentsAreTheCallers(s *subject) error {
 		return fmt.Errorf("Delete: %w", err)
 	}
 	if !slices.Equal(given, ids) {
-		return fmt.Errorf("Delete changed its argument: it is %+q, and was %+q", given, ids)
+		return fmt.Errorf("Delete changed its argument: got %+q, want %+q", given, ids)
 	}
 	for i := range given {
 		given[i] = want[5].ID
@@ -62,7 +62,7 @@ func loadedIsTheCallers(s *subject) error {
 	if !ok {
 		return loads(s.ctx, s, want[0])
 	}
-	// What was returned must outlive what it was read from.
+	// The result must stay valid when the Store changes or frees what it was read from.
 	if err := save(s.ctx, s, checkpoints(3, 2)...); err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func loadedIsTheCallers(s *subject) error {
 		}
 	}
 	if err := differ(got, want[0]); err != nil {
-		return fmt.Errorf("Load, looked at after further calls: %w", err)
+		return fmt.Errorf("the result of Load changed during later calls: %w", err)
 	}
 	want = checkpoints(3, 3)
 	if err := save(s.ctx, s, want...); err != nil {
@@ -87,7 +87,7 @@ func loadedIsTheCallers(s *subject) error {
 		}
 	}
 	if err := holds(s.ctx, s, want...); err != nil {
-		return fmt.Errorf("Load returned the Store's own bytes, and the caller has changed them since: %w", err)
+		return fmt.Errorf("Load returned the Store's own bytes, which the caller then changed: %w", err)
 	}
 	return nil
 }
@@ -105,7 +105,7 @@ func yieldedIsTheCallers(s *subject) error {
 		return err
 	}
 	if err := yielded(got, want, false); err != nil {
-		return fmt.Errorf("looked at after the loop and a further Save: %w", err)
+		return fmt.Errorf("a yielded checkpoint changed during a Save after the loop: %w", err)
 	}
 	want = checkpoints(6, 3)
 	if err := save(s.ctx, s, want...); err != nil {
@@ -123,12 +123,12 @@ func yieldedIsTheCallers(s *subject) error {
 		return fmt.Errorf("All: %w", wrong)
 	}
 	if err := holds(s.ctx, s, want...); err != nil {
-		return fmt.Errorf("All yielded the Store's own bytes, and the caller has changed them since: %w", err)
+		return fmt.Errorf("All yielded the Store's own bytes, which the caller then changed: %w", err)
 	}
 	return nil
 }
 
-// deepClone copies cs with all bytes in them.
+// deepClone returns a copy of cs that shares no bytes with it.
 func deepClone(cs []activity.Checkpoint) []activity.Checkpoint {
 	cs = slices.Clone(cs)
 	for i := range cs {
@@ -137,13 +137,13 @@ func deepClone(cs []activity.Checkpoint) []activity.Checkpoint {
 	return cs
 }
 
-// scribble overwrites the bytes in c, all of their capacity. It says so if
-// they cannot be, as those of a mapped file.
+// scribble inverts all bytes in c, up to their capacity. It returns an error if they are
+// read-only, as in a mapped file.
 func scribble(c activity.Checkpoint) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("the bytes of ID %s cannot be changed, they are not the caller's: %v", brief(c.ID), v)
+			err = fmt.Errorf("the bytes of ID %s are read-only, but the caller may change them: %v", brief(c.ID), v)
 		}
 	}()
 	forBytes(&c, func(b *[]byte) {
@@ -155,7 +155,7 @@ func scribble(c activity.Checkpoint) (err error) {
 	return nil
 }
 
-// forBytes calls f for each field of bytes that c has.
+// forBytes calls f with a pointer to each []byte field of c.
 func forBytes(c *activity.Checkpoint, f func(*[]byte)) {
 	v := reflect.ValueOf(c).Elem()
 	for i := range v.NumField() {

@@ -12,15 +12,15 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// states are all that a Checkpoint can have.
+// states lists every State that a Checkpoint can have.
 var states = []activity.CheckpointState{
 	activity.CheckpointRunning, activity.CheckpointInterrupted,
 	activity.CheckpointFailed, activity.CheckpointCanceled, activity.CheckpointWaiting,
 }
 
-// checkpoint returns one with no empty field. Each field but ID changes with the
-// sequence, so that a mixture of two Saves is found. The lengths stay the same, as
-// far as the sequences have equally many digits.
+// checkpoint returns a Checkpoint without an empty field. Every field except ID changes with
+// the sequence, so that a mix of two Saves is detected. The lengths change only with the
+// number of digits of the sequence.
 func checkpoint(id string, sequence uint64) activity.Checkpoint {
 	n := int(sequence)
 	scheduled := time.Date(2026, 3, 1, 9, 30, 0, 123456789, time.UTC).Add(time.Duration(n))
@@ -41,12 +41,12 @@ func checkpoint(id string, sequence uint64) activity.Checkpoint {
 	}
 }
 
-// bare returns a checkpoint with only the fields that each one has.
+// bare returns a Checkpoint with only the fields that are never empty.
 func bare(id string, sequence uint64) activity.Checkpoint {
 	return activity.Checkpoint{ID: id, State: activity.CheckpointRunning, Sequence: sequence}
 }
 
-// checkpoints are n of them.
+// checkpoints returns n checkpoints with the IDs "id-0000", "id-0001" and so on.
 func checkpoints(n int, sequence uint64) []activity.Checkpoint {
 	var cs []activity.Checkpoint
 	for i := range n {
@@ -55,7 +55,7 @@ func checkpoints(n int, sequence uint64) []activity.Checkpoint {
 	return cs
 }
 
-// idsOf are cs' IDs.
+// idsOf returns the IDs of cs.
 func idsOf(cs []activity.Checkpoint) []string {
 	var ids []string
 	for _, c := range cs {
@@ -78,7 +78,7 @@ func remove(ctx context.Context, s activity.Store, ids ...string) error {
 	return nil
 }
 
-// load is Load with an error that says so.
+// load calls s.Load and adds the ID to its error.
 func load(ctx context.Context, s activity.Store, id string) (activity.Checkpoint, bool, error) {
 	c, ok, err := s.Load(ctx, id)
 	if err != nil {
@@ -87,14 +87,14 @@ func load(ctx context.Context, s activity.Store, id string) (activity.Checkpoint
 	return c, ok, err
 }
 
-// loads checks that s has want.
+// loads checks that Load returns want for its ID.
 func loads(ctx context.Context, s activity.Store, want activity.Checkpoint) error {
 	got, ok, err := load(ctx, s, want.ID)
 	if err != nil {
 		return err
 	}
 	if !ok {
-		return fmt.Errorf("Load of ID %s: there is none, want what was saved", brief(want.ID))
+		return fmt.Errorf("Load of ID %s: not found, want the saved checkpoint", brief(want.ID))
 	}
 	if err := differ(got, want); err != nil {
 		return fmt.Errorf("Load: %w", err)
@@ -102,32 +102,32 @@ func loads(ctx context.Context, s activity.Store, want activity.Checkpoint) erro
 	return nil
 }
 
-// lacks checks that s has nothing with id.
+// lacks checks that Load does not find id.
 func lacks(ctx context.Context, s activity.Store, id string) error {
 	got, ok, err := load(ctx, s, id)
 	if err != nil {
 		return err
 	}
 	if ok {
-		return fmt.Errorf("Load of ID %s: got a checkpoint (of ID %s), want none", brief(id), brief(got.ID))
+		return fmt.Errorf("Load of ID %s: found a checkpoint with ID %s, want none", brief(id), brief(got.ID))
 	}
 	return nil
 }
 
-// errGoesOn is of an All that yields what it must not.
+// errGoesOn is wrapped by the error of an All that yields something that it must not.
 var errGoesOn = errors.New("All")
 
-// each ranges over what All returned. It drives All by hand, to tell what that does
-// wrong.
+// each ranges over the result of All. It calls all directly, because a range statement
+// would panic if all continued after the loop was left.
 func each(all iter.Seq2[activity.Checkpoint, error], body func(activity.Checkpoint) bool) error {
 	var failed, wrong error
 	left := false
 	all(func(c activity.Checkpoint, err error) bool {
 		switch {
 		case left:
-			wrong = fmt.Errorf("%w: it goes on after the loop was left (yield returned false)", errGoesOn)
+			wrong = fmt.Errorf("%w: it called yield again after yield returned false", errGoesOn)
 		case failed != nil:
-			wrong = fmt.Errorf("%w: it goes on after it has yielded an error (%v)", errGoesOn, failed)
+			wrong = fmt.Errorf("%w: it called yield again after yielding an error (%v)", errGoesOn, failed)
 		case err != nil:
 			failed = fmt.Errorf("All: %w", err)
 		default:
@@ -141,7 +141,7 @@ func each(all iter.Seq2[activity.Checkpoint, error], body func(activity.Checkpoi
 	return failed
 }
 
-// collect is all that All yields.
+// collect returns everything that All yields, in that order.
 func collect(all iter.Seq2[activity.Checkpoint, error]) ([]activity.Checkpoint, error) {
 	var got []activity.Checkpoint
 	err := each(all, func(c activity.Checkpoint) bool {
@@ -151,7 +151,7 @@ func collect(all iter.Seq2[activity.Checkpoint, error]) ([]activity.Checkpoint, 
 	return got, err
 }
 
-// holds checks that All yields want and nothing else.
+// holds checks that All yields each of want once and nothing else.
 func holds(ctx context.Context, s activity.Store, want ...activity.Checkpoint) error {
 	return yields(s.All(ctx), want)
 }
@@ -164,8 +164,8 @@ func yields(all iter.Seq2[activity.Checkpoint, error], want []activity.Checkpoin
 	return yielded(got, want, false)
 }
 
-// yielded checks that each of want is among what All yielded exactly once, and
-// what else is only if others may be.
+// yielded checks that got, which All yielded, has each of want exactly once. Unless others
+// is set, got must have nothing else.
 func yielded(got, want []activity.Checkpoint, others bool) error {
 	times := make(map[string]int)
 	byID := make(map[string]activity.Checkpoint)
@@ -175,7 +175,7 @@ func yielded(got, want []activity.Checkpoint, others bool) error {
 	}
 	for _, c := range want {
 		if n := times[c.ID]; n != 1 {
-			return fmt.Errorf("All: it yields ID %s %d times, want once", brief(c.ID), n)
+			return fmt.Errorf("All: it yielded ID %s %d times, want once", brief(c.ID), n)
 		}
 		if err := differ(byID[c.ID], c); err != nil {
 			return fmt.Errorf("All: %w", err)
@@ -186,27 +186,28 @@ func yielded(got, want []activity.Checkpoint, others bool) error {
 		return nil
 	}
 	for id := range byID {
-		return fmt.Errorf("All: it yields ID %s, which is not stored", brief(id))
+		return fmt.Errorf("All: it yielded ID %s, which is not stored", brief(id))
 	}
 	return nil
 }
 
-// differ says in which field got is not want. If it is another Sequence, it says
-// that, because most of the other fields change with it.
+// differ returns an error that names the first field in which got differs from want. It
+// compares Sequence first, because most other fields change with it.
 func differ(got, want activity.Checkpoint) error {
 	if got.Sequence != want.Sequence {
-		return fmt.Errorf("ID %s has another Sequence: got %d, want %d", brief(want.ID), got.Sequence, want.Sequence)
+		return fmt.Errorf("ID %s has the wrong Sequence: got %d, want %d", brief(want.ID), got.Sequence, want.Sequence)
 	}
 	g, w := reflect.ValueOf(got), reflect.ValueOf(want)
 	for i := range g.NumField() {
 		if why := unlike(g.Field(i).Interface(), w.Field(i).Interface()); why != "" {
-			return fmt.Errorf("ID %s has another %s: %s", brief(want.ID), g.Type().Field(i).Name, why)
+			return fmt.Errorf("ID %s has the wrong %s: %s", brief(want.ID), g.Type().Field(i).Name, why)
 		}
 	}
 	return nil
 }
 
-// unlike says how got is not want; "" if a Store may return it for want.
+// unlike describes how got differs from want. It returns "" if a Store may return got for
+// want.
 func unlike(got, want any) string {
 	switch want := want.(type) {
 	case time.Time:
@@ -234,11 +235,11 @@ func unlikeText(got, want string) string {
 	for same < min(len(got), len(want)) && got[same] == want[same] {
 		same++
 	}
-	return fmt.Sprintf("got %s (%d bytes), want %s (%d bytes), the first %d bytes are the same",
+	return fmt.Sprintf("got %s (%d bytes), want %s (%d bytes); the first %d bytes are the same",
 		brief(got), len(got), brief(want), len(want), same)
 }
 
-// brief quotes text, and cuts what is long.
+// brief quotes text and shortens it to 40 bytes.
 func brief(text string) string {
 	const most = 40
 	if len(text) <= most {

@@ -12,7 +12,7 @@ import (
 
 var errStop = errors.New("stop")
 
-// ended are contexts that have ended, by what ended them.
+// ended returns contexts that have ended, by how they ended.
 func ended(ctx context.Context) map[string]context.Context {
 	canceled, cancel := context.WithCancel(ctx)
 	cancel()
@@ -23,40 +23,40 @@ func ended(ctx context.Context) map[string]context.Context {
 	return map[string]context.Context{"canceled": canceled, "canceled with a cause": stopped, "past its deadline": expired}
 }
 
-// tellsEnd checks that err is that of a method whose ctx has ended.
+// tellsEnd checks that err is a valid error of a method whose ctx has ended.
 func tellsEnd(ctx context.Context, method string, err error) error {
 	switch {
 	case err == nil:
-		return fmt.Errorf("%s: no error, and its context has ended", method)
+		return fmt.Errorf("%s: no error, although its context has ended", method)
 	case errors.Is(err, ctx.Err()), errors.Is(err, context.Cause(ctx)):
 		return nil
 	}
-	return fmt.Errorf("%s: its error is %q, which wraps neither the context's %q nor its cause", method, err, ctx.Err())
+	return fmt.Errorf("%s: error %q wraps neither the context's error %q nor its cause", method, err, ctx.Err())
 }
 
-// A call is one of a Store's methods.
+// A call is a call of one of a Store's methods.
 type call struct {
 	method string
 	do     func(ctx context.Context) error
 }
 
-// calls are of all methods of s, which should fail. Each Save has a Sequence of its
-// own, for one that fails may have written all the same.
+// calls returns calls of all methods of s, each of which should fail. Every Save has a
+// higher Sequence, because a Save that fails may still have written.
 func calls(s activity.Store) []call {
 	sequence := uint64(1)
 	return []call{
 		{"Load", func(ctx context.Context) error { _, _, err := s.Load(ctx, "a"); return err }},
-		{"Load of what is missing", func(ctx context.Context) error { _, _, err := s.Load(ctx, "missing"); return err }},
+		{"Load of a missing ID", func(ctx context.Context) error { _, _, err := s.Load(ctx, "missing"); return err }},
 		{"Save", func(ctx context.Context) error {
 			sequence++
 			return s.Save(ctx, []activity.Checkpoint{checkpoint("a", sequence)})
 		}},
 		{"Delete", func(ctx context.Context) error { return s.Delete(ctx, []string{"a"}) }},
-		{"Delete of what is missing", func(ctx context.Context) error { return s.Delete(ctx, []string{"missing"}) }},
+		{"Delete of a missing ID", func(ctx context.Context) error { return s.Delete(ctx, []string{"missing"}) }},
 		{"All", func(ctx context.Context) error {
 			got, err := collect(s.All(ctx))
 			if len(got) > 0 {
-				return fmt.Errorf("%w: it yields %d checkpoints, want nothing but an error (it is %v)", errGoesOn, len(got), err)
+				return fmt.Errorf("%w: it yielded %d checkpoints (error %v), want only an error", errGoesOn, len(got), err)
 			}
 			return err
 		}},
@@ -71,15 +71,14 @@ func contextEnded(s *subject) error {
 	for how, ctx := range ended(s.ctx) {
 		for _, c := range methods {
 			if err := tellsEnd(ctx, c.method, c.do(ctx)); err != nil {
-				return fmt.Errorf("context %s: %w", how, err)
+				return fmt.Errorf("with a context that is %s: %w", how, err)
 			}
 		}
 	}
 	return nil
 }
 
-// contextEndedIsAtomic takes the errors for what they are: each says nothing about
-// whether something was written.
+// contextEndedIsAtomic allows a call that returned an error to have written or not.
 func contextEndedIsAtomic(s *subject) error {
 	stays := checkpoint("stays", 1)
 	if err := save(s.ctx, s, stays); err != nil {
@@ -102,7 +101,7 @@ func contextEndedIsAtomic(s *subject) error {
 			batch[i].Sequence++
 		}
 		if err := errors.Join(save(s.ctx, s, batch...), holds(s.ctx, s, append(batch, stays)...)); err != nil {
-			return fmt.Errorf("after a Save, and one before it with a context that is %s: %w", how, err)
+			return fmt.Errorf("after a Save that followed one with a context that is %s: %w", how, err)
 		}
 		if s.Delete(ctx, idsOf(batch)) == nil {
 			return fmt.Errorf("Delete with a context that is %s: no error", how)
@@ -129,12 +128,12 @@ func contextEndsDuringAll(s *subject) error {
 		return true
 	})
 	if err := tellsEnd(ctx, "All", err); err != nil {
-		return fmt.Errorf("the context ended when the first of %d was yielded, look at it before each: %w", len(cs), err)
+		return fmt.Errorf("the context ended when All yielded the first of %d checkpoints; All must check it before each one: %w", len(cs), err)
 	}
 	return holds(s.ctx, s, cs...)
 }
 
-// closes closes s.
+// closes closes s if it is an io.Closer; otherwise it returns errNotApplicable.
 func closes(s *subject) error {
 	closer, ok := s.Store.(io.Closer)
 	if !ok {

@@ -9,7 +9,7 @@ import (
 	"github.com/seed-9da638b0/activity/storetest"
 )
 
-func TestMemory(t *testing.T) {
+func TestMemory_Conformance(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) (activity.Store, func() activity.Store) {
 		m := new(storetest.Memory)
 		t.Cleanup(func() { m.Close() })
@@ -17,8 +17,7 @@ func TestMemory(t *testing.T) {
 	})
 }
 
-// A test's Memory shows what a program left behind, and starts the next one from
-// there.
+// A test can clone a Memory to continue from what a killed program left behind.
 func ExampleMemory() {
 	ctx := context.Background()
 	var m storetest.Memory

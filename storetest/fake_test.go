@@ -12,7 +12,7 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// A fake is a Store whose methods a test can replace. Its Memory is sound.
+// A fake is a Store whose methods a test can replace. Its Memory is a sound Store.
 type fake struct {
 	*Memory
 	load   func(ctx context.Context, id string) (activity.Checkpoint, bool, error)
@@ -22,7 +22,7 @@ type fake struct {
 	close  func() error
 	reopen func() activity.Store
 
-	released chan struct{} // closed when the check is over: lets go what hangs
+	released chan struct{} // closed after the check, to end the calls that hang
 }
 
 var (
@@ -51,7 +51,7 @@ func (f *fake) All(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
 }
 func (f *fake) Close() error { return f.close() }
 
-// onSave has Save store what change makes of each checkpoint.
+// onSave makes Save store the result of change for each checkpoint.
 func (f *fake) onSave(change func(activity.Checkpoint) activity.Checkpoint) {
 	save := f.save
 	f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
@@ -63,7 +63,7 @@ func (f *fake) onSave(change func(activity.Checkpoint) activity.Checkpoint) {
 	}
 }
 
-// onRead has Load and All return what change makes of each checkpoint.
+// onRead makes Load and All return the result of change for each checkpoint.
 func (f *fake) onRead(change func(activity.Checkpoint) activity.Checkpoint) {
 	f.onLoad(change)
 	f.onAll(change)
@@ -89,7 +89,7 @@ func (f *fake) onAll(change func(activity.Checkpoint) activity.Checkpoint) {
 	})
 }
 
-// onYield has All call do in place of yield.
+// onYield makes All call do instead of yield.
 func (f *fake) onYield(do func(yield func(activity.Checkpoint, error) bool, c activity.Checkpoint, err error) bool) {
 	all := f.all
 	f.all = func(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
@@ -99,7 +99,7 @@ func (f *fake) onYield(do func(yield func(activity.Checkpoint, error) bool, c ac
 	}
 }
 
-// onID has all methods make of each ID what change does.
+// onID makes Load, Save and Delete apply change to each ID.
 func (f *fake) onID(change func(string) string) {
 	f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
 		c.ID = change(c.ID)
@@ -120,7 +120,7 @@ func (f *fake) onID(change func(string) string) {
 	}
 }
 
-// onTime has Save store what change makes of the times.
+// onTime makes Save store the result of change for each time.
 func (f *fake) onTime(change func(time.Time) time.Time) {
 	f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
 		c.ScheduledAt, c.UpdatedAt, c.NextAttempt = change(c.ScheduledAt), change(c.UpdatedAt), change(c.NextAttempt)
@@ -128,7 +128,7 @@ func (f *fake) onTime(change func(time.Time) time.Time) {
 	})
 }
 
-// onClosed has the methods do as act does once the fake is closed.
+// onClosed makes Load call act after Close.
 func (f *fake) onClosed(act func() error) {
 	closed := false
 	f.close = func() error {
@@ -143,14 +143,14 @@ func (f *fake) onClosed(act func() error) {
 	}
 }
 
-// get is the Memory's own checkpoint, not a copy.
+// get returns the Memory's own checkpoint, not a copy.
 func (f *fake) get(id string) activity.Checkpoint {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.checkpoints[id]
 }
 
-// keep puts batch itself, not a copy, in place of what was saved of it.
+// keep replaces the Memory's copies of batch with the batch's own checkpoints.
 func (f *fake) keep(batch []activity.Checkpoint) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -159,7 +159,7 @@ func (f *fake) keep(batch []activity.Checkpoint) {
 	}
 }
 
-// empty drops the Details of what has these IDs.
+// empty drops the Details of the checkpoints with these IDs.
 func (f *fake) empty(ids []string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -172,7 +172,7 @@ func (f *fake) empty(ids []string) error {
 	return nil
 }
 
-// inputOfNow gives c the Input that is stored now, which may be newer than the rest.
+// inputOfNow replaces c's Input with the one stored now, which may be newer than the rest.
 func (f *fake) inputOfNow(c activity.Checkpoint) activity.Checkpoint {
 	runtime.Gosched()
 	if now := f.get(c.ID); now.ID != "" {
@@ -181,11 +181,11 @@ func (f *fake) inputOfNow(c activity.Checkpoint) activity.Checkpoint {
 	return c
 }
 
-// isOdd says whether c is one that no Runtime saves, so that a Store may refuse it.
+// isOdd reports whether c has an ID that no Runtime uses, so that a Store may refuse it.
 func isOdd(c activity.Checkpoint) bool { return c.ID == "" || len(c.ID) > 1024 }
 
-// hold takes lock as a mutex would, except that a bubble knows that who waits for
-// it waits, and that what hangs ends with the test.
+// hold acquires lock. Unlike a mutex, waiting for it is durably blocking in a bubble, and
+// ends with the test.
 func (f *fake) hold(lock chan struct{}) {
 	select {
 	case lock <- struct{}{}:

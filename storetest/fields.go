@@ -12,13 +12,12 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// fields saves checkpoints that differ in one field each, for every field that
-// Checkpoint has.
+// fields saves, for every field of Checkpoint, one checkpoint for each sample value.
 func fields(s *subject) error {
 	var batch []activity.Checkpoint
 	for _, field := range reflect.VisibleFields(reflect.TypeFor[activity.Checkpoint]()) {
 		if field.Name == "ID" {
-			continue // see anyIDs
+			continue // the check anyIDs covers it
 		}
 		values, err := samples(field)
 		if err != nil {
@@ -47,10 +46,10 @@ func fields(s *subject) error {
 	return nil
 }
 
-// samples are values of field that a Store has to keep.
+// samples returns values of the field that a Store must keep.
 func samples(field reflect.StructField) ([]any, error) {
 	if !field.IsExported() {
-		return nil, fmt.Errorf("storetest: Checkpoint.%s is not exported, so that no Store can keep it", field.Name)
+		return nil, fmt.Errorf("storetest: Checkpoint.%s is unexported, so no Store can keep it", field.Name)
 	}
 	switch reflect.Zero(field.Type).Interface().(type) {
 	case string:
@@ -69,8 +68,8 @@ func samples(field reflect.StructField) ([]any, error) {
 		return []any{0, 1, 255, 256, math.MaxInt32 - 1, math.MaxInt32}, nil
 	case uint64:
 		return []any{
-			uint64(1),         // the first of an ID: a Runtime saves no 0
-			uint64(1<<53 + 1), // no float64
+			uint64(1),         // the lowest that a Runtime saves
+			uint64(1<<53 + 1), // has no exact float64
 			uint64(math.MaxInt64), uint64(math.MaxInt64 + 1),
 			uint64(math.MaxUint64 - 1), uint64(math.MaxUint64),
 		}, nil
@@ -79,7 +78,7 @@ func samples(field reflect.StructField) ([]any, error) {
 			time.Time{},
 			time.Time{}.Add(1),
 			time.Date(1066, 10, 14, 9, 0, 0, 123456789, time.UTC),
-			time.Unix(0, math.MinInt64).Add(-1), // no UnixNano
+			time.Unix(0, math.MinInt64).Add(-1), // has no UnixNano
 			time.Unix(0, math.MinInt64),
 			time.Date(1900, 1, 1, 0, 0, 0, 1, time.UTC),
 			time.Date(1969, 12, 31, 23, 59, 59, 1, time.UTC),
@@ -89,13 +88,13 @@ func samples(field reflect.StructField) ([]any, error) {
 			time.Now(), // has a monotonic reading
 			time.Date(2026, 3, 29, 1, 30, 0, 1, time.FixedZone("east", 14*60*60)),
 			time.Date(2026, 3, 29, 1, 30, 0, 999999999, time.FixedZone("west", -(3*60+30)*60)),
-			time.Date(1936, 5, 1, 12, 0, 0, 10, time.FixedZone("AMT", 19*60+32)), // 19 min 32 s: RFC 3339 has no seconds
+			time.Date(1936, 5, 1, 12, 0, 0, 10, time.FixedZone("AMT", 19*60+32)), // RFC 3339 drops the offset's seconds
 			time.Unix(math.MaxInt32, 999999999),                                  // in 2038
 			time.Unix(math.MaxInt32+1, 0),
 			time.Unix(math.MaxUint32, 999999999), // in 2106
 			time.Unix(math.MaxUint32+1, 0),
 			time.Unix(0, math.MaxInt64),        // in 2262
-			time.Unix(0, math.MaxInt64).Add(1), // no UnixNano
+			time.Unix(0, math.MaxInt64).Add(1), // has no UnixNano
 			time.Date(9999, 12, 31, 23, 59, 59, 999999999, time.UTC),
 		}, nil
 	case activity.CheckpointState:
@@ -105,21 +104,22 @@ func samples(field reflect.StructField) ([]any, error) {
 		}
 		return values, nil
 	}
-	return nil, fmt.Errorf("storetest: it has no samples for Checkpoint.%s of type %v; it must learn them", field.Name, field.Type)
+	return nil, fmt.Errorf("storetest: no sample values for Checkpoint.%s of type %v", field.Name, field.Type)
 }
 
-// texts are strings, and bytes, that encodings and collations get wrong. No two
-// are the same.
+// texts lists strings that faulty encodings and collations change or confuse. All of them
+// are different.
 var texts = []string{
 	" ", "a", "A", "a ", " a", "a\x00", "a\x00\x00", "\x00a", "a\x00b", "ab", "abc", "aB", "a/", "a/b", "a//b",
 	".", "..", "../a", "/a", `\`, `\x00`, "%", "%2F", "a%2Fb", "_", "*", "'", `"`, "--", "\n", "\r\n", "\t", "{}", "null", "0", "00",
 	"\xc3\xa9", "e\xcc\x81", // é in two ways
 	"\xe2\x84\xaa", "K", "k", // the Kelvin sign, which folds to k
-	"\xff", "\xff\xff", "\xfe", "a\xffb", "a\xfeb", "a\xef\xbf\xbdb", // invalid UTF-8, and what often takes its place
+	"\xff", "\xff\xff", "\xfe", "a\xffb", "a\xfeb", "a\xef\xbf\xbdb", // invalid UTF-8, and its usual replacement
 	"\xed\xa0\x80", "\xf0\x9f\x98\x80",
 }
 
-// anyIDs saves IDs that are near each other, and deletes each time half of them.
+// anyIDs saves IDs that are easily confused, and deletes first one half of them, then the
+// other.
 func anyIDs(s *subject) error {
 	ids := slices.Clone(texts)
 	for b := range 256 {

@@ -8,17 +8,17 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// The largest batches that a Runtime makes.
+// maxBatch and maxBatchBytes are the limits of a Runtime's batches.
 const (
 	maxBatch      = 1000     // checkpoints of a Save, and IDs of a Delete
 	maxBatchBytes = 16 << 20 // of Input, Details and LastFailure
 )
 
-// smallBatch is for checks that are not about the size of a batch.
+// smallBatch is the batch size in checks of anything but the size of a batch.
 const smallBatch = 250
 
 func saveMany(s *subject) error {
-	for sequence := range uint64(2) { // the second time it replaces
+	for sequence := range uint64(2) { // the second batch replaces the first
 		batch := checkpoints(maxBatch, sequence+1)
 		if err := save(s.ctx, s, batch...); err != nil {
 			return err
@@ -30,7 +30,7 @@ func saveMany(s *subject) error {
 	return nil
 }
 
-// saveMuch saves batches of few large checkpoints and of many small ones.
+// saveMuch saves batches of 16 MiB: of a few large checkpoints and of many small ones.
 func saveMuch(s *subject) error {
 	block := noise(4 << 20)
 	for i, n := range []int{8, maxBatch - 1} {
@@ -38,7 +38,7 @@ func saveMuch(s *subject) error {
 		for i := range batch {
 			c := &batch[i]
 			size := maxBatchBytes/n - len(c.Input) - len(c.LastFailure)
-			from := (len(block) - size) / n * i // so that no two are the same
+			from := (len(block) - size) / n * i // different for each checkpoint
 			c.Details = block[from : from+size]
 		}
 		if err := save(s.ctx, s, batch...); err != nil {
@@ -104,7 +104,7 @@ func allBodyDeletesMany(s *subject) error {
 }
 
 func allBodySavesManyAgain(s *subject) error {
-	return bodyChangesMany(s, "Save of others again", func(goes []activity.Checkpoint) ([]activity.Checkpoint, error) {
+	return bodyChangesMany(s, "Save of stored checkpoints", func(goes []activity.Checkpoint) ([]activity.Checkpoint, error) {
 		var newer []activity.Checkpoint
 		for _, c := range goes {
 			newer = append(newer, checkpoint(c.ID, c.Sequence+1))
@@ -114,7 +114,7 @@ func allBodySavesManyAgain(s *subject) error {
 }
 
 func allBodyAddsMany(s *subject) error {
-	return bodyChangesMany(s, "Save of new ones", func(goes []activity.Checkpoint) ([]activity.Checkpoint, error) {
+	return bodyChangesMany(s, "Save of new checkpoints", func(goes []activity.Checkpoint) ([]activity.Checkpoint, error) {
 		var added []activity.Checkpoint
 		for _, c := range goes {
 			added = append(added, checkpoint(c.ID+"-new", 1))
@@ -123,10 +123,10 @@ func allBodyAddsMany(s *subject) error {
 	})
 }
 
-// bodyChangesMany is for Stores that read some at a time, and find the place of
-// the next by its position. It has 3,000 checkpoints. Halfway through the loop, one
-// body calls change with every third of them, which returns what is to be there of
-// them then, and what it has added.
+// bodyChangesMany catches a Store whose All reads in pages and finds the next page by its
+// position. It saves 3,000 checkpoints and calls change with every third of them in one loop
+// body, halfway through the loop. change returns the checkpoints that it added, and those of
+// its argument that are still stored, as they are then.
 func bodyChangesMany(s *subject, what string, change func(goes []activity.Checkpoint) ([]activity.Checkpoint, error)) error {
 	const n = 3000
 	var stay, goes []activity.Checkpoint
@@ -151,10 +151,10 @@ func bodyChangesMany(s *subject, what string, change func(goes []activity.Checkp
 		})
 	})
 	if err != nil {
-		return fmt.Errorf("one body changes 1,000 of %d (%s): %w", n, what, err)
+		return fmt.Errorf("one loop body changes 1,000 of %d checkpoints (%s): %w", n, what, err)
 	}
 	if err := holds(s.ctx, s, append(stay, left...)...); err != nil {
-		return fmt.Errorf("after a loop over All with a body that changed 1,000 of %d (%s): %w", n, what, err)
+		return fmt.Errorf("after a loop over All, one body of which changed 1,000 of %d checkpoints (%s): %w", n, what, err)
 	}
 	return nil
 }

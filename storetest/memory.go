@@ -12,22 +12,22 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// Memory is a Store in memory, for tests. The zero Memory is empty and ready to
-// use. It must not be copied after first use; see [Memory.Clone].
+// Memory is an [activity.Store] in memory, for tests. The zero Memory is empty and ready
+// to use. A Memory is safe for concurrent use. It must not be copied after first use; see
+// [Memory.Clone].
 //
-// Its methods return [context.Cause] when ctx has ended. All yields in the order
-// of the IDs, each checkpoint as it is when its turn comes.
+// If ctx has ended, the methods return [context.Cause] of it.
 type Memory struct {
 	mu          sync.Mutex
-	checkpoints map[string]activity.Checkpoint // the bytes in them are never changed
+	checkpoints map[string]activity.Checkpoint // by ID; their bytes are immutable
 	closed      bool
 }
 
-var errClosed = errors.New("storetest: the Memory is closed")
+var errClosed = errors.New("storetest: Memory is closed")
 
 var _ activity.Store = (*Memory)(nil)
 
-// Load returns a copy of the checkpoint with that ID, and whether there is one.
+// Load returns a copy of the checkpoint with the given ID and reports whether there is one.
 func (m *Memory) Load(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -38,7 +38,7 @@ func (m *Memory) Load(ctx context.Context, id string) (activity.Checkpoint, bool
 	return clone(c), ok, nil
 }
 
-// Save keeps a copy of each checkpoint of batch.
+// Save stores a copy of each checkpoint in batch, all at once.
 func (m *Memory) Save(ctx context.Context, batch []activity.Checkpoint) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -54,7 +54,7 @@ func (m *Memory) Save(ctx context.Context, batch []activity.Checkpoint) error {
 	return nil
 }
 
-// Delete removes the checkpoints with these IDs.
+// Delete removes the checkpoints with the given IDs. Missing IDs are not an error.
 func (m *Memory) Delete(ctx context.Context, ids []string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -67,7 +67,8 @@ func (m *Memory) Delete(ctx context.Context, ids []string) error {
 	return nil
 }
 
-// All yields a copy of every checkpoint.
+// All yields a copy of every checkpoint, in the order of the IDs. It reads each checkpoint
+// just before it yields it, and skips those that were deleted since the loop began.
 func (m *Memory) All(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
 	return func(yield func(activity.Checkpoint, error) bool) {
 		ids, err := m.ids(ctx)
@@ -97,7 +98,7 @@ func (m *Memory) ids(ctx context.Context) ([]string, error) {
 	return slices.Sorted(maps.Keys(m.checkpoints)), nil
 }
 
-// Close makes every further call of the other methods fail. It returns nil.
+// Close makes all later calls of Load, Save, Delete and All fail. It always returns nil.
 func (m *Memory) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -105,8 +106,8 @@ func (m *Memory) Close() error {
 	return nil
 }
 
-// Clone returns a Memory of its own with what m holds now, closed or not: what a
-// new process would find if this one were killed at this moment.
+// Clone returns an independent Memory with the same checkpoints: what a new process would
+// find if this one were killed now. It works even if m is closed, and the clone is open.
 func (m *Memory) Clone() *Memory {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// rightStores differ in what activity.Store leaves open. Every check must pass.
+// rightStores differ where activity.Store leaves a choice. Every check must pass them.
 var rightStores = []struct {
 	name    string
 	changes func(f *fake)
@@ -20,7 +20,7 @@ var rightStores = []struct {
 	{"Memory", func(*fake) {}},
 	{"refuses an older Sequence", func(f *fake) { f.fenced(true) }},
 	{"ignores an older Sequence", func(f *fake) { f.fenced(false) }},
-	{"looks at its context when it is done", func(f *fake) {
+	{"checks its context after the write", func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			return errors.Join(f.Memory.Save(context.WithoutCancel(ctx), batch), ctx.Err())
 		}
@@ -28,7 +28,7 @@ var rightStores = []struct {
 			return errors.Join(f.Memory.Delete(context.WithoutCancel(ctx), ids), ctx.Err())
 		}
 	}},
-	{"looks at its context when its file is written", func(f *fake) {
+	{"checks its context after writing the file", func(f *fake) {
 		disk := new(Memory)
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			return errors.Join(disk.Save(context.WithoutCancel(ctx), batch), f.Memory.Save(ctx, batch))
@@ -38,7 +38,7 @@ var rightStores = []struct {
 		}
 		f.reopen = func() activity.Store { return disk.Clone() }
 	}},
-	{"looks at its context when half is deleted", func(f *fake) {
+	{"checks its context after deleting half", func(f *fake) {
 		f.remove = func(ctx context.Context, ids []string) error {
 			half := len(ids) / 2
 			if err := f.Memory.Delete(context.WithoutCancel(ctx), ids[:half]); err != nil {
@@ -48,7 +48,7 @@ var rightStores = []struct {
 			return f.Memory.Delete(ctx, ids[half:])
 		}
 	}},
-	{"writes when its context has ended, with the next call", func(f *fake) { f.writesLate() }},
+	{"writes with the next call if its context has ended", func(f *fake) { f.writesLate() }},
 	{"refuses an ID that is empty or too long", func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			if slices.ContainsFunc(batch, isOdd) {
@@ -66,29 +66,28 @@ var rightStores = []struct {
 			return err
 		}
 	}},
-	{"yields what the body saves, and refuses an older Sequence", func(f *fake) {
+	{"yields what the loop body saves, and refuses an older Sequence", func(f *fake) {
 		f.fenced(true)
 		f.yieldsTwice()
 	}},
 }
 
-func TestRightStorePasses(t *testing.T) {
+func TestRun_PassesSoundStores(t *testing.T) {
 	for _, right := range rightStores {
 		t.Run(right.name, func(t *testing.T) {
 			for _, c := range checks {
 				if err := fails(t, c, right.changes); err != nil {
-					t.Errorf("%s fails: %v", c.name, err)
+					t.Errorf("check %s fails: %v", c.name, err)
 				}
 			}
 		})
 	}
 }
 
-var errStale = errors.New("the Sequence is not larger than that of what is stored")
+var errStale = errors.New("the Sequence is not greater than the stored one")
 
-// fenced has Save write only checkpoints with a larger Sequence than what is stored
-// for their ID. It refuses a batch with others, or ignores them. A Sequence of 0
-// is never the larger.
+// fenced makes Save write only checkpoints whose Sequence is greater than the stored one.
+// If refuses is set, Save refuses a batch that has others; otherwise, it skips them.
 func (f *fake) fenced(refuses bool) {
 	var mu sync.Mutex
 	f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
@@ -109,8 +108,8 @@ func (f *fake) fenced(refuses bool) {
 	}
 }
 
-// writesLate has Save and Delete return the error of a context that has ended or ends
-// soon, and write before the next call of a method.
+// writesLate makes Save and Delete return an error if their context has ended or ends soon.
+// They then write before the next call of any method.
 func (f *fake) writesLate() {
 	var mu sync.Mutex
 	var late func() // guarded by mu
@@ -159,7 +158,7 @@ func (f *fake) writesLate() {
 	}
 }
 
-// yieldsTwice has All yield once more what has changed since it was yielded.
+// yieldsTwice makes All yield a checkpoint again if it changed after it was yielded.
 func (f *fake) yieldsTwice() {
 	f.all = func(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
 		return func(yield func(activity.Checkpoint, error) bool) {

@@ -1,5 +1,5 @@
-// Package storetest checks implementations of [activity.Store], and has one for
-// tests, [Memory].
+// Package storetest tests implementations of [activity.Store]. It also has an
+// implementation in memory for other tests, [Memory].
 package storetest
 
 import (
@@ -15,8 +15,8 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// Run checks that a Store does all that [activity.Store] asks of it, each point in
-// a subtest. With -short it does less of what takes long.
+// Run tests that a Store meets the requirements of [activity.Store]. Each requirement is a
+// subtest. With -short, Run tries fewer cases in the slow subtests.
 //
 //	func TestStore(t *testing.T) {
 //		storetest.Run(t, func(t *testing.T) (activity.Store, func() activity.Store) {
@@ -39,61 +39,58 @@ import (
 //		return s
 //	}
 //
-// open returns a new, empty Store and sees to it, with t.Cleanup, that it is
-// closed in the end.
+// open must return a new, empty Store, and use t.Cleanup to close it.
 //
-// reopen returns what a new process would find if this one were killed at that
-// very moment: another Store on a copy of the same data. It must not close the
-// first Store, nor make it write: what that has not written yet is lost. A Store
-// of files copies them; one on a server connects to it once more. It is called up
-// to some 40 times in a subtest, by the goroutine of the subtest, while a Save
-// runs and also after the first Store was closed. A plain copy of a file that is
-// being written mixes several moments: copyFile reads it until two readings in a
-// row are the same. What reopen returns is only read.
+// reopen must return what a new process would find if this one were killed now: another
+// Store on a copy of the same data. For a Store that uses files, copy the files; for one on
+// a server, open another connection. reopen must not close the first Store or make it write,
+// because a killed process loses what it has not written. Run only reads from the Store that
+// reopen returns. It calls reopen up to about 40 times in a subtest, from the subtest's
+// goroutine. Some of these calls come during a Save or after the first Store was closed. A
+// plain copy of a file that is being written mixes several moments, so copyFile must read
+// the file until two successive reads are equal.
 //
-// Run does not test the loss of power, nor a crash of the system. What reopen finds
-// may be in the system's caches only, so Run does not notice a Store that leaves out
-// an fsync. Nor does it test a disk that is full or fails, or a connection that
-// breaks. A Store needs tests of its own for these.
+// Run does not test a loss of power or a crash of the operating system. The system's cache
+// may hold what reopen finds, so Run does not notice a missing fsync. Nor does Run test full
+// or failing disks, or broken connections. A Store needs its own tests for these.
 //
-// What Run asks for beyond the letter of the interface:
+// Beyond the text of the interface, Run requires the following:
 //
-//   - IDs are any bytes, 1 to 1,024 of them, and the other strings any bytes too.
-//     Sequence takes 1 to [math.MaxUint64], the other numbers at least 0 to
-//     [math.MaxInt32]. Times are kept to the nanosecond, from the zero Time to
-//     the year 9999; as instants: their location and monotonic reading may go.
-//   - The Sequence of an ID grows with each Save, and begins anew after a Delete.
-//     So a Store may refuse or ignore a checkpoint whose Sequence is not larger
-//     than what it has for the ID. It must not remember Sequences of what was
-//     deleted.
-//   - Every field of a Checkpoint comes back as it was saved, NextAttempt included.
-//     Only Input and Details of length 0 may come back as nil or as empty,
-//     whichever was saved. Both may be larger than 2 MiB, the default of
-//     activity.Config.MaxDetailsSize. Each State may be replaced by each other.
-//   - A Save takes 1,000 checkpoints, or 16 MiB of Input, Details and LastFailure,
-//     in one atomic batch. A Delete takes 1,000 IDs. A Runtime makes no larger
-//     batches, except of one large checkpoint.
-//   - The error of a method whose context has ended wraps either the context's
-//     Err or its [context.Cause].
-//   - An error says nothing about whether something was written, also if the context
-//     had ended before the call. After an error of Save, all of the batch is there or
-//     nothing of it. After an error of Delete, each checkpoint is there as it was, or
-//     is gone. What such a call writes late must not replace or remove what a later
+//   - An ID is any string of 1 to 1,024 bytes. The other strings may hold any bytes, too.
+//     A Sequence is in the range 1 to [math.MaxUint64]. The other numbers are at least in
+//     the range 0 to [math.MaxInt32]. Times keep their nanoseconds, from the zero Time to
+//     the year 9999. They may lose their location and monotonic clock reading.
+//   - The Sequence of an ID grows with each Save, and starts over after a Delete. So a Store
+//     may refuse or ignore a checkpoint whose Sequence is not greater than the stored one.
+//     It must not remember the Sequence of a deleted checkpoint.
+//   - Every field of a Checkpoint comes back as it was saved, including NextAttempt. Only an
+//     Input or Details of length 0 may come back as either nil or empty. Both may be larger
+//     than 2 MiB, the default of activity.Config.MaxDetailsSize. Any State may replace any
+//     other.
+//   - A Save takes 1,000 checkpoints, or 16 MiB of Input, Details and LastFailure, in one
+//     atomic batch. A Delete takes 1,000 IDs. A Runtime makes no larger batches, except for
+//     a batch of one large checkpoint.
+//   - If a method's context has ended, its error wraps the context's Err or its
+//     [context.Cause].
+//   - An error does not say whether anything was written, even if the context had ended
+//     before the call. After Save returns an error, either the whole batch is stored or
+//     nothing of it. After Delete returns an error, each checkpoint is either unchanged or
+//     gone. If such a call writes late, it must not replace or remove anything that a later
 //     Save has written.
-//   - A reader never sees part of a batch while a Save runs. All need not show one
-//     moment. A checkpoint that is saved before the loop begins, and not changed
-//     until it ends, is yielded exactly once, however many others the body saves
-//     and deletes. All can read page by page if each page begins after the last ID
-//     of the one before; LIMIT with OFFSET skips some. A loop may be left early,
-//     and what All returned may be ranged over again.
-//   - Save and Delete leave their argument as it is. What Load and All return,
-//     bytes included, is the caller's to keep and to change.
-//   - If the Store is an io.Closer, every method returns an error after Close,
-//     and a second Close does not panic.
+//   - A reader never sees part of a batch during a Save. All need not show a single moment.
+//     If a checkpoint is saved before the loop begins and does not change until the loop
+//     ends, All yields it exactly once, however many others the loop body saves and deletes.
+//     All may read in pages if each page begins after the last ID of the page before. With
+//     LIMIT and OFFSET, it would skip some. A loop may be left early, and the result of All
+//     may be ranged over again.
+//   - Save and Delete do not change their argument. The caller may keep and change whatever
+//     Load and All return, including the bytes.
+//   - If the Store is an io.Closer, every method returns an error after Close, and a second
+//     Close does not panic.
 //
-// A call that does not return for 30 s in the body of a loop over All, or for
-// some minutes after Close, after a loop was left or among concurrent calls, is
-// taken to hang. Nothing else depends on time.
+// Run reports a call that hangs: after 30 s in the body of a loop over All, and after a
+// minute or two among concurrent calls, after Close, and after a loop that was left early.
+// No other check depends on time.
 func Run(t *testing.T, open func(t *testing.T) (s activity.Store, reopen func() activity.Store)) {
 	for _, c := range checks {
 		t.Run(c.name, func(t *testing.T) {
@@ -103,7 +100,7 @@ func Run(t *testing.T, open func(t *testing.T) (s activity.Store, reopen func() 
 				t.Skip(err)
 			}
 			if errors.Is(err, errHangs) {
-				// Closing the Store may hang as well, and then nobody sees t's log.
+				// Closing the Store may hang as well, and then t's log is never printed.
 				fmt.Fprintf(os.Stderr, "%s: %v\n", t.Name(), err)
 			}
 			if err != nil {
@@ -113,7 +110,7 @@ func Run(t *testing.T, open func(t *testing.T) (s activity.Store, reopen func() 
 	}
 }
 
-// A subject is the Store that one check is about.
+// A subject is the Store under test in one check.
 type subject struct {
 	activity.Store
 	ctx    context.Context
@@ -121,7 +118,7 @@ type subject struct {
 	short  bool
 }
 
-// fewer is short when short is asked for, else full.
+// fewer returns short under -short, and full otherwise.
 func (s *subject) fewer(full, short int) int {
 	if s.short {
 		return short
@@ -187,7 +184,7 @@ var errNotApplicable = errors.New("the Store is not an io.Closer")
 
 func (c check) run(s *subject) error { return caught(func() error { return c.f(s) }) }
 
-// caught is f's error, or its panic as one.
+// caught calls f and returns its error. It returns a panic as an error.
 func caught(f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -197,12 +194,13 @@ func caught(f func() error) (err error) {
 	return f()
 }
 
-// patience is how long a call may take before it is said to hang.
+// patience is the time after which a call is considered to hang.
 const patience = 30 * time.Second
 
-var errHangs = errors.New("it has not returned for a long time, and is taken to hang")
+var errHangs = errors.New("it seems to hang")
 
-// within runs f, and gives up on it when it hangs.
+// within calls f and returns its error. If f takes longer than patience, within returns
+// an error that wraps errHangs, and f's goroutine is left behind.
 func within(what string, f func() error) error {
 	result := make(chan error, 1)
 	go func() { result <- caught(f) }()
@@ -210,12 +208,13 @@ func within(what string, f func() error) error {
 	case err := <-result:
 		return err
 	case <-time.After(patience):
-		return fmt.Errorf("%s: %w", what, errHangs)
+		return fmt.Errorf("%s did not return within %v: %w", what, patience, errHangs)
 	}
 }
 
-// unstuck runs f, which says with step what it does next, and gives up on it when
-// a step hangs. It is more patient than within, which f may call.
+// unstuck calls f and returns its error. f must call step before each step that may hang.
+// If one takes much longer than patience, unstuck returns an error that wraps errHangs, and
+// f's goroutine is left behind. f may call within, which gives up earlier.
 func unstuck(f func(step func(what string)) error) error {
 	var doing atomic.Pointer[string]
 	result := make(chan error, 1)
@@ -231,7 +230,7 @@ func unstuck(f func(step func(what string)) error) error {
 		case <-time.After(2 * patience):
 			now := doing.Load()
 			if now != nil && now == seen {
-				return fmt.Errorf("%s: %w", *now, errHangs)
+				return fmt.Errorf("%s did not return within %v: %w", *now, 2*patience, errHangs)
 			}
 			seen = now
 		}

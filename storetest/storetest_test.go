@@ -11,8 +11,8 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// fails runs one check on a new store that is broken by breaks, in a bubble: waiting
-// for what hangs takes no time.
+// fails runs a check on a new Store that breaks has changed, and returns the check's error.
+// It runs in a bubble, so that waiting for a call that hangs takes no time.
 func fails(t *testing.T, c check, breaks func(*fake)) (err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -33,22 +33,24 @@ func checkNamed(t *testing.T, name string) check {
 	return checks[i]
 }
 
-func TestBrokenStoreIsFound(t *testing.T) {
+// Given a Store with one fault, when the checks for this fault run, then they fail with the
+// expected message.
+func TestRun_FindsBrokenStores(t *testing.T) {
 	for _, b := range brokenStores() {
 		t.Run(b.name, func(t *testing.T) {
 			for check, message := range b.found {
 				err := fails(t, checkNamed(t, check), b.breaks)
 				if err == nil {
-					t.Errorf("%s passes", check)
+					t.Errorf("check %s passes", check)
 				} else if !strings.Contains(err.Error(), message) {
-					t.Errorf("%s fails with %q, want %q in it", check, err, message)
+					t.Errorf("check %s fails with %q, want a message that contains %q", check, err, message)
 				}
 			}
 		})
 	}
 }
 
-func TestEveryCheckFindsSomething(t *testing.T) {
+func TestRun_EveryCheckFindsABrokenStore(t *testing.T) {
 	finds := make(map[string]bool)
 	for _, b := range brokenStores() {
 		for check := range b.found {
@@ -67,7 +69,7 @@ func TestEveryCheckFindsSomething(t *testing.T) {
 	}
 }
 
-func TestEachFieldThatIsDroppedIsFound(t *testing.T) {
+func TestFields_FindsADroppedField(t *testing.T) {
 	for _, field := range reflect.VisibleFields(reflect.TypeFor[activity.Checkpoint]()) {
 		t.Run(field.Name, func(t *testing.T) {
 			err := fails(t, checkNamed(t, "Fields"), func(f *fake) {
@@ -76,28 +78,28 @@ func TestEachFieldThatIsDroppedIsFound(t *testing.T) {
 					return c
 				})
 			})
-			if err == nil || !strings.Contains(err.Error(), "another "+field.Name) {
+			if err == nil || !strings.Contains(err.Error(), "the wrong "+field.Name) {
 				t.Errorf("got %v, want an error that names %s", err, field.Name)
 			}
 		})
 	}
 }
 
-func TestUnknownFieldIsFound(t *testing.T) {
+func TestSamples_UnknownField(t *testing.T) {
 	typ := reflect.TypeFor[struct {
 		Labels map[string]string
 		hidden int
 	}]()
-	for i, want := range []string{"no samples for Checkpoint.Labels", "Checkpoint.hidden is not exported"} {
+	for i, want := range []string{"no sample values for Checkpoint.Labels", "Checkpoint.hidden is unexported"} {
 		if _, err := samples(typ.Field(i)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}
 }
 
-// A Store that keeps an old value of a field, or mixes two Saves, is found only if
-// checkpoint fills that field and changes it.
-func TestCheckpointChangesAllFields(t *testing.T) {
+// Given two Sequences, when checkpoint is called with each, then all fields are set, and all
+// but ID differ. Otherwise, no check would notice an old value in that field.
+func TestCheckpoint_ChangesAllFields(t *testing.T) {
 	c, next := reflect.ValueOf(checkpoint("a", 1)), reflect.ValueOf(checkpoint("a", 2))
 	for _, field := range reflect.VisibleFields(c.Type()) {
 		value := c.FieldByIndex(field.Index)
@@ -105,14 +107,14 @@ func TestCheckpointChangesAllFields(t *testing.T) {
 			t.Errorf("checkpoint leaves %s empty", field.Name)
 		}
 		if field.Name != "ID" && unlike(next.FieldByIndex(field.Index).Interface(), value.Interface()) == "" {
-			t.Errorf("checkpoint has the same %s for each Sequence", field.Name)
+			t.Errorf("checkpoint has the same %s for every Sequence", field.Name)
 		}
 	}
 }
 
-// What is shared with the caller is found only in fields that forBytes knows, and
-// Memory shares what clone does not know.
-func TestOnlyBytesCanBeShared(t *testing.T) {
+// Given the fields of Checkpoint, then []byte is the only type whose memory can be shared.
+// forBytes and clone cover no other.
+func TestCheckpoint_OnlyBytesCanBeShared(t *testing.T) {
 	for _, field := range reflect.VisibleFields(reflect.TypeFor[activity.Checkpoint]()) {
 		switch field.Type.Kind() {
 		case reflect.Slice:
@@ -123,11 +125,11 @@ func TestOnlyBytesCanBeShared(t *testing.T) {
 		default:
 			continue
 		}
-		t.Errorf("clone, deepClone and scribble must learn Checkpoint.%s of type %v", field.Name, field.Type)
+		t.Errorf("clone, deepClone and scribble do not handle Checkpoint.%s of type %v", field.Name, field.Type)
 	}
 }
 
-func TestCloneSharesNothing(t *testing.T) {
+func TestClone_SharesNothing(t *testing.T) {
 	want, c := checkpoint("a", 1), checkpoint("a", 1)
 	shared := clone(c)
 	if err := errors.Join(scribble(c), differ(shared, want)); err != nil {
@@ -135,7 +137,7 @@ func TestCloneSharesNothing(t *testing.T) {
 	}
 }
 
-func TestSamplesKnowAllStates(t *testing.T) {
+func TestSamples_HaveAllStates(t *testing.T) {
 	field, _ := reflect.TypeFor[activity.Checkpoint]().FieldByName("State")
 	states, err := samples(field)
 	if err != nil {
@@ -147,21 +149,21 @@ func TestSamplesKnowAllStates(t *testing.T) {
 		}
 	}
 	if next := activity.CheckpointState(len(states) + 1); !strings.Contains(next.String(), "(") {
-		t.Errorf("%v is not among the samples", next)
+		t.Errorf("samples lack the state %v", next)
 	}
 }
 
-func TestTextsAreDifferent(t *testing.T) {
+func TestTexts_AreDifferent(t *testing.T) {
 	seen := make(map[string]bool)
 	for _, text := range texts {
 		if seen[text] {
-			t.Errorf("%+q is there twice", text)
+			t.Errorf("texts has %+q twice", text)
 		}
 		seen[text] = true
 	}
 }
 
-func TestStoreWithoutCloseIsNotClosed(t *testing.T) {
+func TestRun_SkipsCloseChecksWithoutCloser(t *testing.T) {
 	for _, name := range []string{"Closed", "ClosedTwice", "ClosedKeeps"} {
 		s := struct{ activity.Store }{new(Memory)}
 		err := checkNamed(t, name).run(&subject{Store: s, ctx: t.Context()})
@@ -171,7 +173,7 @@ func TestStoreWithoutCloseIsNotClosed(t *testing.T) {
 	}
 }
 
-func TestMemoryAllSkipsWhatIsDeleted(t *testing.T) {
+func TestMemory_AllSkipsDeletedCheckpoints(t *testing.T) {
 	var m Memory
 	if err := m.Save(t.Context(), checkpoints(3, 1)); err != nil {
 		t.Fatal(err)
