@@ -19,7 +19,7 @@ import (
 	"github.com/seed-9da638b0/activity/activitytest"
 )
 
-// allPlaces comes to a place of each kind.
+// allPlaces passes a place of each kind.
 func allPlaces(ctx activity.Context) error {
 	if _, err := activity.Resume(ctx, 0); err != nil {
 		return err
@@ -40,7 +40,10 @@ func allPlaces(ctx activity.Context) error {
 	return nil
 }
 
-func TestNames(t *testing.T) {
+// Given an activity that passes a place of each kind, when its runs are made, then their
+// names are those of its places, and there are only stalls that end and are followed by
+// another attempt.
+func TestRun_NamesOfRuns(t *testing.T) {
 	for _, test := range []struct {
 		kinds activitytest.Kind
 		opts  activity.Options
@@ -76,7 +79,7 @@ shutdown_at_point_row_written_1
 shutdown_leaving_guard_1
 shutdown_at_point_row_written_2
 shutdown_before_return_1`},
-		// All that the next attempt comes to, and in Guard nothing.
+		// With each name, the number of places that the next attempt passes: none in Guard.
 		{activitytest.Stall, activity.Options{ID: "job", StartToCloseTimeout: time.Minute}, `
 stall_before_heartbeat_details_1 11
 stall_after_heartbeat_details_1 11
@@ -89,7 +92,7 @@ stall_at_point_row_written_1 0
 stall_leaving_guard_1 0
 stall_at_point_row_written_2 11
 stall_before_return_1 11`},
-		// No stall that nothing would end, or that nothing would follow.
+		// No stalls, because no timeout would end them, or no other attempt would follow.
 		{activitytest.Stall | activitytest.Shutdown, activity.Options{ScheduleToCloseTimeout: time.Hour}, "10 of shutdown"},
 		{activitytest.Stall | activitytest.Shutdown, activity.Options{HeartbeatTimeout: time.Hour, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 1}}, "10 of shutdown"},
 	} {
@@ -103,24 +106,24 @@ stall_before_return_1 11`},
 				want = append(want, name)
 				n := 0
 				fmt.Sscan(untils, &n)
-				for i := range n + 2 { // and at places that it may have come to only then
+				for i := range n + 2 { // and two places that it may pass only then
 					if n > 0 {
 						want = append(want, fmt.Sprintf("%s_until_place_%d", name, i+1))
 					}
 				}
-				if n > 0 { // and, at the latest, at its return
+				if n > 0 { // and, at the latest, its return
 					want = append(want, fmt.Sprintf("%s_until_place_%d", name, n+11))
 				}
 			}
 			if strings.HasPrefix(test.want, "10 of") {
 				for _, name := range names {
 					if !strings.HasPrefix(name, "shutdown") {
-						t.Errorf("there is %s", name)
+						t.Errorf("unexpected run %s", name)
 					}
 				}
 				return
 			}
-			if test.kinds == activitytest.Stall { // the others come first
+			if test.kinds == activitytest.Stall { // stalls that wake later come in the second part
 				slices.Sort(want)
 				slices.Sort(names)
 			}
@@ -131,7 +134,9 @@ stall_before_return_1 11`},
 	}
 }
 
-func TestSeveralActivities(t *testing.T) {
+// Given several activities and a process with a Point, when their runs are made, then the
+// names have the activity's ID.
+func TestRun_NamesOfSeveralActivities(t *testing.T) {
 	names, _ := runs(t, activitytest.Plan{Kinds: activitytest.Shutdown}, func(t *testing.T, w *activitytest.World, l *log) {
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			activitytest.Point(ctx, "start")
@@ -162,8 +167,38 @@ func TestSeveralActivities(t *testing.T) {
 	}
 }
 
-// An activity without an ID is the process's to start again, from the beginning.
-func TestWithoutID(t *testing.T) {
+// Given Points whose names differ only in characters that a subtest's name cannot have, when
+// their runs are made, then the names of the runs differ.
+func TestRun_SimilarNamesDiffer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a tenth of the runs has too few names")
+	}
+	var names []string
+	t.Run("runs", func(t *testing.T) {
+		activitytest.Plan{Kinds: activitytest.Shutdown}.Run(t, func(t *testing.T, w *activitytest.World) {
+			names = append(names, t.Name())
+			if err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+				return rt.Run(ctx, activity.Options{ID: "a"}, func(ctx activity.Context) error {
+					long := "https://example.com/a/very/long/address/of/something/that/is/fetched?number="
+					for _, p := range []string{"a/b", "a:b", "a b", long + "1", long + "2"} {
+						activitytest.Point(ctx, p)
+					}
+					return nil
+				})
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+	slices.Sort(names)
+	if n := len(slices.Compact(slices.Clone(names))); n != len(names) || n != 7 {
+		t.Errorf("%d of the names differ, want 7: %q", n, names)
+	}
+}
+
+// Given an activity without an ID, when its process crashes, then the next life starts it
+// from the beginning.
+func TestActivity_WithoutID(t *testing.T) {
 	names, got := runs(t, activitytest.Plan{Kinds: activitytest.Crash | activitytest.Stall}, func(t *testing.T, w *activitytest.World, l *log) {
 		live(t, w, activity.Options{HeartbeatTimeout: time.Minute}, func(ctx activity.Context) error {
 			n, err := resumed(ctx, l)
@@ -179,12 +214,13 @@ func TestWithoutID(t *testing.T) {
 		}
 	}
 	if slices.ContainsFunc(names, func(name string) bool { return strings.Contains(name, "lost") }) {
-		t.Errorf("nothing is stored, and yet it is lost, in %q", names)
+		t.Errorf("some runs lose details, although none are stored: %q", names)
 	}
 }
 
-// The user's own Config is in effect.
-func TestConfig(t *testing.T) {
+// Given a World.Config with an Observer, an Interceptor, a Logger and a limit, when a process
+// runs, then each is in effect.
+func TestWorld_ConfigIsInEffect(t *testing.T) {
 	runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
 		var events, logged atomic.Int32
 		w.Config = activity.Config{
@@ -201,7 +237,7 @@ func TestConfig(t *testing.T) {
 			}
 			from, ok := activity.FromContext(context.WithValue(ctx, wrapped{}, 1))
 			if !ok {
-				return errors.New("no Context")
+				return errors.New("FromContext found no Context")
 			}
 			if err := from.Sleep(time.Second); err != nil {
 				return err
@@ -215,10 +251,10 @@ func TestConfig(t *testing.T) {
 			return nil
 		})
 		if lines := l.take(); len(lines) < 3 {
-			t.Errorf("the wrapper has heard of %q", lines)
+			t.Errorf("the Interceptor's Context got %q, want 3 heartbeats or more", lines)
 		}
 		if events.Load() == 0 || logged.Load() == 0 {
-			t.Errorf("%d events and %d log lines", events.Load(), logged.Load())
+			t.Errorf("got %d events and %d log lines, want some of each", events.Load(), logged.Load())
 		}
 	})
 }
@@ -245,8 +281,9 @@ func (c counter) Handle(context.Context, slog.Record) error {
 	return nil
 }
 
-// The places within Range, Idle and Guard are seen through a wrapper too.
-func TestPlacesOfRangeAndIdle(t *testing.T) {
+// Given an Interceptor that wraps the Context, when the function calls Range, Idle and Guard,
+// then their places are counted.
+func TestPlaces_RangeAndIdle(t *testing.T) {
 	names, _ := runs(t, activitytest.Plan{Kinds: activitytest.Shutdown}, func(t *testing.T, w *activitytest.World, l *log) {
 		w.Config.Interceptor = func(ctx activity.Context, next func(activity.Context) error) error {
 			return next(wrapped{ctx, l})
@@ -267,8 +304,9 @@ func TestPlacesOfRangeAndIdle(t *testing.T) {
 	}
 }
 
-// So are those that come through a context derived from the activity's.
-func TestPlacesOfDerivedContexts(t *testing.T) {
+// Given a context derived from the activity's, when calls are made with it, then their places
+// are counted.
+func TestPlaces_DerivedContexts(t *testing.T) {
 	names, got := runs(t, activitytest.Plan{Kinds: activitytest.Stall}, func(t *testing.T, w *activitytest.World, l *log) {
 		live(t, w, job, func(ctx activity.Context) error {
 			timeout, cancel := context.WithTimeout(ctx, time.Hour)
@@ -295,8 +333,9 @@ func TestPlacesOfDerivedContexts(t *testing.T) {
 	}
 }
 
-// One World, several Runs: the second finds what the first has left.
-func TestRunAgain(t *testing.T) {
+// Given a World whose Run left a failed activity, when Run is called again, then the activity
+// resumes from its details.
+func TestWorld_RunTwice(t *testing.T) {
 	runs(t, activitytest.Plan{}, func(t *testing.T, w *activitytest.World, l *log) {
 		errLater := errors.New("later")
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
@@ -322,8 +361,9 @@ func TestRunAgain(t *testing.T) {
 	})
 }
 
-// Calls that several goroutines make at the same time come in any order.
-func TestConcurrentCalls(t *testing.T) {
+// Given goroutines that make calls at the same instant, when their order differs from that of
+// the dry run, then the run does not fail.
+func TestCalls_Concurrent(t *testing.T) {
 	runs(t, activitytest.Plan{MaxRuns: 300}, func(t *testing.T, w *activitytest.World, l *log) {
 		live(t, w, job, func(ctx activity.Context) error {
 			return activity.Range(ctx, 0, 5, func(i int) error {
@@ -343,8 +383,61 @@ func TestConcurrentCalls(t *testing.T) {
 	})
 }
 
-// Bubbles of several tests at once.
-func TestParallel(t *testing.T) {
+// Given a goroutine that sends the heartbeats while the function works, when the order of
+// their calls at one instant varies, then the run does not fail.
+func TestCalls_HeartbeatsFromAGoroutine(t *testing.T) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		var mu sync.Mutex
+		rows := map[int]bool{}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, activity.Options{ID: "import", HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
+				end := make(chan struct{})
+				var beats sync.WaitGroup
+				beats.Go(func() {
+					ticker := time.NewTicker(time.Second)
+					defer ticker.Stop()
+					for {
+						select {
+						case <-ticker.C:
+							if ctx.Heartbeat() != nil {
+								return
+							}
+						case <-end:
+							return
+						case <-ctx.Done():
+							return
+						}
+					}
+				})
+				defer beats.Wait()
+				defer close(end)
+				for i := range 4 {
+					select {
+					case <-time.After(time.Second):
+					case <-ctx.Done():
+						return context.Cause(ctx)
+					}
+					activitytest.Point(ctx, "put")
+					mu.Lock()
+					rows[i] = true
+					mu.Unlock()
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if len(rows) != 4 {
+			t.Errorf("got %d rows, want 4", len(rows))
+		}
+	})
+}
+
+// Given parallel tests, when each makes its runs, then they do not disturb each other.
+func TestRun_InParallelTests(t *testing.T) {
 	for i := range 3 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
@@ -353,8 +446,9 @@ func TestParallel(t *testing.T) {
 	}
 }
 
-// What a process leaves behind when it returns ends with it.
-func TestEndOfTheProcess(t *testing.T) {
+// Given a process that returns while activities run, when time passes, then they do nothing
+// more, and the next process finds the one with an ID.
+func TestProcess_EndsItsActivities(t *testing.T) {
 	runs(t, activitytest.Plan{Kinds: activitytest.Stall | activitytest.Shutdown}, func(t *testing.T, w *activitytest.World, l *log) {
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			sleep := func(d time.Duration) func(ctx activity.Context, _ struct{}) (int, error) {
@@ -381,9 +475,8 @@ func TestEndOfTheProcess(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		if lines := l.take(); lines != nil {
-			t.Errorf("after the process: %q", lines)
+			t.Errorf("after the process returned: %q", lines)
 		}
-		// The next process finds it.
 		found := ""
 		err = w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			for cp, err := range rt.Checkpoints(ctx) {
@@ -398,13 +491,14 @@ func TestEndOfTheProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 		if found != "left" {
-			t.Errorf("%q is unfinished, want left", found)
+			t.Errorf("the next process found %q, want left", found)
 		}
 	})
 }
 
-// A function that sleeps without looking at its context has time to return.
-func TestSleepers(t *testing.T) {
+// Given a function that sleeps and ignores its context, when the run ends, then the function
+// has time to return.
+func TestFunction_SleepsWithoutContext(t *testing.T) {
 	runs(t, activitytest.Plan{MaxRuns: 100}, func(t *testing.T, w *activitytest.World, l *log) {
 		w.Config.MaxConcurrent = 2
 		var n atomic.Int32
@@ -417,9 +511,9 @@ func TestSleepers(t *testing.T) {
 	})
 }
 
-// Whoever holds the lock may be waiting for something real: then it is not held for
-// ever.
-func TestRealWaitIsNoDeadlock(t *testing.T) {
+// Given a goroutine that holds a lock and waits for something outside of the bubble, when
+// that takes longer than the limit for a lock across a place, then the run does not fail.
+func TestLock_HeldDuringARealWait(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes three seconds")
 	}
@@ -433,7 +527,7 @@ func TestRealWaitIsNoDeadlock(t *testing.T) {
 	reading := make(chan bool, 1)
 	go func() {
 		for range reading {
-			time.Sleep(3 * time.Second) // outside of the bubble: longer than a lock may be waited for
+			time.Sleep(3 * time.Second) // real time, longer than look * stillness
 			fmt.Fprint(out, "x")
 		}
 	}()
@@ -469,7 +563,7 @@ func TestRealWaitIsNoDeadlock(t *testing.T) {
 	})
 }
 
-func TestKindString(t *testing.T) {
+func TestKind_String(t *testing.T) {
 	for kind, want := range map[activitytest.Kind]string{
 		0: "none", activitytest.Stall: "stall", activitytest.Shutdown | activitytest.Twice: "shutdown|twice", 32 | activitytest.Crash: "crash|Kind(32)",
 	} {
@@ -479,10 +573,11 @@ func TestKindString(t *testing.T) {
 	}
 }
 
-// Of too many runs an even spread is taken, which the seed decides on.
-func TestSampling(t *testing.T) {
+// Given more possible runs than MaxRuns, when runs are made, then they are spread evenly over
+// the kinds and the places, and the Seed selects them.
+func TestPlan_MaxRuns(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it counts the runs, of which -short leaves out most")
+		t.Skip("counts the runs, and -short leaves out most")
 	}
 	const most = 80
 	sample := func(seed uint64) (names []string) {
@@ -523,14 +618,14 @@ func TestSampling(t *testing.T) {
 	}
 	for i := 1; i < len(crashes); i++ { // of 100 heartbeats
 		if gap := crashes[i] - crashes[i-1]; gap > 15 {
-			t.Errorf("crashes at heartbeats %v: no even spread", crashes)
+			t.Errorf("crashes at heartbeats %v are not spread evenly", crashes)
 		}
 	}
 	if diff := cmp.Diff(names, sample(1)); diff != "" {
-		t.Errorf("the same seed gives others (-first +second):\n%s", diff)
+		t.Errorf("the same seed selects other runs (-first +second):\n%s", diff)
 	}
 	if slices.Equal(names[:60], sample(2)[:60]) { // of the first part
-		t.Error("another seed gives the same runs")
+		t.Error("another seed selects the same runs")
 	}
 }
 
@@ -545,14 +640,14 @@ func importAll(ctx activity.Context, rows []string) (int, error) {
 		if err := ctx.Sleep(10 * time.Millisecond); err != nil { // the work
 			return 0, err
 		}
-		if err := ctx.Heartbeat(next + 1); err != nil { // so far it is done
+		if err := ctx.Heartbeat(next + 1); err != nil { // the number of rows done
 			return 0, err
 		}
 	}
 	return next, nil
 }
 
-func TestQuickStart(t *testing.T) {
+func TestReadme_QuickStart(t *testing.T) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		var n int
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) (err error) {
@@ -571,10 +666,11 @@ func TestQuickStart(t *testing.T) {
 	})
 }
 
-// A program that starts with Recover, as the README's second one does.
-func TestRecover(t *testing.T) {
+// Given a program that starts with Recover, like the README's second one, when it is
+// interrupted, then its activity completes.
+func TestReadme_Recover(t *testing.T) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
-		rows := map[string]int{} // of each file; a row that is written again changes nothing
+		rows := map[string]int{} // number of rows by file; writing a row again changes nothing
 		def := &activity.Definition[string, int]{
 			Name:    "import file",
 			Options: activity.Options{HeartbeatTimeout: 10 * time.Second},
@@ -603,7 +699,7 @@ func TestRecover(t *testing.T) {
 				time.Sleep(time.Second)
 			}
 			for cp, err := range rt.Checkpoints(ctx) {
-				return fmt.Errorf("%s is left: %w", cp.ID, err)
+				return fmt.Errorf("activity %s is left: %w", cp.ID, err)
 			}
 			return nil
 		})
@@ -616,8 +712,9 @@ func TestRecover(t *testing.T) {
 	})
 }
 
-// A process may shut down its Runtime itself.
-func TestOwnShutdown(t *testing.T) {
+// Given a process that shuts its Runtime down itself, when it is interrupted, then the run
+// does not fail.
+func TestProcess_ShutsDownItself(t *testing.T) {
 	runs(t, activitytest.Plan{}, func(t *testing.T, w *activitytest.World, l *log) {
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) (err error) {
 			defer func() { err = errors.Join(err, rt.Shutdown(ctx)) }()
@@ -638,8 +735,9 @@ func TestOwnShutdown(t *testing.T) {
 	})
 }
 
-// A process that does not go on, and says so, is the body's to judge.
-func TestErrorOfTheProcess(t *testing.T) {
+// Given a process that returns an error in place of resuming, when it is interrupted, then
+// World.Run returns the error and the run does not fail.
+func TestProcess_ReturnsAnError(t *testing.T) {
 	errAgain := errors.New("not again")
 	runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
 		life := 0

@@ -11,28 +11,30 @@ import (
 	"github.com/seed-9da638b0/activity/internal/heartbeatdetails"
 )
 
-// An attempt is the Context that a function gets, which comes to the places.
+// An attempt is the Context that a function gets. Its methods pass the places.
 type attempt struct {
-	activity.Context // nil: it is the process itself
+	activity.Context // Context of the Runtime; nil for the process itself
 	life             *life
 	info             activity.Info
-	self             context.Context // finds a, and what Context's own finds
-	goid             string          // of the function's goroutine
+	self             context.Context // Context in which activity.FromContext finds this attempt
+	goid             string          // goroutine of the function
 
 	// Guarded by World.mu.
-	hang        *hang       // it stalls; nil: it does not
-	execution   int         // how many were completed before its own
-	fromNothing bool        // in the dry run
-	resumption  *resumption // nil: it resumes from nothing, or this is the dry run; set once, by begins
+	hang        *hang       // the attempt's stall; nil if it has not stalled
+	execution   int         // number of executions that completed before this one
+	fromNothing bool        // whether it resumes from nothing in the dry run
+	resumption  *resumption // nil in the dry run and if it resumes from nothing; set once, by begins
 }
 
 type attemptKey struct{}
 
-// Point is a further place: between two effects of a fake, say. It is found through
-// ctx, an activity's or a process's, and counted by its name. Outside of
-// [EveryInterruption] it does nothing.
+// Point adds a place at which a process can be interrupted, for example between two effects
+// of a fake. Points are counted by name. ctx must be the context of an activity or a process,
+// or be derived from one. With any other context, as outside of [EveryInterruption], Point
+// does nothing.
 //
-// Hold no lock that outlives the process: one that crashes here never gives it back.
+// Do not hold a lock that outlives the process. If the process crashes here, it never
+// releases the lock.
 func Point(ctx context.Context, name string) {
 	a, ok := ctx.Value(attemptKey{}).(*attempt)
 	if !ok {
@@ -44,7 +46,7 @@ func Point(ctx context.Context, name string) {
 	a.leave(c, nil)
 }
 
-// attempt is told of the start of an attempt.
+// attempt is called at the start of an attempt. It returns the Context for the function.
 func (l *life) attempt(ctx activity.Context) *attempt {
 	a := &attempt{Context: ctx, life: l, info: ctx.Info(), goid: goid()}
 	a.self = activity.NewContext(ctx, a)
@@ -57,7 +59,7 @@ func (l *life) attempt(ctx activity.Context) *attempt {
 	s := w.sight(a.info.ID)
 	delete(w.interrupted, a.info.ID)
 	if s.starts++; s.starts == maxAttempts {
-		w.neverEnds(fmt.Sprintf("%s has made %d attempts, and is not done", label(a.info.ID), s.starts))
+		w.neverEnds(fmt.Sprintf("%s has made %d attempts without an end", label(a.info.ID), s.starts))
 	}
 	a.begins(details)
 	w.note(l, a.info.ID, a.info.Attempt, "starts, resumes from "+show(details))
@@ -76,7 +78,7 @@ func (l *life) attempt(ctx activity.Context) *attempt {
 	return a
 }
 
-// run runs the function.
+// run calls the function and passes the place before its return.
 func (a *attempt) run(f func() error) error {
 	err := f()
 	c := a.enter(call{kind: "return"})
@@ -133,7 +135,7 @@ func (a *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 // BeginRange implements activity.Engine.
 func (a *attempt) BeginRange() bool { return a.engine().BeginRange() }
 
-// engine is that of the Runtime's own Context.
+// engine returns the Runtime's own Context as an Engine.
 func (a *attempt) engine() activity.Engine { return a.Context.(activity.Engine) }
 
 func (a *attempt) sleep(d time.Duration, sleep func(time.Duration) error) error {
@@ -158,8 +160,8 @@ func (a *attempt) Guard(f func() error) error {
 	return err
 }
 
-// do does what the function has asked for, between two places. again is what the
-// function gets of a call that has hung after it was done, once the attempt is over.
+// do calls real between two places. If the call stalls at the second place, do returns the
+// result of again, which is called when the attempt is over.
 func (a *attempt) do(noun string, c call, real, again func() error) error {
 	s := a.enter(c)
 	if a.come("before "+noun, "").over {
@@ -184,7 +186,7 @@ func (a *attempt) do(noun string, c call, real, again func() error) error {
 	return err
 }
 
-// record takes down what a heartbeat has recorded.
+// record notes the details that a heartbeat recorded.
 func (a *attempt) record(s *step) {
 	details := a.newest()
 	w := a.life.w
@@ -196,7 +198,7 @@ func (a *attempt) record(s *step) {
 	}
 }
 
-// newest are the newest details that the Runtime has of the activity.
+// newest returns the newest details that the Runtime has of the activity.
 func (a *attempt) newest() []byte {
 	for _, s := range a.life.rt.Activities() {
 		if s.ID == a.info.ID {
@@ -206,7 +208,8 @@ func (a *attempt) newest() []byte {
 	return nil
 }
 
-// enter takes down a call.
+// enter notes the beginning of a call. Before the first interruption, it compares the call
+// with that of the dry run.
 func (a *attempt) enter(c call) *step {
 	w := a.life.w
 	w.moved.Add(1)
@@ -217,11 +220,11 @@ func (a *attempt) enter(c call) *step {
 		return s
 	}
 	seen := w.sight(a.info.ID)
-	if c.kind != "Guard" { // in which there are others
+	if c.kind != "Guard" { // inside Guard, other calls are expected
 		s.inside = true
 		seen.inside++
-		// In which order goroutines call at one instant is chance, also if no call
-		// overlaps another.
+		// The order of calls from several goroutines at one instant is random, even if no
+		// call overlaps another.
 		seen.concurrent = seen.concurrent || seen.inside > 1 || goid() != a.goid
 	}
 	n := len(seen.calls)
@@ -232,17 +235,17 @@ func (a *attempt) enter(c call) *step {
 	was, ok := w.dry.seen[a.info.ID]
 	switch {
 	case !ok:
-		w.differs = fmt.Sprintf("%s was not there, and now its call 1 is %s", label(a.info.ID), c)
+		w.differs = fmt.Sprintf("%s made none in the dry run and now calls %s", label(a.info.ID), c)
 	case was.concurrent:
 	case n >= len(was.calls):
-		w.differs = fmt.Sprintf("%s: call %d was %s, now %s", label(a.info.ID), n+1, call{}, c)
+		w.differs = fmt.Sprintf("%s made %d in the dry run, and call %d is now %s", label(a.info.ID), n, n+1, c)
 	case was.calls[n] != c:
-		w.differs = fmt.Sprintf("%s: call %d was %s, now %s", label(a.info.ID), n+1, was.calls[n], c)
+		w.differs = fmt.Sprintf("call %d of %s was %s in the dry run and is now %s", n+1, label(a.info.ID), was.calls[n], c)
 	}
 	return s
 }
 
-// show makes the call, to which nothing has happened before it, part of the trace.
+// show adds the call to the trace, unless it was interrupted at its first place.
 func (a *attempt) show(s *step) {
 	w := a.life.w
 	w.mu.Lock()
@@ -252,18 +255,18 @@ func (a *attempt) show(s *step) {
 	}
 }
 
-// wakes notes what a call gives that has hung after it was done.
+// wakes notes that a call that stalled at its second place returns err.
 func (a *attempt) wakes(err error) {
-	w, text := a.life.w, "which wakes"
+	w, text := a.life.w, "the stalled call returns"
 	if err != nil {
-		text += " with " + short(err)
+		text += " " + short(err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.note(a.life, a.info.ID, a.info.Attempt, text)
 }
 
-// returned takes down what a call has returned.
+// returned notes the result of a call.
 func (a *attempt) returned(s *step, err error) {
 	w := a.life.w
 	w.mu.Lock()
@@ -274,7 +277,7 @@ func (a *attempt) returned(s *step, err error) {
 	}
 }
 
-// leave is told of a call's end.
+// leave notes the end of a call.
 func (a *attempt) leave(s *step, err error) {
 	a.returned(s, err)
 	w := a.life.w
@@ -286,18 +289,18 @@ func (a *attempt) leave(s *step, err error) {
 	}
 }
 
-// A result is how a goroutine goes on from a place.
+// A result says how a goroutine continues from a place.
 type result struct {
-	over  bool // the body is over: return
-	woken bool // it has hung here
+	over  bool // whether the body is over, so that the call must return at once
+	woken bool // whether the attempt stalled here and its Context has ended
 }
 
-// come is called at each place.
+// come passes a place. It counts the place and makes the interruption planned there.
 func (a *attempt) come(what, point string) result {
 	l, w := a.life, a.life.w
 	w.moved.Add(1)
 	w.mu.Lock()
-	if h := a.hang; h != nil && w.hanging == h && !l.dead { // by another goroutine of its
+	if h := a.hang; h != nil && w.hanging == h && !l.dead { // stalled by another of its goroutines
 		w.mu.Unlock()
 		return a.wait(h)
 	}
@@ -308,7 +311,7 @@ func (a *attempt) come(what, point string) result {
 	w.visited(a.info.ID)
 	p := w.count(place{id: a.info.ID, what: what, point: point})
 	if w.wakesAt(a, p) {
-		w.note(l, a.info.ID, a.info.Attempt, fmt.Sprintf("comes %s, its place %d", p.here(), w.stalled.came))
+		w.note(l, a.info.ID, a.info.Attempt, fmt.Sprintf("reaches its place %d (%s)", w.stalled.came, p.here()))
 		w.wakeLocked()
 		w.mu.Unlock()
 		a.yield()
@@ -332,11 +335,12 @@ func (a *attempt) come(what, point string) result {
 	return a.interrupt(in, p)
 }
 
-// interrupt does what is planned for a place. World.mu is held, and let go.
+// interrupt makes the interruption at a place. World.mu is held on entry and released.
 func (a *attempt) interrupt(in *interruption, p place) result {
 	l, w := a.life, a.life.w
 	w.done++
-	// What others do at this instant must not depend on chance.
+	// Other goroutines finish their work of this instant first, so that the result does not
+	// depend on the order in which they run.
 	w.settling = true
 	w.mu.Unlock()
 	time.Sleep(time.Nanosecond)
@@ -370,8 +374,8 @@ func (a *attempt) interrupt(in *interruption, p place) result {
 	}
 }
 
-// wakesAt counts the places of the attempt after one that has stalled, and reports
-// whether that is to wake here. World.mu is held.
+// wakesAt counts the places of the attempt that follows a stalled one, and reports whether
+// the stalled one wakes at this place. World.mu is held.
 func (w *World) wakesAt(a *attempt, p place) bool {
 	h := w.stalled
 	if h == nil || h.id != a.info.ID || h.attempt >= a.info.Attempt || h.ended {
@@ -382,8 +386,9 @@ func (w *World) wakesAt(a *attempt, p place) bool {
 	return w.hanging == h && (h.came >= h.until || h.ended)
 }
 
-// due is the interruption that is to take place here, if any. A recovery is where
-// those attempts come that have not been interrupted. World.mu is held.
+// due returns the interruption planned for this place, or nil. recovers reports whether the
+// attempt was not interrupted itself; only places of such attempts count as the recovery.
+// World.mu is held.
 func (w *World) due(p place, recovers bool) *interruption {
 	if w.done > 0 {
 		if w.hanging != nil || w.settling || !recovers {
@@ -401,26 +406,26 @@ func (w *World) due(p place, recovers bool) *interruption {
 	return nil
 }
 
-// visited counts a place that is come to. World.mu is held.
+// visited counts a visit of a place. World.mu is held.
 func (w *World) visited(id string) {
 	most := maxPlaces
 	if w.run != nil {
 		most *= 10
 	}
 	if w.visits++; w.visits == most {
-		w.neverEnds(fmt.Sprintf("the processes have come to %d places, and are not done; the last one was of %s", most, label(id)))
+		w.neverEnds(fmt.Sprintf("the processes have passed %d places without an end, the last one in %s", most, label(id)))
 	}
 }
 
-// neverEnds ends the run.
+// neverEnds makes World.Run fail for this reason.
 func (w *World) neverEnds(why string) {
 	select {
 	case w.endless <- why:
-	default: // one reason is enough
+	default: // the run already has a reason
 	}
 }
 
-// count gives a place its number. World.mu is held.
+// count returns the place with its number. World.mu is held.
 func (w *World) count(p place) place {
 	s := w.sight(p.id)
 	n := s.counts[p] + 1
@@ -429,7 +434,7 @@ func (w *World) count(p place) place {
 	return p
 }
 
-// sight is what was seen of an activity. World.mu is held.
+// sight returns the sight of an activity, and makes it if needed. World.mu is held.
 func (w *World) sight(id string) *sight {
 	s := w.seen[id]
 	if s == nil {
@@ -439,15 +444,15 @@ func (w *World) sight(id string) *sight {
 	return s
 }
 
-// canStall reports whether an attempt that hangs is followed by another.
+// canStall reports whether another attempt would follow if this one hung.
 func (a *attempt) canStall() bool {
 	i := &a.info
 	return a.Context != nil && (i.HeartbeatTimeout > 0 || i.StartToCloseTimeout > 0) &&
 		(i.MaximumAttempts == 0 || i.Attempt < i.MaximumAttempts)
 }
 
-// park ends a goroutine of a dead process, when the body is over. One that the
-// function has started may be waited for: that returns.
+// park stops a goroutine of a dead process until the body is over. Then the function's own
+// goroutine ends. Another goroutine returns from park, because the function may wait for it.
 func (a *attempt) park() result {
 	<-a.life.over
 	if goid() == a.goid {
@@ -456,7 +461,7 @@ func (a *attempt) park() result {
 	return result{over: true}
 }
 
-// wait hangs.
+// wait stalls the goroutine until the hang wakes or the body is over.
 func (a *attempt) wait(h *hang) result {
 	w := a.life.w
 	select {
@@ -472,14 +477,14 @@ func (a *attempt) wait(h *hang) result {
 	return result{woken: true}
 }
 
-// wakeLocked wakes the attempt that hangs.
+// wakeLocked wakes the stalled attempt. World.mu is held.
 func (w *World) wakeLocked() {
 	close(w.hanging.wake)
 	w.hanging = nil
 }
 
-// yield lets all others in the bubble go on until they wait for something: only
-// then its time moves.
+// yield lets all other goroutines in the bubble run until they are blocked, because only
+// then does the bubble's time advance.
 func (a *attempt) yield() {
 	time.Sleep(time.Nanosecond)
 	if a.life.stopped() {
@@ -487,7 +492,7 @@ func (a *attempt) yield() {
 	}
 }
 
-// shutDown shuts the Runtime down, and returns when the attempt knows.
+// shutDown starts the Runtime's Shutdown and returns when the attempt's Context has ended.
 func (a *attempt) shutDown(down chan struct{}) {
 	go func() {
 		defer close(down)
@@ -507,7 +512,7 @@ func (a *attempt) shutDown(down chan struct{}) {
 	<-a.Context.Done()
 }
 
-// goid names the goroutine that calls it.
+// goid returns a name of the calling goroutine.
 func goid() string {
 	h := header()
 	if i := bytes.IndexByte(h, '['); i >= 0 {
@@ -516,7 +521,7 @@ func goid() string {
 	return string(h)
 }
 
-// header is how a dump describes the goroutine that calls it.
+// header returns the header of the calling goroutine in a dump.
 func header() []byte {
 	b := make([]byte, 100)
 	b = b[:runtime.Stack(b, false)]

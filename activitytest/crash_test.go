@@ -17,14 +17,9 @@ import (
 	"github.com/seed-9da638b0/activity/activitytest"
 )
 
-// resumed notes what each life resumes from.
-func resumed(ctx activity.Context, l *log) (int, error) {
-	n, err := activity.Resume(ctx, 0)
-	l.add(fmt.Sprint(n))
-	return n, err
-}
-
-func TestLostDetails(t *testing.T) {
+// Given heartbeats with details, when the process crashes, then each number of details that
+// the Store does not hold is lost in one run.
+func TestCrash_LosesUnsavedDetails(t *testing.T) {
 	tight := func(ctx activity.Context, n int) error { return ctx.Heartbeat(n) }
 	every60ms := func(ctx activity.Context, n int) error {
 		if err := ctx.Sleep(60 * time.Millisecond); err != nil {
@@ -36,11 +31,11 @@ func TestLostDetails(t *testing.T) {
 		name string
 		sync bool
 		step func(ctx activity.Context, n int) error
-		lost [5]int // how many at most, after each heartbeat
+		lost [5]int // highest number of lost details after each heartbeat
 	}{
-		{"no flush", false, tight, [5]int{0, 1, 2, 3, 4}},
+		{"no save", false, tight, [5]int{0, 1, 2, 3, 4}},
 		{"SyncHeartbeats", true, tight, [5]int{}},
-		{"a flush 100 ms after the first that waits", false, every60ms, [5]int{0, 1, 2, 1, 2}},
+		{"a save 100 ms after the first unsaved heartbeat", false, every60ms, [5]int{0, 1, 2, 1, 2}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, got := runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
@@ -68,15 +63,15 @@ func TestLostDetails(t *testing.T) {
 				}
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("what was resumed from (-want +got):\n%s", diff)
+				t.Errorf("details resumed from (-want +got):\n%s", diff)
 			}
 		})
 	}
 }
 
-// Of one that has recorded nothing new, a crash is waited out; details that a crash
-// has not lost are progress.
-func TestLostDetailsAreNoProgress(t *testing.T) {
+// Given an activity that recorded details, when a crash loses them, then the next attempt
+// waits for the backoff; otherwise, it starts at once.
+func TestCrash_LostDetailsAreNoProgress(t *testing.T) {
 	_, got := runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
 		start := time.Now()
 		live(t, w, activity.Options{ID: "job"}, func(ctx activity.Context) error {
@@ -97,8 +92,8 @@ func TestLostDetailsAreNoProgress(t *testing.T) {
 	}
 }
 
-// To lose one of two that are the same makes no difference.
-func TestSameDetailsTwice(t *testing.T) {
+// Given equal details in two heartbeats, when a crash can lose them, then they count once.
+func TestCrash_LosesEqualDetailsOnce(t *testing.T) {
 	names, _ := runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
 		live(t, w, activity.Options{ID: "job"}, func(ctx activity.Context) error {
 			if n, err := activity.Resume(ctx, 0); err != nil || n == 2 {
@@ -112,13 +107,14 @@ func TestSameDetailsTwice(t *testing.T) {
 		"crash_after_heartbeat_3_lost_2": true, "crash_after_heartbeat_3_lost_3": false,
 	} {
 		if slices.Contains(names, name) != want {
-			t.Errorf("%s: %t, want %t", name, !want, want)
+			t.Errorf("run %s: got %t, want %t", name, !want, want)
 		}
 	}
 }
 
-// Of two activities, what is lost is what was recorded last, whose ever it is.
-func TestLostDetailsOfSeveral(t *testing.T) {
+// Given two activities with unsaved details, when a crash loses some, then it loses those
+// recorded last, of whichever activity.
+func TestCrash_LosesDetailsOfSeveralActivities(t *testing.T) {
 	_, got := runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			return rt.Run(ctx, activity.Options{ID: "outer"}, func(ctx activity.Context) error {
@@ -159,9 +155,9 @@ func TestLostDetailsOfSeveral(t *testing.T) {
 	}
 }
 
-// Nothing of a process that has crashed goes on: not the function, nor its other
-// goroutines, nor the process, nor the Runtime; deferred calls wait for the body's end.
-func TestCrashStopsAll(t *testing.T) {
+// Given a process with two activities and a goroutine, when it crashes, then its functions,
+// goroutines and Runtime stop, and deferred calls run after the end of the body.
+func TestCrash_StopsTheProcess(t *testing.T) {
 	var after []string
 	names, _ := runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
 		lives := 0
@@ -227,7 +223,7 @@ func TestCrashStopsAll(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		time.Sleep(24 * time.Hour) // timeouts and retries of the dead
+		time.Sleep(24 * time.Hour) // enough for timeouts and retries of the dead process
 		if strings.HasSuffix(t.Name(), "/crash_at_point_here_1_of_job") {
 			want := []string{"attempt 1", "attempt 2", "end of life 2", "deferred in life 2", "process of life 2"}
 			if diff := cmp.Diff(want, l.take()); diff != "" {
@@ -245,13 +241,13 @@ func TestCrashStopsAll(t *testing.T) {
 		t.Errorf("after the body's end: %q, want %q in any order", got, want)
 	}
 	if i := slices.Index(names, "crash_at_point_in_a_goroutine_1_of_job"); i < 0 || !strings.Contains(after[i+1], "deferred in life 1") {
-		t.Errorf("a function that waits for a goroutine that was stopped has not returned, after %q", after)
+		t.Errorf("a function did not return that waits for a stopped goroutine; the calls after each body: %q", after)
 	}
 }
 
-// The Runtime of a process that has crashed begins nothing: no retry, and no other
-// activity.
-func TestDeadBeginNothing(t *testing.T) {
+// Given a process that crashed, when time passes, then its Runtime starts no retry and no
+// other activity.
+func TestCrash_RuntimeStartsNothing(t *testing.T) {
 	_, got := runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			for _, id := range []string{"", "second"} {
@@ -277,8 +273,9 @@ func TestDeadBeginNothing(t *testing.T) {
 	}
 }
 
-// A process that crashes at a Point of its own, between two activities.
-func TestPointOfTheProcess(t *testing.T) {
+// Given a process with a Point between two activities, when it crashes there, then the next
+// life starts from its beginning.
+func TestCrash_AtAPointOfTheProcess(t *testing.T) {
 	_, got := runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			defer l.add("deferred")
@@ -304,8 +301,9 @@ func TestPointOfTheProcess(t *testing.T) {
 	}
 }
 
-// Details that were not saved when their process ended are gone.
-func TestUnsavedAtTheEnd(t *testing.T) {
+// Given details that were not saved when their process ended, when a later process crashes,
+// then they are not counted among the details to lose.
+func TestCrash_AfterAProcessWithUnsavedDetails(t *testing.T) {
 	_, got := runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			beaten := make(chan error, 2)
@@ -336,8 +334,9 @@ func TestUnsavedAtTheEnd(t *testing.T) {
 	}
 }
 
-// Neither the user's Logger nor Observer hears of what a dead process's Runtime does.
-func TestDeadAreSilent(t *testing.T) {
+// Given a process that crashed, when its Runtime's timeouts expire, then the user's Logger
+// and Observer are not called.
+func TestCrash_SilencesLoggerAndObserver(t *testing.T) {
 	runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
 		var events, logged atomic.Int32
 		w.Config.Observer = func(e activity.Event) { events.Add(1) }
@@ -349,7 +348,7 @@ func TestDeadAreSilent(t *testing.T) {
 		n, m := events.Load(), logged.Load()
 		time.Sleep(time.Hour) // the attempt that was stopped times out
 		if events.Load() != n || logged.Load() != m {
-			t.Errorf("%d events and %d log lines of a dead process", events.Load()-n, logged.Load()-m)
+			t.Errorf("a dead process made %d events and %d log lines", events.Load()-n, logged.Load()-m)
 		}
 	})
 }

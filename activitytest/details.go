@@ -14,21 +14,21 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// A resumption is an attempt that resumes from recorded details, as it compares with
-// the dry run's attempt that resumed from nothing. It is looked at while its Context
-// lasts. Guarded by World.mu.
+// A resumption compares an attempt that resumes from recorded details with the dry run's
+// attempt that resumed from nothing. It covers the attempt until its Context ends. It is
+// guarded by World.mu.
 type resumption struct {
 	details  []byte
-	baseline int  // the dry run's execution that it compares with
-	after    int  // heartbeats with details that the run had seen
-	steps    int  // that are those of the dry run
-	differs  bool // and then another one came
-	returned bool
-	read     bool // it has called HeartbeatDetails
-	told     bool // which gave it more than zero values
+	baseline int  // number of the dry run's execution with which the attempt is compared
+	after    int  // heartbeats with details in the run before the attempt began
+	steps    int  // steps of the attempt that equal those of the dry run
+	differs  bool // whether a step differed
+	returned bool // whether the function returned while its Context lasted
+	read     bool // whether the attempt called HeartbeatDetails
+	told     bool // whether HeartbeatDetails gave the attempt any value that is not zero
 }
 
-// begins is told of the attempt's start. World.mu is held.
+// begins is called when the attempt starts with these details. World.mu is held.
 func (a *attempt) begins(details []byte) {
 	w := a.life.w
 	s := w.sight(a.info.ID)
@@ -36,7 +36,7 @@ func (a *attempt) begins(details []byte) {
 	switch {
 	case details == nil:
 		if a.fromNothing = w.run == nil; a.fromNothing {
-			s.fromNothing[a.execution] = nil // the last one counts: those before may have failed
+			s.fromNothing[a.execution] = nil // only the last such attempt counts, as earlier ones may have failed
 		}
 	case w.run != nil:
 		a.resumption = &resumption{details: details, after: s.records}
@@ -47,8 +47,9 @@ func (a *attempt) begins(details []byte) {
 	}
 }
 
-// baseline returns the number of the execution whose attempt from nothing counts for this
-// one: its own, or the last one before that has one.
+// baseline returns the number of the dry run's execution with which the given one is
+// compared: the same number or, if that has no attempt from nothing, the last before it
+// that has one.
 func (s *sight) baseline(execution int) int {
 	n := min(execution, s.completed)
 	for n > 0 && s.fromNothing[n] == nil {
@@ -57,7 +58,7 @@ func (s *sight) baseline(execution int) int {
 	return n
 }
 
-// did is told of a step when it is done. World.mu is held.
+// did is called after a step. World.mu is held.
 func (a *attempt) did(s *step) {
 	if s.done || a.Context == nil {
 		return
@@ -97,8 +98,8 @@ func timedOut(ctx context.Context) bool {
 	return errors.As(context.Cause(ctx), new(*activity.TimeoutError))
 }
 
-// reads takes down whether a HeartbeatDetails that has decoded into these pointers
-// tells the attempt anything.
+// reads is called after a HeartbeatDetails with these pointers. It records whether the
+// attempt got any value that is not zero.
 func (a *attempt) reads(found bool, into []any) {
 	r := a.resumption
 	if r == nil {
@@ -112,8 +113,8 @@ func (a *attempt) reads(found bool, into []any) {
 	r.told = r.told || told
 }
 
-// zeros reports whether the recorded details decode into zero values. What the
-// function's own pointers hold now does not say so: they may have held it before.
+// zeros reports whether the recorded details decode into zero values. It decodes them into
+// new values, because the function's own may have held something before.
 func (a *attempt) zeros(into []any) bool {
 	fresh := make([]any, len(into))
 	for i, p := range into {
@@ -131,27 +132,28 @@ func (a *attempt) zeros(into []any) bool {
 	})
 }
 
-// records reports whether the step has recorded details.
+// records reports whether the step recorded details.
 func (s *step) records() bool { return s.call.details && s.err == nil && s.details != nil }
 
-// same reports whether two steps do the same. Errors may name the attempt.
+// same reports whether two steps are equal. It ignores the text of errors, which may have
+// the attempt's number.
 func (s *step) same(t *step) bool {
 	return s.call == t.call && bytes.Equal(s.details, t.details) && (s.err == nil) == (t.err == nil)
 }
 
-// A usage is what the runs have shown of an activity's recorded details.
+// A usage sums up how an activity used its recorded details in all runs.
 type usage struct {
-	differs    bool            // an attempt that resumed from them did something else
-	read, told bool            // as those of the resumptions
-	resumed    int             // attempts that resumed from them and did the same until they returned
-	from       map[string]bool // the details that those resumed from
-	after      map[int]bool    // and after how many heartbeats with details
+	differs    bool            // whether any attempt that resumed from details differed
+	read, told bool            // whether any resumption has read or told set
+	resumed    int             // attempts that resumed from details and did not differ until they returned
+	from       map[string]bool // details from which those attempts resumed
+	after      map[int]bool    // numbers of heartbeats with details before those attempts
 }
 
-// usages are those of all activities, by ID.
+// usages has the usage of each activity by its ID.
 type usages map[string]*usage
 
-// learn takes down what the attempts of a run that resumed from details have done.
+// learn adds the resumptions of a run.
 func (all usages) learn(w *World) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -165,7 +167,7 @@ func (all usages) learn(w *World) {
 			u.differs = u.differs || r.differs
 			u.read = u.read || r.read
 			u.told = u.told || r.told
-			// Each execution may read a value of its own, so those of one count.
+			// Each execution may read its own value, so only the last execution counts.
 			if dry := w.dry.seen[id]; r.returned && !r.differs && dry != nil && r.baseline == dry.baseline(dry.completed) {
 				u.resumed++
 				u.from[string(r.details)] = true
@@ -181,14 +183,15 @@ func (all usages) judge(t *testing.T, dry *World) {
 	for _, id := range slices.Sorted(maps.Keys(all)) {
 		if s := dry.seen[id]; s != nil && !s.concurrent {
 			if why := all[id].useless(s.fromNothing[s.baseline(s.completed)]); why != "" {
-				t.Errorf("activitytest: the details that %s records make no difference: %s", label(id), why)
+				t.Errorf("activitytest: the heartbeat details of %s make no difference: %s", label(id), why)
 			}
 		}
 	}
 }
 
-// useless says why the details make no difference, to an activity that takes these
-// steps when it resumes from nothing; "": they do, or nobody can say.
+// useless returns the reason why the details make no difference to an activity that takes
+// the given steps when it resumes from nothing. It returns "" if they do, or if the runs do
+// not show it.
 func (u *usage) useless(fromNothing []*step) string {
 	var last []byte
 	records := 0
@@ -198,29 +201,29 @@ func (u *usage) useless(fromNothing []*step) string {
 			records++
 		}
 	}
-	// A single marker may let it skip what comes to no place. What is recorded last
-	// says the most, so it must have been tried, whichever runs were left out.
+	// A single marker may skip work that has no place. The last details should make the
+	// largest difference, so an attempt must have resumed from them, whatever MaxRuns is.
 	if u.differs || records < 2 || len(u.after) < 2 || !u.from[string(last)] {
 		return ""
 	}
 	var why string
 	switch {
 	case !u.read:
-		why = "The activity never reads them: resume from them with activity.Resume, or call Heartbeat without details."
+		why = "The activity never reads its details: resume from them with activity.Resume, or call Heartbeat without details."
 	case !u.told:
-		why = "The activity reads only zero values: its Codec may drop what they hold, as encoding/json drops unexported fields. " +
-			"Record what the Codec encodes, or call Heartbeat without details. " + orPoint
+		why = "The activity reads only zero values: its Codec may drop the data, as encoding/json drops unexported fields. " +
+			"Record details that the Codec encodes, or call Heartbeat without details. " + orPoint
 	case len(u.from) > 1:
-		why = "The activity reads them and starts from the beginning: start where they say, or call Heartbeat without details. " + orPoint
+		why = "The activity reads its details but starts from the beginning: continue from the details, or call Heartbeat without details. " + orPoint
 	default:
-		return "" // one value, such as the ID of a job elsewhere, can be used at no place
+		return "" // a single value, such as the ID of a job elsewhere, may be used between places
 	}
 	var from []string
 	for _, details := range slices.Sorted(maps.Keys(u.from)) {
 		from = append(from, show([]byte(details)))
 	}
-	return fmt.Sprintf("%d attempts resumed from them (%s), and each did exactly what an attempt does that resumes from nothing. %s",
+	return fmt.Sprintf("%d attempts resumed from details (%s), and each made the same calls as an attempt that resumed from nothing. %s",
 		u.resumed, strings.Join(ends(from, "%d more"), "; "), why)
 }
 
-const orPoint = "If it skips work that comes to no place, give that work a Point."
+const orPoint = "If it skips work that has no place, add a Point to that work."

@@ -19,7 +19,7 @@ var detailsRuns = flag.Int("details.runs", 200, "the highest number of runs of e
 // Given an activity that uses its details, or may use them in a way that no run can show,
 // when its runs are judged, then the test passes.
 func TestDetails_NoFalseAlarm(t *testing.T) {
-	// steps comes to places, and records nothing.
+	// steps passes places and records nothing.
 	steps := func(ctx activity.Context) error {
 		for range 3 {
 			if err := errors.Join(ctx.Sleep(time.Second), ctx.Heartbeat()); err != nil {
@@ -28,7 +28,7 @@ func TestDetails_NoFalseAlarm(t *testing.T) {
 		}
 		return nil
 	}
-	// beats records the same again and again.
+	// beats records the same details three times.
 	beats := func(ctx activity.Context, details any) error {
 		for range 3 {
 			if err := errors.Join(ctx.Sleep(time.Second), ctx.Heartbeat(details)); err != nil {
@@ -40,9 +40,9 @@ func TestDetails_NoFalseAlarm(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		from []any                                   // Options.HeartbeatDetails
-		make func() func(ctx activity.Context) error // for each run
+		make func() func(ctx activity.Context) error // makes the function for each run
 	}{
-		{name: "a marker, after which a phase is skipped", make: func() func(ctx activity.Context) error {
+		{name: "a marker that skips a phase", make: func() func(ctx activity.Context) error {
 			return func(ctx activity.Context) error {
 				found, err := ctx.HeartbeatDetails()
 				if err != nil {
@@ -66,7 +66,7 @@ func TestDetails_NoFalseAlarm(t *testing.T) {
 				return errors.Join(ctx.Heartbeat("begun"), steps(ctx))
 			}
 		}},
-		{name: "one thing at the end", make: func() func(ctx activity.Context) error {
+		{name: "details only at the end", make: func() func(ctx activity.Context) error {
 			return func(ctx activity.Context) error {
 				if _, err := activity.Resume(ctx, 0); err != nil {
 					return err
@@ -74,7 +74,7 @@ func TestDetails_NoFalseAlarm(t *testing.T) {
 				return errors.Join(steps(ctx), ctx.Heartbeat(1))
 			}
 		}},
-		{name: "a job elsewhere, which is begun once", make: func() func(ctx activity.Context) error {
+		{name: "the ID of a job elsewhere", make: func() func(ctx activity.Context) error {
 			var jobs atomic.Int32
 			return func(ctx activity.Context) error {
 				id, err := activity.Resume(ctx, "")
@@ -87,7 +87,7 @@ func TestDetails_NoFalseAlarm(t *testing.T) {
 				return beats(ctx, id)
 			}
 		}},
-		{name: "the first of three phases is the only one that starts again", make: func() func(ctx activity.Context) error {
+		{name: "only the first of three phases starts again", make: func() func(ctx activity.Context) error {
 			return func(ctx activity.Context) error {
 				done, err := activity.Resume(ctx, 0)
 				if done < 2 {
@@ -99,7 +99,7 @@ func TestDetails_NoFalseAlarm(t *testing.T) {
 				return err
 			}
 		}},
-		{name: "the last details say to begin again", make: func() func(ctx activity.Context) error {
+		{name: "the last details mean to start again", make: func() func(ctx activity.Context) error {
 			return func(ctx activity.Context) error {
 				done, err := activity.Resume(ctx, 0)
 				for ; err == nil && done < 3; done++ {
@@ -108,7 +108,7 @@ func TestDetails_NoFalseAlarm(t *testing.T) {
 				return err
 			}
 		}},
-		{name: "progress outside, and details for people", make: func() func(ctx activity.Context) error {
+		{name: "progress kept elsewhere, details for people", make: func() func(ctx activity.Context) error {
 			var done atomic.Int32
 			return func(ctx activity.Context) error {
 				for done.Load() < 3 {
@@ -122,7 +122,7 @@ func TestDetails_NoFalseAlarm(t *testing.T) {
 				return nil
 			}
 		}},
-		{name: "a queue, of which each attempt takes some", make: func() func(ctx activity.Context) error {
+		{name: "a queue from which each attempt takes some", make: func() func(ctx activity.Context) error {
 			var done atomic.Int32
 			return func(ctx activity.Context) error {
 				for range 3 {
@@ -133,7 +133,7 @@ func TestDetails_NoFalseAlarm(t *testing.T) {
 				return nil
 			}
 		}},
-		{name: "who resumes does not fail", make: func() func(ctx activity.Context) error {
+		{name: "an attempt that resumes does not fail", make: func() func(ctx activity.Context) error {
 			return func(ctx activity.Context) error {
 				found, err := ctx.HeartbeatDetails()
 				for i := 0; err == nil && i < 3; i++ {
@@ -183,8 +183,8 @@ func TestDetails_NoFalseAlarm(t *testing.T) {
 	}
 }
 
-// Given an ID that runs twice, each time with one value that all attempts read, the test
-// passes.
+// Given an ID that runs twice, each time with one value that all its attempts read, when its
+// runs are judged, then the test passes.
 func TestDetails_OneValueAnExecution(t *testing.T) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		for day := range 2 {
@@ -199,8 +199,8 @@ func TestDetails_OneValueAnExecution(t *testing.T) {
 	})
 }
 
-// Given attempts that resume and are canceled before they come to a difference, nobody
-// can say.
+// Given attempts that resume and are canceled before they could differ, when the runs are
+// judged, then the test passes.
 func TestDetails_CanceledBeforeADifference(t *testing.T) {
 	activitytest.Plan{Kinds: activitytest.Crash}.Run(t, func(t *testing.T, w *activitytest.World) {
 		life := 0
@@ -225,8 +225,8 @@ func TestDetails_CanceledBeforeADifference(t *testing.T) {
 	})
 }
 
-// Given goroutines that call at the same time, whose call comes first is chance. So what
-// is the same in all runs of one test may differ in the next.
+// Given goroutines whose calls come in random order, when the runs are judged, then the test
+// passes, even if the order was the same in all runs.
 func TestDetails_ConcurrentCalls(t *testing.T) {
 	activitytest.Plan{Kinds: activitytest.Crash}.Run(t, func(t *testing.T, w *activitytest.World) {
 		live(t, w, activity.Options{ID: "job", SyncHeartbeats: true}, func(ctx activity.Context) error {

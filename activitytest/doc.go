@@ -1,6 +1,6 @@
-// Package activitytest answers, in a test, whether an activity really resumes: it
-// runs the test's body once undisturbed, and then once for each place at which its
-// processes can be interrupted, and lets the body's own assertions judge.
+// Package activitytest tests whether an activity really resumes. It runs the body of a test
+// once without an interruption. Then it runs the body again for each place at which the
+// program can be interrupted. The body's own assertions decide whether a run passes.
 //
 //	func TestImportSurvivesEverything(t *testing.T) {
 //		activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
@@ -19,128 +19,130 @@
 //		})
 //	}
 //
-// What outlives a process is a variable of the body. What dies with it is a variable
-// of the function that [World.Run] gets, which it calls once for each life of the
-// program. Give the activity an Options.ID, or nothing of it outlives its process.
-// Every run of the body is in a [testing/synctest] bubble of its own: hours of sleeps
-// and timeouts take no time, and nothing really sleeps.
+// A variable of the body stands for something that outlives the process, such as a database.
+// A variable of the function passed to [World.Run] dies with the process, because World.Run
+// calls that function once for each life of the program. Give the activity an Options.ID;
+// otherwise, nothing of it outlives the process. Each run of the body has its own
+// [testing/synctest] bubble, so sleeps and timeouts of hours take no real time.
 //
-// A thousand runs take a second or two. Each is a subtest, whose name says what
-// happens in it and runs it alone:
+// A thousand runs take a second or two. Each run is a subtest. Its name describes the
+// interruption and runs it alone:
 //
 //	go test -run 'TestImportSurvivesEverything/crash_after_heartbeat_2_lost_1'
 //
-// So that the names stay unique, a test calls EveryInterruption once; for several, use
-// t.Run around each.
+// Call EveryInterruption once per test, so that the names stay unique. To call it several
+// times, wrap each call in t.Run.
 //
-// A failure says, beside the body's own words, where the process was interrupted,
-// what was resumed from, and what was called in each life. After ten failures the
-// rest is not run.
+// Besides the body's own messages, a failure shows where the process was interrupted, which
+// details were resumed from, and which calls each life made. After ten failures the
+// remaining runs are skipped.
 //
-// [Plan] says which ways to interrupt are tried, how many runs there are at most, and
-// how long they may take. With -short a tenth is run.
+// A [Plan] limits the kinds of interruptions, the number of runs and their virtual time.
+// With -short, a tenth of the runs are made.
 //
 // # Places
 //
-// A process can be interrupted before and after each Heartbeat (those of
-// [activity.Range] and [activity.Idle] too), Sleep and HeartbeatDetails, on entering and
-// on leaving each [activity.Guard], before the function returns, and at each [Point].
-// They are counted for each activity by its ID; those without one, by the ID that the
-// Runtime makes up in the order in which they are started: where several are started at
+// A process can be interrupted before and after each Heartbeat, Sleep and HeartbeatDetails,
+// including those made by [activity.Range] and [activity.Idle]; when it enters and leaves
+// [activity.Guard]; before the function returns; and at each [Point]. Places are counted for
+// each activity ID. An activity without an ID is counted under the ID that the Runtime makes
+// up, which depends on the order in which activities start. If several activities start at
 // the same time, give them IDs.
 //
-// Between two effects on the outside there is often no such place. A fake that passes
-// a Point makes one:
+// There is often no such place between two effects on the outside world. Add one by calling
+// Point in a fake:
 //
 //	func (d *database) insert(ctx context.Context, row string) {
-//		activitytest.Point(ctx, "insert") // a write that hangs, and is done later
+//		activitytest.Point(ctx, "insert") // if it stalls here, the row is written late
 //		d.mu.Lock()
 //		d.rows = append(d.rows, row)
 //		d.mu.Unlock()
-//		activitytest.Point(ctx, "inserted") // done, and nobody has heard of it
+//		activitytest.Point(ctx, "inserted") // written, but the caller does not know yet
 //	}
 //
-// # Ways to be interrupted
+// # Kinds of interruptions
 //
-// Crash: nothing of the process goes on past the place. Its goroutines stop there, or
-// at the next place that they come to; its deferred calls run only when the body and
-// its assertions are over, before the test's own clean-ups. The next life begins with
-// what the Store durably held. Of the details that were recorded and, by
-// Config.SaveInterval, not yet saved, it is tried to lose none, the last one, the last
-// two, and so on (of many: some). With Options.SyncHeartbeats there are none.
+// Crash: The process stops at the place. Its goroutines stop there or at their next place.
+// Their deferred calls run only after the body and its assertions, before the test's own
+// cleanups. The next life begins with whatever the Store durably held. Recorded details that
+// were not saved yet, because of Config.SaveInterval, may be lost. So there are runs that
+// lose none of them, the last one, the last two, and so on; if there are many, some of these
+// numbers. With Options.SyncHeartbeats no details are lost.
 //
-// Stall: the call at the place hangs until its attempt has timed out and the next one
-// runs. It wakes at once, or when the next attempt comes to its first place, its
-// second, and so on, or returns; and goes on as a call does whose attempt is over,
-// before the next attempt takes another step. Inside Guard it wakes once the next
-// attempt is blocked by it. There are stalls only where a heartbeat or start-to-close
-// timeout is set, and MaximumAttempts allows a further attempt.
+// Stall: The call at the place hangs until its attempt has timed out and the next attempt
+// runs. It continues at once, or when the next attempt reaches its first place, its second
+// place, and so on, or returns. Then it behaves as a call whose attempt has ended, before the
+// next attempt takes another step. Inside Guard, it continues once it blocks the next
+// attempt. Stalls need a heartbeat or start-to-close timeout, and a MaximumAttempts that
+// allows another attempt.
 //
-// Shutdown: [activity.Runtime.Shutdown] is called at the place, which the function goes
-// on from with its Context canceled. The process is expected to return an error, and
-// is run again. One that returns nil has ended by itself.
+// Shutdown: [activity.Runtime.Shutdown] is called at the place, and the function continues
+// with its Context canceled. If the process then returns an error, as it should, it is run
+// again. If it returns nil, it has ended by itself.
 //
-// Twice: while the process recovers from one interruption it is interrupted again. Of
-// all pairs a sample is tried.
+// Twice: While the process recovers from one interruption, it is interrupted again. A
+// sample of all pairs is tried.
 //
 // # What fails a run
 //
-// The body's assertions do. Besides:
+// Besides the body's own assertions, each of the following fails a run or the test:
 //
-//   - There is no place at all, or no run.
-//   - The dry run, in which nothing is interrupted, fails. Then nothing else is run.
-//   - The calls of an activity, until it is interrupted, are not those of the dry run,
-//     in the same order: what depends on a random number, or on the order of a map,
-//     must be injected or sorted. If goroutines other than the function's own call, the
-//     order is not looked at.
-//   - The run is not over within Plan.Limit of virtual time, or makes 1,000 attempts of
-//     one activity, or the dry run comes to 100,000 places.
-//   - The process ends without an error although one of its activities was interrupted
-//     and not resumed. What the dry run leaves as well is meant to be left.
-//   - Goroutines are left that do not end although their contexts have, and an hour has
-//     passed. After a crash that is let pass.
-//   - A lock is held across a place. An attempt that stalls keeps it, and the next one
-//     waits for ever; so does the next life for a lock that outlives a process that
-//     crashed. The bubble's time then stands still, which is noticed after some two
-//     seconds of real time. The goroutines of that run are left behind, its clean-ups
-//     are not run, and no further run follows.
+//   - There is no place at all, or no run to make.
+//   - The dry run fails, in which nothing is interrupted. Then no other run is made.
+//   - Before the interruption, an activity makes other calls than in the dry run, or makes
+//     them in another order. Inject whatever depends on random numbers, and sort whatever
+//     depends on the order of a map. If other goroutines than the function's own make calls,
+//     the order is not checked.
+//   - The run takes more than Plan.Limit of virtual time or makes 1,000 attempts of one
+//     activity, or the dry run passes 100,000 places.
+//   - The process returns nil although one of its activities was interrupted and not resumed.
+//     An activity that the dry run leaves unfinished, too, may be left.
+//   - A goroutine does not end within an hour of virtual time after its context has ended.
+//     After a crash this is allowed.
+//   - A lock is held across a place. If the attempt stalls there, the next attempt waits for
+//     the lock forever. If the process crashes there, the next life waits forever for a lock
+//     that outlives the process. The bubble's time then stands still, which is detected after
+//     about two seconds of real time. The goroutines of that run are left behind, its
+//     cleanups are not run, and no further run is made.
 //
 // # Details that make no difference
 //
-// An activity whose steps are idempotent passes every run even if it starts from the
-// beginning each time. So the test fails, when all runs are done, if an activity recorded
-// details and they never made a difference: every attempt that resumed from them called
-// what an attempt calls that resumes from nothing, in the same order and with the same
-// details. The message says why: the activity never reads them, or reads only zero values
-// because the Codec dropped the rest, or reads them and starts from the beginning. Details
-// that are for people only are such details too: call Heartbeat without details, and show
-// the progress by other means.
+// An activity with idempotent steps passes every run even if it always starts from the
+// beginning. So after all runs, the test fails if an activity recorded details that never
+// made a difference. That is so if every attempt that resumed from them made the same calls,
+// in the same order and with the same details, as an attempt that resumed from nothing. The
+// message gives the reason: the activity never reads the details, or reads only zero values
+// because the Codec dropped the rest, or reads them and starts from the beginning. It fails
+// even if the details are only shown to people. Then call Heartbeat without details, and
+// show the progress by other means.
 //
-// One attempt that differs is enough to pass, as with every activity that skips a step
-// which comes to a place. So an activity whose attempts differ anyway passes: one that
-// records the time, for example, or the number of the attempt. To have it judged, leave
-// these out of its details. Each execution of an ID is compared with its own.
+// A single attempt that differs is enough to pass. An activity that skips a step with a place
+// always passes. So does one whose attempts always differ, for example because its details
+// have the time or the number of the attempt. Leave these out of the details to have the
+// activity judged. Each execution of an ID is compared with its own execution in the dry run.
 //
-// Nothing is said of an activity that
-//   - records details once only (a marker),
-//   - always reads the same value (the ID of a job elsewhere),
-//   - never resumed from the details it records last,
+// An activity is not judged if it
+//   - records details only once, as a marker,
+//   - always reads the same value, such as the ID of a job elsewhere,
+//   - never resumed from the details that it records last,
 //   - does not return in the dry run,
-//   - has Options.HeartbeatDetails, because none of its attempts resumes from nothing, or
-//   - calls from a goroutine other than the function's own.
+//   - has Options.HeartbeatDetails, because then no attempt resumes from nothing, or
+//   - makes calls from a goroutine other than the function's own.
 //
-// # What it cannot see
+// # What it cannot detect
 //
-//   - Effects between two places: there nothing is interrupted. Give the fake a Point.
-//   - State that survives although it should not: a variable of the body, or of the
-//     package, in which the program keeps its progress. To the test it is the outside.
-//   - Goroutines of the process's own, and timers: at a crash they go on until they
-//     come to a place, or call the Runtime. One that waits for a goroutine that was
-//     stopped must not do so for ever: when the body is over, their contexts end.
-//   - What the system takes back from a process that dies, such as a listener or a file's
-//     lock: the dead life holds it until the body is over. Open it in the body, or fake it.
-//   - A real network in a bubble: a goroutine that waits for it does not let the
-//     bubble's time go on. Use a fake, or net.Pipe. Real files are fine.
-//   - A call that hangs for ever, and never wakes.
-//   - What a power loss does to files.
+//   - Effects between two places, where nothing is interrupted. Add a Point to the fake.
+//   - State that survives although it should not, such as progress that the program keeps in
+//     a variable of the body or of the package. To the test, such a variable is outside the
+//     process.
+//   - Goroutines and timers of the process itself. After a crash, they continue until they
+//     reach a place or call the Runtime. A goroutine must not wait forever for one that was
+//     stopped: when the body is over, their contexts end.
+//   - Resources that the system takes back from a dead process, such as a listener or a file
+//     lock. The dead life holds them until the body is over. Open them in the body, or fake
+//     them.
+//   - A real network. While a goroutine waits for it, the bubble's time does not advance. Use
+//     a fake or net.Pipe. Real files work.
+//   - A call that hangs forever.
+//   - The effect of a power loss on files.
 package activitytest

@@ -16,7 +16,7 @@ import (
 	"github.com/seed-9da638b0/activity/activitytest"
 )
 
-// The example of the package's doc.
+// The example in the package documentation.
 
 type database struct {
 	mu   sync.Mutex
@@ -24,14 +24,14 @@ type database struct {
 }
 
 func (d *database) insert(ctx context.Context, row string) {
-	activitytest.Point(ctx, "insert") // a write that hangs, and is done later
+	activitytest.Point(ctx, "insert") // if it stalls here, the row is written late
 	d.mu.Lock()
 	d.rows = append(d.rows, row)
 	d.mu.Unlock()
-	activitytest.Point(ctx, "inserted") // done, and nobody has heard of it
+	activitytest.Point(ctx, "inserted") // written, but the caller does not know yet
 }
 
-// cutBack drops all rows but the first n.
+// cutBack removes all rows except the first n.
 func (d *database) cutBack(n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -50,7 +50,7 @@ func importRows(ctx activity.Context, db *database) error {
 		return err
 	}
 	err = activity.Guard(ctx, func() error {
-		db.cutBack(next) // what was inserted and not recorded
+		db.cutBack(next) // removes rows that were inserted but not recorded
 		return nil
 	})
 	for rows := []string{"a", "b", "c"}; err == nil && next < len(rows); next++ {
@@ -82,8 +82,8 @@ func TestImportSurvivesEverything(t *testing.T) {
 	})
 }
 
-// The code in the package's doc stands in this file.
-func TestDoc(t *testing.T) {
+// Given the functions in the package documentation, then this file has the same code.
+func TestDoc_CodeIsTested(t *testing.T) {
 	squeeze := func(file string, cut func(line string) (string, bool)) (blocks []string) {
 		content, err := os.ReadFile(file)
 		if err != nil {
@@ -106,17 +106,17 @@ func TestDoc(t *testing.T) {
 		if strings.HasPrefix(block, "func ") {
 			found++
 			if !strings.Contains(tests, block) {
-				t.Errorf("this is not in doc_test.go:\n%s", block)
+				t.Errorf("doc.go has code that doc_test.go does not have:\n%s", block)
 			}
 		}
 	}
 	if found != 2 {
-		t.Errorf("%d functions in doc.go, want 2", found)
+		t.Errorf("doc.go has %d functions, want 2", found)
 	}
 }
 
-// Of all that can happen, only crashes, fewer of them, and always the same.
-func TestSomeCrashes(t *testing.T) {
+// Given a Plan with a Seed, some Kinds and a limit, when it runs, then the import passes.
+func TestPlan_FewCrashes(t *testing.T) {
 	plan := activitytest.Plan{Kinds: activitytest.Crash | activitytest.Twice, MaxRuns: 20, Seed: 1}
 	plan.Run(t, func(t *testing.T, w *activitytest.World) {
 		w.Config = activity.Config{SaveInterval: time.Second}
@@ -135,8 +135,7 @@ func TestSomeCrashes(t *testing.T) {
 	})
 }
 
-// A fake with Points can be used everywhere: outside of EveryInterruption they do
-// nothing.
+// A fake with Points can be used anywhere. Outside of EveryInterruption, Point does nothing.
 func ExamplePoint() {
 	db := &database{}
 	db.insert(context.Background(), "a")

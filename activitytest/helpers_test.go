@@ -2,6 +2,7 @@ package activitytest_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -11,7 +12,7 @@ import (
 	"github.com/seed-9da638b0/activity/activitytest"
 )
 
-// A log is what a body notes, from any goroutine.
+// A log collects lines from any goroutine of a body.
 type log struct {
 	mu    sync.Mutex
 	lines []string
@@ -23,7 +24,7 @@ func (l *log) add(line string) {
 	l.lines = append(l.lines, line)
 }
 
-// take returns what was noted since it was called last.
+// take returns the lines added since the last call of take.
 func (l *log) take() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -32,12 +33,12 @@ func (l *log) take() []string {
 	return lines
 }
 
-// runs carries plan out. It returns the names of all runs, in their order, and what
-// body has noted in each by the end of its assertions; "" is the dry run.
+// runs runs body with plan. It returns the names of all runs in order, and by name the lines
+// that body logged before it returned. The dry run has the name "".
 func runs(t *testing.T, plan activitytest.Plan, body func(t *testing.T, w *activitytest.World, l *log)) (names []string, noted map[string][]string) {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("it looks at all runs, of which -short leaves out most")
+		t.Skip("needs all runs, and -short leaves out most")
 	}
 	noted = map[string][]string{}
 	plan.Run(t, func(sub *testing.T, w *activitytest.World) {
@@ -52,7 +53,14 @@ func runs(t *testing.T, plan activitytest.Plan, body func(t *testing.T, w *activ
 	return names, noted
 }
 
-// live runs fn as an activity in each life, and fails the test if it fails.
+// resumed returns the details from which the attempt resumes, or 0, and logs them.
+func resumed(ctx activity.Context, l *log) (int, error) {
+	n, err := activity.Resume(ctx, 0)
+	l.add(fmt.Sprint(n))
+	return n, err
+}
+
+// live runs fn as an activity in each life. It fails the test if the activity fails.
 func live(t *testing.T, w *activitytest.World, opts activity.Options, fn func(ctx activity.Context) error) {
 	t.Helper()
 	err := w.Run(func(ctx context.Context, rt *activity.Runtime) error { return rt.Run(ctx, opts, fn) })

@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// A place is where a process can be interrupted. It is counted for each activity.
+// A place is a point in an activity's or a process's run where it can be interrupted.
 type place struct {
-	id    string // the activity's; "": the process's own
-	what  string // "before heartbeat", "entering guard", "at point", ...
-	point string // the name of a point
-	n     int    // from 1, of those with the same what and point
+	id    string // ID of the activity, or "" if the process itself is at the place
+	what  string // kind of place: "before heartbeat", "entering guard", "at point", ...
+	point string // name of the Point, if it is one
+	n     int    // number, from 1, among the places with the same id, what and point
 }
 
 func (p place) String() string { return fmt.Sprintf("%s of %s", p.here(), label(p.id)) }
 
-// here leaves out whose place it is.
+// here describes the place without the activity.
 func (p place) here() string {
 	if p.point != "" {
 		return fmt.Sprintf("%s %q %d", p.what, p.point, p.n)
@@ -23,7 +23,7 @@ func (p place) here() string {
 	return fmt.Sprintf("%s %d", p.what, p.n)
 }
 
-// name is that in a subtest's name.
+// name returns the place's part of a subtest's name.
 func (p place) name(withID bool) string {
 	name := p.what
 	if p.point != "" {
@@ -40,7 +40,7 @@ func (p place) name(withID bool) string {
 	return name
 }
 
-// label is how texts name an activity.
+// label returns how messages name an activity.
 func label(id string) string {
 	if id == "" {
 		return "the process itself"
@@ -48,25 +48,23 @@ func label(id string) string {
 	return fmt.Sprintf("activity %q", id)
 }
 
-// A placed is a place as the dry run came to it, and what is possible there.
+// A placed is a place that the dry run passed, with the interruptions possible there.
 type placed struct {
 	place
 	canStall bool
-	unsaved  int // recorded details that the Store did not hold
+	unsaved  int // number of recorded details that the Store did not hold
 }
 
-// A call is what an activity does that the World sees.
+// A call is a call by an activity that the World sees.
 type call struct {
 	kind    string        // "Sleep", "Heartbeat", ...
-	d       time.Duration // of a Sleep
-	point   string
-	details bool // of a Heartbeat
+	d       time.Duration // duration of a Sleep
+	point   string        // name of a Point
+	details bool          // whether a Heartbeat has details
 }
 
 func (c call) String() string {
 	switch {
-	case c.kind == "":
-		return "nothing more"
 	case c.kind == "Sleep":
 		return fmt.Sprintf("Sleep(%s)", c.d)
 	case c.details:

@@ -8,18 +8,19 @@ import (
 	"time"
 )
 
-// Kind is a set of ways to interrupt a process.
+// A Kind is a set of kinds of interruptions. The package documentation describes them.
 type Kind uint
 
 const (
-	Crash    Kind = 1 << iota // nothing of the process goes on past the place
-	Stall                     // the call at the place hangs until its attempt has timed out and the next one runs
+	Crash    Kind = 1 << iota // the process stops at the place
+	Stall                     // the call at the place hangs until its attempt has timed out and the next attempt runs
 	Shutdown                  // the Runtime is shut down at the place
-	Twice                     // a second interruption in the recovery from the first, sampled
+	Twice                     // a second interruption follows during the recovery from the first; a sample is tried
 
 	single = Crash | Stall | Shutdown
 )
 
+// String returns the names of the kinds in k, such as "crash|shutdown".
 func (k Kind) String() string {
 	if k == 0 {
 		return "none"
@@ -37,35 +38,37 @@ func (k Kind) String() string {
 	return strings.Join(names, "|")
 }
 
-// Plan says which interruptions are tried. The zero Plan tries all of them.
+// A Plan selects the interruptions to try. The zero Plan tries all of them.
 type Plan struct {
-	// Kinds are the ways to interrupt. 0: all. Twice alone is all, too.
+	// Kinds is the set of kinds to try. If zero or Twice alone, all kinds are tried.
 	Kinds Kind
-	// MaxRuns is how many runs there are at most. If there could be more, each kind
-	// gets as many, spread evenly over the places. 0: 2,000. With -short a tenth is
-	// run, and with a -run that names subtests only what it names.
+	// MaxRuns is the maximum number of runs. If more runs are possible, each kind gets the
+	// same number, spread evenly over the places. If zero, 2,000. With -short, a tenth of
+	// the runs are made. If -run names subtests, only these are run.
 	MaxRuns int
-	// Seed decides which runs those are, and which second interruptions are tried.
-	// 0: a new one each time, which is printed.
+	// Seed selects the runs if there are more than MaxRuns, and the second interruptions of
+	// Twice. If zero, a random seed is used. The seed is logged.
 	Seed uint64
-	// Limit is how much virtual time a run may take. 0: 1,000 hours.
+	// Limit is the maximum virtual time of a run. If zero, 1,000 hours.
 	Limit time.Duration
 }
 
 const (
 	defaultMaxRuns = 2000
 	defaultLimit   = 1000 * time.Hour
-	maxFailures    = 10 // runs that fail, after which the rest is not run
+	maxFailures    = 10 // failed runs after which the remaining ones are skipped
 )
 
-// EveryInterruption runs body once undisturbed, and then once for each place at
-// which, and each way in which, its processes can be interrupted.
+// EveryInterruption runs body once without an interruption, and then once for each place
+// and each [Kind] of interruption that is possible there. It is [Plan.Run] of the zero Plan.
+// See the package documentation for an example.
 func EveryInterruption(t *testing.T, body func(t *testing.T, w *World)) {
 	t.Helper()
 	Plan{}.Run(t, body)
 }
 
-// Run is [EveryInterruption] as p has it. t must not be in a synctest bubble.
+// Run runs body once without an interruption, and then once for each interruption that p
+// selects. Each of these runs is a subtest of t. t must not be in a synctest bubble.
 func (p Plan) Run(t *testing.T, body func(t *testing.T, w *World)) {
 	t.Helper()
 	if err := p.setDefaults(); err != nil {
@@ -79,13 +82,13 @@ func (p Plan) Run(t *testing.T, body func(t *testing.T, w *World)) {
 	case dry.skipped:
 		t.SkipNow()
 	case len(dry.places) == 0:
-		t.Fatal("activitytest: no place at all: the body's processes have run no activity on the Runtime that World.Run gave them")
+		t.Fatal("activitytest: there is no place to interrupt: run an activity on the Runtime that World.Run passes to process")
 	}
 
 	c := newChoice(&p, dry, subtestFilter(t.Name()))
 	used := usages{}
 	count, failures := 0, 0
-	// try reports whether to go on.
+	// try makes a run and reports whether to continue with the next one.
 	try := func(r *run) bool {
 		w := newWorld(&p, r, dry)
 		count++
@@ -95,7 +98,7 @@ func (p Plan) Run(t *testing.T, body func(t *testing.T, w *World)) {
 		c.learn(w)
 		used.learn(w)
 		if w.hung || failures == maxFailures {
-			t.Logf("activitytest: stopped after %d runs, of which %d failed, at %d places, with seed %d", count, failures, len(dry.places), p.Seed)
+			t.Logf("activitytest: stopped after %d runs, %d of which failed, at %d places, with seed %d", count, failures, len(dry.places), p.Seed)
 			return false
 		}
 		return true
@@ -114,9 +117,9 @@ func (p Plan) Run(t *testing.T, body func(t *testing.T, w *World)) {
 	used.judge(t, dry)
 	switch {
 	case count == 0 && c.filter != nil:
-		t.Error("activitytest: no run was tried: -run names none that there is, or its name is another one's by now")
+		t.Error("activitytest: no run was made: -run matches none of the possible runs, which change with the activity")
 	case count == 0:
-		t.Errorf("activitytest: no run was tried: nothing of Plan.Kinds, %s, is possible at the %d places", p.Kinds, len(dry.places))
+		t.Errorf("activitytest: no run was made: none of Plan.Kinds (%s) is possible at the %d places", p.Kinds, len(dry.places))
 	}
 	t.Logf("activitytest: %d of %d possible runs, at %d places, with seed %d", count, possible, len(dry.places), p.Seed)
 }
@@ -127,11 +130,11 @@ func (p *Plan) setDefaults() error {
 	}
 	switch {
 	case p.Kinds&^(single|Twice) != 0:
-		return fmt.Errorf("activitytest: Plan.Kinds is %s", p.Kinds)
+		return fmt.Errorf("activitytest: Plan.Kinds must have no other bits than Crash, Stall, Shutdown and Twice (got %s)", p.Kinds)
 	case p.MaxRuns < 0:
-		return fmt.Errorf("activitytest: Plan.MaxRuns is %d, which is negative", p.MaxRuns)
+		return fmt.Errorf("activitytest: Plan.MaxRuns must not be negative (got %d)", p.MaxRuns)
 	case p.Limit < 0:
-		return fmt.Errorf("activitytest: Plan.Limit is %s, which is negative", p.Limit)
+		return fmt.Errorf("activitytest: Plan.Limit must not be negative (got %s)", p.Limit)
 	}
 	if p.Kinds&single == 0 {
 		p.Kinds |= single

@@ -14,8 +14,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// A stall until a place that the next attempt does not come to wakes at its end.
-func TestWakesAtTheEnd(t *testing.T) {
+// Given a stall until a place that the next attempt never reaches, when that attempt returns,
+// then the stalled one wakes.
+func TestStall_WakesAtTheReturn(t *testing.T) {
 	var lines []string
 	body := func(t *testing.T, w *World) {
 		lines = nil
@@ -44,14 +45,14 @@ func TestWakesAtTheEnd(t *testing.T) {
 	}
 }
 
-func TestSetDefaults(t *testing.T) {
+func TestPlan_SetDefaults(t *testing.T) {
 	for _, test := range []struct {
 		plan Plan
-		want string // of the error
+		want string // end of the error's text
 	}{
-		{Plan{Kinds: 16}, "Plan.Kinds is Kind(16)"},
-		{Plan{MaxRuns: -1}, "Plan.MaxRuns is -1, which is negative"},
-		{Plan{Limit: -1}, "Plan.Limit is -1ns, which is negative"},
+		{Plan{Kinds: 16}, "Plan.Kinds must have no other bits than Crash, Stall, Shutdown and Twice (got Kind(16))"},
+		{Plan{MaxRuns: -1}, "Plan.MaxRuns must not be negative (got -1)"},
+		{Plan{Limit: -1}, "Plan.Limit must not be negative (got -1ns)"},
 		{Plan{}, ""},
 	} {
 		p := test.plan
@@ -72,7 +73,7 @@ func TestSetDefaults(t *testing.T) {
 	}
 }
 
-func TestElementOf(t *testing.T) {
+func TestElementOf_Patterns(t *testing.T) {
 	for _, test := range []struct {
 		pattern string
 		n       int
@@ -98,7 +99,7 @@ func TestElementOf(t *testing.T) {
 	}
 }
 
-func TestShares(t *testing.T) {
+func TestShares_Divide(t *testing.T) {
 	for _, test := range []struct {
 		n     int
 		wants []int
@@ -116,7 +117,7 @@ func TestShares(t *testing.T) {
 	}
 }
 
-func TestTails(t *testing.T) {
+func TestTails_OfUnsavedDetails(t *testing.T) {
 	for unsaved, want := range map[int][]int{
 		0: {0}, 1: {0, 1}, 3: {0, 1, 2, 3}, 9: {0, 1, 2, 3, 4, 5, 6, 7, 8, 9},
 		20: {0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 20},
@@ -127,7 +128,7 @@ func TestTails(t *testing.T) {
 	}
 }
 
-func TestShow(t *testing.T) {
+func TestShow_Details(t *testing.T) {
 	for details, want := range map[string]string{
 		"":                                "nothing",
 		"\x011":                           "1",
@@ -146,7 +147,8 @@ func TestShow(t *testing.T) {
 	}
 }
 
-// Of all that must hold for details to make no difference, one thing does not.
+// Given a usage that is useless, or one that is not in one respect, when it is judged, then
+// the reason is returned only in the first case.
 func TestUsage_Useless(t *testing.T) {
 	beat := func(details string) *step {
 		return &step{call: call{kind: "Heartbeat", details: true}, details: []byte(details)}
@@ -156,10 +158,10 @@ func TestUsage_Useless(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		change func(u *usage)
-		steps  []*step // nil: steps
-		want   string  // part of why; "": none
+		steps  []*step // if nil, the steps above
+		want   string  // part of the reason; if "", none
 	}{
-		{name: "never read", want: "never reads them"},
+		{name: "never read", want: "never reads its details"},
 		{name: "zero values", change: func(u *usage) { u.read = true }, want: "only zero values"},
 		{name: "ignored", change: func(u *usage) { u.read, u.told = true, true }, want: "starts from the beginning"},
 		{name: "one value", change: func(u *usage) {
@@ -187,8 +189,8 @@ func TestUsage_Useless(t *testing.T) {
 	}
 }
 
-// An attempt that was cut off has not done the same, and one that did another thing
-// before has not either.
+// Given attempts that were cut off or that differed, when they are added to the usages, then
+// they do not count as resumed.
 func TestUsages_Learn(t *testing.T) {
 	dry := newWorld(&Plan{}, nil, nil)
 	dry.sight("a")
@@ -213,7 +215,7 @@ func TestUsages_Learn(t *testing.T) {
 	}
 }
 
-// Of several attempts of the dry run that resume from nothing, the last one counts.
+// Given several attempts of the dry run that resume from nothing, then the last one counts.
 func TestDetails_FirstAttemptFails(t *testing.T) {
 	var p Plan
 	if err := p.setDefaults(); err != nil {

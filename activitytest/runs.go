@@ -14,14 +14,14 @@ import (
 	"unicode"
 )
 
-// An interruption is one of the dry run's places, or the nth place that the
-// recovery from another interruption comes to, and what happens there.
+// An interruption is a kind of interruption and its place: a place of the dry run or, for a
+// second interruption, the nth place of the recovery from the first.
 type interruption struct {
 	kind  Kind
-	place place // of a first one
-	nth   int   // of a second one
-	lost  int   // Crash: how many of the last recorded details are lost
-	until int   // Stall: the place of the next attempt at which it wakes; 0: at once
+	place place // place of a first interruption
+	nth   int   // place of a second interruption, from 1; 0 for a first one
+	lost  int   // number of the last recorded details that a Crash loses
+	until int   // number of the next attempt's place at which a Stall wakes; 0 for at once
 }
 
 func (i *interruption) String() string {
@@ -30,10 +30,10 @@ func (i *interruption) String() string {
 		s = fmt.Sprintf("%s at place %d of the recovery", i.kind, i.nth)
 	}
 	if i.until > 0 {
-		s += fmt.Sprintf(", until the next attempt comes to its place %d", i.until)
+		s += fmt.Sprintf(", until the next attempt reaches its place %d", i.until)
 	}
 	if i.lost > 0 {
-		s += fmt.Sprintf(", with %d of the recorded details lost", i.lost)
+		s += fmt.Sprintf(", which loses the last %d recorded details", i.lost)
 	}
 	return s
 }
@@ -52,49 +52,50 @@ func (i *interruption) name(withID bool) string {
 	return s
 }
 
-// A run is one of the subtests.
+// A run is one subtest.
 type run struct {
 	name          string
-	interruptions []*interruption // one or two
+	interruptions []*interruption // one or two, in order
 }
 
-// The classes of the runs of the first part.
+// The runs of the first part belong to one of these classes.
 const (
-	crash = iota // nothing is lost
-	crashLost
-	stall // wakes at once
+	crash     = iota // a crash that loses no details
+	crashLost        // a crash that loses details
+	stall            // a stall that wakes at once
 	shutdown
-	classes
+	classes // number of classes
 )
 
-// A choice is which runs there can be, and which of them there are. It has two
-// parts: the recoveries that the first has seen say what the second can be.
+// A choice chooses the runs from the possible ones. It does so in two parts, because the
+// recoveries seen in the first part determine which runs are possible in the second.
 type choice struct {
 	plan   *Plan
 	rng    *rand.Rand
-	filter *regexp.Regexp // nil: all
-	withID bool           // names need the ID, since there are several
-	budget int            // runs that are left
+	filter *regexp.Regexp // pattern for the names of runs; nil for all
+	withID bool           // whether names have the ID, because there are several activities
+	budget int            // number of runs that may still be made
 
-	firsts [classes][]*interruption // of the first part
-	total  int                      // how many there are
+	firsts [classes][]*interruption // possible interruptions of the first part
+	total  int                      // number of these
 
-	outcomes []outcome // of the runs of the first part
+	outcomes []outcome // results of the first part's runs
 }
 
-// An outcome is what a run with one interruption has shown.
+// An outcome is the result of a run with one interruption.
 type outcome struct {
 	in       *interruption
-	recovery int // places that the recovery came to
-	later    int // how many of its runs wake later
-	end      int // a number that no place of the next attempt has: the last of them wakes at its return
+	recovery int // number of places that the recovery passed
+	later    int // number of possible runs with the same stall that wake later
+	end      int // number above all places of the next attempt, for the run that wakes at its return
 }
 
-// A function that wakes at once may have done steps in place of the next attempt. If it
-// wakes later that does them itself, and comes to more places: so many are tried.
+// moreLater is the number of additional places at which a stall is tried to wake. If a
+// stalled function wakes at once, it may do steps that the next attempt then need not do. If
+// it wakes later, the next attempt does these steps itself and passes more places.
 const moreLater = 3
 
-// learn takes down the outcome of a run of the first part.
+// learn adds the outcome of a run. It ignores runs of the second part and failed runs.
 func (c *choice) learn(w *World) {
 	in := w.run.interruptions[0]
 	if len(w.run.interruptions) > 1 || in.until > 0 || w.failed {
@@ -131,8 +132,8 @@ func newChoice(p *Plan, dry *World, filter *regexp.Regexp) *choice {
 	return c
 }
 
-// tails are the numbers of lost details that are tried when so many are not
-// saved: all of a few, and fewer of many.
+// tails returns the numbers of lost details to try if the given number is unsaved: up to 8
+// every number, then only doublings, and the given number itself.
 func tails(unsaved int) []int {
 	var all []int
 	for lost := 0; lost < unsaved; {
@@ -154,7 +155,7 @@ func (c *choice) run(interruptions ...*interruption) *run {
 	return &run{strings.Join(names, "_then_"), interruptions}
 }
 
-// enough is how many runs to take of n that can be, with so many at most.
+// enough returns how many of n possible runs to make, at most most.
 func (c *choice) enough(n, most int) int {
 	n = min(n, most)
 	if testing.Short() && c.filter == nil {
@@ -163,8 +164,8 @@ func (c *choice) enough(n, most int) int {
 	return n
 }
 
-// first are the runs of the first part. Each class gets the same share, and what
-// it has no use for goes to the others.
+// first returns the runs of the first part. Each class gets the same share of the budget. If
+// it has fewer runs, the others get the rest.
 func (c *choice) first(dry *World) (runs []*run) {
 	if c.filter != nil {
 		runs = c.named()
@@ -177,7 +178,7 @@ func (c *choice) first(dry *World) (runs []*run) {
 	}
 	most := c.budget
 	if c.plan.Kinds&(Stall|Twice) != 0 {
-		most -= c.budget / 4 // for the second part
+		most -= c.budget / 4 // reserved for the second part
 	}
 	var wants [classes]int
 	for class, all := range c.firsts {
@@ -196,8 +197,8 @@ func (c *choice) first(dry *World) (runs []*run) {
 	return runs
 }
 
-// second are the runs of the second part: the stalls that wake later, and the
-// second interruptions. possible is how many there could be in both parts.
+// second returns the runs of the second part: stalls that wake later, and second
+// interruptions. possible is the number of possible runs in both parts.
 func (c *choice) second() (runs []*run, possible int) {
 	later, stalls := 0, 0
 	for _, o := range c.outcomes {
@@ -214,7 +215,7 @@ func (c *choice) second() (runs []*run, possible int) {
 		}
 	}
 	laters := 0
-	if stalls > 0 { // of those that were not run, the same is supposed
+	if stalls > 0 { // assumes the same average for stalls that were not run
 		laters = later * len(c.firsts[stall]) / stalls
 	}
 	possible = c.total + laters + twice
@@ -237,7 +238,7 @@ func (c *choice) second() (runs []*run, possible int) {
 	return append(runs, c.twice(c.enough(twice, twice))...), possible
 }
 
-// twice makes up n runs with a second interruption.
+// twice returns up to n random runs with a second interruption.
 func (c *choice) twice(n int) (runs []*run) {
 	known := map[string]bool{}
 	for tries := 0; len(runs) < n && tries < 10*n && len(c.outcomes) > 0; tries++ {
@@ -257,7 +258,7 @@ func (c *choice) twice(n int) (runs []*run) {
 	return runs
 }
 
-// shares divides n among those that want so many each, as evenly as it goes.
+// shares divides n as evenly as possible, so that nobody gets more than wanted.
 func shares(n int, wants ...int) []int {
 	got := make([]int, len(wants))
 	for left := len(wants); left > 0 && n > 0; {
@@ -275,7 +276,7 @@ func shares(n int, wants ...int) []int {
 	return got
 }
 
-// strides chooses n of total, one from each of n parts of equal size.
+// strides chooses n numbers below total, one at random from each of n equal parts.
 func strides(rng *rand.Rand, total, n int) []int {
 	chosen := make([]int, 0, n)
 	for i := range n {
@@ -302,8 +303,8 @@ var (
 	secondPattern = regexp.MustCompile(`^(crash|stall|shutdown)_at_place_(\d+)(?:_lost_(\d+))?\$?$`)
 )
 
-// named are the runs whose names match the filter, so that any can be run alone,
-// whatever the seed. What the dry run does not say of them is read off the pattern.
+// named returns the runs whose names match the filter, so that any run can be repeated alone,
+// whatever the seed. It reads from the pattern whatever the dry run does not determine.
 func (c *choice) named() (runs []*run) {
 	pattern, then, twice := strings.Cut(c.filter.String(), "_then_")
 	second := &interruption{}
@@ -327,7 +328,7 @@ func (c *choice) named() (runs []*run) {
 			in := *in
 			switch {
 			case class == crashLost && lost > 0:
-				continue // made of a crash that loses nothing
+				continue // covered by the crash at this place that loses nothing
 			case in.kind == Crash && lost > 0:
 				in.lost = lost
 			case in.kind == Stall:
@@ -345,7 +346,7 @@ func (c *choice) named() (runs []*run) {
 	return runs
 }
 
-// numberIn is the number that a pattern asks for; 0: none.
+// numberIn returns the number in the pattern, or 0.
 func numberIn(what *regexp.Regexp, pattern string) (n int) {
 	if m := what.FindStringSubmatch(pattern); m != nil {
 		n, _ = strconv.Atoi(m[1])
@@ -353,8 +354,7 @@ func numberIn(what *regexp.Regexp, pattern string) (n int) {
 	return n
 }
 
-// subtestFilter is what -run says of the subtests of the test with that name;
-// nil: nothing.
+// subtestFilter returns the part of -run that selects the subtests of a test, or nil.
 func subtestFilter(test string) *regexp.Regexp {
 	f := flag.Lookup("test.run")
 	if f == nil {
@@ -363,8 +363,9 @@ func subtestFilter(test string) *regexp.Regexp {
 	return elementOf(f.Value.String(), strings.Count(test, "/")+1)
 }
 
-// elementOf is the nth of a pattern's elements, between slashes that are outside
-// of brackets. Of a pattern that is several there is none.
+// elementOf returns the nth element of a pattern, as the testing package splits it: at
+// slashes outside of brackets. It returns nil if there is none, or if the pattern has
+// alternatives at the top level.
 func elementOf(pattern string, n int) *regexp.Regexp {
 	depth, start := 0, 0
 	var elements []string
@@ -394,8 +395,9 @@ func elementOf(pattern string, n int) *regexp.Regexp {
 	return re
 }
 
-// word makes s a part of a subtest's name, which -run can be given as it is. What
-// it has to change or to cut gets a mark, so that different texts stay different.
+// word turns s into a part of a subtest's name that needs no quoting in -run. If it must
+// replace characters other than spaces, or shorten s, it adds a hash, so that different
+// texts stay different.
 func word(s string) string {
 	const most = 60
 	lost := false

@@ -15,8 +15,9 @@ import (
 	"github.com/seed-9da638b0/activity/activitytest"
 )
 
-// What a call gives that has hung.
-func TestStall(t *testing.T) {
+// Given an activity with a heartbeat timeout, when a call stalls, then it returns once the
+// next attempt has reached the planned place, with the result of a call after its attempt.
+func TestStall_ResultOfTheCall(t *testing.T) {
 	_, got := runs(t, activitytest.Plan{Kinds: activitytest.Stall}, func(t *testing.T, w *activitytest.World, l *log) {
 		start := time.Now()
 		live(t, w, job, func(ctx activity.Context) error {
@@ -70,18 +71,19 @@ func TestStall(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
-	// It wakes at the next attempt's end at the latest.
+	// The stalled attempt wakes at the next attempt's end at the latest.
 	for name, lines := range got {
 		if name != "" && !slices.ContainsFunc(lines, func(l string) bool {
 			return strings.HasPrefix(l, "1 ") && (strings.HasSuffix(l, " ended") || strings.HasSuffix(l, " timed out"))
 		}) && name != "stall_before_return_1" && !strings.HasPrefix(name, "stall_before_return_1_until") {
-			t.Errorf("%s: attempt 1 has not woken: %q", name, lines)
+			t.Errorf("%s: attempt 1 did not wake: %q", name, lines)
 		}
 	}
 }
 
-// Only the next attempt counts, and not the one after it.
-func TestStallUntilTheNextAttemptEnds(t *testing.T) {
+// Given a stall whose next attempt fails, when a third attempt runs, then its places are not
+// counted for the stall.
+func TestStall_CountsPlacesOfTheNextAttempt(t *testing.T) {
 	names, _ := runs(t, activitytest.Plan{Kinds: activitytest.Stall}, func(t *testing.T, w *activitytest.World, l *log) {
 		live(t, w, job, func(ctx activity.Context) error {
 			activitytest.Point(ctx, "here")
@@ -95,7 +97,7 @@ func TestStallUntilTheNextAttemptEnds(t *testing.T) {
 	var want []string
 	for _, place := range []string{"after_heartbeat_1", "at_point_here_1", "before_heartbeat_1", "before_return_1"} {
 		want = append(want, "stall_"+place)
-		for _, until := range []int{1, 2, 3, 4, 6} { // 2 there are, then 3 more, the last of which is none
+		for _, until := range []int{1, 2, 3, 4, 6} { // 2 places, then moreLater, the last of which is the return
 			want = append(want, fmt.Sprintf("stall_%s_until_place_%d", place, until))
 		}
 	}
@@ -104,7 +106,9 @@ func TestStallUntilTheNextAttemptEnds(t *testing.T) {
 	}
 }
 
-func TestStallInGuard(t *testing.T) {
+// Given a stall inside Guard, when it blocks the next attempt, then it wakes at once, and
+// never at a later place.
+func TestStall_InGuard(t *testing.T) {
 	names, got := runs(t, activitytest.Plan{Kinds: activitytest.Stall}, func(t *testing.T, w *activitytest.World, l *log) {
 		live(t, w, job, func(ctx activity.Context) error {
 			attempt := ctx.Info().Attempt
@@ -122,13 +126,14 @@ func TestStallInGuard(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 		if slices.Contains(names, name+"_until_place_1") {
-			t.Errorf("%s until a place that comes only later", name)
+			t.Errorf("run %s_until_place_1 was made, but the next attempt waits for the Guard", name)
 		}
 	}
 }
 
-// All of an attempt hangs, so that another of its goroutines does not hide it.
-func TestStallOfAllGoroutines(t *testing.T) {
+// Given an attempt with a goroutine that sends heartbeats, when the function stalls, then the
+// goroutine stalls, too, so that the attempt times out.
+func TestStall_StopsOtherGoroutines(t *testing.T) {
 	names, _ := runs(t, activitytest.Plan{Kinds: activitytest.Stall, Limit: time.Hour, MaxRuns: 50}, func(t *testing.T, w *activitytest.World, l *log) {
 		live(t, w, job, func(ctx activity.Context) error {
 			go func() {
@@ -140,11 +145,13 @@ func TestStallOfAllGoroutines(t *testing.T) {
 		})
 	})
 	if !slices.Contains(names, "stall_at_point_hangs_1") {
-		t.Errorf("no stall, in %q", names)
+		t.Errorf("no stall at the point in %q", names)
 	}
 }
 
-func TestShutdown(t *testing.T) {
+// Given an activity, when its Runtime is shut down at a place, then its calls return the
+// shutdown, and the next life resumes it unless it returned nil.
+func TestShutdown_AtEachPlace(t *testing.T) {
 	_, got := runs(t, activitytest.Plan{Kinds: activitytest.Shutdown}, func(t *testing.T, w *activitytest.World, l *log) {
 		live(t, w, activity.Options{ID: "job"}, func(ctx activity.Context) error {
 			l.add(fmt.Sprint("attempt ", ctx.Info().Attempt))
@@ -165,9 +172,9 @@ func TestShutdown(t *testing.T) {
 	})
 	for name, want := range map[string][]string{
 		"shutdown_before_heartbeat_1": {"attempt 1", "0", activity.ErrShutdown.Error(), "attempt 1", "1"},
-		"shutdown_after_heartbeat_1":  {"attempt 1", "0", "sleep true", "attempt 1", "1"}, // which has returned nil
+		"shutdown_after_heartbeat_1":  {"attempt 1", "0", "sleep true", "attempt 1", "1"}, // the heartbeat returned nil
 		"shutdown_before_sleep_1":     {"attempt 1", "0", "sleep true", "attempt 1", "1"},
-		"shutdown_after_sleep_1":      {"attempt 1", "0"}, // returns nil: ended by itself
+		"shutdown_after_sleep_1":      {"attempt 1", "0"}, // the function returns nil
 	} {
 		if diff := cmp.Diff(want, got[name]); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
@@ -175,8 +182,9 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// The next life finds what a Shutdown has saved that takes its time.
-func TestShutdownIsWaitedFor(t *testing.T) {
+// Given a Shutdown that takes seconds, when the process returns earlier, then the next life
+// still begins after the Shutdown.
+func TestShutdown_IsWaitedFor(t *testing.T) {
 	_, got := runs(t, activitytest.Plan{Kinds: activitytest.Shutdown}, func(t *testing.T, w *activitytest.World, l *log) {
 		slow := func(ctx activity.Context, _ struct{}) (int, error) {
 			n, err := activity.Resume(ctx, 0)
@@ -201,7 +209,7 @@ func TestShutdownIsWaitedFor(t *testing.T) {
 				return ctx.Sleep(time.Second)
 			})
 			if err != nil {
-				return err // and does not wait for the other
+				return err // without waiting for the other activity
 			}
 			_, err = h.Wait(ctx)
 			return err
@@ -216,7 +224,9 @@ func TestShutdownIsWaitedFor(t *testing.T) {
 	}
 }
 
-func TestTwice(t *testing.T) {
+// Given a crash after a heartbeat, when the recovery crashes as well, then each life resumes
+// from the details of the life before.
+func TestTwice_CrashThenCrash(t *testing.T) {
 	names, got := runs(t, activitytest.Plan{Kinds: activitytest.Crash | activitytest.Twice, Seed: 1}, func(t *testing.T, w *activitytest.World, l *log) {
 		live(t, w, activity.Options{ID: "job", SyncHeartbeats: true}, func(ctx activity.Context) error {
 			n, err := resumed(ctx, l)
@@ -233,19 +243,19 @@ func TestTwice(t *testing.T) {
 			continue
 		}
 		twice++
-		// Details, their end, and then two places for each heartbeat.
+		// The recovery's places: two for HeartbeatDetails, then two for each heartbeat.
 		want := []string{"0", fmt.Sprint(first), fmt.Sprint(first + max(0, second-2)/2)}
 		if last := 2 + 2*(20-first) + 1; second <= last && !slices.Equal(got[name], want) {
 			t.Errorf("%s resumed from %q, want %q", name, got[name], want)
 		}
 	}
 	if twice == 0 {
-		t.Errorf("no crash after a heartbeat and then another, in %q", names)
+		t.Errorf("no crash after a heartbeat that is followed by another crash in %q", names)
 	}
 }
 
-// The recovery from a Shutdown begins with the next life.
-func TestTwiceAfterShutdown(t *testing.T) {
+// Given a Shutdown, when a second interruption follows, then it comes in the next life.
+func TestTwice_ShutdownThenShutdown(t *testing.T) {
 	names, got := runs(t, activitytest.Plan{Kinds: activitytest.Shutdown | activitytest.Twice, Seed: 1}, func(t *testing.T, w *activitytest.World, l *log) {
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			l.add("life")
@@ -264,19 +274,19 @@ func TestTwiceAfterShutdown(t *testing.T) {
 	for _, name := range names {
 		if strings.Contains(name, "_at_point_here_") && strings.Contains(name, "_then_shutdown_") {
 			twice++
-			if n := len(got[name]); n != 3 && !strings.HasSuffix(name, "_at_place_42") && !strings.HasSuffix(name, "_at_place_43") { // then all is done
+			if n := len(got[name]); n != 3 && !strings.HasSuffix(name, "_at_place_42") && !strings.HasSuffix(name, "_at_place_43") { // there the function returns nil
 				t.Errorf("%s: %d lives, want 3", name, n)
 			}
 		}
 	}
 	if twice < 5 {
-		t.Errorf("%d with a second interruption, want 5 at least", twice)
+		t.Errorf("%d runs have a second interruption, want at least 5", twice)
 	}
 }
 
-// A function that has done a step in place of the next attempt, when it woke at once,
-// comes too late for the next one's last step too: at a place that only then is there.
-func TestStallUntilALaterPlace(t *testing.T) {
+// Given a stalled function that, if it wakes at once, does a step instead of the next attempt,
+// when it wakes later, then it also wakes at the places that the next attempt passes only then.
+func TestStall_WakesAtLaterPlaces(t *testing.T) {
 	names, _ := runs(t, activitytest.Plan{Kinds: activitytest.Stall}, func(t *testing.T, w *activitytest.World, l *log) {
 		done := 0
 		live(t, w, job, func(ctx activity.Context) error {
@@ -298,6 +308,6 @@ func TestStallUntilALaterPlace(t *testing.T) {
 		}
 	}
 	if late < 7 && !testing.Short() { // heartbeat, point, heartbeat, point, return: 7 places
-		t.Errorf("the first step woke at %d later places", late)
+		t.Errorf("the first step woke at %d later places, want at least 7", late)
 	}
 }

@@ -7,11 +7,11 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// A store is the World's Memory as long as its life lasts. Then it holds up whoever
-// comes, until the body is over; and then takes what it is given and keeps nothing.
+// A store is the World's Memory during one life. After the life's end, calls wait until the
+// body is over. Then Save and Delete do nothing, and Load and All return errOver.
 type store struct{ life *life }
 
-// do calls f in one step with a crash, which it comes before or after.
+// do calls f under World.mu, so that a crash comes either before or after it.
 func (s *store) do(f func(m activity.Store) error) error {
 	w := s.life.w
 	w.mu.Lock()

@@ -12,16 +12,16 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// A step is what the trace shows. Guarded by World.mu.
+// A step is an element of the trace: a call or a note. It is guarded by World.mu.
 type step struct {
 	life, attempt int
 	id            string
 	call          call
-	details       []byte // that a heartbeat recorded
-	err           error
-	text          string // in place of a call
-	inside        bool   // the call is under way, and counted as such
-	done          bool   // while the attempt lasted
+	details       []byte // details that a Heartbeat recorded
+	err           error  // result of the call
+	text          string // text of a note, which has no call
+	inside        bool   // whether the call is in progress and counted in sight.inside
+	done          bool   // whether the call was done before the attempt ended
 }
 
 func (s *step) String() string {
@@ -41,7 +41,7 @@ func (s *step) String() string {
 	return t
 }
 
-// note adds a line to the trace. World.mu is held.
+// note adds a note to the trace. World.mu is held.
 func (w *World) note(l *life, id string, attempt int, text string) {
 	w.trace(&step{life: l.number, id: id, attempt: attempt, text: text})
 }
@@ -54,7 +54,7 @@ func (w *World) trace(s *step) {
 	}
 }
 
-// ends leaves out the middle of what is too long.
+// ends replaces the middle of a long list by more, a format for the number of texts left out.
 func ends(texts []string, more string) []string {
 	const each = 6
 	if len(texts) <= 2*each+1 {
@@ -64,16 +64,16 @@ func ends(texts []string, more string) []string {
 	return append(short, texts[len(texts)-each:]...)
 }
 
-// tell prints what a failure says besides the body's own words.
+// tell prints the story of a failed run.
 func (w *World) tell(t *testing.T) { fmt.Fprintln(t.Output(), w.story()) }
 
-// story is what a failure says besides the body's own words.
+// story describes the interruptions and what the processes did.
 func (w *World) story() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var b strings.Builder
 	if w.run == nil {
-		b.WriteString("activitytest: this was the dry run, in which nothing is interrupted; the others are not run\n")
+		b.WriteString("activitytest: this was the dry run, which interrupts nothing; no other run is made\n")
 	} else {
 		b.WriteString("activitytest: interrupted by")
 		for i, in := range w.run.interruptions {
@@ -83,7 +83,7 @@ func (w *World) story() string {
 			fmt.Fprintf(&b, " a %s", in)
 		}
 		if n := len(w.run.interruptions); w.done < n {
-			fmt.Fprintf(&b, " (%d of the %d did not take place)", n-w.done, n)
+			fmt.Fprintf(&b, " (%d of the %d did not happen)", n-w.done, n)
 		}
 		b.WriteString("\n")
 		for _, note := range ends(w.notes, "(%d more)") {
@@ -111,12 +111,12 @@ func (w *World) story() string {
 	}
 	b.WriteString(strings.Join(ends(lines, "  (%d more)"), "\n"))
 	if w.run != nil {
-		fmt.Fprintf(&b, "\nAgain: go test -run '%s'", w.replay())
+		fmt.Fprintf(&b, "\nTo run it again: go test -run '%s'", w.replay())
 	}
 	return b.String()
 }
 
-// replay is the pattern that runs this run alone.
+// replay returns the pattern for -run that matches only this run.
 func (w *World) replay() string {
 	parts := strings.Split(w.t.Name(), "/")
 	for i, p := range parts {
@@ -125,7 +125,7 @@ func (w *World) replay() string {
 	return strings.Join(parts, "/")
 }
 
-// show is recorded details for people: the values, as the Codec has them.
+// show returns recorded details for people: the values as the Codec encoded them.
 func show(details []byte) string {
 	if details == nil {
 		return "nothing"
@@ -146,7 +146,7 @@ func show(details []byte) string {
 	return strings.Join(values, ", ")
 }
 
-// short is an error's text in a trace.
+// short returns an error's text for the trace.
 func short(err error) string {
 	var end *activity.Error
 	var timeout *activity.TimeoutError
@@ -161,7 +161,7 @@ func short(err error) string {
 	return clip(err.Error(), 100)
 }
 
-// clip leaves out the middle of what is too long, and all lines but the first.
+// clip returns the first line of s. If that is longer than most, it leaves out the middle.
 func clip(s string, most int) string {
 	s, _, _ = strings.Cut(s, "\n")
 	r := []rune(s)

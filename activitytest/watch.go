@@ -12,17 +12,17 @@ import (
 	"time"
 )
 
-// All must be as it was at so many looks.
+// The bubble stands still if its goroutines are unchanged at this many successive looks.
 const (
-	look            = 250 * time.Millisecond // of real time
-	stillness       = 8
-	stillnessInBody = 40 // if no place has to do with it: whoever holds the lock may be outside the bubble
+	look            = 250 * time.Millisecond // real time between two looks
+	stillness       = 8                      // looks if a goroutine is stopped at a place
+	stillnessInBody = 40                     // looks otherwise, because a goroutine outside the bubble may hold the lock
 )
 
-// bubble runs the body in a bubble, and watches it from outside. A goroutine that
-// waits for a sync.Mutex is not durably blocked, so that with a lock that nobody
-// gives back the bubble's time stands still for ever, and nothing in it can notice.
-// Nothing outside can end it either: it is left behind.
+// bubble runs the body in a bubble and watches it from outside. A goroutine that waits for a
+// sync.Mutex is not durably blocked. So if a lock is never released, the bubble's time
+// stands still forever, and nothing inside it can notice. Such a bubble cannot be ended
+// from outside either, so it is left behind.
 func (w *World) bubble(t *testing.T, body func(t *testing.T, w *World)) {
 	done := make(chan any, 1)
 	go func() {
@@ -44,20 +44,21 @@ func (w *World) bubble(t *testing.T, body func(t *testing.T, w *World)) {
 			before, still = now, 0
 			continue
 		}
-		why, enough := "a lock was held across a place, and whoever waits for it waits for ever", stillness
+		why, enough := "a lock is held across a place, and a goroutine waits for it forever", stillness
 		if !atPlace {
-			why, enough = "somebody waits for a lock, and nothing else goes on", stillnessInBody
+			why, enough = "a goroutine waits for a lock forever, and no other goroutine can continue", stillnessInBody
 		}
 		if still++; still == enough {
 			w.hung, w.failed = true, true
-			t.Errorf("activitytest: %s: the bubble's time stands still\n%s", why, w.whereabouts(true))
+			t.Errorf("activitytest: %s, so the bubble's time stands still\n%s", why, w.whereabouts(true))
 			w.tell(t)
 			return
 		}
 	}
 }
 
-// ending tells of a bubble that could not end.
+// ending reports a deadlock of the bubble, which is what v says. It panics with any other v
+// that is not nil.
 func (w *World) ending(t *testing.T, v any) {
 	if v == nil {
 		return
@@ -67,14 +68,14 @@ func (w *World) ending(t *testing.T, v any) {
 		panic(v)
 	}
 	if w.crashed && strings.Contains(s, "main bubble goroutine has exited") {
-		return // what a process leaves that is killed
+		return // a crash leaves goroutines behind, as a killed process does
 	}
 	w.failed = true
 	t.Errorf("activitytest: %s\n%s", s, w.whereabouts(false))
 	w.tell(t)
 }
 
-// A goroutine is one of a dump.
+// A goroutine is a goroutine in a dump.
 type goroutine struct {
 	id, state string
 	durable   bool
@@ -85,7 +86,7 @@ type frame struct{ function, file string }
 
 var headerPattern = regexp.MustCompile(`^goroutine (\d+) (?:gp=\S+ m=\S+ (?:mp=\S+ )?)?\[([^\],]*)(.*)\]:?$`)
 
-// goroutines are those of the World's bubble.
+// goroutines returns the goroutines of the World's bubble.
 func (w *World) goroutines() (all []goroutine) {
 	id := w.bubbleID.Load()
 	if id == nil || *id == "" {
@@ -128,7 +129,7 @@ func (w *World) goroutines() (all []goroutine) {
 	return all
 }
 
-// bubbleOf finds the bubble in a goroutine's header in a dump.
+// bubbleOf returns the bubble's number in the header of a goroutine in a dump, or "".
 func bubbleOf(header []byte) string {
 	const mark = "synctest bubble "
 	i := bytes.Index(header, []byte(mark))
@@ -143,19 +144,20 @@ func bubbleOf(header []byte) string {
 	return string(rest[:n])
 }
 
-// waitsForLock reports whether only another goroutine of the bubble's can let it
-// go on, although it is not durably blocked.
+// waitsForLock reports whether the goroutine waits for a mutex, which does not count as
+// durably blocked.
 func (g *goroutine) waitsForLock() bool {
 	return strings.HasPrefix(g.state, "sync.Mutex.") || strings.HasPrefix(g.state, "sync.RWMutex.")
 }
 
-// stopped reports whether it has come to a place and does not go on.
+// stopped reports whether the goroutine is stopped at a place.
 func (g *goroutine) stopped() bool {
 	return slices.ContainsFunc(g.frames, func(f frame) bool { return stops.MatchString(f.function) })
 }
 
-// locked describes a bubble in which everything waits, and something for a lock;
-// "": it is not so. atPlace: and something has stopped at a place.
+// locked returns a description of the bubble if all its goroutines wait and at least one of
+// them waits for a lock. Otherwise, it returns "". atPlace reports whether a goroutine is
+// stopped at a place.
 func (w *World) locked() (state string, atPlace bool) {
 	var b strings.Builder
 	fmt.Fprint(&b, w.moved.Load())
@@ -177,14 +179,14 @@ func (w *World) locked() (state string, atPlace bool) {
 
 const own = "github.com/seed-9da638b0/activity"
 
-// stops are where a goroutine stands that was stopped.
+// stops matches the functions in which goroutines are stopped.
 var stops = regexp.MustCompile(`^` + regexp.QuoteMeta(own) + `/activitytest\.\(\*(attempt\)\.(come|interrupt)|life\)\.attempt)$`)
 
-// notTheUsers are frames that say nothing to the user.
+// notTheUsers matches functions that are not the user's own code.
 var notTheUsers = regexp.MustCompile(`^(testing|runtime|sync|time|context|internal/\w+|testing/synctest)\.|^` + regexp.QuoteMeta(own) + `(\.|/activitytest\.(\(|Point$))`)
 
-// whereabouts says where the user's goroutines are: those that have stopped at a
-// place, and those that wait for something else, which is a lock, or whatever.
+// whereabouts describes where the user's goroutines are. If lock is set, it lists only
+// those that are stopped at a place and those that wait for a lock.
 func (w *World) whereabouts(lock bool) string {
 	var b strings.Builder
 	n := 0
@@ -198,7 +200,7 @@ func (w *World) whereabouts(lock bool) string {
 		}
 		switch {
 		case g.stopped():
-			what = "was stopped at a place"
+			what = "is stopped at a place"
 		case g.waitsForLock():
 			what = "waits for a lock"
 		case lock || g.state == "running":

@@ -20,117 +20,117 @@ import (
 	"github.com/seed-9da638b0/activity/storetest"
 )
 
-// A World is where the processes of one run of the body live, one after the other.
-// It is made by [Plan.Run], in a bubble of its own.
+// A World runs the processes of one run of the body, one after the other. [Plan.Run] makes a
+// World for each run, in a bubble of its own.
 type World struct {
-	// Config is what the Runtime of each process gets. Clock and Store are the
-	// World's own and must be nil. Without a Logger nothing is logged.
+	// Config configures the Runtime of each process. Clock and Store must be nil, because
+	// the World has its own. If Logger is nil, nothing is logged.
 	Config activity.Config
 
 	plan *Plan
-	run  *run   // nil: the dry run
-	dry  *World // what the dry run saw
+	run  *run   // interruptions of this run; nil in the dry run
+	dry  *World // World of the dry run; nil in the dry run
 
-	t       *testing.T // the bubble's
-	failed  bool       // the body has; set once, at the end
-	skipped bool       // the same
-	hung    bool       // set by watch
-	crashed bool       // there was a crash; set once, before the end
+	t       *testing.T // the bubble's T
+	failed  bool       // whether the run failed; set once, at its end
+	skipped bool       // whether the body was skipped; set once, at its end
+	hung    bool       // whether the bubble was left behind; set by bubble
+	crashed bool       // whether any life crashed; set before the end
 
-	bubbleID atomic.Pointer[string] // how a dump names the bubble
-	moved    atomic.Uint64          // grows with each call, for watch
+	bubbleID atomic.Pointer[string] // number of the bubble in a dump
+	moved    atomic.Uint64          // number of calls and places so far, for bubble
 
-	endless chan string // gets why a run does not end
-	limit   <-chan time.Time
+	endless chan string      // receives the reason why a run does not end
+	limit   <-chan time.Time // receives at Plan.Limit
 
-	mu          sync.Mutex // never held while somebody waits
+	mu          sync.Mutex // never held by a goroutine that waits
 	memory      *storetest.Memory
 	lives       []*life
-	seen        map[string]*sight // by activity
-	places      []placed          // of the dry run
-	done        int               // interruptions that have taken place
-	settling    bool              // one is about to
-	recovery    int               // places that the recovery from the first one has come to
-	hanging     *hang             // an attempt that stalls, until it wakes
-	stalled     *hang             // the last that did
-	unsaved     []record          // what this life has recorded and the Store does not hold, at most
-	interrupted map[string]bool   // activities that must go on in a later life
-	finished    map[string]bool   // activities that have ended
-	leaves      []string          // activities that are unfinished at the end
-	ended       bool              // what follows is no longer part of the run
-	visits      int               // of places
-	steps       []*step           // but for the middle of very many
-	notes       []string          // what is to be said of the interruptions
-	differs     string            // how the calls differ from those of the dry run
+	seen        map[string]*sight // activities that made calls, by ID
+	places      []placed          // places of the dry run
+	done        int               // interruptions so far
+	settling    bool              // whether an interruption is about to happen
+	recovery    int               // places passed since the first interruption
+	hanging     *hang             // stalled attempt, until it wakes
+	stalled     *hang             // last stalled attempt, even after it woke
+	unsaved     []record          // details recorded in this life; the Store may hold some of them
+	interrupted map[string]bool   // IDs of activities that a later life must resume
+	finished    map[string]bool   // IDs of activities that ended
+	leaves      []string          // IDs of activities that are unfinished at the end
+	ended       bool              // whether the body and its assertions are over
+	visits      int               // places passed so far
+	steps       []*step           // trace, without the middle if it is very long
+	notes       []string          // lines about the interruptions, for the story
+	differs     string            // first difference from the calls of the dry run, or ""
 }
 
-// A sight is what was seen of an activity.
+// A sight is what a World saw of one activity.
 type sight struct {
-	counts     map[place]int // with n 0: how often it came there
-	calls      []call        // before the first interruption
-	inside     int           // calls that are under way
-	concurrent bool          // several goroutines have called at once: the order of calls says nothing
-	starts     int           // of attempts
+	counts     map[place]int // number of visits, by the place with n == 0
+	calls      []call        // calls before the first interruption
+	inside     int           // calls in progress
+	concurrent bool          // whether several goroutines made calls, so that their order is not fixed
+	starts     int           // number of attempts
 
-	completed   int             // executions
-	fromNothing map[int][]*step // of the dry run, by execution: what an attempt does that resumes from nothing
-	records     int             // heartbeats with details
-	resumptions []*resumption   // of the other runs
+	completed   int             // number of completed executions
+	fromNothing map[int][]*step // steps of the dry run's attempts that resumed from nothing, by execution
+	records     int             // number of heartbeats with details
+	resumptions []*resumption   // attempts that resumed from details; none in the dry run
 }
 
-// A record is recorded details.
+// A record is the details that a heartbeat recorded.
 type record struct {
 	id      string
 	details []byte
 }
 
-// A hang is an attempt that stalls.
+// A hang is an attempt that stalls or has stalled.
 type hang struct {
 	id      string
 	attempt int
-	until   int  // the place of the next attempt at which it wakes; 0: when that starts
-	came    int  // to how many that has come
-	ended   bool // and all of them
-	blocked bool // the next attempt has had to wait for this one
-	wake    chan struct{}
+	until   int           // number of the next attempt's place at which this one wakes; 0 for its start
+	came    int           // number of places that the next attempt has passed
+	ended   bool          // whether the next attempt has reached its return
+	blocked bool          // whether the next attempt had to wait for this one
+	wake    chan struct{} // closed to wake the attempt
 }
 
 // A life is one process.
 type life struct {
 	w      *World
-	number int // from 1
+	number int // number of the life, from 1
 	rt     *activity.Runtime
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
 	died     chan struct{} // closed by a crash
 	over     chan struct{} // closed when the body and its assertions are over
-	returned chan struct{} // closed when process has returned, and what follows is set
-	err      error
-	panicked string
-	goexit   bool
+	returned chan struct{} // closed when process has returned and err, panicked and goexit are set
+	err      error         // error that process returned
+	panicked string        // process's panic, with its stack, or ""
+	goexit   bool          // whether process called runtime.Goexit
 
 	// Guarded by World.mu.
-	dead     bool          // nothing of it goes on
-	crashed  bool          // and that is why
-	shutdown chan struct{} // closed when its Shutdown has returned; nil: there is none
-	canceled bool          // an activity of it has ended by its Shutdown
+	dead     bool          // whether the process has ended: its goroutines are to stop
+	crashed  bool          // whether it ended by a crash
+	shutdown chan struct{} // closed when the planned Shutdown has returned; nil if there is none
+	canceled bool          // whether that Shutdown canceled an activity
 }
 
-// What never ends need not be watched for all of Plan.Limit.
+// These limits stop an endless run before Plan.Limit.
 const (
-	maxAttempts = 1000    // of an activity, in a run
-	maxPlaces   = 100_000 // that the dry run may come to; another to ten times as many
+	maxAttempts = 1000    // attempts of an activity in a run
+	maxPlaces   = 100_000 // places that the dry run may pass; another run may pass ten times as many
 )
 
-// errOver is how everything ends that is still there when the body is over.
+// errOver ends everything that is left when the body is over.
 var errOver = errors.New("activitytest: the run is over")
 
 func newWorld(p *Plan, r *run, dry *World) *World {
 	return &World{plan: p, run: r, dry: dry, memory: &storetest.Memory{}, seen: map[string]*sight{}, interrupted: map[string]bool{}, finished: map[string]bool{}}
 }
 
-// live is the run. It is the main goroutine of the bubble.
+// live makes the run, in the main goroutine of the bubble.
 func (w *World) live(t *testing.T, body func(t *testing.T, w *World)) {
 	id := bubbleOf(header())
 	w.bubbleID.Store(&id)
@@ -138,15 +138,15 @@ func (w *World) live(t *testing.T, body func(t *testing.T, w *World)) {
 	w.endless = make(chan string, 1)
 	defer w.end() // also if the body calls t.FailNow
 	defer func() {
-		if v := recover(); v != nil { // which ends the whole test program, and what t has not printed yet
-			fmt.Fprintf(os.Stderr, "activitytest: in %s the body panicked: %v\n%s\n", t.Name(), v, w.story())
+		if v := recover(); v != nil { // it ends the test program, and t's output would be lost
+			fmt.Fprintf(os.Stderr, "activitytest: the body panicked in %s: %v\n%s\n", t.Name(), v, w.story())
 			panic(v)
 		}
 	}()
 	body(t, w)
 }
 
-// end judges, and lets go what was stopped.
+// end reports what went wrong in the run, and then ends all goroutines that are left.
 func (w *World) end() {
 	t := w.t
 	w.mu.Lock()
@@ -156,12 +156,12 @@ func (w *World) end() {
 	w.mu.Unlock()
 	switch {
 	case differs != "":
-		t.Errorf("activitytest: the activity's calls are not those of the dry run, so that it cannot be interrupted where that was: %s", differs)
+		t.Errorf("activitytest: the calls before the interruption must be those of the dry run, but %s", differs)
 	case missing != "" && !t.Failed():
 		t.Error(missing)
 	}
 
-	// One after the other: what they do to the body's variables must not be a race.
+	// One life after the other, so that their deferred calls do not race for the body's variables.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
 	for _, l := range lives {
@@ -172,13 +172,12 @@ func (w *World) end() {
 		case <-l.returned:
 		case <-ctx.Done():
 			if !w.crashed {
-				t.Errorf("activitytest: process %d does not return although its Runtime is shut down and its context has ended", l.number)
+				t.Errorf("activitytest: process %d did not return, although its Runtime is shut down and its context has ended", l.number)
 			}
 		}
-		time.Sleep(time.Nanosecond) // until all has ended that can
+		time.Sleep(time.Nanosecond) // until every goroutine that can end has ended
 	}
-	// The bubble's time stands still when this returns: functions of the user's that
-	// sleep must have returned before.
+	// Functions that sleep must return before this does, because the bubble's time then stops.
 	time.Sleep(time.Hour)
 	w.failed, w.skipped = t.Failed(), t.Skipped()
 	if w.failed {
@@ -186,8 +185,8 @@ func (w *World) end() {
 	}
 }
 
-// missing is said if an interruption that should have taken place has not. Only the
-// first is sure to. World.mu is held.
+// missing returns an error text if the first interruption did not happen, and "" otherwise.
+// The second one depends on the recovery and may not happen. World.mu is held.
 func (w *World) missing() string {
 	if w.run == nil || w.done > 0 {
 		return ""
@@ -198,21 +197,21 @@ func (w *World) missing() string {
 			return ""
 		}
 	}
-	return fmt.Sprintf("activitytest: the run never came %s, as the dry run did", first.place)
+	return fmt.Sprintf("activitytest: the run never reached the place of its interruption, as the dry run did: %s", first.place)
 }
 
-// Run runs process, one life of the program, again and again until one ends by
-// itself: without having been interrupted, or, if its Runtime was shut down, with
-// nil. It returns its error. Each life gets a new Runtime on what the Store held
-// when the life before it ended.
+// Run calls process, one life of the program, until a life ends by itself: it was not
+// interrupted, or it returned nil after its Runtime was shut down. Run returns the error of
+// that life. Each life gets a new Runtime, with whatever the Store held when the life before
+// ended. ctx ends when the body does.
 //
-// ctx ends when the body has. It must be called in the body's goroutine. process
-// returns its errors, and judges nothing: also one that was stopped gets errors, when
-// the body is over, and a t.Error there would count.
+// Run must be called in the body's goroutine. process should return its errors and make no
+// assertions, because a process that was stopped also gets errors, once the body is over,
+// and a t.Error would then fail the test.
 func (w *World) Run(process func(ctx context.Context, rt *activity.Runtime) error) error {
 	w.t.Helper()
 	if w.Config.Clock != nil || w.Config.Store != nil {
-		w.t.Fatal("activitytest: World.Config.Clock and World.Config.Store are the World's own: leave them nil")
+		w.t.Fatal("activitytest: World.Config.Clock and World.Config.Store must be nil, because the World has its own")
 	}
 	for {
 		l := w.begin(process)
@@ -221,7 +220,7 @@ func (w *World) Run(process func(ctx context.Context, rt *activity.Runtime) erro
 		case <-l.died:
 			continue
 		case <-w.limit:
-			w.t.Fatalf("activitytest: not done within Plan.Limit, %s of virtual time\n%s", w.plan.Limit, w.whereabouts(false))
+			w.t.Fatalf("activitytest: the run has not ended within Plan.Limit (%s of virtual time)\n%s", w.plan.Limit, w.whereabouts(false))
 		case why := <-w.endless:
 			w.t.Fatalf("activitytest: %s\n%s", why, w.whereabouts(false))
 		}
@@ -244,21 +243,21 @@ func (w *World) Run(process func(ctx context.Context, rt *activity.Runtime) erro
 			if !w.t.Failed() && !w.t.Skipped() {
 				w.t.Error("activitytest: the process called runtime.Goexit")
 			}
-			runtime.Goexit() // as a t.FailNow in process means it
+			runtime.Goexit() // a t.FailNow in process must end the body
 		case down != nil && l.err != nil:
 			continue
 		}
 		if left := w.left(l); left != "" && l.err == nil {
-			w.t.Errorf("activitytest: the process ended without an error although %s was interrupted and not resumed", left)
+			w.t.Errorf("activitytest: the process returned nil, although %s was interrupted and not resumed", left)
 		}
-		synctest.Wait() // what attempts that stalled still do at this instant comes before what the body sees
+		synctest.Wait() // attempts that stalled finish their work of this instant before the body continues
 		return l.err
 	}
 }
 
-// left is an activity that was interrupted and that nobody has ended since. What the
-// dry run leaves as well, such as a poller that goes on for ever, is meant to be left;
-// and of one among several that is not stored nobody can say.
+// left returns the label of an activity that was interrupted and has not ended since, or "".
+// If the dry run leaves the activity unfinished as well, such as an endless poller, that is
+// intended. If there are several activities, left cannot tell for one that is not stored.
 func (w *World) left(l *life) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -277,8 +276,8 @@ func (w *World) left(l *life) string {
 	return ""
 }
 
-// interruptedNow reports whether something was interrupted that the dry run ended.
-// World.mu is held.
+// interruptedNow reports whether an activity was interrupted and has not started again,
+// although it ended in the dry run. World.mu is held.
 func (w *World) interruptedNow() bool {
 	for id := range w.interrupted {
 		if w.dry != nil && w.dry.finished[id] {
@@ -288,8 +287,7 @@ func (w *World) interruptedNow() bool {
 	return false
 }
 
-// unfinished are the activities that the Store holds to be gone on with. World.mu is
-// held.
+// unfinished returns the IDs of the stored activities that can be resumed. World.mu is held.
 func (w *World) unfinished() (ids []string) {
 	for cp := range w.memory.All(context.Background()) {
 		if cp.State == activity.CheckpointRunning || cp.State == activity.CheckpointInterrupted {
@@ -344,7 +342,7 @@ func (w *World) begin(process func(ctx context.Context, rt *activity.Runtime) er
 	return l
 }
 
-// stopped waits, in a life that is dead, until the body is over.
+// stopped reports whether the life is dead. If so, it first waits until the body is over.
 func (l *life) stopped() bool {
 	l.w.mu.Lock()
 	dead := l.dead || l.w.ended
@@ -355,9 +353,9 @@ func (l *life) stopped() bool {
 	return dead
 }
 
-// observe reports whether the event is still to be told.
+// observe is the Runtime's Observer. It reports whether the user's Observer gets the event.
 func (l *life) observe(e activity.Event) bool {
-	if l.stopped() { // and with it whoever waits for the activity's end
+	if l.stopped() { // this also stops callers that wait for the activity's end
 		return false
 	}
 	w := l.w
@@ -367,17 +365,17 @@ func (l *life) observe(e activity.Event) bool {
 	case activity.EventAttemptFailed:
 		w.note(l, e.ID, e.Attempt, "failed: "+short(e.Err))
 	case activity.EventBlocked:
-		w.note(l, e.ID, e.Attempt, "holds up the next attempt")
+		w.note(l, e.ID, e.Attempt, "blocks the next attempt")
 		if h := w.hanging; h != nil && h.id == e.ID {
 			h.blocked = true
 			w.wakeLocked()
 		}
 	case activity.EventFailed:
 		w.finished[e.ID] = true
-		w.note(l, e.ID, e.Attempt, "the end: "+short(e.Err))
+		w.note(l, e.ID, e.Attempt, "ended: "+short(e.Err))
 	case activity.EventCanceled:
 		w.finished[e.ID] = true
-		w.note(l, e.ID, e.Attempt, "the end: "+short(e.Err))
+		w.note(l, e.ID, e.Attempt, "ended: "+short(e.Err))
 		if l.shutdown != nil && errors.Is(e.Err, activity.ErrShutdown) {
 			l.canceled = true
 			w.interrupted[e.ID] = true
@@ -389,17 +387,17 @@ func (l *life) observe(e activity.Event) bool {
 	return true
 }
 
-// crash ends the life, with so many of the last recorded details lost. World.mu is
-// held.
+// crash ends the life and loses the last in.lost of the details that are not saved. World.mu
+// is held.
 func (w *World) crash(l *life, in *interruption) {
 	l.dead, l.crashed, w.crashed = true, true, true
-	for _, s := range l.rt.Activities() { // which calls nothing of ours
+	for _, s := range l.rt.Activities() { // calls no code of this package, so World.mu may be held
 		w.interrupted[s.ID] = true
 	}
 	w.cutSaved()
 	kept := w.unsaved[:max(len(w.unsaved)-in.lost, 0)]
 	for i := len(kept); i < len(w.unsaved); i++ {
-		w.notes = append(w.notes, fmt.Sprintf("lost of %s: %s", label(w.unsaved[i].id), show(w.unsaved[i].details)))
+		w.notes = append(w.notes, fmt.Sprintf("details of %s lost: %s", label(w.unsaved[i].id), show(w.unsaved[i].details)))
 	}
 	for _, r := range kept {
 		cp, found, _ := w.memory.Load(context.Background(), r.id)
@@ -407,15 +405,15 @@ func (w *World) crash(l *life, in *interruption) {
 			continue
 		}
 		cp.Details, cp.UpdatedAt = r.details, time.Now()
-		cp.Progressed = cp.Attempt // else the Store would hold these details
+		cp.Progressed = cp.Attempt // the attempt made progress, or the Store would already hold these details
 		cp.Sequence++
 		_ = w.memory.Save(context.Background(), []activity.Checkpoint{cp})
 	}
 	w.unsaved = nil
 }
 
-// recorded takes down what the Runtime holds as the activity's newest details.
-// World.mu is held.
+// recorded notes the newest details that the Runtime holds of the activity. World.mu is
+// held.
 func (w *World) recorded(id string, details []byte) {
 	for i := len(w.unsaved) - 1; i >= 0; i-- {
 		if r := &w.unsaved[i]; r.id == id {
@@ -428,15 +426,15 @@ func (w *World) recorded(id string, details []byte) {
 	w.unsaved = append(w.unsaved, record{id, details})
 }
 
-// cutSaved takes out of unsaved what the Store holds, or never will. World.mu is
-// held.
+// cutSaved removes from unsaved the details that the Store holds or will never hold.
+// World.mu is held.
 func (w *World) cutSaved() {
 	if len(w.unsaved) == 0 {
 		return
 	}
 	saved := map[string][]byte{}
 	never := map[string]bool{}
-	at := map[string]int{} // the last that is saved
+	at := map[string]int{} // index of the last saved details in unsaved, by ID
 	for i, r := range w.unsaved {
 		if _, ok := saved[r.id]; !ok && !never[r.id] {
 			cp, found, _ := w.memory.Load(context.Background(), r.id)
@@ -458,7 +456,8 @@ func (w *World) cutSaved() {
 	w.unsaved = left
 }
 
-// logger is user's while the life lasts; nil: nothing is logged.
+// logger returns a Logger that logs to user while the life lasts. If user is nil, it
+// discards everything.
 func (l *life) logger(user *slog.Logger) *slog.Logger {
 	if user == nil {
 		return slog.New(slog.DiscardHandler)

@@ -70,8 +70,7 @@ func (z zoo) run(t *testing.T, args ...string) (results, output map[string]strin
 	return results, output
 }
 
-// found says in which words each wrong activity must be found. Each must match,
-// within one run.
+// found has, for each faulty test of the zoo, patterns that its output must match.
 var found = map[string][]string{
 	"TestHeartbeatBeforeEffect_Wrong": {
 		`--- FAIL: TestHeartbeatBeforeEffect_Wrong/crash_after_heartbeat_1 `,
@@ -80,7 +79,7 @@ var found = map[string][]string{
 		`in life 2, attempt 2 of activity "import" resumed from 1`,
 		`life 1, import attempt 1: starts, resumes from nothing; HeartbeatDetails; Heartbeat\(1\); <<crash after heartbeat 1>>`,
 		`life 2, import attempt 2: starts, resumes from 1; HeartbeatDetails; Point\("put"\)|life 2, import attempt 2: starts, resumes from 1; HeartbeatDetails; Heartbeat\(2\)`,
-		`Again: go test -run '\^TestHeartbeatBeforeEffect_Wrong\$/\^crash_after_heartbeat_1\$'`,
+		`To run it again: go test -run '\^TestHeartbeatBeforeEffect_Wrong\$/\^crash_after_heartbeat_1\$'`,
 	},
 	"TestAppendWithoutCut_Wrong": {
 		`--- FAIL: TestAppendWithoutCut_Wrong/crash_at_point_appended_1 `,
@@ -97,13 +96,13 @@ var found = map[string][]string{
 	},
 	"TestLockAcrossHeartbeat_Wrong": {
 		`--- FAIL: TestLockAcrossHeartbeat_Wrong/stall_`,
-		`a lock was held across a place`,
+		`a lock is held across a place, and a goroutine waits for it forever, so the bubble's time stands still\n`,
 		`waits for a lock:\n\s+zoo_test\.\S*lockAcross\S*\n\s+\S+zoo_test\.go:\d+`,
-		`was stopped at a place:\n\s+zoo_test\.\(\*table\)\.put\n`,
+		`is stopped at a place:\n\s+zoo_test\.\(\*table\)\.put\n`,
 		`stopped after \d+ runs`,
 	},
 	"TestDeferredCommit_Wrong": {
-		`stopped after \d+ runs, of which 10 failed`,
+		`stopped after \d+ runs, 10 of which failed`,
 		`--- FAIL: TestDeferredCommit_Wrong/crash_after_heartbeat_1 `,
 		`row 0 is missing`,
 	},
@@ -121,48 +120,48 @@ var found = map[string][]string{
 		`row 2 is missing`,
 	},
 	"TestDetailsNotRead_Wrong": {
-		`the details that activity "import" records make no difference: \d+ attempts resumed from them \(1; 2; 3\), and each did exactly what an attempt does that resumes from nothing\. The activity never reads them: resume from them with activity\.Resume, or call Heartbeat without details\.\n`,
+		`the heartbeat details of activity "import" make no difference: \d+ attempts resumed from details \(1; 2; 3\), and each made the same calls as an attempt that resumed from nothing\. The activity never reads its details: resume from them with activity\.Resume, or call Heartbeat without details\.\n`,
 		`activitytest: (\d+) of \d+ possible runs`,
 	},
 	"TestDetailsIgnored_Wrong": {
-		`the details that activity "import" records make no difference: \d+ attempts resumed from them \(1; 2; 3\), .* The activity reads them and starts from the beginning: start where they say, or call Heartbeat without details\. If it skips work that comes to no place, give that work a Point\.\n`,
+		`the heartbeat details of activity "import" make no difference: \d+ attempts resumed from details \(1; 2; 3\), .* The activity reads its details but starts from the beginning: continue from the details, or call Heartbeat without details\. If it skips work that has no place, add a Point to that work\.\n`,
 	},
 	"TestDetailsDropped_Wrong": {
-		`the details that activity "import" records make no difference: \d+ attempts resumed from them \(\{\}\), .* The activity reads only zero values: its Codec may drop what they hold, as encoding/json drops unexported fields\. Record what the Codec encodes, or call Heartbeat without details\. If it skips work that comes to no place, give that work a Point\.\n`,
+		`the heartbeat details of activity "import" make no difference: \d+ attempts resumed from details \(\{\}\), .* The activity reads only zero values: its Codec may drop the data, as encoding/json drops unexported fields\. Record details that the Codec encodes, or call Heartbeat without details\. If it skips work that has no place, add a Point to that work\.\n`,
 	},
 	"TestDetailsDroppedOverDefault_Wrong": {
-		`resumed from them \(\{\}\), .* The activity reads only zero values: `,
+		`resumed from details \(\{\}\), .* The activity reads only zero values: `,
 	},
 	"TestDetailsOfTwoExecutions_Wrong": {
-		`the details that activity "import" records make no difference: \d+ attempts resumed from them \(\{"Day":1,"Next":1\}; \{"Day":1,"Next":2\}; \{"Day":1,"Next":3\}\), .* The activity never reads them: `,
+		`the heartbeat details of activity "import" make no difference: \d+ attempts resumed from details \(\{"Day":1,"Next":1\}; \{"Day":1,"Next":2\}; \{"Day":1,"Next":3\}\), .* The activity never reads its details: `,
 	},
 	"TestNotDeterministic_Wrong": {
-		`activity "import": call 1 was HeartbeatDetails, now Heartbeat\n`,
+		`the calls before the interruption must be those of the dry run, but call 1 of activity "import" was HeartbeatDetails in the dry run and is now Heartbeat\n`,
 	},
 	"TestOrder_Wrong":               {`--- FAIL: TestOrder_Wrong/crash_`, `row \d is missing`},
-	"TestProcessDropsError_Wrong":   {`--- FAIL: TestProcessDropsError_Wrong/shutdown_`, `the process ended without an error although activity "import" was interrupted and not resumed`},
-	"TestDropsErrorWithoutID_Wrong": {`--- FAIL: TestDropsErrorWithoutID_Wrong/shutdown_`, `the process ended without an error although its activity was interrupted and not resumed`},
-	"TestNotResumedWithoutID_Wrong": {`--- FAIL: TestNotResumedWithoutID_Wrong/crash_`, `the process ended without an error although its activity was interrupted and not resumed`},
+	"TestProcessDropsError_Wrong":   {`--- FAIL: TestProcessDropsError_Wrong/shutdown_`, `the process returned nil, although activity "import" was interrupted and not resumed`},
+	"TestDropsErrorWithoutID_Wrong": {`--- FAIL: TestDropsErrorWithoutID_Wrong/shutdown_`, `the process returned nil, although its activity was interrupted and not resumed`},
+	"TestNotResumedWithoutID_Wrong": {`--- FAIL: TestNotResumedWithoutID_Wrong/crash_`, `the process returned nil, although its activity was interrupted and not resumed`},
 	"TestStaleWrite_Wrong":          {`--- FAIL: TestStaleWrite_Wrong/stall_at_point_set_1_until_place_`, `the balance is 10 after 1 steps`},
-	"TestNotResumed_Wrong":          {`--- FAIL: TestNotResumed_Wrong/crash_`, `the process ended without an error although activity "import" was interrupted and not resumed`},
+	"TestNotResumed_Wrong":          {`--- FAIL: TestNotResumed_Wrong/crash_`, `the process returned nil, although activity "import" was interrupted and not resumed`},
 	"TestPointInLock_Wrong": {
 		`--- FAIL: TestPointInLock_Wrong/crash_at_point_locked_1 `,
-		`stopped after 1 runs, of which 1 failed`, // each would take two seconds
-		`a lock was held across a place`,
-		`was stopped at a place:\n\s+zoo_test\.`,
+		`stopped after 1 runs, 1 of which failed`, // since each would take two seconds
+		`a lock is held across a place, and a goroutine waits for it forever, so the bubble's time stands still\n`,
+		`is stopped at a place:\n\s+zoo_test\.`,
 		`waits for a lock:\n\s+zoo_test\.`,
 	},
-	"TestLockTwice_Wrong":       {`somebody waits for a lock, and nothing else goes on`, `waits for a lock:\n\s+zoo_test\.TestLockTwice_Wrong`},
-	"TestNoPlace_Wrong":         {`no place at all`},
+	"TestLockTwice_Wrong":       {`a goroutine waits for a lock forever, and no other goroutine can continue, so the bubble's time stands still\n`, `waits for a lock:\n\s+zoo_test\.TestLockTwice_Wrong`},
+	"TestNoPlace_Wrong":         {`there is no place to interrupt: run an activity on the Runtime that World\.Run passes to process\n`},
 	"TestDryRun_Wrong":          {`this was the dry run`, `row 0 is missing`, `life 1, import attempt 1: .*Sleep\(1s\); return`},
-	"TestLimit_Wrong":           {`not done within Plan\.Limit, 1000h0m0s of virtual time`, `this was the dry run`},
-	"TestNeverDone_Wrong":       {`the processes have come to 100000 places, and are not done`, `\d+ more`},
-	"TestRetriedForEver_Wrong":  {`activity "import" has made 1000 attempts, and is not done`},
-	"TestStuckAfterCrash_Wrong": {`not done within Plan\.Limit`, `was stopped at a place:`, `waits \(chan send\):\n\s+zoo_test\.TestStuckAfterCrash_Wrong`},
+	"TestLimit_Wrong":           {`the run has not ended within Plan\.Limit \(1000h0m0s of virtual time\)\n`, `this was the dry run`},
+	"TestNeverDone_Wrong":       {`the processes have passed 100000 places without an end, the last one in activity "import"\n`, `\d+ more`},
+	"TestRetriedForever_Wrong":  {`activity "import" has made 1000 attempts without an end\n`},
+	"TestStuckAfterCrash_Wrong": {`the run has not ended within Plan\.Limit`, `is stopped at a place:`, `waits \(chan send\):\n\s+zoo_test\.TestStuckAfterCrash_Wrong`},
 	"TestProcessPanics_Wrong":   {`the process panicked: no second life`, `zoo_test\.TestProcessPanics_Wrong`},
 	"TestFatalInProcess_Wrong":  {`fatal in the process: .*the activity runtime is shut down`},
-	"TestNotStarted_Wrong":      {`the run never came before sleep 1 of activity "import", as the dry run did`},
-	"TestConfig_Wrong":          {`World\.Config\.Clock and World\.Config\.Store are the World's own`},
+	"TestNotStarted_Wrong":      {`the run never reached the place of its interruption, as the dry run did: before sleep 1 of activity "import"\n`},
+	"TestConfig_Wrong":          {`World\.Config\.Clock and World\.Config\.Store must be nil, because the World has its own\n`},
 	"TestLeak_Wrong":            {`deadlock: main bubble goroutine has exited but blocked goroutines remain`, `waits \(chan send\):\n\s+zoo_test\.TestLeak_Wrong`},
 }
 
@@ -185,39 +184,40 @@ func (z zoo) finds(t *testing.T) {
 		switch words := found[test]; {
 		case !strings.HasSuffix(test, "_Wrong"):
 			if result != "pass" {
-				t.Errorf("%s: %s, although it is right:\n%s", test, result, start(output[test]))
+				t.Errorf("%s: got %q, want pass:\n%s", test, result, start(output[test]))
 			}
 		case words == nil:
-			t.Errorf("%s is not in the table", test)
+			t.Errorf("%s is not in found", test)
 		case result != "fail":
-			t.Errorf("%s has not been found", test)
+			t.Errorf("%s: got %q, want fail", test, result)
 		default:
 			for _, word := range words {
 				if !regexp.MustCompile(word).MatchString(output[test]) {
-					t.Errorf("%s: nothing matches\n%s\nin\n%s", test, word, start(output[test]))
+					t.Errorf("%s: the output does not match\n%s\nThe output:\n%s", test, word, start(output[test]))
 				}
 			}
 		}
 	}
 	for test := range found {
 		if results[test] == "" {
-			t.Errorf("%s was not run", test)
+			t.Errorf("%s has not run", test)
 		}
 	}
 	if n := strings.Count(output["TestDeferredCommit_Wrong"], "--- FAIL: TestDeferredCommit_Wrong/"); n != 10 {
-		t.Errorf("%d failures, want 10 at most", n)
+		t.Errorf("%d failures, want 10, after which the others are skipped", n)
 	}
 	if strings.Contains(output["TestDryRun_Wrong"], "TestDryRun_Wrong/") {
-		t.Error("there are runs although the dry run has failed")
+		t.Error("runs were made although the dry run failed")
 	}
-	if strings.Contains(output["TestFatalInProcess_Wrong"], "the body has gone on") {
-		t.Error("a t.Fatal in the process has not ended the body")
+	if strings.Contains(output["TestFatalInProcess_Wrong"], "the body has continued") {
+		t.Error("a t.Fatal in the process did not end the body")
 	}
 }
 
 func start(output string) string { return output[:min(len(output), 5000)] }
 
-// Any run can be run alone, by what its failure says, whatever the seed.
+// Given the name of a run that a failure shows, when -run has it, then only this run is made,
+// whatever the seed.
 func (z zoo) replays(t *testing.T) {
 	ran := regexp.MustCompile(`(?m)^\s*=== RUN   (\S+/\S+)$`)
 	for _, name := range []string{
@@ -237,21 +237,22 @@ func (z zoo) replays(t *testing.T) {
 			t.Errorf("-run %s (-want +got):\n%s", name, diff)
 		}
 		if text := "activitytest: 1 of 1 possible runs"; !strings.Contains(output["TestHeartbeatBeforeEffect_Right"], text) {
-			t.Errorf("-run %s does not say: %s", name, text)
+			t.Errorf("-run %s does not print: %s", name, text)
 		}
 	}
 }
 
+// Given -short, when a test runs, then it makes a tenth of the runs.
 func (z zoo) short(t *testing.T) {
 	count := regexp.MustCompile(`activitytest: (\d+) of (\d+) possible runs`)
 	_, output := z.run(t, "-test.short", "-test.run", "^(TestHeartbeatBeforeEffect_Right|TestNilOnDone_Right)$")
 	m := count.FindStringSubmatch(output["TestHeartbeatBeforeEffect_Right"])
 	if m == nil {
-		t.Fatalf("it does not say how many:\n%s", output["TestHeartbeatBeforeEffect_Right"])
+		t.Fatalf("the output does not have the number of runs:\n%s", output["TestHeartbeatBeforeEffect_Right"])
 	}
 	n, _ := strconv.Atoi(m[1])
 	all, _ := strconv.Atoi(m[2])
 	if n < all/10 || n > all/10+4 { // each part of the plan is rounded up
-		t.Errorf("%d of %d runs, want a tenth", n, all)
+		t.Errorf("%d of %d runs were made, want a tenth", n, all)
 	}
 }

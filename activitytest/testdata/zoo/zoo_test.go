@@ -1,7 +1,7 @@
-// Package zoo_test keeps activities that are wrong in one way each, as real code is,
-// and beside each its correct twin. TestZoo of package activitytest runs them, and
-// requires that each wrong one is found, in the words that it expects, and that each
-// twin passes.
+// Package zoo_test has activities and programs with one realistic bug each, and beside each
+// its correct twin. Tests of the former end in _Wrong and must fail; tests of the latter end
+// in _Right and must pass. TestZoo of package activitytest runs them all, and checks the
+// messages of those that fail.
 package zoo_test
 
 import (
@@ -25,8 +25,8 @@ const rows = 3
 
 var options = activity.Options{ID: "import", StartToCloseTimeout: time.Hour, HeartbeatTimeout: 10 * time.Second}
 
-// every runs, at every interruption, one activity in each process, and compares
-// what it has left with rows in their order, once each.
+// every runs an activity that writes to a file, with every interruption. Then the file must
+// have each row once, in order.
 func every(t *testing.T, fn func(f *file) func(ctx activity.Context) error) {
 	t.Helper()
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
@@ -42,7 +42,7 @@ func every(t *testing.T, fn func(f *file) func(ctx activity.Context) error) {
 	})
 }
 
-// A file outlives the process: lines can be appended, and it can be cut back.
+// A file outlives the process. Lines can be appended, and it can be truncated.
 type file struct {
 	mu    sync.Mutex
 	lines []int
@@ -81,7 +81,7 @@ func (f *file) check(t *testing.T) {
 	}
 }
 
-// A table outlives the process, too: to put a row again changes nothing.
+// A table outlives the process. Putting a row again changes nothing.
 type table struct {
 	mu   sync.Mutex
 	rows map[int]bool
@@ -109,7 +109,8 @@ func (d *table) check(t *testing.T) {
 	}
 }
 
-// everyTable is every, with a table.
+// everyTable runs an activity that writes to a table, with every interruption. Then the table
+// must have each row.
 func everyTable(t *testing.T, fn func(d *table) func(ctx activity.Context) error) {
 	t.Helper()
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
@@ -125,8 +126,8 @@ func everyTable(t *testing.T, fn func(d *table) func(ctx activity.Context) error
 	})
 }
 
-// The heartbeat says that a row is done that is not done yet: a crash after it skips
-// the row.
+// Bug: the heartbeat records a row before it is written, so that a crash after the heartbeat
+// skips the row.
 
 func TestHeartbeatBeforeEffect_Wrong(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
@@ -164,7 +165,7 @@ func TestHeartbeatBeforeEffect_Right(t *testing.T) {
 	})
 }
 
-// A row that was appended and not recorded is appended again.
+// Bug: a row that was appended but not recorded is appended again.
 
 func TestAppendWithoutCut_Wrong(t *testing.T) {
 	every(t, func(f *file) func(ctx activity.Context) error {
@@ -185,7 +186,7 @@ func TestAppendWithoutCut_Right(t *testing.T) {
 	})
 }
 
-// appendGuarded is the correct twin of several.
+// appendGuarded is the correct twin of several activities.
 func appendGuarded(f *file) func(ctx activity.Context) error {
 	return func(ctx activity.Context) error {
 		done, err := activity.Resume(ctx, 0)
@@ -193,7 +194,7 @@ func appendGuarded(f *file) func(ctx activity.Context) error {
 			return err
 		}
 		err = activity.Guard(ctx, func() error {
-			f.cut(done) // what was appended and not recorded
+			f.cut(done) // removes rows that were appended but not recorded
 			return nil
 		})
 		for ; err == nil && done < rows; done++ {
@@ -209,8 +210,8 @@ func appendGuarded(f *file) func(ctx activity.Context) error {
 	}
 }
 
-// The error of Heartbeat is dropped: an attempt that has timed out goes on writing
-// beside the next one.
+// Bug: the error of Heartbeat is dropped, so that an attempt that has timed out continues to
+// write beside the next attempt.
 
 func TestSwallowedHeartbeatError_Wrong(t *testing.T) {
 	every(t, func(f *file) func(ctx activity.Context) error {
@@ -233,7 +234,7 @@ func TestSwallowedHeartbeatError_Right(t *testing.T) {
 	every(t, appendGuarded)
 }
 
-// How far it is, is known to the process only.
+// Bug: the progress is only in a variable of the process.
 
 func TestProgressInProcess_Wrong(t *testing.T) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
@@ -268,8 +269,8 @@ func TestProgressInProcess_Right(t *testing.T) {
 	every(t, appendGuarded)
 }
 
-// How far it is, is in a variable of the body, which a crash does not take. This
-// cannot be found: the test itself is wrong. It passes.
+// Bug of the test itself: the progress is in a variable of the body, which survives a crash.
+// activitytest cannot detect this, so the test passes.
 
 func TestProgressInBody_Blind(t *testing.T) {
 	done := 0
@@ -288,7 +289,8 @@ func TestProgressInBody_Blind(t *testing.T) {
 	})
 }
 
-// The lock is held while the attempt may hang: the next one waits for it for ever.
+// Bug: a lock is held across a heartbeat, so that the next attempt waits for it forever if
+// the heartbeat stalls.
 
 func TestLockAcrossHeartbeat_Wrong(t *testing.T) {
 	t.Parallel()
@@ -303,7 +305,7 @@ func lockAcross(t *testing.T, wrong bool) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		d := &table{}
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
-			var mu sync.Mutex // of the process: a crash takes it
+			var mu sync.Mutex // dies with the process
 			written := 0
 			return rt.Run(ctx, options, func(ctx activity.Context) error {
 				return activity.Range(ctx, 0, rows, func(i int) error {
@@ -329,7 +331,7 @@ func lockAcross(t *testing.T, wrong bool) {
 	})
 }
 
-// What is done is written when the function returns: a crash does not let it.
+// Bug: the rows are written in a deferred call, which a crash prevents.
 
 func TestDeferredCommit_Wrong(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
@@ -359,7 +361,7 @@ func TestDeferredCommit_Right(t *testing.T) {
 	})
 }
 
-// A write that hangs is done when the next attempt has gone on.
+// Bug: a write outside of Guard stalls, and happens after the next attempt has written.
 
 func TestWriteOutsideGuard_Wrong(t *testing.T) {
 	every(t, func(f *file) func(ctx activity.Context) error {
@@ -389,7 +391,7 @@ func TestWriteOutsideGuard_Right(t *testing.T) {
 	every(t, appendGuarded)
 }
 
-// The next version of the program has another name for what is recorded.
+// Bug: the next version of the program renames a field of the details.
 
 func TestRenamedDetails_Wrong(t *testing.T) {
 	type old struct{ Next int }
@@ -443,8 +445,8 @@ func versions(t *testing.T, resume func(ctx activity.Context, version int) (int,
 	})
 }
 
-// What is recorded makes no difference: each attempt starts from the beginning. The
-// rows are none the worse for it.
+// Bug: the details make no difference, because each attempt starts from the beginning. The
+// rows are still correct.
 
 func TestDetailsNotRead_Wrong(t *testing.T) {
 	progressed(t, func(activity.Context) (int, error) { return 0, nil }, number)
@@ -477,7 +479,8 @@ func TestDetailsDropped_Wrong(t *testing.T) {
 	}, func(next int) any { return progress{next} })
 }
 
-// The same with the function's own default, which the empty object leaves as it is.
+// Bug: the details are dropped as above, and the function's own default hides it, because
+// decoding an empty object does not change the default.
 func TestDetailsDroppedOverDefault_Wrong(t *testing.T) {
 	type progress struct{ next int }
 	progressed(t, func(ctx activity.Context) (int, error) {
@@ -495,7 +498,8 @@ func TestDetailsDropped_Right(t *testing.T) {
 	}, func(next int) any { return progress{next} })
 }
 
-// progressed runs an activity that records how far it is.
+// progressed runs an activity that starts at the row that from returns, and records details
+// made by progress after each row.
 func progressed(t *testing.T, from func(ctx activity.Context) (int, error), progress func(next int) any) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		w.Config.Codec = lossy{}
@@ -517,7 +521,7 @@ func progressed(t *testing.T, from func(ctx activity.Context) (int, error), prog
 	})
 }
 
-// The same of an ID that runs twice, with other details each time.
+// Bug: the details make no difference for an ID that runs twice, with different details.
 
 func TestDetailsOfTwoExecutions_Wrong(t *testing.T) {
 	twice(t, func(_ activity.Context, day int) (progress, error) { return progress{Day: day}, nil })
@@ -529,7 +533,7 @@ func TestDetailsOfTwoExecutions_Right(t *testing.T) {
 
 type progress struct{ Day, Next int }
 
-// twice runs an ID twice.
+// twice runs the same ID on two days.
 func twice(t *testing.T, from func(ctx activity.Context, day int) (progress, error)) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		for day := range 2 {
@@ -552,14 +556,14 @@ func twice(t *testing.T, from func(ctx activity.Context, day int) (progress, err
 	})
 }
 
-// A lossy Codec encodes what it can, and says nothing of the rest.
+// lossy is a Codec that silently drops whatever encoding/json does not encode.
 type lossy struct{}
 
 func (lossy) Marshal(v any) ([]byte, error) { return json.Marshal(v) }
 
 func (lossy) Unmarshal(data []byte, v any) error { return json.Unmarshal(data, v) }
 
-// An attempt that was told to end says that all is done.
+// Bug: the function returns nil when its Context ends, although rows are missing.
 
 func TestNilOnDone_Wrong(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
@@ -594,10 +598,10 @@ func onDone(d *table, end func(ctx activity.Context) error) func(ctx activity.Co
 	}
 }
 
-// What it does depends on what is not the same the next time.
+// Bug: the function's calls depend on something that changes from run to run.
 
 func TestNotDeterministic_Wrong(t *testing.T) {
-	calls := 0 // as a random number, or the order of a map
+	calls := 0 // stands for a random number or the order of a map
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error {
 			calls++
@@ -627,8 +631,7 @@ func inOrder(ctx activity.Context, d *table) error {
 	})
 }
 
-// The order of the rows is another one in each life, and an index into it is what is
-// recorded.
+// Bug: the details are an index into a list whose order changes with each life.
 
 func TestOrder_Wrong(t *testing.T) {
 	order(t, func(life int) []int {
@@ -661,12 +664,12 @@ func order(t *testing.T, list func(life int) []int) {
 	})
 }
 
-// The process drops the error of an activity that was interrupted, and ends well.
+// Bug: the process drops the error of an interrupted activity and returns nil.
 
 func TestProcessDropsError_Wrong(t *testing.T) {
 	processDrops(t, func(err error) error {
 		if err != nil {
-			fmt.Println("will be done next time:", err)
+			fmt.Println("continues next time:", err)
 		}
 		return nil
 	})
@@ -676,7 +679,8 @@ func TestProcessDropsError_Right(t *testing.T) {
 	processDrops(t, func(err error) error { return err })
 }
 
-// Without an ID nothing is stored, and nobody would know.
+// Bug: the process drops the error of an interrupted activity without an ID, which is not
+// stored.
 func TestDropsErrorWithoutID_Wrong(t *testing.T) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		_ = w.Run(func(ctx context.Context, rt *activity.Runtime) error {
@@ -698,8 +702,8 @@ func processDrops(t *testing.T, end func(error) error) {
 	})
 }
 
-// The lock of a fake, which outlives the process, is held at a place: the next life
-// waits for it for ever.
+// Bug of the test itself: the lock of a fake is held at a Point. The fake outlives the
+// process, so that the next life waits for the lock forever.
 
 func TestPointInLock_Wrong(t *testing.T) {
 	t.Parallel()
@@ -728,7 +732,7 @@ func pointInLock(t *testing.T, wrong bool) {
 	})
 }
 
-// The program does not start again what it finds begun.
+// Bug: the program does not resume the activity that an earlier life started.
 
 func TestNotResumed_Wrong(t *testing.T) { notResumed(t, true) }
 
@@ -750,7 +754,7 @@ func notResumed(t *testing.T, wrong bool) {
 	})
 }
 
-// Nor without an ID.
+// Bug: the program does not start an activity without an ID again.
 
 func TestNotResumedWithoutID_Wrong(t *testing.T) { notResumedWithoutID(t, true) }
 
@@ -772,8 +776,8 @@ func notResumedWithoutID(t *testing.T, wrong bool) {
 	})
 }
 
-// An attempt that has timed out writes what it has read before, over what the next one
-// has written since.
+// Bug: an attempt that has timed out writes a value that it computed from old data, over the
+// value that the next attempt has written.
 
 func TestStaleWrite_Wrong(t *testing.T) { staleWrite(t, true) }
 
@@ -823,7 +827,7 @@ func staleWrite(t *testing.T, wrong bool) {
 	})
 }
 
-// What is wrong with the test, or with the program as a whole.
+// Bugs of the test or of the program as a whole follow.
 
 func TestNoPlace_Wrong(t *testing.T) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
@@ -854,7 +858,7 @@ func TestNeverDone_Wrong(t *testing.T) {
 	})
 }
 
-// A lock that has nothing to do with a place.
+// Bug: the function locks a mutex twice, without any place in between.
 func TestLockTwice_Wrong(t *testing.T) {
 	t.Parallel()
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
@@ -879,16 +883,17 @@ func TestLimit_Wrong(t *testing.T) {
 	})
 }
 
-func TestRetriedForEver_Wrong(t *testing.T) {
+func TestRetriedForever_Wrong(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error { return ctx.Sleep(time.Minute) }
 	})
 }
 
-// Two that wait for each other: nothing in the bubble can go on.
+// Bug: the process holds a token that outlives it when it crashes, so that the next life waits
+// for the token until Plan.Limit.
 func TestStuckAfterCrash_Wrong(t *testing.T) {
 	activitytest.Plan{Kinds: activitytest.Crash}.Run(t, func(t *testing.T, w *activitytest.World) {
-		token := make(chan struct{}, 1) // a lock that outlives the process
+		token := make(chan struct{}, 1) // outlives the process
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			return rt.Run(ctx, activity.Options{ID: "import"}, func(ctx activity.Context) error {
 				token <- struct{}{}
@@ -902,7 +907,8 @@ func TestStuckAfterCrash_Wrong(t *testing.T) {
 	})
 }
 
-// What was done in one run is not done in the next.
+// Bug of the test itself: a variable outside of the body keeps the next run from starting the
+// activity.
 func TestNotStarted_Wrong(t *testing.T) {
 	begun := false
 	activitytest.Plan{Kinds: activitytest.Shutdown}.Run(t, func(t *testing.T, w *activitytest.World) {
@@ -940,7 +946,7 @@ func TestFatalInProcess_Wrong(t *testing.T) {
 			return nil
 		})
 		if t.Failed() {
-			t.Error("the body has gone on")
+			t.Error("the body has continued")
 		}
 	})
 }
@@ -952,7 +958,7 @@ func TestConfig_Wrong(t *testing.T) {
 	})
 }
 
-// A goroutine of an attempt that has timed out stays for ever.
+// Bug: if the attempt times out, its goroutine blocks forever.
 func TestLeak_Wrong(t *testing.T) {
 	everyTable(t, func(d *table) func(ctx activity.Context) error {
 		return func(ctx activity.Context) error {
@@ -978,7 +984,7 @@ func TestLeak_Right(t *testing.T) {
 	})
 }
 
-// Effects that bear everything, and no ID: the process does it all again.
+// Without an ID, each life starts the activity from the beginning. Its effects are idempotent.
 func TestWithoutID_Right(t *testing.T) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		d := &table{}
