@@ -13,36 +13,35 @@ import (
 	"unicode/utf8"
 )
 
-// encoding/json alone loses data without an error. So before it encodes, Marshal checks
-// the type once, and then each value for what the type does not tell.
+// encoding/json loses some data without an error. So before encoding, Marshal checks each
+// type once, and then each value as far as its type does not decide.
 //
-// A type none of whose values comes back is refused even while a slice or map of it is
-// empty, so that the first heartbeat fails and not the one with the first row. Only
-// pointers and interfaces are not looked at until they are not nil.
+// If no value of a type can come back, the type is refused even inside an empty slice or map.
+// So the first heartbeat fails, and not only the one with the first row. Types behind nil
+// pointers and interfaces are not checked.
 
-// A plan is what Marshal must know of a type. Plans of recursive types point to
-// themselves.
+// A plan is the result of checking a type. The plan of a recursive type points to itself.
 type plan struct {
-	err  *loss // why no value of the type is taken, or nil
-	look look  // what the type does not tell of a value; nil if nothing
-	done bool  // err and look are final
+	err  *loss // reason why every value of the type is refused, or nil
+	look look  // check of each value; nil if none is needed
+	done bool  // whether err and look are final
 
-	// Of a type that Marshal is called with:
-	byAddress bool // encoding/json uses other methods for a value with an address
-	deep      bool // its JSON can be nested without limit
-	ownJSON   bool // it has parts that bring JSON of their own
+	// These are set only for the type of a value that Marshal got, or of one in an interface.
+	byAddress bool // whether encoding/json uses other methods for an addressable value
+	deep      bool // whether the JSON can be nested without a limit
+	ownJSON   bool // whether some parts make their own JSON
 }
 
-// A look looks at a value of one type and says why it is refused. hops is how many
-// values contain it.
+// A look checks a value of one type. It returns the reason why the value is refused, or nil.
+// hops is the number of values around it.
 type look func(v reflect.Value, hops int) *loss
 
-// maxHops ends the check of a value that contains itself. encoding/json decodes at most
-// maxNesting objects and arrays inside each other, and it takes some pointers and
-// interfaces between them.
+// maxHops ends the check of a value that contains itself. It exceeds maxNesting, because
+// pointers and interfaces are hops as well.
 const maxHops = 50_000
 
-// maxNesting is how deep encoding/json decodes. It encodes deeper values.
+// maxNesting is the number of nested objects and arrays that encoding/json decodes. It
+// encodes even deeper values.
 const maxNesting = 10_000
 
 func (p *plan) check(v reflect.Value, hops int) *loss {
@@ -57,23 +56,22 @@ func (p *plan) check(v reflect.Value, hops int) *loss {
 	return p.look(v, hops+1)
 }
 
-// simple reports whether nothing must be looked at in values of the type.
+// simple reports whether values of the type need no check.
 func (p *plan) simple() bool { return p.done && p.err == nil && p.look == nil }
 
-// A loss says what of a value would not come back, and why. It is immutable, since plans
-// keep it.
+// A loss is the reason why a value is refused. It is immutable, because plans share it.
 type loss struct {
-	path string // from the value that Marshal got: ".Rows[].Name"
-	why  error  // what follows "field progress.Rows[].Name"
+	path string // path from the value that Marshal got, such as ".Rows[].Name"
+	why  error  // end of a sentence that begins with "field progress.Rows[].Name"
 }
 
 func losing(format string, args ...any) *loss { return &loss{why: fmt.Errorf(format, args...)} }
 
-// maxPath is how many bytes a path has at most. The path of a value that contains itself
-// is endless.
+// maxPath is the maximum length of a path in bytes. The path of a value that contains itself
+// would be endless.
 const maxPath = 1000
 
-// in returns the loss as its container sees it, which reaches the place by step.
+// in returns the loss with step in front of its path. It returns nil if l is nil.
 func (l *loss) in(step string) *loss {
 	if l == nil {
 		return nil
@@ -87,7 +85,7 @@ func (l *loss) in(step string) *loss {
 
 // errorFor returns the error for a value of type t that Marshal got.
 func (l *loss) errorFor(t reflect.Type) error {
-	for t.Kind() == reflect.Pointer && t.Name() == "" { // one with a name may point to itself
+	for t.Kind() == reflect.Pointer && t.Name() == "" { // a named pointer type may point to itself
 		t = t.Elem()
 	}
 	path := strings.TrimPrefix(t.Name()+l.path, ".")
@@ -113,12 +111,12 @@ func planOf(t reflect.Type) *plan {
 	return first.(*plan)
 }
 
-// A planner makes the plan of one type, and of those in it.
+// A planner makes the plan of one type and of the types in it.
 type planner struct {
 	plans    map[reflect.Type]*plan
-	embedded map[reflect.Type]*plan // of structs whose fields are encoded among those of another
-	deep     bool                   // as in plan
-	ownJSON  bool                   // as in plan
+	embedded map[reflect.Type]*plan // plans of structs whose fields are encoded as those of another struct
+	deep     bool                   // value for plan.deep
+	ownJSON  bool                   // value for plan.ownJSON
 }
 
 func (b *planner) plan(t reflect.Type) *plan {
@@ -129,7 +127,7 @@ func (b *planner) make(plans map[reflect.Type]*plan, t reflect.Type, inspect fun
 	p := plans[t]
 	if p == nil {
 		p = &plan{}
-		plans[t] = p // before its elements are inspected, which may be of the same type
+		plans[t] = p // before the elements are inspected, because they may have the same type
 		p.err, p.look = inspect(t)
 		p.done = true
 	} else if !p.done {
@@ -207,9 +205,8 @@ func (b *planner) inspect(t reflect.Type) (*loss, look) {
 	return nil, nil
 }
 
-// embeddedIn returns the ith field of a struct, which is embedded. Looks may call Interface
-// on it, although reflect does not allow that if its name is unexported, as that of an alias
-// may be.
+// embeddedIn returns the ith field of a struct, so that Interface may be called on it. reflect
+// forbids that for a field whose name is unexported, such as that of an embedded alias.
 func embeddedIn(v reflect.Value, i int) reflect.Value {
 	if v.Type().Field(i).IsExported() {
 		return v.Field(i)
@@ -238,7 +235,7 @@ func (b *planner) lookBehind(t reflect.Type) look {
 	}
 	switch {
 	case encode != "" || decode != "":
-		// Encoding finds the methods of *T behind a pointer type with a name, and decoding does not.
+		// Behind a named pointer type, encoding uses the methods of *T, but decoding does not.
 		err := losing("has the type %s: encoding/json does not decode with the methods of the %s behind a pointer type with a name", t, elem)
 		p = &plan{err: err, done: true}
 	case p.simple():
@@ -252,8 +249,8 @@ func (b *planner) lookBehind(t reflect.Type) look {
 	}
 }
 
-// lookInside looks into an interface. What is in an any comes back as encoding/json
-// decodes an any, but whole.
+// lookInside returns the check of an interface's value. A value in an any comes back with the
+// types that encoding/json decodes into an any, but no part of it may be missing.
 func lookInside(t reflect.Type) look {
 	return func(v reflect.Value, hops int) *loss {
 		if v.IsNil() {
@@ -270,8 +267,8 @@ func lookInside(t reflect.Type) look {
 		if err := p.check(v, hops); err != nil || !p.ownJSON {
 			return err
 		}
-		// It may have a number that no float64 can hold.
-		if data, err := json.Marshal(v.Interface()); err == nil { // if not, Marshal fails as well
+		// Its JSON may have a number that no float64 can hold.
+		if data, err := json.Marshal(v.Interface()); err == nil { // otherwise, Marshal fails later
 			if err := json.Unmarshal(data, new(any)); err != nil {
 				return losing("holds a %s that cannot be decoded: %w", v.Type(), err)
 			}
@@ -337,13 +334,13 @@ func (b *planner) entries(t reflect.Type) (*loss, look) {
 	}
 }
 
-// inspectKey returns why no key of type t is taken, or a function that returns the text
-// of a key, or why that one is refused. It returns nil and nil if all keys are taken.
+// inspectKey returns the reason why every key of type t is refused, or a function that checks
+// a key and returns its text. If no key needs a check, it returns nil and nil.
 func inspectKey(t reflect.Type) (*loss, func(reflect.Value) (string, *loss)) {
 	encodes, decodes := t.Implements(textMarshaler), reflect.PointerTo(t).Implements(textUnmarshaler)
 	switch t.Kind() {
 	case reflect.String:
-		encodes = false // encoding/json does not call it
+		encodes = false // encoding/json does not call MarshalText for string keys
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
 		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
 		if !encodes && !decodes {
@@ -383,8 +380,8 @@ func inspectKey(t reflect.Type) (*loss, func(reflect.Value) (string, *loss)) {
 		if !decodes {
 			return given, nil
 		}
-		// Decoding prefers UnmarshalJSON to the inverse of MarshalText, and for a
-		// string kind encoding does not ask MarshalText. So try.
+		// Whether such a key comes back must be tried: decoding prefers UnmarshalJSON to the
+		// inverse of MarshalText, and encoding ignores MarshalText of string keys.
 		back := reflect.New(t)
 		if u, ok := back.Interface().(json.Unmarshaler); ok {
 			quoted, _ := json.Marshal(given)
@@ -442,12 +439,13 @@ func lookAtRaw(v reflect.Value, _ int) *loss {
 	return nil
 }
 
-// lookAtTime refuses what RFC 3339 does not have. Of a zone whose offset has seconds,
-// encoding/json would write a time that is off by these. The others give it an error.
+// lookAtTime refuses times that RFC 3339 cannot express. If the zone's offset has seconds,
+// encoding/json would silently write a wrong time. In the other cases, its error would not
+// name the field.
 func lookAtTime(v reflect.Value, _ int) *loss {
 	var t time.Time
 	if v.CanAddr() {
-		t = *v.Addr().Interface().(*time.Time) // allocates nothing
+		t = *v.Addr().Interface().(*time.Time) // does not allocate
 	} else {
 		t = v.Interface().(time.Time)
 	}

@@ -8,15 +8,15 @@ import (
 )
 
 // encoding/json decodes more than it encodes: an array of any length into an array type,
-// and a name into a field whose name differs in case. So after it has decoded, Unmarshal
-// compares the JSON with the type.
+// and a name into a field whose name differs in case. So after decoding, Unmarshal compares
+// the JSON with the type.
 
-// A shape is what the JSON of a type must look like beyond what encoding/json checks. It
-// is nil if there is nothing to compare. Shapes of recursive types point to themselves.
+// A shape describes the JSON of a type beyond what encoding/json checks. It is nil if there is
+// nothing more to check. The shape of a recursive type points to itself.
 type shape struct {
 	t      reflect.Type
-	fields map[string]*shape // of a struct, by the JSON name
-	elem   *shape            // of the elements, the entries, or what the pointer points to
+	fields map[string]*shape // shapes of a struct's fields, by JSON name
+	elem   *shape            // shape of the elements, or of the value behind a pointer
 }
 
 var shapes sync.Map // reflect.Type to *shape
@@ -30,7 +30,7 @@ func shapeOf(t reflect.Type) *shape {
 	return s
 }
 
-// A shaper makes the shape of one type, and of those in it.
+// A shaper makes the shape of one type and of the types in it.
 type shaper map[reflect.Type]*shape
 
 func (b shaper) shape(t reflect.Type) *shape {
@@ -41,7 +41,7 @@ func (b shaper) shape(t reflect.Type) *shape {
 		return nil
 	}
 	s := &shape{t: t}
-	b[t] = s // before its elements, which may be of the same type
+	b[t] = s // before the elements are visited, because they may have the same type
 	needed := true
 	switch t.Kind() {
 	case reflect.Struct:
@@ -64,9 +64,9 @@ func (b shaper) shape(t reflect.Type) *shape {
 	return s
 }
 
-// decodedFields returns the fields of a struct that encoding/json decodes. Of several
-// with one name that is the least deep one, and of these the one with a tag. If two are
-// left, none is decoded.
+// decodedFields returns the fields of a struct that encoding/json decodes. Among fields with
+// the same name, it decodes the one that is embedded least deep and, of several such fields,
+// the only one with a tag. If that leaves more than one, it decodes none.
 func decodedFields(t reflect.Type) map[string]field {
 	type candidate struct {
 		field
@@ -113,13 +113,13 @@ func decodedFields(t reflect.Type) map[string]field {
 	return fields
 }
 
-// A reader goes through JSON that encoding/json has decoded.
+// A reader reads JSON that encoding/json has decoded, so it need not check the syntax.
 type reader struct {
 	data []byte
 	i    int
 }
 
-// compare goes past the next value, and returns how it differs from the shape.
+// compare reads the next value and returns how it differs from the shape, or nil.
 func (r *reader) compare(s *shape) *loss {
 	if c := r.next(); s == nil || c != '{' && c != '[' {
 		r.skip()
@@ -162,7 +162,7 @@ func (r *reader) compare(s *shape) *loss {
 	return nil
 }
 
-// next goes to the next byte that is no space, and returns it.
+// next skips spaces and returns the next byte, without reading it.
 func (r *reader) next() byte {
 	for {
 		switch c := r.data[r.i]; c {
@@ -174,8 +174,7 @@ func (r *reader) next() byte {
 	}
 }
 
-// name goes past a name and its colon, and returns it. It may be valid only until the
-// data changes.
+// name reads a name and its colon, and returns the name, which may share memory with data.
 func (r *reader) name() []byte {
 	r.next()
 	start := r.i
@@ -183,7 +182,7 @@ func (r *reader) name() []byte {
 	name := r.data[start+1 : r.i-1]
 	if bytes.IndexByte(name, '\\') >= 0 {
 		var plain string
-		_ = json.Unmarshal(r.data[start:r.i], &plain) // it is valid
+		_ = json.Unmarshal(r.data[start:r.i], &plain) // cannot fail, because the JSON is valid
 		name = []byte(plain)
 	}
 	r.next()
@@ -191,7 +190,7 @@ func (r *reader) name() []byte {
 	return name
 }
 
-// skip goes past the next value.
+// skip reads the next value and ignores it.
 func (r *reader) skip() {
 	r.next()
 	for depth := 0; r.i < len(r.data); {
@@ -203,7 +202,7 @@ func (r *reader) skip() {
 			r.i++
 		case '}', ']':
 			if depth == 0 {
-				return // the end of what a number is in
+				return // the end of the array or object around a number or literal
 			}
 			depth--
 			r.i++

@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// Some errors are found only when encoding/json has encoded, or failed to, and do not say
-// where they are. Then Marshal looks for the field.
+// Some errors show only in the result of encoding/json, which does not name the place. Then
+// Marshal searches for it.
 
-// failing returns the path to the part of v that cannot be encoded.
+// failing returns the path to the innermost part of v that cannot be encoded.
 func failing(v reflect.Value) string {
 	return find(v, func(part reflect.Value, _ int) bool {
 		_, err := encodePart(part)
@@ -18,8 +18,8 @@ func failing(v reflect.Value) string {
 	})
 }
 
-// tooDeep returns the path to the part of v that is nested too deep. It ends where types
-// repeat.
+// tooDeep returns the path to the innermost part of v that is nested too deep. The path ends
+// where a type contains itself.
 func tooDeep(v reflect.Value) string {
 	return find(v, func(part reflect.Value, depth int) bool {
 		data, err := encodePart(part)
@@ -28,8 +28,9 @@ func tooDeep(v reflect.Value) string {
 	})
 }
 
-// find returns the path to the innermost part that is bad. depth is how many objects and
-// arrays the part is in. A part of a type that it is in itself is not looked at.
+// find returns the path to the innermost part for which bad returns true. depth is the number
+// of objects and arrays that contain the part. find skips a part whose type is also that of a
+// part around it.
 func find(v reflect.Value, bad func(part reflect.Value, depth int) bool) (path string) {
 	within := map[reflect.Type]bool{}
 	depth := 0
@@ -51,7 +52,7 @@ func find(v reflect.Value, bad func(part reflect.Value, depth int) bool) (path s
 }
 
 func encodePart(v reflect.Value) ([]byte, error) {
-	if v.CanAddr() { // with the methods that a value finds by its address
+	if v.CanAddr() { // so that methods with pointer receivers are found
 		v = v.Addr()
 	}
 	return json.Marshal(v.Interface())
@@ -90,7 +91,7 @@ func parts(v reflect.Value) iter.Seq2[string, reflect.Value] {
 	}
 }
 
-// fieldParts yields the fields of an object. It returns false if yield has.
+// fieldParts yields the fields of an object. It returns false if yield returned false.
 func fieldParts(v reflect.Value, path string, yield func(string, reflect.Value) bool) bool {
 	for i := range v.NumField() {
 		f := fieldOf(v.Type(), i)

@@ -1,6 +1,6 @@
-// Package strictjson is encoding/json that gives back what it took, or refuses. It is
-// the default Codec of package activity, whose Codec type says what is refused and what
-// may change.
+// Package strictjson encodes and decodes JSON without silent loss: it refuses a value that
+// encoding/json would not give back as it was. It is the default Codec of package activity.
+// The doc of activity.Codec lists what is refused and what may change.
 package strictjson
 
 import (
@@ -12,24 +12,25 @@ import (
 	"reflect"
 )
 
-// oneWay are types whose JSON cannot be decoded, although they have UnmarshalJSON.
+// oneWay has the types whose JSON cannot be decoded, although they have UnmarshalJSON.
 var oneWay = map[reflect.Type]bool{}
 
-// OneWay has Marshal refuse these types. It is for init functions.
+// OneWay makes Marshal refuse these types. Only init functions may call it.
 func OneWay(types ...reflect.Type) {
 	for _, t := range types {
 		oneWay[t] = true
 	}
 }
 
-// Marshal encodes v, or says what of it would not come back.
+// Marshal encodes v. If a part of v would not be decoded as it was, Marshal returns an error
+// that names the type or the field.
 func Marshal(v any) ([]byte, error) {
 	if v == nil {
 		return json.Marshal(nil)
 	}
 	value := reflect.ValueOf(v)
 	p := planOf(value.Type())
-	if p.byAddress { // decoding will use the methods that a value finds by its address
+	if p.byAddress { // decoding will use methods with pointer receivers, so encoding must as well
 		pointer := reflect.New(value.Type())
 		pointer.Elem().Set(value)
 		v, value = pointer.Interface(), pointer.Elem()
@@ -50,9 +51,9 @@ func Marshal(v any) ([]byte, error) {
 	return nil, l.errorFor(value.Type())
 }
 
-// Unmarshal decodes data into v. It refuses fields that v lacks or has in another case, an
-// array of another length, a null as the whole of a value that cannot be nil, and anything
-// after the value.
+// Unmarshal decodes data into v, which must be a non-nil pointer. It refuses fields that v
+// lacks or spells in another case, arrays of another length, data that is just null if v
+// cannot hold nil, and anything after the JSON value.
 func Unmarshal(data []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
@@ -60,11 +61,11 @@ func Unmarshal(data []byte, v any) error {
 		return err
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return errors.New("there is more after the JSON value")
+		return errors.New("there is more data after the JSON value")
 	}
 	t := reflect.TypeOf(v).Elem()
 	if in := reflect.ValueOf(v).Elem(); in.Kind() == reflect.Interface && in.Elem().Kind() == reflect.Pointer {
-		t = in.Elem().Type() // it was there before, and is decoded into
+		t = in.Elem().Type() // encoding/json decodes into the value that v already points to
 	}
 	if s := shapeOf(t); s != nil {
 		r := reader{data: data}
@@ -74,7 +75,7 @@ func Unmarshal(data []byte, v any) error {
 	}
 	if bytes.Equal(bytes.TrimSpace(data), []byte("null")) {
 		if back, err := json.Marshal(v); err == nil && string(back) == "null" {
-			return nil // a type that has a null of its own
+			return nil // the type encodes one of its values as null
 		}
 		switch k := reflect.TypeOf(v).Elem().Kind(); k {
 		case reflect.Pointer, reflect.Map, reflect.Slice, reflect.Interface:

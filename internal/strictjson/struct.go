@@ -10,7 +10,7 @@ import (
 	"unicode"
 )
 
-// What encoding/json makes of a type: which methods and which fields it uses.
+// This file determines which methods and which fields of a type encoding/json uses.
 
 var (
 	jsonMarshaler   = reflect.TypeFor[json.Marshaler]()
@@ -20,8 +20,8 @@ var (
 	zeroer          = reflect.TypeFor[interface{ IsZero() bool }]() // for the option "omitzero"
 )
 
-// methods returns the methods with which encoding/json encodes and decodes a value of
-// type t that has an address. They are empty if it goes by the kind.
+// methods returns the names of the methods with which encoding/json encodes and decodes an
+// addressable value of type t. A name is "" if encoding/json uses the kind instead.
 func methods(t reflect.Type) (encode, decode string) {
 	switch p := reflect.PointerTo(t); {
 	case p.Implements(jsonMarshaler):
@@ -38,9 +38,9 @@ func methods(t reflect.Type) (encode, decode string) {
 	return encode, decode
 }
 
-// byAddress reports whether encoding/json encodes a value of type t differently when it
-// has an address, because it has methods with pointer receivers somewhere. Decoding
-// always has an address.
+// byAddress reports whether encoding/json encodes a value of type t differently if it is
+// addressable, because some part has methods with pointer receivers. When decoding, values
+// are always addressable.
 func byAddress(t reflect.Type) bool {
 	if t.Kind() == reflect.Pointer || t.Kind() == reflect.Interface {
 		return false
@@ -63,8 +63,8 @@ func byAddress(t reflect.Type) bool {
 	return false
 }
 
-// checkMethods refuses a type whose methods are not the inverse of each other, as far as
-// can be known. What methods of its own do is the type's business.
+// checkMethods refuses a type whose methods cannot be the inverse of each other. It trusts
+// methods that the type itself declares.
 func checkMethods(t reflect.Type, encode, decode string) *loss {
 	inverse := map[string]string{"MarshalJSON": "UnmarshalJSON", "MarshalText": "UnmarshalText"}[encode]
 	switch {
@@ -93,9 +93,10 @@ func checkMethods(t reflect.Type, encode, decode string) *loss {
 	return nil
 }
 
-// ownerOf returns the type of the embedded field whose method this is, which may be
-// embedded in an embedded field: t itself if it is t's own, the pointer or interface on the
-// way if there is one, and nil if it leaves out another field that holds data.
+// ownerOf returns the type that declares the method: t itself or, for a promoted method, the
+// type of a field that is embedded at any depth. If there is an embedded pointer or interface
+// on the way, ownerOf returns that. It returns nil if the method ignores another field that
+// holds data.
 func ownerOf(t reflect.Type, method string) reflect.Type {
 	for promoted(t, method) {
 		i := onlyField(t)
@@ -107,9 +108,9 @@ func ownerOf(t reflect.Type, method string) reflect.Type {
 	return t
 }
 
-// promoted reports whether the method comes from an embedded field. The compiler writes
-// such a method itself, and gives it no file. It also writes one of *T for one that is
-// declared for T, so both are asked. A struct without a name declares none.
+// promoted reports whether the method comes from an embedded field. The compiler generates
+// such a method and gives it no file. It also generates a method of *T for one declared for T,
+// so both receivers are checked. An unnamed struct type declares no methods.
 func promoted(t reflect.Type, name string) bool {
 	if t.Kind() != reflect.Struct {
 		return false
@@ -136,8 +137,8 @@ func hasMethod(t reflect.Type, name string) bool {
 	return ok
 }
 
-// methodByName has constant names only: with any other the linker would keep every
-// exported method of the program.
+// methodByName passes only constants to MethodByName, because with a variable the linker would
+// keep every exported method of the program.
 func methodByName(t reflect.Type, name string) (reflect.Method, bool) {
 	switch name {
 	case "MarshalJSON":
@@ -152,8 +153,8 @@ func methodByName(t reflect.Type, name string) (reflect.Method, bool) {
 	return t.MethodByName("UnmarshalText")
 }
 
-// onlyField returns the index of the one field that holds data, which must be embedded,
-// or -1.
+// onlyField returns the index of the only field that holds data. If there are several, or it
+// is not embedded, onlyField returns -1.
 func onlyField(t reflect.Type) int {
 	only := -1
 	for i := range t.NumField() {
@@ -169,25 +170,26 @@ func onlyField(t reflect.Type) int {
 	return only
 }
 
-// A field is a field of a struct, as encoding/json takes it.
+// A field is a field of a struct, as encoding/json sees it.
 type field struct {
 	reflect.StructField
 	how      fieldHow
-	json     string                   // the name, if encoded
-	tagged   bool                     // the name is that of the tag
-	optional bool                     // it is left out if it is empty
-	omitZero bool                     // it is left out if its IsZero, or else reflect, says that it is zero
-	omits    func(reflect.Value) bool // reports whether this value, which could be refused, is left out
-	quoted   bool                     // it is a number, string or bool with the option "string"
+	json     string                   // JSON name, if encoded
+	tagged   bool                     // whether the JSON name comes from the tag
+	optional bool                     // whether the field is left out if it is empty or zero
+	omitZero bool                     // whether the tag has the option "omitzero"
+	omits    func(reflect.Value) bool // reports whether this value is left out and needs no check
+	quoted   bool                     // whether it is a number, string or bool with the option "string"
 }
 
+// A fieldHow says what encoding/json does with a field.
 type fieldHow int
 
 const (
-	fieldEncoded  fieldHow = iota // under its name
-	fieldEmbedded                 // its fields are encoded among those of the struct
-	fieldLeft                     // left out, which is fine
-	fieldLost                     // left out, which loses data
+	fieldEncoded  fieldHow = iota // encodes it under its name
+	fieldEmbedded                 // encodes its fields as fields of the struct
+	fieldLeft                     // leaves it out, without a loss of data
+	fieldLost                     // leaves it out, with a loss of data
 )
 
 func fieldOf(t reflect.Type, i int) field {
@@ -223,7 +225,7 @@ func fieldOf(t reflect.Type, i int) field {
 	for option := range strings.SplitSeq(options, ",") {
 		switch option {
 		case "omitempty":
-			empty = f.Type.Kind() != reflect.Struct // which never is
+			empty = f.Type.Kind() != reflect.Struct // a struct is never empty
 		case "omitzero":
 			f.omitZero = true
 		case "string":
@@ -250,8 +252,7 @@ func hasLen(t reflect.Type) bool {
 	return false
 }
 
-// isSync reports whether t is a type of package sync that holds nothing to come back, or
-// an array of it.
+// isSync reports whether t is a type of package sync that holds no data, or an array of it.
 func isSync(t reflect.Type) bool {
 	for t.Kind() == reflect.Array {
 		t = t.Elem()
@@ -259,7 +260,8 @@ func isSync(t reflect.Type) bool {
 	return isLock(t) || t == reflect.TypeFor[sync.Pool]() || t == reflect.TypeFor[sync.Cond]()
 }
 
-// isLock reports whether t is such a type, and has no exported fields.
+// isLock reports whether t is a type of package sync that holds no data and has no exported
+// fields.
 func isLock(t reflect.Type) bool {
 	switch t {
 	case reflect.TypeFor[sync.Mutex](), reflect.TypeFor[sync.RWMutex](), reflect.TypeFor[sync.Once](), reflect.TypeFor[sync.WaitGroup]():
@@ -268,7 +270,7 @@ func isLock(t reflect.Type) bool {
 	return false
 }
 
-// validName reports whether a name in a tag counts, as in encoding/json.
+// validName reports whether encoding/json accepts a name in a tag.
 func validName(name string) bool {
 	for _, c := range name {
 		if !strings.ContainsRune("!#$%&()*+-./:;<=>?@[]^_{|}~ ", c) && !unicode.IsLetter(c) && !unicode.IsDigit(c) {
@@ -294,9 +296,9 @@ func (b *planner) structure(t reflect.Type) (*loss, look) {
 	return err, look
 }
 
-// jsonNames collects the names of the fields of an object, with the path of the Go field
-// that has it. Two that are the same are refused: encoding/json leaves one out, or both.
-// within are the types whose fields t's are among.
+// jsonNames adds the JSON names of t's fields to names, with the path of the Go field. It
+// refuses a name that is already there, because encoding/json leaves out one of the fields or
+// both. within has the types in which t is embedded.
 func jsonNames(t reflect.Type, path string, names map[string]string, within []reflect.Type) *loss {
 	within = append(within, t)
 	for i := range t.NumField() {
@@ -328,8 +330,7 @@ func jsonNames(t reflect.Type, path string, names map[string]string, within []re
 	return nil
 }
 
-// alwaysWrites reports whether at least one field of a struct is written whatever its
-// value is.
+// alwaysWrites reports whether at least one field of a struct is encoded whatever its value.
 func alwaysWrites(t reflect.Type) bool {
 	for i := range t.NumField() {
 		switch f := fieldOf(t, i); f.how {
@@ -346,8 +347,7 @@ func alwaysWrites(t reflect.Type) bool {
 	return false
 }
 
-// fields are what there is to know of a struct's fields, for encoding/json that goes by
-// the fields.
+// fields checks the fields of a struct that encoding/json encodes field by field.
 func (b *planner) fields(t reflect.Type) (*loss, look) {
 	var looks []look
 	for i := range t.NumField() {
