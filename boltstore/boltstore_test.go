@@ -316,7 +316,7 @@ func TestTooLarge(t *testing.T) {
 	wantError(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("b", nil), checkpoint("", nil)}), path, "the ID is empty")
 	if ^uint(0)>>32 != 0 { // memory that nobody touches
 		huge := checkpoint("huge", make([]byte, 1<<31-1))
-		wantError(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("b", nil), huge}), path, `save "huge": a checkpoint of`)
+		wantError(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("b", nil), huge}), path, `save "huge": the checkpoint has 2147483`)
 	}
 	if got, err := ids(s); err != nil || !slices.Equal(got, []string{"a"}) {
 		t.Errorf("the store has %q, %v", got, err)

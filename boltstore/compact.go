@@ -12,17 +12,17 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// bbolt's file never shrinks, and each commit writes the list of its free pages, which is
-// two megabytes when a gigabyte is free.
+// A bbolt file never shrinks, and each commit writes the list of its free pages. If 1 GB is free,
+// the list has 2 MB.
 
-const compactBatch = 16 << 20 // bytes in one transaction
+const compactBatch = 16 << 20 // bytes copied in one transaction
 
 func worthCompacting(free, used uint64) bool {
 	return free >= 16<<20 && free >= 3*used || free >= 64<<20 && free >= used
 }
 
-// compact rewrites a file that is mostly free, into a new one that takes its name. If
-// that cannot be done, because the disk is full, for instance, the file stays as it is.
+// compact copies a file that is mostly free into a new one, which takes its name. If that fails,
+// for example because the disk is full, the old file stays in use.
 func (s *Store) compact() error {
 	info, err := s.file.Stat()
 	if err != nil || !canReplace || links(info) > 1 || !worthCompacting(s.pages()) {
@@ -32,7 +32,8 @@ func (s *Store) compact() error {
 	if err != nil {
 		return nil
 	}
-	// After a loss of power, a name that is not synced may be the old file's again.
+	// If the directory cannot be synced, a loss of power could undo the rename, and with it all
+	// later Saves.
 	if err := fsyncFolder(path); err != nil {
 		return nil
 	}
@@ -47,7 +48,7 @@ func (s *Store) compact() error {
 		file, err = os.OpenFile(path, flag, mode)
 		return file, err
 	}
-	db, err := bbolt.Open(temp, 0o600, options) // which locks it
+	db, err := bbolt.Open(temp, 0o600, options) // locks the new file before it gets the name
 	if err != nil {
 		return nil
 	}
@@ -55,7 +56,7 @@ func (s *Store) compact() error {
 	if err == nil {
 		err = verifyFile(file)
 	}
-	if err == nil && s.gone() { // and another file may have the name, which is not ours to replace
+	if err == nil && s.gone() { // the rename could replace another process's file
 		db.Close()
 		return errReplaced
 	}
@@ -68,13 +69,13 @@ func (s *Store) compact() error {
 	}
 	old := s.db
 	s.db, s.file = db, file
-	// Whoever waits for the lock of the old file sees that it has lost its name.
+	// A process that waits for the lock of the old file will find that it has lost its name.
 	return errors.Join(old.Close(), fsyncFolder(path))
 }
 
-// sibling makes an empty file beside path, with the owner and the mode that info has. Its
-// name is always the same, and whoever has the lock of path may use it, so that those who
-// were killed leave one file at most.
+// sibling creates an empty file beside path, with the owner and mode of info, and returns its
+// name. The caller must hold the lock of path. The name is always the same, so that killed
+// processes leave at most one such file.
 func sibling(path string, info os.FileInfo) (string, error) {
 	name := filepath.Join(filepath.Dir(path), fmt.Sprintf("%s.%08x.compact", shortened(path), crc32.ChecksumIEEE([]byte(filepath.Base(path)))))
 	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -100,7 +101,7 @@ func verifyFile(file *os.File) error {
 	return verify(file, info.Size())
 }
 
-// pages are the bytes of the file that are free, and those that are used.
+// pages returns how many bytes of the file are in free and in used pages.
 func (s *Store) pages() (free, used uint64) {
 	info, err := s.file.Stat()
 	if err != nil {

@@ -196,8 +196,8 @@ func TestForeignFiles(t *testing.T) {
 		{"text", bytes.Repeat([]byte("SQLite format 3\n"), 5000), "not a bbolt file"},
 		{"zeros", make([]byte, 1<<16), "not a bbolt file"},
 		{"meta pages", badMeta, "a bbolt file of version 3, not 2"},
-		{"another's", withBuckets("users"), `of something else: it has "users"`},
-		{"another's too", withBuckets("activity checkpoints 1", "users"), `of something else: it has "users"`},
+		{"another's", withBuckets("users"), `a bbolt file of another program: it has the key "users"`},
+		{"another's too", withBuckets("activity checkpoints 1", "users"), `a bbolt file of another program: it has the key "users"`},
 		{"newer", withBuckets("activity checkpoints 2"), `of another version: "activity checkpoints 2"`},
 		{"half a file", content[:len(content)/2], "open: truncated: "},
 	} {

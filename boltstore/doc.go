@@ -1,5 +1,5 @@
-// Package boltstore keeps the checkpoints of activities in one local file, by
-// way of [go.etcd.io/bbolt]: an [activity.Store] without a server.
+// Package boltstore keeps the checkpoints of activities in one local file. Its [Store] is an
+// [activity.Store] on [go.etcd.io/bbolt], which needs no server.
 //
 //	store, err := boltstore.Open("activities.db", nil)
 //	if err != nil {
@@ -8,75 +8,72 @@
 //	defer store.Close() // after the Runtime's Shutdown
 //	rt := activity.New(activity.Config{Store: store})
 //
-// # One at a time
+// # One process at a time
 //
-// The file is locked while a Store has it open, by one process and one Store in
-// it; give it to one Runtime. Another Open waits up to [Options.LockTimeout], 0.5 s
-// by default, and then fails with [ErrInUse]. Copy the file only while no Store has
-// it open.
+// An open Store locks its file against other processes and against other Stores in the same
+// process. Give a Store to one Runtime. If the file is locked, Open waits for up to
+// [Options.LockTimeout], 0.5 s by default, and then returns [ErrInUse]. Copy the file only
+// while no Store has it open.
 //
 // # Durability
 //
-// What Save and Delete have returned nil for survives the end of the process and
-// a loss of power: each is one bbolt transaction that is synced to the disk, and
-// so is the file's name in its folder. That costs two fdatasync calls, whose time
-// is the disk's; one Save of many checkpoints costs hardly more than of one. It
-// holds as far as the file system and the disk keep to what they have said they
-// wrote. A network file system may not, nor know locks: use a local one.
+// When Save or Delete returns nil, the change survives the end of the process and a loss of
+// power. Each call is one bbolt transaction, which is synced to the disk. Open syncs the
+// file's name in its directory as well. A transaction costs two fdatasync calls. A Save of
+// many checkpoints takes hardly longer than a Save of one. All of this requires that the file
+// system and the disk really write what they report as written. A network file system may not
+// do so, and may not support locks. Use a local one.
 //
-// A checkpoint may have at most 500 MiB; Save refuses a larger one.
+// A checkpoint may have at most 500 MiB. Save refuses a larger one.
 //
-// On a full disk Save and Delete fail and change nothing, and work again once
-// there is space. After a failed sync nobody knows what the disk has: every
-// method fails from then on, until the file is closed and opened anew.
+// On a full disk, Save and Delete return an error and change nothing. They work again once
+// there is space. After a failed sync, the content of the disk is unknown. From then on every
+// method returns an error, until the file is closed and opened again.
 //
-// While the file is open it grows with what is stored at one time, and does not shrink;
-// the space is used again. bbolt writes the list of the free space with every commit, so
-// after a backlog each Save costs more. Open mends that, except on Windows: if three
-// quarters of the file are free, and at least 16 MiB, or half of it, and at least 64 MiB,
-// it rewrites the file into a new one, with the same mode and owner, which then takes its
-// name. If it cannot, because the disk is full, for instance, or because the file has a
-// second name, it leaves the file as it is.
+// While the file is open, it grows with the amount that is stored at one time. It does not
+// shrink, but free space is used again. bbolt writes the list of free pages with every commit,
+// so each Save costs more after a large backlog. Open repairs this, except on Windows: if most
+// of the file is free, Open copies the rest into a new file, which replaces the old one and
+// has the same mode and owner. Open does so if three quarters of the file and at least 16 MiB
+// are free, or half of it and at least 64 MiB. If this is not possible, for example because
+// the disk is full or the file has a second name, Open keeps the file as it is.
 //
-// An Input of more than 1 KiB is kept apart from the rest of its checkpoint, and written
-// only when it changes. The rest is written with every Save, and so are large Details
-// of checkpoints that are next to it in the order of their IDs, because bbolt writes pages
-// as a whole.
+// An Input of more than 1 KiB is stored separately from the rest of its checkpoint and written
+// only when it changes. The rest is written with every Save. bbolt writes whole pages, so a
+// Save also writes the checkpoints with neighboring IDs, including their Details.
 //
-// If the path no longer names the open file, because that was removed, renamed or replaced,
-// the next Save or Delete returns an error, and so does every method from then on.
+// If the open file is removed, renamed or replaced, the next Save or Delete returns an error,
+// and so does every later call of any method.
 //
 // # Damaged files
 //
-// bbolt trusts its file. So Open first reads all of it, without bbolt, and refuses
-// a file that is truncated, is damaged or is something else, with an error that
-// names it; it is left as it is. Put a copy of a sound file in its place, or
-// move it away, which makes every activity that was in it begin anew. The command
-// bbolt surgery may save some of it. Only a file of length 0 is taken for a new
-// one. A process that is killed while Open creates or compacts a file can leave
-// another beside it, with ".new" or ".compact" in its name. Delete it when no Store is open.
+// bbolt trusts its file. So before using bbolt, Open reads and checks the whole file itself.
+// If the file is truncated, damaged or not a Store's, Open returns an error that names the
+// file, and does not change it. Replace it by a sound copy, or move it away to start with an
+// empty Store. The command bbolt surgery may recover parts of it. Open treats only a file of
+// length 0 as new. If a process is killed while Open creates or compacts a file, it can leave
+// a file beside it with ".new" or ".compact" in its name. Delete that when no Store is open.
 //
-// A file of which one of its two meta pages is damaged is read as of the
-// other, which may be one commit older: to bbolt that is a commit that a loss of
-// power cut short.
+// If one of the two meta pages is damaged, bbolt uses the other, which may be one commit
+// older. To bbolt, this is a commit that a loss of power interrupted.
 //
-// A record that is damaged inside is found when it is read: Load returns an error
-// that names the ID, and All, once it has yielded the others, one that names all
-// such IDs. Save replaces it, and Delete removes it.
+// A damaged record is found when it is read. Load returns an error that names the ID. All
+// yields all other checkpoints and then an error that names every such ID. Save replaces a
+// damaged record, and Delete removes it.
 //
-// A file that somebody truncates while it is open makes the methods that read
-// what is missing return an error, and every method from then on.
+// If the file is truncated while it is open, a method that reads the missing part returns an
+// error, and so does every later call of any method.
 //
 // # The file
 //
-// A bbolt file of format 2, with the bucket "activity checkpoints 1" and, while there are
-// large inputs, "activity checkpoints inputs 1": 1 is the version of what follows. The keys
-// of the first are the IDs, its values the records. The sequence number of a bucket is the
-// sum, modulo 2^64, of the 64-bit FNV-1a hash of each key and the first 5 bytes of its
-// value. A record is
+// The file is a bbolt file of format 2. It has the bucket "activity checkpoints 1" and, while
+// there are large inputs, the bucket "activity checkpoints inputs 1". The 1 is the version of
+// the format that follows. The keys of the first bucket are the IDs, and the values are the
+// records. The sequence number of each bucket is a sum modulo 2^64 over its keys: the 64-bit
+// FNV-1a hash of the key and the first 5 bytes of its value. A record is
 //
-//	version      1 byte: 2, or 3 if the input is kept apart
-//	checksum     4 bytes, big-endian: CRC-32C of the ID and of all that follows
+//	version      1 byte: 2, or 3 if the input is stored separately
+//	checksum     4 bytes, big-endian: CRC-32C of the ID and everything that follows
 //	Name         bytes
 //	State        varint
 //	Attempt      varint
@@ -88,19 +85,18 @@
 //	Input        bytes
 //	Details      bytes
 //	LastFailure  bytes
-//	NextAttempt  as ScheduledAt; records of version 1 end before it
-//	input sum    uvarint: CRC-32C of the ID and the input that is kept apart; in version 3
-//	input size   uvarint: its number of bytes; in version 3
+//	NextAttempt  as ScheduledAt; absent in version 1
+//	input sum    uvarint: CRC-32C of the ID and the separate input; only in version 3
+//	input size   uvarint: length of the separate input in bytes; only in version 3
 //
-// Such an input is stored in pieces of 8 KiB. The key of a piece is the length of the ID as
-// a uvarint, the ID, and the number of the piece in 4 bytes, big-endian. A piece is
+// A separate input is stored in pieces of 8 KiB. The key of a piece consists of the length of
+// the ID as a uvarint, the ID, and the number of the piece in 4 bytes, big-endian. A piece is
 //
 //	version      1 byte: 1
-//	checksum     4 bytes, big-endian: CRC-32C of the key and of all that follows
+//	checksum     4 bytes, big-endian: CRC-32C of the key and everything that follows
 //	bytes        of the input
 //
-// where varint and uvarint are those of [encoding/binary], and bytes are a uvarint,
-// 0 for nil or else their number plus 1, and then themselves. Times come back in
-// UTC. A record whose version is higher, and a bucket of another version, are
-// refused, never guessed at.
+// A varint or uvarint is encoded as in [encoding/binary]. A field of bytes is a uvarint and then
+// the bytes; the uvarint is 0 for nil, and otherwise the number of bytes plus 1. Times come
+// back in UTC. A record of a higher version and a bucket of another version are refused.
 package boltstore

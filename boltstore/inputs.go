@@ -10,18 +10,18 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// An input that is large is kept apart, because the rest of its checkpoint is written with
-// every Save. It is kept in pieces, because bbolt writes a page as a whole, with all values
-// in it: those beside one that changes are written too.
+// A large input is stored separately, because the rest of its checkpoint is written with every
+// Save. It is stored in pieces, because bbolt writes whole pages: a change writes all values in
+// the same page.
 const (
 	largestInline = 1 << 10 // the largest input that stays in its record
 	pieceSize     = 8 << 10
-	inputVersion  = 1 // of a piece
+	inputVersion  = 1 // version of a piece's format
 )
 
-var errDamagedInput = errors.New("the input of the record is missing or damaged: Runtime.Forget drops the record")
+var errDamagedInput = errors.New("the input of the record is missing or damaged: call Runtime.Forget to delete the record")
 
-// pieceKey is what the n-th piece of the input of id is stored under.
+// pieceKey returns the key of the nth piece of id's input.
 func pieceKey(id []byte, n int) []byte {
 	key := binary.AppendUvarint(make([]byte, 0, binary.MaxVarintLen64+len(id)+4), uint64(len(id)))
 	key = append(key, id...)
@@ -35,8 +35,8 @@ func encodePiece(key, piece []byte) []byte {
 	return append(b, piece...)
 }
 
-// decodeInput reads an input of that length and checksum. Get returns what is stored under
-// the key of a piece.
+// decodeInput reads an input and checks its length and checksum. get returns the value of a
+// piece's key, or nil.
 func decodeInput(id string, length uint64, sum uint32, get func(key []byte) []byte) ([]byte, error) {
 	var input []byte
 	for n := 0; uint64(len(input)) < length; n++ {
@@ -46,7 +46,7 @@ func decodeInput(id string, length uint64, sum uint32, get func(key []byte) []by
 		case len(value) <= markSize:
 			return nil, errDamagedInput
 		case value[0] > inputVersion:
-			return nil, fmt.Errorf("the input of the record has version %d, and this program reads up to %d: a newer one wrote it", value[0], inputVersion)
+			return nil, fmt.Errorf("the input of the record has version %d, but this program reads versions up to %d: a newer program wrote it", value[0], inputVersion)
 		case value[0] == 0, binary.BigEndian.Uint32(value[1:]) != checksum(string(key), value[markSize:]):
 			return nil, errDamagedInput
 		}
@@ -58,14 +58,14 @@ func decodeInput(id string, length uint64, sum uint32, get func(key []byte) []by
 	return input, nil
 }
 
-// A bucket is one that a transaction changes. The sum of the marks of what is in it is
-// what verify compares it with. bbolt's sequence number, which costs no page of its own,
-// holds it.
+// A bucket is a bucket in a transaction that writes. It keeps the sum of the marks of its
+// contents up to date, for verify. The sum is stored as bbolt's sequence number, which needs no
+// page of its own.
 type bucket struct {
 	tx   *bbolt.Tx
 	name string
-	b    *bbolt.Bucket // nil if there is none
-	sum  uint64
+	b    *bbolt.Bucket // nil while the bucket does not exist
+	sum  uint64        // sum of the marks of all keys and values
 }
 
 func openBucket(tx *bbolt.Tx, name string) *bucket {
@@ -105,8 +105,8 @@ func (b *bucket) delete(key []byte) error {
 	return b.b.Delete(key)
 }
 
-// putInput writes the pieces that have changed, if the input is large, and deletes those
-// that are left over.
+// putInput writes the changed pieces of a large input, and deletes the pieces that it no longer
+// needs. A small input needs none.
 func (b *bucket) putInput(id, input []byte) error {
 	n := 0
 	if len(input) > largestInline {
@@ -124,7 +124,7 @@ func (b *bucket) putInput(id, input []byte) error {
 	return b.deleteInput(id, n)
 }
 
-// deleteInput deletes the pieces from the n-th on.
+// deleteInput deletes the pieces of id's input from the nth on.
 func (b *bucket) deleteInput(id []byte, n int) error {
 	for ; ; n++ {
 		key := pieceKey(id, n)
@@ -137,8 +137,8 @@ func (b *bucket) deleteInput(id []byte, n int) error {
 	}
 }
 
-// close stores the sum. A bucket of inputs that is empty goes, because programs that know
-// none refuse a file that has one.
+// close stores the sum. It deletes an empty bucket of inputs, because programs without separate
+// inputs refuse a file with such a bucket.
 func (b *bucket) close() error {
 	if b.b == nil {
 		return nil

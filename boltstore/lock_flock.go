@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// lockedTwice: who has the lock may take it once more, which bbolt does.
+// lockedTwice is true if bbolt can lock the file while this package has it locked.
 const lockedTwice = true
 
 func tryLock(file *os.File) (bool, error) {
@@ -19,7 +19,7 @@ func tryLock(file *os.File) (bool, error) {
 	return err == nil, err
 }
 
-// unlock does what closing the file does not while it is mapped.
+// unlock releases the lock, which closing a mapped file does not.
 func unlock(file *os.File) error {
 	return syscall.Flock(int(file.Fd()), syscall.LOCK_UN)
 }

@@ -4,8 +4,8 @@ package boltstore
 
 import "os"
 
-// Here bbolt locks with fcntl, whose locks are lost when any descriptor of the
-// file is closed: only bbolt takes it.
+// On these systems, bbolt uses fcntl locks, which are lost when any descriptor of the file is
+// closed. So only bbolt locks the file.
 const lockedTwice = true
 
 func tryLock(*os.File) (bool, error) { return true, nil }

@@ -9,7 +9,7 @@ import (
 
 const lockedTwice = false
 
-// lockedByte is the one that bbolt locks.
+// lockedByte returns the byte of the file that bbolt locks.
 func lockedByte() *windows.Overlapped {
 	return &windows.Overlapped{Offset: 1<<32 - 1, OffsetHigh: 1<<32 - 1}
 }

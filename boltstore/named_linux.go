@@ -8,13 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unnamed reports whether path does not name the open file. It asks for no times: since
-// Linux 6.13, whoever asks for them makes the next write to the file dearer, because that
-// must change them, and they go to the disk with it.
+// unnamed reports whether path does not name the open file. It does not ask for the file's
+// times. Since Linux 6.13, asking for them makes the next write slower, because that must then
+// update the times on the disk.
 func unnamed(path string, file *os.File) bool {
 	var open, named unix.Statx_t
 	if err := unix.Statx(int(file.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_INO|unix.STATX_NLINK, &open); err != nil {
-		return statUnnamed(path, file) // a system without statx
+		return statUnnamed(path, file) // the system has no statx
 	}
 	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_INO, &named); err != nil {
 		return errors.Is(err, fs.ErrNotExist)

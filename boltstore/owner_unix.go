@@ -7,10 +7,10 @@ import (
 	"syscall"
 )
 
-// canReplace: an open file can be replaced.
+// canReplace is true if a file can be replaced while it is open.
 const canReplace = true
 
-// sameOwner gives file the owner that info has.
+// sameOwner changes the owner of file to that of info.
 func sameOwner(file *os.File, info os.FileInfo) error {
 	want, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -19,7 +19,7 @@ func sameOwner(file *os.File, info os.FileInfo) error {
 	return file.Chown(int(want.Uid), int(want.Gid))
 }
 
-// links is how many names a file has.
+// links returns the number of the file's names.
 func links(info os.FileInfo) int {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {

@@ -61,7 +61,7 @@ func init() {
 		for ; err == nil; saved++ {
 			err = s.Save(ctx, []activity.Checkpoint{checkpoint(fmt.Sprint(saved), nil)})
 		}
-		if !strings.Contains(err.Error(), "close and open the file anew: ") || saved != 2 {
+		if !strings.Contains(err.Error(), "close the Store and open the file again: ") || saved != 2 {
 			return fmt.Errorf("Save %d gave %w", saved, err)
 		}
 		if again := s.Save(ctx, []activity.Checkpoint{checkpoint("later", nil)}); again == nil || again.Error() != err.Error() {

@@ -14,21 +14,21 @@ import (
 )
 
 const (
-	recordVersion = 3     // version 1 has no NextAttempt, and version 2 no input that is kept apart
-	markSize      = 1 + 4 // the version and the checksum, with which every record and input begins
+	recordVersion = 3     // version 1 has no NextAttempt, and version 2 no separate input
+	markSize      = 1 + 4 // bytes of the version and the checksum at the start of each value
 
-	// maxRecord is less than bbolt's own limit, because bbolt may leave four records in one
-	// page, and counts the bytes of a page with 31 bits.
+	// maxRecord is less than bbolt's own limit, because bbolt may keep four records in one
+	// page, and counts the bytes of a page in 31 bits.
 	maxRecord = 500 << 20
 )
 
 var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-	errDamagedRecord = errors.New("the record is damaged: Runtime.Forget drops it")
+	errDamagedRecord = errors.New("the record is damaged: call Runtime.Forget to delete it")
 )
 
-// encodeRecord gives the value that is stored under c.ID.
+// encodeRecord returns the value that is stored under c.ID.
 func encodeRecord(c *activity.Checkpoint) ([]byte, error) {
 	const fixed = markSize + 16*binary.MaxVarintLen64
 	apart := len(c.Input) > largestInline
@@ -37,16 +37,16 @@ func encodeRecord(c *activity.Checkpoint) ([]byte, error) {
 	case c.ID == "":
 		return nil, errors.New("the ID is empty")
 	case len(c.ID) > bbolt.MaxKeySize:
-		return nil, fmt.Errorf("the ID has %d bytes, more than bbolt's %d", len(c.ID), bbolt.MaxKeySize)
+		return nil, fmt.Errorf("the ID has %d bytes, more than bbolt's limit of %d", len(c.ID), bbolt.MaxKeySize)
 	case size > maxRecord:
-		return nil, fmt.Errorf("a checkpoint of %d bytes is larger than the limit of %d", size, maxRecord)
+		return nil, fmt.Errorf("the checkpoint has %d bytes, more than the limit of %d", size, maxRecord)
 	}
 	input, version := c.Input, byte(recordVersion)
 	if apart {
 		size -= int64(len(input))
 		input = nil
 	} else {
-		version = 2 // which older programs read
+		version = 2 // older programs can read it
 	}
 	b := make([]byte, markSize, size)
 	b = appendBytes(b, []byte(c.Name))
@@ -70,13 +70,14 @@ func encodeRecord(c *activity.Checkpoint) ([]byte, error) {
 	return b, nil
 }
 
-// decodeRecord calls piece for the pieces of an input that is kept apart.
+// decodeRecord decodes the record of id. If its input is stored separately, decodeRecord calls
+// piece with the key of each piece, and piece must return the value or nil.
 func decodeRecord(id string, record []byte, piece func(key []byte) []byte) (activity.Checkpoint, error) {
 	switch {
 	case len(record) < markSize:
 		return activity.Checkpoint{}, errDamagedRecord
 	case record[0] > recordVersion:
-		return activity.Checkpoint{}, fmt.Errorf("the record has version %d, and this program reads up to %d: a newer one wrote it", record[0], recordVersion)
+		return activity.Checkpoint{}, fmt.Errorf("the record has version %d, but this program reads versions up to %d: a newer program wrote it", record[0], recordVersion)
 	case record[0] == 0, binary.BigEndian.Uint32(record[1:]) != checksum(id, record[markSize:]):
 		return activity.Checkpoint{}, errDamagedRecord
 	}
@@ -119,13 +120,12 @@ func decodeFields(id string, version byte, fields []byte, piece func(key []byte)
 	return c, nil
 }
 
-// checksum covers the ID too, so that a record is not taken for another's.
+// checksum covers the ID as well, so that the record of another ID is detected.
 func checksum(id string, fields []byte) uint32 {
 	return crc32.Update(crc32.Checksum([]byte(id), castagnoli), castagnoli, fields)
 }
 
-// mark is what a stored record adds to the bucket's sum, and what its removal
-// takes from it again.
+// mark returns the share of a record, or of any other key and value, in the sum of its bucket.
 func mark(id, record []byte) uint64 {
 	h := fnv.New64a()
 	h.Write(id)
@@ -145,7 +145,7 @@ func appendTime(b []byte, t time.Time) []byte {
 	return binary.AppendUvarint(binary.AppendVarint(b, t.Unix()), uint64(t.Nanosecond()))
 }
 
-// A decoder reads one field after another. Once it has failed it gives zeros.
+// A decoder reads one field after another. After an error it returns only zero values.
 type decoder struct {
 	rest   []byte
 	failed bool

@@ -23,61 +23,58 @@ import (
 
 const (
 	bucketPrefix = "activity checkpoints "
-	bucketName   = bucketPrefix + "1"        // the version of the file format
-	inputsName   = bucketPrefix + "inputs 1" // which programs that know none take for another version
+	bucketName   = bucketPrefix + "1"        // 1 is the version of the file format
+	inputsName   = bucketPrefix + "inputs 1" // programs without separate inputs refuse it as another version
 
-	defaultLockTimeout = 500 * time.Millisecond // for a process that is just ending
+	defaultLockTimeout = 500 * time.Millisecond // time for another process that is about to end
 	lockRetry          = 20 * time.Millisecond
 
-	// What All reads at once: as many checkpoints, or as many bytes and what
-	// goes beyond them.
+	// A chunk that All reads ends at either limit. Its last checkpoint may exceed chunkBytes.
 	chunkCount = 256
 	chunkBytes = 1 << 20
 )
 
-// ErrInUse is wrapped by Open's error when another process, or another Store in
-// this one, kept the file open for the whole of [Options.LockTimeout]. End that
-// process or close that Store before you call Open again, or open another file. If
-// the other one is about to end, as in a restart, set a longer LockTimeout.
+// ErrInUse is wrapped by the error of [Open] if another process, or another Store in this
+// process, had the file open for all of [Options.LockTimeout]. End that process or close that
+// Store before calling Open again, or open another file. If the other process is about to end,
+// as in a restart, set a longer LockTimeout.
 var ErrInUse = errors.New("in use: another process, or another Store in this one, has the file open; end that process or close that Store, or use another file")
 
 var (
 	errClosed   = errors.New("the Store is closed; close it after Runtime.Shutdown")
-	errReplaced = errors.New("removed or replaced while it was opened")
-	errGone     = errors.New("the path no longer names the open file, which was removed, renamed or replaced: this Store takes nothing more; put the file back, and open it again")
-	errUnlinked = errors.New("the file has been removed, although the path still names it, as a bind mount does: mount it anew")
+	errReplaced = errors.New("the file was removed or replaced while it was being opened")
+	errGone     = errors.New("the path no longer names the open file, which was removed, renamed or replaced; this Store fails from now on: put the file back and open it again")
+	errUnlinked = errors.New("the file has been removed, although the path still names it, as with a bind mount: mount the file again")
 )
 
-// A Store is an [activity.Store] in one file. Its methods are safe for
+// A Store is an [activity.Store] in one file. [Open] returns one. Its methods are safe for
 // concurrent use.
 type Store struct {
-	path     string   // as it was given, for errors
-	absolute string   // since the program may change its folder
-	file     *os.File // bbolt's
-	db       *bbolt.DB
-	writing  chan struct{} // holds a value while one writes
-	broken   atomic.Pointer[error]
+	path     string                // path given to Open, for errors
+	absolute string                // absolute path, because the program may change its working directory
+	file     *os.File              // file that bbolt has open
+	db       *bbolt.DB             // nil until Open has checked the file
+	writing  chan struct{}         // semaphore of writers, of capacity 1; unlike a mutex, waiting for it can be canceled
+	broken   atomic.Pointer[error] // first error that makes the Store unusable, or nil
 }
 
 var _ activity.Store = (*Store)(nil)
 
-// Options says how Open opens a file. The zero value is ready to use.
+// Options configures [Open]. The zero Options are ready to use.
 type Options struct {
-	// LockTimeout is how long Open waits for a file that another process, or
-	// another Store in this one, has open. If zero, 0.5 s. It must not be negative.
+	// LockTimeout is the longest time that Open waits for a file that another process, or
+	// another Store in this process, has open. If zero, 0.5 s. It must not be negative.
 	LockTimeout time.Duration
 }
 
-// Open opens the file at path. If there is none, Open creates it, readable and
-// writable only by its owner; the folder must exist. If opts is nil, the zero
-// Options are used.
+// Open opens the file at path. If it does not exist, Open creates it, readable and writable
+// only by its owner. The directory must exist. If opts is nil, the zero Options are used.
 //
-// Open refuses a file that is damaged, that is not a Store's or that is in use,
-// leaves it unchanged, and returns an error that names the file and the reason.
-// If the file is still in use after Options.LockTimeout, the error wraps
-// [ErrInUse]. If LockTimeout is negative, Open returns an error and does not touch
-// the disk. If most of the file is free, Open rewrites it under the same name: see the
-// package's doc.
+// If the file is damaged, is not a Store's or is in use, Open returns an error that names the
+// file and the reason, and leaves the file unchanged. If the file is still in use after
+// Options.LockTimeout, the error wraps [ErrInUse]. If LockTimeout is negative, Open returns an
+// error and does not access the disk. If most of the file is free, Open rewrites it under the
+// same name; see the package documentation.
 func Open(path string, opts *Options) (*Store, error) {
 	lockTimeout := defaultLockTimeout
 	if opts != nil && opts.LockTimeout != 0 {
@@ -91,7 +88,7 @@ func Open(path string, opts *Options) (*Store, error) {
 	if absolute, err := filepath.Abs(path); err == nil {
 		s.absolute = absolute
 	}
-	// All tries share lockTimeout: openFile deducts its wait from bolt.Timeout.
+	// All attempts share lockTimeout, because openFile subtracts its wait from bolt.Timeout.
 	bolt := boltOptions(lockTimeout)
 	bolt.OpenFile = func(path string, flag int, mode os.FileMode) (*os.File, error) {
 		return s.openFile(path, flag, mode, &bolt.Timeout)
@@ -148,9 +145,9 @@ func boltOptions(lockTimeout time.Duration) *bbolt.Options {
 	}
 }
 
-// openFile gives bbolt a file that it can trust. It waits up to *timeout for the
-// lock, and leaves there what remains for bbolt's own lock: bbolt reads
-// Options.Timeout after OpenFile.
+// openFile opens and checks the file for bbolt. It waits up to *timeout for the lock and stores
+// the remaining time there. bbolt reads Options.Timeout after OpenFile, so both together wait no
+// longer than the given time.
 func (s *Store) openFile(path string, flag int, mode os.FileMode, timeout *time.Duration) (*os.File, error) {
 	file, err := os.OpenFile(path, flag, mode)
 	if err != nil {
@@ -164,7 +161,7 @@ func (s *Store) openFile(path string, flag int, mode os.FileMode, timeout *time.
 		}
 		left := *timeout - time.Since(start)
 		if locked {
-			*timeout = max(left, 1) // to bbolt, 0 is forever
+			*timeout = max(left, 1) // for bbolt, 0 means no limit
 			break
 		}
 		if left <= 0 {
@@ -176,7 +173,7 @@ func (s *Store) openFile(path string, flag int, mode os.FileMode, timeout *time.
 	if err != nil {
 		return nil, err
 	}
-	// Who had it open before may have removed it.
+	// The process that held the lock before may have removed the file.
 	if named, err := os.Stat(path); err != nil || !os.SameFile(named, info) {
 		return nil, errReplaced
 	}
@@ -185,7 +182,7 @@ func (s *Store) openFile(path string, flag int, mode os.FileMode, timeout *time.
 	}
 	if info.Size() > 0 {
 		if err := verify(file, info.Size()); err != nil {
-			return nil, fmt.Errorf("%w; the file was left as it is: put a copy of a sound one in its place, or move it away to begin anew", err)
+			return nil, fmt.Errorf("%w; the file was left as it is: replace it by a sound copy, or move it away to start with an empty Store", err)
 		}
 	}
 	if lockedTwice {
@@ -194,8 +191,7 @@ func (s *Store) openFile(path string, flag int, mode os.FileMode, timeout *time.
 	return file, unlock(file)
 }
 
-// create makes an empty Store appear under path, whole or not at all, unless
-// somebody else is first.
+// create atomically creates an empty Store at path, unless another process does so first.
 func create(path string) error {
 	file, err := os.CreateTemp(filepath.Dir(path), shortened(path)+".new*")
 	if err != nil {
@@ -212,12 +208,12 @@ func create(path string) error {
 	if err := errors.Join(addBucket(db), db.Close()); err != nil {
 		return err
 	}
-	// Where there are no hard links, bbolt makes the file in its place.
+	// If the file system has no hard links, bbolt creates the file at path later.
 	_ = os.Link(file.Name(), path)
 	return nil
 }
 
-// shortened is the name of the file at path, with room for a suffix.
+// shortened returns the base name of path, shortened to leave room for a suffix.
 func shortened(path string) string {
 	name := filepath.Base(path)
 	return name[:min(len(name), 200)]
@@ -238,9 +234,9 @@ func addBucket(db *bbolt.DB) error {
 	})
 }
 
-// syncFolder makes the file's name durable: by whom it was created, and
-// whether that process came to do it, cannot be known. A folder that one may not list
-// cannot be synced, and some file systems cannot do it.
+// syncFolder makes the file's name durable, because the process that created the file may have
+// ended before it could. syncFolder ignores the errors of a directory without read permission
+// and of a file system that cannot sync directories.
 func syncFolder(path string) error {
 	if runtime.GOOS == "windows" {
 		return nil
@@ -264,8 +260,8 @@ func fsyncFolder(path string) error {
 	return folder.Sync()
 }
 
-// Close waits for the calls that run, and gives the file up. A second Close does
-// nothing.
+// Close waits for calls in progress and then closes the file. Closing a Store again has no
+// effect.
 func (s *Store) Close() error {
 	s.writing <- struct{}{}
 	defer func() { <-s.writing }()
@@ -279,8 +275,8 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// abandon gives the file up without bbolt, whose Close might wait for ever for a
-// mutex that a panic left locked. The mapping stays.
+// abandon closes the file without bbolt, whose Close might wait forever for a mutex that a panic
+// left locked. The file stays mapped.
 func (s *Store) abandon() {
 	if s.file != nil {
 		_ = unlock(s.file)
@@ -288,7 +284,8 @@ func (s *Store) abandon() {
 	}
 }
 
-// Load is [activity.Store]'s.
+// Load implements [activity.Store]. If the record is damaged, Load returns an error that names
+// the ID.
 func (s *Store) Load(ctx context.Context, id string) (c activity.Checkpoint, found bool, err error) {
 	operation := fmt.Sprintf("load %q", id)
 	err = s.view(ctx, operation, func(v *view) error {
@@ -306,7 +303,7 @@ func (s *Store) Load(ctx context.Context, id string) (c activity.Checkpoint, fou
 	return c, found, nil
 }
 
-// Save is [activity.Store]'s: one durable commit for the batch.
+// Save implements [activity.Store]. It writes the batch in one durable commit.
 func (s *Store) Save(ctx context.Context, batch []activity.Checkpoint) error {
 	const operation = "save"
 	encoded := make([][]byte, len(batch))
@@ -323,7 +320,7 @@ func (s *Store) Save(ctx context.Context, batch []activity.Checkpoint) error {
 	})
 }
 
-// Delete is [activity.Store]'s: one durable commit for all.
+// Delete implements [activity.Store]. It deletes all IDs in one durable commit.
 func (s *Store) Delete(ctx context.Context, ids []string) error {
 	return s.update(ctx, "delete", len(ids), func(records, inputs *bucket, i int) error {
 		id := []byte(ids[i])
@@ -331,10 +328,9 @@ func (s *Store) Delete(ctx context.Context, ids []string) error {
 	})
 }
 
-// All is [activity.Store]'s. It reads some at a time, and no transaction is open
-// while the loop's body runs: a write in it would wait for that. Records that
-// cannot be read do not stand in the way of the others: an error at the end names
-// them.
+// All implements [activity.Store]. It reads up to 256 checkpoints at a time and yields them in
+// the order of their IDs. No transaction is open while the loop body runs, so the body may
+// write. After the last checkpoint, All yields an error that names the damaged records, if any.
 func (s *Store) All(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
 	return func(yield func(activity.Checkpoint, error) bool) {
 		var c chunk
@@ -360,14 +356,15 @@ func (s *Store) All(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
 	}
 }
 
-// A chunk is what All has read.
+// A chunk is the checkpoints that All reads at a time.
 type chunk struct {
 	checkpoints []activity.Checkpoint
-	last        []byte  // ID; nil: nothing was read
-	unread      []error // also of the chunks before
+	last        []byte  // last ID that was read; nil before the first read
+	unread      []error // errors of damaged records, in this chunk and the earlier ones
 }
 
-// read reads what comes after c. It reports whether there may be more.
+// read replaces the checkpoints of c by those that follow them. It reports whether there may be
+// more.
 func (s *Store) read(ctx context.Context, c *chunk) (more bool, err error) {
 	c.checkpoints = nil
 	err = s.view(ctx, "read all", func(v *view) error {
@@ -394,8 +391,8 @@ func (s *Store) read(ctx context.Context, c *chunk) (more bool, err error) {
 	return more, err
 }
 
-// A view is what a transaction reads.
-type view struct{ records, inputs *bbolt.Bucket } // inputs is nil if there are none
+// A view has the buckets of a transaction that reads.
+type view struct{ records, inputs *bbolt.Bucket } // inputs is nil if no input is stored separately
 
 func (v *view) decode(id string, record []byte) (activity.Checkpoint, error) {
 	return decodeRecord(id, record, func(key []byte) []byte {
@@ -414,7 +411,7 @@ func (s *Store) view(ctx context.Context, operation string, read func(*view) err
 	})
 }
 
-// update calls write for each of n in one transaction.
+// update calls write with 0 to n-1 in one transaction.
 func (s *Store) update(ctx context.Context, operation string, n int, write func(records, inputs *bucket, i int) error) error {
 	select {
 	case <-ctx.Done():
@@ -441,7 +438,7 @@ func (s *Store) update(ctx context.Context, operation string, n int, write func(
 			return nil
 		})
 		if err != nil && committing && !undone(err) {
-			return s.breakDown(fmt.Errorf("a commit failed, and what is on the disk is no longer known: this Store takes nothing more; end the program, or close and open the file anew: %w", err))
+			return s.breakDown(fmt.Errorf("a commit failed, so the content of the disk is unknown; this Store fails from now on: restart the program, or close the Store and open the file again: %w", err))
 		}
 		if err == nil && s.gone() {
 			return s.breakDown(errGone)
@@ -450,8 +447,8 @@ func (s *Store) update(ctx context.Context, operation string, n int, write func(
 	})
 }
 
-// gone reports whether the path no longer names the open file. If that cannot be known, it
-// has not gone.
+// gone reports whether the path no longer names the open file. If that cannot be determined, it
+// returns false.
 func (s *Store) gone() bool { return unnamed(s.absolute, s.file) }
 
 func statUnnamed(path string, file *os.File) bool {
@@ -466,17 +463,16 @@ func statUnnamed(path string, file *os.File) bool {
 	return links(open) == 0 || !os.SameFile(open, named)
 }
 
-// undone says whether a commit failed before anything of it counted: bbolt could
-// not make the file longer, or not write a page. After a failed fsync, however,
-// the system may take for written what is not, also for later commits.
+// undone reports whether a commit failed before it had any effect, because bbolt could not
+// extend the file or write a page. After a failed fsync, in contrast, the system may wrongly
+// consider pages as written, even in later commits.
 func undone(err error) bool {
 	var pathError *fs.PathError
 	return errors.As(err, &pathError) && pathError.Op == "write" ||
-		strings.HasPrefix(err.Error(), "file resize error") // bbolt hides its cause
+		strings.HasPrefix(err.Error(), "file resize error") // bbolt does not wrap the cause
 }
 
-// guarded runs f, unless ctx has ended or an earlier panic or failed commit has
-// left the Store unusable.
+// guarded calls f, unless ctx has ended or the Store is broken. A panic in f breaks the Store.
 func (s *Store) guarded(ctx context.Context, operation string, f func() error) error {
 	if err := ended(ctx); err != nil {
 		return s.failed(operation, err)
@@ -497,6 +493,7 @@ func (s *Store) guarded(ctx context.Context, operation string, f func() error) e
 	return s.failed(operation, err)
 }
 
+// breakDown makes every later call fail with err, unless the Store is already broken.
 func (s *Store) breakDown(err error) error {
 	s.broken.CompareAndSwap(nil, &err)
 	return err
@@ -506,7 +503,7 @@ func (s *Store) failed(operation string, err error) error {
 	return fmt.Errorf("boltstore: %s: %s: %w", s.path, operation, err)
 }
 
-// ended gives an error that wraps ctx.Err() and its cause, or nil.
+// ended returns nil or, if ctx has ended, an error that wraps ctx.Err() and its cause.
 func ended(ctx context.Context) error {
 	err := ctx.Err()
 	if err == nil {
@@ -521,10 +518,10 @@ func ended(ctx context.Context) error {
 type panicError struct{ value any }
 
 func (p *panicError) Error() string {
-	return fmt.Sprintf("bbolt gave up, the file has been damaged while it was open: %v", p.value)
+	return fmt.Sprintf("bbolt panicked, since the file was damaged while it was open: %v", p.value)
 }
 
-// noPanic returns bbolt's panics as errors, and also the fault of reading a
+// noPanic returns a panic of bbolt as an error. It does so even for the fault of reading a
 // mapped page that the file no longer has.
 func noPanic(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))

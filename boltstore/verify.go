@@ -14,16 +14,16 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// bbolt maps its file and trusts it: damage in it is a panic, a fault, an
-// endless loop or a wrong answer. So before bbolt sees a file, verify reads it.
-// The layout is that of go.etcd.io/bbolt/internal/common.
+// bbolt maps its file and trusts it. Damage causes a panic, a fault, an endless loop or a wrong
+// result. So verify reads a file before bbolt does. The layout of the file is defined in
+// go.etcd.io/bbolt/internal/common.
 const (
-	headerSize   = 16 // of a page: id, flags, count, overflow
+	headerSize   = 16 // header of a page: id, flags, count, overflow
 	metaSize     = 64
 	elementSize  = 16
 	bucketHeader = 16 // root page or 0, sequence
-	firstPage    = 2  // after the two meta pages
-	fewestPages  = 4  // and a freelist and a root
+	firstPage    = 2  // first page after the two meta pages
+	fewestPages  = 4  // two meta pages, a freelist and a root
 
 	bboltMagic   = 0xED0CDAED
 	bboltVersion = 2
@@ -40,32 +40,31 @@ const (
 	lastSearched  = 1 << 24
 
 	minPageSize = 1 << 10
-	maxPageSize = 1 << 16 // of any system; with one of 4 MiB, bbolt panics once 65,535 keys fit in a page
+	maxPageSize = 1 << 16 // largest page size of any system; bbolt panics if 65,535 keys fit in a page
 	maxFileSize = 1 << 48
-	maxTxid     = 3 << 62 // after the highest number comes 0, and bbolt uses the page before
+	maxTxid     = 3 << 62 // far from an overflow, after which bbolt would use the older meta page
 	maxDepth    = 64
-	maxReach    = 1<<31 - 1 // from an element to the end of its value, common.MaxAllocSize
+	maxReach    = 1<<31 - 1 // longest distance from an element to the end of its value, common.MaxAllocSize
 )
 
 var native = binary.NativeEndian
 
-// bucketNames are the buckets that a Store's file may have. Each one's sequence
-// number is the sum of the marks of its records.
+// bucketNames lists the buckets that a Store's file may have. The sequence number of each is the
+// sum of the marks of its keys and values.
 var bucketNames = []string{bucketName, inputsName}
 
 type meta struct {
 	pageSize uint64
 	root     uint64
 	freelist uint64
-	pages    uint64 // in use; what the file has after them is of no concern
+	pages    uint64 // number of pages; bbolt ignores the rest of the file
 	txid     uint64
-	invalid  error // the reason why bbolt does not use it, or nil
+	invalid  error // reason why bbolt does not use this meta page, or nil
 }
 
-// verify says whether a file of this size is sound and a Store's: every page is
-// in use once or free, every key is where a search looks for it, and no record
-// is missing or too many. Whether a record's fields are sound shows when it is
-// read.
+// verify returns an error unless the file is a sound file of a Store: every page is either used
+// once or free, every key is where a search looks for it, and no record is missing or added. It
+// does not check the fields of records, which are checked when they are read.
 func verify(file io.ReaderAt, size int64) error {
 	m, err := readMeta(file, size)
 	if err != nil {
@@ -93,9 +92,9 @@ func damaged(page uint64, format string, args ...any) error {
 	return fmt.Errorf("damaged: page %d: %s", page, fmt.Sprintf(format, args...))
 }
 
-// readMeta gives the meta page that bbolt will use: of the valid ones the one
-// with the higher transaction ID, or else the first. bbolt judges neither by its
-// other fields, so a valid one is not passed over because they make no sense.
+// readMeta returns the meta page that bbolt will use: of two valid ones, the one with the higher
+// transaction ID or, if these are equal, the first. bbolt chooses by no other fields. So if those
+// are impossible, readMeta returns an error and does not fall back to the other meta page.
 func readMeta(file io.ReaderAt, size int64) (meta, error) {
 	first, err := metaAt(file, 0)
 	if err != nil {
@@ -120,7 +119,7 @@ func readMeta(file io.ReaderAt, size int64) (meta, error) {
 	case first.invalid != nil:
 		chosen = second
 	case second.invalid != nil:
-		// The first it is.
+		// chosen is already the first.
 	case first.pageSize != second.pageSize, first.txid == second.txid && first != second:
 		return meta{}, errors.New("damaged: the meta pages contradict each other")
 	case second.txid > first.txid:
@@ -137,8 +136,8 @@ func readMeta(file io.ReaderAt, size int64) (meta, error) {
 
 var errNonsense = errors.New("damaged: a meta page makes no sense")
 
-// findSecondMeta is for a file whose first meta page is invalid. bbolt takes the
-// first valid one it finds, and the page size from that.
+// findSecondMeta finds the second meta page of a file whose first one is invalid. Like bbolt, it
+// uses the first valid one that it finds, which has the page size.
 func findSecondMeta(file io.ReaderAt, size int64) (meta, error) {
 	for offset := int64(firstSearched); offset <= lastSearched && offset < size-firstSearched; offset *= 2 {
 		m, err := metaAt(file, offset)
@@ -192,19 +191,19 @@ func metaAt(file io.ReaderAt, offset int64) (meta, error) {
 type verifier struct {
 	file     io.ReaderAt
 	pageSize uint64
-	seen     []bool // by page
+	seen     []bool // whether a page is used or free, by page number
 }
 
-// A page with the pages it overflows to, or the page inside an inline bucket.
+// A page is a page with the pages to which it overflows, or the page in an inline bucket.
 type page struct {
 	id       uint64
 	flags    uint16
 	count    uint64
 	overflow uint64
-	size     uint64 // bytes, header and overflow included
-	head     []byte // as many of them as are in memory
-	file     io.ReaderAt
-	offset   int64 // of the page in file
+	size     uint64      // number of bytes, including the header and the overflow
+	head     []byte      // first bytes of the page, as far as they are in memory
+	file     io.ReaderAt // source of the other bytes
+	offset   int64       // position of the page in file
 }
 
 func parsePage(head []byte) page {
@@ -218,7 +217,7 @@ func parsePage(head []byte) page {
 	}
 }
 
-// bytes gives a part of the page, which must be inside it.
+// bytes returns size bytes of the page. The caller must check that they are inside the page.
 func (p page) bytes(from, size uint64) ([]byte, error) {
 	if end := from + size; end <= uint64(len(p.head)) {
 		return p.head[from:end:end], nil
@@ -230,8 +229,8 @@ func (p page) bytes(from, size uint64) ([]byte, error) {
 	return b, nil
 }
 
-// take reads page id, which nothing else may have taken. It keeps in memory no page
-// that this one overflows to, because a forged file can be larger than the memory.
+// take reads a page and marks it as used. It returns an error if the page is already used. It
+// does not keep the overflow in memory, because a forged file can be larger than the memory.
 func (v *verifier) take(id uint64) (page, error) {
 	if err := v.use(id); err != nil {
 		return page{}, err
@@ -254,9 +253,8 @@ func (v *verifier) take(id uint64) (page, error) {
 	return p, nil
 }
 
-// readRest reads what is not in memory of p, whose content ends at end: bbolt
-// would fault where the disk fails. Older versions of bbolt wrote one page more
-// than is necessary.
+// readRest reads the overflow of p, whose content ends at end, because bbolt would fault if the
+// disk cannot read it. The overflow may have one page too many, as older versions of bbolt wrote.
 func (v *verifier) readRest(p page, end uint64) error {
 	if p.overflow > end/v.pageSize {
 		return damaged(p.id, "overflows to %d pages", p.overflow)
@@ -282,8 +280,8 @@ func (v *verifier) use(id uint64) error {
 	return nil
 }
 
-// root reads the tree of buckets, which has the Store's or, in a file whose
-// creation was cut short, none.
+// root reads the tree of buckets. It has only a Store's buckets or, if the creation of the file
+// was interrupted, none.
 func (v *verifier) root(id uint64) error {
 	_, err := v.tree(id, nil, nil, 0, func(e element) error {
 		name := string(e.key)
@@ -293,7 +291,7 @@ func (v *verifier) root(id uint64) error {
 		case e.flags == bucketElement && strings.HasPrefix(name, bucketPrefix):
 			return fmt.Errorf("a Store of another version: %q; this program reads %q", name, bucketName)
 		}
-		return fmt.Errorf("a bbolt file of something else: it has %q", name)
+		return fmt.Errorf("a bbolt file of another program: it has the key %q", name)
 	})
 	return err
 }
@@ -302,7 +300,7 @@ func (v *verifier) bucket(parent uint64, bucket element) error {
 	if bucket.valueSize < bucketHeader {
 		return damaged(parent, "bucket cut short")
 	}
-	if bucket.valueSize > v.pageSize { // an inline one has a quarter of a page at most
+	if bucket.valueSize > v.pageSize { // an inline bucket has at most a quarter of a page
 		return damaged(parent, "bucket too long")
 	}
 	value, err := bucket.value(bucket.valueSize)
@@ -328,13 +326,13 @@ func (v *verifier) bucket(parent uint64, bucket element) error {
 		_, err = v.tree(id, nil, nil, 0, add)
 	}
 	if err == nil && sum != written {
-		err = errors.New("damaged: the records are not those that were written")
+		err = errors.New("damaged: the records do not match their checksum")
 	}
 	return err
 }
 
-// inline reads the page inside an inline bucket. To bbolt its id is that of a page
-// to free once the bucket has grown, unless it is 0.
+// inline reads the page inside an inline bucket. Its id must be 0: bbolt would free the page with
+// any other id when the bucket grows.
 func (v *verifier) inline(parent uint64, data []byte, visit func(element) error) error {
 	if len(data) < headerSize {
 		return damaged(parent, "bucket cut short")
@@ -343,7 +341,7 @@ func (v *verifier) inline(parent uint64, data []byte, visit func(element) error)
 	if p.id != 0 || p.flags != leafPage || p.overflow != 0 {
 		return damaged(parent, "inline bucket with id %d, flags %#x, overflow %d", p.id, p.flags, p.overflow)
 	}
-	p.id = parent // for errors
+	p.id = parent // errors name the page around it
 	used, err := p.elements(nil, nil, visit)
 	if err == nil && used != p.size {
 		err = damaged(parent, "bucket too long")
@@ -351,10 +349,10 @@ func (v *verifier) inline(parent uint64, data []byte, visit func(element) error)
 	return err
 }
 
-// tree visits what is stored under page id. Its first key is low, by which bbolt
-// finds the page again in the one above when it writes; all are less than high.
-// A nil low or high is no bound. All leaves are at the same height, since bbolt
-// merges neighbors and takes them for pages of one kind.
+// tree visits the elements of the tree under a page and returns the tree's height. Its first key
+// must equal low, because bbolt uses that key to find the page in its parent when it writes. All
+// keys must be less than high. If low or high is nil, there is no such bound. All leaves must
+// have the same depth, because bbolt merges neighbors and expects them to be of the same kind.
 func (v *verifier) tree(id uint64, low, high []byte, depth int, visit func(element) error) (height int, err error) {
 	p, err := v.take(id)
 	switch {
@@ -363,7 +361,7 @@ func (v *verifier) tree(id uint64, low, high []byte, depth int, visit func(eleme
 	case p.flags == leafPage && p.count == 0 && depth > 0, p.flags == branchPage && p.count == 0:
 		return 0, damaged(id, "empty")
 	case p.flags == leafPage && p.count == 0 && slices.ContainsFunc(p.head[headerSize:], func(b byte) bool { return b != 0 }):
-		return 0, damaged(id, "empty, but not blank") // its count is what was damaged
+		return 0, damaged(id, "empty, but not blank") // the page has content, so its count is damaged
 	case p.flags == leafPage:
 		end, err := p.elements(low, high, visit)
 		if err != nil {
@@ -372,7 +370,7 @@ func (v *verifier) tree(id uint64, low, high []byte, depth int, visit func(eleme
 		return 0, v.readRest(p, end)
 	case p.flags != branchPage:
 		return 0, damaged(id, "flags %#x in a tree", p.flags)
-	case p.count == 1: // bbolt expects a page to have a neighbor to merge with
+	case p.count == 1: // bbolt expects each page to have a neighbor to merge with
 		return 0, damaged(id, "a branch with one child")
 	case depth == maxDepth:
 		return 0, damaged(id, "a tree too deep")
@@ -403,25 +401,25 @@ func (v *verifier) tree(id uint64, low, high []byte, depth int, visit func(eleme
 	return 1 + height, nil
 }
 
-// An element of a page.
+// An element is an element of a branch or leaf page. A branch's elements have a child, and a
+// leaf's elements have flags and a value.
 type element struct {
 	key       []byte
-	child     uint64 // in a branch
-	flags     uint32 // in a leaf, as is the value
+	child     uint64
+	flags     uint32
 	valueSize uint64
 	page      page
-	at        uint64 // the value's place in page
+	at        uint64 // position of the value in page
 }
 
-// value gives the first size bytes of the value.
+// value returns the first size bytes of the value.
 func (e element) value(size uint64) ([]byte, error) {
 	return e.page.bytes(e.at, size)
 }
 
-// elements visits the elements of a branch or a leaf, and gives the end of the
-// last one. Their keys and values must lie one behind the other, as bbolt writes
-// them. Otherwise a page of elements that overlap could fill the disk when bbolt
-// writes it again.
+// elements visits the elements of a branch or a leaf, and returns the end of the last one. Each
+// must directly follow the one before, as bbolt writes them. Otherwise, overlapping elements
+// could fill the disk when bbolt writes the page again.
 func (p page) elements(low, high []byte, visit func(element) error) (end uint64, err error) {
 	end = headerSize + p.count*elementSize
 	if end > p.size {
@@ -435,7 +433,7 @@ func (p page) elements(low, high []byte, visit func(element) error) (end uint64,
 	for i := range p.count {
 		b := all[i*elementSize:]
 		e := element{page: p}
-		var pos, keySize uint64 // pos is as of the element
+		var pos, keySize uint64 // pos is relative to the element
 		if p.flags == branchPage {
 			pos, keySize, e.child = uint64(native.Uint32(b)), uint64(native.Uint32(b[4:])), native.Uint64(b[8:])
 		} else {
@@ -447,9 +445,9 @@ func (p page) elements(low, high []byte, visit func(element) error) (end uint64,
 		end = e.at + e.valueSize
 		switch {
 		case end > p.size || pos+keySize+e.valueSize > maxReach:
-			return 0, damaged(p.id, "element %d reaches beyond it", i)
+			return 0, damaged(p.id, "element %d extends beyond the page", i)
 		case headerSize+i*elementSize+pos != start:
-			return 0, damaged(p.id, "element %d is not behind the one before", i)
+			return 0, damaged(p.id, "element %d does not follow the one before", i)
 		case keySize > bbolt.MaxKeySize:
 			return 0, damaged(p.id, "a key of %d bytes", keySize)
 		}
@@ -478,7 +476,7 @@ func (v *verifier) freelist(id uint64) error {
 	}
 	const idSize = 8
 	at, count := uint64(headerSize), p.count
-	if count == 0xFFFF { // then the count is the first element
+	if count == 0xFFFF { // the first element is the count
 		b, err := p.bytes(at, idSize)
 		if err != nil {
 			return err

@@ -95,25 +95,25 @@ func TestVerify(t *testing.T) {
 		damage     func(d damager)
 	}{
 		{"nothing", "", func(damager) {}},
-		{"record missing", "element 0 is not behind the one before", func(d damager) { d.addToCount(d.children[1], -1) }},
-		{"record of another", "the records are not those that were written", func(d damager) {
+		{"record missing", "element 0 does not follow the one before", func(d damager) { d.addToCount(d.children[1], -1) }},
+		{"record of another", "the records do not match their checksum", func(d damager) {
 			e := d.element(d.children[1], 0)
 			e[native.Uint32(e[4:])+native.Uint32(e[8:])+1]++
 		}},
-		{"element before its place", "element 1 is not behind the one before", func(d damager) {
+		{"element before its place", "element 1 does not follow the one before", func(d damager) {
 			e := d.element(d.children[0], 1)
 			native.PutUint32(e[4:], native.Uint32(e[4:])-1)
 		}},
-		{"child before its place", "element 1 is not behind the one before", func(d damager) {
+		{"child before its place", "element 1 does not follow the one before", func(d damager) {
 			e := d.element(d.root, 1)
 			native.PutUint32(e, native.Uint32(e)-1)
 		}},
-		{"value over the next element", "element 1 is not behind the one before", func(d damager) {
+		{"value over the next element", "element 1 does not follow the one before", func(d damager) {
 			e := d.element(d.children[0], 0)
 			native.PutUint32(e[12:], native.Uint32(e[12:])+100)
 		}},
-		{"bucket with an unknown flag", "a bbolt file of something else", func(d damager) { d.element(d.meta.root, 0)[0] |= 2 }},
-		{"key changed", "the records are not those that were written", func(d damager) { d.key(d.children[1], d.last(d.children[1]))[5] = 'x' }},
+		{"bucket with an unknown flag", "a bbolt file of another program", func(d damager) { d.element(d.meta.root, 0)[0] |= 2 }},
+		{"key changed", "the records do not match their checksum", func(d damager) { d.key(d.children[1], d.last(d.children[1]))[5] = 'x' }},
 		{"keys out of order in a page", "keys out of order", func(d damager) { d.key(d.children[0], 1)[0] = 'A' }},
 		{"key twice", "keys out of order", func(d damager) { copy(d.key(d.children[0], 1), d.key(d.children[0], 0)[:5]) }},
 		{"key too low for its page", "keys out of order", func(d damager) { d.key(d.children[1], 0)[0] = 'A' }},
@@ -122,7 +122,7 @@ func TestVerify(t *testing.T) {
 		{"key in a branch too low", "keys out of order", func(d damager) { d.key(d.root, 0)[0] = 'A' }},
 		{"empty key", "keys out of order", func(d damager) { native.PutUint32(d.element(d.children[0], 0)[8:], 0) }},
 		{"bucket among the records", "a bucket among the records", func(d damager) { native.PutUint32(d.element(d.children[0], 0), bucketElement) }},
-		{"element too long", "element 0 reaches beyond it", func(d damager) { native.PutUint32(d.element(d.children[0], 0)[12:], 1<<31) }},
+		{"element too long", "element 0 extends beyond the page", func(d damager) { native.PutUint32(d.element(d.children[0], 0)[12:], 1<<31) }},
 		{"too many elements", "more elements than fit", func(d damager) {
 			clear(d.page(d.root)[headerSize:d.meta.pageSize])
 			d.addToCount(d.root, 1<<15)
@@ -368,7 +368,7 @@ func TestVerifyReach(t *testing.T) {
 	}
 	native.PutUint32(head[headerSize+elementSize+12:], 100)
 	_, err := p.elements(nil, nil, visit)
-	wantDamage(t, err, "element 1 reaches beyond it")
+	wantDamage(t, err, "element 1 extends beyond the page")
 }
 
 func wantDamage(t *testing.T, err error, want string) {
