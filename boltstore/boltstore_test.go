@@ -20,10 +20,11 @@ import (
 	"github.com/seed-9da638b0/activity/storetest"
 )
 
-// childVariable names the part of children that this process plays.
+// childVariable is the environment variable that selects one of children for this process.
 const childVariable = "BOLTSTORE_TEST_CHILD"
 
-// children get the path of a store and report to standard output.
+// children has the programs that the test binary can run as a child process, by name. They get
+// the path of a Store's file and report to standard output.
 var children = map[string]func(path string) error{
 	"open": func(path string) error {
 		s, err := boltstore.Open(path, nil)
@@ -58,7 +59,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// child is this test binary, run to play a part of children.
+// child returns a command that runs one of children in this test binary.
 func child(t *testing.T, name, path string) *exec.Cmd {
 	t.Helper()
 	executable, err := os.Executable()
@@ -88,12 +89,12 @@ func newPath(t testing.TB) string {
 	return filepath.Join(t.TempDir(), "activities.db")
 }
 
-// copyFile is what a process that opens path would find if this one died now.
+// copyFile copies what a new process would find at path if this one were killed now.
 func copyFile(t testing.TB, path string) string {
 	t.Helper()
 	to := newPath(t)
 	content := read(t, path)
-	for { // until no write came between
+	for { // until two readings are equal, so that no write came in between
 		again := read(t, path)
 		if bytes.Equal(content, again) {
 			break
@@ -141,47 +142,41 @@ func ids(s activity.Store) ([]string, error) {
 	return ids, nil
 }
 
-// wantError also checks that the error says which file it is about.
+// wantError checks that the error has text and names the file.
 func wantError(t testing.TB, err error, path, text string) {
 	t.Helper()
 	if err == nil || !strings.Contains(err.Error(), text) || !strings.Contains(err.Error(), path) {
-		t.Fatalf("the error is %v, not one with %q and %q", err, text, path)
+		t.Fatalf("got the error %v, want one with %q and %q", err, text, path)
 	}
 }
 
-func wantInUse(t testing.TB, err error, path string) {
-	t.Helper()
-	wantError(t, err, path, "in use")
-	if !errors.Is(err, boltstore.ErrInUse) {
-		t.Errorf("the error does not wrap ErrInUse: %v", err)
-	}
-}
-
-func TestConformance(t *testing.T) {
+func TestStore_Conformance(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) (activity.Store, func() activity.Store) {
 		path := newPath(t)
 		return open(t, path), func() activity.Store { return open(t, copyFile(t, path)) }
 	})
 }
 
-func TestFileIsPrivateAndAlone(t *testing.T) {
+// Given no file, when Open creates it, then only its owner can read it, and no other file is left.
+func TestOpen_NewFileIsPrivateAndAlone(t *testing.T) {
 	path := newPath(t)
 	s := open(t, path)
 	save(t, s, checkpoint("a", nil))
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil || len(entries) != 1 {
-		t.Fatalf("the folder has %v, %v", entries, err)
+		t.Fatalf("the directory has %v (error %v), want one file", entries, err)
 	}
 	info, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if mode := info.Mode(); runtime.GOOS != "windows" && mode != 0o600 {
-		t.Errorf("the file's mode is %v", mode)
+		t.Errorf("the file's mode is %v, want 0600", mode)
 	}
 }
 
-func TestCloseTwice(t *testing.T) {
+// Given a closed Store, when it is closed again, then that is no error; every other method fails.
+func TestClose_Twice(t *testing.T) {
 	path := newPath(t)
 	s := open(t, path)
 	for range 2 {
@@ -197,79 +192,9 @@ func TestCloseTwice(t *testing.T) {
 	wantError(t, err, path, "the Store is closed")
 }
 
-func TestInUse(t *testing.T) {
-	t.Parallel() // it waits
-	path := newPath(t)
-	once := &boltstore.Options{LockTimeout: 1}
-	s := open(t, path)
-	save(t, s, checkpoint("a", nil))
-	_, err := boltstore.Open(path, once)
-	wantInUse(t, err, path)
-	out, err := child(t, "open", path).CombinedOutput()
-	if err == nil || !strings.Contains(string(out), path+": open: in use") {
-		t.Errorf("another process opened the file: %v, %s", err, out)
-	}
-	save(t, s, checkpoint("b", nil)) // which the others did not disturb
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-
-	holder := child(t, "hold", path)
-	in, err := holder.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out2, err := holder.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := holder.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := out2.Read(make([]byte, 1)); err != nil {
-		t.Fatal(err)
-	}
-	_, err = boltstore.Open(path, once)
-	wantInUse(t, err, path)
-	in.Close() // the holder is about to close the Store
-	s, err = boltstore.Open(path, &boltstore.Options{LockTimeout: time.Hour})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := ids(s); err != nil || !slices.Equal(got, []string{"a", "b"}) {
-		t.Errorf("the store has %q, %v", got, err)
-	}
-	if err := errors.Join(s.Close(), holder.Wait()); err != nil {
-		t.Error(err)
-	}
-}
-
-// A file is not judged while another may be changing it.
-func TestInUseAndUnsound(t *testing.T) {
-	t.Parallel()
-	path := newPath(t)
-	s := open(t, path)
-	save(t, s, checkpoint("a", nil))
-	content := read(t, path)
-	overwrite := func(content []byte) {
-		t.Helper()
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		if _, err := f.WriteAt(content, 0); err != nil {
-			t.Fatal(err)
-		}
-	}
-	overwrite(make([]byte, len(content)))
-	_, err := boltstore.Open(path, nil)
-	overwrite(content)
-	wantInUse(t, err, path)
-	save(t, s, checkpoint("b", nil))
-}
-
-func TestNoPlaceForAFile(t *testing.T) {
+// Given a directory or a path in a missing directory, when Open gets it, then it fails and creates
+// nothing.
+func TestOpen_NoPlaceForAFile(t *testing.T) {
 	folder := t.TempDir()
 	_, err := boltstore.Open(folder, nil)
 	wantError(t, err, folder, "not a regular file")
@@ -277,25 +202,27 @@ func TestNoPlaceForAFile(t *testing.T) {
 	_, err = boltstore.Open(missing, nil)
 	wantError(t, err, missing, "")
 	if !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the error is %v", err)
+		t.Errorf("got the error %v, want fs.ErrNotExist", err)
 	}
 	if entries, err := os.ReadDir(folder); err != nil || len(entries) > 0 {
-		t.Errorf("the folder has %v, %v", entries, err)
+		t.Errorf("the directory has %v (error %v), want nothing", entries, err)
 	}
 }
 
-func TestEmptyFileIsNew(t *testing.T) {
+// Given a file of length 0, when it is opened, then it becomes an empty Store.
+func TestOpen_EmptyFile(t *testing.T) {
 	path := newPath(t)
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	save(t, open(t, path), checkpoint("a", nil))
 	if got, err := ids(open(t, copyFile(t, path))); err != nil || !slices.Equal(got, []string{"a"}) {
-		t.Errorf("the store has %q, %v", got, err)
+		t.Errorf("the Store has %q (error %v)", got, err)
 	}
 }
 
-func TestSymbolicLinkToNothing(t *testing.T) {
+// Given a symbolic link to a missing file, when it is opened, then the target is created.
+func TestOpen_SymbolicLinkToNothing(t *testing.T) {
 	target := newPath(t)
 	path := newPath(t)
 	if err := os.Symlink(target, path); err != nil {
@@ -303,29 +230,42 @@ func TestSymbolicLinkToNothing(t *testing.T) {
 	}
 	save(t, open(t, path), checkpoint("a", nil))
 	if got, err := ids(open(t, copyFile(t, target))); err != nil || !slices.Equal(got, []string{"a"}) {
-		t.Errorf("the store has %q, %v", got, err)
+		t.Errorf("the Store has %q (error %v)", got, err)
 	}
 }
 
-func TestTooLarge(t *testing.T) {
+// Given a relative path or a very long file name, when the program changes its directory or the file
+// is created, then the Store works.
+func TestOpen_RelativeAndLongNames(t *testing.T) {
+	t.Chdir(t.TempDir())
+	s := open(t, "activities.db")
+	save(t, s, checkpoint("a", nil))
+	t.Chdir(t.TempDir())
+	save(t, s, checkpoint("b", nil))
+	save(t, open(t, strings.Repeat("n", 250)), checkpoint("a", nil))
+}
+
+// Given a batch with an ID or a checkpoint that is too large, when it is saved, then Save fails and
+// nothing is written.
+func TestSave_TooLarge(t *testing.T) {
 	path := newPath(t)
 	s := open(t, path)
 	save(t, s, checkpoint("a", nil))
 	long := strings.Repeat("x", 1<<15+1)
 	wantError(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("b", nil), checkpoint(long, nil)}), path, "the ID has 32769 bytes")
 	wantError(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("b", nil), checkpoint("", nil)}), path, "the ID is empty")
-	if ^uint(0)>>32 != 0 { // memory that nobody touches
+	if ^uint(0)>>32 != 0 { // the memory is never touched, so the system need not have it
 		huge := checkpoint("huge", make([]byte, 1<<31-1))
 		wantError(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("b", nil), huge}), path, `save "huge": the checkpoint has 2147483`)
 	}
 	if got, err := ids(s); err != nil || !slices.Equal(got, []string{"a"}) {
-		t.Errorf("the store has %q, %v", got, err)
+		t.Errorf("the Store has %q (error %v)", got, err)
 	}
 }
 
-// More than All reads at once, and writes of the loop's body that make the file
-// grow, for which bbolt waits until nobody reads.
-func TestAllWhileTheBodyWrites(t *testing.T) {
+// Given more checkpoints than All reads at a time, when the loop body makes the file grow, then All
+// yields every checkpoint. To grow a mapped file, bbolt waits until no transaction reads.
+func TestAll_BodyWrites(t *testing.T) {
 	s := open(t, newPath(t))
 	var batch []activity.Checkpoint
 	for i := range 600 {
@@ -341,7 +281,7 @@ func TestAllWhileTheBodyWrites(t *testing.T) {
 			t.Fatal(err)
 		}
 		if c.ID != batch[n].ID || !bytes.Equal(c.Details, batch[n].Details) {
-			t.Fatalf("checkpoint %d is %q, not %q", n, c.ID, batch[n].ID)
+			t.Fatalf("All yielded %q as checkpoint %d, want %q", c.ID, n, batch[n].ID)
 		}
 		n++
 		if n%100 == 0 {
@@ -352,11 +292,13 @@ func TestAllWhileTheBodyWrites(t *testing.T) {
 		}
 	}
 	if n != len(batch) {
-		t.Errorf("%d checkpoints of %d", n, len(batch))
+		t.Errorf("All yielded %d of %d checkpoints", n, len(batch))
 	}
 }
 
-func TestEndedContext(t *testing.T) {
+// Given a context that has ended, when methods are called with it, then their errors wrap its Err
+// and its cause, and nothing is written.
+func TestStore_EndedContext(t *testing.T) {
 	path := newPath(t)
 	s := open(t, path)
 	save(t, s, checkpoint("a", nil), checkpoint("b", nil))
@@ -367,7 +309,7 @@ func TestEndedContext(t *testing.T) {
 		t.Helper()
 		wantError(t, err, path, operation)
 		if !errors.Is(err, context.Canceled) || !errors.Is(err, errCause) {
-			t.Errorf("%s: %v", operation, err)
+			t.Errorf("%s: got the error %v, want one that wraps context.Canceled and the cause", operation, err)
 		}
 	}
 	n := 0
@@ -379,7 +321,7 @@ func TestEndedContext(t *testing.T) {
 		check(err, "read all")
 	}
 	if n != 2 {
-		t.Errorf("All yielded %d times", n)
+		t.Errorf("All yielded %d times, want a checkpoint and an error", n)
 	}
 	_, _, err := s.Load(ctx, "a")
 	check(err, `load "a"`)
@@ -387,6 +329,6 @@ func TestEndedContext(t *testing.T) {
 	check(s.Save(ctx, []activity.Checkpoint{checkpoint("c", nil)}), "save")
 	check(s.Delete(ctx, []string{"a"}), "delete")
 	if got, err := ids(s); err != nil || !slices.Equal(got, []string{"a", "b"}) {
-		t.Errorf("the store has %q, %v", got, err)
+		t.Errorf("the Store has %q (error %v)", got, err)
 	}
 }

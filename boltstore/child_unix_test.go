@@ -17,20 +17,20 @@ import (
 	"github.com/seed-9da638b0/activity/boltstore"
 )
 
-// An event is what a child tells of while it lives: a line of its standard
-// output, written at once, which its death does not take back.
+// An event is a report of a child. It is a line of the child's standard output that is written at
+// once, so that the parent gets it even if the child is killed.
 type event struct {
 	What    string
 	ID      string
 	Attempt int           `json:",omitzero"`
-	N       int           `json:",omitzero"` // steps done
+	N       int           `json:",omitzero"` // number of steps done
 	Saved   stored        `json:",omitzero"`
 	Started time.Time     `json:",omitzero"`
-	Gap     time.Duration `json:",omitzero"` // between two heartbeats
+	Gap     time.Duration `json:",omitzero"` // time between two heartbeats
 	Err     string        `json:",omitzero"`
 }
 
-// tell is for a child. It makes one write, and several goroutines may call it.
+// tell reports events from a child in a single write. Several goroutines may call it.
 func tell(events ...event) {
 	var lines bytes.Buffer
 	for _, e := range events {
@@ -43,13 +43,12 @@ func tell(events ...event) {
 	}
 }
 
-// live starts a child, calls hear with each of its events, and returns how it
-// ended.
+// live runs a child, calls hear with each of its events, and returns its exit status.
 func live(t *testing.T, cmd *exec.Cmd, hear func(event)) syscall.WaitStatus {
 	t.Helper()
 	var complaints bytes.Buffer
 	cmd.Stderr = &complaints
-	cmd.Env = append(cmd.Env, "GORACE=atexit_sleep_ms=0") // else each end takes a second
+	cmd.Env = append(cmd.Env, "GORACE=atexit_sleep_ms=0") // otherwise, each exit takes a second
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -57,14 +56,14 @@ func live(t *testing.T, cmd *exec.Cmd, hear func(event)) syscall.WaitStatus {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { // if a check fails
+	defer func() { // in case a check fails
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	}()
 	for lines := bufio.NewReader(out); ; {
 		line, err := lines.ReadBytes('\n')
 		if err == io.EOF {
-			break // what there is of a line is that of a killed process
+			break // a killed process may leave part of a line
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -72,19 +71,19 @@ func live(t *testing.T, cmd *exec.Cmd, hear func(event)) syscall.WaitStatus {
 		var e event
 		if json.Unmarshal(line, &e) != nil {
 			rest, _ := io.ReadAll(lines)
-			t.Fatalf("the child failed: %s%s", line, rest)
+			t.Fatalf("the child failed with the output: %s%s", line, rest)
 		}
 		hear(e)
 	}
-	_ = cmd.Wait() // which also gives how it ended as an error
+	_ = cmd.Wait() // the status has the error as well
 	if complaints.Len() > 0 {
-		t.Fatalf("the child complained: %s", &complaints)
+		t.Fatalf("the child wrote to standard error: %s", &complaints)
 	}
 	return cmd.ProcessState.Sys().(syscall.WaitStatus)
 }
 
-// unfinished opens the file, which a process that was killed must not keep
-// locked, and asks a Runtime what it has.
+// unfinished opens the file and returns the checkpoints that a Runtime finds, by ID. It fails if a
+// killed process keeps the file locked.
 func unfinished(t *testing.T, path string) map[string]activity.Checkpoint {
 	t.Helper()
 	s, err := boltstore.Open(path, nil)

@@ -11,7 +11,7 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// emptied is a Store whose file is mostly free.
+// emptied returns a Store whose file is mostly free.
 func emptied(t *testing.T) *Store {
 	t.Helper()
 	s, err := Open(filepath.Join(t.TempDir(), "activities.db"), nil)
@@ -31,8 +31,8 @@ func emptied(t *testing.T) *Store {
 	return s
 }
 
-// Given a file that is moved away while it is compacted, and another Store's in its place,
-// then that one is not replaced.
+// Given a file that was moved away, with another Store's file in its place, when it is compacted,
+// then the other file is not replaced.
 func TestCompact_ReplacesNoOther(t *testing.T) {
 	if !canReplace {
 		t.Skip("an open file cannot be replaced")
@@ -49,7 +49,7 @@ func TestCompact_ReplacesNoOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := s.compact(); !errors.Is(err, errReplaced) {
-		t.Errorf("compact: %v", err)
+		t.Errorf("compact returned %v, want errReplaced", err)
 	}
 	if err := other.Save(t.Context(), []activity.Checkpoint{{ID: "more"}}); err != nil {
 		t.Error(err)
@@ -59,7 +59,8 @@ func TestCompact_ReplacesNoOther(t *testing.T) {
 	}
 }
 
-// What a process left that was killed while it compacted the file is gone after the next time.
+// Given the file that a killed process left while compacting, when the Store is compacted again,
+// then that file is gone.
 func TestCompact_LeavesNothing(t *testing.T) {
 	if !canReplace {
 		t.Skip("an open file cannot be replaced")
@@ -80,6 +81,6 @@ func TestCompact_LeavesNothing(t *testing.T) {
 		t.Error(err)
 	}
 	if files, err := os.ReadDir(filepath.Dir(s.path)); err != nil || len(files) != 1 {
-		t.Errorf("%v, %v", files, err)
+		t.Errorf("the directory has %v (error %v), want only the Store's file", files, err)
 	}
 }

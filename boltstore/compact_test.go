@@ -14,7 +14,8 @@ import (
 	"github.com/seed-9da638b0/activity/boltstore"
 )
 
-// backlog fills a Store with n checkpoints of 64 KiB, keeps one of them, and closes it.
+// backlog saves n checkpoints of 128 KiB, deletes all but one, which it returns, and closes the
+// Store.
 func backlog(t *testing.T, path string, n int) activity.Checkpoint {
 	t.Helper()
 	s := open(t, path)
@@ -47,9 +48,9 @@ func size(t *testing.T, path string) int64 {
 	return info.Size()
 }
 
-// Given a file that was once full and is now mostly free, when it is opened, then it is
-// rewritten: what is left is there, and so are the name, the mode and the lock.
-func TestCompact_AFileThatIsMostlyFree(t *testing.T) {
+// Given a file that is mostly free, when it is opened, then it is rewritten, and keeps its
+// checkpoints, its name, its mode and its lock.
+func TestCompact_MostlyFreeFile(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("an open file cannot be replaced")
 	}
@@ -65,24 +66,24 @@ func TestCompact_AFileThatIsMostlyFree(t *testing.T) {
 	before := size(t, path)
 	s := open(t, link)
 	if after := size(t, path); after > before/10 {
-		t.Errorf("%d bytes, %d before", after, before)
+		t.Errorf("the file has %d bytes, want at most a tenth of %d", after, before)
 	}
 	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
-		t.Errorf("the link is %v, %v", info, err)
+		t.Errorf("the symbolic link is now %v (error %v)", info, err)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o640 {
-		t.Errorf("%v, %v", info, err)
+		t.Errorf("the file is %v (error %v), want the mode 0640", info, err)
 	}
 	if _, err := boltstore.Open(path, &boltstore.Options{LockTimeout: time.Millisecond}); !errors.Is(err, boltstore.ErrInUse) {
-		t.Errorf("a second Open: %v", err)
+		t.Errorf("a second Open returned %v, want ErrInUse", err)
 	}
 	if files, err := os.ReadDir(folder); err != nil || len(files) != 2 {
-		t.Errorf("%v, %v", files, err)
+		t.Errorf("the directory has %v (error %v), want the file and the link", files, err)
 	}
 	for range 2 {
 		got, found, err := s.Load(t.Context(), left.ID)
 		if err != nil || !found || !bytes.Equal(got.Details, left.Details) || !bytes.Equal(got.Input, left.Input) {
-			t.Errorf("%v, %v", found, err)
+			t.Errorf("Load did not return the checkpoint that was left: found %v, error %v", found, err)
 		}
 		if err := s.Save(t.Context(), []activity.Checkpoint{checkpoint("new", nil)}); err != nil {
 			t.Error(err)
@@ -93,12 +94,12 @@ func TestCompact_AFileThatIsMostlyFree(t *testing.T) {
 		s = open(t, path)
 	}
 	if got, err := ids(s); err != nil || fmt.Sprint(got) != "[0 new]" {
-		t.Errorf("%v, %v", got, err)
+		t.Errorf("the Store has %v (error %v), want 0 and new", got, err)
 	}
 }
 
-// A file with little that is free stays as it is.
-func TestCompact_AFileThatIsInUse(t *testing.T) {
+// Given a file with less free space than the limits, when it is opened, then it stays as it is.
+func TestCompact_UsedFile(t *testing.T) {
 	path := newPath(t)
 	s := open(t, path)
 	large := bytes.Repeat([]byte("x"), 64<<10)
@@ -122,47 +123,12 @@ func TestCompact_AFileThatIsInUse(t *testing.T) {
 	before := size(t, path)
 	open(t, path)
 	if after := size(t, path); after != before {
-		t.Errorf("%d bytes, %d before", after, before)
+		t.Errorf("the file has %d bytes, want %d as before", after, before)
 	}
 }
 
-// Given an open file that somebody removes or replaces, when something is saved, then
-// that is an error, and every call from then on.
-func TestRemoved_WhileItIsOpen(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("an open file cannot be removed")
-	}
-	for name, act := range map[string]func(path string) error{
-		"removed": os.Remove,
-		"replaced": func(path string) error {
-			if err := os.WriteFile(path+"2", nil, 0o600); err != nil {
-				return err
-			}
-			return os.Rename(path+"2", path)
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			path := newPath(t)
-			s := open(t, path)
-			if err := s.Save(t.Context(), []activity.Checkpoint{checkpoint("a", nil)}); err != nil {
-				t.Fatal(err)
-			}
-			if err := act(path); err != nil {
-				t.Fatal(err)
-			}
-			for _, err := range []error{
-				s.Save(t.Context(), []activity.Checkpoint{checkpoint("b", nil)}),
-				s.Delete(t.Context(), []string{"a"}),
-			} {
-				if err == nil || !bytes.Contains([]byte(err.Error()), []byte("no longer names the open file")) {
-					t.Error(err)
-				}
-			}
-		})
-	}
-}
-
-// written is how many bytes this process has given to the system, or 0 if that is not known.
+// written returns how many bytes this process has written so far. It skips the test if the system
+// does not tell.
 func written(t *testing.T) int {
 	data, err := os.ReadFile("/proc/self/io")
 	if err != nil {
@@ -174,13 +140,13 @@ func written(t *testing.T) int {
 			return n
 		}
 	}
-	t.Skip("no wchar")
+	t.Skip("/proc/self/io has no wchar")
 	return 0
 }
 
-// Given a file that was once full, when it is opened again, then a Save writes at most
-// twice what it writes to a new file.
-func TestCompact_ASaveWritesLittle(t *testing.T) {
+// Given a file that once had a large backlog, when it is opened again, then a Save writes at most
+// twice as much as to a new file.
+func TestCompact_SaveWritesLittle(t *testing.T) {
 	cost := func(s *boltstore.Store) int {
 		before := written(t)
 		for i := range 20 {
@@ -196,16 +162,17 @@ func TestCompact_ASaveWritesLittle(t *testing.T) {
 	path := newPath(t)
 	left := backlog(t, path, 400)
 	s := open(t, path)
-	if err := s.Delete(t.Context(), []string{left.ID}); err != nil { // which shares a page with what is saved
+	if err := s.Delete(t.Context(), []string{left.ID}); err != nil { // otherwise, it would share a page with the saved checkpoint
 		t.Fatal(err)
 	}
 	if once := cost(s); once > 2*fresh {
-		t.Errorf("20 Saves write %d bytes, and %d to a new file", once, fresh)
+		t.Errorf("20 Saves write %d bytes, want at most twice the %d of a new file", once, fresh)
 	}
 }
 
-// A file that has two names stays as it is: the other name would be another file then.
-func TestCompact_AFileWithTwoNames(t *testing.T) {
+// Given a file with two names, when it is opened, then it is not rewritten, because the names would
+// then be of different files.
+func TestCompact_TwoNames(t *testing.T) {
 	path := newPath(t)
 	backlog(t, path, 300)
 	if err := os.Link(path, path+".link"); err != nil {
@@ -213,6 +180,6 @@ func TestCompact_AFileWithTwoNames(t *testing.T) {
 	}
 	open(t, path)
 	if _, err := boltstore.Open(path+".link", &boltstore.Options{LockTimeout: time.Millisecond}); !errors.Is(err, boltstore.ErrInUse) {
-		t.Errorf("the second name: %v", err)
+		t.Errorf("Open of the second name returned %v, want ErrInUse", err)
 	}
 }

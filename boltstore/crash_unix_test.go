@@ -22,21 +22,21 @@ import (
 	"github.com/seed-9da638b0/activity/boltstore"
 )
 
-// A child runs activities that count, is killed at any moment, and is run again,
-// until all have completed or were canceled. Most wait for a slot, some for a backoff,
-// and some cancel themselves and clean up. What the child tells of is checked as it
-// comes, and the file after each life.
+// A child process runs activities that count. It is killed at random moments and run again, until all
+// activities have completed or were canceled. Most of them wait for a slot, some for a backoff, and
+// some cancel themselves and clean up. The parent checks each event that the child reports, and the
+// file after each life.
 
 var (
-	crashKills = flag.Int("crash.kills", 20, "the number of times that TestCrash kills its child")
-	crashSeed  = flag.Uint64("crash.seed", 0, "the seed of TestCrash; if 0, a random one")
+	crashKills = flag.Int("crash.kills", 20, "the number of times that TestCrash_AtRandom kills its child")
+	crashSeed  = flag.Uint64("crash.seed", 0, "the seed of TestCrash_AtRandom; if 0, a random one")
 )
 
 const counters = 50
 
-var errUnwanted = errors.New("nobody wants it any more")
+var errUnwanted = errors.New("no longer wanted")
 
-// handles are those of a child's own activities, by ID.
+// handles has the Handles of the activities that the child has started, by ID.
 var handles sync.Map
 
 func counterID(i int) string { return fmt.Sprintf("a%02d", i) }
@@ -86,7 +86,7 @@ func count(ctx activity.Context, target int) (int, error) {
 			if h, ok := handles.Load(info.ID); ok && target%3 == 0 {
 				note("unwanted", n)
 				h.(*activity.Handle[int]).Cancel(errUnwanted)
-				time.Sleep(rand.N(10 * time.Millisecond)) // cleans up
+				time.Sleep(rand.N(10 * time.Millisecond)) // stands for the clean-up
 				return 0, context.Cause(ctx)
 			}
 		}
@@ -100,8 +100,7 @@ func count(ctx activity.Context, target int) (int, error) {
 	return n, nil
 }
 
-// A telling Store tells of each write once it is durable, and before the Runtime
-// hears of it.
+// A telling is a Store that reports each write when it is durable, before it returns to the Runtime.
 type telling struct{ activity.Store }
 
 func (s telling) Save(ctx context.Context, batch []activity.Checkpoint) error {
@@ -128,13 +127,13 @@ func (s telling) Delete(ctx context.Context, ids []string) error {
 	return nil
 }
 
-// stored is what the file has of an activity. State 0: nothing.
+// A stored is the state of an activity in the file. It is zero if the file has no checkpoint of it.
 type stored struct {
 	State    activity.CheckpointState
 	Attempt  int
-	N        int // steps done
+	N        int // number of steps done
 	Sequence uint64
-	Next     int64 // NextAttempt, in nanoseconds since 1970; 0: none
+	Next     int64 // NextAttempt in nanoseconds since 1970, or 0
 }
 
 func storedOf(cp activity.Checkpoint) stored {
@@ -189,7 +188,7 @@ func init() {
 			}
 			left++
 			if i%3 > 0 && slices.Contains(unfinished, id) {
-				continue // left to Recover
+				continue // Recover starts it
 			}
 			go func() {
 				h, err := counting.Start(context.Background(), rt, id, counterTarget(id))
@@ -227,27 +226,27 @@ func init() {
 	}
 }
 
-// A past is what children have told of an activity.
+// A past is the history of an activity, as children have reported it.
 type past struct {
 	id       string
-	accepted bool   // Start has returned nil
-	told     bool   // the caller knows of its success
-	found    stored // when this life began
-	saved    stored // by the last write that is known to have returned
+	accepted bool   // whether Start has returned nil
+	told     bool   // whether the caller got the success
+	found    stored // state in the file when this life began
+	saved    stored // state after the last write that has returned
 
-	// In this life:
-	attempt  int  // the last that started; 0: none
-	failed   int  // the last that counts after a shutdown as well
-	n        int  // the last step done
-	unwanted bool // it is about to cancel itself
-	counted  bool // the function is about to return success
-	deleted  bool
+	// These fields are about the current life.
+	attempt  int  // last attempt that started, or 0
+	failed   int  // last attempt that counts after a shutdown
+	n        int  // last step that was done
+	unwanted bool // whether the activity is about to cancel itself
+	counted  bool // whether the function is about to return nil
+	deleted  bool // whether the checkpoint was deleted
 }
 
-// over reports whether it need not be started again.
+// over reports whether the activity need not be started again.
 func (p *past) over() bool { return p.told || p.found.State == activity.CheckpointCanceled }
 
-// hear checks an event. The process may be terminated: told to shut down.
+// hear checks an event. terminated reports whether the child was told to shut down.
 func (p *past) hear(e event, terminated bool) error {
 	switch e.What {
 	case "started":
@@ -257,26 +256,26 @@ func (p *past) hear(e event, terminated bool) error {
 		}
 		switch {
 		case p.told || p.counted:
-			return errors.New("runs again after success")
+			return errors.New("the activity runs again after its success")
 		case p.unwanted || p.found.State == activity.CheckpointCanceled:
-			return errors.New("runs again after it was canceled")
+			return errors.New("the activity runs again after its cancellation")
 		case p.attempt == 0 && p.found.Next > e.Started.UnixNano():
-			return errors.New("does not wait for the backoff of the life before")
+			return errors.New("the activity does not wait for the backoff of the life before")
 		case e.Attempt != last+1 || e.N != from:
-			return fmt.Errorf("not attempt %d from %d", last+1, from)
-		case terminated && p.saved.State == activity.CheckpointInterrupted: // just before the function could tell
+			return fmt.Errorf("want attempt %d, which resumes from %d", last+1, from)
+		case terminated && p.saved.State == activity.CheckpointInterrupted: // interrupted just before this event
 		case p.saved != stored{State: activity.CheckpointRunning, Attempt: e.Attempt, N: e.N, Sequence: p.saved.Sequence}:
-			return errors.New("the start was not saved before")
+			return errors.New("the attempt started before its start was saved")
 		}
 		p.attempt = e.Attempt
 	case "step":
 		if e.Attempt != p.attempt || e.N != p.n+1 {
-			return errors.New("not the next step")
+			return errors.New("this is not the next step")
 		}
 		p.n = e.N
 	case "accepted":
 		if p.accepted = true; p.saved.State == 0 && !p.counted {
-			return errors.New("accepted, and not saved")
+			return errors.New("Start returned nil before the activity was saved")
 		}
 	case "unwanted":
 		p.unwanted = true
@@ -284,12 +283,12 @@ func (p *past) hear(e event, terminated bool) error {
 		p.failed = e.Attempt
 	case "counted":
 		if p.n != counterTarget(p.id) {
-			return errors.New("success before the target")
+			return errors.New("the function returns nil before it reached its target")
 		}
 		p.counted = true
 	case "told":
 		if !p.deleted {
-			return errors.New("success is told before the delete")
+			return errors.New("the caller got the success before the delete")
 		}
 		p.told = true
 	case "saved":
@@ -303,11 +302,11 @@ func (p *past) hear(e event, terminated bool) error {
 			break
 		}
 		if !p.counted {
-			return errors.New("deleted before success")
+			return errors.New("the checkpoint was deleted before the success")
 		}
 		p.saved, p.deleted = stored{}, true
 	default:
-		return errors.New("nobody tells this")
+		return errors.New("unknown event")
 	}
 	return nil
 }
@@ -320,23 +319,23 @@ func (p *past) saves(s stored, terminated bool) error {
 		(s.State == activity.CheckpointInterrupted && terminated || s.State == activity.CheckpointCanceled && p.unwanted)
 	found := p.found
 	found.Sequence = s.Sequence
-	restored := terminated && p.attempt == 0 && s == found // a start was refused
+	restored := terminated && p.attempt == 0 && s == found // put back after a refused start
 	waiting := s.State == activity.CheckpointWaiting && s.Attempt == last
 	switch {
 	case p.told || p.deleted:
-		return errors.New("comes back after the delete")
+		return errors.New("the checkpoint was written again after the delete")
 	case s.Sequence <= p.saved.Sequence:
-		return errors.New("older than what was saved before")
+		return errors.New("the Sequence is not greater than that of the last write")
 	case s.N < p.saved.N || s.N > p.n:
-		return errors.New("not what was recorded")
+		return errors.New("the details were not recorded")
 	case !running && !stopped && !waiting && !restored:
-		return errors.New("this makes no sense now")
+		return errors.New("the state cannot follow from the events")
 	}
 	return nil
 }
 
-// killed checks what a life that was killed has left: what was saved last, or
-// what a write has brought of which nobody could tell any more.
+// killed checks the state that a killed life left: that of the last reported write, or of a later
+// write that could not be reported any more.
 func (p *past) killed(left stored, terminated bool) error {
 	switch {
 	case left == p.saved:
@@ -344,30 +343,30 @@ func (p *past) killed(left stored, terminated bool) error {
 	case left != stored{}:
 		return p.saves(left, terminated)
 	case !p.counted && (p.accepted || p.saved.State != 0 && !terminated):
-		return errors.New("gone before success")
+		return errors.New("the checkpoint is gone before the success")
 	}
 	return nil
 }
 
-// shutDown checks what a life that ended with a Shutdown has left.
+// shutDown checks the state that a life left that ended with a Shutdown.
 func (p *past) shutDown(left stored) error {
 	found := p.found
 	found.Sequence = left.Sequence
 	switch interrupted := (stored{activity.CheckpointInterrupted, p.failed, p.n, left.Sequence, left.Next}); {
 	case left != p.saved:
-		return errors.New("not what was saved last")
+		return errors.New("the file does not have the last write")
 	case p.deleted:
 		return nil
 	case p.unwanted && left.State != activity.CheckpointCanceled:
-		return errors.New("not canceled")
+		return errors.New("the activity is not stored as canceled")
 	case p.unwanted:
 		return nil
 	case p.attempt > 0 && left != interrupted:
-		return fmt.Errorf("not %+v", interrupted)
+		return fmt.Errorf("want %+v", interrupted)
 	case p.attempt == 0 && left == stored{} && !p.accepted: // its start was refused
 		return nil
 	case p.attempt == 0 && left != found && (p.found.State != 0 || left != interrupted):
-		return errors.New("changed, although no attempt started")
+		return errors.New("the state changed, although no attempt started")
 	}
 	return nil
 }
@@ -376,7 +375,9 @@ func (p *past) nextLife(left stored) {
 	*p = past{id: p.id, accepted: p.accepted && left.State != 0, told: p.told, found: left, saved: left, failed: left.Attempt, n: left.N}
 }
 
-func TestCrash(t *testing.T) {
+// Rules 20 to 23, 34 and 35. Given activities in a child process, when it is killed or shut down at
+// random moments, then every event and every file that it leaves is one that the rules allow.
+func TestCrash_AtRandom(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short")
 	}
@@ -399,8 +400,8 @@ type crash struct {
 
 type tally struct {
 	lives, kills, attempts int
-	canceled, backoffs     int // that a life has left
-	unheard                int // writes that were durable when a kill came, of which nobody had heard
+	canceled, backoffs     int // canceled activities and backoffs in the files
+	unheard                int // writes that were durable but not reported when the child was killed
 }
 
 func (c *crash) untilAllHaveCompleted(t *testing.T) {
@@ -423,7 +424,7 @@ func (c *crash) untilAllHaveCompleted(t *testing.T) {
 	}
 }
 
-// life runs one child and checks what it leaves.
+// life runs one child and checks its events and the file that it leaves.
 func (c *crash) life(t *testing.T, path string, pasts map[string]*past, told []string) {
 	c.lives++
 	cmd := child(t, "counters", path)
@@ -434,7 +435,7 @@ func (c *crash) life(t *testing.T, path string, pasts map[string]*past, told []s
 	wait := time.Duration(c.random.Int64N(int64(3 * time.Millisecond)))
 	kind := c.random.IntN(6)
 	if c.kills >= *crashKills {
-		until = 0 // it may run to its end
+		until = 0 // the child may run to its end
 	}
 	events, terminated, shutDown := 0, false, false
 	status := live(t, cmd, func(e event) {
@@ -457,14 +458,14 @@ func (c *crash) life(t *testing.T, path string, pasts map[string]*past, told []s
 		}
 		p := pasts[e.ID]
 		if err := p.hear(e, terminated); err != nil {
-			t.Fatalf("life %d: %+v: %v, after %+v", c.lives, e, err, *p)
+			t.Fatalf("life %d, event %+v: %v; the history is %+v", c.lives, e, err, *p)
 		}
 	})
 	switch {
 	case status.Signaled():
 		c.kills++
 	case status != 0 || !shutDown:
-		t.Fatalf("life %d: status %#x", c.lives, status)
+		t.Fatalf("life %d ended with status %#x", c.lives, status)
 	}
 
 	checkpoints := unfinished(t, path)
@@ -479,7 +480,7 @@ func (c *crash) life(t *testing.T, path string, pasts map[string]*past, told []s
 			err = p.shutDown(left)
 		}
 		if err != nil {
-			t.Fatalf("life %d left %+v of %s: %v, after %+v", c.lives, left, id, err, *p)
+			t.Fatalf("life %d left activity %s as %+v: %v; the history is %+v", c.lives, id, left, err, *p)
 		}
 		if left != p.saved {
 			c.unheard++
@@ -493,6 +494,6 @@ func (c *crash) life(t *testing.T, path string, pasts map[string]*past, told []s
 		p.nextLife(left)
 	}
 	if len(checkpoints) > 0 {
-		t.Fatalf("life %d left what nobody started: %v", c.lives, checkpoints)
+		t.Fatalf("life %d left checkpoints of unknown activities: %v", c.lives, checkpoints)
 	}
 }

@@ -2,6 +2,7 @@ package boltstore_test
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -19,14 +20,14 @@ import (
 )
 
 var (
-	truncatedSizes = flag.Int("truncated.sizes", 30, "the number of sizes to which TestTruncated truncates a file")
-	flippedFiles   = flag.Int("flipped.files", 100, "the number of files in which TestFlippedBytes changes bytes")
-	flippedSeed    = flag.Uint64("flipped.seed", 0, "the seed of TestFlippedBytes; if 0, a random one")
+	truncatedSizes = flag.Int("truncated.sizes", 30, "the number of sizes to which TestDamage_Truncated truncates a file")
+	flippedFiles   = flag.Int("flipped.files", 100, "the number of files in which TestDamage_FlippedBytes changes bytes")
+	flippedSeed    = flag.Uint64("flipped.seed", 0, "the seed of TestDamage_FlippedBytes; if 0, a random one")
 )
 
-// sample is the content of a file with branch and leaf pages, overflow, and a
-// freelist, and what is stored in it. Its last two commits store the same, since
-// a file with one bad meta page is read as of the commit before.
+// sample returns the content of a file with branch and leaf pages, overflow and a freelist, and the
+// checkpoints stored in it. Its last two commits store the same, because a file with one damaged
+// meta page is read as of the commit before.
 func sample(t *testing.T) ([]byte, map[string]activity.Checkpoint) {
 	t.Helper()
 	path := newPath(t)
@@ -56,9 +57,9 @@ func sample(t *testing.T) ([]byte, map[string]activity.Checkpoint) {
 	return read(t, path), stored
 }
 
-// examine opens a file with that content, which must be refused and left alone,
-// or be read as what was stored, but for records with an error. What is read it
-// also writes.
+// examine opens a file with the given content and reports whether Open took it. If not, the file
+// must be unchanged. If so, every checkpoint must be as stored or be reported as damaged, and the
+// Store must still take Saves.
 func examine(t *testing.T, content []byte, stored map[string]activity.Checkpoint) (opened bool) {
 	t.Helper()
 	path := newPath(t)
@@ -68,10 +69,10 @@ func examine(t *testing.T, content []byte, stored map[string]activity.Checkpoint
 	s, err := boltstore.Open(path, nil)
 	if err != nil {
 		if !strings.Contains(err.Error(), path) {
-			t.Errorf("the error does not name the file: %v", err)
+			t.Errorf("the error of Open does not name the file: %v", err)
 		}
 		if !bytes.Equal(read(t, path), content) {
-			t.Errorf("the file was refused, and changed: %v", err)
+			t.Errorf("Open refused the file and changed it: %v", err)
 		}
 		return false
 	}
@@ -88,28 +89,30 @@ func examine(t *testing.T, content []byte, stored map[string]activity.Checkpoint
 		}
 		n++
 		if !reflect.DeepEqual(c, stored[c.ID]) {
-			t.Errorf("All yielded %q as %+v", c.ID, c)
+			t.Errorf("All yielded %q as %+v, want %+v", c.ID, c, stored[c.ID])
 		}
 	}
 	if !damaged && n != len(stored) {
-		t.Errorf("All yielded %d checkpoints, not %d", n, len(stored))
+		t.Errorf("All yielded %d checkpoints, want %d", n, len(stored))
 	}
 	for id, want := range stored {
 		c, found, err := s.Load(t.Context(), id)
 		if err == nil && (!found || !reflect.DeepEqual(c, want)) {
-			t.Errorf("Load gave %q as %+v, %v", id, c, found)
+			t.Errorf("Load of %q returned %+v, %v, want %+v", id, c, found, want)
 		}
 	}
 	added := checkpoint("added", make([]byte, 30_000))
 	save(t, s, added, checkpoint("activity 0", nil))
 	again := open(t, copyFile(t, path))
 	if c, found, err := again.Load(t.Context(), "added"); err != nil || !found || !reflect.DeepEqual(c, added) {
-		t.Errorf("Load gave what was added as %+v, %v, %v", c, found, err)
+		t.Errorf("Load of the added checkpoint returned %+v, %v, %v", c, found, err)
 	}
 	return true
 }
 
-func TestTruncated(t *testing.T) {
+// Given a file truncated to various sizes, when it is opened, then Open refuses it, or every
+// checkpoint that is read is as it was saved.
+func TestDamage_Truncated(t *testing.T) {
 	content, stored := sample(t)
 	step := max(1, len(content) / *truncatedSizes) | 1 // odd, so that few sizes are whole pages
 	opened, sizes := 0, 0
@@ -127,7 +130,9 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-func TestFlippedBytes(t *testing.T) {
+// Given a file with a few changed bytes, when it is opened, then Open refuses it, or every
+// checkpoint that is read is as it was saved.
+func TestDamage_FlippedBytes(t *testing.T) {
 	content, stored := sample(t)
 	seed := *flippedSeed
 	if seed == 0 {
@@ -139,7 +144,7 @@ func TestFlippedBytes(t *testing.T) {
 	pageSize := os.Getpagesize()
 	for i := range *flippedFiles {
 		at := random.IntN(len(content))
-		if i%2 == 0 { // a page's header and its first elements, or a meta page's fields
+		if i%2 == 0 { // in the header or the first elements of a page, or the fields of a meta page
 			at = at / pageSize * pageSize
 			at += random.IntN(80)
 		}
@@ -160,7 +165,9 @@ func TestFlippedBytes(t *testing.T) {
 	}
 }
 
-func TestForeignFiles(t *testing.T) {
+// Given a file that is not a Store's of this version, when it is opened, then Open refuses it with
+// the reason.
+func TestOpen_ForeignFiles(t *testing.T) {
 	withBuckets := func(names ...string) []byte {
 		path := newPath(t)
 		db, err := bbolt.Open(path, 0o600, nil)
@@ -196,14 +203,14 @@ func TestForeignFiles(t *testing.T) {
 		{"text", bytes.Repeat([]byte("SQLite format 3\n"), 5000), "not a bbolt file"},
 		{"zeros", make([]byte, 1<<16), "not a bbolt file"},
 		{"meta pages", badMeta, "a bbolt file of version 3, not 2"},
-		{"another's", withBuckets("users"), `a bbolt file of another program: it has the key "users"`},
-		{"another's too", withBuckets("activity checkpoints 1", "users"), `a bbolt file of another program: it has the key "users"`},
+		{"another program's", withBuckets("users"), `a bbolt file of another program: it has the key "users"`},
+		{"another program's as well", withBuckets("activity checkpoints 1", "users"), `a bbolt file of another program: it has the key "users"`},
 		{"newer", withBuckets("activity checkpoints 2"), `of another version: "activity checkpoints 2"`},
 		{"half a file", content[:len(content)/2], "open: truncated: "},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if examine(t, test.content, stored) {
-				t.Error("the file was opened")
+				t.Error("Open took the file")
 			}
 			path := newPath(t)
 			if err := os.WriteFile(path, test.content, 0o600); err != nil {
@@ -215,13 +222,37 @@ func TestForeignFiles(t *testing.T) {
 		})
 	}
 	if !examine(t, withBuckets(), nil) {
-		t.Error("a bbolt file with nothing in it was refused")
+		t.Error("Open refused an empty bbolt file")
 	}
 }
 
-// bbolt can leave the freelist out of a file, and then searches for free pages in
-// a goroutine, where a panic ends the process.
-func TestFileWithoutFreelist(t *testing.T) {
+// Given a file with a bucket of a later version, when it is opened, then Open refuses it.
+func TestOpen_BucketsOfALaterVersion(t *testing.T) {
+	for _, name := range []string{"activity checkpoints 2", "activity checkpoints inputs 2"} {
+		path := newPath(t)
+		if err := open(t, path).Close(); err != nil {
+			t.Fatal(err)
+		}
+		db, err := bbolt.Open(path, 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = db.Update(func(tx *bbolt.Tx) error {
+			_, err := tx.CreateBucket([]byte(name))
+			return err
+		})
+		if err = errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := boltstore.Open(path, nil); err == nil || !strings.Contains(err.Error(), "another version") {
+			t.Errorf("Open of a file with the bucket %q returned %v", name, err)
+		}
+	}
+}
+
+// Given a file without a freelist, when it is opened, then Open refuses it. bbolt would search for
+// free pages in a goroutine, where a panic ends the process.
+func TestOpen_WithoutFreelist(t *testing.T) {
 	for commits := 1; commits <= 2; commits++ {
 		path := newPath(t)
 		s := open(t, path)
@@ -255,16 +286,16 @@ func TestFileWithoutFreelist(t *testing.T) {
 		_, err = boltstore.Open(path, nil)
 		wantError(t, err, path, "without a freelist")
 
-		commit(nil, 0) // which writes one
+		commit(nil, 0) // writes a freelist
 		if got, err := ids(open(t, path)); err != nil || !slices.Equal(got, []string{"a"}) {
-			t.Errorf("with a freelist again the store has %q, %v", got, err)
+			t.Errorf("with a freelist, the Store has %q (error %v), want a", got, err)
 		}
 	}
 }
 
-// One bad record is an error where it is read, does not hide the others, and can be
-// replaced or deleted.
-func TestDamagedRecord(t *testing.T) {
+// Given damaged records, when they are read, then the errors name them, All yields the others
+// first, and Save and Delete replace them.
+func TestDamage_Records(t *testing.T) {
 	path := newPath(t)
 	s := open(t, path)
 	save(t, s, checkpoint("a", nil), checkpoint("b", []byte("details of b")), checkpoint("c", []byte("details of c")), checkpoint("d", nil))
@@ -285,7 +316,7 @@ func TestDamagedRecord(t *testing.T) {
 	wantError(t, err, path, `"b": the record is damaged`)
 	wantError(t, err, path, `"c": the record is damaged`)
 	if !slices.Equal(got, []string{"a", "d"}) {
-		t.Errorf("before the error All yielded %q", got)
+		t.Errorf("before the error, All yielded %q, want a and d", got)
 	}
 	_, _, err = s.Load(t.Context(), "b")
 	wantError(t, err, path, `load "b": the record is damaged`)
@@ -294,14 +325,15 @@ func TestDamagedRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := ids(open(t, copyFile(t, path))); err != nil || !slices.Equal(got, []string{"a", "b", "d"}) {
-		t.Errorf("the store has %q, %v", got, err)
+		t.Errorf("the Store has %q (error %v)", got, err)
 	}
 }
 
-// A mapped file that somebody cuts short is a fault to read.
-func TestTruncatedWhileOpen(t *testing.T) {
+// Given an open file, when it is truncated, then a method that reads the missing part returns an
+// error, although reading a mapped page that is missing is a fault.
+func TestDamage_TruncatedWhileOpen(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("a mapped file cannot be cut short")
+		t.Skip("a mapped file cannot be truncated")
 	}
 	for _, operation := range []string{"load", "save", "delete", "read all"} {
 		t.Run(operation, func(t *testing.T) {

@@ -23,7 +23,7 @@ func init() {
 		}
 		defer restore()
 		if _, err := boltstore.Open(path, nil); !errors.Is(err, syscall.EFBIG) {
-			return fmt.Errorf("opened, or failed with another error: %w", err)
+			return fmt.Errorf("Open returned %w, want EFBIG", err)
 		}
 		return nil
 	}
@@ -40,13 +40,13 @@ func init() {
 			}
 		}
 		if _, err := boltstore.Open(path, nil); !errors.Is(err, os.ErrPermission) {
-			return fmt.Errorf("opened, or failed with another error: %w", err)
+			return fmt.Errorf("Open returned %w, want os.ErrPermission", err)
 		}
 		return nil
 	}
 }
 
-// limitFiles makes the system refuse to write beyond size, as a full disk does.
+// limitFiles makes the system refuse to write beyond size in any file, as a full disk would.
 func limitFiles(size uint64) (restore func() error, err error) {
 	signal.Ignore(syscall.SIGXFSZ)
 	var old syscall.Rlimit
@@ -71,11 +71,11 @@ func fillDisk(path string, limit func(size uint64) uint64) error {
 	intact := func(s *boltstore.Store, others ...string) error {
 		c, found, err := s.Load(ctx, kept.ID)
 		if err != nil || !found || !bytes.Equal(c.Details, kept.Details) {
-			return fmt.Errorf("what was saved before is gone: %v, %w", found, err)
+			return fmt.Errorf("the earlier checkpoint is lost: found %v, %w", found, err)
 		}
 		got, err := ids(s)
 		if want := append(others, kept.ID); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
-			return fmt.Errorf("the store has %q, not %q: %w", got, want, err)
+			return fmt.Errorf("the Store has %q, want %q: %w", got, want, err)
 		}
 		return nil
 	}
@@ -91,7 +91,7 @@ func fillDisk(path string, limit func(size uint64) uint64) error {
 	for range 3 {
 		err := s.Save(ctx, []activity.Checkpoint{large, checkpoint("kept", nil)})
 		if err == nil || !bytes.Contains([]byte(err.Error()), []byte(path)) {
-			return fmt.Errorf("on a full disk Save gave %w", err)
+			return fmt.Errorf("on a full disk, Save returned %w, want an error that names the file", err)
 		}
 		if err := intact(s); err != nil {
 			return err
@@ -101,7 +101,7 @@ func fillDisk(path string, limit func(size uint64) uint64) error {
 		return err
 	}
 	if err := s.Save(ctx, []activity.Checkpoint{large}); err != nil {
-		return fmt.Errorf("with space again: %w", err)
+		return fmt.Errorf("Save failed, although there is space again: %w", err)
 	}
 	if err := intact(s, "added"); err != nil {
 		return err
@@ -122,22 +122,26 @@ func run(t *testing.T, name, path string) {
 	}
 }
 
-func TestFullDisk(t *testing.T) {
+// Given a full disk, when Open or Save is called, then it fails and changes nothing, and works again
+// once there is space.
+func TestSave_FullDisk(t *testing.T) {
 	for _, name := range []string{"full disk at once", "full disk when the file grows", "full disk when pages are written"} {
 		t.Run(name, func(t *testing.T) {
 			path := newPath(t)
 			run(t, name, path)
 			if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) > 1 {
-				t.Errorf("left behind: %v, %v", entries, err)
+				t.Errorf("the directory has %v (error %v), want at most the file", entries, err)
 			}
 		})
 	}
 }
 
-func TestNoPermission(t *testing.T) {
+// Given a file or a directory without write permission, when it is opened, then Open fails and
+// leaves the file as it is.
+func TestOpen_NoPermission(t *testing.T) {
 	path := newPath(t)
 	folder := filepath.Dir(path)
-	if err := os.Chmod(filepath.Dir(folder), 0o755); err != nil { // for another user to come this far
+	if err := os.Chmod(filepath.Dir(folder), 0o755); err != nil { // so that another user can reach the directory
 		t.Fatal(err)
 	}
 	t.Run("file", func(t *testing.T) {

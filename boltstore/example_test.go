@@ -25,13 +25,13 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	defer store.Close() // after Shutdown, which still saves
+	defer store.Close() // after Shutdown, which may still save
 
 	ctx := context.Background()
 	rt := activity.New(activity.Config{Store: store})
 	defer rt.Shutdown(ctx)
 
-	// The ID is what the next process finds the details by.
+	// The next process finds the details by the ID.
 	err = rt.Run(ctx, activity.Options{ID: "import customers.csv"}, func(ctx activity.Context) error {
 		return activity.Range(ctx, 0, 3, func(row int) error {
 			fmt.Println("row", row)
@@ -47,7 +47,7 @@ func Example() {
 	// row 2
 }
 
-// A program that replaces its predecessor can wait until that has shut down.
+// A program that replaces its predecessor can wait until the predecessor has shut down.
 func ExampleOpen_inUse() {
 	folder, err := os.MkdirTemp("", "boltstore")
 	if err != nil {
@@ -64,11 +64,12 @@ func ExampleOpen_inUse() {
 	}
 	defer predecessor.Close()
 
-	// Here it does not shut down. In earnest, wait longer than its Shutdown may take.
+	// Here, the predecessor does not shut down. A real program should wait longer than the
+	// predecessor's Shutdown may take.
 	opts := &boltstore.Options{LockTimeout: 10 * time.Millisecond}
 	store, err := boltstore.Open(path, opts)
 	if errors.Is(err, boltstore.ErrInUse) {
-		fmt.Println("the predecessor still runs")
+		fmt.Println("the predecessor is still running")
 		return
 	}
 	if err != nil {
@@ -77,5 +78,5 @@ func ExampleOpen_inUse() {
 	}
 	defer store.Close()
 	fmt.Println("open")
-	// Output: the predecessor still runs
+	// Output: the predecessor is still running
 }

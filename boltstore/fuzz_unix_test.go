@@ -26,19 +26,21 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Sound files are damaged, and some of the damage is hidden behind correct
-// checksums. Open must refuse such a file, or each method must work on it. bbolt can
-// kill its process, so children try it.
+// These tests damage sound files, and hide some of the damage behind correct checksums. Open must
+// refuse such a file, or all methods must work on it. bbolt can kill its process, so a child opens the
+// files.
 
 var (
-	fuzzFiles = flag.Int("fuzz.files", 15, "the number of files that TestFuzz forges")
-	fuzzSeed  = flag.Uint64("fuzz.seed", 0, "the seed of TestFuzz; if 0, a random one")
+	fuzzFiles = flag.Int("fuzz.files", 15, "the number of files that TestFuzz_ForgedFiles forges")
+	fuzzSeed  = flag.Uint64("fuzz.seed", 0, "the seed of TestFuzz_ForgedFiles; if 0, a random one")
 )
 
-// fuzzVariable has the seed, the first file and the number of files for a child.
+// fuzzVariable is the environment variable with the seed, the number of the first file, and the number
+// of files.
 const fuzzVariable = "BOLTSTORE_TEST_FUZZ"
 
-func TestFuzz(t *testing.T) {
+// Given forged files, when they are opened, then Open refuses them, or all methods work on them.
+func TestFuzz_ForgedFiles(t *testing.T) {
 	seed := *fuzzSeed
 	if seed == 0 {
 		seed = rand.Uint64()
@@ -50,7 +52,7 @@ func TestFuzz(t *testing.T) {
 	defer func() {
 		if t.Failed() {
 			kept := filepath.Join(os.TempDir(), fmt.Sprintf("boltstore forged %d.db", seed))
-			t.Logf("the last file was %q, and is kept as %s: %v", last, kept, os.WriteFile(kept, read(t, lastForged(folder)), 0o600))
+			t.Logf("the last file, %q, is kept as %s (error %v)", last, kept, os.WriteFile(kept, read(t, lastForged(folder)), 0o600))
 		}
 	}()
 	for forged < *fuzzFiles && !t.Failed() {
@@ -71,13 +73,13 @@ func TestFuzz(t *testing.T) {
 			t.Fatalf("the child ended with status %#x", status)
 		}
 	}
-	t.Logf("of %d files, these were opened: %v", forged, opened)
+	t.Logf("Open took these of %d files, by kind of damage: %v", forged, opened)
 	if forged >= 100 && len(opened) < 3 {
-		t.Error("hardly any were opened")
+		t.Error("Open took fewer than 3 kinds of damage, so the forger is too coarse")
 	}
 }
 
-// lastForged is the path of the last file as it was before it was opened.
+// lastForged returns the path of a copy of the last file, made before it was opened.
 func lastForged(folder string) string { return filepath.Join(folder, "last") }
 
 func init() {
@@ -118,9 +120,10 @@ func init() {
 	}
 }
 
-// The newer meta page says that there is no freelist, and its tree begins beyond
-// the file. bbolt looks for free pages in a goroutine, whose panic nobody can recover.
-func TestForgedMetaPageKillsNothing(t *testing.T) {
+// Given a newer meta page without a freelist, whose tree begins beyond the file, when it is opened,
+// then Open refuses it. bbolt would search for free pages in a goroutine, whose panic cannot be
+// recovered.
+func TestFuzz_MetaPageWithoutFreelist(t *testing.T) {
 	path := newPath(t)
 	s := open(t, path)
 	save(t, s, checkpoint("a", nil))
@@ -141,13 +144,13 @@ func TestForgedMetaPageKillsNothing(t *testing.T) {
 	}
 }
 
-// A soundFile is for a forger. Each ID was always saved with the same content.
+// A soundFile is the file that a forger starts from. Each ID was always saved with the same content.
 type soundFile struct {
 	name     string
 	pageSize int
 	content  []byte
-	stored   map[string]activity.Checkpoint // now or earlier
-	last     []string                       // the IDs that the last two commits left
+	stored   map[string]activity.Checkpoint // checkpoints that were ever stored, by ID
+	last     []string                       // IDs stored after each of the last two commits
 }
 
 func soundFiles(folder string) ([]soundFile, error) {
@@ -168,7 +171,7 @@ func soundFiles(folder string) ([]soundFile, error) {
 		name     string
 		pageSize int
 		batch    []activity.Checkpoint
-		gone     int // of the batch, from the beginning
+		gone     int // number of deleted checkpoints, from the beginning of batch
 	}{
 		{"empty", os.Getpagesize(), nil, 0},
 		{"inline", os.Getpagesize(), []activity.Checkpoint{small}, 0},
@@ -205,7 +208,7 @@ func soundFiles(folder string) ([]soundFile, error) {
 		for ids := range slices.Chunk(gone, 60) {
 			err = errors.Join(err, store.Delete(ctx, ids))
 		}
-		for range 2 { // a file with one damaged meta page is as of the commit before
+		for range 2 { // a file with one damaged meta page is read as of the commit before
 			err = errors.Join(err, store.Save(ctx, s.batch[max(0, len(s.batch)-1):]))
 		}
 		if err := errors.Join(err, store.Close()); err != nil {
@@ -219,14 +222,15 @@ func soundFiles(folder string) ([]soundFile, error) {
 	return all, nil
 }
 
-// exercise opens the file, reads it, saves, replaces and deletes. What it reads must
-// be as stored, or be named as damaged. If complete, every ID of last must be there.
+// exercise opens the file, reads it, and saves, replaces and deletes checkpoints. Every checkpoint that
+// it reads must be as stored or be named as damaged. If complete is set, every ID of last must be
+// there.
 func exercise(path string, stored map[string]activity.Checkpoint, last []string, complete bool) (opened bool, err error) {
 	ctx := context.Background()
 	s, err := boltstore.Open(path, nil)
 	if err != nil {
 		if !strings.Contains(err.Error(), "left as it is") {
-			return false, fmt.Errorf("Open failed, but not verify: %w", err)
+			return false, fmt.Errorf("Open failed, although verify did not: %w", err)
 		}
 		return false, nil
 	}
@@ -245,7 +249,7 @@ func exercise(path string, stored map[string]activity.Checkpoint, last []string,
 	check := func(want int) ([]string, error) {
 		ids, named, err := readAll(s, stored)
 		if err == nil && want >= 0 && len(ids)+len(named) != want {
-			err = fmt.Errorf("All yielded %d checkpoints and named %d, not %d", len(ids), len(named), want)
+			err = fmt.Errorf("All yielded %d checkpoints and named %d as damaged, want %d together", len(ids), len(named), want)
 		}
 		return append(ids, named...), err
 	}
@@ -266,7 +270,7 @@ func exercise(path string, stored map[string]activity.Checkpoint, last []string,
 		case err == nil && !found && complete:
 			return true, fmt.Errorf("Load did not find %q", id)
 		case found && !reflect.DeepEqual(c, stored[id]):
-			return true, fmt.Errorf("Load gave %q with other fields", id)
+			return true, fmt.Errorf("Load returned %q with wrong fields", id)
 		}
 	}
 	added := []activity.Checkpoint{checkpoint("added", []byte("small")), checkpoint("added large", make([]byte, 3<<20))}
@@ -317,7 +321,7 @@ func exercise(path string, stored map[string]activity.Checkpoint, last []string,
 
 var damagedRecord = regexp.MustCompile(`("(?:[^"\\]|\\.)*"): the record (?:is damaged|has version)`)
 
-// readAll gives the IDs that All yields, and those that it names as damaged.
+// readAll returns the IDs that All yields, and those that it names as damaged.
 func readAll(s activity.Store, stored map[string]activity.Checkpoint) (ids, named []string, err error) {
 	for c, err := range s.All(context.Background()) {
 		if err != nil {
@@ -334,7 +338,7 @@ func readAll(s activity.Store, stored map[string]activity.Checkpoint) (ids, name
 			break
 		}
 		if !reflect.DeepEqual(c, stored[c.ID]) {
-			return nil, nil, fmt.Errorf("All yielded %q with other fields", c.ID)
+			return nil, nil, fmt.Errorf("All yielded %q with wrong fields", c.ID)
 		}
 		ids = append(ids, c.ID)
 	}
@@ -346,7 +350,7 @@ type forger struct {
 	*rand.Rand
 	content  []byte
 	pageSize int
-	complete bool // no record is missing, since no damage is hidden behind a correct sum
+	complete bool // whether no record may be missing, because no damage is hidden behind a correct sum
 }
 
 const (
@@ -357,7 +361,7 @@ const (
 
 var order = binary.NativeEndian
 
-// pages is how many are in use.
+// pages returns the number of pages in use.
 func (f *forger) pages() int {
 	n := max(order.Uint64(f.page(0)[pageHeader+40:]), order.Uint64(f.page(1)[pageHeader+40:]))
 	return int(max(2, min(n, uint64(len(f.content)/f.pageSize))))
@@ -397,8 +401,8 @@ func (f *forger) forge() string {
 	}
 }
 
-// usedPage is one of those in use. Those with a header that makes sense come
-// first, because most of a large record's pages have none.
+// usedPage returns the number of a random page. It prefers pages with a sound header, because most
+// pages of a large record have none.
 func (f *forger) usedPage() int {
 	id := 0
 	for range 20 {
@@ -432,7 +436,7 @@ func (f *forger) number(old uint64) uint64 {
 	return all[f.IntN(len(all))]
 }
 
-// set replaces the number of size bytes at b.
+// set replaces the number at b, which has size bytes.
 func (f *forger) set(b []byte, size int) {
 	switch size {
 	case 2:
@@ -488,8 +492,7 @@ func (f *forger) movePage() {
 	}
 }
 
-// forgeMeta changes one meta page or both, or writes one into another place, with
-// a correct checksum.
+// forgeMeta changes one or both meta pages, or copies one to another place, with correct checksums.
 func (f *forger) forgeMeta() {
 	f.complete = false
 	for range 1 + f.IntN(3) {
@@ -498,9 +501,9 @@ func (f *forger) forgeMeta() {
 	f.sealMeta(f.page(0))
 	f.sealMeta(f.page(1))
 	switch f.IntN(4) {
-	case 0: // one is damaged after all
+	case 0: // one meta page has a wrong checksum
 		f.page(f.IntN(2))[pageHeader+f.IntN(64)] ^= 0x10
-	case 1: // one where bbolt searches for it
+	case 1: // a meta page at a place where bbolt searches for it
 		m := slices.Clone(f.page(1)[:pageHeader+64])
 		f.page(0)[pageHeader]++
 		f.page(1)[pageHeader]++
@@ -527,7 +530,7 @@ func (f *forger) length() {
 	f.content = f.content[:1+f.IntN(len(f.content))]
 }
 
-// chosen is the newest meta page.
+// chosen returns the newer meta page.
 func (f *forger) chosen() []byte {
 	a, b := f.page(0), f.page(1)
 	if order.Uint64(b[pageHeader+48:]) > order.Uint64(a[pageHeader+48:]) {
@@ -536,7 +539,7 @@ func (f *forger) chosen() []byte {
 	return a
 }
 
-// bucket gives what the root page has as the value of its first element.
+// bucket returns the value of the root page's first element, or nil.
 func (f *forger) bucket() []byte {
 	id := order.Uint64(f.chosen()[pageHeader+16:])
 	if id >= uint64(f.pages()) {
@@ -552,7 +555,7 @@ func (f *forger) bucket() []byte {
 	return root[start:end]
 }
 
-// value changes what is stored under a key, which seal then hides.
+// value changes a byte of a key or of the beginning of its value.
 func (f *forger) value() {
 	p := f.page(f.usedPage())
 	count := int(order.Uint16(p[10:]))
@@ -566,7 +569,7 @@ func (f *forger) value() {
 	}
 }
 
-// inline changes the bucket's header and the page in it.
+// inline changes the bucket's header or the page in it.
 func (f *forger) inline() {
 	b := f.bucket()
 	if b == nil {
@@ -576,7 +579,7 @@ func (f *forger) inline() {
 	f.set(b[at:], []int{2, 4, 8}[f.IntN(min(3, len(b[at:])/2, 1+len(b[at:])/4))])
 }
 
-// branch puts an additional branch page above a child of another.
+// branch inserts a branch page between another branch page and one of its children.
 func (f *forger) branch() {
 	id := f.usedPage()
 	p := f.page(id)
@@ -604,7 +607,7 @@ func (f *forger) branch() {
 	order.PutUint64(f.chosen()[pageHeader+40:], uint64(at+1))
 }
 
-// seal makes the checksums of the meta pages and the bucket's sum correct again.
+// seal corrects the checksums of the meta pages and the sum of the bucket.
 func (f *forger) seal() {
 	f.complete = false
 	if b := f.bucket(); len(b) >= 16 {

@@ -2,14 +2,12 @@ package boltstore_test
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
 
 	"github.com/seed-9da638b0/activity"
-	"github.com/seed-9da638b0/activity/boltstore"
 	"go.etcd.io/bbolt"
 )
 
@@ -32,12 +30,12 @@ func TestInput_IsWrittenWhenItChanges(t *testing.T) {
 		}
 	}
 	if n := written(t) - before; n > 2<<20 {
-		t.Errorf("49 Saves have written %d bytes", n)
+		t.Errorf("49 Saves wrote %d bytes, want at most 2 MiB", n)
 	}
 	for _, change := range []func(){
 		func() { c.Input[7] = 'y' },
 		func() { c.Input = c.Input[:1025] },
-		func() { c.Input = c.Input[:1024] }, // is kept in the record
+		func() { c.Input = c.Input[:1024] }, // now stored in the record
 		func() { c.Input = []byte{} },
 		func() { c.Input = nil },
 		func() { c.Input = []byte(strings.Repeat("z", 1025)) },
@@ -50,19 +48,19 @@ func TestInput_IsWrittenWhenItChanges(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		s = open(t, path) // which reads all of it
+		s = open(t, path) // checks the whole file
 		got, found, err := s.Load(t.Context(), "a")
 		if err != nil || !found || !bytes.Equal(got.Input, c.Input) || (got.Input == nil) != (c.Input == nil) {
-			t.Errorf("%d bytes became %d: %v, %v", len(c.Input), len(got.Input), found, err)
+			t.Errorf("Load returned %d bytes of %d: found %v, error %v", len(got.Input), len(c.Input), found, err)
 		}
 		n := 0
 		for all, err := range s.All(t.Context()) {
 			if n++; err != nil || !bytes.Equal(all.Input, c.Input) {
-				t.Errorf("All: %d bytes became %d: %v", len(c.Input), len(all.Input), err)
+				t.Errorf("All yielded %d bytes of %d: %v", len(all.Input), len(c.Input), err)
 			}
 		}
 		if n != 1 {
-			t.Errorf("All yields %d", n)
+			t.Errorf("All yielded %d checkpoints, want 1", n)
 		}
 	}
 	if err := s.Delete(t.Context(), []string{"a"}); err != nil {
@@ -73,7 +71,7 @@ func TestInput_IsWrittenWhenItChanges(t *testing.T) {
 	}
 	s = open(t, path)
 	if _, found, err := s.Load(t.Context(), "a"); found || err != nil {
-		t.Error(found, err)
+		t.Errorf("after Delete, Load returned found %v, error %v", found, err)
 	}
 }
 
@@ -83,32 +81,25 @@ func TestInput_IsNotWrittenForItsNeighbors(t *testing.T) {
 		s := open(t, newPath(t))
 		c := checkpoint("import", nil)
 		c.Input = bytes.Repeat([]byte("x"), sizes[0])
-		saveAll(t, s, c)
+		save(t, s, c)
 		before := written(t)
 		const n = 20
 		for i := range n {
 			j := checkpoint(fmt.Sprint("job ", i), nil)
 			j.Input = bytes.Repeat([]byte("y"), sizes[1])
-			saveAll(t, s, j)
+			save(t, s, j)
 			if err := s.Delete(t.Context(), []string{j.ID}); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if w := written(t) - before; w > n*2*200_000 {
-			t.Errorf("%d bytes beside %d: %d bytes written", sizes[1], sizes[0], w)
+			t.Errorf("Saves and Deletes of %d bytes beside an input of %d wrote %d bytes", sizes[1], sizes[0], w)
 		}
 	}
 }
 
-func saveAll(t *testing.T, s *boltstore.Store, batch ...activity.Checkpoint) {
-	t.Helper()
-	if err := s.Save(t.Context(), batch); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// Given random Saves and Deletes of inputs below and above the limit, and Opens, then the
-// Store holds what a map does, and no piece is left over.
+// Given inputs below and above the limit, when they are saved and deleted at random between Opens,
+// then the Store holds the same as a map, and no piece is left over.
 func TestInput_RandomChanges(t *testing.T) {
 	for seed := range uint64(4) {
 		r := rand.New(rand.NewPCG(seed, 7))
@@ -140,7 +131,7 @@ func TestInput_RandomChanges(t *testing.T) {
 					batch = append(batch, c)
 					want[c.ID] = c
 				}
-				saveAll(t, s, batch...)
+				save(t, s, batch...)
 			}
 		}
 		n := 0
@@ -167,7 +158,7 @@ func TestInput_RandomChanges(t *testing.T) {
 	}
 }
 
-// countPieces is how many pieces of inputs a file has, or -1 if it has no bucket for them.
+// countPieces returns the number of input pieces in a file, or -1 if it has no bucket for them.
 func countPieces(t *testing.T, path string) int {
 	t.Helper()
 	db, err := bbolt.Open(path, 0o600, nil)
@@ -190,56 +181,22 @@ func countPieces(t *testing.T, path string) int {
 	return n
 }
 
-// When no large input is left, older programs can read the file.
-func TestInput_TheBucketGoesWithTheLast(t *testing.T) {
+// Given one large input, when it is deleted, then the bucket for inputs goes as well, so that older
+// programs can read the file.
+func TestInput_LastDeletesTheBucket(t *testing.T) {
 	path := newPath(t)
 	s := open(t, path)
 	c := checkpoint("a", nil)
 	c.Input = make([]byte, 2000)
-	saveAll(t, s, c)
+	save(t, s, c)
 	if err := s.Delete(t.Context(), []string{"a"}); err != nil {
 		t.Fatal(err)
 	}
-	saveAll(t, s, checkpoint("b", nil))
+	save(t, s, checkpoint("b", nil))
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if n := countPieces(t, path); n != -1 {
-		t.Errorf("%d pieces", n)
+		t.Errorf("the bucket for inputs has %d pieces, want no bucket", n)
 	}
-}
-
-// A bucket of a later version is refused as one.
-func TestOpen_BucketsOfALaterVersion(t *testing.T) {
-	for _, name := range []string{"activity checkpoints 2", "activity checkpoints inputs 2"} {
-		path := newPath(t)
-		if err := open(t, path).Close(); err != nil {
-			t.Fatal(err)
-		}
-		db, err := bbolt.Open(path, 0o600, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = db.Update(func(tx *bbolt.Tx) error {
-			_, err := tx.CreateBucket([]byte(name))
-			return err
-		})
-		if err = errors.Join(err, db.Close()); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := boltstore.Open(path, nil); err == nil || !strings.Contains(err.Error(), "another version") {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-// Given a program that changes its folder, or a name as long as the system takes, then the
-// Store works.
-func TestOpen_RelativeAndLongNames(t *testing.T) {
-	t.Chdir(t.TempDir())
-	s := open(t, "activities.db")
-	saveAll(t, s, checkpoint("a", nil))
-	t.Chdir(t.TempDir())
-	saveAll(t, s, checkpoint("b", nil))
-	saveAll(t, open(t, strings.Repeat("n", 250)), checkpoint("a", nil))
 }

@@ -13,13 +13,13 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// Given a file that is in use for 90 ms, when openFile waits for it, then bbolt's
-// own lock gets what remains of the timeout, so that both together wait no longer.
+// Given a file that is in use for 90 ms, when openFile waits for it, then the rest of the timeout is
+// left for bbolt's own lock, so that both together wait no longer.
 func TestOpenFile_LeavesTheRestOfTheTimeout(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "activities.db")
 	for _, test := range []struct{ timeout, left time.Duration }{
-		{time.Second, 900 * time.Millisecond}, // the sixth try, after 100 ms
-		{90 * time.Millisecond, 1},            // the last one; 0 would be forever
+		{time.Second, 900 * time.Millisecond}, // the sixth attempt succeeds, after 100 ms
+		{90 * time.Millisecond, 1},            // the last attempt succeeds; 0 would mean no limit
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			holder, err := Open(path, nil)
@@ -41,14 +41,14 @@ func TestOpenFile_LeavesTheRestOfTheTimeout(t *testing.T) {
 				t.Fatal(err)
 			}
 			if timeout != test.left {
-				t.Errorf("of %v openFile left %v, want %v", test.timeout, timeout, test.left)
+				t.Errorf("openFile left %v of %v, want %v", timeout, test.timeout, test.left)
 			}
 		})
 	}
 }
 
-// Given a file that is in use, when OpenFile shortens Options.Timeout, then bbolt
-// waits no longer than that. openFile depends on it.
+// Given a file that is in use, when OpenFile shortens Options.Timeout, then bbolt waits only for the
+// shorter time. openFile depends on this.
 func TestBbolt_ReadsTimeoutAfterOpenFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "bbolt.db")
 	synctest.Test(t, func(t *testing.T) {

@@ -86,7 +86,7 @@ func init() {
 		}
 		for _, status := range rt.Activities() {
 			if status.ID == "neighbor" && status.State == activity.StateBackingOff {
-				return errors.New("the neighbor does not go on at once, although it had made progress")
+				return errors.New("the neighbor does not resume at once, although it had made progress")
 			}
 		}
 		if err := <-completed; err != nil {
@@ -96,9 +96,10 @@ func init() {
 	}
 }
 
-// What kills its process waits longer after each crash, until its attempts are
-// used up. What it takes down with it goes on at once.
-func TestPoison(t *testing.T) {
+// Rule 20. Given an activity that kills its process in each attempt, when the process is restarted,
+// then the activity waits longer each time until its attempts are used up, and a neighbor that makes
+// progress resumes at once.
+func TestRuntime_ActivityKillsItsProcess(t *testing.T) {
 	path := newPath(t)
 	for attempt := 1; attempt <= poisonPolicy.MaximumAttempts; attempt++ {
 		var after time.Time
@@ -109,7 +110,7 @@ func TestPoison(t *testing.T) {
 		status := live(t, child(t, "poison", path), func(e event) {
 			told = append(told, fmt.Sprint(e.ID, " ", e.What, " ", e.Attempt, " from ", e.N))
 			if e.ID == "poison" && e.Started.Before(after) {
-				t.Errorf("attempt %d started %s too early", attempt, after.Sub(e.Started))
+				t.Errorf("attempt %d of poison started %s too early", attempt, after.Sub(e.Started))
 			}
 		})
 		if status.Signal() != syscall.SIGKILL {
@@ -121,7 +122,7 @@ func TestPoison(t *testing.T) {
 			fmt.Sprintf("poison started %d from 0", attempt),
 		}
 		if !slices.Equal(told, want) {
-			t.Fatalf("the child told %q, want %q", told, want)
+			t.Fatalf("the child reported %q, want %q", told, want)
 		}
 		left := unfinished(t, path)
 		if got, want := states(left), fmt.Sprintf("neighbor running %d, poison running %[1]d", attempt); got != want {
@@ -136,7 +137,7 @@ func TestPoison(t *testing.T) {
 	slices.Sort(told)
 	want := []string{"neighbor started 6 ", "poison failed 5 maximum attempts reached: the process ended during attempt 5"}
 	if status != 0 || !slices.Equal(told, want) {
-		t.Errorf("the last child told %q, status %#x, want %q", told, status, want)
+		t.Errorf("the last child reported %q with status %#x, want %q", told, status, want)
 	}
 	if got, want := states(unfinished(t, path)), "poison failed 5"; got != want {
 		t.Errorf("the last child left %s, want %s", got, want)

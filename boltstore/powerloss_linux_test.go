@@ -25,15 +25,15 @@ import (
 	"github.com/seed-9da638b0/activity/boltstore"
 )
 
-// A power loss keeps what was synced, and of the writes since then whichever the
-// disk likes, in sectors. These tests record a child's system calls with strace,
-// cut the power between any two of them, and open what may be left.
+// A power loss keeps everything that was synced, and any sectors of later writes. These tests record a
+// child's system calls with strace, compute the files that a power loss between two calls may leave,
+// and open them.
 
 const sector = 512
 
 var (
-	powerLossMoments = flag.Int("powerloss.moments", 40, "the number of moments at which TestPowerLoss cuts the power; if 0, every one")
-	powerLossSeed    = flag.Uint64("powerloss.seed", 0, "the seed of TestPowerLoss; if 0, a random one")
+	powerLossMoments = flag.Int("powerloss.moments", 40, "the number of moments at which TestPowerLoss_AtRandom cuts the power; if 0, all")
+	powerLossSeed    = flag.Uint64("powerloss.seed", 0, "the seed of TestPowerLoss_AtRandom; if 0, a random one")
 )
 
 func init() {
@@ -62,13 +62,13 @@ func init() {
 			err = s.Save(ctx, []activity.Checkpoint{checkpoint(fmt.Sprint(saved), nil)})
 		}
 		if !strings.Contains(err.Error(), "close the Store and open the file again: ") || saved != 2 {
-			return fmt.Errorf("Save %d gave %w", saved, err)
+			return fmt.Errorf("Save %d returned %w", saved, err)
 		}
 		if again := s.Save(ctx, []activity.Checkpoint{checkpoint("later", nil)}); again == nil || again.Error() != err.Error() {
-			return fmt.Errorf("the next Save gave %w", again)
+			return fmt.Errorf("the next Save returned %w, want the same error", again)
 		}
 		if _, _, err := s.Load(ctx, "0"); err == nil {
-			return errors.New("Load gave what may not be there")
+			return errors.New("Load returned a checkpoint that the disk may not have")
 		}
 		if err := s.Close(); err != nil {
 			return err
@@ -77,13 +77,13 @@ func init() {
 			return err
 		}
 		if _, found, err := s.Load(ctx, "0"); err != nil || !found {
-			return fmt.Errorf("what was saved before gives %v, %w", found, err)
+			return fmt.Errorf("the checkpoint saved before is lost: found %v, %w", found, err)
 		}
 		return s.Close()
 	}
 }
 
-// A change is a Save, or a Delete, of a history.
+// A change is a Save or a Delete in a history.
 type change struct {
 	save []activity.Checkpoint
 	del  []string
@@ -118,17 +118,18 @@ func history() []change {
 	return changes
 }
 
-// strace runs a child of this binary under strace, which writes to log.
+// strace runs one of children under strace, which writes to log. It skips the test if strace is
+// missing or not permitted.
 func strace(t *testing.T, log, name, path string, args ...string) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("-short")
 	}
 	if _, err := exec.LookPath("strace"); err != nil {
-		t.Skip("this test needs strace: ", err)
+		t.Skip("strace is not installed: ", err)
 	}
 	if out, err := exec.Command("strace", "-o", log, "true").CombinedOutput(); err != nil {
-		t.Skipf("strace may not trace here: %v: %s", err, out)
+		t.Skipf("strace is not permitted: %v: %s", err, out)
 	}
 	cmd := child(t, name, path)
 	cmd.Args = append(append([]string{"strace", "-f", "-o", log}, args...), cmd.Path, path)
@@ -138,7 +139,9 @@ func strace(t *testing.T, log, name, path string, args ...string) {
 	}
 }
 
-func TestPowerLoss(t *testing.T) {
+// Given a history of Saves and Deletes, when the power is cut at some moment, then the Store opens
+// with all acknowledged changes, and with the change in progress as a whole or not at all.
+func TestPowerLoss_AtRandom(t *testing.T) {
 	path := newPath(t)
 	log := filepath.Join(t.TempDir(), "strace")
 	strace(t, log, "history", path, "-xx", "-s", "100000000",
@@ -209,7 +212,7 @@ func TestPowerLoss(t *testing.T) {
 			}
 			if !reflect.DeepEqual(got, states[acknowledged]) &&
 				(acknowledged+1 == len(states) || !reflect.DeepEqual(got, states[acknowledged+1])) {
-				t.Fatalf("after %d changes, %s: the store has %d checkpoints, and not those saved, %d",
+				t.Fatalf("after %d changes, %s: the Store's %d checkpoints are not the %d that were acknowledged",
 					acknowledged, left.how, len(got), len(states[acknowledged]))
 			}
 		}
@@ -226,17 +229,19 @@ func TestPowerLoss(t *testing.T) {
 		}
 	}
 	if acknowledged != len(states)-1 {
-		t.Errorf("%d changes of %d were acknowledged", acknowledged, len(states)-1)
+		t.Errorf("%d of %d changes were acknowledged", acknowledged, len(states)-1)
 	}
 	if f := d.names[path]; f == nil || !bytes.Equal(f.with(f.pending), read(t, path)) {
-		t.Error("the record of system calls does not give the file that the child has left")
+		t.Error("the recorded system calls do not produce the file that the child left")
 	}
 	t.Logf("%d files after a loss of power, at %d of %d moments", cuts, len(chosen), moments)
 }
 
-func TestFailingFsync(t *testing.T) {
-	// The first three are the file's creation, and each Save has one for its
-	// pages and one for its meta page.
+// Given an fsync that fails, when Save returns its error, then every later call returns it, and the
+// file can be opened again.
+func TestPowerLoss_FailingFsync(t *testing.T) {
+	// The first three calls create the file. Each Save makes one call for its pages and one for its
+	// meta page.
 	for _, n := range []int{6, 7} {
 		t.Run(fmt.Sprint("call ", n), func(t *testing.T) {
 			strace(t, os.DevNull, "failing fsync", newPath(t), "-e", "trace=fdatasync", "-e", fmt.Sprintf("inject=fdatasync:error=EIO:when=%d", n))
@@ -252,7 +257,7 @@ type call struct {
 
 func (c call) syncs() bool { return c.name == "fdatasync" || c.name == "fsync" }
 
-// number gives an argument that is one.
+// number returns the ith argument, a number.
 func (c call) number(i int) int64 {
 	n, err := strconv.ParseInt(c.args[i], 10, 64)
 	if err != nil {
@@ -261,7 +266,7 @@ func (c call) number(i int) int64 {
 	return n
 }
 
-// text gives an argument that is a string, which strace -xx writes as "\x61".
+// text returns the ith argument, a string, which strace -xx writes as "\x61".
 func (c call) text(i int) []byte {
 	b, err := hex.DecodeString(strings.ReplaceAll(strings.Trim(c.args[i], `"`), `\x`, ""))
 	if err != nil {
@@ -275,7 +280,7 @@ var (
 	resumedLine = regexp.MustCompile(`^<\.\.\. \w+ resumed>(.*)`)
 )
 
-// calls reads what strace wrote, in the order in which the calls ended.
+// calls reads the system calls from strace's log, in the order in which they returned.
 func calls(t *testing.T, log string) []call {
 	t.Helper()
 	f, err := os.Open(log)
@@ -313,9 +318,9 @@ func calls(t *testing.T, log string) []call {
 	return calls
 }
 
-// A disk has files under names, both partly not durable yet.
+// A disk has files and their names. Some of both may not be durable yet.
 type disk struct {
-	files               map[int64]*file // by descriptor
+	files               map[int64]*file // open files by descriptor
 	names, durableNames map[string]*file
 }
 
@@ -325,13 +330,13 @@ type file struct {
 	pending []write
 }
 
-// A write of data at an offset, or, if data is nil, a truncation to it.
+// A write is a write of data at an offset or, if data is nil, a truncation to that offset.
 type write struct {
 	offset int64
 	data   []byte
 }
 
-// apply says whether the call acknowledges a change.
+// apply applies a system call to the disk. It reports whether the call acknowledges a change.
 func (d *disk) apply(t *testing.T, c call) bool {
 	t.Helper()
 	switch c.name {
@@ -356,7 +361,7 @@ func (d *disk) apply(t *testing.T, c call) bool {
 			return true
 		}
 		if d.files[c.number(0)] != nil {
-			t.Fatalf("a write that the disk does not know: %v", c.args[0])
+			t.Fatalf("write to descriptor %v is not supported by this test", c.args[0])
 		}
 	case "pwrite64":
 		f := d.files[c.number(0)]
@@ -376,7 +381,7 @@ func (d *disk) apply(t *testing.T, c call) bool {
 	return false
 }
 
-// with gives the file's content if those writes have come to the disk, too.
+// with returns the file's content if the given writes are on the disk as well.
 func (f *file) with(writes []write) []byte {
 	content := bytes.Clone(f.durable)
 	reach := func(size int64) {
@@ -435,7 +440,7 @@ func (d *disk) afterPowerLoss(path string, random *rand.Rand) []remains {
 	return all
 }
 
-// sectors gives the parts of w that keep says, by their offset in it.
+// sectors returns the sectors of w for which keep returns true, given their offset in w.
 func (w write) sectors(keep func(offset int64) bool) []write {
 	if w.data == nil {
 		return []write{w}

@@ -49,9 +49,9 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
-// The bytes are what other programs have written. Given a record of version 1, when it
-// is read, then it has no NextAttempt.
-func TestRecordFormat(t *testing.T) {
+// Given a checkpoint, when it is encoded, then its record has exactly the bytes that other programs
+// read. Given a record of version 1, when it is decoded, then it has no NextAttempt.
+func TestRecord_Format(t *testing.T) {
 	c := activity.Checkpoint{
 		ID: "id", Name: "n", State: activity.CheckpointFailed, Attempt: 3, CountedFrom: 1, Progressed: 2, Sequence: 300,
 		ScheduledAt: time.Unix(1, 5).UTC(), NextAttempt: time.Unix(2, 6).UTC(), Input: []byte{}, Details: []byte("d"), LastFailure: "f",
@@ -62,7 +62,7 @@ func TestRecordFormat(t *testing.T) {
 	}
 	first := []byte("\x02n" + "\x06\x06\x02\x04" + "\xac\x02" + "\x02\x05" + "\xff\xdb\x8f\xf9\xce\x03\x00" + "\x01" + "\x02d" + "\x02f")
 	if want := append(bytes.Clone(first), 4, 6); !bytes.Equal(record[markSize:], want) {
-		t.Errorf("the fields are %q", record[markSize:])
+		t.Errorf("the fields are %q, want %q", record[markSize:], want)
 	}
 	if record[0] != 2 || binary.BigEndian.Uint32(record[1:]) != 0x84c330de {
 		t.Errorf("the record begins with %x", record[:markSize])
@@ -78,7 +78,8 @@ func TestRecordFormat(t *testing.T) {
 	}
 }
 
-func TestRecordFields(t *testing.T) {
+// Given fields with extreme values, when they are encoded and decoded, then they are unchanged.
+func TestRecord_Fields(t *testing.T) {
 	zone := time.FixedZone("zone", 3600)
 	for _, c := range []activity.Checkpoint{
 		{},
@@ -106,7 +107,9 @@ func TestRecordFields(t *testing.T) {
 	}
 }
 
-func TestDamagedRecords(t *testing.T) {
+// Given a record that is truncated, changed or of another ID, when it is decoded, then that is an
+// error.
+func TestRecord_Damaged(t *testing.T) {
 	c := activity.Checkpoint{ID: "id", Name: "name", Input: []byte("input"), Details: []byte("details"), LastFailure: "failure"}
 	record, err := encodeRecord(&c)
 	if err != nil {
@@ -115,13 +118,13 @@ func TestDamagedRecords(t *testing.T) {
 	refused := func(what, id string, record []byte) {
 		t.Helper()
 		if got, err := decodeRecord(id, record, nil); err == nil {
-			t.Errorf("%s: read as %+v", what, got)
+			t.Errorf("%s: decoded as %+v, want an error", what, got)
 		}
 	}
 	for n := range record {
 		refused("truncated", c.ID, record[:n])
 		if _, err := decodeFields(c.ID, 2, record[markSize:max(n, markSize)], nil); err == nil {
-			t.Errorf("fields were read up to %d bytes", n)
+			t.Errorf("the fields up to byte %d were decoded, want an error", n)
 		}
 		changed := bytes.Clone(record)
 		changed[n]++
@@ -129,28 +132,28 @@ func TestDamagedRecords(t *testing.T) {
 	}
 	refused("another's", "di", record)
 	if _, err := decodeFields(c.ID, 2, append(bytes.Clone(record[markSize:]), 0), nil); err == nil {
-		t.Error("fields with something after them were read")
+		t.Error("fields followed by another byte were decoded, want an error")
 	}
 	nanoseconds := func(n uint64) []byte {
-		b := []byte("\x01\x00\x00\x00\x00\x00\x00") // up to ScheduledAt's seconds
+		b := []byte("\x01\x00\x00\x00\x00\x00\x00") // the fields up to the seconds of ScheduledAt
 		return append(binary.AppendUvarint(b, n), "\x00\x00\x00\x00\x01"...)
 	}
 	if _, err := decodeFields("id", 1, nanoseconds(1e9-1), nil); err != nil {
 		t.Error(err)
 	}
 	if _, err := decodeFields("id", 1, nanoseconds(1e9), nil); err == nil {
-		t.Error("a second with 1e9 nanoseconds was read")
+		t.Error("a time with 1e9 nanoseconds was decoded, want an error")
 	}
 	tooLarge := binary.AppendVarint([]byte("\x01\x00"), math.MaxInt32+1) // Attempt
 	tooLarge = append(tooLarge, "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01"...)
 	if c, err := decodeFields("id", 1, tooLarge, nil); (err == nil) != (math.MaxInt > math.MaxInt32) {
-		t.Errorf("an Attempt beyond 32 bits was read as %d, %v", c.Attempt, err)
+		t.Errorf("an Attempt beyond 32 bits was decoded as %d, %v", c.Attempt, err)
 	}
 }
 
-// Given a record whose input is kept apart, when that is missing or another, then the
-// record is not read.
-func TestDamagedInputs(t *testing.T) {
+// Given a record with a separate input, when a piece of the input is missing or damaged, then
+// decoding the record is an error.
+func TestInput_Damaged(t *testing.T) {
 	c := activity.Checkpoint{ID: "id", Input: bytes.Repeat([]byte("xyz"), pieceSize)}
 	record, err := encodeRecord(&c)
 	if err != nil || record[0] != 3 || len(record) > 100 {
@@ -177,17 +180,17 @@ func TestDamagedInputs(t *testing.T) {
 			return get(key)
 		}
 		if got, err := decodeRecord(c.ID, record, other); err != errDamagedInput {
-			t.Errorf("%d: read as %+v, %v", i, got, err)
+			t.Errorf("with damage %d, the record was decoded as %+v, %v, want errDamagedInput", i, got, err)
 		}
 	}
 	newer := bytes.Clone(piece)
 	newer[0]++
 	if _, err := decodeRecord(c.ID, record, func([]byte) []byte { return newer }); err == nil || !strings.Contains(err.Error(), "has version 2") {
-		t.Errorf("a newer version: %v", err)
+		t.Errorf("with a piece of a newer version, the error is %v", err)
 	}
 }
 
-// pieces returns what is stored of an input.
+// pieces returns a function that returns the value of a piece's key, for the given input.
 func pieces(id string, input []byte) func(key []byte) []byte {
 	stored, n := map[string][]byte{}, 0
 	for piece := range slices.Chunk(input, pieceSize) {
@@ -198,7 +201,9 @@ func pieces(id string, input []byte) func(key []byte) []byte {
 	return func(key []byte) []byte { return stored[string(key)] }
 }
 
-func TestNewerRecord(t *testing.T) {
+// Given a record of a newer version, when it is read, then Load and All return an error that names
+// its ID and version.
+func TestRecord_Newer(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "activities.db")
 	s, err := Open(path, nil)
 	if err != nil {
@@ -231,12 +236,12 @@ func TestNewerRecord(t *testing.T) {
 	check := func(err error) {
 		t.Helper()
 		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), `"b": the record has version 4`) {
-			t.Errorf("the error is %v", err)
+			t.Errorf("got the error %v, want one with the ID and the version", err)
 		}
 	}
 	_, found, err := s.Load(t.Context(), "b")
 	if check(err); found {
-		t.Error("it was found")
+		t.Error("Load found the record")
 	}
 	var yielded []string
 	var errs []error
@@ -245,7 +250,7 @@ func TestNewerRecord(t *testing.T) {
 		errs = append(errs, err)
 	}
 	if !reflect.DeepEqual(yielded, []string{"a", ""}) || errs[0] != nil {
-		t.Fatalf("All yielded %q and %v", yielded, errs)
+		t.Fatalf("All yielded the IDs %q and the errors %v", yielded, errs)
 	}
 	check(errs[1])
 }

@@ -18,8 +18,7 @@ import (
 	"github.com/seed-9da638b0/activity/boltstore"
 )
 
-// stopTimeout is the heartbeat timeout of activities whose process is stopped
-// for twice as long.
+// stopTimeout is the heartbeat timeout of the activities. Their process is stopped for twice as long.
 const stopTimeout = 300 * time.Millisecond
 
 func init() {
@@ -51,7 +50,7 @@ func init() {
 				time.Sleep(time.Millisecond)
 				return nil
 			}),
-			start("is on the CPU", false, func(activity.Context) error { // so its heartbeat comes before the timer
+			start("is on the CPU", false, func(activity.Context) error { // its heartbeat comes before the timer
 				runtime.Gosched()
 				return nil
 			}),
@@ -75,7 +74,7 @@ func init() {
 		tell(event{What: "beating"})
 		var timeout *activity.TimeoutError
 		if err := <-hung; !errors.As(err, &timeout) || timeout.Type != activity.TimeoutHeartbeat {
-			return fmt.Errorf("what hangs ended with: %w", err)
+			return fmt.Errorf("the activity that hangs ended with: %w", err)
 		}
 		timeouts := rt.Stats().Timeouts
 		if err := errors.Join(rt.Shutdown(context.Background()), s.Close()); err != nil {
@@ -86,8 +85,7 @@ func init() {
 	}
 }
 
-// beat heartbeats for ever, and tells of a timeout: how long there was no
-// heartbeat.
+// beat sends heartbeats forever. It reports a timeout and the time since the last heartbeat.
 func beat(ctx activity.Context, pause func(activity.Context) error, beating chan<- struct{}) error {
 	last := time.Now()
 	for n := 1; ; n++ {
@@ -108,8 +106,9 @@ func beat(ctx activity.Context, pause func(activity.Context) error, beating chan
 	}
 }
 
-// A stopped process is not a stall of its activities: only what hangs times out.
-func TestStoppedProcess(t *testing.T) {
+// Rule 11. Given activities with heartbeat timeouts, when their process is stopped and continued, then
+// only the activity that hangs times out.
+func TestRuntime_StoppedProcess(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short")
 	}
@@ -121,7 +120,7 @@ func TestStoppedProcess(t *testing.T) {
 	t.Skip("the machine is so busy that healthy activities stall")
 }
 
-// stopped reports false if a stall was the machine's own.
+// stopped makes one attempt. It returns false if a healthy activity stalled because of the machine.
 func stopped(t *testing.T) bool {
 	cmd := child(t, "healthy", newPath(t))
 	stdin, err := cmd.StdinPipe()
@@ -137,7 +136,7 @@ func stopped(t *testing.T) bool {
 			stdin.Close()
 		case "lost":
 			if tooEarly := e.Gap < stopTimeout; tooEarly || e.Gap >= stop && e.Gap < stop+stopTimeout/2 {
-				t.Errorf("%q timed out, with %s between two heartbeats, %s of them stopped", e.ID, e.Gap, stop)
+				t.Errorf("activity %q timed out %s after its last heartbeat; the process was stopped for %s", e.ID, e.Gap, stop)
 			}
 			stalls++
 		case "timeouts":
@@ -145,19 +144,18 @@ func stopped(t *testing.T) bool {
 		}
 	})
 	if status != 0 {
-		t.Fatalf("status %#x", status)
+		t.Fatalf("the child ended with status %#x", status)
 	}
 	if stalls > 0 {
 		return t.Failed()
 	}
 	if timeouts != 1 {
-		t.Errorf("%d timeouts, want that of what hangs", timeouts)
+		t.Errorf("got %d timeouts, want only that of the activity that hangs", timeouts)
 	}
 	return true
 }
 
-// stopProcess stops a child for d, and returns for how long it was stopped at
-// least.
+// stopProcess stops a child for at least d, and returns a lower bound of the time.
 func stopProcess(t *testing.T, pid int, d time.Duration) time.Duration {
 	t.Helper()
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
@@ -165,7 +163,7 @@ func stopProcess(t *testing.T, pid int, d time.Duration) time.Duration {
 	}
 	var status syscall.WaitStatus
 	if _, err := syscall.Wait4(pid, &status, syscall.WUNTRACED, nil); err != nil || status.Exited() || status.Signaled() {
-		t.Fatalf("not stopped: status %#x, %v", status, err)
+		t.Fatalf("the child did not stop: status %#x, %v", status, err)
 	}
 	start := time.Now()
 	time.Sleep(d)

@@ -8,8 +8,8 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// All holds no more than a chunk in memory, whatever is stored.
-func TestChunk(t *testing.T) {
+// Given more checkpoints than a chunk has, when read is called, then it reads one chunk.
+func TestAll_ReadsOneChunk(t *testing.T) {
 	s, err := Open(filepath.Join(t.TempDir(), "activities.db"), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -29,7 +29,7 @@ func TestChunk(t *testing.T) {
 		last string
 		want int
 	}{
-		{"", 2}, // of the large ones
+		{"", 2}, // both are large
 		{"large 2", chunkCount},
 		{"small 000", chunkCount},
 		{"small 001", chunkCount - 1},
@@ -37,7 +37,7 @@ func TestChunk(t *testing.T) {
 	} {
 		c := chunk{last: []byte(test.last)}
 		if _, err := s.read(t.Context(), &c); err != nil || len(c.checkpoints) != test.want {
-			t.Errorf("after %q there are %d in the chunk, not %d: %v", test.last, len(c.checkpoints), test.want, err)
+			t.Errorf("after %q, the chunk has %d checkpoints, want %d: %v", test.last, len(c.checkpoints), test.want, err)
 		}
 	}
 }

@@ -19,7 +19,7 @@ import (
 type damager struct {
 	content  []byte
 	meta     meta
-	root     uint64   // of the bucket's tree, a branch page
+	root     uint64   // root of the bucket's tree, a branch page
 	children []uint64 // leaf pages, at least three
 }
 
@@ -34,7 +34,7 @@ func newDamager(t *testing.T) damager {
 	for i := range 20 {
 		batch = append(batch, activity.Checkpoint{ID: fmt.Sprintf("id %02d", i), Details: make([]byte, os.Getpagesize()/4)})
 	}
-	for range 3 { // to have free pages
+	for range 3 { // so that there are free pages
 		if err := s.Save(t.Context(), batch); err != nil {
 			t.Fatal(err)
 		}
@@ -56,22 +56,22 @@ func newDamager(t *testing.T) damager {
 		d.children = append(d.children, native.Uint64(d.element(d.root, int(i))[8:]))
 	}
 	if len(d.children) < 3 {
-		t.Fatalf("%d leaf pages", len(d.children))
+		t.Fatalf("the tree has %d leaf pages, want at least 3", len(d.children))
 	}
 	return d
 }
 
-// page gives the content from that page on.
+// page returns the content from the page on.
 func (d damager) page(id uint64) []byte {
 	return d.content[id*d.meta.pageSize:]
 }
 
-// element gives the content from that element of a page on.
+// element returns the content from the ith element of a page on.
 func (d damager) element(id uint64, i int) []byte {
 	return d.page(id)[headerSize+i*elementSize:]
 }
 
-// key gives the content from the key of that element of a page on.
+// key returns the content from the key of the ith element of a page on.
 func (d damager) key(id uint64, i int) []byte {
 	e := d.element(id, i)
 	if id == d.root {
@@ -89,7 +89,8 @@ func (d damager) last(id uint64) int {
 	return int(native.Uint16(d.page(id)[10:])) - 1
 }
 
-func TestVerify(t *testing.T) {
+// Given a sound file with one change, when it is verified, then the error describes the damage.
+func TestVerify_Damage(t *testing.T) {
 	for _, test := range []struct {
 		name, want string
 		damage     func(d damager)
@@ -151,12 +152,12 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// A forgery is a file in the making, with a correct checksum and sum: a bucket of
-// which page 4 is the root, and an empty freelist.
+// A forgery builds a file with correct checksums. The file has an empty freelist and a bucket whose
+// root is page 4.
 type forgery struct {
 	content []byte
-	pages   int // if not 0, the file is as long, with zeros at its end
-	sum     uint64
+	pages   int    // number of pages of the file, padded with zeros; if 0, as many as content has
+	sum     uint64 // sum of the bucket's marks
 }
 
 const (
@@ -165,7 +166,7 @@ const (
 	forgedPageSize = minPageSize
 )
 
-// add adds the next page, from 4 on, and those it overflows to.
+// add adds the next page, from page 4 on, and its overflow.
 func (f *forgery) add(flags uint16, elements ...element) {
 	id := max(len(f.content)/forgedPageSize, forgedTree)
 	f.put(id, flags, elements...)
@@ -204,7 +205,7 @@ func (f *forgery) put(id int, flags uint16, elements ...element) {
 	copy(f.content[id*forgedPageSize:], p)
 }
 
-// verify completes the file and calls verify.
+// verify completes the file and verifies it.
 func (f *forgery) verify() error {
 	bucket := native.AppendUint64(native.AppendUint64(nil, forgedTree), f.sum)
 	return f.verifyBucket(bucket)
@@ -227,7 +228,7 @@ func (f *forgery) verifyBucket(value []byte) error {
 	return verify(zeroPadded(f.content), max(int64(f.pages)*forgedPageSize, int64(len(f.content))))
 }
 
-// A zeroPadded file has zeros after its content.
+// A zeroPadded is the content of a file that is followed by zeros.
 type zeroPadded []byte
 
 func (z zeroPadded) ReadAt(b []byte, offset int64) (int, error) {
@@ -249,7 +250,8 @@ func record(key string) element { return element{key: []byte(key)} }
 
 func child(key string, id uint64) element { return element{key: []byte(key), child: id} }
 
-func TestVerifyForgedTree(t *testing.T) {
+// Given a file with a tree that bbolt never writes, when it is verified, then it is refused.
+func TestVerify_ForgedTree(t *testing.T) {
 	for _, test := range []struct {
 		name, want string
 		forge      func(f *forgery)
@@ -286,7 +288,8 @@ func TestVerifyForgedTree(t *testing.T) {
 	}
 }
 
-func TestVerifyForgedBucket(t *testing.T) {
+// Given a file with a changed inline bucket, when it is verified, then it is refused.
+func TestVerify_ForgedBucket(t *testing.T) {
 	for _, test := range []struct {
 		name, want string
 		forge      func(value []byte) []byte
@@ -317,8 +320,9 @@ func inlineBucket() []byte {
 	return append(value, inline.content[:headerSize+2*(elementSize+1)]...)
 }
 
-// A root page with a count of 0 is that of a new file only if nothing follows.
-func TestVerifyEmptiedRoot(t *testing.T) {
+// Given a root page with a count of 0, when the file is verified, then it is sound only if the rest of
+// the page is blank, as in a new file.
+func TestVerify_EmptiedRoot(t *testing.T) {
 	f := forgery{}
 	if err := f.verifyBucket(inlineBucket()); err != nil {
 		t.Fatal(err)
@@ -330,9 +334,9 @@ func TestVerifyEmptiedRoot(t *testing.T) {
 	wantDamage(t, verify(bytes.NewReader(f.content), int64(len(f.content))), "")
 }
 
-// A large file with holes has room for a page longer than any memory. Verify must
-// not read it whole.
-func TestVerifyLongPage(t *testing.T) {
+// Given a file with holes and a page that is larger than any memory, when it is verified, then the
+// page is refused without being read.
+func TestVerify_LongPage(t *testing.T) {
 	f := forgery{}
 	f.add(leafPage, record("a"))
 	native.PutUint32(f.content[forgedTree*forgedPageSize+12:], 1<<25)
@@ -341,9 +345,9 @@ func TestVerifyLongPage(t *testing.T) {
 	wantDamage(t, err, "overflows to 33554432 pages")
 }
 
-// bbolt takes an element and its key and value for at most 2 GiB, so the end of a
-// large record's neighbor can be out of its reach.
-func TestVerifyReach(t *testing.T) {
+// Given an element whose value ends more than 2 GiB behind it, when the page is verified, then it is
+// refused, because bbolt cannot reach so far.
+func TestVerify_Reach(t *testing.T) {
 	const pages = 1 << 21
 	head := make([]byte, forgedPageSize)
 	native.PutUint16(head[8:], leafPage)
@@ -364,7 +368,7 @@ func TestVerifyReach(t *testing.T) {
 	visited := 0
 	visit := func(element) error { visited++; return nil }
 	if _, err := p.elements(nil, nil, visit); err != nil || visited != 2 {
-		t.Errorf("within reach: %v", err)
+		t.Errorf("with a value within reach: %v", err)
 	}
 	native.PutUint32(head[headerSize+elementSize+12:], 100)
 	_, err := p.elements(nil, nil, visit)
@@ -374,12 +378,12 @@ func TestVerifyReach(t *testing.T) {
 func wantDamage(t *testing.T, err error, want string) {
 	t.Helper()
 	if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
-		t.Errorf("the error is %v, want %q", err, want)
+		t.Errorf("got the error %v, want %q", err, want)
 	}
 }
 
-// readMeta uses the page that bbolt uses, whatever is in it.
-func TestVerifyMeta(t *testing.T) {
+// Given two meta pages, when readMeta chooses one, then it is the one that bbolt uses, or an error.
+func TestReadMeta_Choice(t *testing.T) {
 	const (
 		pageSize = 8
 		root     = 16
@@ -387,12 +391,12 @@ func TestVerifyMeta(t *testing.T) {
 		pages    = 40
 		txid     = 48
 	)
-	// The meta pages of a forgery are of the transactions 10 and 11.
+	// The meta pages of a forgery have the transaction IDs 10 and 11.
 	for _, test := range []struct {
 		name    string
-		forge   func(first, second []byte) // each sealed after it
-		invalid string                     // which are not valid
-		want    uint64                     // txid
+		forge   func(first, second []byte) // changes the pages before they are sealed
+		invalid string                     // names of the pages that get a wrong checksum
+		want    uint64                     // transaction ID of the chosen page
 		err     string
 	}{
 		{name: "sound", want: 11},
@@ -442,15 +446,15 @@ func TestVerifyMeta(t *testing.T) {
 			m, err := readMeta(bytes.NewReader(f.content), int64(len(f.content)))
 			wantDamage(t, err, test.err)
 			if err == nil && m.txid != test.want {
-				t.Errorf("transaction %d, not %d", m.txid, test.want)
+				t.Errorf("readMeta chose transaction %d, want %d", m.txid, test.want)
 			}
 		})
 	}
 }
 
-// bbolt searches the second meta page at each power of two, and takes the page
-// size of the first it finds.
-func TestVerifyMeta_FoundTooEarly(t *testing.T) {
+// Given a meta page at a place before the second page, when the first meta page is invalid, then the
+// file is refused. bbolt would use that page and its page size.
+func TestReadMeta_FoundTooEarly(t *testing.T) {
 	d := newDamager(t)
 	if d.meta.pageSize <= firstSearched {
 		t.Skip("there is no place before the second page")
@@ -462,9 +466,9 @@ func TestVerifyMeta_FoundTooEarly(t *testing.T) {
 	wantDamage(t, err, "makes no sense")
 }
 
-// What bbolt writes is sound, whatever is written in whatever order. The small
-// pages make a tree of many levels.
-func TestVerifySound(t *testing.T) {
+// Given random Saves and Deletes, when the file is verified after each, then it is sound. Small pages
+// make a tree of many levels.
+func TestVerify_Sound(t *testing.T) {
 	for _, pageSize := range []int{os.Getpagesize(), minPageSize} {
 		t.Run(fmt.Sprint(pageSize), func(t *testing.T) { testVerifySound(t, pageSize) })
 	}
@@ -503,7 +507,7 @@ func testVerifySound(t *testing.T, pageSize int) {
 			batch = append(batch, activity.Checkpoint{ID: id(), Details: make([]byte, size)})
 			ids = append(ids, id())
 		}
-		if step/100%2 == 1 && random.IntN(3) == 0 { // those with the lowest keys go, and neighbours with them
+		if step/100%2 == 1 && random.IntN(3) == 0 { // delete the lowest keys, which empties neighboring pages
 			for c, err := range s.All(t.Context()) {
 				if err != nil {
 					t.Fatal(err)
