@@ -42,12 +42,16 @@
 //
 // # Places
 //
-// A process can be interrupted before and after each Heartbeat, Sleep and HeartbeatDetails,
-// including those made by [activity.Range] and [activity.Idle]; when it enters and leaves
-// [activity.Guard]; before the function returns; and at each [Point]. Places are counted for
-// each activity ID. An activity without an ID is counted under the ID that the Runtime makes
-// up, which depends on the order in which activities start. If several activities start at
-// the same time, give them IDs.
+// A process can be interrupted at these places:
+//   - before and after each Heartbeat, Sleep and HeartbeatDetails, including those made by
+//     [activity.Range] and [activity.Idle],
+//   - on entering and on leaving each [activity.Guard],
+//   - before the function returns, and
+//   - at each [Point].
+//
+// Places are counted for each activity ID. An activity without an ID is counted under the ID
+// that the Runtime makes up, which depends on the order in which activities start. If several
+// activities start at the same time, give them IDs.
 //
 // There is often no such place between two effects on the outside world. Add one by calling
 // Point in a fake:
@@ -109,7 +113,7 @@
 //
 // An activity with idempotent steps passes every run even if it always starts from the
 // beginning. So after all runs, the test fails if an activity recorded details that never
-// made a difference. That is so if every attempt that resumed from them made the same calls,
+// made a difference. This is the case if every attempt that resumed from them made the same calls,
 // in the same order and with the same details, as an attempt that resumed from nothing. The
 // message gives the reason: the activity never reads the details, or reads only zero values
 // because the Codec dropped the rest, or reads them and starts from the beginning. It fails

@@ -152,7 +152,7 @@ func findSecondMeta(file io.ReaderAt, size int64) (meta, error) {
 		}
 		return m, m.checkPageSize()
 	}
-	return meta{invalid: errors.New("there is none")}, nil
+	return meta{invalid: errors.New("no second meta page was found")}, nil
 }
 
 func (m meta) checkPageSize() error {

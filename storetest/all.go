@@ -154,7 +154,7 @@ func allBodySaves(s *subject) error {
 }
 
 // allBodySavesMuch makes a Store grow during the loop. A Store that maps its file must
-// then map it anew.
+// then map it again.
 func allBodySavesMuch(s *subject) error {
 	cs := checkpoints(s.fewer(20, 6), 1)
 	if err := save(s.ctx, s, cs...); err != nil {
