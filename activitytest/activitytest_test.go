@@ -40,9 +40,8 @@ func allPlaces(ctx activity.Context) error {
 	return nil
 }
 
-// Given an activity that passes a place of each kind, when its runs are made, then their
-// names are those of its places, and there are only stalls that end and are followed by
-// another attempt.
+// Given an activity that passes a place of each kind, when its runs are made, then their names
+// are those of its places. There is no stall that would not end or be followed by an attempt.
 func TestRun_NamesOfRuns(t *testing.T) {
 	for _, test := range []struct {
 		kinds activitytest.Kind
@@ -511,8 +510,8 @@ func TestFunction_SleepsWithoutContext(t *testing.T) {
 	})
 }
 
-// Given a goroutine that holds a lock and waits for something outside of the bubble, when
-// that takes longer than the limit for a lock across a place, then the run does not fail.
+// Given a goroutine that holds a lock and waits for something outside of the bubble, when it
+// waits longer than the limit for locks at places, then the run does not fail.
 func TestLock_HeldDuringARealWait(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes three seconds")

@@ -48,8 +48,8 @@ func (a *attempt) begins(details []byte) {
 }
 
 // baseline returns the number of the dry run's execution with which the given one is
-// compared: the same number or, if that has no attempt from nothing, the last before it
-// that has one.
+// compared. It is the same number or, if that execution has no attempt from nothing, the
+// number of the last one before it that has one.
 func (s *sight) baseline(execution int) int {
 	n := min(execution, s.completed)
 	for n > 0 && s.fromNothing[n] == nil {

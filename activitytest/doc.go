@@ -113,11 +113,11 @@
 //
 // An activity with idempotent steps passes every run even if it always starts from the
 // beginning. So after all runs, the test fails if an activity recorded details that never
-// made a difference. This is the case if every attempt that resumed from them made the same calls,
-// in the same order and with the same details, as an attempt that resumed from nothing. The
-// message gives the reason: the activity never reads the details, or reads only zero values
-// because the Codec dropped the rest, or reads them and starts from the beginning. It fails
-// even if the details are only shown to people. Then call Heartbeat without details, and
+// made a difference. This is the case if every attempt that resumed from them made the same
+// calls, with the same details, as an attempt that resumed from nothing. The message gives the
+// reason. The activity may never read the details, or start from the beginning although it
+// reads them. It may also read only zero values, because the Codec dropped the rest. The test
+// fails even if the details are only shown to people. Then call Heartbeat without details, and
 // show the progress by other means.
 //
 // A single attempt that differs is enough to pass. An activity that skips a step with a place

@@ -14,8 +14,8 @@ import (
 	"unicode"
 )
 
-// An interruption is a kind of interruption and its place: a place of the dry run or, for a
-// second interruption, the nth place of the recovery from the first.
+// An interruption is a kind of interruption and its place. A second interruption of a run has
+// the nth place of the recovery from the first; any other has a place of the dry run.
 type interruption struct {
 	kind  Kind
 	place place // place of a first interruption

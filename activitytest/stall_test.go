@@ -16,7 +16,7 @@ import (
 )
 
 // Given an activity with a heartbeat timeout, when a call stalls, then it returns once the
-// next attempt has reached the planned place, with the result of a call after its attempt.
+// next attempt has reached the planned place. Its result is that of a call after its attempt.
 func TestStall_ResultOfTheCall(t *testing.T) {
 	_, got := runs(t, activitytest.Plan{Kinds: activitytest.Stall}, func(t *testing.T, w *activitytest.World, l *log) {
 		start := time.Now()
@@ -284,8 +284,8 @@ func TestTwice_ShutdownThenShutdown(t *testing.T) {
 	}
 }
 
-// Given a stalled function that, if it wakes at once, does a step instead of the next attempt,
-// when it wakes later, then it also wakes at the places that the next attempt passes only then.
+// Given a stalled function that does a step of the next attempt if it wakes at once, when it
+// wakes later, then the next attempt passes more places, and it also wakes at these.
 func TestStall_WakesAtLaterPlaces(t *testing.T) {
 	names, _ := runs(t, activitytest.Plan{Kinds: activitytest.Stall}, func(t *testing.T, w *activitytest.World, l *log) {
 		done := 0

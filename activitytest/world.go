@@ -161,7 +161,8 @@ func (w *World) end() {
 		t.Error(missing)
 	}
 
-	// One life after the other, so that their deferred calls do not race for the body's variables.
+	// One life after the other, so that their deferred calls do not race for the body's
+	// variables.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
 	for _, l := range lives {
@@ -206,8 +207,8 @@ func (w *World) missing() string {
 // ended. ctx ends when the body does.
 //
 // Run must be called in the body's goroutine. process should return its errors and make no
-// assertions, because a process that was stopped also gets errors, once the body is over,
-// and a t.Error would then fail the test.
+// assertions. A process that was stopped also gets errors, once the body is over, and a
+// t.Error would then fail the test.
 func (w *World) Run(process func(ctx context.Context, rt *activity.Runtime) error) error {
 	w.t.Helper()
 	if w.Config.Clock != nil || w.Config.Store != nil {

@@ -133,8 +133,8 @@ func openBench(b *testing.B) *counter {
 	return &counter{Store: s}
 }
 
-// BenchmarkDurableRun measures a durable Run of a no-op from 1, 64 and 1,000 goroutines, beside the
-// same two commits in bbolt alone: a put and a delete.
+// BenchmarkDurableRun measures a durable Run of a no-op from 1, 64 and 1,000 goroutines,
+// beside the same two commits in bbolt alone: a put and a delete.
 func BenchmarkDurableRun(b *testing.B) {
 	for _, n := range []int{1, 64, 1000} {
 		b.Run(fmt.Sprintf("floor=bbolt-Update/%d", n), func(b *testing.B) { putAndDelete(b, n, (*bbolt.DB).Update) })
@@ -193,8 +193,8 @@ func fromMany(b *testing.B, n int, f func(id string) error) {
 	b.StopTimer()
 }
 
-// BenchmarkDurableHeartbeat measures the heartbeats of an activity that records as fast as it can:
-// without a Store, with one, and with SyncHeartbeats.
+// BenchmarkDurableHeartbeat measures the heartbeats of an activity that records as fast as it
+// can: without a Store, with one, and with SyncHeartbeats.
 func BenchmarkDurableHeartbeat(b *testing.B) {
 	run := func(name string, store *counter, opts activity.Options) {
 		b.Run(name, func(b *testing.B) {

@@ -157,7 +157,8 @@ func TestStore_Conformance(t *testing.T) {
 	})
 }
 
-// Given no file, when Open creates it, then only its owner can read it, and no other file is left.
+// Given no file, when Open creates it, then only its owner can read it, and no other file is
+// left.
 func TestOpen_NewFileIsPrivateAndAlone(t *testing.T) {
 	path := newPath(t)
 	s := open(t, path)
@@ -192,8 +193,8 @@ func TestClose_Twice(t *testing.T) {
 	wantError(t, err, path, "the Store is closed")
 }
 
-// Given a directory or a path in a missing directory, when Open gets it, then it fails and creates
-// nothing.
+// Given a directory or a path in a missing directory, when Open gets it, then it fails and
+// creates nothing.
 func TestOpen_NoPlaceForAFile(t *testing.T) {
 	folder := t.TempDir()
 	_, err := boltstore.Open(folder, nil)
@@ -234,8 +235,8 @@ func TestOpen_SymbolicLinkToNothing(t *testing.T) {
 	}
 }
 
-// Given a relative path or a very long file name, when the program changes its directory or the file
-// is created, then the Store works.
+// Given a relative path or a very long file name, when the program changes its directory or
+// the file is created, then the Store works.
 func TestOpen_RelativeAndLongNames(t *testing.T) {
 	t.Chdir(t.TempDir())
 	s := open(t, "activities.db")
@@ -245,8 +246,8 @@ func TestOpen_RelativeAndLongNames(t *testing.T) {
 	save(t, open(t, strings.Repeat("n", 250)), checkpoint("a", nil))
 }
 
-// Given a batch with an ID or a checkpoint that is too large, when it is saved, then Save fails and
-// nothing is written.
+// Given a batch with an ID or a checkpoint that is too large, when it is saved, then Save
+// fails and nothing is written.
 func TestSave_TooLarge(t *testing.T) {
 	path := newPath(t)
 	s := open(t, path)
@@ -263,8 +264,9 @@ func TestSave_TooLarge(t *testing.T) {
 	}
 }
 
-// Given more checkpoints than All reads at a time, when the loop body makes the file grow, then All
-// yields every checkpoint. To grow a mapped file, bbolt waits until no transaction reads.
+// Given more checkpoints than All reads at a time, when the loop body makes the file grow,
+// then All yields every checkpoint. To grow a mapped file, bbolt waits until no transaction
+// reads.
 func TestAll_BodyWrites(t *testing.T) {
 	s := open(t, newPath(t))
 	var batch []activity.Checkpoint

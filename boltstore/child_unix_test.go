@@ -82,8 +82,8 @@ func live(t *testing.T, cmd *exec.Cmd, hear func(event)) syscall.WaitStatus {
 	return cmd.ProcessState.Sys().(syscall.WaitStatus)
 }
 
-// unfinished opens the file and returns the checkpoints that a Runtime finds, by ID. It fails if a
-// killed process keeps the file locked.
+// unfinished opens the file and returns the checkpoints that a Runtime finds, by ID. It fails
+// if a killed process keeps the file locked.
 func unfinished(t *testing.T, path string) map[string]activity.Checkpoint {
 	t.Helper()
 	s, err := boltstore.Open(path, nil)

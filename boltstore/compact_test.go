@@ -170,8 +170,8 @@ func TestCompact_SaveWritesLittle(t *testing.T) {
 	}
 }
 
-// Given a file with two names, when it is opened, then it is not rewritten, because the names would
-// then be of different files.
+// Given a file with two names, when it is opened, then it is not rewritten, because the names
+// would then be of different files.
 func TestCompact_TwoNames(t *testing.T) {
 	path := newPath(t)
 	backlog(t, path, 300)

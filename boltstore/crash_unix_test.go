@@ -22,10 +22,10 @@ import (
 	"github.com/seed-9da638b0/activity/boltstore"
 )
 
-// A child process runs activities that count. It is killed at random moments and run again, until all
-// activities have completed or were canceled. Most of them wait for a slot, some for a backoff, and
-// some cancel themselves and clean up. The parent checks each event that the child reports, and the
-// file after each life.
+// A child process runs activities that count. It is killed at random moments and run again,
+// until all activities have completed or were canceled. Most of them wait for a slot, some for
+// a backoff, and some cancel themselves and clean up. The parent checks each event that the
+// child reports, and the file after each life.
 
 var (
 	crashKills = flag.Int("crash.kills", 20, "the number of times that TestCrash_AtRandom kills its child")
@@ -100,7 +100,8 @@ func count(ctx activity.Context, target int) (int, error) {
 	return n, nil
 }
 
-// A telling is a Store that reports each write when it is durable, before it returns to the Runtime.
+// A telling is a Store that reports each write when it is durable, before it returns to the
+// Runtime.
 type telling struct{ activity.Store }
 
 func (s telling) Save(ctx context.Context, batch []activity.Checkpoint) error {
@@ -127,7 +128,8 @@ func (s telling) Delete(ctx context.Context, ids []string) error {
 	return nil
 }
 
-// A stored is the state of an activity in the file. It is zero if the file has no checkpoint of it.
+// A stored is the state of an activity in the file. It is zero if the file has no checkpoint
+// of it.
 type stored struct {
 	State    activity.CheckpointState
 	Attempt  int
@@ -375,8 +377,9 @@ func (p *past) nextLife(left stored) {
 	*p = past{id: p.id, accepted: p.accepted && left.State != 0, told: p.told, found: left, saved: left, failed: left.Attempt, n: left.N}
 }
 
-// Rules 20 to 23, 34 and 35. Given activities in a child process, when it is killed or shut down at
-// random moments, then every event and every file that it leaves is one that the rules allow.
+// Rules 20 to 23, 34 and 35. Given activities in a child process, when it is killed or shut
+// down at random moments, then every event and every file that it leaves is one that the rules
+// allow.
 func TestCrash_AtRandom(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short")

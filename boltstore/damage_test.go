@@ -25,9 +25,9 @@ var (
 	flippedSeed    = flag.Uint64("flipped.seed", 0, "the seed of TestDamage_FlippedBytes; if 0, a random one")
 )
 
-// sample returns the content of a file with branch and leaf pages, overflow and a freelist, and the
-// checkpoints stored in it. Its last two commits store the same, because a file with one damaged
-// meta page is read as of the commit before.
+// sample returns the content of a file with branch and leaf pages, overflow and a freelist,
+// and the checkpoints stored in it. Its last two commits store the same, because a file with
+// one damaged meta page is read as of the commit before.
 func sample(t *testing.T) ([]byte, map[string]activity.Checkpoint) {
 	t.Helper()
 	path := newPath(t)
@@ -165,8 +165,8 @@ func TestDamage_FlippedBytes(t *testing.T) {
 	}
 }
 
-// Given a file that is not a Store's of this version, when it is opened, then Open refuses it with
-// the reason.
+// Given a file that is not a Store's of this version, when it is opened, then Open refuses it
+// with the reason.
 func TestOpen_ForeignFiles(t *testing.T) {
 	withBuckets := func(names ...string) []byte {
 		path := newPath(t)
@@ -250,8 +250,8 @@ func TestOpen_BucketsOfALaterVersion(t *testing.T) {
 	}
 }
 
-// Given a file without a freelist, when it is opened, then Open refuses it. bbolt would search for
-// free pages in a goroutine, where a panic ends the process.
+// Given a file without a freelist, when it is opened, then Open refuses it. bbolt would search
+// for free pages in a goroutine, where a panic ends the process.
 func TestOpen_WithoutFreelist(t *testing.T) {
 	for commits := 1; commits <= 2; commits++ {
 		path := newPath(t)

@@ -122,8 +122,8 @@ func run(t *testing.T, name, path string) {
 	}
 }
 
-// Given a full disk, when Open or Save is called, then it fails and changes nothing, and works again
-// once there is space.
+// Given a full disk, when Open or Save is called, then it fails and changes nothing, and works
+// again once there is space.
 func TestSave_FullDisk(t *testing.T) {
 	for _, name := range []string{"full disk at once", "full disk when the file grows", "full disk when pages are written"} {
 		t.Run(name, func(t *testing.T) {

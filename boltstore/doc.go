@@ -32,9 +32,9 @@
 //
 // While the file is open, it grows with the amount that is stored at one time. It does not
 // shrink, but free space is used again. bbolt writes the list of free pages with every commit,
-// so each Save costs more after a large backlog. Open repairs this, except on Windows: if most
-// of the file is free, Open copies the rest into a new file, which replaces the old one and
-// has the same mode and owner. Open does so if three quarters of the file and at least 16 MiB
+// so each Save costs more after a large backlog. If most of the file is free, Open repairs
+// this, except on Windows. It copies the rest into a new file with the same mode and owner,
+// which replaces the old one. Open does so if three quarters of the file and at least 16 MiB
 // are free, or half of it and at least 64 MiB. If this is not possible, for example because
 // the disk is full or the file has a second name, Open keeps the file as it is.
 //

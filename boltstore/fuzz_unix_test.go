@@ -26,17 +26,17 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// These tests damage sound files, and hide some of the damage behind correct checksums. Open must
-// refuse such a file, or all methods must work on it. bbolt can kill its process, so a child opens the
-// files.
+// These tests damage sound files, and hide some of the damage behind correct checksums. Open
+// must refuse such a file, or all methods must work on it. bbolt can kill its process, so a
+// child opens the files.
 
 var (
 	fuzzFiles = flag.Int("fuzz.files", 15, "the number of files that TestFuzz_ForgedFiles forges")
 	fuzzSeed  = flag.Uint64("fuzz.seed", 0, "the seed of TestFuzz_ForgedFiles; if 0, a random one")
 )
 
-// fuzzVariable is the environment variable with the seed, the number of the first file, and the number
-// of files.
+// fuzzVariable is the environment variable with the seed, the number of the first file, and
+// the number of files.
 const fuzzVariable = "BOLTSTORE_TEST_FUZZ"
 
 // Given forged files, when they are opened, then Open refuses them, or all methods work on them.
@@ -120,9 +120,9 @@ func init() {
 	}
 }
 
-// Given a newer meta page without a freelist, whose tree begins beyond the file, when it is opened,
-// then Open refuses it. bbolt would search for free pages in a goroutine, whose panic cannot be
-// recovered.
+// Given a forged meta page without a freelist, whose tree begins beyond the file, when the
+// file is opened, then Open refuses it. bbolt would search for free pages in a goroutine,
+// whose panic cannot be recovered.
 func TestFuzz_MetaPageWithoutFreelist(t *testing.T) {
 	path := newPath(t)
 	s := open(t, path)
@@ -144,7 +144,8 @@ func TestFuzz_MetaPageWithoutFreelist(t *testing.T) {
 	}
 }
 
-// A soundFile is the file that a forger starts from. Each ID was always saved with the same content.
+// A soundFile is the file that a forger starts from. Each ID was always saved with the same
+// content.
 type soundFile struct {
 	name     string
 	pageSize int
@@ -222,9 +223,9 @@ func soundFiles(folder string) ([]soundFile, error) {
 	return all, nil
 }
 
-// exercise opens the file, reads it, and saves, replaces and deletes checkpoints. Every checkpoint that
-// it reads must be as stored or be named as damaged. If complete is set, every ID of last must be
-// there.
+// exercise opens the file, reads it, and saves, replaces and deletes checkpoints. Every
+// checkpoint that it reads must be as stored or be named as damaged. If complete is set, every
+// ID of last must be there.
 func exercise(path string, stored map[string]activity.Checkpoint, last []string, complete bool) (opened bool, err error) {
 	ctx := context.Background()
 	s, err := boltstore.Open(path, nil)
@@ -401,8 +402,8 @@ func (f *forger) forge() string {
 	}
 }
 
-// usedPage returns the number of a random page. It prefers pages with a sound header, because most
-// pages of a large record have none.
+// usedPage returns the number of a random page. It prefers pages with a sound header, because
+// most pages of a large record have none.
 func (f *forger) usedPage() int {
 	id := 0
 	for range 20 {
@@ -492,7 +493,8 @@ func (f *forger) movePage() {
 	}
 }
 
-// forgeMeta changes one or both meta pages, or copies one to another place, with correct checksums.
+// forgeMeta changes one or both meta pages, or copies one to another place, with correct
+// checksums.
 func (f *forger) forgeMeta() {
 	f.complete = false
 	for range 1 + f.IntN(3) {

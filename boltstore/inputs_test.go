@@ -98,8 +98,8 @@ func TestInput_IsNotWrittenForItsNeighbors(t *testing.T) {
 	}
 }
 
-// Given inputs below and above the limit, when they are saved and deleted at random between Opens,
-// then the Store holds the same as a map, and no piece is left over.
+// Given inputs below and above the limit, when they are saved and deleted at random between
+// Opens, then the Store holds the same as a map, and no piece is left over.
 func TestInput_RandomChanges(t *testing.T) {
 	for seed := range uint64(4) {
 		r := rand.New(rand.NewPCG(seed, 7))
@@ -181,8 +181,8 @@ func countPieces(t *testing.T, path string) int {
 	return n
 }
 
-// Given one large input, when it is deleted, then the bucket for inputs goes as well, so that older
-// programs can read the file.
+// Given one large input, when it is deleted, then the bucket for inputs goes as well, so that
+// older programs can read the file.
 func TestInput_LastDeletesTheBucket(t *testing.T) {
 	path := newPath(t)
 	s := open(t, path)

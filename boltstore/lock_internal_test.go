@@ -13,8 +13,8 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// Given a file that is in use for 90 ms, when openFile waits for it, then the rest of the timeout is
-// left for bbolt's own lock, so that both together wait no longer.
+// Given a file that is in use for 90 ms, when openFile waits for it, then the rest of the
+// timeout is left for bbolt's own lock, so that both together wait no longer.
 func TestOpenFile_LeavesTheRestOfTheTimeout(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "activities.db")
 	for _, test := range []struct{ timeout, left time.Duration }{
@@ -47,8 +47,8 @@ func TestOpenFile_LeavesTheRestOfTheTimeout(t *testing.T) {
 	}
 }
 
-// Given a file that is in use, when OpenFile shortens Options.Timeout, then bbolt waits only for the
-// shorter time. openFile depends on this.
+// Given a file that is in use, when OpenFile shortens Options.Timeout, then bbolt waits only
+// for the shorter time. openFile depends on this.
 func TestBbolt_ReadsTimeoutAfterOpenFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "bbolt.db")
 	synctest.Test(t, func(t *testing.T) {

@@ -33,8 +33,8 @@ func TestLockTimeout_Negative(t *testing.T) {
 	}
 }
 
-// Given an open file, when it is closed 1 ns before or after the LockTimeout of another Open, then
-// that Open succeeds or fails, exactly at its LockTimeout.
+// Given an open file, when it is closed 1 ns before or after the LockTimeout of another Open,
+// then that Open succeeds or fails, exactly at its LockTimeout.
 func TestLockTimeout_HolderCloses(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -92,8 +92,8 @@ func TestLockTimeout_HolderCloses(t *testing.T) {
 	}
 }
 
-// Given a file that is not open, when LockTimeout is as short or as long as possible, then Open does
-// not wait.
+// Given a file that is not open, when LockTimeout is as short or as long as possible, then
+// Open does not wait.
 func TestLockTimeout_FileIsFree(t *testing.T) {
 	for _, timeout := range []time.Duration{0, 1, math.MaxInt64} {
 		path := newPath(t)
@@ -115,8 +115,8 @@ func TestLockTimeout_FileIsFree(t *testing.T) {
 	}
 }
 
-// Given a file that another Store or another process has open, when it is opened, then Open returns
-// ErrInUse until the file is closed, and does not disturb the other.
+// Given a file that another Store or another process has open, when it is opened, then Open
+// returns ErrInUse until the file is closed, and does not disturb the other.
 func TestOpen_InUse(t *testing.T) {
 	t.Parallel() // it waits for a child process
 	path := newPath(t)
@@ -164,8 +164,8 @@ func TestOpen_InUse(t *testing.T) {
 	}
 }
 
-// Given a file that is in use and damaged, when it is opened, then Open returns ErrInUse, because the
-// other Store may be changing the file.
+// Given a file that is in use and damaged, when it is opened, then Open returns ErrInUse,
+// because the other Store may be changing the file.
 func TestOpen_InUseAndDamaged(t *testing.T) {
 	t.Parallel()
 	path := newPath(t)

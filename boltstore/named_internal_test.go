@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// Given an open file, when its name is removed, changed or given to another file, then both ways to
-// check report that the path no longer names it.
+// Given an open file, when its name is removed, changed or given to another file, then both
+// ways to check report that the path no longer names it.
 func TestUnnamed_RemovedOrReplaced(t *testing.T) {
 	for what, test := range map[string]struct {
 		act  func(path string) error

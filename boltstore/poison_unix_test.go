@@ -96,9 +96,9 @@ func init() {
 	}
 }
 
-// Rule 20. Given an activity that kills its process in each attempt, when the process is restarted,
-// then the activity waits longer each time until its attempts are used up, and a neighbor that makes
-// progress resumes at once.
+// Rule 20. Given an activity that kills its process in each attempt, when the process is
+// restarted, then the activity waits longer each time until its attempts are used up, and a
+// neighbor that makes progress resumes at once.
 func TestRuntime_ActivityKillsItsProcess(t *testing.T) {
 	path := newPath(t)
 	for attempt := 1; attempt <= poisonPolicy.MaximumAttempts; attempt++ {

@@ -25,9 +25,9 @@ import (
 	"github.com/seed-9da638b0/activity/boltstore"
 )
 
-// A power loss keeps everything that was synced, and any sectors of later writes. These tests record a
-// child's system calls with strace, compute the files that a power loss between two calls may leave,
-// and open them.
+// A power loss keeps everything that was synced, and any sectors of later writes. These tests
+// record a child's system calls with strace, compute the files that a power loss between two
+// calls may leave, and open them.
 
 const sector = 512
 
@@ -139,8 +139,9 @@ func strace(t *testing.T, log, name, path string, args ...string) {
 	}
 }
 
-// Given a history of Saves and Deletes, when the power is cut at some moment, then the Store opens
-// with all acknowledged changes, and with the change in progress as a whole or not at all.
+// Given a history of Saves and Deletes, when the power is cut at some moment, then the Store
+// opens with all acknowledged changes, and with the change in progress as a whole or not at
+// all.
 func TestPowerLoss_AtRandom(t *testing.T) {
 	path := newPath(t)
 	log := filepath.Join(t.TempDir(), "strace")
@@ -237,11 +238,11 @@ func TestPowerLoss_AtRandom(t *testing.T) {
 	t.Logf("%d files after a loss of power, at %d of %d moments", cuts, len(chosen), moments)
 }
 
-// Given an fsync that fails, when Save returns its error, then every later call returns it, and the
-// file can be opened again.
+// Given an fsync that fails, when Save returns its error, then every later call returns it,
+// and the file can be opened again.
 func TestPowerLoss_FailingFsync(t *testing.T) {
-	// The first three calls create the file. Each Save makes one call for its pages and one for its
-	// meta page.
+	// The first three calls create the file. Each Save makes one call for its pages and one
+	// for its meta page.
 	for _, n := range []int{6, 7} {
 		t.Run(fmt.Sprint("call ", n), func(t *testing.T) {
 			strace(t, os.DevNull, "failing fsync", newPath(t), "-e", "trace=fdatasync", "-e", fmt.Sprintf("inject=fdatasync:error=EIO:when=%d", n))

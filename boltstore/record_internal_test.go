@@ -49,8 +49,8 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
-// Given a checkpoint, when it is encoded, then its record has exactly the bytes that other programs
-// read. Given a record of version 1, when it is decoded, then it has no NextAttempt.
+// Given a checkpoint, when it is encoded, then its record has exactly the bytes that other
+// programs read. Given a record of version 1, when it is decoded, then it has no NextAttempt.
 func TestRecord_Format(t *testing.T) {
 	c := activity.Checkpoint{
 		ID: "id", Name: "n", State: activity.CheckpointFailed, Attempt: 3, CountedFrom: 1, Progressed: 2, Sequence: 300,
@@ -201,8 +201,8 @@ func pieces(id string, input []byte) func(key []byte) []byte {
 	return func(key []byte) []byte { return stored[string(key)] }
 }
 
-// Given a record of a newer version, when it is read, then Load and All return an error that names
-// its ID and version.
+// Given a record of a newer version, when it is read, then Load and All return an error that
+// names its ID and version.
 func TestRecord_Newer(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "activities.db")
 	s, err := Open(path, nil)

@@ -13,8 +13,8 @@ import (
 	"github.com/seed-9da638b0/activity/boltstore"
 )
 
-// Given Opens that wait for the lock, when the Store that holds it removes the file, then only one
-// Store is open at a time: no Open returns the removed file.
+// Given Opens that wait for the lock, when the file is removed under the lock, then no Open
+// returns the removed file, and only one Store is open at a time.
 func TestRemoved_WhileOthersWait(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("an open file cannot be removed")
@@ -46,8 +46,8 @@ func TestRemoved_WhileOthersWait(t *testing.T) {
 	all.Wait()
 }
 
-// Given an open file, when it is removed or replaced, then the next Save returns an error, and so does
-// every later call.
+// Given an open file, when it is removed or replaced, then the next Save returns an error, and
+// so does every later call.
 func TestRemoved_WhileItIsOpen(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("an open file cannot be removed")

@@ -18,7 +18,8 @@ import (
 	"github.com/seed-9da638b0/activity/boltstore"
 )
 
-// stopTimeout is the heartbeat timeout of the activities. Their process is stopped for twice as long.
+// stopTimeout is the heartbeat timeout of the activities. Their process is stopped for twice
+// as long.
 const stopTimeout = 300 * time.Millisecond
 
 func init() {
@@ -106,8 +107,8 @@ func beat(ctx activity.Context, pause func(activity.Context) error, beating chan
 	}
 }
 
-// Rule 11. Given activities with heartbeat timeouts, when their process is stopped and continued, then
-// only the activity that hangs times out.
+// Rule 11. Given activities with heartbeat timeouts, when their process is stopped and
+// continued, then only the activity that hangs times out.
 func TestRuntime_StoppedProcess(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short")
@@ -120,7 +121,8 @@ func TestRuntime_StoppedProcess(t *testing.T) {
 	t.Skip("the machine is so busy that healthy activities stall")
 }
 
-// stopped makes one attempt. It returns false if a healthy activity stalled because of the machine.
+// stopped makes one attempt. It returns false if a healthy activity stalled because of the
+// machine.
 func stopped(t *testing.T) bool {
 	cmd := child(t, "healthy", newPath(t))
 	stdin, err := cmd.StdinPipe()

@@ -62,9 +62,9 @@ type meta struct {
 	invalid  error // reason why bbolt does not use this meta page, or nil
 }
 
-// verify returns an error unless the file is a sound file of a Store: every page is either used
-// once or free, every key is where a search looks for it, and no record is missing or added. It
-// does not check the fields of records, which are checked when they are read.
+// verify returns an error unless the file is a sound file of a Store. In such a file, every page
+// is either used once or free, every key is where a search looks for it, and no record is missing
+// or added. verify does not check the fields of records, which are checked when they are read.
 func verify(file io.ReaderAt, size int64) error {
 	m, err := readMeta(file, size)
 	if err != nil {
@@ -92,9 +92,10 @@ func damaged(page uint64, format string, args ...any) error {
 	return fmt.Errorf("damaged: page %d: %s", page, fmt.Sprintf(format, args...))
 }
 
-// readMeta returns the meta page that bbolt will use: of two valid ones, the one with the higher
-// transaction ID or, if these are equal, the first. bbolt chooses by no other fields. So if those
-// are impossible, readMeta returns an error and does not fall back to the other meta page.
+// readMeta returns the meta page that bbolt will use. Of two valid ones, that is the one with
+// the higher transaction ID or, if these are equal, the first. bbolt chooses by no other
+// fields. So if those are impossible, readMeta returns an error and does not fall back to the
+// other meta page.
 func readMeta(file io.ReaderAt, size int64) (meta, error) {
 	first, err := metaAt(file, 0)
 	if err != nil {

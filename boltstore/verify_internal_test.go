@@ -152,8 +152,8 @@ func TestVerify_Damage(t *testing.T) {
 	}
 }
 
-// A forgery builds a file with correct checksums. The file has an empty freelist and a bucket whose
-// root is page 4.
+// A forgery builds a file with correct checksums. The file has an empty freelist and a bucket
+// whose root is page 4.
 type forgery struct {
 	content []byte
 	pages   int    // number of pages of the file, padded with zeros; if 0, as many as content has
@@ -320,8 +320,8 @@ func inlineBucket() []byte {
 	return append(value, inline.content[:headerSize+2*(elementSize+1)]...)
 }
 
-// Given a root page with a count of 0, when the file is verified, then it is sound only if the rest of
-// the page is blank, as in a new file.
+// Given a root page with a count of 0, when the file is verified, then it is sound only if the
+// rest of the page is blank, as in a new file.
 func TestVerify_EmptiedRoot(t *testing.T) {
 	f := forgery{}
 	if err := f.verifyBucket(inlineBucket()); err != nil {
@@ -334,8 +334,8 @@ func TestVerify_EmptiedRoot(t *testing.T) {
 	wantDamage(t, verify(bytes.NewReader(f.content), int64(len(f.content))), "")
 }
 
-// Given a file with holes and a page that is larger than any memory, when it is verified, then the
-// page is refused without being read.
+// Given a file with holes and a page that is larger than any memory, when it is verified, then
+// the page is refused without being read.
 func TestVerify_LongPage(t *testing.T) {
 	f := forgery{}
 	f.add(leafPage, record("a"))
@@ -345,8 +345,8 @@ func TestVerify_LongPage(t *testing.T) {
 	wantDamage(t, err, "overflows to 33554432 pages")
 }
 
-// Given an element whose value ends more than 2 GiB behind it, when the page is verified, then it is
-// refused, because bbolt cannot reach so far.
+// Given an element whose value ends more than 2 GiB behind it, when the page is verified, then
+// it is refused, because bbolt cannot reach so far.
 func TestVerify_Reach(t *testing.T) {
 	const pages = 1 << 21
 	head := make([]byte, forgedPageSize)
@@ -382,7 +382,8 @@ func wantDamage(t *testing.T, err error, want string) {
 	}
 }
 
-// Given two meta pages, when readMeta chooses one, then it is the one that bbolt uses, or an error.
+// Given two meta pages, when readMeta chooses one, then it is the one that bbolt uses, or an
+// error.
 func TestReadMeta_Choice(t *testing.T) {
 	const (
 		pageSize = 8
@@ -452,8 +453,8 @@ func TestReadMeta_Choice(t *testing.T) {
 	}
 }
 
-// Given a meta page at a place before the second page, when the first meta page is invalid, then the
-// file is refused. bbolt would use that page and its page size.
+// Given a meta page at a place before the second page, when the first meta page is invalid,
+// then the file is refused. bbolt would use that page and its page size.
 func TestReadMeta_FoundTooEarly(t *testing.T) {
 	d := newDamager(t)
 	if d.meta.pageSize <= firstSearched {
@@ -466,8 +467,8 @@ func TestReadMeta_FoundTooEarly(t *testing.T) {
 	wantDamage(t, err, "makes no sense")
 }
 
-// Given random Saves and Deletes, when the file is verified after each, then it is sound. Small pages
-// make a tree of many levels.
+// Given random Saves and Deletes, when the file is verified after each, then it is sound.
+// Small pages make a tree of many levels.
 func TestVerify_Sound(t *testing.T) {
 	for _, pageSize := range []int{os.Getpagesize(), minPageSize} {
 		t.Run(fmt.Sprint(pageSize), func(t *testing.T) { testVerifySound(t, pageSize) })

@@ -124,9 +124,9 @@ func allBodyAddsMany(s *subject) error {
 }
 
 // bodyChangesMany catches a Store whose All reads in pages and finds the next page by its
-// position. It saves 3,000 checkpoints and calls change with every third of them in one loop
-// body, halfway through the loop. change returns the checkpoints that it added, and those of
-// its argument that are still stored, as they are then.
+// position. It saves 3,000 checkpoints. Halfway through the loop, one body calls change with
+// every third of them. change returns the checkpoints that it added, and those of its argument
+// that are still stored, as they are then.
 func bodyChangesMany(s *subject, what string, change func(goes []activity.Checkpoint) ([]activity.Checkpoint, error)) error {
 	const n = 3000
 	var stay, goes []activity.Checkpoint

@@ -88,9 +88,9 @@ import (
 //   - If the Store is an io.Closer, every method returns an error after Close, and a second
 //     Close does not panic.
 //
-// Run reports a call that hangs: after 30 s in the body of a loop over All, and after a
-// minute or two among concurrent calls, after Close, and after a loop that was left early.
-// No other check depends on time.
+// Run reports a call that hangs. It waits for 30 s in the body of a loop over All, and for a
+// minute or two among concurrent calls, after Close, or after a loop that was left early. No
+// other check depends on time.
 func Run(t *testing.T, open func(t *testing.T) (s activity.Store, reopen func() activity.Store)) {
 	for _, c := range checks {
 		t.Run(c.name, func(t *testing.T) {

@@ -52,8 +52,8 @@ func Marshal(v any) ([]byte, error) {
 }
 
 // Unmarshal decodes data into v, which must be a non-nil pointer. It refuses fields that v
-// lacks or spells in another case, arrays of another length, data that is just null if v
-// cannot hold nil, and anything after the JSON value.
+// lacks or spells in another case, arrays of another length, and data after the JSON value. If
+// v's value cannot be nil, Unmarshal refuses data that is just null.
 func Unmarshal(data []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
