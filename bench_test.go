@@ -109,7 +109,7 @@ func BenchmarkRunParallel(b *testing.B) {
 }
 
 // asks has a context of the standard library made, as every library that waits for
-// ctx.Done() does. TestAllocations has a budget for it.
+// ctx.Done() does. TestAllocations_HotCalls has a budget for it.
 func asks(ctx activity.Context) error {
 	_ = ctx.Done()
 	return nil

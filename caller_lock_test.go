@@ -12,9 +12,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// Of activities that end at the same instant, only the one whose caller's context is
-// locked waits for the lock.
-func TestCallersLockHoldsUpNobodyElse(t *testing.T) {
+// Given activities that end at one instant, when one caller's context is behind a lock,
+// then only that caller waits for the lock.
+func TestCaller_LockedContextDelaysNoOtherCaller(t *testing.T) {
 	bubble(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, rt *activity.Runtime) {
 		busy := start(t, rt, activity.Options{}, untilEnded)
 		locked := newLockedContext(t.Context())
@@ -46,8 +46,9 @@ func TestCallersLockHoldsUpNobodyElse(t *testing.T) {
 	})
 }
 
-// Who calls the Runtime may hold the lock that a caller's context is behind.
-func TestCallersLockIsHeldByWhoAsks(t *testing.T) {
+// Given a caller's context behind a lock, when the goroutine that holds the lock calls
+// the Runtime and finds a due timeout, then the call returns.
+func TestCaller_MayHoldLockOfContextWhileAskingRuntime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &pauseClock{Mock: clock.NewMock()}
 		rt := activity.New(activity.Config{Clock: c, Logger: quiet, MaxConcurrent: 1})
@@ -75,9 +76,9 @@ func TestCallersLockIsHeldByWhoAsks(t *testing.T) {
 	})
 }
 
-// A Shutdown whose ctx has ended does not wait for a lock either: who holds it may be
-// who calls it.
-func TestRule19ShutdownDoesNotWaitForALock(t *testing.T) {
+// Rule 19. Given a Shutdown whose ctx has ended, when a caller's context is behind a
+// lock, then Shutdown returns without the lock, because its own caller may hold it.
+func TestShutdown_EndedContextDoesNotWaitForCallersLock(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	rt := activity.New(activity.Config{Logger: quiet})

@@ -79,8 +79,8 @@ func (m *moment) wantCanceled(h *activity.Handle[string], attempts int, events .
 	m.want("a", events...)
 }
 
-// Given an attempt whose start is being saved, when the caller's context ends as the
-// Store has it, then the function does not run.
+// Rule 17. Given an attempt whose start is being saved, when the caller's context ends as
+// the Store has it, then the function does not run.
 func TestCallerMoment_StartIsSaved(t *testing.T) {
 	t.Run("first attempt", func(t *testing.T) {
 		atMoment(t, activity.Config{}, true, func(t *testing.T, m *moment) {
@@ -112,8 +112,8 @@ func TestCallerMoment_StartIsSaved(t *testing.T) {
 	})
 }
 
-// Given a checkpoint that is being loaded, when the caller's context ends as the Store
-// has given it, then the start is refused.
+// Rule 17. Given a checkpoint that is being loaded, when the caller's context ends as the
+// Store has given it, then the start is refused.
 func TestCallerMoment_CheckpointIsLoaded(t *testing.T) {
 	atMoment(t, activity.Config{}, true, func(t *testing.T, m *moment) {
 		m.store.on("Load", func(context.Context) error { m.clock.arm(m.end); return nil })
@@ -123,8 +123,8 @@ func TestCallerMoment_CheckpointIsLoaded(t *testing.T) {
 	})
 }
 
-// Given a start, when the caller's context ends as the Runtime takes it in, then it is
-// refused, and nothing is told of it.
+// Rule 17. Given a start, when the caller's context ends as the Runtime takes it in, then
+// it is refused, and nothing is told of it.
 func TestCallerMoment_Start(t *testing.T) {
 	for _, durable := range []bool{false, true} {
 		atMoment(t, activity.Config{}, durable, func(t *testing.T, m *moment) {
@@ -137,7 +137,7 @@ func TestCallerMoment_Start(t *testing.T) {
 	}
 }
 
-// Given a failure that is about to be judged, when the caller's context ends as
+// Rule 17. Given a failure that is about to be judged, when the caller's context ends as
 // Retryable has answered, then the activity is canceled, and has not failed.
 func TestCallerMoment_RetryableHasAnswered(t *testing.T) {
 	for name, policy := range map[string]activity.RetryPolicy{
@@ -163,8 +163,9 @@ func TestCallerMoment_RetryableHasAnswered(t *testing.T) {
 	}
 }
 
-// Given an activity that waits, when the caller's context ends as the alarm rings that
-// ends the wait, then it is canceled: it neither fails nor gets its next attempt.
+// Rule 18. Given an activity that waits, when the caller's context ends as the alarm
+// rings that ends the wait, then it is canceled: it neither fails nor gets its next
+// attempt.
 func TestCallerMoment_AlarmRings(t *testing.T) {
 	t.Run("backoff", func(t *testing.T) {
 		atMoment(t, activity.Config{}, false, func(t *testing.T, m *moment) {
@@ -225,8 +226,8 @@ func TestCallerMoment_AlarmRings(t *testing.T) {
 	})
 }
 
-// Given an activity whose next attempt is blocked, when the caller's context ends as
-// what blocks it is over, then no attempt starts.
+// Rule 18. Given an activity whose next attempt is blocked, when the caller's context
+// ends as what blocks it is over, then no attempt starts.
 func TestCallerMoment_BlockIsOver(t *testing.T) {
 	for _, how := range []string{"the function returns", "Guard returns"} {
 		t.Run(how, func(t *testing.T) {
@@ -265,8 +266,8 @@ func TestCallerMoment_BlockIsOver(t *testing.T) {
 	}
 }
 
-// Given an activity that waits for a slot, when its caller's context ends as one gets
-// free, then it is canceled, and the slot is the next one's.
+// Rule 18. Given an activity that waits for a slot, when its caller's context ends as one
+// gets free, then it is canceled, and the slot is the next one's.
 func TestCallerMoment_SlotGetsFree(t *testing.T) {
 	atMoment(t, activity.Config{MaxConcurrent: 1}, false, func(t *testing.T, m *moment) {
 		m.env.start(activity.Options{}, func(activity.Context) error {
@@ -282,8 +283,9 @@ func TestCallerMoment_SlotGetsFree(t *testing.T) {
 	})
 }
 
-// Given a running activity, when its caller's context ends just before Handle.Cancel acts,
-// then that is the cause, and the checkpoint is that of an interruption.
+// Rule 17. Given a running activity, when its caller's context ends just before
+// Handle.Cancel acts, then that is the cause, and the checkpoint is that of an
+// interruption.
 func TestCallerMoment_HandleIsCanceled(t *testing.T) {
 	atMoment(t, activity.Config{}, true, func(t *testing.T, m *moment) {
 		h := m.start(activity.Options{}, untilEnded)
@@ -309,8 +311,8 @@ func (c *contextThatLags) Err() error {
 	return c.cancelOwn.Err()
 }
 
-// Given an attempt whose deadline is reached and whose timer has not run, when its
-// function returns because the caller's context has ended, then the activity is
+// Rule 17. Given an attempt whose deadline is reached and whose timer has not run, when
+// its function returns because the caller's context has ended, then the activity is
 // canceled, although the Runtime learns of both in that moment.
 func TestCallerMoment_FunctionReturnsAtItsDeadline(t *testing.T) {
 	for name, opts := range map[string]activity.Options{

@@ -30,8 +30,9 @@ func (c *lockedContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// Once a Shutdown that can wait has returned, the callers have their answer.
-func TestRule19ShutdownReturnsAfterTheAnswer(t *testing.T) {
+// Rule 19. Given a caller that cannot be answered yet, when Shutdown waits, then it
+// returns only after that caller has its answer.
+func TestShutdown_ReturnsAfterCallersAreAnswered(t *testing.T) {
 	rt := activity.New(activity.Config{Logger: quiet})
 	locked := newLockedContext(t.Context())
 	h := startWith(t, locked, rt, activity.Options{}, untilEnded)
@@ -77,9 +78,9 @@ func (c *hookedContext) AfterFunc(f func()) func() bool {
 
 func (c *hookedContext) Value(any) any { return nil } // else the standard library finds what is below
 
-// Nothing hangs on the caller's context any more when the caller has the answer, or
-// was refused.
-func TestRule17CallersContextIsLetGo(t *testing.T) {
+// Rule 17. Given a caller's context, when the activity has ended or its start was
+// refused, then no hook is left on the context.
+func TestCaller_ContextIsReleasedAtTheEnd(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		ctx, cancel := context.WithCancel(t.Context())
 		hooked := &hookedContext{Context: ctx}
@@ -116,8 +117,9 @@ func TestRule17CallersContextIsLetGo(t *testing.T) {
 	})
 }
 
-// Handles have one channel, asked for before the end or after it, by however many.
-func TestHandlesOfManyWhoWait(t *testing.T) {
+// Given many goroutines that wait on one Handle, when the activity ends, then Done is one
+// channel for all of them, whether asked for before the end or after it.
+func TestHandle_ManyWaiters(t *testing.T) {
 	both(t, activity.Config{}, func(t *testing.T, e *env) {
 		h := e.start(activity.Options{}, func(ctx activity.Context) error { return ctx.Sleep(time.Second) })
 		var n atomic.Int32
@@ -141,8 +143,9 @@ func TestHandlesOfManyWhoWait(t *testing.T) {
 	})
 }
 
-// All that can end an attempt, at once; whoever asks, and however, learns one cause.
-func TestRule17OneCauseForAll(t *testing.T) {
+// Rule 17. Given an attempt that a timeout, its caller and a Handle end at once, then
+// everything that reports the cause reports the same one.
+func TestCancel_OneCauseForAllObservers(t *testing.T) {
 	rounds := 300
 	if testing.Short() {
 		rounds = 50
@@ -213,8 +216,9 @@ func TestRule17OneCauseForAll(t *testing.T) {
 	}
 }
 
-// The caller's context ends while Start is under way.
-func TestRule17EndAtTheMomentOfTheStart(t *testing.T) {
+// Rule 17. Given a Run that is about to start, when its caller's context ends meanwhile,
+// then Run succeeds or returns that cause, and nothing is left of the activity.
+func TestCaller_ContextEndsWhileStartIsUnderWay(t *testing.T) {
 	rt := activity.New(activity.Config{Logger: quiet, MaxConcurrent: 1})
 	for round := range 1000 {
 		std, cancel := context.WithCancelCause(context.Background())
@@ -235,8 +239,9 @@ func TestRule17EndAtTheMomentOfTheStart(t *testing.T) {
 	checkErr(t, rt.Run(t.Context(), activity.Options{ID: "a1"}, noop), nil)
 }
 
-// Nor when the Store refuses its start.
-func TestRule17CallersContextIsLetGoByARefusal(t *testing.T) {
+// Rule 17. Given a Store that fails Load or Save, when a start is refused for it, then no
+// hook is left on the caller's context.
+func TestCaller_ContextIsReleasedWhenStoreRefusesStart(t *testing.T) {
 	for _, method := range []string{"Load", "Save"} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newStore(t)
@@ -253,8 +258,9 @@ func TestRule17CallersContextIsLetGoByARefusal(t *testing.T) {
 	}
 }
 
-// Nothing hangs on the caller's context after a Load that calls runtime.Goexit.
-func TestStart_LoadGoexitLetsGoOfTheCallersContext(t *testing.T) {
+// Rule 17. Given a Store whose Load calls runtime.Goexit, when a start ends so, then no
+// hook is left on the caller's context.
+func TestCaller_ContextIsReleasedAfterLoadGoexit(t *testing.T) {
 	for _, background := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newStore(t)
@@ -280,8 +286,9 @@ func TestStart_LoadGoexitLetsGoOfTheCallersContext(t *testing.T) {
 	}
 }
 
-// Time passes in a bubble while Run waits, also with a context from outside it.
-func TestRun_InABubbleWithAContextFromOutside(t *testing.T) {
+// Rule 26. Given a Run in a bubble whose context was made outside it, when the activity
+// sleeps, then the bubble's time passes.
+func TestRun_ContextFromOutsideTheBubble(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	_ = ctx.Done() // as made by whoever derived from it before
@@ -295,8 +302,8 @@ func TestRun_InABubbleWithAContextFromOutside(t *testing.T) {
 	})
 }
 
-// Run and Execute watch the caller's context themselves: whatever the activity is
-// about, its end cancels it at once.
+// Rule 17. Given an activity in any state, when the caller's context ends, then Run and
+// Execute cancel the activity at once.
 func TestRun_WatchesTheCallersContext(t *testing.T) {
 	for name, test := range map[string]struct {
 		fn    func(ctx activity.Context) error

@@ -37,8 +37,9 @@ var cancelPhases = []cancelPhase{
 	}},
 }
 
-// Whatever the activity does, and whoever cancels it: the answer comes at the same instant.
-func TestRule18CancelEndsEveryPhaseAtOnce(t *testing.T) {
+// Rule 18. Given an activity in any phase, whose function heeds its Context if one runs,
+// when anybody cancels the activity, then its caller is answered at that instant.
+func TestCancel_EndsEveryPhaseAtOnce(t *testing.T) {
 	type job struct {
 		cancel context.CancelCauseFunc
 		h      *activity.Handle[string]
@@ -106,7 +107,9 @@ func TestRule18CancelEndsEveryPhaseAtOnce(t *testing.T) {
 	}
 }
 
-func TestRule17ContextEndsWithTheCause(t *testing.T) {
+// Rule 17. Given a caller's context with a cause, when it ends, then the attempt's
+// Context ends at that instant with that cause.
+func TestCancel_ContextEndsWithCallersCause(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errCancel)
 		defer cancel()
@@ -130,8 +133,9 @@ func TestRule17ContextEndsWithTheCause(t *testing.T) {
 	})
 }
 
-// A canceled attempt is no failed attempt, whatever its function does then.
-func TestRule17AfterCancel(t *testing.T) {
+// Rule 17. Given a canceled attempt, when its function fails in any way, then the
+// activity is canceled and not failed, and the error wraps both.
+func TestCancel_ResultOfCanceledFunction(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		fn   func(ctx activity.Context) error
@@ -175,7 +179,9 @@ func TestRule17AfterCancel(t *testing.T) {
 	}
 }
 
-func TestRule17CancelGrace(t *testing.T) {
+// Rule 17. Given a canceled function, when it returns 1 ns before CancelGrace ends, its
+// result counts; at that instant or later, the caller has been answered without it.
+func TestCancel_GraceEnds(t *testing.T) {
 	for _, grace := range []time.Duration{0, 3 * time.Second} { // 0: 10 s
 		limit := grace
 		if limit == 0 {
@@ -227,8 +233,9 @@ func TestRule17CancelGrace(t *testing.T) {
 	}
 }
 
-// Under a Mock the order at one instant is the test's to choose.
-func TestRule17CancelAndTimeoutAtOneInstant(t *testing.T) {
+// Rules 7 and 17. Given a mock clock, when a cancellation and a timeout fall on one
+// instant, then the one that the test does first decides.
+func TestCancel_AndTimeoutAtOneInstant(t *testing.T) {
 	options := map[activity.TimeoutType]activity.Options{
 		activity.TimeoutHeartbeat:       {HeartbeatTimeout: time.Minute},
 		activity.TimeoutStartToClose:    {StartToCloseTimeout: time.Minute},
@@ -285,7 +292,9 @@ func TestRule17CancelAndTimeoutAtOneInstant(t *testing.T) {
 	}
 }
 
-func TestRule17CancelAndReturnAtOneInstant(t *testing.T) {
+// Rule 17. Given a function that returns at the instant of a cancellation, then nil
+// completes the activity in either order, and an error makes it canceled.
+func TestCancel_AndReturnAtOneInstant(t *testing.T) {
 	for _, result := range []error{nil, io.EOF} {
 		for _, cancelFirst := range []bool{true, false} {
 			t.Run(fmt.Sprint(result, cancelFirst), func(t *testing.T) {
@@ -317,7 +326,9 @@ func TestRule17CancelAndReturnAtOneInstant(t *testing.T) {
 	}
 }
 
-func TestRule17ContextThatEndedBeforeTheStart(t *testing.T) {
+// Rule 17. Given a context that has ended, when an activity is started with it, then
+// nothing runs, no event is delivered, and the *Error has Attempt 0.
+func TestCancel_ContextEndedBeforeStart(t *testing.T) {
 	var j journal
 	bubble(t, activity.Config{Observer: j.observe}, func(t *testing.T, rt *activity.Runtime) {
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -348,7 +359,9 @@ func TestRule17ContextThatEndedBeforeTheStart(t *testing.T) {
 	})
 }
 
-func TestRule17FirstCauseWins(t *testing.T) {
+// Rule 17. Given an activity that is canceled twice, in whatever order and by whomever,
+// then the first cause counts.
+func TestCancel_FirstCauseWins(t *testing.T) {
 	for _, phase := range cancelPhases {
 		if phase.state == activity.StateWaiting || phase.state == activity.StateBlocked {
 			continue
@@ -383,7 +396,9 @@ func TestRule17FirstCauseWins(t *testing.T) {
 	}
 }
 
-func TestRule17CancelAfterTheEnd(t *testing.T) {
+// Rule 17. Given a completed activity, when its Handle is canceled, then its result and
+// its state stay.
+func TestCancel_AfterTheEndChangesNothing(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		h := start(t, rt, activity.Options{}, noop)
 		<-h.Done()
@@ -415,7 +430,9 @@ func (c *cancelOwn) Err() error {
 	}
 }
 
-func TestRule17ContextOfAnotherType(t *testing.T) {
+// Rule 17. Given a caller's context that is no standard one, when it ends in any phase,
+// then the activity is canceled as with a standard one.
+func TestCancel_ContextOfUserDefinedType(t *testing.T) {
 	for _, phase := range cancelPhases {
 		t.Run(phase.name, func(t *testing.T) {
 			bubble(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, rt *activity.Runtime) {
@@ -451,8 +468,9 @@ func TestRule17ContextOfAnotherType(t *testing.T) {
 	})
 }
 
-// The function knows of the caller's cancellation before the runtime does.
-func TestRule17FunctionKnowsFirst(t *testing.T) {
+// Rule 17. Given a function that sees the end of its caller's context before the Runtime
+// does, when it returns, then the activity counts as canceled, unless it completed.
+func TestCancel_FunctionLearnsOfItBeforeTheRuntime(t *testing.T) {
 	for name, fn := range map[string]func() error{
 		"fails":               func() error { return io.EOF },
 		"wants to come back":  func() error { return activity.RetryAfter(io.EOF, 0) },
@@ -495,9 +513,9 @@ func TestRule17FunctionKnowsFirst(t *testing.T) {
 	}
 }
 
-// No attempt starts for a caller whose context has ended, although the runtime
-// has not been told yet. Each race is run a few times.
-func TestRule18NothingStartsAfterTheCancellation(t *testing.T) {
+// Rule 18. Given a caller whose context has ended, when the Runtime has not been told
+// yet, then no attempt starts. Each race runs a few times.
+func TestCancel_NoAttemptStartsAfterIt(t *testing.T) {
 	rounds := func(name string, f func(t *testing.T)) {
 		t.Run(name, func(t *testing.T) {
 			for range 20 {
@@ -559,8 +577,9 @@ func TestRule18NothingStartsAfterTheCancellation(t *testing.T) {
 	})
 }
 
-// A start that is refused leaves no goroutine that watches the caller's context.
-func TestRule19RefusedStartLeavesNoGoroutine(t *testing.T) {
+// Rule 19. Given a context of a user-defined type, when a start with it is refused, then
+// no goroutine is left that watches it.
+func TestCancel_RefusedStartLeavesNoGoroutine(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		other := start(t, rt, activity.Options{ID: "a"}, untilEnded)
 		synctest.Wait()
@@ -585,8 +604,9 @@ func TestRule19RefusedStartLeavesNoGoroutine(t *testing.T) {
 	})
 }
 
-// Of two cancellations that race one is the first, and the only cause.
-func TestRule17OneCauseOfTwo(t *testing.T) {
+// Rule 17. Given two cancellations that race, then one is the first, and it is the only
+// cause that anybody sees.
+func TestCancel_OneCauseOfTwoThatRace(t *testing.T) {
 	rt := activity.New(activity.Config{Logger: quiet})
 	rounds := 20_000
 	if raceEnabled {

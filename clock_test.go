@@ -45,8 +45,8 @@ func TestClock_SetBeyondAnInstant(t *testing.T) {
 	}
 }
 
-// Given a Mock that is set far back, when its time comes again, then a deadline that was
-// set before is reached at its own instant.
+// Rule 7. Given a Mock that is set far back, when its time comes again, then a deadline
+// that was set before is reached at its own instant.
 func TestClock_SetBackAndForward(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mock := clock.NewMock()
@@ -70,8 +70,8 @@ func TestClock_SetBackAndForward(t *testing.T) {
 	})
 }
 
-// Given a Store that has worked, when it fails after the clock was set back, then it is
-// tried again after Config.SaveInterval.
+// Rule 24. Given a Store that has worked, when it fails after the clock was set back,
+// then it is tried again after Config.SaveInterval.
 func TestClock_SetBackBeforeAStoreFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mock, s := clock.NewMock(), newStore(t)

@@ -276,6 +276,8 @@ func (*pointerFails) UnmarshalJSON([]byte) error   { return nil }
 
 type lock = sync.Mutex
 
+// Rule 29. Given values that the default Codec cannot give back, when they are recorded,
+// then Heartbeat refuses them with an error that names the type and the field.
 func TestCodec_Refuses(t *testing.T) {
 	type page[T any] struct{ V T }
 	userinfo, _ := url.Parse("https://me:secret@example.com/")
@@ -593,6 +595,8 @@ func same(a, b any) bool {
 	return reflect.DeepEqual(a, b)
 }
 
+// Rule 29. Given values that the default Codec accepts, when they are recorded and read,
+// then they are equal.
 func TestCodec_GivesBack(t *testing.T) {
 	type empty struct{}
 	zone := time.FixedZone("here", -3*3600-1800)
@@ -866,8 +870,9 @@ func (s *shout) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// A refused type is refused while it still has no elements, so that the first heartbeat
-// fails. A pointer is refused once it is not nil.
+// Rule 29. Given a type that the default Codec refuses, when a value of it has no
+// elements yet, then it is refused already, so that the first heartbeat fails. A nil
+// pointer to it is accepted.
 func TestCodec_RefusesTypesEarly(t *testing.T) {
 	for _, v := range []any{[]unexportedBeside(nil), map[string]unexportedBeside(nil), [1]unexportedBeside{}, struct{ S []chan int }{}} {
 		if _, err := recordAndRead(t, v); err == nil {
@@ -881,7 +886,9 @@ func TestCodec_RefusesTypesEarly(t *testing.T) {
 	}
 }
 
-// What a heartbeat returns for refused details is as for any details that cannot be encoded.
+// Rule 3. Given details that the default Codec refuses, when the function returns
+// Heartbeat's error, then the activity is not retried, and the error names value and
+// field.
 func TestCodec_RefusalIsNonRetryable(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		h := start(t, rt, activity.Options{}, func(ctx activity.Context) error {
@@ -904,7 +911,8 @@ type copyJob struct {
 	Sink io.Writer
 }
 
-// An input obeys the same rule when it is stored, so that what was accepted can be recovered.
+// Rule 29. Given an input that the default Codec refuses, when it is to be stored, then
+// the start is refused, so that what is accepted can be recovered.
 func TestCodec_RefusesInputs(t *testing.T) {
 	bubble(t, activity.Config{Store: &storetest.Memory{}}, func(t *testing.T, rt *activity.Runtime) {
 		def := activity.Definition[copyJob, int]{Name: "job", Func: func(_ activity.Context, in copyJob) (int, error) { return len(in.File), nil }}
@@ -930,7 +938,8 @@ func TestCodec_RefusesInputs(t *testing.T) {
 	})
 }
 
-// Many goroutines may encode a type for the first time.
+// Rule 29. Given a type that was never encoded, when many goroutines encode it at once,
+// then each gets the same answer.
 func TestCodec_ConcurrentFirstUse(t *testing.T) {
 	type first struct {
 		Name string
@@ -951,7 +960,8 @@ func TestCodec_ConcurrentFirstUse(t *testing.T) {
 	all.Wait()
 }
 
-// What a MarshalText returns can be found in Heartbeat's error, as what a MarshalJSON does.
+// Rule 3. Given a MarshalText or MarshalJSON that fails, when Heartbeat returns, then its
+// error wraps the method's.
 func TestCodec_WrapsTheErrorOfAMethod(t *testing.T) {
 	for _, v := range []any{named(failingText{}), map[failingText]int{{}: 1}, named[any](marshalFails{})} {
 		if _, err := recordAndRead(t, v); !errors.Is(err, errBoom) {
@@ -965,7 +975,8 @@ type failingText struct{}
 func (failingText) MarshalText() ([]byte, error) { return nil, errBoom }
 func (*failingText) UnmarshalText([]byte) error  { return nil }
 
-// An error stays readable though the path to the field is endless.
+// Rule 29. Given a cycle, when it is refused, then the error shortens the endless path to
+// the field.
 func TestCodec_PathIsShortened(t *testing.T) {
 	type loop struct{ Next *loop }
 	var cycle loop
@@ -975,7 +986,8 @@ func TestCodec_PathIsShortened(t *testing.T) {
 	}
 }
 
-// A key whose MarshalText panics is like any other panic of a Codec.
+// Rule 24. Given a map key whose MarshalText panics, when it is recorded, then Heartbeat
+// returns a *PanicError.
 func TestCodec_PanickingMarshalText(t *testing.T) {
 	_, err := recordAndRead(t, map[panicText]int{{}: 1})
 	var p *activity.PanicError

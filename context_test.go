@@ -22,8 +22,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// Rule 12: the standard library is told of a deadline under the real clock only.
-func TestRule12Deadline(t *testing.T) {
+// Rule 12. Given timeouts and a caller's deadline, then Context.Deadline reports the
+// earliest under the real clock and none under another; Info().Deadline has it in both.
+func TestContext_DeadlineOnlyUnderRealClock(t *testing.T) {
 	tests := []struct {
 		attempt, all, caller time.Duration
 		want, info           time.Duration // 0: none
@@ -76,7 +77,9 @@ func TestRule12Deadline(t *testing.T) {
 	}
 }
 
-func TestContextInfo(t *testing.T) {
+// Given an activity with options, when its function asks for Info and logs, then both say
+// which activity and attempt it is.
+func TestContext_Info(t *testing.T) {
 	var buf bytes.Buffer
 	bubble(t, activity.Config{Logger: slog.New(slog.NewJSONHandler(&buf, &slog.HandlerOptions{Level: slog.LevelInfo}))}, func(t *testing.T, rt *activity.Runtime) {
 		opts := activity.Options{
@@ -123,8 +126,9 @@ func TestContextInfo(t *testing.T) {
 	})
 }
 
-// A child keeps its own values and cancellation, and the attempt lives on.
-func TestFromContextOfAChild(t *testing.T) {
+// Given a child context with its own value and cancellation, when FromContext makes a
+// Context of it, then both are kept, and the attempt lives on when the child ends.
+func TestFromContext_Child(t *testing.T) {
 	for _, wrapped := range []bool{false, true} {
 		cfg := activity.Config{}
 		if wrapped {
@@ -230,7 +234,9 @@ func (w *countingEngine) BeginRange() bool { return w.Context.(activity.Engine).
 
 func (w *countingEngine) Value(key any) any { return activity.NewContext(w.Context, w).Value(key) }
 
-func TestInterceptorsWrapper(t *testing.T) {
+// Given an Interceptor that passes a wrapper on, then the function, Range and Guard use
+// the wrapper, and the wrapper's own engine if it has one.
+func TestInterceptor_WrapperIsUsed(t *testing.T) {
 	for _, own := range []bool{false, true} {
 		var guarder *countingEngine
 		cfg := activity.Config{Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
@@ -290,9 +296,9 @@ func TestInterceptorsWrapper(t *testing.T) {
 	}
 }
 
-// The function gets the very Context that the Interceptor passed on, and
-// FromContext finds it from below, also if an inner wrapper is registered.
-func TestInterceptor_ItsContextAsItIs(t *testing.T) {
+// Given an Interceptor that passes any Context to next, then the function gets that very
+// Context, and FromContext finds it from below, even if an inner wrapper is registered.
+func TestInterceptor_FunctionGetsItsContext(t *testing.T) {
 	for name, wrap := range map[string]func(ctx activity.Context) activity.Context{
 		"the attempt":          func(ctx activity.Context) activity.Context { return ctx },
 		"a wrapper":            func(ctx activity.Context) activity.Context { return &countingWrapper{Context: ctx} },
@@ -348,7 +354,9 @@ type itself struct{ activity.Context }
 
 func (w itself) Value(key any) any { return activity.NewContext(w.Context, w).Value(key) }
 
-func TestGuardAndRangeUnderAWrapper(t *testing.T) {
+// Rules 6 and 27. Given a wrapper that does not implement Engine, when the function calls
+// Range twice and Guard at the timeout, then the rules hold as without it.
+func TestInterceptor_GuardAndRangeUnderWrapper(t *testing.T) {
 	cfg := activity.Config{Interceptor: func(ctx activity.Context, next func(activity.Context) error) error { return next(itself{ctx}) }}
 	bubble(t, cfg, func(t *testing.T, rt *activity.Runtime) {
 		h := start(t, rt, activity.Options{HeartbeatTimeout: time.Minute}, func(ctx activity.Context) error {
@@ -376,8 +384,9 @@ type exitsInSleep struct {
 
 func (exitsInSleep) SleepContext(context.Context, time.Duration) error { runtime.Goexit(); return nil }
 
-// Rule 14: Goexit in a wrapper's SleepContext is the function's, seen from a child too.
-func TestRule14GoexitInAWrappersSleep(t *testing.T) {
+// Rule 14. Given a wrapper whose SleepContext calls runtime.Goexit, when a child sleeps
+// through it, then the attempt ends with ErrGoexit.
+func TestGoexit_InWrappersSleep(t *testing.T) {
 	cfg := activity.Config{Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
 		return next(exitsInSleep{ctx, ctx.(activity.Engine)})
 	}}
@@ -400,8 +409,9 @@ type panicsInSleep struct {
 
 func (panicsInSleep) SleepContext(context.Context, time.Duration) error { panic("in SleepContext") }
 
-// Rule 14: so is a panic.
-func TestRule14PanicInAWrappersSleep(t *testing.T) {
+// Rule 14. Given a wrapper whose SleepContext panics, when a child sleeps through it,
+// then the attempt ends with the *PanicError.
+func TestPanic_InWrappersSleep(t *testing.T) {
 	cfg := activity.Config{Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
 		return next(panicsInSleep{ctx, ctx.(activity.Engine)})
 	}}
@@ -418,7 +428,9 @@ func TestRule14PanicInAWrappersSleep(t *testing.T) {
 	})
 }
 
-func TestSleepEdges(t *testing.T) {
+// Given durations of zero, below zero and the longest there is, when a function sleeps
+// for them, then Sleep returns at once, or with the end of the attempt.
+func TestSleep_Edges(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		opts := activity.Options{StartToCloseTimeout: time.Hour, RetryPolicy: once}
 		for _, huge := range []time.Duration{math.MaxInt64, math.MaxInt64 - 1, math.MaxInt64 / 2} {
@@ -460,8 +472,9 @@ func TestSleepEdges(t *testing.T) {
 	})
 }
 
-// Rule 26: no bubble meets what another one, or none, has left behind.
-func TestRule26InAndOutOfBubbles(t *testing.T) {
+// Rule 26. Given a package that was used outside a bubble and in one, when it is used in
+// another bubble, then nothing is left over that disturbs it.
+func TestBubble_BeforeAndAfterOtherBubbles(t *testing.T) {
 	use := func(t *testing.T, cfg activity.Config, d time.Duration) {
 		cfg.Logger = quiet
 		rt := activity.New(cfg)
@@ -515,8 +528,9 @@ func TestRule26InAndOutOfBubbles(t *testing.T) {
 	t.Run("outside again", func(t *testing.T) { use(t, activity.Config{}, 1) })
 }
 
-// A Context that is kept ends when the function has returned, and says so.
-func TestContextAfterTheReturn(t *testing.T) {
+// Given a Context that is kept, when its function has returned, then it has ended, its
+// cause says so, and Heartbeat returns that cause.
+func TestContext_EndsWhenFunctionHasReturned(t *testing.T) {
 	for _, result := range []error{nil, errBoom} {
 		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 			var kept activity.Context
@@ -536,9 +550,9 @@ func TestContextAfterTheReturn(t *testing.T) {
 	}
 }
 
-// A child that does not end with the attempt sleeps on after a timeout and after
-// a cancellation, and its heartbeats return nil. Those of the canceled attempt
-// record, and those of the fenced one do not.
+// Rule 4. Given a child of context.WithoutCancel, when the attempt times out or is
+// canceled, then the child sleeps on, and its heartbeats return nil. Those of a canceled
+// attempt are recorded, those of a fenced one are not.
 func TestFromContext_WithoutCancel(t *testing.T) {
 	for name, opts := range map[string]activity.Options{
 		"a timeout":      {HeartbeatTimeout: 10 * time.Second, RetryPolicy: once},
@@ -583,8 +597,9 @@ func TestFromContext_WithoutCancel(t *testing.T) {
 	}
 }
 
-// A child with a deadline of its own, and without the attempt's end.
-func TestFromContext_WithoutCancelAndADeadline(t *testing.T) {
+// Rule 4. Given a child of context.WithoutCancel with a deadline of its own, when the
+// attempt has timed out, then Sleep ends at the child's deadline.
+func TestFromContext_WithoutCancelButDeadline(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		_ = run(t, rt, activity.Options{StartToCloseTimeout: time.Second, RetryPolicy: once}, func(ctx activity.Context) error {
 			own, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errCancel)
@@ -603,9 +618,9 @@ func TestFromContext_WithoutCancelAndADeadline(t *testing.T) {
 	})
 }
 
-// A Context prints as its activity and attempt, while others use it: nothing of
-// its inside is read without a lock.
-func TestContextPrints(t *testing.T) {
+// Given a Context that other goroutines use, when it is printed, then it shows activity
+// and attempt, and reads nothing without a lock.
+func TestContext_PrintsActivityAndAttempt(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		const want = `activity "a1" (job), attempt 1`
 		err := run(t, rt, atMost(1), func(ctx activity.Context) error {
@@ -634,9 +649,10 @@ func TestContextPrints(t *testing.T) {
 	})
 }
 
-// What a function learns of its attempt's end does not depend on when it first asks,
-// nor on what ends afterwards.
-func TestContextAskedLate(t *testing.T) {
+// Rule 4. Given an attempt that has ended, when its function asks for Err, Cause or a
+// heartbeat for the first time afterwards, then it gets the same answers as if it had
+// asked before.
+func TestContext_CauseDoesNotDependOnFirstUse(t *testing.T) {
 	gone, mine := errors.New("gone"), errors.New("mine")
 	type end struct {
 		Err   error

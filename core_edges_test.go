@@ -19,7 +19,7 @@ import (
 
 // Given an activity whose last event is still being delivered, when a start of its ID is
 // refused and another one follows, then the events of that one come after the last event.
-func TestEvents_FollowAfterARefusedStart(t *testing.T) {
+func TestEvents_FollowLastEventAfterRefusedStart(t *testing.T) {
 	for _, how := range []string{"store fails", "mismatch", "canceled"} {
 		t.Run(how, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -69,7 +69,8 @@ func (e *opError) Error() string { return "op: " + e.err.Error() }
 
 func (e *opError) Unwrap() error { return e.err }
 
-// NonRetryable is not retried, also if what it marks is a nil pointer, whose Unwrap panics.
+// Rule 15. Given a NonRetryable error around a nil pointer whose Unwrap panics, when a
+// function returns it, then the activity is not retried.
 func TestRetry_NonRetryableTypedNil(t *testing.T) {
 	calls, err := runCalls(t, activity.Config{}, atMost(3), func(activity.Context) error {
 		var e *opError
@@ -81,7 +82,8 @@ func TestRetry_NonRetryableTypedNil(t *testing.T) {
 	}
 }
 
-// RetryAfter counts, also if what it marks is a nil pointer.
+// Rule 13. Given a RetryAfter error around a nil pointer whose Unwrap panics, when a
+// function returns it, then its duration replaces the interval.
 func TestRetry_RetryAfterTypedNil(t *testing.T) {
 	delays, _ := runDelays(t, activity.Config{}, atMost(2), func(ctx activity.Context, n int) error {
 		var e *opError
@@ -90,7 +92,8 @@ func TestRetry_RetryAfterTypedNil(t *testing.T) {
 	checkDiff(t, "delays", delays[:1], []time.Duration{time.Hour})
 }
 
-// A mark counts beside a nil pointer.
+// Rule 15. Given errors.Join of a nil pointer whose Unwrap panics and a NonRetryable
+// error, when a function returns it, then the activity is not retried.
 func TestRetry_NonRetryableBesideTypedNil(t *testing.T) {
 	calls, err := runCalls(t, activity.Config{}, atMost(3), func(activity.Context) error {
 		var e *opError
@@ -112,9 +115,9 @@ func (c lookingContext) Err() error {
 	return c.Context.Err()
 }
 
-// Given a clean-up that heartbeats through a context whose Err looks at the activity, then
-// nothing locks up.
-func TestHeartbeat_OfAContextThatLooksAtTheActivity(t *testing.T) {
+// Given a context whose Err looks at the activity, when a canceled function heartbeats
+// through it, then nothing deadlocks.
+func TestHeartbeat_ThroughContextThatLooksAtActivity(t *testing.T) {
 	for _, sync := range []bool{false, true} {
 		t.Run(fmt.Sprint("SyncHeartbeats ", sync), func(t *testing.T) {
 			rt := activity.New(activity.Config{Logger: quiet, Store: &storetest.Memory{}})
@@ -152,9 +155,9 @@ func (exitingError) Error() string {
 
 var exits atomic.Int32
 
-// Given an error whose text ends the goroutine that asks for it, then the Store still takes
-// what others save.
-func TestErrorText_ThatExitsHarmsNoOther(t *testing.T) {
+// Rule 24. Given an error whose text ends the goroutine that asks for it, when it is to
+// be saved, then the Store still takes the checkpoints of other activities.
+func TestErrorText_GoexitHarmsNoOtherActivity(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		exits.Store(0)
 		s := newStore(t)
@@ -188,7 +191,7 @@ func (e lockingError) Error() string {
 
 // Given a program that holds a lock while it starts an activity, when the error of another
 // activity takes that lock in its text, then neither waits for the other.
-func TestErrorText_TakesTheCallersLock(t *testing.T) {
+func TestErrorText_TakesCallersLock(t *testing.T) {
 	for _, late := range []bool{false, true} { // the attempt ends when the lock is held, or before
 		t.Run(fmt.Sprint("late ", late), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -216,9 +219,9 @@ func TestErrorText_TakesTheCallersLock(t *testing.T) {
 	}
 }
 
-// Given an attempt that failed with RetryAfter, when Shutdown comes while Retryable is
-// being asked, then the next execution waits for the rest of the time.
-func TestShutdown_WhileRetryableIsAskedKeepsTheBackoff(t *testing.T) {
+// Rule 35. Given an attempt that failed with RetryAfter, when Shutdown comes while
+// Retryable is being asked, then the next execution waits for the rest of the time.
+func TestShutdown_WhileRetryableIsAskedKeepsBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStore(t)
 		asked := make(chan struct{})
@@ -246,9 +249,9 @@ func TestShutdown_WhileRetryableIsAskedKeepsTheBackoff(t *testing.T) {
 	})
 }
 
-// Given a Store whose Save ends its goroutine while a Delete is due, then the writer
-// pauses between two tries, and the Delete is made.
-func TestStore_ThatExitsIsNotTriedInALoop(t *testing.T) {
+// Rule 24. Given a Store whose Save ends its goroutine while a Delete is due, then the
+// writer pauses between two tries, and the Delete is made.
+func TestStoreFails_GoexitIsNotTriedInALoop(t *testing.T) {
 	for _, how := range []string{"shutdown", "success of another"} {
 		t.Run(how, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -306,8 +309,8 @@ func (h hangingHandler) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// Shutdown waits until ctx ends, and no longer, also if the Logger hangs.
-func TestShutdown_WithALoggerThatHangs(t *testing.T) {
+// Rule 19. Given a Logger that hangs, when ctx ends, then Shutdown returns at once.
+func TestShutdown_LoggerThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate, hang := make(chan struct{}), make(chan struct{})
 		rt := activity.New(activity.Config{Logger: slog.New(hangingHandler{quiet.Handler(), gate})})
@@ -337,9 +340,9 @@ type exitingContext struct {
 
 func (c exitingContext) Err() error { c.err(); return c.Context.Err() }
 
-// Given a caller whose context ends the goroutine, or panics, in Err, then the caller is
-// answered nevertheless.
-func TestCaller_ErrThatExits(t *testing.T) {
+// Given a caller's context whose Err calls runtime.Goexit or panics, when the activity
+// ends, then its caller is answered nevertheless.
+func TestCaller_ContextWhoseErrExits(t *testing.T) {
 	for name, exit := range map[string]func(){"Goexit": runtime.Goexit, "panic": func() { panicHere(errBoom) }} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -365,9 +368,9 @@ func TestCaller_ErrThatExits(t *testing.T) {
 	}
 }
 
-// With a Store, the caller of a canceled activity is answered after one try, so that a
-// program that ends then does not find the activity running.
-func TestCancel_IsToldAfterOneTry(t *testing.T) {
+// Rule 18. Given a Store and a canceled activity in any state, when its caller is
+// answered, then one Save was tried, so that the next process does not find it running.
+func TestCancel_CallerIsAnsweredAfterOneSave(t *testing.T) {
 	for _, where := range []string{"backing off", "running", "waiting"} {
 		t.Run(where, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

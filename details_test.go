@@ -17,7 +17,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-func TestRule1DetailsAreEncodedAtOnce(t *testing.T) {
+// Rule 1. Given details that a heartbeat recorded, when the function changes the value
+// afterwards, then the next attempt sees the value as it was.
+func TestHeartbeatDetails_EncodedWhenRecorded(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		err := run(t, rt, activity.Options{}, func(ctx activity.Context) error {
 			if ctx.Info().Attempt == 2 {
@@ -56,8 +58,9 @@ func reversed(data []byte) []byte {
 	return r
 }
 
-// Every value goes through the Codec, plain ints too, and everywhere where details are read.
-func TestRule1CustomCodec(t *testing.T) {
+// Rule 1. Given Config.Codec, when details are recorded and read, then every value goes
+// through it, plain ints too, in every place that reads details.
+func TestHeartbeatDetails_CustomCodec(t *testing.T) {
 	var events atomic.Int64
 	cfg := activity.Config{Codec: reverseCodec{}, Observer: func(e activity.Event) {
 		n, s := 0, ""
@@ -102,8 +105,9 @@ func TestRule1CustomCodec(t *testing.T) {
 	})
 }
 
-// What was read of the details once does not change when later ones come.
-func TestRule1DetailsThatWereReadStay(t *testing.T) {
+// Rule 1. Given details that an event, a Status or an error gave, when later details are
+// recorded, then the ones that were given do not change.
+func TestHeartbeatDetails_ReadOnesDoNotChange(t *testing.T) {
 	var j journal
 	bubble(t, activity.Config{Observer: j.observe}, func(t *testing.T, rt *activity.Runtime) {
 		type view struct {
@@ -147,8 +151,9 @@ func TestRule1DetailsThatWereReadStay(t *testing.T) {
 	})
 }
 
-// A single nil pointer is no details, under any Codec. Nils among several values are values.
-func TestHeartbeat_NilPointerIsNoDetails(t *testing.T) {
+// Rule 2. Given a heartbeat with a single nil pointer, under any Codec, then the details
+// stay. Nils among several values are values.
+func TestHeartbeatDetails_NilPointerIsNone(t *testing.T) {
 	for name, codec := range map[string]activity.Codec{"default": nil, "another": reverseCodec{}} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, activity.Config{Codec: codec}, func(t *testing.T, rt *activity.Runtime) {
@@ -198,8 +203,9 @@ func TestHeartbeat_NilPointerIsNoDetails(t *testing.T) {
 	}
 }
 
-// A recorded null resumes what can be nil, and is an error for what cannot.
-func TestRule5NullIsNoZero(t *testing.T) {
+// Rule 5. Given a recorded null, when it is resumed into a type that can be nil, then it
+// is nil; into any other type it is an error.
+func TestHeartbeatDetails_NullIsNotZero(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		err := run(t, rt, activity.Options{}, func(ctx activity.Context) error {
 			if ctx.Info().Attempt == 1 {
@@ -232,7 +238,9 @@ type marshalFails struct{}
 func (marshalFails) MarshalJSON() ([]byte, error) { return nil, errBoom }
 func (*marshalFails) UnmarshalJSON([]byte) error  { return nil }
 
-func TestRule3DetailsThatCannotBeEncoded(t *testing.T) {
+// Rule 3. Given details that cannot be encoded, when Heartbeat refuses them, then the
+// attempt lives on, and the earlier details stay.
+func TestHeartbeatDetails_CannotBeEncoded(t *testing.T) {
 	for name, bad := range map[string][]any{
 		"channel":            {make(chan int)},
 		"NaN":                {math.NaN()},
@@ -275,7 +283,9 @@ func TestRule3DetailsThatCannotBeEncoded(t *testing.T) {
 	}
 }
 
-func TestRule3DetailsThatAreTooLarge(t *testing.T) {
+// Rule 3. Given Config.MaxDetailsSize, when details have as many bytes, then they are
+// recorded; one byte more is ErrDetailsTooLarge.
+func TestHeartbeatDetails_TooLarge(t *testing.T) {
 	longest := len(strconv.Itoa(math.MinInt))
 	tests := []struct {
 		limit   int
@@ -329,8 +339,9 @@ func TestRule3DetailsThatAreTooLarge(t *testing.T) {
 	}
 }
 
-// Careless: an error that says itself that it is not worth a retry is returned as it is.
-func TestRule3EncodeErrorEndsTheActivity(t *testing.T) {
+// Rule 3. Given a function that returns Heartbeat's error about its details, then the
+// activity fails without a retry.
+func TestHeartbeatDetails_ReturnedEncodeErrorIsNonRetryable(t *testing.T) {
 	calls, err := runCalls(t, activity.Config{}, atMost(5), func(ctx activity.Context) error { return ctx.Heartbeat(func() {}) })
 	checkEnd(t, err, 1, activity.RetryStateNonRetryableFailure)
 	if calls != 1 {
@@ -359,8 +370,9 @@ func (c panicCodec) Unmarshal(data []byte, v any) error {
 	return json.Unmarshal(data, v)
 }
 
-// A Codec that panics is logged and taken for one that fails: rules 3 and 5.
-func TestRule3PanickingCodec(t *testing.T) {
+// Rules 3, 5 and 24. Given a Codec that panics, when details are recorded or resumed,
+// then the panic is logged and returned as the Codec's error.
+func TestHeartbeatDetails_PanickingCodec(t *testing.T) {
 	for _, codec := range []panicCodec{{marshal: true}, {unmarshal: true}} {
 		log := &logbook{}
 		bubble(t, activity.Config{Codec: codec, Logger: slog.New(log)}, func(t *testing.T, rt *activity.Runtime) {
@@ -398,7 +410,9 @@ type twoFields struct {
 	B string
 }
 
-func TestRule5Resume(t *testing.T) {
+// Rule 5. Given recorded details, when the next attempt resumes, then it gets them, and a
+// field that was not recorded is zero. Without details it gets the initial value.
+func TestResume_LastDetailsOrInitial(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		err := run(t, rt, activity.Options{}, func(ctx activity.Context) error {
 			want := twoFields{1, "initial"}
@@ -436,7 +450,9 @@ func TestRule5Resume(t *testing.T) {
 	})
 }
 
-func TestRule5OptionsHeartbeatDetailsAreChecked(t *testing.T) {
+// Rules 3 and 16. Given Options.HeartbeatDetails that cannot be encoded or are too large,
+// then the start is refused with an error that names the field.
+func TestOptions_HeartbeatDetailsAreChecked(t *testing.T) {
 	bubble(t, activity.Config{MaxDetailsSize: 10}, func(t *testing.T, rt *activity.Runtime) {
 		for _, details := range [][]any{{func() {}}, {1, marshalPanics{}}, {"123456789"}} {
 			err := rt.Run(t.Context(), activity.Options{HeartbeatDetails: details}, func(activity.Context) error {
@@ -450,7 +466,9 @@ func TestRule5OptionsHeartbeatDetailsAreChecked(t *testing.T) {
 	})
 }
 
-func TestRule5DetailsThatDoNotDecode(t *testing.T) {
+// Rule 5. Given recorded details, when a function asks for more values than were recorded
+// or for other types, then it gets an error; fewer values are fine.
+func TestHeartbeatDetails_DoNotDecode(t *testing.T) {
 	tests := map[string]struct {
 		details []any
 		into    []any
@@ -523,9 +541,9 @@ func resumeInto(t *testing.T, recorded, into any) error {
 	})
 }
 
-// Given recorded details whose arrays have another length than those of the type that they
-// are decoded into, then the attempt cannot resume: encoding/json would drop elements, or
-// fill in zeros.
+// Rule 5. Given recorded details whose arrays have another length than those of the type
+// that they are decoded into, then the attempt cannot resume: encoding/json would drop
+// elements, or fill in zeros.
 func TestHeartbeatDetails_ArrayOfAnotherLength(t *testing.T) {
 	type (
 		shards [3]int
@@ -587,8 +605,9 @@ func TestHeartbeatDetails_ArrayOfAnotherLength(t *testing.T) {
 	}
 }
 
-// Given recorded fields that differ in case from those of the type that they are decoded
-// into, then the attempt cannot resume: encoding/json would take them for each other.
+// Rule 5. Given recorded fields that differ in case from those of the type that they are
+// decoded into, then the attempt cannot resume: encoding/json would take them for each
+// other.
 func TestHeartbeatDetails_NamesAreExact(t *testing.T) {
 	type lower struct {
 		N int `json:"next"`
@@ -649,8 +668,9 @@ type firstOnly [1]int
 
 func (f *firstOnly) UnmarshalJSON(data []byte) error { return json.Unmarshal(data, (*[1]int)(f)) }
 
-// What Resume cannot decode is never a silent start from the beginning.
-func TestRule5ResumeFailsOnce(t *testing.T) {
+// Rule 5. Given details that Resume cannot decode, when it returns its error, then the
+// activity fails once, and no attempt starts from the beginning.
+func TestResume_FailureIsNeverAStartFromTheBeginning(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		err := run(t, rt, activity.Options{}, func(ctx activity.Context) error {
 			if ctx.Info().Attempt == 1 {
@@ -702,8 +722,9 @@ func record(t *testing.T, values ...string) (details []byte) {
 	return details
 }
 
-// The default Codec takes one whole JSON value and nothing after it.
-func TestRule5TrailingData(t *testing.T) {
+// Rule 5. Given a recorded value, when it is decoded, then the default Codec takes one
+// whole JSON value, and refuses anything after it.
+func TestHeartbeatDetails_TrailingData(t *testing.T) {
 	for value, ok := range map[string]bool{
 		"1": true, " 1 ": true, "1\n": true,
 		"1 2": false, "1,": false, "1}": false, "1 x": false, "": false, " ": false, "1\x00": false,
@@ -718,8 +739,9 @@ func TestRule5TrailingData(t *testing.T) {
 	}
 }
 
-// Damaged details are an error, however much of them is asked for.
-func TestRule5DamagedDetails(t *testing.T) {
+// Rule 5. Given damaged details, when any number of values is asked for, then that is an
+// error.
+func TestHeartbeatDetails_Damaged(t *testing.T) {
 	whole := record(t, "11", "22")
 	cases := map[string][]byte{
 		"cut in the last value": whole[:len(whole)-1],
@@ -832,8 +854,9 @@ type nothingCodec struct{}
 func (nothingCodec) Marshal(any) ([]byte, error) { return nil, nil }
 func (nothingCodec) Unmarshal([]byte, any) error { return nil }
 
-// A value that encodes to nothing is one.
-func TestRule1EmptyValue(t *testing.T) {
+// Rule 1. Given a Codec that encodes a value to nothing, when a heartbeat records it,
+// then the next attempt finds details.
+func TestHeartbeatDetails_EmptyEncoding(t *testing.T) {
 	bubble(t, activity.Config{Codec: nothingCodec{}}, func(t *testing.T, rt *activity.Runtime) {
 		err := run(t, rt, atMost(2), func(ctx activity.Context) error {
 			found, err := ctx.HeartbeatDetails(new(int))
@@ -862,8 +885,9 @@ func (s spoiler) Unmarshal(data []byte, v any) error {
 	return err
 }
 
-// A Codec that appends to one value's data does not write into the next.
-func TestRule5CodecThatAppends(t *testing.T) {
+// Rule 5. Given a Codec that appends to the data it decodes, when several values are
+// read, then it does not write into the next value.
+func TestHeartbeatDetails_CodecThatAppends(t *testing.T) {
 	cfg := activity.Config{Codec: spoiler(func(data []byte) { copy(append(data, 0, 0)[len(data):], "99") })}
 	bubble(t, cfg, func(t *testing.T, rt *activity.Runtime) {
 		err := run(t, rt, activity.Options{HeartbeatDetails: []any{1, 2}, RetryPolicy: once}, func(ctx activity.Context) error {
@@ -877,9 +901,9 @@ func TestRule5CodecThatAppends(t *testing.T) {
 	})
 }
 
-// A Codec that writes over what it is given does not change what the attempt
-// resumed from: to record the same again is no progress (rule 8).
-func TestRule8CodecThatSpoils(t *testing.T) {
+// Rule 8. Given a Codec that overwrites the data it decodes, when an attempt records what
+// it resumed from, then that is still no progress.
+func TestHeartbeatDetails_CodecThatOverwrites(t *testing.T) {
 	cfg := activity.Config{Codec: spoiler(func(data []byte) { clear(data) })}
 	delays, err := runDelays(t, cfg, activity.Options{HeartbeatTimeout: time.Second}, func(ctx activity.Context, n int) error {
 		if n > 1 {
@@ -898,9 +922,9 @@ func TestRule8CodecThatSpoils(t *testing.T) {
 	checkDiff(t, "delays", delays, times(time.Second, 0, 2))
 }
 
-// Given Options.HeartbeatDetails with a single nil or nil pointer, then there is nothing to
-// resume from.
-func TestHeartbeatDetailsOption_NilPointer(t *testing.T) {
+// Rule 2. Given Options.HeartbeatDetails with a single nil or nil pointer, then there is
+// nothing to resume from.
+func TestOptions_HeartbeatDetailsNilPointer(t *testing.T) {
 	for _, details := range [][]any{nil, {nil}, {(*int)(nil)}} {
 		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 			checkErr(t, run(t, rt, activity.Options{HeartbeatDetails: details}, func(ctx activity.Context) error {

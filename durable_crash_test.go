@@ -12,8 +12,10 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// What the next process makes of an attempt that was killed.
-func TestRule20AfterACrash(t *testing.T) {
+// Rule 20. Given an attempt that was killed with its process, when the next process
+// starts its ID, then the attempt counts, and the next one gets its details and a
+// LastFailure that says so.
+func TestCrash_NextProcessContinues(t *testing.T) {
 	bothDurable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		e.start(job, func(ctx activity.Context) error {
 			_ = ctx.Heartbeat(7)
@@ -40,8 +42,9 @@ func TestRule20AfterACrash(t *testing.T) {
 	})
 }
 
-// What kills its process without progress waits longer each time.
-func TestRule20CrashAfterCrash(t *testing.T) {
+// Rule 20. Given processes that are killed one after another, when an attempt made no
+// progress, then each next one waits longer; after progress it starts at once.
+func TestCrash_WithoutProgressWaitsLonger(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		beats := map[int]int{1: 1, 4: 1, 5: 2} // attempt 4 records what it resumes from
 		// Each process is killed one second after its attempt started.
@@ -71,8 +74,9 @@ func TestRule20CrashAfterCrash(t *testing.T) {
 	})
 }
 
-// How long the next execution of an ID waits, by what is stored.
-func TestRule20CrashInterval(t *testing.T) {
+// Rule 20. Given a checkpoint, when its ID is started again, then the wait is the
+// policy's interval, counted from UpdatedAt, if the crashed attempt made no progress.
+func TestCrash_IntervalByCheckpoint(t *testing.T) {
 	jitter := activity.RetryPolicy{Jitter: 0.5}
 	reset := activity.RetryPolicy{ResetOnProgress: true}
 	for _, test := range []struct {
@@ -126,8 +130,9 @@ func TestRule20CrashInterval(t *testing.T) {
 	}
 }
 
-// What ends the wait for that interval, and what it leaves.
-func TestRule20EndDuringTheCrashInterval(t *testing.T) {
+// Rules 18 and 20. Given an activity that waits after a crash, when it is canceled or
+// shut down, then it ends at once, and the Store holds what that kind of end leaves.
+func TestCrash_CanceledDuringInterval(t *testing.T) {
 	for _, test := range []struct {
 		how   string
 		end   func(e *env, h *activity.Handle[string], cancel context.CancelCauseFunc)
@@ -162,7 +167,9 @@ func TestRule20EndDuringTheCrashInterval(t *testing.T) {
 	}
 }
 
-func TestRule20AttemptsUsedUp(t *testing.T) {
+// Rule 20. Given a checkpoint whose attempts are used up, when its ID is started, then it
+// fails at once with MaximumAttemptsReached, and its next execution is a new one.
+func TestCrash_AttemptsUsedUp(t *testing.T) {
 	three := activity.RetryPolicy{MaximumAttempts: 3}
 	reset := activity.RetryPolicy{MaximumAttempts: 3, ResetOnProgress: true}
 	for _, test := range []struct {
@@ -222,8 +229,9 @@ func TestRule20AttemptsUsedUp(t *testing.T) {
 	}
 }
 
-// CountedFrom goes through a crash, and MaximumAttempts counts on from it.
-func TestRule20ResetOnProgressAcrossACrash(t *testing.T) {
+// Rules 15 and 20. Given ResetOnProgress, when the process crashes, then CountedFrom is
+// kept, and MaximumAttempts continues to count from it.
+func TestCrash_ResetOnProgressGoesOnCounting(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		opts := job
 		opts.RetryPolicy = activity.RetryPolicy{MaximumAttempts: 2, ResetOnProgress: true}
@@ -248,8 +256,9 @@ func TestRule20ResetOnProgressAcrossACrash(t *testing.T) {
 	})
 }
 
-// Schedule-to-close counts the time that no process ran.
-func TestRule20ScheduleToCloseCountsTheDowntime(t *testing.T) {
+// Rule 20. Given ScheduleToCloseTimeout, when no process runs for a while, then that time
+// counts: 1 ns before the deadline the activity runs, at the deadline it fails.
+func TestCrash_ScheduleToCloseCountsDowntime(t *testing.T) {
 	type outcome int
 	const (
 		runs    outcome = iota
@@ -322,7 +331,9 @@ func TestRule20ScheduleToCloseCountsTheDowntime(t *testing.T) {
 	}
 }
 
-func TestRule20ScheduledAtInTheFuture(t *testing.T) {
+// Rule 20. Given a checkpoint with a ScheduledAt in the future, when its ID is started,
+// then it counts as now, and the stored one is not rewritten.
+func TestCrash_ScheduledAtInTheFuture(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		s.put(activity.Checkpoint{State: activity.CheckpointInterrupted, ScheduledAt: e.base.Add(1)})
 		e.pass(1)
@@ -348,9 +359,9 @@ func TestRule20ScheduledAtInTheFuture(t *testing.T) {
 	})
 }
 
-// Given a backoff, when the process ends meanwhile, then the next one waits for the rest
-// of it, and LastFailure is how the attempt had failed.
-func TestBackoff_ContinuesAfterTheProcess(t *testing.T) {
+// Rule 35. Given a backoff, when the process ends meanwhile, then the next one waits for
+// the rest of it, and LastFailure is how the attempt had failed.
+func TestBackoff_ContinuesInNextProcess(t *testing.T) {
 	const backoff = 100 * time.Hour
 	for name, end := range map[string]func(e *env){"shutdown": (*env).stop, "crash": func(*env) {}} {
 		t.Run(name, func(t *testing.T) {
@@ -394,8 +405,9 @@ func TestBackoff_ContinuesAfterTheProcess(t *testing.T) {
 	}
 }
 
-// Attempts that were interrupted do not count, and what they recorded does.
-func TestRule20AnInterruptedAttemptsNumberIsUsedAgain(t *testing.T) {
+// Rule 20. Given an attempt that was interrupted, when its ID is started again, then its
+// number is used again, and the details that it recorded are kept.
+func TestCrash_InterruptedAttemptDoesNotCount(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		opts := job
 		opts.RetryPolicy = activity.RetryPolicy{MaximumAttempts: 2, ResetOnProgress: true}

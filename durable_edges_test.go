@@ -35,9 +35,10 @@ func (c *countedClock) Now() time.Time {
 	return c.Clock.Now()
 }
 
-// The caller's context ends at each moment at which the Runtime reads the clock,
-// most of them under its lock.
-func TestRule17TheCallersEndAtAnyMoment(t *testing.T) {
+// Rule 17. Given an activity with and without a Store, when the caller's context ends at
+// any moment at which the Runtime reads the clock, most of them under its lock, then the
+// activity ends.
+func TestCaller_ContextEndsAtEachClockReading(t *testing.T) {
 	for name, store := range map[string]func() activity.Store{
 		"without a Store": func() activity.Store { return nil },
 		"with a Store":    func() activity.Store { return &storetest.Memory{} },
@@ -92,9 +93,9 @@ func (c shortContext) Done() <-chan struct{} {
 	return c.Context.Done()
 }
 
-// It is for the race detector: the caller's context ends while Start takes hold of
-// it.
-func TestRule17TheCallersEndDuringTheStart(t *testing.T) {
+// Rule 17. Given a context that ends while Start takes hold of it, then the race detector
+// finds nothing, and an error is that of a canceled start.
+func TestCaller_ContextEndsWhileStartTakesIt(t *testing.T) {
 	rt := activity.New(activity.Config{Logger: quiet})
 	for range 1000 {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -118,8 +119,9 @@ func (c slowClock) AfterFunc(d time.Duration, f func()) *clock.Timer {
 	return c.Mock.AfterFunc(d, f)
 }
 
-// A Mock that is moved on as soon as Start has returned must find the timer there.
-func TestRule25TheTimerIsSetBeforeAStoredStartReturns(t *testing.T) {
+// Rule 25. Given a Store and a mock clock that is slow to set a timer, when Start
+// returns, then the timer is set, so that the mock can be moved on.
+func TestClock_TimerIsSetBeforeStoredStartReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := slowClock{clock.NewMock(), make(chan struct{})}
 		rt := activity.New(activity.Config{Clock: c, Store: &storetest.Memory{}, Logger: quiet})
@@ -140,8 +142,9 @@ func TestRule25TheTimerIsSetBeforeAStoredStartReturns(t *testing.T) {
 	})
 }
 
-// A Store that cannot delete holds up no details.
-func TestRule21DetailsWhileADeleteFails(t *testing.T) {
+// Rules 21 and 24. Given a Store that cannot delete, when another activity records
+// details, then they are saved within SaveInterval.
+func TestStoreFails_DeleteDelaysNoDetails(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		beat := make(chan struct{})
 		e.start(job, func(ctx activity.Context) error {
@@ -172,7 +175,9 @@ func (s lyingStore) Load(ctx context.Context, id string) (activity.Checkpoint, b
 	return s.faultyStore.Load(ctx, "a")
 }
 
-func TestRule20TheCheckpointOfAnotherID(t *testing.T) {
+// Rule 20. Given a Store that gives the checkpoint of another ID, then the start is
+// refused.
+func TestStoreStart_CheckpointOfAnotherID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStore(t)
 		s.put(activity.Checkpoint{State: activity.CheckpointInterrupted})
@@ -183,8 +188,9 @@ func TestRule20TheCheckpointOfAnotherID(t *testing.T) {
 	})
 }
 
-// Whatever a Store holds, what is saved after it can be gone on from.
-func TestRule20AbsurdCheckpoints(t *testing.T) {
+// Rule 20. Given a checkpoint with absurd counts, when its ID is started, then what is
+// saved afterwards can be continued again.
+func TestStoreStart_AbsurdCheckpointsCanBeContinued(t *testing.T) {
 	for name, cp := range map[string]activity.Checkpoint{
 		"running, no attempt":       {State: activity.CheckpointRunning},
 		"interrupted, the most":     {State: activity.CheckpointInterrupted, Attempt: math.MaxInt},
@@ -209,8 +215,9 @@ func TestRule20AbsurdCheckpoints(t *testing.T) {
 	}
 }
 
-// What ends during the loop, and is not saved, is listed as it ended.
-func TestCheckpoints_WhatEndsMeanwhile(t *testing.T) {
+// Given a loop over Checkpoints, when an activity ends meanwhile and is not saved, then
+// it is yielded as it ended.
+func TestCheckpoints_EndedDuringTheLoop(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		s.put(activity.Checkpoint{State: activity.CheckpointFailed, Attempt: 1})
 		h := e.start(activity.Options{ID: "b"}, untilEnded)
@@ -243,8 +250,9 @@ func (h slowHandler) Handle(context.Context, slog.Record) error {
 	return nil
 }
 
-// A Logger that hangs holds up no Save.
-func TestRule24ALoggerThatHangs(t *testing.T) {
+// Rule 24. Given a Logger that hangs, when a Save fails and is logged, then the starts
+// that wait for a Save are answered nevertheless.
+func TestStoreFails_HangingLoggerDelaysNoSave(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := slowHandler{slog.DiscardHandler, make(chan struct{})}
 		durableEnv(t, activity.Config{Logger: slog.New(h)}, nil, func(t *testing.T, e *env, s *faultyStore) {
@@ -261,8 +269,10 @@ func TestRule24ALoggerThatHangs(t *testing.T) {
 	})
 }
 
-// What is canceled inside Guard keeps its ID from all that would go on from it.
-func TestRule27GuardKeepsAStoredID(t *testing.T) {
+// Rule 27. Given a canceled activity whose function is still inside Guard, when its ID is
+// started or forgotten, then that is refused until Guard returns, and Recover passes it
+// over.
+func TestGuard_KeepsStoredID(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		in := e.gate("in")
 		opts := job
@@ -328,8 +338,9 @@ func collect(freed *atomic.Int32, n int32) int32 {
 	return freed.Load()
 }
 
-// What an activity has left, and the Store does not take, keeps nothing else of it.
-func TestRule24WhatIsUnsavedKeepsNoActivity(t *testing.T) {
+// Rule 24. Given checkpoints that the Store does not take, when their activities have
+// ended, then only the checkpoints stay in memory.
+func TestMemory_UnsavedCheckpointKeepsNoActivity(t *testing.T) {
 	const n = 1000
 	s := newStore(t)
 	rt := activity.New(activity.Config{Store: s, Logger: quiet, SaveInterval: time.Hour})
@@ -367,8 +378,9 @@ func TestRule24WhatIsUnsavedKeepsNoActivity(t *testing.T) {
 	}
 }
 
-// Starts that are given up while the Store hangs leave nothing behind.
-func TestRule24CanceledStartsWhileASaveHangs(t *testing.T) {
+// Rule 24. Given a Save that hangs, when starts that wait for it are canceled, then
+// nothing of them stays in memory.
+func TestMemory_CanceledStartsWhileSaveHangs(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		open := s.block("Save")
 		e.launch(e.ctx, activity.Options{ID: "x"}, noop) // hangs in the Save
@@ -388,7 +400,9 @@ func TestRule24CanceledStartsWhileASaveHangs(t *testing.T) {
 	})
 }
 
-func TestAllocationsBesideAStore(t *testing.T) {
+// Given a Store, when a function heartbeats, then that allocates no more than without
+// one.
+func TestAllocations_HeartbeatWithStore(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}

@@ -14,8 +14,10 @@ import (
 
 // Success.
 
-// The caller hears of success when the checkpoint is gone; until then the ID is in use.
-func TestRule22SuccessIsToldWhenItIsGone(t *testing.T) {
+// Rule 22. Given a function that succeeded, when the Delete of its checkpoint hangs, then
+// the caller hears of it only once the checkpoint is gone, and the ID is in use until
+// then.
+func TestStoreEnd_SuccessIsReportedAfterDelete(t *testing.T) {
 	bothDurable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
 		open := s.block("Delete")
 		h := e.start(job, func(ctx activity.Context) error { return ctx.Heartbeat(7) })
@@ -63,8 +65,9 @@ func TestRule22SuccessIsToldWhenItIsGone(t *testing.T) {
 	})
 }
 
-// An end that is being saved holds no slot.
-func TestRule22TheEndHoldsNoSlot(t *testing.T) {
+// Rule 22. Given MaxConcurrent, when the end of an activity is being saved, then it holds
+// no slot.
+func TestStoreEnd_HoldsNoSlot(t *testing.T) {
 	durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
 		s.block("Delete")
 		e.start(job, noop)
@@ -73,8 +76,9 @@ func TestRule22TheEndHoldsNoSlot(t *testing.T) {
 	})
 }
 
-// A delete that fails is tried again, at first after SaveInterval, at most 5 s apart.
-func TestRule24TheDeleteIsTriedUntilItWorks(t *testing.T) {
+// Rule 24. Given a Delete that fails, then it is tried again after SaveInterval, with
+// pauses that double up to 5 s, or SaveInterval if that is longer.
+func TestStoreEnd_DeleteIsRetriedUntilItWorks(t *testing.T) {
 	for _, test := range []struct {
 		interval time.Duration
 		want     []time.Duration
@@ -107,9 +111,10 @@ func TestRule24TheDeleteIsTriedUntilItWorks(t *testing.T) {
 	}
 }
 
-// Who cancels does not want to wait for it. It has succeeded all the same, and the
-// ID counts as absent, though the Store still has it.
-func TestRule24CancelWhileTheDeleteFails(t *testing.T) {
+// Rule 24. Given a success whose Delete fails or hangs, when its caller cancels, then
+// success is reported, within CancelGrace, and the ID counts as absent though the Store
+// still has it.
+func TestStoreEnd_CancelWhileDeleteFails(t *testing.T) {
 	for how, end := range map[string]func(e *env, h *activity.Handle[string], cancel context.CancelCauseFunc){
 		"context": func(_ *env, _ *activity.Handle[string], cancel context.CancelCauseFunc) { cancel(errCancel) },
 		"handle":  func(_ *env, h *activity.Handle[string], _ context.CancelCauseFunc) { h.Cancel(errCancel) },
@@ -175,8 +180,9 @@ func TestRule24CancelWhileTheDeleteFails(t *testing.T) {
 	}
 }
 
-// A delete that is under way when the caller cancels, or Shutdown does, is waited for.
-func TestRule24CancelDuringTheDelete(t *testing.T) {
+// Rule 24. Given a Delete that is under way, when the caller cancels or Shutdown is
+// called, then it is waited for.
+func TestStoreEnd_CancelWaitsForDeleteUnderWay(t *testing.T) {
 	for how, end := range map[string]func(e *env, h *activity.Handle[string]){
 		"handle":   func(_ *env, h *activity.Handle[string]) { h.Cancel(errCancel) },
 		"shutdown": func(e *env, _ *activity.Handle[string]) { go e.rt.Shutdown(e.t.Context()) },
@@ -198,8 +204,9 @@ func TestRule24CancelDuringTheDelete(t *testing.T) {
 	}
 }
 
-// Without another start, the delete is still to be done.
-func TestRule24TheDeleteIsDoneAfterTheAnswer(t *testing.T) {
+// Rule 24. Given a success that was reported before its Delete worked, when the Store
+// works again, then the checkpoint is deleted.
+func TestStoreEnd_DeleteIsDoneAfterTheAnswer(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		s.on("Delete", failing)
 		h := e.start(job, noop)
@@ -214,9 +221,10 @@ func TestRule24TheDeleteIsDoneAfterTheAnswer(t *testing.T) {
 	})
 }
 
-// A success of an activity that had been canceled before is told after one try of
-// the delete, and at the latest when CancelGrace ends.
-func TestRule24TheDeleteAfterACancellation(t *testing.T) {
+// Rule 24. Given an activity that was canceled and completes nevertheless, then its
+// caller is answered after one try of the Delete, and when CancelGrace ends at the
+// latest.
+func TestStoreEnd_SuccessAfterCancelWaitsForOneDelete(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		hook func(context.Context) error // nil: it hangs
@@ -251,8 +259,9 @@ func TestRule24TheDeleteAfterACancellation(t *testing.T) {
 	}
 }
 
-// Rule 23: what was on its way before the delete comes before it, and nothing after.
-func TestRule23NoWriteAfterTheDelete(t *testing.T) {
+// Rule 23. Given a Save that is under way, when the activity completes, then that Save
+// comes before the Delete, and nothing is written after it.
+func TestStoreEnd_NoWriteAfterDelete(t *testing.T) {
 	for _, last := range []bool{false, true} { // one more heartbeat, that no Save has yet
 		t.Run(fmt.Sprint(last), func(t *testing.T) {
 			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
@@ -286,8 +295,9 @@ func TestRule23NoWriteAfterTheDelete(t *testing.T) {
 
 // Failure.
 
-// Every final failure stays, with its details.
-func TestRule22AFinalFailureStays(t *testing.T) {
+// Rule 22. Given an activity that fails for good, for any reason, then its checkpoint
+// stays, with its details, and its next execution resumes from them.
+func TestStoreEnd_FinalFailureStays(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		set     func(o *activity.Options)
@@ -336,7 +346,9 @@ func TestRule22AFinalFailureStays(t *testing.T) {
 	}
 }
 
-func TestRule22AFailureBeforeTheFirstAttempt(t *testing.T) {
+// Rule 22. Given a stored failure, when its next execution fails before it gets a slot,
+// then the checkpoint stays, with the details of before.
+func TestStoreEnd_FailureBeforeFirstAttempt(t *testing.T) {
 	durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
 		s.put(activity.Checkpoint{State: activity.CheckpointFailed, Attempt: 3, Details: details(7)})
 		e.start(activity.Options{}, untilDone(time.Hour))
@@ -352,8 +364,9 @@ func TestRule22AFailureBeforeTheFirstAttempt(t *testing.T) {
 	})
 }
 
-// A final failure is told after one try of its Save, or when the caller cancels.
-func TestRule24AFinalFailureIsToldAfterOneTry(t *testing.T) {
+// Rule 24. Given a final failure, when its Save works, fails, panics or hangs, then the
+// caller is told after that one try, or when it cancels.
+func TestStoreEnd_FailureIsReportedAfterOneSave(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		hook  func(context.Context) error
@@ -397,8 +410,9 @@ func TestRule24AFinalFailureIsToldAfterOneTry(t *testing.T) {
 
 // Cancellation.
 
-// Only Handle.Cancel is on purpose, if it comes first.
-func TestRule22WhatACancellationLeaves(t *testing.T) {
+// Rule 22. Given a canceled activity, when Handle.Cancel came first, then its checkpoint
+// is canceled; after the end of a context or a Shutdown it is interrupted.
+func TestStoreEnd_CheckpointAfterCancel(t *testing.T) {
 	handle := func(_ *env, h *activity.Handle[string], _ context.CancelCauseFunc) { h.Cancel(errCancel) }
 	ctxEnd := func(_ *env, _ *activity.Handle[string], cancel context.CancelCauseFunc) { cancel(errCancel) }
 	shutdown := func(e *env, _ *activity.Handle[string], _ context.CancelCauseFunc) { go e.rt.Shutdown(e.t.Context()) }
@@ -460,8 +474,9 @@ func TestRule22WhatACancellationLeaves(t *testing.T) {
 	}
 }
 
-// The next execution after a cancellation on purpose is a new one.
-func TestRule22AfterACancellationOnPurpose(t *testing.T) {
+// Rule 22. Given an activity that was canceled on purpose, when it is started again, then
+// that is a new execution, which resumes from the details; Recover does not start it.
+func TestStoreEnd_ExecutionAfterCancelIsNew(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		h := e.start(job, func(ctx activity.Context) error {
 			_ = ctx.Heartbeat(7)
@@ -485,8 +500,9 @@ func TestRule22AfterACancellationOnPurpose(t *testing.T) {
 	})
 }
 
-// An activity within another is interrupted by the other's end, whatever that was.
-func TestRule22TheEndOfAnOuterActivity(t *testing.T) {
+// Rule 22. Given an activity that another one started with its Context, when the outer
+// one returns or times out, then the inner one is interrupted.
+func TestStoreEnd_OuterActivityInterruptsInner(t *testing.T) {
 	for name, timeout := range map[string]time.Duration{"return": 0, "timeout": time.Second} {
 		t.Run(name, func(t *testing.T) {
 			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
@@ -507,8 +523,9 @@ func TestRule22TheEndOfAnOuterActivity(t *testing.T) {
 	}
 }
 
-// A cancellation waits for one try of the Store, but not longer than CancelGrace.
-func TestCancel_WaitsForOneTry(t *testing.T) {
+// Rule 18. Given a Store, when a canceled function has returned, then its caller is
+// answered after one try of the Save, and when CancelGrace ends at the latest.
+func TestCancel_WaitsForOneSaveWithinGrace(t *testing.T) {
 	for what, hook := range map[string]func(context.Context) error{"fails": failing, "hangs": nil} {
 		t.Run(what, func(t *testing.T) {
 			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
@@ -548,9 +565,9 @@ func TestCancel_WaitsForOneTry(t *testing.T) {
 	}
 }
 
-// What a next execution makes of an end that is not saved yet is what it would make
-// of it if it were.
-func TestRule24AnUnsavedEndStandsForTheID(t *testing.T) {
+// Rule 24. Given an end that the Store has not taken yet, when the ID is started again,
+// then the next execution continues as if the end were saved.
+func TestStoreEnd_UnsavedEndCountsForNextExecution(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		ctx, cancel := context.WithCancelCause(e.ctx)
 		startWith(t, ctx, e.rt, job, func(ctx activity.Context) error {
@@ -587,9 +604,9 @@ func TestRule24AnUnsavedEndStandsForTheID(t *testing.T) {
 
 // Abandoned functions.
 
-// A timed-out attempt's late heartbeats are never stored, and what it does after the
-// end of the activity concerns no Store.
-func TestRule23LateHeartbeatsAreNeverStored(t *testing.T) {
+// Rule 23. Given an attempt that has timed out, when its function heartbeats late, during
+// the next attempt or after the end of the activity, then nothing of it is stored.
+func TestStoreEnd_LateHeartbeatsAreNeverStored(t *testing.T) {
 	for _, end := range []activity.CheckpointState{0, activity.CheckpointFailed} { // 0: it succeeds
 		t.Run(end.String(), func(t *testing.T) {
 			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
@@ -642,8 +659,9 @@ func TestRule23LateHeartbeatsAreNeverStored(t *testing.T) {
 	}
 }
 
-// The same of a canceled attempt after CancelGrace.
-func TestRule23HeartbeatsAfterCancelGrace(t *testing.T) {
+// Rule 23. Given a canceled attempt, when it heartbeats 1 ns before CancelGrace ends,
+// that is stored; 1 ns after it, that is not.
+func TestStoreEnd_HeartbeatAfterCancelGrace(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		h := e.start(job, func(ctx activity.Context) error {
 			<-ctx.Done()

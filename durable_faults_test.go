@@ -16,9 +16,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// A Store that fails during a run is logged and tried again, and the activity does
-// not notice.
-func TestRule24TheActivityGoesOn(t *testing.T) {
+// Rule 24. Given a Store that fails during a run, then each outage is logged and tried
+// again, and the activity does not notice.
+func TestStoreFails_ActivityContinues(t *testing.T) {
 	log := &logbook{}
 	durable(t, activity.Config{Logger: slog.New(log)}, func(t *testing.T, e *env, s *faultyStore) {
 		beat := func(ctx activity.Context) error {
@@ -69,8 +69,9 @@ func TestRule24TheActivityGoesOn(t *testing.T) {
 	})
 }
 
-// The start of a later attempt waits for one try only.
-func TestRule24ALaterStartWaitsForOneTry(t *testing.T) {
+// Rule 24. Given a Save that fails, panics or exits when a later attempt is to start,
+// then the attempt starts after that one try, and the Save is tried again.
+func TestStoreFails_LaterAttemptStartsAfterOneTry(t *testing.T) {
 	for name, hook := range map[string]func(context.Context) error{
 		"fails":  func(context.Context) error { time.Sleep(time.Minute); return errDisk },
 		"panics": func(context.Context) error { time.Sleep(time.Minute); panicHere(errDisk); return nil },
@@ -103,8 +104,9 @@ func TestRule24ALaterStartWaitsForOneTry(t *testing.T) {
 	}
 }
 
-// What a Store does to its caller is the Store's error, and no more.
-func TestRule24StoresThatPanic(t *testing.T) {
+// Rule 24. Given a Store that panics or calls runtime.Goexit, then that is logged and
+// counts as the Store's error.
+func TestStoreFails_PanicIsItsError(t *testing.T) {
 	for name, hook := range map[string]func(context.Context) error{
 		"panic":  func(context.Context) error { panicHere(errDisk); return nil },
 		"goexit": func(context.Context) error { runtime.Goexit(); return nil },
@@ -136,9 +138,9 @@ func TestRule24StoresThatPanic(t *testing.T) {
 	}
 }
 
-// A Save that fails does not fail a Delete of the same moment, nor the other way
-// round.
-func TestRule24SaveAndDeleteFailApart(t *testing.T) {
+// Rule 24. Given a Save and a Delete at one moment, when one of them fails, then the
+// other works.
+func TestStoreFails_SaveAndDeleteFailApart(t *testing.T) {
 	for broken, want := range map[string][]string{"Save": {"failed"}, "Delete": {"failed"}} {
 		t.Run(broken, func(t *testing.T) {
 			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
@@ -169,7 +171,9 @@ func TestRule24SaveAndDeleteFailApart(t *testing.T) {
 
 // Shutdown.
 
-func TestRule19ShutdownSavesEverything(t *testing.T) {
+// Rule 19. Given a Store and a long SaveInterval, when Shutdown returns, then the Store
+// holds everything that was recorded.
+func TestShutdown_SavesEverything(t *testing.T) {
 	bothDurable(t, activity.Config{SaveInterval: time.Hour}, func(t *testing.T, e *env, s *faultyStore) {
 		for i := range 5 {
 			e.start(activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {
@@ -216,7 +220,9 @@ func TestRule19ShutdownSavesEverything(t *testing.T) {
 	})
 }
 
-func TestRule19ShutdownWithAStoreThatFails(t *testing.T) {
+// Rule 19. Given a Store that fails, when Shutdown's ctx ends, then its error says how
+// many activities are not saved; once the Store works, the next Shutdown returns nil.
+func TestShutdown_StoreFails(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		for i := range 3 {
 			e.start(activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {
@@ -261,8 +267,9 @@ func TestRule19ShutdownWithAStoreThatFails(t *testing.T) {
 	})
 }
 
-// One that is left is told as one.
-func TestRule19ShutdownWithOneUnsaved(t *testing.T) {
+// Rule 19. Given one activity that is not saved, when Shutdown gives up, then its error
+// names that one.
+func TestShutdown_OneUnsavedActivity(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		e.start(job, untilEnded)
 		open := s.block("Save")
@@ -278,8 +285,9 @@ func TestRule19ShutdownWithOneUnsaved(t *testing.T) {
 	})
 }
 
-// Shutdown ends the wait for a delete that fails, and tells of it.
-func TestRule19ShutdownWhileADeleteFails(t *testing.T) {
+// Rules 19 and 24. Given a success whose Delete fails, when Shutdown is called, then it
+// tries the Delete at once, and the caller is answered.
+func TestShutdown_EndsWaitForFailingDelete(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		s.on("Delete", failing)
 		h := e.start(job, noop)
@@ -295,8 +303,9 @@ func TestRule19ShutdownWhileADeleteFails(t *testing.T) {
 	})
 }
 
-// Shutdown during the first start's Save and while others wait for a slot.
-func TestRule19ShutdownDuringStarts(t *testing.T) {
+// Rule 19. Given starts of which one is being saved and others wait for a slot, when
+// Shutdown is called, then all are refused with ErrShutdown, and none runs.
+func TestShutdown_DuringStarts(t *testing.T) {
 	durable(t, activity.Config{MaxConcurrent: 2}, func(t *testing.T, e *env, s *faultyStore) {
 		open := s.block("Save")
 		var all []*launch
@@ -327,10 +336,10 @@ func TestRule19ShutdownDuringStarts(t *testing.T) {
 	})
 }
 
-// Given details that the Store did not take, when starts fail one after the other before
-// they are tried again, then that does not put the next try off: only a try that follows
-// a pause doubles it.
-func TestStore_ManyFailuresAreOnePause(t *testing.T) {
+// Rule 24. Given details that the Store did not take, when starts fail one after the
+// other before they are tried again, then that does not put the next try off: only a try
+// that follows a pause doubles it.
+func TestStoreFails_ManyFailuresAreOnePause(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		h := e.start(job, func(ctx activity.Context) error {
 			<-e.gate("beat")
@@ -353,9 +362,9 @@ func TestStore_ManyFailuresAreOnePause(t *testing.T) {
 	})
 }
 
-// Given a Store that has failed several times, when it has worked again and fails anew,
-// then the first pause is SaveInterval again.
-func TestStore_SuccessEndsThePauses(t *testing.T) {
+// Rule 24. Given a Store that has failed several times, when it has worked again and
+// fails anew, then the first pause is SaveInterval again.
+func TestStoreFails_SuccessResetsThePause(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		e.start(job, func(ctx activity.Context) error {
 			for i := range 2 {
@@ -382,9 +391,9 @@ func TestStore_SuccessEndsThePauses(t *testing.T) {
 	})
 }
 
-// Given a Delete that is to be tried again in seconds, when starts are saved meanwhile,
-// then it is not tried with each of them.
-func TestStore_DeleteIsNotTriedWithEachSave(t *testing.T) {
+// Rule 24. Given a Delete that is to be tried again in seconds, when starts are saved
+// meanwhile, then it is not tried with each of them.
+func TestStoreFails_DeleteIsNotTriedWithEachSave(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		s.on("Delete", failing)
 		h := e.start(job, noop)

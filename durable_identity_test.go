@@ -11,7 +11,7 @@ import (
 
 // Rule 31. Given what is stored of an ID, when another activity is started with it, then
 // it is refused, and what is stored stays.
-func TestIdentity_OfACheckpoint(t *testing.T) {
+func TestIdentity_Checkpoint(t *testing.T) {
 	type monday struct{ File string }
 	type withNew struct {
 		File  string
@@ -97,7 +97,7 @@ func TestIdentity_OfACheckpoint(t *testing.T) {
 
 // Rule 31. Given a failure in this process whose checkpoint is not saved yet, when another
 // input is started with its ID, then it is refused too.
-func TestIdentity_OfWhatIsNotSavedYet(t *testing.T) {
+func TestIdentity_UnsavedCheckpoint(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		opts := job
 		opts.RetryPolicy = once

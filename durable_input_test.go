@@ -42,8 +42,9 @@ func recovers[Old, New any](t *testing.T, codec activity.Codec, in Old) (accepte
 	return accepted
 }
 
-// An input that cannot be decoded is refused, and one that is accepted is recovered.
-func TestInput_OfAnInterfaceType(t *testing.T) {
+// Rule 29. Given inputs of interface types, when one is accepted, then it can be
+// recovered; when it cannot be decoded, then the start is refused.
+func TestInput_InterfaceType(t *testing.T) {
 	if recovers[shape, shape](t, nil, square{3}) {
 		t.Error("a shape is accepted")
 	}
@@ -55,9 +56,9 @@ func TestInput_OfAnInterfaceType(t *testing.T) {
 	}
 }
 
-// Given a stored input, when the next version of the program has a new field that does not
-// encode as it is, then Recover starts the activity.
-func TestInput_WithANewField(t *testing.T) {
+// Rule 31. Given a stored input, when the next version of the program has a new field
+// that does not encode as it is, then Recover starts the activity.
+func TestInput_NewFieldInNextVersion(t *testing.T) {
 	type v1 struct{ File string }
 	recovers[v1, struct {
 		File  string

@@ -15,8 +15,8 @@ import (
 	"github.com/seed-9da638b0/activity/storetest"
 )
 
-// Given an activity whose end the Store has not taken yet, when it is started again and has
-// to wait, then Start returns once the Store holds that.
+// Rule 20. Given an activity whose end the Store has not taken yet, when it is started
+// again and has to wait, then Start returns once the Store holds that.
 func TestAccepted_AfterAnUnsavedEnd(t *testing.T) {
 	for _, wait := range []string{"slot"} {
 		t.Run(wait, func(t *testing.T) {
@@ -73,9 +73,9 @@ func TestAccepted_AfterAnUnsavedEnd(t *testing.T) {
 	}
 }
 
-// Given a start with a new input that is given up during its Save, when a start with the
-// old input is accepted and waits, then the Store holds the old input.
-func TestAccepted_AfterAStartThatWasGivenUp(t *testing.T) {
+// Rule 20. Given a start with a new input that is given up during its Save, when a start
+// with the old input is accepted and waits, then the Store holds the old input.
+func TestAccepted_AfterCanceledStart(t *testing.T) {
 	durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
 		s.put(activity.Checkpoint{State: activity.CheckpointInterrupted, Attempt: 1, Details: details(80), Input: []byte(`"monday"`)})
 		e.start(activity.Options{}, untilEnded) // has the slot
@@ -106,9 +106,9 @@ func TestAccepted_AfterAStartThatWasGivenUp(t *testing.T) {
 	})
 }
 
-// Given a Save of another activity that is under way, when an activity is interrupted and
-// started again, and waits for a slot, then the Store holds its end.
-func TestAccepted_WhileASaveIsUnderWay(t *testing.T) {
+// Rule 20. Given a Save of another activity that is under way, when an activity is
+// interrupted and started again, and waits for a slot, then the Store holds its end.
+func TestAccepted_WhileSaveIsUnderWay(t *testing.T) {
 	durable(t, activity.Config{MaxConcurrent: 2}, func(t *testing.T, e *env, s *faultyStore) {
 		opts := job
 		opts.RetryPolicy.MaximumAttempts = 1
@@ -151,8 +151,9 @@ func TestAccepted_WhileASaveIsUnderWay(t *testing.T) {
 	})
 }
 
-// The same while it backs off: RetryAfter is kept.
-func TestAccepted_KeepsTheBackoff(t *testing.T) {
+// Rule 35. Given an activity that backs off and whose end the Store has not taken, when
+// it is started again, then RetryAfter is kept.
+func TestAccepted_KeepsBackoffOfUnsavedEnd(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		ctx, cancel := context.WithCancelCause(e.ctx)
 		h := startWith(t, ctx, e.rt, job, func(ctx activity.Context) error {
@@ -175,8 +176,9 @@ func TestAccepted_KeepsTheBackoff(t *testing.T) {
 	})
 }
 
-// When the caller of a canceled activity is answered, the Store holds that.
-func TestCancel_IsDurableWhenItIsTold(t *testing.T) {
+// Rule 34. Given an activity in any state, when its canceled caller is answered, then the
+// Store holds the cancellation.
+func TestCancel_IsDurableWhenCallerIsAnswered(t *testing.T) {
 	for _, how := range []string{"running", "backing off", "waiting"} {
 		t.Run(how, func(t *testing.T) {
 			durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
@@ -208,9 +210,9 @@ func TestCancel_IsDurableWhenItIsTold(t *testing.T) {
 	}
 }
 
-// Given a caller whose context ends, when Execute returns and the process ends, then the
-// attempt does not count.
-func TestCancel_TheEndOfTheContextIsDurableWhenItIsTold(t *testing.T) {
+// Rule 34. Given a caller whose context ends, when Execute returns and the process ends,
+// then the attempt does not count.
+func TestCancel_EndOfContextIsDurableWhenCallerIsAnswered(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		opts := job
 		opts.RetryPolicy.MaximumAttempts = 1
@@ -231,9 +233,9 @@ func TestCancel_TheEndOfTheContextIsDurableWhenItIsTold(t *testing.T) {
 	})
 }
 
-// Given a stored activity with a name, when it is continued without one, then Recover and
-// its Definition still find it.
-func TestIdentity_AStartWithoutANameKeepsTheStoredName(t *testing.T) {
+// Rule 31. Given a stored activity with a name, when it is continued without one, then
+// Recover and its Definition still find it.
+func TestIdentity_StartWithoutNameKeepsStoredName(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		def := &activity.Definition[string, int]{Name: "import", Func: func(ctx activity.Context, _ string) (int, error) { return 0, untilEnded(ctx) }}
 		ctx, cancel := context.WithCancel(e.ctx)
@@ -267,9 +269,9 @@ func (s slowDelay) RetryDelay() time.Duration {
 	return 0
 }
 
-// Given an attempt that ended in ErrCannotResume, when a Shutdown comes before that is
-// decided, then the attempt does not count.
-func TestCannotResume_AndAShutdownAtOnce(t *testing.T) {
+// Rule 33. Given an attempt that ended in ErrCannotResume, when a Shutdown comes before
+// that is decided, then the attempt does not count.
+func TestCannotResume_ShutdownAtOnce(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		opts := job
 		opts.RetryPolicy.MaximumAttempts = 1
@@ -284,8 +286,8 @@ func TestCannotResume_AndAShutdownAtOnce(t *testing.T) {
 	})
 }
 
-// Given an attempt that ended in RetryAfter, when a Shutdown comes while Retryable is being
-// asked, then the checkpoint says when the next attempt is due.
+// Rule 35. Given an attempt that ended in RetryAfter, when a Shutdown comes while
+// Retryable is being asked, then the checkpoint says when the next attempt is due.
 func TestShutdown_KeepsRetryAfterWhileRetryableIsAsked(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		opts := job
@@ -303,8 +305,8 @@ func TestShutdown_KeepsRetryAfterWhileRetryableIsAsked(t *testing.T) {
 	})
 }
 
-// Given a boot in 1970 and an activity that writes nothing, when the clock is set, then the
-// Store gets the right time.
+// Rule 20. Given a boot in 1970 and an activity that writes nothing, when the clock is
+// set, then the Store gets the right time.
 func TestWallClock_SetWhileNothingIsWritten(t *testing.T) {
 	for _, how := range []string{"running", "waiting"} {
 		t.Run(how, func(t *testing.T) {
@@ -340,7 +342,8 @@ func TestWallClock_SetWhileNothingIsWritten(t *testing.T) {
 	}
 }
 
-// The same during a backoff.
+// Rule 20. Given a boot in 1970 and an activity that backs off, when the clock is set,
+// then the Store gets the right time.
 func TestWallClock_SetDuringABackoff(t *testing.T) {
 	onWallClock(t, func(t *testing.T, c *wallClock) {
 		s := newStore(t)
@@ -375,8 +378,8 @@ func (nonceCodec) Marshal(v any) ([]byte, error) {
 
 func (nonceCodec) Unmarshal(b []byte, v any) error { return json.Unmarshal(b[8:], v) }
 
-// Given a Codec that encodes one value differently each time, then Recover starts what is
-// stored.
+// Rule 28. Given a Codec that encodes one value differently each time, then Recover
+// starts what is stored.
 func TestRecover_UsesTheStoredInput(t *testing.T) {
 	durable(t, activity.Config{Codec: nonceCodec{}}, func(t *testing.T, e *env, s *faultyStore) {
 		def := &activity.Definition[string, int]{Name: "import", Func: func(ctx activity.Context, _ string) (int, error) { return 0, untilEnded(ctx) }}
@@ -390,9 +393,9 @@ func TestRecover_UsesTheStoredInput(t *testing.T) {
 	})
 }
 
-// Given a start that holds an ID while Recover runs, when it is refused, then Recover
-// starts what is stored.
-func TestRecover_BesideAStartThatIsRefused(t *testing.T) {
+// Rule 28. Given a start that holds an ID while Recover runs, when it is refused, then
+// Recover starts what is stored.
+func TestRecover_BesideRefusedStart(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		s.put(activity.Checkpoint{State: activity.CheckpointInterrupted, Attempt: 1, Details: details(80), Input: []byte(`"monday"`)})
 		open := s.block("Load")
@@ -415,8 +418,9 @@ func TestRecover_BesideAStartThatIsRefused(t *testing.T) {
 
 func def2recover(e *env, def activity.Recoverable) (int, error) { return e.rt.Recover(e.ctx, def) }
 
-// ResetOnProgress and MaximumAttempts across lives, against a small model.
-func TestLives_ResetOnProgress(t *testing.T) {
+// Rules 15 and 20. Given ResetOnProgress and MaximumAttempts, when a program is killed
+// and restarted at random, then attempts are counted as a small model says.
+func TestCrash_ResetOnProgressOverManyLives(t *testing.T) {
 	for seed := range 1500 {
 		bad := false
 		synctest.Test(t, func(t *testing.T) {

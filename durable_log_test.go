@@ -12,9 +12,9 @@ import (
 	"github.com/seed-9da638b0/activity/storetest"
 )
 
-// Recover gives no handles: the log says what became of an attempt whose process
-// ended.
-func TestRule20LogOfARestart(t *testing.T) {
+// Rules 20 and 28. Given an attempt whose process ended, when the next process starts or
+// recovers it, then the log says what became of it.
+func TestCrash_LogOfRestart(t *testing.T) {
 	for _, recovering := range []bool{true, false} {
 		t.Run(fmt.Sprint("Recover ", recovering), func(t *testing.T) { logOfARestart(t, recovering) })
 	}

@@ -850,9 +850,9 @@ func durableSeeds(yield func(uint64) bool) {
 	}
 }
 
-// TestDurableModel holds rules 20-23 and 28: with a Store that takes no time, the
-// package does in several lives just what the model does.
-func TestDurableModel(t *testing.T) {
+// Rules 20 to 23 and 28. Given random scripts over several lives of a program and a Store
+// that takes no time, then the package does just what the model does.
+func TestDurableModel_RandomScripts(t *testing.T) {
 	counts := map[string]int{}
 	for seed := range durableSeeds {
 		s := newDurableScript(seed)
@@ -871,9 +871,10 @@ func TestDurableModel(t *testing.T) {
 	}
 }
 
-// TestDurableFaults holds the invariants of rules 19-24 and 28, with a Store that
-// takes its time, hangs, refuses, and fails before the write, after it, and in other ways.
-func TestDurableFaults(t *testing.T) {
+// Rules 19 to 24 and 28. Given random scripts and a Store that takes its time, hangs,
+// refuses, and fails before the write, after it, and in other ways, then the invariants
+// hold.
+func TestDurableModel_StoreFaults(t *testing.T) {
 	counts := map[string]int{}
 	for seed := range durableSeeds {
 		s := newDurableScript(seed)

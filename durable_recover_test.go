@@ -34,7 +34,9 @@ func store(s *faultyStore, cp activity.Checkpoint) {
 	}
 }
 
-func TestCheckpoints(t *testing.T) {
+// Given stored checkpoints, when some of their activities run here, then Checkpoints
+// yields the others.
+func TestCheckpoints_StoredAndNotRunning(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		kinds := seed(s, "job")
 		check := func(want map[string]activity.CheckpointState) {
@@ -92,7 +94,9 @@ type allStore struct {
 
 func (s *allStore) All(context.Context) iter.Seq2[activity.Checkpoint, error] { return s.all }
 
-func TestRule24AllFails(t *testing.T) {
+// Rule 24. Given a Store whose All fails or panics, or a ctx that has ended, then
+// Checkpoints and Recover end with that error.
+func TestStoreFails_All(t *testing.T) {
 	cp := activity.Checkpoint{ID: "a", Name: "job", State: activity.CheckpointInterrupted}
 	for name, all := range map[string]func(yield func(activity.Checkpoint, error) bool){
 		"error": func(yield func(activity.Checkpoint, error) bool) {
@@ -137,8 +141,9 @@ func TestRule24AllFails(t *testing.T) {
 	})
 }
 
-// The loop's body may do what it likes.
-func TestCheckpoints_Loops(t *testing.T) {
+// Given a loop over Checkpoints, when its body breaks, panics or calls the Runtime, then
+// nothing hangs and no goroutine is left.
+func TestCheckpoints_BodyBreaksPanicsOrCallsTheRuntime(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		before := bubbled(t)
 		kinds := seed(s, "job")
@@ -179,7 +184,9 @@ func TestCheckpoints_Loops(t *testing.T) {
 
 // Forget.
 
-func TestRule28Forget(t *testing.T) {
+// Given a stored checkpoint, when it is forgotten, then it is gone, and if the Delete
+// fails, it stays and Forget returns the error.
+func TestForget_StoredCheckpoint(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		kinds := seed(s, "job")
 		s.on("Delete", failing)
@@ -208,8 +215,9 @@ func TestRule28Forget(t *testing.T) {
 	})
 }
 
-// While an ID is in use, in whatever state, it is not forgotten.
-func TestRule28ForgetWhatRuns(t *testing.T) {
+// Given an activity that runs, waits or backs off, when its ID is forgotten, then that is
+// ErrAlreadyRunning.
+func TestForget_RunningIsRefused(t *testing.T) {
 	durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
 		s.put(activity.Checkpoint{State: activity.CheckpointRunning, Attempt: 1})
 		refused := func() {
@@ -238,8 +246,9 @@ func TestRule28ForgetWhatRuns(t *testing.T) {
 	})
 }
 
-// What waits in memory for a Store that fails is forgotten as well.
-func TestRule28ForgetWhatIsNotSaved(t *testing.T) {
+// Given a checkpoint that waits in memory for a Store that fails, when it is forgotten,
+// then it is gone from memory as well.
+func TestForget_UnsavedCheckpoint(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		opts := job
 		opts.RetryPolicy = once
@@ -262,8 +271,9 @@ func TestRule28ForgetWhatIsNotSaved(t *testing.T) {
 	})
 }
 
-// A Save of the ID that is under way comes first.
-func TestRule28ForgetDuringASave(t *testing.T) {
+// Rule 23. Given a Save of an ID that is under way, when the ID is forgotten, then the
+// Delete comes after that Save.
+func TestForget_DuringSaveOfTheID(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		open := func() {}
 		h := e.start(job, func(ctx activity.Context) error {
@@ -288,8 +298,9 @@ func TestRule28ForgetDuringASave(t *testing.T) {
 	})
 }
 
-// No start of the ID comes between.
-func TestRule28ForgetAndStart(t *testing.T) {
+// Given a Forget whose Delete is under way, when the ID is started, then the start is
+// refused with ErrAlreadyRunning.
+func TestForget_NoStartComesBetween(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		s.put(activity.Checkpoint{State: activity.CheckpointFailed, Attempt: 1, Details: details(7)})
 		open := s.block("Delete")
@@ -316,7 +327,10 @@ func definition(name string, fn func(ctx activity.Context, in int) error) *activ
 		Func: func(ctx activity.Context, in int) (string, error) { return "done", fn(ctx, in) }}
 }
 
-func TestRule28Recover(t *testing.T) {
+// Rule 28. Given stored checkpoints of all states, when Recover is called, then it starts
+// those that wait, run or were interrupted, by the Definition of their Name, with their
+// Input, and returns how many.
+func TestRecover_StartsStoredActivities(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		kinds := seed(s, "job")
 		store(s, activity.Checkpoint{ID: "killer", Name: "other", State: activity.CheckpointRunning, Attempt: 1, Input: []byte("6")})
@@ -369,8 +383,9 @@ func TestRule28Recover(t *testing.T) {
 	})
 }
 
-// What cannot be recovered is named, left as it is, and does not hold up the rest.
-func TestRule28RecoverWhatItCannot(t *testing.T) {
+// Rule 28. Given checkpoints without a Definition or with a bad Input, when Recover is
+// called, then its error names them, they stay as they were, and the others are started.
+func TestRecover_NamesWhatItCannotStart(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		interrupted := activity.Checkpoint{State: activity.CheckpointInterrupted, Name: "job", Input: []byte("5")}
 		for id, change := range map[string]func(cp *activity.Checkpoint){
@@ -413,7 +428,10 @@ func TestRule28RecoverWhatItCannot(t *testing.T) {
 	})
 }
 
-func TestRule28RecoverMany(t *testing.T) {
+// Rule 28. Given many stored activities, when Recover starts them, then they share Saves
+// and wait for slots, one that cannot be saved harms no other, and the end of ctx ends
+// it.
+func TestRecover_ManyAtOnce(t *testing.T) {
 	// many has the first start's Save begin before the second start.
 	many := func(s *faultyStore) {
 		s.on("Load", func(context.Context) error { time.Sleep(time.Nanosecond); return nil })
@@ -494,8 +512,9 @@ func TestRule28RecoverMany(t *testing.T) {
 	})
 }
 
-// What somebody else has started, completed or canceled since it was listed.
-func TestRule28RecoverWhatChangesMeanwhile(t *testing.T) {
+// Rule 28. Given a checkpoint that Recover has listed, when somebody else completes or
+// ends that activity before Recover starts it, then it is left alone.
+func TestRecover_CheckpointChangesMeanwhile(t *testing.T) {
 	for name, change := range map[string]func(e *env, s *faultyStore){
 		"completed": func(e *env, s *faultyStore) { _ = s.Memory.Delete(e.ctx, []string{"a"}) },
 		"failed":    func(e *env, s *faultyStore) { s.put(activity.Checkpoint{State: activity.CheckpointFailed}) },
@@ -513,8 +532,9 @@ func TestRule28RecoverWhatChangesMeanwhile(t *testing.T) {
 	}
 }
 
-// Forget("") must not keep activities without an ID from starting.
-func TestForget_OfNoID(t *testing.T) {
+// Given Forget of the empty ID while its Delete hangs, when activities without an ID
+// start, then they are not refused.
+func TestForget_EmptyIDBlocksNoStart(t *testing.T) {
 	s := newStore(t)
 	rt := activity.New(activity.Config{Store: s, Logger: quiet})
 	in, gate := make(chan struct{}), make(chan struct{})
@@ -595,7 +615,7 @@ func (s snapshotStore) All(ctx context.Context) iter.Seq2[activity.Checkpoint, e
 
 // Given a loop over checkpoints, when its body ends what comes later in it, or what the
 // loop has kept in memory, then each is yielded as it is by then, or not at all.
-func TestCheckpoints_WhatTheBodyChanges(t *testing.T) {
+func TestCheckpoints_BodyChangesWhatComesLater(t *testing.T) {
 	for _, unsaved := range []bool{false, true} {
 		t.Run(fmt.Sprint("unsaved ", unsaved), func(t *testing.T) {
 			durable(t, activity.Config{SaveInterval: time.Hour}, func(t *testing.T, e *env, s *faultyStore) {
@@ -652,9 +672,9 @@ func TestCheckpoints_LoadFails(t *testing.T) {
 	})
 }
 
-// Given a loop over checkpoints, when its body forgets each other one, then the first is
-// the only one.
-func TestCheckpoints_TheBodyForgets(t *testing.T) {
+// Given a loop over checkpoints, when its body forgets all others, then the first is the
+// only one.
+func TestCheckpoints_BodyForgetsTheOthers(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		kinds := seed(s, "job")
 		n := 0

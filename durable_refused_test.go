@@ -36,9 +36,9 @@ func beatEvery(d time.Duration) func(ctx activity.Context) error {
 	}
 }
 
-// Given two starts in a batch that fails, when the Store hangs at the part of one, then the
-// other fails too, StoreTimeout later.
-func TestStoreFaults_AStartBehindAPartThatHangs(t *testing.T) {
+// Rule 24. Given two starts in a batch that fails, when the Store hangs at the part of
+// one, then the other fails too, StoreTimeout later.
+func TestStoreHangs_StartBehindPartOfBatch(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		open := s.block("Save")
 		e.launch(e.ctx, activity.Options{ID: "first"}, noop)
@@ -68,8 +68,9 @@ func TestStoreFaults_AStartBehindAPartThatHangs(t *testing.T) {
 	})
 }
 
-// The same with the ends of two activities that fail.
-func TestStoreFaults_AnEndBehindAPartThatHangs(t *testing.T) {
+// Rule 24. Given the ends of two activities in a batch that fails, when the Store hangs
+// at the part of one, then the other's caller is told StoreTimeout later.
+func TestStoreHangs_EndBehindPartOfBatch(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		var hs []*activity.Handle[string]
 		for _, id := range []string{"a", "b"} {
@@ -105,9 +106,9 @@ func TestStoreFaults_AnEndBehindAPartThatHangs(t *testing.T) {
 	})
 }
 
-// Given a batch of more than 16 MiB, which goes in several calls, when the first hangs, then
-// those that wait for the others are told.
-func TestStoreFaults_TheFirstCallOfALargeBatchHangs(t *testing.T) {
+// Rule 24. Given a batch of more than 16 MiB, which goes in several calls, when the first
+// hangs, then those that wait for the others are told.
+func TestStoreHangs_FirstCallOfLargeBatch(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		open := s.block("Save")
 		e.launch(e.ctx, activity.Options{ID: "first"}, noop)
@@ -140,8 +141,9 @@ func TestStoreFaults_TheFirstCallOfALargeBatchHangs(t *testing.T) {
 	})
 }
 
-// Schedule-to-close bounds the wait for an earlier Load of the ID and the Load together.
-func TestStoreFaults_ScheduleToCloseAndTwoLoads(t *testing.T) {
+// Rules 10 and 24. Given a Load of the ID that hangs, when a second start waits for it,
+// then ScheduleToCloseTimeout bounds that wait and its own Load together.
+func TestStoreHangs_ScheduleToCloseBoundsTwoLoads(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		open := s.block("Load")
 		first := e.launch(e.ctx, job, noop)
@@ -165,8 +167,9 @@ func TestStoreFaults_ScheduleToCloseAndTwoLoads(t *testing.T) {
 	})
 }
 
-// Given a single checkpoint that the Store refuses, when it is forgotten, then nothing fails.
-func TestStoreFaults_ForgetOfWhatFails(t *testing.T) {
+// Rule 24. Given a single checkpoint that the Store refuses, when it is forgotten, then
+// nothing fails.
+func TestStoreRefuses_ForgetOfRefusedCheckpoint(t *testing.T) {
 	log := &logbook{}
 	cfg := limits
 	cfg.Logger = slog.New(log)
@@ -186,9 +189,9 @@ func TestStoreFaults_ForgetOfWhatFails(t *testing.T) {
 	})
 }
 
-// Given an activity whose Saves fail and which then completes, when Saves of its next
-// execution fail, then that is logged, and tried again after SaveInterval.
-func TestStoreFaults_LogOfASecondOutage(t *testing.T) {
+// Rule 24. Given an activity whose Saves fail and which then completes, when Saves of its
+// next execution fail, then that is logged, and tried again after SaveInterval.
+func TestStoreFails_SecondOutageIsLogged(t *testing.T) {
 	log := &logbook{}
 	cfg := limits
 	cfg.Logger = slog.New(log)
@@ -219,9 +222,9 @@ func TestStoreFaults_LogOfASecondOutage(t *testing.T) {
 	})
 }
 
-// Given an outage that ended with a Delete, when one start is refused, then those beside it
-// are not.
-func TestStoreFaults_ARefusedStartAfterAnOutage(t *testing.T) {
+// Rule 24. Given an outage that ended with a Delete, when one start is refused, then
+// those beside it are not.
+func TestStoreRefuses_StartAfterOutageHarmsNoOther(t *testing.T) {
 	log := &logbook{}
 	cfg := limits
 	cfg.Logger = slog.New(log)
@@ -286,8 +289,9 @@ func TestStoreFaults_ARefusedStartAfterAnOutage(t *testing.T) {
 	})
 }
 
-// Given accepted activities whose start the Store refuses, then others get their slots.
-func TestStoreFaults_ARefusedStartHoldsNoSlot(t *testing.T) {
+// Rule 24. Given accepted activities whose start the Store refuses, then others get their
+// slots.
+func TestStoreRefuses_StartHoldsNoSlot(t *testing.T) {
 	cfg := limits
 	cfg.MaxConcurrent = 2
 	durable(t, cfg, func(t *testing.T, e *env, s *faultyStore) {
@@ -309,9 +313,9 @@ func TestStoreFaults_ARefusedStartHoldsNoSlot(t *testing.T) {
 	})
 }
 
-// Given heartbeats one after another, each of which is a batch of its own, when the Store
-// takes nothing, then only a few are tried after each pause.
-func TestStoreFaults_HeartbeatsOneAfterAnother(t *testing.T) {
+// Rule 24. Given heartbeats one after another, each of which is a batch of its own, when
+// the Store takes nothing, then only a few are tried after each pause.
+func TestStoreFails_HeartbeatsOneAfterAnother(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		const n = 200
 		for i := range n {
@@ -334,8 +338,9 @@ func TestStoreFaults_HeartbeatsOneAfterAnother(t *testing.T) {
 	})
 }
 
-// With a SaveInterval of 1 us the pauses double up to 5 s too.
-func TestStoreFaults_TinySaveInterval(t *testing.T) {
+// Rule 24. Given a SaveInterval of microseconds, when the Store fails, then the pauses
+// double up to 5 s nevertheless.
+func TestStoreFails_PausesWithTinySaveInterval(t *testing.T) {
 	for _, d := range []time.Duration{10 * time.Microsecond, time.Microsecond} {
 		cfg := limits
 		cfg.SaveInterval = d
@@ -359,8 +364,9 @@ func TestStoreFaults_TinySaveInterval(t *testing.T) {
 	}
 }
 
-// Given a Store that always does the same, then there are few lines in an hour.
-func TestStoreFaults_LogNotForever(t *testing.T) {
+// Rule 24. Given a Store that always fails, panics or hangs, then there are few log lines
+// in an hour.
+func TestStoreFails_FewLogLinesAnHour(t *testing.T) {
 	for name, hook := range map[string]func(context.Context) error{
 		"fails":  failing,
 		"panics": func(context.Context) error { panicHere(errDisk); return nil },
@@ -383,8 +389,9 @@ func TestStoreFaults_LogNotForever(t *testing.T) {
 	}
 }
 
-// The same of two activities that are refused in turn, one of them with SyncHeartbeats.
-func TestStoreFaults_LogOfTwoThatAlternate(t *testing.T) {
+// Rule 24. Given two activities that the Store refuses in turn, one of them with
+// SyncHeartbeats, then there are few log lines in an hour.
+func TestStoreRefuses_FewLogLinesOfTwoInTurn(t *testing.T) {
 	log := &logbook{}
 	cfg := limits
 	cfg.Logger = slog.New(log)
@@ -401,9 +408,9 @@ func TestStoreFaults_LogOfTwoThatAlternate(t *testing.T) {
 	})
 }
 
-// Given a Forget that hangs and then fails, when Recover runs meanwhile, then its error names
-// the ID.
-func TestStoreFaults_RecoverDuringAForgetThatFails(t *testing.T) {
+// Rule 28. Given a Forget that hangs and then fails, when Recover runs meanwhile, then
+// its error names the ID.
+func TestRecover_DuringForgetThatFails(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		s.put(activity.Checkpoint{State: activity.CheckpointInterrupted, Attempt: 1})
 		gate := e.gate("delete")
@@ -429,8 +436,8 @@ func TestStoreFaults_RecoverDuringAForgetThatFails(t *testing.T) {
 	})
 }
 
-// A failed Delete of Forget counts in Stats.SaveFailures.
-func TestStoreFaults_ForgetCounts(t *testing.T) {
+// Given a Forget whose Delete fails, then Stats.SaveFailures counts it.
+func TestStats_SaveFailuresCountsForget(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		s.on("Delete", failing)
 		checkErr(t, e.rt.Forget(e.ctx, "x"), errDisk)
@@ -450,9 +457,9 @@ func (s anyAllStore) All(ctx context.Context) iter.Seq2[activity.Checkpoint, err
 	return s.all(ctx)
 }
 
-// Given a Store whose All yields what it likes, then Recover returns an error and does not
-// panic.
-func TestStoreFaults_RecoverGarbage(t *testing.T) {
+// Rule 28. Given a Store whose All yields what it likes, then Recover returns an error
+// and does not panic.
+func TestRecover_GarbageFromAll(t *testing.T) {
 	for name, cps := range map[string][]activity.Checkpoint{
 		"no ID":   {{ID: "", Name: "job", State: activity.CheckpointWaiting, Input: []byte("{}")}},
 		"made up": {{ID: "#7", Name: "job", State: activity.CheckpointWaiting, Input: []byte("{}")}},
@@ -492,9 +499,9 @@ func TestStoreFaults_RecoverGarbage(t *testing.T) {
 	}
 }
 
-// Given a loop over Checkpoints whose body panics, when All hangs as it is told to stop, then
-// the loop ends StoreTimeout later.
-func TestStoreFaults_AllHangsAfterABodyThatPanics(t *testing.T) {
+// Rule 24. Given a loop over Checkpoints whose body panics, when All hangs as it is told
+// to stop, then the loop ends StoreTimeout later.
+func TestStoreHangs_AllAfterBodyEndsLoop(t *testing.T) {
 	for _, how := range []string{"break", "panic", "goexit"} {
 		t.Run(how, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -539,9 +546,9 @@ func TestStoreFaults_AllHangsAfterABodyThatPanics(t *testing.T) {
 	}
 }
 
-// Given a Store that hangs for one ID and heeds its context, then the others are saved as soon
-// as ever: a batch of one never means that the Store is down.
-func TestStoreFaults_OneHangsAlone(t *testing.T) {
+// Rule 24. Given a Store that hangs for one ID and heeds its context, then the others are
+// saved as soon as ever: a batch of one never means that the Store is down.
+func TestStoreHangs_OneIDDelaysNoOther(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		e.start(activity.Options{ID: "x"}, beatEvery(time.Second))
 		e.start(activity.Options{ID: "y"}, beatEvery(time.Second))
@@ -571,9 +578,9 @@ func TestStoreFaults_OneHangsAlone(t *testing.T) {
 	})
 }
 
-// Given many checkpoints that are refused, and slowly, then others start, and their details
-// are saved.
-func TestStoreFaults_ManyRefusedAndSlow(t *testing.T) {
+// Rule 24. Given many checkpoints that are refused, and slowly, then others start, and
+// their details are saved.
+func TestStoreRefuses_ManySlowlyDelayNoOther(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		const bad = 900
 		for i := range bad {
@@ -616,8 +623,9 @@ func TestStoreFaults_ManyRefusedAndSlow(t *testing.T) {
 	})
 }
 
-// Given a Store that is slow and works, and many starts at once, then none is refused.
-func TestStoreFaults_ASlowStore(t *testing.T) {
+// Rule 24. Given a Store that is slow and works, and many starts at once, then none is
+// refused.
+func TestStoreStart_SlowStoreRefusesNone(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		s.on("Save", func(context.Context) error { time.Sleep(5 * time.Second); return nil })
 		var all []*launch
@@ -643,9 +651,9 @@ func TestStoreFaults_ASlowStore(t *testing.T) {
 	})
 }
 
-// Given a Store that refuses most checkpoints, once that is found out, then the details of the
-// others are saved as soon as ever.
-func TestStoreFaults_MostAreRefused(t *testing.T) {
+// Rule 24. Given a Store that refuses most checkpoints, once that is found out, then the
+// details of the others are saved as soon as ever.
+func TestStoreRefuses_MostDelayNoOther(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		for i := range 300 {
 			e.launchOnly(e.ctx, activity.Options{ID: fmt.Sprint("bad", i)}, beatEvery(time.Second))
@@ -680,9 +688,10 @@ func TestStoreFaults_MostAreRefused(t *testing.T) {
 	})
 }
 
-// Given a Forget whose Delete is late and heeds its context, when it has returned, then the
-// next write is made. (It returns while Forget is about to wait for that.)
-func TestStoreFaults_AfterALateForget(t *testing.T) {
+// Rule 24. Given a Forget whose Delete is late and heeds its context, when it has
+// returned, then the next write is made. Delete returns while Forget is about to wait for
+// that, so the race runs many times.
+func TestStoreHangs_WriteAfterLateForget(t *testing.T) {
 	for range 3000 {
 		durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 			s.on("Delete", func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) })
@@ -696,9 +705,9 @@ func TestStoreFaults_AfterALateForget(t *testing.T) {
 	}
 }
 
-// Given many checkpoints that are refused, when others are taken, then those are not tried
-// again before their pause is over.
-func TestStoreFaults_ASuccessTriesNothingAgain(t *testing.T) {
+// Rule 24. Given many checkpoints that are refused, when others are taken, then those are
+// not tried again before their pause is over.
+func TestStoreRefuses_SuccessOfOthersEndsNoPause(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		for i := range 600 {
 			e.launchOnly(e.ctx, activity.Options{ID: fmt.Sprint("bad", i)}, func(ctx activity.Context) error {

@@ -83,8 +83,9 @@ func TestCannotResume_StaysForAnotherVersion(t *testing.T) {
 	}
 }
 
-// Rule 33. An inner activity's ErrCannotResume says nothing about the outer one.
-func TestCannotResume_OfAnInnerActivity(t *testing.T) {
+// Rule 33. Given an inner activity that ends in ErrCannotResume, when the outer one
+// returns that error, then the outer one is retried.
+func TestCannotResume_InnerActivity(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		attempts := 0
 		err := rt.Run(t.Context(), atMost(2), func(ctx activity.Context) error {
@@ -102,7 +103,7 @@ func TestCannotResume_OfAnInnerActivity(t *testing.T) {
 
 // Rule 33. Given a cancellation, when the canceled function returns ErrCannotResume, then
 // it is canceled.
-func TestCannotResume_OfACanceledAttempt(t *testing.T) {
+func TestCannotResume_CanceledAttempt(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		h := e.start(job, func(ctx activity.Context) error {
 			return errors.Join(untilEnded(ctx), activity.ErrCannotResume)
@@ -119,7 +120,7 @@ func TestCannotResume_OfACanceledAttempt(t *testing.T) {
 // Rule 34. Given a canceled function that cleans up, when the process is killed meanwhile,
 // then the cancellation stands: what was canceled on purpose is not recovered, and what was
 // interrupted continues without the attempt having counted.
-func TestCancel_KillDuringTheCleanUp(t *testing.T) {
+func TestCancel_KillDuringCleanUp(t *testing.T) {
 	for _, test := range []struct {
 		how  string
 		stop func(e *env, h *activity.Handle[string], cancel context.CancelCauseFunc)
@@ -173,9 +174,9 @@ func TestCancel_KillDuringTheCleanUp(t *testing.T) {
 	}
 }
 
-// Rule 34. Given a canceled function that completes all the same, when it returns nil, then
-// nothing is left of the cancellation.
-func TestCancel_CompletesAllTheSame(t *testing.T) {
+// Rule 34. Given a canceled function, when it returns nil nevertheless, then nothing is
+// left of the cancellation in the Store.
+func TestCancel_CompletesNevertheless(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		h := e.start(job, func(ctx activity.Context) error {
 			<-ctx.Done()

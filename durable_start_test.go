@@ -14,8 +14,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// Each attempt finds its start in the Store in its first line.
-func TestRule20StartIsDurableBeforeTheFunction(t *testing.T) {
+// Rule 20. Given an activity with a Store, when an attempt's function begins, then the
+// Store holds the start of that attempt.
+func TestStoreStart_DurableBeforeFunctionRuns(t *testing.T) {
 	bothDurable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		opts := job
 		opts.RetryPolicy.MaximumAttempts = 3
@@ -42,8 +43,9 @@ func TestRule20StartIsDurableBeforeTheFunction(t *testing.T) {
 	})
 }
 
-// A Save that hangs holds the start, the first and later ones.
-func TestRule20ASaveThatHangsHoldsTheStart(t *testing.T) {
+// Rule 20. Given a Save that hangs, when an attempt is to start, the first or a later
+// one, then its function does not run until the Save is done.
+func TestStoreStart_HangingSaveDelaysFunction(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		check := func(attempt int, started bool) {
 			t.Helper()
@@ -92,9 +94,9 @@ func TestRule20ASaveThatHangsHoldsTheStart(t *testing.T) {
 	})
 }
 
-// Given a start that is being saved, when the caller's context ends or Shutdown is called,
-// then Start is refused at once, and the Store holds again what stood before.
-func TestStart_CanceledDuringItsSave(t *testing.T) {
+// Rule 24. Given a start that is being saved, when the caller's context ends or Shutdown
+// is called, then Start is refused at once, and the Store holds again what stood before.
+func TestStoreStart_CanceledDuringItsSave(t *testing.T) {
 	for _, before := range []activity.CheckpointState{
 		0, activity.CheckpointFailed, activity.CheckpointCanceled, activity.CheckpointRunning, activity.CheckpointInterrupted,
 	} {
@@ -133,8 +135,9 @@ func TestStart_CanceledDuringItsSave(t *testing.T) {
 	}
 }
 
-// The same during the Save of a later start.
-func TestRule20EndDuringALaterStartsSave(t *testing.T) {
+// Rules 18 and 20. Given a later attempt whose start is being saved, when the activity is
+// canceled or shut down, then it ends at once, and its function does not run again.
+func TestStoreStart_CanceledDuringSaveOfLaterAttempt(t *testing.T) {
 	for _, test := range []struct {
 		how   string
 		end   func(e *env, h *activity.Handle[string], cancel context.CancelCauseFunc)
@@ -181,8 +184,9 @@ func TestRule20EndDuringALaterStartsSave(t *testing.T) {
 	}
 }
 
-// Schedule-to-close ends the wait for the start's Save: the function does not run.
-func TestRule20ScheduleToCloseDuringTheStartsSave(t *testing.T) {
+// Rules 10 and 20. Given a start that is being saved, when the Save is done 1 ns before
+// ScheduleToCloseTimeout, the function runs; at that instant it does not.
+func TestStoreStart_ScheduleToCloseDuringItsSave(t *testing.T) {
 	for _, test := range []struct {
 		save  time.Duration
 		start bool
@@ -215,8 +219,9 @@ func TestRule20ScheduleToCloseDuringTheStartsSave(t *testing.T) {
 	}
 }
 
-// When Start returns: the other cases are above.
-func TestRule20StartReturnsWhenItWaits(t *testing.T) {
+// Rule 20. Given an activity that has to wait for a slot or a backoff, when Start
+// returns, then the Store holds that it waits.
+func TestStoreStart_ReturnsWhenWaitIsDurable(t *testing.T) {
 	t.Run("slot", func(t *testing.T) {
 		durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
 			e.start(activity.Options{}, func(ctx activity.Context) error { return ctx.Sleep(time.Minute) })
@@ -245,8 +250,9 @@ func TestRule20StartReturnsWhenItWaits(t *testing.T) {
 	})
 }
 
-// Where a slot is free Start waits for none, and returns when the start is durable.
-func TestRule20StartWithAFreeSlot(t *testing.T) {
+// Rule 20. Given a free slot, when Start returns, then the start of the attempt was
+// saved, and if the Save fails, so does Start.
+func TestStoreStart_FreeSlotReturnsWhenDurable(t *testing.T) {
 	durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
 		s.on("Save", func(context.Context) error { time.Sleep(time.Minute); return errDisk })
 		l := e.launch(e.ctx, job, noop)
@@ -263,8 +269,9 @@ func TestRule20StartWithAFreeSlot(t *testing.T) {
 	})
 }
 
-// A slot that is waited for is given once, to who is then started when that is saved.
-func TestRule20SlotsAndSaves(t *testing.T) {
+// Rule 20. Given more activities than slots and a slow Store, when a slot gets free, then
+// it goes to one activity, which runs once its start is saved.
+func TestStoreStart_SlotIsGivenOnceDuringSave(t *testing.T) {
 	durable(t, activity.Config{MaxConcurrent: 3}, func(t *testing.T, e *env, s *faultyStore) {
 		s.on("Save", func(context.Context) error { time.Sleep(time.Second); return nil })
 		for i := range 9 {
@@ -288,9 +295,9 @@ func TestRule20SlotsAndSaves(t *testing.T) {
 	})
 }
 
-// 64 starts take two Saves: the one that the first causes, and the one that gathers
-// the others meanwhile.
-func TestRule20StartsShareSaves(t *testing.T) {
+// Rule 20. Given 64 starts at once, then they take two Saves: the one that the first
+// causes, and the one that gathers the others meanwhile.
+func TestStoreStart_ManyShareSaves(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		s.on("Save", func(context.Context) error { time.Sleep(time.Second); return nil })
 		var all []*launch
@@ -310,8 +317,9 @@ func TestRule20StartsShareSaves(t *testing.T) {
 	})
 }
 
-// A Load that fails is a Start that fails: nothing has happened, and the ID is free.
-func TestRule24LoadFails(t *testing.T) {
+// Rule 24. Given a Load that fails or panics, then Start fails with that error, nothing
+// has happened, and the ID is free.
+func TestStoreFails_Load(t *testing.T) {
 	log := &logbook{}
 	for _, test := range []struct {
 		name string
@@ -348,7 +356,8 @@ func TestRule24LoadFails(t *testing.T) {
 	}
 }
 
-func TestRule24LoadCallsGoexit(t *testing.T) {
+// Rule 24. Given a Load that calls runtime.Goexit, then the ID is free afterwards.
+func TestStoreFails_LoadCallsGoexit(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		s.on("Load", func(context.Context) error { runtime.Goexit(); return nil })
 		e.launch(e.ctx, job, noop)
@@ -358,8 +367,9 @@ func TestRule24LoadCallsGoexit(t *testing.T) {
 	})
 }
 
-// A Load that hangs ends with the caller's context, and with Shutdown.
-func TestRule24LoadHangs(t *testing.T) {
+// Rule 24. Given a Load that hangs, when the caller's context ends or Shutdown is called,
+// then Start returns.
+func TestStoreHangs_LoadEndsWithCallerOrShutdown(t *testing.T) {
 	heeding := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 	refused := func(t *testing.T, l *launch) {
 		t.Helper()
@@ -414,8 +424,9 @@ func TestRule24LoadHangs(t *testing.T) {
 	})
 }
 
-// A first start that fails leaves what stood before.
-func TestRule24AStartThatFailsLeavesWhatStood(t *testing.T) {
+// Rule 24. Given a stored checkpoint of any state, when a start cannot be saved, then the
+// Store holds what stood before.
+func TestStoreFails_StartLeavesWhatStoodBefore(t *testing.T) {
 	for _, state := range []activity.CheckpointState{0, activity.CheckpointFailed, activity.CheckpointCanceled, activity.CheckpointRunning, activity.CheckpointInterrupted} {
 		t.Run(state.String(), func(t *testing.T) {
 			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
@@ -455,8 +466,9 @@ func TestRule24AStartThatFailsLeavesWhatStood(t *testing.T) {
 	}
 }
 
-// The same where what stood is in memory only, since the Store has not taken it yet.
-func TestRule24AStartThatFailsLeavesWhatIsNotSavedYet(t *testing.T) {
+// Rule 24. Given an end in memory that the Store has not taken yet, when a start of its
+// ID cannot be saved, then that end is saved in the end.
+func TestStoreFails_StartLeavesUnsavedCheckpoint(t *testing.T) {
 	t.Run("failed", func(t *testing.T) {
 		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 			opts := job
@@ -506,7 +518,7 @@ func TestRule24AStartThatFailsLeavesWhatIsNotSavedYet(t *testing.T) {
 
 // Given a start whose Save takes a while, when it is accepted, then EventScheduled has the
 // time at which Start was called, which the Status has too.
-func TestStart_ScheduledEventHasTheTimeOfTheCall(t *testing.T) {
+func TestStoreStart_ScheduledEventHasTimeOfTheCall(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		s.on("Save", func(context.Context) error { time.Sleep(time.Second); return nil })
 		h := startWith(t, e.ctx, e.rt, job, untilEnded)
@@ -523,9 +535,9 @@ func untilDone(d time.Duration) func(activity.Context) error {
 	return func(ctx activity.Context) error { return ctx.Sleep(d) }
 }
 
-// Given an activity that was accepted and waits, when the Store then does not take its
-// start, then the start is tried again until the Store takes it.
-func TestStart_FailingSaveAfterAWaitIsTriedAgain(t *testing.T) {
+// Rule 24. Given an activity that was accepted and waits, when the Store then does not
+// take its start, then the start is tried again until the Store takes it.
+func TestStoreStart_FailingSaveAfterWaitIsTriedAgain(t *testing.T) {
 	for name, before := range map[string]activity.CheckpointState{"slot": activity.CheckpointFailed, "crash interval": activity.CheckpointRunning} {
 		t.Run(name, func(t *testing.T) {
 			durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
@@ -549,8 +561,10 @@ func TestStart_FailingSaveAfterAWaitIsTriedAgain(t *testing.T) {
 	}
 }
 
-// What the Store is to hold of the call.
-func TestRule20Input(t *testing.T) {
+// Rules 20 and 31. Given an Execute with an input, then the Store holds it until
+// AcceptNewInput replaces it. An input that cannot be encoded is refused before the Store
+// is called.
+func TestStoreStart_InputIsStored(t *testing.T) {
 	type in struct{ A, B int }
 	fn := func(ctx activity.Context, in in) (int, error) { return in.A + in.B, errBoom }
 	opts := job
@@ -580,8 +594,9 @@ func TestRule20Input(t *testing.T) {
 	})
 }
 
-// Options.HeartbeatDetails are for the first attempt, if nothing is stored.
-func TestRule20HeartbeatDetailsOption(t *testing.T) {
+// Rule 20. Given Options.HeartbeatDetails, when details are stored, then the first
+// attempt resumes from the stored ones, otherwise from the option's.
+func TestStoreStart_HeartbeatDetailsOption(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		before activity.Checkpoint
@@ -610,8 +625,9 @@ func TestRule20HeartbeatDetailsOption(t *testing.T) {
 	}
 }
 
-// A checkpoint that cannot be is not taken for a start from the beginning.
-func TestRule20ACheckpointThatMakesNoSense(t *testing.T) {
+// Rule 20. Given a checkpoint that cannot be, when its ID is started, then the start is
+// refused; it is not taken for a start from the beginning.
+func TestStoreStart_ImpossibleCheckpointIsRefused(t *testing.T) {
 	for _, cp := range []activity.Checkpoint{
 		{State: activity.CheckpointWaiting + 1, Attempt: 1},
 		{State: -1, Attempt: 1},

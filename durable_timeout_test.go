@@ -32,10 +32,10 @@ func (e *env) returnedAt(l *launch, at time.Duration) {
 	}
 }
 
-// Given a Store that hangs, when StoreTimeout passes, then the start fails, and so does
-// one that came later, StoreTimeout after it came. Once the Store works, it holds what
-// stood before.
-func TestStoreTimeout_Start(t *testing.T) {
+// Rule 24. Given a Store that hangs, when StoreTimeout passes, then the start fails, and
+// so does one that came later, StoreTimeout after it came. Once the Store works, it holds
+// what stood before.
+func TestStoreHangs_Start(t *testing.T) {
 	for _, method := range []string{"Load", "Save"} {
 		for _, heeds := range []bool{false, true} {
 			t.Run(fmt.Sprint(method, ", heeds its context: ", heeds), func(t *testing.T) {
@@ -95,9 +95,9 @@ func TestStoreTimeout_Start(t *testing.T) {
 	}
 }
 
-// Given an activity that runs, when the Store hangs, then it goes on; its end is told
-// once a try was late, a success once it is gone.
-func TestStoreTimeout_Run(t *testing.T) {
+// Rule 24. Given an activity that runs, when the Store hangs, then it continues; a
+// failure is reported once a try was late, a success once its checkpoint is gone.
+func TestStoreHangs_DuringRun(t *testing.T) {
 	for name, result := range map[string]error{"fails": activity.NonRetryable(errBoom), "succeeds": nil} {
 		t.Run(name, func(t *testing.T) {
 			durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
@@ -133,8 +133,9 @@ func TestStoreTimeout_Run(t *testing.T) {
 	}
 }
 
-// SyncHeartbeats and Forget are bounded too.
-func TestStoreTimeout_SyncHeartbeatsAndForget(t *testing.T) {
+// Rule 24. Given a Store that hangs, when StoreTimeout has passed, then SyncHeartbeats
+// and Forget return its error.
+func TestStoreHangs_SyncHeartbeatsAndForget(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		opts := job
 		opts.SyncHeartbeats = true
@@ -177,8 +178,8 @@ func TestStoreTimeout_SyncHeartbeatsAndForget(t *testing.T) {
 	})
 }
 
-// Schedule-to-close bounds a Run, wherever the Store hangs.
-func TestStoreTimeout_ScheduleToClose(t *testing.T) {
+// Rule 10. Given a Store that hangs anywhere, then ScheduleToCloseTimeout bounds Run.
+func TestStoreHangs_ScheduleToCloseBoundsRun(t *testing.T) {
 	for _, test := range []struct {
 		hangs string
 		after time.Duration
@@ -227,8 +228,9 @@ func TestStoreTimeout_ScheduleToClose(t *testing.T) {
 	}
 }
 
-// When the Store works again, no goroutine is left of the calls that hung.
-func TestStoreTimeout_NoGoroutineIsLeft(t *testing.T) {
+// Rule 24. Given calls of the Store that hung, when the Store works again, then no
+// goroutine of them is left.
+func TestStoreHangs_NoGoroutineIsLeft(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		e.pass(0)
 		before := bubbled(t)
@@ -267,8 +269,8 @@ func has(batch []activity.Checkpoint, ids ...string) bool {
 	return slices.ContainsFunc(batch, func(cp activity.Checkpoint) bool { return slices.Contains(ids, cp.ID) })
 }
 
-// Given a Store that refuses some IDs, when they are saved beside others, then only they
-// are refused, and the others are as durable as ever.
+// Rule 24. Given a Store that refuses some IDs, when they are saved beside others, then
+// only they are refused, and the others are as durable as ever.
 func TestStoreRefuses_OneHarmsNoOther(t *testing.T) {
 	bad := []string{"3", "500", "501", "502", "999"}
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
@@ -298,9 +300,9 @@ func TestStoreRefuses_OneHarmsNoOther(t *testing.T) {
 	})
 }
 
-// Given activities whose checkpoints the Store begins to refuse, then they are tried
-// again, and the others' details are saved as soon as ever.
-func TestStoreRefuses_DuringARun(t *testing.T) {
+// Rule 24. Given activities whose checkpoints the Store begins to refuse, then they are
+// tried again, and the others' details are saved as soon as ever.
+func TestStoreRefuses_DuringRun(t *testing.T) {
 	log := &logbook{}
 	cfg := limits
 	cfg.Logger = slog.New(log)
@@ -343,7 +345,8 @@ func TestStoreRefuses_DuringARun(t *testing.T) {
 	})
 }
 
-// Given a Store with a limit of rows or of bytes, then batches fit.
+// Rule 24. Given many and large checkpoints, then no batch has more than 1,000
+// checkpoints or 16 MiB.
 func TestStoreRefuses_LargeBatches(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		open := s.block("Save")
@@ -386,10 +389,10 @@ func TestStoreRefuses_LargeBatches(t *testing.T) {
 	})
 }
 
-// Given a Store that takes nothing, then a batch is tried a dozen times, and then there
-// is one call after each pause, and one for what is urgent. As soon as it takes
-// something, it gets everything.
-func TestStoreRefuses_Down(t *testing.T) {
+// Rule 24. Given a Store that takes nothing, then a batch is tried a dozen times, and
+// then there is one call after each pause, and one for what is urgent. As soon as it
+// takes something, it gets everything.
+func TestStoreFails_Down(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		open := s.block("Save")
 		for i := range 1000 {
@@ -438,8 +441,9 @@ func TestStoreRefuses_Down(t *testing.T) {
 	})
 }
 
-// The pauses double up to 5 s, or SaveInterval if that is longer, however short it is.
-func TestStoreRefuses_PausesGrow(t *testing.T) {
+// Rule 24. Given any SaveInterval, when the Store fails, then the pauses double up to 5
+// s, or SaveInterval if that is longer.
+func TestStoreFails_PausesDouble(t *testing.T) {
 	for interval, want := range map[time.Duration]int{1: 32 + 11, time.Millisecond: 12 + 10, time.Minute: 0} {
 		t.Run(interval.String(), func(t *testing.T) {
 			cfg := limits
@@ -462,9 +466,9 @@ func TestStoreRefuses_PausesGrow(t *testing.T) {
 	}
 }
 
-// Given checkpoints that the Store refuses slowly, when they are tried by themselves and
-// somebody waits for another one, then that comes next.
-func TestStoreRefuses_WhoeverWaitsComesFirst(t *testing.T) {
+// Rule 24. Given checkpoints that the Store refuses slowly, when they are tried by
+// themselves and somebody waits for another one, then that comes next.
+func TestStoreRefuses_WaitingCallerComesFirst(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		var ids []string
 		for i := range 20 {
@@ -497,8 +501,9 @@ func TestStoreRefuses_WhoeverWaitsComesFirst(t *testing.T) {
 	})
 }
 
-// The time that the body of a loop over Checkpoints takes is not the Store's.
-func TestStoreTimeout_NotOfTheBodyOfALoop(t *testing.T) {
+// Rule 24. Given a loop over Checkpoints, when its body takes longer than StoreTimeout,
+// then the loop continues: that time is not the Store's.
+func TestStoreHangs_BodyOfLoopMayTakeItsTime(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		n := len(seed(s, "job"))
 		for _, err := range e.rt.Checkpoints(e.ctx) {
@@ -512,9 +517,10 @@ func TestStoreTimeout_NotOfTheBodyOfALoop(t *testing.T) {
 	})
 }
 
-// Given heartbeats one after another into a Store that takes nothing, then it counts as down
-// although each was a batch of its own: there is one call after each pause.
-func TestStoreRefuses_DownOneAfterAnother(t *testing.T) {
+// Rule 24. Given heartbeats one after another into a Store that takes nothing, then it
+// counts as down although each was a batch of its own: there is one call after each
+// pause.
+func TestStoreFails_DownOneAfterAnother(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		for i := range 30 {
 			e.start(activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {

@@ -12,7 +12,7 @@ import (
 
 // Rule 20. Given 900 goroutines that start an activity each, of which few find a slot,
 // when all have ended, then waiting has not cost them many writes more.
-func TestStart_ManyThatWaitShareSaves(t *testing.T) {
+func TestStoreStart_ManyThatWaitShareSaves(t *testing.T) {
 	durable(t, activity.Config{MaxConcurrent: 10}, func(t *testing.T, e *env, s *faultyStore) {
 		const commit = 5 * time.Millisecond
 		slow := func(context.Context) error { time.Sleep(commit); return nil }
@@ -39,7 +39,7 @@ func TestStart_ManyThatWaitShareSaves(t *testing.T) {
 
 // Rule 20. Given 20 activities that were accepted and two slots, when the process is killed,
 // then the next one recovers all of them.
-func TestStart_AcceptedSurvivesAKill(t *testing.T) {
+func TestStoreStart_AcceptedSurvivesKill(t *testing.T) {
 	durable(t, activity.Config{MaxConcurrent: 2}, func(t *testing.T, e *env, s *faultyStore) {
 		const n = 20
 		for i := range n {
@@ -75,7 +75,7 @@ func TestStart_AcceptedSurvivesAKill(t *testing.T) {
 
 // Rule 20. Given a Store that does not take what would have to wait, then Start is refused
 // with the Store's error, and what stood for the ID stands.
-func TestStart_WaitThatIsNotSaved(t *testing.T) {
+func TestStoreStart_UnsavedWaitIsRefused(t *testing.T) {
 	for _, before := range []activity.CheckpointState{0, activity.CheckpointFailed} {
 		t.Run(before.String(), func(t *testing.T) {
 			durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
@@ -99,7 +99,7 @@ func TestStart_WaitThatIsNotSaved(t *testing.T) {
 
 // Rule 20. Given a slow Save of an activity that waits, when it gets its slot meanwhile, then
 // its attempt starts when its start is saved too.
-func TestStart_SlotDuringTheSaveOfTheWait(t *testing.T) {
+func TestStoreStart_SlotDuringSaveOfWait(t *testing.T) {
 	durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
 		e.start(activity.Options{}, untilDone(time.Second))
 		s.on("Save", func(context.Context) error { time.Sleep(3 * time.Second); return nil })

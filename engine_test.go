@@ -39,8 +39,9 @@ func (e *fullEngine) SleepContext(ctx context.Context, d time.Duration) error {
 func (e *fullEngine) Guard(f func() error) error { e.guards++; return f() }
 func (e *fullEngine) BeginRange() bool           { e.ranges++; return e.ranges < 2 }
 
-// Another engine, found through a child, a wrapper and both.
-func TestEngine_OfAnotherEngine(t *testing.T) {
+// Given a Context of another engine, when it is used directly, through a child, a wrapper
+// or both, then Sleep, Range and Guard use that engine.
+func TestEngine_ForeignEngine(t *testing.T) {
 	base, end := context.WithCancel(context.Background())
 	defer end()
 	for name, wrap := range map[string]func(ctx context.Context, e *fullEngine) activity.Context{
@@ -72,7 +73,9 @@ func TestEngine_OfAnotherEngine(t *testing.T) {
 	}
 }
 
-func TestNewContext(t *testing.T) {
+// Given a Context that is not of this package, when NewContext registers it, then
+// FromContext finds it below, with the child's values and cancellation.
+func TestNewContext_ForeignContext(t *testing.T) {
 	base, end := context.WithCancelCause(context.Background())
 	engine := &otherEngine{Context: base}
 	ctx, cancel := context.WithCancelCause(activity.NewContext(context.WithValue(base, key{}, 1), engine))

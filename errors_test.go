@@ -16,7 +16,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-func TestRule14Panic(t *testing.T) {
+// Rule 14. Given a function that panics with any value, then that is a *PanicError with
+// the value and the stack, and is retried.
+func TestPanic_BecomesPanicErrorAndIsRetried(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		value any
@@ -51,7 +53,9 @@ func TestRule14Panic(t *testing.T) {
 	}
 }
 
-func TestRule14PanicOfTheLanguage(t *testing.T) {
+// Rule 14. Given panic(nil) or a runtime error, then that is a *PanicError that wraps it,
+// and is retried.
+func TestPanic_RuntimeErrors(t *testing.T) {
 	var m map[string]int
 	for name, fn := range map[string]func(){"nil": func() { panic(nil) }, "map": func() { m["x"] = 1 }} {
 		calls, err := runCalls(t, activity.Config{}, atMost(2), func(activity.Context) error { fn(); return nil })
@@ -64,7 +68,9 @@ func TestRule14PanicOfTheLanguage(t *testing.T) {
 	}
 }
 
-func TestRule14PanicThenSuccess(t *testing.T) {
+// Rule 14. Given a function that panics once, when its second attempt succeeds, then the
+// activity completes, and LastFailure was the panic.
+func TestPanic_ThenSuccess(t *testing.T) {
 	calls, err := runCalls(t, activity.Config{}, activity.Options{}, func(ctx activity.Context) error {
 		if ctx.Info().Attempt == 1 {
 			panic("once")
@@ -80,7 +86,9 @@ func TestRule14PanicThenSuccess(t *testing.T) {
 	}
 }
 
-func TestRule14PanicInInterceptor(t *testing.T) {
+// Rule 14. Given an Interceptor that panics, before next or after it, then that is the
+// attempt's *PanicError.
+func TestPanic_InInterceptor(t *testing.T) {
 	for _, after := range []bool{false, true} {
 		cfg := activity.Config{Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
 			if after {
@@ -98,7 +106,9 @@ func TestRule14PanicInInterceptor(t *testing.T) {
 	}
 }
 
-func TestRule14Goexit(t *testing.T) {
+// Rule 14. Given a function or an Interceptor that calls runtime.Goexit, as t.FailNow
+// does, then the activity fails with ErrGoexit and is not retried.
+func TestGoexit_IsNotRetried(t *testing.T) {
 	failNow := func() error { new(testing.T).FailNow(); return nil }
 	exit := func() error { runtime.Goexit(); return nil }
 	intercept := func(activity.Context, func(activity.Context) error) error { return exit() }
@@ -132,7 +142,9 @@ type typedFinal bool
 func (typedFinal) Error() string        { return "typed" }
 func (e typedFinal) NonRetryable() bool { return bool(e) }
 
-func TestRule15NonRetryable(t *testing.T) {
+// Rule 15. Given an error with a NonRetryable mark in it, then it is not retried, unless
+// it is the end of an inner activity.
+func TestRetry_NonRetryableErrors(t *testing.T) {
 	final := activity.NonRetryable(errBoom)
 	inner := &activity.Error{ID: "inner", Attempt: 1, RetryState: activity.RetryStateNonRetryableFailure, Err: final}
 	goexit := &activity.Error{ID: "inner", Attempt: 1, RetryState: activity.RetryStateNonRetryableFailure, Err: activity.ErrGoexit}
@@ -185,8 +197,9 @@ func TestRule15NonRetryable(t *testing.T) {
 	}
 }
 
-// An outer activity that passes on what an inner one ended with is retried.
-func TestRule15InnerActivityDoesNotDecide(t *testing.T) {
+// Rule 15. Given an outer activity that returns the *Error of an inner one that was not
+// retried, then the outer one is retried.
+func TestRetry_InnerActivitysEndIsRetried(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		inner, outer := 0, 0
 		err := rt.Run(t.Context(), activity.Options{Name: "outer"}, func(ctx activity.Context) error {
@@ -209,7 +222,9 @@ func TestRule15InnerActivityDoesNotDecide(t *testing.T) {
 	})
 }
 
-func TestRule15NonRetryableError(t *testing.T) {
+// Given NonRetryable, then nil stays nil, and an error keeps its text, unwraps, and has
+// the method NonRetryable.
+func TestRetry_NonRetryableWraps(t *testing.T) {
 	if err := activity.NonRetryable(nil); err != nil {
 		t.Errorf("of nil: %v", err)
 	}
@@ -220,7 +235,9 @@ func TestRule15NonRetryableError(t *testing.T) {
 	}
 }
 
-func TestRule15Retryable(t *testing.T) {
+// Rule 15. Given RetryPolicy.Retryable, then it is asked about errors and timeouts,
+// outside every lock, and its no ends the activity.
+func TestRetry_RetryableIsAsked(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		var asked []string
 		var h *activity.Handle[string]
@@ -266,7 +283,9 @@ func TestRule15Retryable(t *testing.T) {
 	})
 }
 
-func TestRule15RetryableIsNotAsked(t *testing.T) {
+// Rule 15. Given RetryPolicy.Retryable, when an attempt succeeded, was NonRetryable or
+// ran into schedule-to-close, then it is not asked.
+func TestRetry_RetryableIsNotAsked(t *testing.T) {
 	ask := func(err error) bool { t.Errorf("asked about %v", err); return true }
 	for name, fn := range map[string]func(ctx activity.Context) error{
 		"NonRetryable":      func(activity.Context) error { return activity.NonRetryable(errBoom) },
@@ -290,7 +309,9 @@ func TestRule15RetryableIsNotAsked(t *testing.T) {
 	})
 }
 
-func TestRule15RetryableThatCancels(t *testing.T) {
+// Rules 15 and 18. Given a Retryable that cancels the activity, then no further attempt
+// starts.
+func TestRetry_RetryableThatCancels(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		var h *activity.Handle[string]
 		set := make(chan struct{})
@@ -305,7 +326,9 @@ func TestRule15RetryableThatCancels(t *testing.T) {
 	})
 }
 
-func TestRule15RetryableThatPanicsOrExits(t *testing.T) {
+// Rule 24. Given a Retryable that panics or calls runtime.Goexit, then that counts as
+// yes.
+func TestRetry_RetryableThatPanicsOrExits(t *testing.T) {
 	for name, f := range map[string]func(){"panic": func() { panic("hm") }, "Goexit": runtime.Goexit} {
 		for _, fail := range []error{errBoom, activity.RetryAfter(errBoom, 7*time.Second), nil} {
 			t.Run(fmt.Sprintf("%s after %T", name, fail), func(t *testing.T) {
@@ -349,8 +372,9 @@ func (e *nastyError) Is(error) bool             { e.may("Is"); return false }
 func (e *nastyError) NonRetryable() bool        { e.may("NonRetryable"); return false }
 func (e *nastyError) RetryDelay() time.Duration { e.may("RetryDelay"); return 0 }
 
-// A panic that got away would end this process.
-func TestRule14PanickingErrorsDoNotTakeTheProcessDown(t *testing.T) {
+// Rule 14. Given an error whose methods panic, when a function returns it or panics with
+// it, then the process lives on.
+func TestPanic_InErrorMethodsDoesNotEndTheProcess(t *testing.T) {
 	for _, method := range []string{"none", "Error", "Unwrap", "Is", "NonRetryable", "RetryDelay"} {
 		t.Run(method, func(t *testing.T) { meetNasty(t, &nastyError{method}) })
 	}
@@ -378,8 +402,9 @@ func meetNasty(t *testing.T, nasty error) {
 	})
 }
 
-// Every error says which activity, which attempt, what happened, and what did not.
-func TestErrorTexts(t *testing.T) {
+// Given an activity that ends in any way, then its error says which activity, which
+// attempt, what happened, and what follows.
+func TestErrorText_AfterAnAttempt(t *testing.T) {
 	report := func(result error) func(activity.Context) error {
 		return func(ctx activity.Context) error {
 			if err := ctx.Heartbeat(ctx.Info().Attempt); err != nil {
@@ -449,8 +474,8 @@ func TestErrorTexts(t *testing.T) {
 	}
 }
 
-// Texts of activities that wait: no attempt is named that there was not.
-func TestErrorTextsBeforeTheFirstAttempt(t *testing.T) {
+// Given an activity that ends before its first attempt, then its error names no attempt.
+func TestErrorText_BeforeFirstAttempt(t *testing.T) {
 	bubble(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, rt *activity.Runtime) {
 		other := start(t, rt, activity.Options{ID: "other"}, untilEnded)
 		ended, cancel := context.WithCancelCause(t.Context())
@@ -489,7 +514,8 @@ func TestErrorTextsBeforeTheFirstAttempt(t *testing.T) {
 	})
 }
 
-func TestEnumStrings(t *testing.T) {
+// Given the constants of each type, then String gives the documented words.
+func TestText_EnumStrings(t *testing.T) {
 	for want, got := range map[string]fmt.Stringer{
 		"non-retryable failure":     activity.RetryStateNonRetryableFailure,
 		"maximum attempts reached":  activity.RetryStateMaximumAttemptsReached,
@@ -520,7 +546,7 @@ func (e holdingError) Error() string { return fmt.Sprint("uncomparable ", e.held
 
 // Given causes and results that cannot be compared, when an activity is canceled, then its
 // error has a text, which says everything once.
-func TestError_OfWhatCannotBeCompared(t *testing.T) {
+func TestErrorText_UncomparableCause(t *testing.T) {
 	cause, other := holdingError{[]int{1}}, holdingError{[]int{2}}
 	for _, test := range []struct {
 		result error
@@ -561,10 +587,10 @@ type nilText struct{ text string }
 
 func (e *nilText) Error() string { return e.text }
 
-// Given an error whose Error method panics, when a function returns it, wrapped by this
-// package or not, or panics with it, then every text of it says so, and neither an event
-// nor a log line is lost.
-func TestError_WhoseTextPanics(t *testing.T) {
+// Rule 14. Given an error whose Error method panics, when a function returns it, wrapped
+// by this package or not, or panics with it, then every text of it says so, and neither
+// an event nor a log line is lost.
+func TestErrorText_ErrorMethodPanics(t *testing.T) {
 	const typedNil, itself = "(the Error method of *activity_test.nilText panicked)", "(the Error method of *activity_test.textPanics panicked)"
 	for name, test := range map[string]struct {
 		fail func() error
@@ -624,9 +650,9 @@ type stringPanics struct{}
 
 func (s stringPanics) String() string { panic(s) }
 
-// Given attempts that fail with an error whose Error method panics, when a later one times
-// out, then the timeout's text says so.
-func TestError_LastFailureWhoseTextPanics(t *testing.T) {
+// Rule 14. Given attempts that fail with an error whose Error method panics, when a later
+// one times out, then the timeout's text says so.
+func TestErrorText_LastFailuresErrorMethodPanics(t *testing.T) {
 	_, err := runCalls(t, activity.Config{}, activity.Options{StartToCloseTimeout: time.Second, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 2}}, func(ctx activity.Context) error {
 		if ctx.Info().Attempt == 1 {
 			return (*nilText)(nil)

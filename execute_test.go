@@ -24,7 +24,9 @@ func execute[Out comparable](t *testing.T, out Out, err error, want Out) {
 	})
 }
 
-func TestExecuteOut(t *testing.T) {
+// Given functions with results of all kinds, then Execute returns the result of a
+// success, and the zero value with an error.
+func TestExecute_Out(t *testing.T) {
 	type pair struct{ a, b int }
 	execute(t, pair{1, 2}, nil, pair{1, 2})
 	execute[any](t, 7, nil, 7)
@@ -39,7 +41,7 @@ func TestExecuteOut(t *testing.T) {
 	execute[*pair](t, nil, nil, nil)
 }
 
-// IDs that are made up differ from each other, and nobody can ask for one.
+// Given activities without an ID, then each gets another one, which nobody may ask for.
 func TestIDs_MadeUpOnesAreUnique(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		ended := start(t, rt, activity.Options{}, noop)
@@ -64,6 +66,8 @@ func TestIDs_MadeUpOnesAreUnique(t *testing.T) {
 	})
 }
 
+// Rule 16. Given an ID that is in use, when its activity has ended, then the ID can be
+// used again.
 func TestIDs_FreeAfterTheEnd(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		for range 2 {
@@ -75,7 +79,9 @@ func TestIDs_FreeAfterTheEnd(t *testing.T) {
 	})
 }
 
-func TestRule16AlreadyRunningUntilTheEnd(t *testing.T) {
+// Rule 16. Given an activity that runs, backs off or ignores its end, when its ID is
+// started, then that is ErrAlreadyRunning until the activity has ended.
+func TestIDs_InUseUntilTheEnd(t *testing.T) {
 	bubble(t, activity.Config{MaxConcurrent: 3}, func(t *testing.T, rt *activity.Runtime) {
 		release := make(chan struct{})
 		for name, fn := range map[string]func(activity.Context) error{
@@ -101,7 +107,9 @@ func TestRule16AlreadyRunningUntilTheEnd(t *testing.T) {
 	})
 }
 
-func TestRuntimeStart(t *testing.T) {
+// Given Runtime.Start, then its Handle waits for the end, and the ID is in use until
+// then.
+func TestStart_RuntimeMethod(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		h, err := rt.Start(t.Context(), atMost(2), func(ctx activity.Context) error {
 			if ctx.Info().Attempt == 1 {
@@ -122,7 +130,9 @@ func TestRuntimeStart(t *testing.T) {
 	})
 }
 
-func TestDefinition(t *testing.T) {
+// Given a Definition, when it is executed or started, then its Name and Options are used
+// with the given ID and input.
+func TestDefinition_ExecuteAndStart(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		def := activity.Definition[int, string]{
 			Name:    "def",
@@ -147,7 +157,9 @@ func TestDefinition(t *testing.T) {
 	})
 }
 
-func TestHandleWaitWhoseOwnContextEnds(t *testing.T) {
+// Given Handle.Wait, when its own context ends, then it returns that cause, and the
+// activity is not canceled.
+func TestHandle_WaitEndsWithItsOwnContext(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		h := start(t, rt, activity.Options{}, func(ctx activity.Context) error { return ctx.Sleep(time.Hour) })
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errCancel)
@@ -167,6 +179,8 @@ func TestHandleWaitWhoseOwnContextEnds(t *testing.T) {
 	})
 }
 
+// Rule 16. Given a Definition without a name or with an ID or a name in its Options, then
+// it is refused with an error that names the field.
 func TestDefinition_Refused(t *testing.T) {
 	fn := func(activity.Context, int) (int, error) { panic("runs") }
 	for want, d := range map[string]*activity.Definition[int, int]{

@@ -12,8 +12,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// Both sides of the instant of a timeout.
-func TestRule27GuardAtTheTimeout(t *testing.T) {
+// Rule 27. Given Guard, when it is called 1 ns before a timeout, then f runs; at the
+// timeout or after it, f does not run, and Guard returns the cause.
+func TestGuard_AtTheTimeout(t *testing.T) {
 	for _, opts := range []activity.Options{{HeartbeatTimeout: time.Minute}, {StartToCloseTimeout: time.Minute}, {ScheduleToCloseTimeout: time.Minute}} {
 		for _, early := range []time.Duration{1, 0, -1} {
 			bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
@@ -39,8 +40,9 @@ func TestRule27GuardAtTheTimeout(t *testing.T) {
 	}
 }
 
-// While f runs no later attempt starts, and when it ends the next one does.
-func TestRule27GuardHoldsUpTheNextAttempt(t *testing.T) {
+// Rule 27. Given an attempt that times out inside Guard, then no later attempt starts
+// until f has returned, in whatever way.
+func TestGuard_DelaysNextAttempt(t *testing.T) {
 	for name, leave := range map[string]func() error{
 		"nil":    func() error { return nil },
 		"error":  func() error { return errBoom },
@@ -91,8 +93,9 @@ func TestRule27GuardHoldsUpTheNextAttempt(t *testing.T) {
 	}
 }
 
-// The instant of a timeout counts, though no timer has run yet (rule 7).
-func TestRule27GuardBeforeTheTimerRan(t *testing.T) {
+// Rules 7 and 27. Given a heartbeat timeout whose timer has not run yet, when Guard is
+// called at that instant, then f does not run; 1 ns before, it runs.
+func TestGuard_AtTheTimeoutBeforeTimerRuns(t *testing.T) {
 	for _, early := range []time.Duration{1, 0} {
 		beforeTheTimer(t, 10*time.Second-early, func(ctx activity.Context) {
 			ran := false
@@ -104,8 +107,9 @@ func TestRule27GuardBeforeTheTimerRan(t *testing.T) {
 	}
 }
 
-// A wrapper around one that has a Guard of its own passes it on, if that one can be found.
-func TestRule27GuardOfAWrappedWrapper(t *testing.T) {
+// Rule 27. Given a wrapper around a Context that has a Guard of its own, when the
+// function calls Guard, then that one is used.
+func TestGuard_OfInnerWrapper(t *testing.T) {
 	guarder := &countingEngine{}
 	cfg := activity.Config{Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
 		guarder.Context = ctx
@@ -122,8 +126,9 @@ func TestRule27GuardOfAWrappedWrapper(t *testing.T) {
 	})
 }
 
-// f's result passes through while the attempt runs.
-func TestRule27GuardPassesThrough(t *testing.T) {
+// Rule 27. Given an attempt that runs, when f returns an error or panics, then that
+// passes through Guard.
+func TestGuard_PassesResultThrough(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		err := run(t, rt, activity.Options{}, func(ctx activity.Context) error {
 			switch ctx.Info().Attempt {
@@ -148,8 +153,9 @@ func TestRule27GuardPassesThrough(t *testing.T) {
 	})
 }
 
-// The function has returned, and a goroutine of its own is still inside Guard.
-func TestRule27GuardOutlivesTheFunction(t *testing.T) {
+// Rule 27. Given a function that has returned while its own goroutine is inside Guard,
+// then neither the next attempt nor the end of the activity comes before f returns.
+func TestGuard_OutlivesFunction(t *testing.T) {
 	for _, result := range []error{nil, errBoom} {
 		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 			opts := activity.Options{ID: "one"}
@@ -178,8 +184,9 @@ func TestRule27GuardOutlivesTheFunction(t *testing.T) {
 	}
 }
 
-// The caller has its answer, and the ID stays in use until f returns.
-func TestRule27GuardKeepsTheID(t *testing.T) {
+// Rule 27. Given an activity that has ended while f runs, then its caller has the answer,
+// and the ID stays in use until f returns.
+func TestGuard_KeepsID(t *testing.T) {
 	for name, opts := range map[string]activity.Options{
 		"schedule to close":          {ID: "one", ScheduleToCloseTimeout: time.Minute},
 		"blocked, schedule to close": {ID: "one", ScheduleToCloseTimeout: time.Minute, HeartbeatTimeout: time.Second},
@@ -212,9 +219,9 @@ func TestRule27GuardKeepsTheID(t *testing.T) {
 	}
 }
 
-// The function was abandoned and returns, and a goroutine of its own is still
-// inside Guard: the ID stays in use.
-func TestRule27GuardOutlivesTheAbandoned(t *testing.T) {
+// Rule 27. Given an abandoned function that returns while its own goroutine is inside
+// Guard, then the ID stays in use until f returns.
+func TestGuard_OutlivesAbandonedFunction(t *testing.T) {
 	both(t, activity.Config{}, func(t *testing.T, e *env) {
 		opts := activity.Options{ID: "a", StartToCloseTimeout: time.Second, RetryPolicy: once}
 		h := e.start(opts, func(ctx activity.Context) error {
@@ -235,8 +242,10 @@ func TestRule27GuardOutlivesTheAbandoned(t *testing.T) {
 	})
 }
 
-// Who has been told to end and returns nil has forgotten an error; who has not has succeeded.
-func TestRule17Told(t *testing.T) {
+// Rule 17. Given a canceled function that returns nil, when Sleep, Idle, Range or Guard
+// had returned the cause to it, then the activity is canceled; otherwise it has
+// completed.
+func TestCancel_IgnoredErrorIsNoSuccess(t *testing.T) {
 	derived := func(ctx activity.Context) activity.Context {
 		c, _ := activity.FromContext(context.WithValue(ctx, key{}, 1))
 		return c
@@ -350,8 +359,9 @@ type oddError struct{ _ func() }
 
 func (oddError) Error() string { return "odd" }
 
-// A cause that cannot be compared is told like any other.
-func TestRule17ToldOfWhatCannotBeCompared(t *testing.T) {
+// Rule 17. Given a cause that cannot be compared, when Sleep has returned it and the
+// function returns nil, then the activity is canceled with that cause.
+func TestCancel_UncomparableCause(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		h := start(t, rt, activity.Options{}, func(ctx activity.Context) error { _ = ctx.Sleep(time.Hour); return nil })
 		time.Sleep(time.Second)
@@ -366,8 +376,9 @@ func TestRule17ToldOfWhatCannotBeCompared(t *testing.T) {
 	})
 }
 
-// Rule 17: who was told to end has not succeeded, though it returns nil.
-func TestRule17WhoTells(t *testing.T) {
+// Rule 17. Given a canceled function that returns nil, then Sleep, Idle, Range and Guard
+// count as having reported the cause, and Heartbeat and context.Cause do not.
+func TestCancel_WhichCallsReportTheCause(t *testing.T) {
 	for name, test := range map[string]struct {
 		call func(ctx, child activity.Context) error // child ended before, with errBoom
 		want error
@@ -409,9 +420,9 @@ func TestRule17WhoTells(t *testing.T) {
 	}
 }
 
-// A Sleep that ended with a child context tells the function nothing later on
-// (rule 17), with a wrapper neither.
-func TestRule17SleepOfAChildUnderAWrapper(t *testing.T) {
+// Rule 17. Given a Sleep that ended with a child context, with or without a wrapper, when
+// the attempt is canceled later and the function returns nil, then it has completed.
+func TestCancel_EndedChildSleepReportsNothing(t *testing.T) {
 	for _, wrapped := range []bool{false, true} {
 		cfg := activity.Config{Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
 			if wrapped {

@@ -16,7 +16,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-func TestRule1NewestDetailsWinAndArePassedOn(t *testing.T) {
+// Rule 1. Given several heartbeats, then the next attempt gets the newest details, and an
+// attempt that records none passes on those it got.
+func TestHeartbeat_NewestDetailsWinAndArePassedOn(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		err := run(t, rt, activity.Options{}, func(ctx activity.Context) error {
 			switch ctx.Info().Attempt {
@@ -53,8 +55,9 @@ func TestRule1NewestDetailsWinAndArePassedOn(t *testing.T) {
 	})
 }
 
-// Many goroutines beat at once: none is lost, and the last one wins.
-func TestRule1ConcurrentHeartbeats(t *testing.T) {
+// Rule 1. Given many goroutines that heartbeat at once, then no heartbeat is lost, and
+// the last one wins.
+func TestHeartbeat_Concurrent(t *testing.T) {
 	const workers, each = 8, 50
 	type beat struct{ Worker, I int }
 	next := [workers]int{}
@@ -101,7 +104,9 @@ func TestRule1ConcurrentHeartbeats(t *testing.T) {
 	})
 }
 
-func TestRule2HeartbeatWithoutDetailsKeepsThem(t *testing.T) {
+// Rule 2. Given recorded details, when a heartbeat has none, an empty list or nil, then
+// they stay, and the deadline moves.
+func TestHeartbeat_WithoutDetailsKeepsThem(t *testing.T) {
 	for name, details := range map[string][]any{"none": nil, "empty": {}, "nil": {nil}} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
@@ -138,7 +143,9 @@ func TestRule2HeartbeatWithoutDetailsKeepsThem(t *testing.T) {
 	}
 }
 
-func TestRule3DeadlineAfterAFailingHeartbeat(t *testing.T) {
+// Rule 3. Given details that are rejected, then the call counts as a heartbeat, and moves
+// the deadline.
+func TestHeartbeat_RejectedDetailsMoveTheDeadline(t *testing.T) {
 	for _, bad := range []any{make(chan int), strings.Repeat("x", 100)} {
 		bubble(t, activity.Config{MaxDetailsSize: 50}, func(t *testing.T, rt *activity.Runtime) {
 			opts := activity.Options{HeartbeatTimeout: 10 * time.Second, RetryPolicy: once}
@@ -165,7 +172,9 @@ func TestRule3DeadlineAfterAFailingHeartbeat(t *testing.T) {
 	}
 }
 
-func TestRule4HeartbeatReturnsTheCause(t *testing.T) {
+// Rule 4. Given an attempt that has ended in any way, then Heartbeat returns the cause of
+// its Context.
+func TestHeartbeat_ReturnsCauseAfterTheEnd(t *testing.T) {
 	timedOut := func(typ activity.TimeoutType) func(error) bool {
 		return func(err error) bool { return isTimeout(err, typ) }
 	}
@@ -217,7 +226,9 @@ func TestRule4HeartbeatReturnsTheCause(t *testing.T) {
 	}
 }
 
-func TestRule4CanceledAttemptStillRecords(t *testing.T) {
+// Rule 4. Given a canceled attempt, when it heartbeats with details, then they are
+// recorded, and no timeout runs any more.
+func TestHeartbeat_CanceledAttemptStillRecords(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		h := start(t, rt, activity.Options{HeartbeatTimeout: time.Second}, func(ctx activity.Context) error {
 			if err := ctx.Heartbeat(1); err != nil {
@@ -236,8 +247,9 @@ func TestRule4CanceledAttemptStillRecords(t *testing.T) {
 	})
 }
 
-// At the instant of its timeout an attempt is over.
-func TestRule4FencedAttemptRecordsNothing(t *testing.T) {
+// Rules 4 and 7. Given a heartbeat 1 ns before a timeout, then it is recorded; at the
+// deadline or after it, it is late and nothing is recorded.
+func TestHeartbeat_AtDeadlineRecordsNothing(t *testing.T) {
 	for _, opts := range []activity.Options{
 		{HeartbeatTimeout: time.Minute},
 		{StartToCloseTimeout: time.Minute},
@@ -281,8 +293,9 @@ func TestRule4FencedAttemptRecordsNothing(t *testing.T) {
 	}
 }
 
-// What a fenced attempt returns never wins: before, while or after the next one runs.
-func TestRule4FencedResultNeverWins(t *testing.T) {
+// Rule 4. Given a timed-out attempt, when its function returns a result before, while or
+// after the next attempt runs, then that result never counts.
+func TestTimeout_FencedResultNeverWins(t *testing.T) {
 	for _, tt := range []struct {
 		stale     time.Duration // when the first attempt returns; it times out after 10 s
 		noOverlap bool
@@ -332,8 +345,9 @@ func (c *heldClock) Now() time.Time {
 	return now
 }
 
-// Rules 4 and 7: at the instant of its timeout an attempt is fenced, though no timer has run yet.
-func TestRule4HeartbeatBeforeTheTimerRan(t *testing.T) {
+// Rules 4 and 7. Given a timeout whose timer has not run yet, when a heartbeat comes at
+// the deadline, then it is late; 1 ns before, it is in time.
+func TestHeartbeat_AtDeadlineIsLateBeforeTimerRuns(t *testing.T) {
 	for _, early := range []time.Duration{1, 0} {
 		beforeTheTimer(t, 10*time.Second-early, func(ctx activity.Context) {
 			err := ctx.Heartbeat(1)
@@ -352,9 +366,9 @@ func TestRule4HeartbeatBeforeTheTimerRan(t *testing.T) {
 	}
 }
 
-// A heartbeat that is held up between reading the clock and noting it must not
-// take back a later one of another goroutine (rule 7: the age since the last heartbeat).
-func TestRule7OvertakenHeartbeat(t *testing.T) {
+// Rule 7. Given a heartbeat that is held up after it read the clock, when a later one of
+// another goroutine is noted first, then the held-up one does not take it back.
+func TestHeartbeat_OvertakenByLaterOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var j journal
 		c := &heldClock{Mock: clock.NewMock()}

@@ -65,6 +65,8 @@ func heard(t *testing.T, codec activity.Codec, details ...any) []activity.Event 
 	return events
 }
 
+// Given a Status, then it marshals to JSON with Go's field names, an error as its text,
+// and zero times as null.
 func TestJSON_Status(t *testing.T) {
 	encodes(t, activity.Status{}, `{"ID":"","Name":"","State":"unset","Attempt":0,"ScheduledAt":null,"StartedAt":null,`+
 		`"LastHeartbeat":null,"NextAttempt":null,"Done":0,"Total":0,"LastFailure":null,"Abandoned":0,"Details":null}`)
@@ -76,12 +78,16 @@ func TestJSON_Status(t *testing.T) {
 		`"LastHeartbeat":"2026-03-01T12:00:02.5Z","NextAttempt":"2026-03-01T13:00:00.5+01:00","Done":3,"Total":10,"LastFailure":"boom","Abandoned":1,"Details":{"Next":3}}`)
 }
 
+// Given an Event, then it marshals to JSON with Go's field names, an error as its text,
+// and a duration as its text.
 func TestJSON_Event(t *testing.T) {
 	encodes(t, activity.Event{}, `{"Kind":"unset","Time":null,"ID":"","Name":"","Attempt":0,"Err":null,"Delay":"0s","Details":null}`)
 	encodes(t, activity.Event{Kind: activity.EventAttemptFailed, Time: jsonNoon, ID: "a1", Name: "job", Attempt: 2, Err: errBoom, Delay: 90 * time.Second},
 		`{"Kind":"attempt failed","Time":"2026-03-01T12:00:00.5Z","ID":"a1","Name":"job","Attempt":2,"Err":"boom","Delay":"1m30s","Details":null}`)
 }
 
+// Given an EventHeartbeat, then its JSON has the details, one value as it is and several
+// as a list.
 func TestJSON_EventOfHeartbeatHasDetails(t *testing.T) {
 	for _, test := range []struct {
 		codec   activity.Codec
@@ -106,6 +112,8 @@ func TestJSON_EventOfHeartbeatHasDetails(t *testing.T) {
 	}
 }
 
+// Given a Checkpoint, then it marshals to JSON with Go's field names, and Input and
+// Details as JSON.
 func TestJSON_Checkpoint(t *testing.T) {
 	encodes(t, activity.Checkpoint{}, `{"ID":"","Name":"","State":"unset","Attempt":0,"CountedFrom":0,"Progressed":0,"Sequence":0,`+
 		`"ScheduledAt":null,"UpdatedAt":null,"NextAttempt":null,"Input":null,"Details":null,"LastFailure":""}`)
@@ -116,6 +124,7 @@ func TestJSON_Checkpoint(t *testing.T) {
 		`"ScheduledAt":"2026-03-01T12:00:00.5Z","UpdatedAt":"2026-03-01T12:00:00.5Z","NextAttempt":"2026-03-01T12:00:00.5Z","Input":{"Path":"/tmp"},"Details":[1,"two"],"LastFailure":"boom"}`)
 }
 
+// Given Stats, then they marshal to JSON with Go's field names, and zero times as null.
 func TestJSON_Stats(t *testing.T) {
 	encodes(t, activity.Stats{Running: 1, Waiting: 2, BackingOff: 3, Blocked: 4, Abandoned: 5, Scheduled: 6, Completed: 7, Failed: 8, Canceled: 9, Attempts: 10, Heartbeats: 11, Timeouts: 12, SaveFailures: 13, StoreFailingSince: jsonNoon},
 		`{"Running":1,"Waiting":2,"BackingOff":3,"Blocked":4,"Abandoned":5,"Scheduled":6,"Completed":7,"Failed":8,"Canceled":9,"Attempts":10,"Heartbeats":11,"Timeouts":12,"SaveFailures":13,"StoreFailingSince":"2026-03-01T12:00:00.5Z"}`)
@@ -124,6 +133,7 @@ func TestJSON_Stats(t *testing.T) {
 	}
 }
 
+// Given a type with MarshalJSON, then its JSON has every exported field, in order.
 func TestJSON_EveryFieldInOrder(t *testing.T) {
 	for _, v := range []any{activity.Status{}, activity.Event{}, activity.Checkpoint{}, activity.Stats{}} {
 		var want []string
@@ -157,6 +167,8 @@ func TestJSON_EveryFieldInOrder(t *testing.T) {
 	}
 }
 
+// Given details and inputs, then valid JSON is shown as it is, and anything else as a
+// base64 string.
 func TestJSON_DetailsAndInput(t *testing.T) {
 	for name, test := range map[string]struct{ value, want string }{
 		"null":          {`null`, `null`},
@@ -182,6 +194,7 @@ func TestJSON_DetailsAndInput(t *testing.T) {
 	}
 }
 
+// Given details that are damaged, then their JSON is a base64 string.
 func TestJSON_DamagedDetailsAreBase64(t *testing.T) {
 	for _, details := range [][]byte{recorded("1", "2")[:3], {0xff}, append(recorded("1"), 9, '1')} {
 		want, _ := json.Marshal(details)
@@ -196,6 +209,8 @@ type textPanics struct{}
 
 func (e *textPanics) Error() string { panic(e) }
 
+// Given errors with odd texts, or whose Error method panics, then the JSON is valid and
+// says so.
 func TestJSON_ErrorTexts(t *testing.T) {
 	for _, test := range []struct {
 		err  error
@@ -215,7 +230,8 @@ func TestJSON_ErrorTexts(t *testing.T) {
 	}
 }
 
-// A year that time.Time.MarshalJSON refuses must not hide the rest of a page.
+// Given a time after the year 9999, which time.Time.MarshalJSON refuses, then it is shown
+// nevertheless, so that it hides no other field.
 func TestJSON_TimeAfterYear9999(t *testing.T) {
 	got := fieldOf(t, activity.Checkpoint{UpdatedAt: time.Date(12026, 1, 1, 0, 0, 0, 0, time.UTC)}, "UpdatedAt")
 	if want := `"12026-01-01T00:00:00Z"`; got != want {
@@ -223,6 +239,8 @@ func TestJSON_TimeAfterYear9999(t *testing.T) {
 	}
 }
 
+// Given the JSON of a Status, an Event or a Checkpoint, when it is decoded, then that is
+// refused.
 func TestJSON_DecodingIsRefused(t *testing.T) {
 	for _, v := range []any{&activity.Status{}, &activity.Event{}, &activity.Checkpoint{}} {
 		data, err := json.Marshal(v)
@@ -236,7 +254,8 @@ func TestJSON_DecodingIsRefused(t *testing.T) {
 	}
 }
 
-// What Checkpoint's documentation tells a Store that writes JSON.
+// Given a Store that writes JSON as Checkpoint's documentation tells it, then it reads
+// back what it wrote.
 func TestJSON_RecordOfAStore(t *testing.T) {
 	type record activity.Checkpoint
 	want := record{ID: "a1", State: activity.CheckpointFailed, ScheduledAt: jsonNoon, Input: []byte(` "<"`), Details: recorded("1", "2"), LastFailure: "boom"}
@@ -253,6 +272,7 @@ func TestJSON_RecordOfAStore(t *testing.T) {
 	}
 }
 
+// Given a slog.JSONHandler, when a Status is logged, then its JSON is in the line.
 func TestJSON_Slog(t *testing.T) {
 	var b bytes.Buffer
 	slog.New(slog.NewJSONHandler(&b, nil)).Info("here", "status", activity.Status{ID: "a1", LastFailure: errors.New("a -> b"), Details: recorded(`"<p>"`)})
@@ -263,6 +283,7 @@ func TestJSON_Slog(t *testing.T) {
 	}
 }
 
+// Given the constants of each type, then UnmarshalText reads what MarshalText wrote.
 func TestText_RoundTrip(t *testing.T) {
 	roundTrips[activity.State](t)
 	roundTrips[activity.EventKind](t)

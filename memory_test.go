@@ -17,9 +17,9 @@ import (
 	"github.com/seed-9da638b0/activity/storetest"
 )
 
-// What many activities did at one instant links them while it is done, and not for
-// longer: whoever keeps a Handle of one keeps nothing of the others.
-func TestEndedActivitiesAreFreed(t *testing.T) {
+// Given many activities that did something at one instant, when they have ended and one
+// Handle is kept, then the others are freed.
+func TestMemory_EndedActivitiesAreFreed(t *testing.T) {
 	const n = 100
 	hour := activity.Options{ScheduleToStartTimeout: time.Hour}
 	tests := []struct {
@@ -140,7 +140,7 @@ func TestMemory_LoadedCheckpointIsFreed(t *testing.T) {
 }
 
 // Given a Handle that is kept, when the activity has ended, then its input is not kept.
-func TestHandle_KeepsNoInput(t *testing.T) {
+func TestMemory_HandleKeepsNoInput(t *testing.T) {
 	for _, store := range []activity.Store{nil, &storetest.Memory{}} {
 		t.Run(fmt.Sprintf("%T", store), func(t *testing.T) {
 			rt := activity.New(activity.Config{Store: store, Logger: quiet})

@@ -626,9 +626,9 @@ func modelLines(traces []modelTrace) []string {
 	return all
 }
 
-// TestModel holds rules 1-5, 7-10, 13-19 and 27: thousands of activities do in
-// the package just what they do in the model.
-func TestModel(t *testing.T) {
+// Rules 1 to 5, 7 to 10, 13 to 19 and 27. Given random scripts of what activities and
+// their callers do, then the package does at each instant just what the model does.
+func TestModel_RandomScripts(t *testing.T) {
 	n := *modelN
 	if n == 0 {
 		n = 1000
@@ -748,9 +748,9 @@ func (s *modelScript) String() string {
 	return b.String()
 }
 
-// TestModelShutdownStartsNothing (rules 18, 19): a slot that comes free while
-// Shutdown cancels goes to nobody. What waits for one ends without an attempt.
-func TestModelShutdownStartsNothing(t *testing.T) {
+// Rules 18 and 19. Given a Shutdown that cancels, when a slot gets free meanwhile, then
+// it goes to nobody, and what waits for one ends without an attempt.
+func TestModel_ShutdownStartsNothing(t *testing.T) {
 	s := &modelScript{
 		seed: 171978, // the shutdown comes before the timers of its instant
 		acts: []modelSpec{

@@ -18,7 +18,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-func TestEventOrder(t *testing.T) {
+// Given an activity that heartbeats, stalls, is retried and ends, then the Observer gets
+// its events in order, with their fields.
+func TestEvents_Order(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got []string
 		base := time.Now()
@@ -88,8 +90,9 @@ func observerLine(t *testing.T, base time.Time, e activity.Event) string {
 	return line
 }
 
-// An Observer that takes its time holds up the answer, not the other activities.
-func TestLastEventComesBeforeTheAnswer(t *testing.T) {
+// Given an Observer that takes its time, then the caller is answered after the last
+// event, and other activities do not wait.
+func TestEvents_LastOneComesBeforeTheAnswer(t *testing.T) {
 	for name, tt := range map[string]struct {
 		fn     func(ctx activity.Context) error
 		last   activity.EventKind
@@ -131,8 +134,9 @@ func TestLastEventComesBeforeTheAnswer(t *testing.T) {
 	}
 }
 
-// The events of one activity come one at a time, also when many goroutines heartbeat.
-func TestEventsOneAtATime(t *testing.T) {
+// Given many goroutines that heartbeat, then the Observer gets the events of one activity
+// one at a time.
+func TestEvents_OneAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inside, heartbeats := 0, 0 // unguarded: the race detector looks on
 		rt := activity.New(activity.Config{Logger: quiet, Observer: func(e activity.Event) {
@@ -164,7 +168,9 @@ func TestEventsOneAtATime(t *testing.T) {
 	})
 }
 
-func TestRule24ObserverThatPanics(t *testing.T) {
+// Rule 24. Given an Observer that panics at each event, then each panic is caught and
+// logged, and the activity is not touched.
+func TestObserver_Panics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &logbook{}
 		var calls atomic.Int32
@@ -190,9 +196,9 @@ func TestRule24ObserverThatPanics(t *testing.T) {
 	})
 }
 
-// An Observer that ends its goroutine ends no activity but, at worst, the one
-// whose function's goroutine it was; all are told, and all end.
-func TestObserverThatCallsGoexit(t *testing.T) {
+// Rule 24. Given an Observer that calls runtime.Goexit at one kind of event, then all
+// events are delivered, and all activities end.
+func TestObserver_CallsGoexit(t *testing.T) {
 	for _, kind := range []activity.EventKind{
 		activity.EventScheduled, activity.EventAttemptStarted, activity.EventAttemptFailed, activity.EventAbandoned, activity.EventCompleted,
 	} {
@@ -234,8 +240,9 @@ func TestObserverThatCallsGoexit(t *testing.T) {
 	}
 }
 
-// As above, with functions that give no second chance to tell of the end.
-func TestObserverThatCallsGoexitAtTheEnd(t *testing.T) {
+// Rule 24. Given an Observer that calls runtime.Goexit, when no later event gives a
+// second chance, then the activity ends nevertheless.
+func TestObserver_CallsGoexitAtLastEvent(t *testing.T) {
 	for _, kind := range []activity.EventKind{activity.EventAttemptFailed, activity.EventAbandoned, activity.EventFailed} {
 		t.Run(kind.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -270,8 +277,9 @@ func TestObserverThatCallsGoexitAtTheEnd(t *testing.T) {
 	}
 }
 
-// User code is called outside every lock: it may look at everything.
-func TestUserCodeMayCallTheRuntime(t *testing.T) {
+// Given an Observer, a Codec, a Retryable and other user code, when they call the
+// Runtime, then no lock is in their way.
+func TestObserver_UserCodeMayCallRuntime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rt *activity.Runtime
 		var handle atomic.Pointer[activity.Handle[string]]
@@ -357,7 +365,9 @@ func (c observerCodec) Unmarshal(data []byte, v any) error {
 	return err
 }
 
-func TestStatusInEachState(t *testing.T) {
+// Given an activity that goes through all states, then its Status has the state and its
+// times.
+func TestStatus_InEachState(t *testing.T) {
 	bubble(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, rt *activity.Runtime) {
 		base := time.Now()
 		start(t, rt, activity.Options{}, func(ctx activity.Context) error { return ctx.Sleep(5 * time.Second) })
@@ -432,7 +442,9 @@ func TestStatusInEachState(t *testing.T) {
 	})
 }
 
-func TestStatusOfFailedActivity(t *testing.T) {
+// Given a failed activity, then its Status has the failure, and the function's name if no
+// Name was given.
+func TestStatus_OfFailedActivity(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		h := start(t, rt, activity.Options{}, func(activity.Context) error { return activity.NonRetryable(io.EOF) })
 		<-h.Done()
@@ -442,7 +454,9 @@ func TestStatusOfFailedActivity(t *testing.T) {
 	})
 }
 
-func TestActivitiesOldestFirst(t *testing.T) {
+// Given activities that start and end, then Activities lists those that have not ended,
+// oldest first.
+func TestActivities_OldestFirst(t *testing.T) {
 	bubble(t, activity.Config{MaxConcurrent: 2}, func(t *testing.T, rt *activity.Runtime) {
 		ids := func() string {
 			var ids []string
@@ -471,7 +485,9 @@ func TestActivitiesOldestFirst(t *testing.T) {
 	})
 }
 
-func TestStats(t *testing.T) {
+// Given activities in all states, then Stats counts them, their attempts and their
+// heartbeats.
+func TestStats_CountsStatesAndEnds(t *testing.T) {
 	bubble(t, activity.Config{MaxConcurrent: 2}, func(t *testing.T, rt *activity.Runtime) {
 		release := make(chan struct{})
 		check := func(what string, want activity.Stats) {
@@ -512,7 +528,8 @@ func TestStats(t *testing.T) {
 	})
 }
 
-func TestStatsCountsEachTimeout(t *testing.T) {
+// Given a timeout of each type, then Stats.Timeouts counts it.
+func TestStats_CountsEachTimeout(t *testing.T) {
 	bubble(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, rt *activity.Runtime) {
 		for i, opts := range []activity.Options{
 			{HeartbeatTimeout: time.Second, RetryPolicy: once},
@@ -535,8 +552,9 @@ func TestStatsCountsEachTimeout(t *testing.T) {
 	})
 }
 
-// A slow Logger holds up the answer too: the line comes before it.
-func TestLogLineComesBeforeTheAnswer(t *testing.T) {
+// Given a slow Logger, when an activity fails, then its line is logged before the caller
+// is answered.
+func TestLog_LineComesBeforeTheAnswer(t *testing.T) {
 	log := &logbook{}
 	bubble(t, activity.Config{Logger: slog.New(slowLog{log})}, func(t *testing.T, rt *activity.Runtime) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -558,10 +576,9 @@ func (l slowLog) Handle(ctx context.Context, r slog.Record) error {
 	return l.logbook.Handle(ctx, r)
 }
 
-// Nobody but the activity's own caller waits for an Observer that hangs on one of
-// its events: not who starts, cancels or looks at it, not its function, and not
-// another activity.
-func TestNobodyWaitsForTheObserver(t *testing.T) {
+// Given an Observer that hangs at an event of one activity, then only that activity's
+// caller waits for it.
+func TestObserver_HangingDelaysOnlyItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var j journal
 		gate := make(chan struct{})
@@ -605,8 +622,9 @@ func TestNobodyWaitsForTheObserver(t *testing.T) {
 	})
 }
 
-// The Observer may take a lock that is held by who calls the Runtime.
-func TestObserverTakesTheCallersLock(t *testing.T) {
+// Given an Observer that takes a lock, when the goroutine that calls the Runtime holds
+// it, then the call returns.
+func TestObserver_TakesCallersLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lock := make(chan struct{}, 1) // a mutex that a bubble knows how to wait for
 		rt := activity.New(activity.Config{Logger: quiet, Observer: func(activity.Event) {
@@ -626,9 +644,9 @@ func TestObserverTakesTheCallersLock(t *testing.T) {
 	})
 }
 
-// An Observer that ends its goroutine on one activity's event does not touch
-// another, though that one's function had caused it.
-func TestObserversGoexitIsItsOwn(t *testing.T) {
+// Rule 24. Given an Observer that calls runtime.Goexit at an event of one activity, when
+// another activity's function caused the event, then that function is not touched.
+func TestObserver_GoexitTouchesNoOtherActivity(t *testing.T) {
 	cfg := activity.Config{Observer: func(e activity.Event) {
 		if e.ID == "b" {
 			runtime.Goexit()
@@ -646,8 +664,9 @@ func TestObserversGoexitIsItsOwn(t *testing.T) {
 	})
 }
 
-// On the real clock, with heartbeats that overtake each other.
-func TestEventTimesNeverRunBackwards(t *testing.T) {
+// Given heartbeats that overtake each other on the real clock, then the times of the
+// events never run backwards.
+func TestEvents_TimesNeverRunBackwards(t *testing.T) {
 	for range 10 {
 		var j journal
 		rt := activity.New(activity.Config{Logger: quiet, Observer: j.observe})
@@ -711,8 +730,8 @@ func (h exitHandler) Handle(ctx context.Context, r slog.Record) error {
 	return nil
 }
 
-// Given a Logger that calls runtime.Goexit, then each event is delivered, and each line is
-// logged. The other way round it is the same.
+// Rule 24. Given a Logger that calls runtime.Goexit, then each event is delivered, and
+// each line is logged. The other way round it is the same.
 func TestObserver_LoggerThatCallsGoexit(t *testing.T) {
 	for _, observerExits := range []bool{false, true} {
 		log := &logbook{}
@@ -748,7 +767,7 @@ func TestObserver_LoggerThatCallsGoexit(t *testing.T) {
 // Given an Observer that is slow to take the last event of an activity, when other
 // executions of its ID run meanwhile, then their events come later, and their callers wait
 // for them. What the activity has left can be listed and forgotten before.
-func TestObserver_EventsOfTheNextExecutionFollow(t *testing.T) {
+func TestEvents_OfNextExecutionFollow(t *testing.T) {
 	for _, stored := range []bool{false, true} {
 		t.Run(fmt.Sprint("stored ", stored), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -809,7 +828,7 @@ func TestObserver_EventsOfTheNextExecutionFollow(t *testing.T) {
 // Given an activity whose last event is not delivered, when its ID is forgotten, and the
 // event delivered before that is done or after it, then the events of the next execution
 // follow it.
-func TestObserver_EventsFollowAfterForget(t *testing.T) {
+func TestEvents_FollowLastEventAfterForget(t *testing.T) {
 	for _, deliveredFirst := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			gate, s := make(chan struct{}), newStore(t)
@@ -846,7 +865,7 @@ func TestObserver_EventsFollowAfterForget(t *testing.T) {
 
 // Given an activity whose last event is not delivered, when its function leaves Guard, then
 // the events of the next execution follow that event.
-func TestObserver_EventsFollowAfterGuard(t *testing.T) {
+func TestEvents_FollowLastEventAfterGuard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate, guard := make(chan struct{}), make(chan struct{})
 		var j journal

@@ -13,7 +13,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-func TestRule16BadOptions(t *testing.T) {
+// Rule 16. Given options that cannot be, then the start is refused before anything runs,
+// with an error that names the field and the value.
+func TestOptions_Bad(t *testing.T) {
 	const s = time.Second
 	policy := func(p activity.RetryPolicy) activity.Options { return activity.Options{RetryPolicy: p} }
 	for _, tt := range []struct {
@@ -64,7 +66,8 @@ func TestRule16BadOptions(t *testing.T) {
 	}
 }
 
-func TestRule16GoodEdges(t *testing.T) {
+// Rule 16. Given options at the edge of what is allowed, then the activity runs.
+func TestOptions_GoodEdges(t *testing.T) {
 	policy := func(p activity.RetryPolicy) activity.Options { return activity.Options{RetryPolicy: p} }
 	for i, opts := range []activity.Options{
 		{},
@@ -83,7 +86,8 @@ func TestRule16GoodEdges(t *testing.T) {
 	}
 }
 
-func TestRule16NilFunction(t *testing.T) {
+// Rule 16. Given a nil function, then each way to start it returns an error.
+func TestOptions_NilFunction(t *testing.T) {
 	rt := activity.New(activity.Config{Logger: quiet})
 	def := &activity.Definition[int, int]{Name: "d"}
 	_, executed := activity.Execute[int, int](t.Context(), rt, activity.Options{}, nil, 0)
@@ -96,7 +100,9 @@ func TestRule16NilFunction(t *testing.T) {
 	}
 }
 
-func TestRule16Order(t *testing.T) {
+// Rule 16. Given a start with several faults, then the error is about the options first,
+// then the ended context, then the shutdown, then the ID.
+func TestOptions_OrderOfChecks(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		release := make(chan struct{})
 		h := start(t, rt, activity.Options{ID: "used"}, func(activity.Context) error { <-release; return nil })
@@ -125,7 +131,9 @@ func TestRule16Order(t *testing.T) {
 	})
 }
 
-func TestRule16NewPanicsOnNegativeFields(t *testing.T) {
+// Given a Config with a negative field, then New panics, and names the field and the
+// value.
+func TestNew_PanicsOnNegativeFields(t *testing.T) {
 	for field, cfg := range map[string]activity.Config{
 		"MaxConcurrent":  {MaxConcurrent: -1},
 		"MaxDetailsSize": {MaxDetailsSize: -1},

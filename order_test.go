@@ -13,9 +13,10 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// Rule 7: of what is found due at one time, the earlier comes first, in whatever order
-// it was started. The random numbers are handed out in the order of the failures.
-func TestRule7EarlierDeadlineFirst(t *testing.T) {
+// Rule 7. Given two timeouts that are found due at once, then the earlier one is settled
+// first, in whatever order the activities were started. Random numbers are drawn in the
+// order of the failures.
+func TestOrder_EarlierDeadlineFirst(t *testing.T) {
 	for _, timeouts := range [][2]time.Duration{{1 * time.Second, 2 * time.Second}, {2 * time.Second, 1 * time.Second}, {time.Second, time.Second}} {
 		synctest.Test(t, func(t *testing.T) {
 			c := &pauseClock{Mock: clock.NewMock()}
@@ -46,10 +47,9 @@ func TestRule7EarlierDeadlineFirst(t *testing.T) {
 	}
 }
 
-// Rule 25: given activities whose attempts time out at one instant, then they are dealt
-// with in the order in which they were scheduled, and so are their retries, which are
-// due at one instant too.
-func TestOrder_OneInstant(t *testing.T) {
+// Rule 25. Given activities whose attempts time out at one instant, then they are settled
+// in the order in which they were scheduled, and so are their retries.
+func TestOrder_OfActivitiesAtOneInstant(t *testing.T) {
 	const n = 8
 	both(t, activity.Config{}, func(t *testing.T, e *env) {
 		failures, cfg := 0, activity.Config{Logger: quiet, MaxConcurrent: n}
@@ -101,9 +101,9 @@ func (c *hookClock) Now() time.Time {
 	return c.Mock.Now()
 }
 
-// Whoever learns of an activity's end, or wakes from a Sleep, and moves a mock on
-// finds the timer of the others set.
-func TestOrder_TheTimerIsSetBefore(t *testing.T) {
+// Rule 25. Given a goroutine that learns of an end or wakes from a Sleep, when it moves a
+// mock on, then the timer of the other activities is set.
+func TestOrder_TimerIsSetBeforeAnybodyWakes(t *testing.T) {
 	for name, test := range map[string]struct {
 		slots int
 		other func(t *testing.T, rt *activity.Runtime, gate <-chan struct{}) (seen <-chan struct{})

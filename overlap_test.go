@@ -13,9 +13,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// By default ten functions may be abandoned when another attempt starts. After
-// the eleventh the activity is blocked until one returns.
-func TestRule9ElevenHangs(t *testing.T) {
+// Rule 9. Given the default MaxAbandoned, when eleven functions hang, then the activity
+// is blocked until one returns, which is counted, reported and logged.
+func TestAbandoned_ElevenHangs(t *testing.T) {
 	log := &logbook{}
 	both(t, activity.Config{Logger: slog.New(log)}, func(t *testing.T, e *env) {
 		log.lines = nil
@@ -53,8 +53,9 @@ func TestRule9ElevenHangs(t *testing.T) {
 	})
 }
 
-// So many may be left when another attempt starts.
-func TestRule9MaxAbandoned(t *testing.T) {
+// Rule 9. Given MaxAbandoned, when that many abandoned functions run, then another
+// attempt starts; with one more the activity is blocked.
+func TestAbandoned_MaxAbandoned(t *testing.T) {
 	for maxAbandoned, want := range map[int]int{activity.NoOverlap: 1, 1: 2, 2: 3, 9: 10, 11: 12} {
 		both(t, activity.Config{}, func(t *testing.T, e *env) {
 			h := e.start(activity.Options{StartToCloseTimeout: time.Second, MaxAbandoned: maxAbandoned}, e.hang)
@@ -66,9 +67,10 @@ func TestRule9MaxAbandoned(t *testing.T) {
 	}
 }
 
-// The next attempt starts when the function has returned. A blocked activity
-// gives its slot up, and schedule-to-start does not run.
-func TestRule9NoOverlap(t *testing.T) {
+// Rule 9. Given NoOverlap, when a timed-out function still runs, then the next attempt
+// starts once it has returned. Meanwhile the slot is free, and schedule-to-start does not
+// count.
+func TestAbandoned_NoOverlap(t *testing.T) {
 	both(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env) {
 		e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * time.Second, MaxAbandoned: activity.NoOverlap, ScheduleToStartTimeout: time.Second}, e.hang)
 		e.start(activity.Options{ID: "b"}, e.hang)
@@ -123,9 +125,9 @@ func TestRule9NoOverlap(t *testing.T) {
 	})
 }
 
-// What waits for a function that was inside Guard goes on waiting, and says so
-// once, until the function has returned.
-func TestRule9StillBlocked(t *testing.T) {
+// Rules 9 and 27. Given a timed-out function that leaves Guard and still runs, then the
+// activity stays blocked until it returns, and is reported as blocked once.
+func TestBlocked_UntilFunctionReturnsAfterGuard(t *testing.T) {
 	both(t, activity.Config{}, func(t *testing.T, e *env) {
 		e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * time.Second, MaxAbandoned: activity.NoOverlap}, func(ctx activity.Context) error {
 			if ctx.Info().Attempt == 2 {
@@ -152,8 +154,9 @@ func TestRule9StillBlocked(t *testing.T) {
 	})
 }
 
-// Schedule-to-close holds while an activity is blocked.
-func TestRule9ScheduleToCloseHolds(t *testing.T) {
+// Rule 9. Given a blocked activity, when its function returns 1 ns before
+// schedule-to-close, the next attempt runs; at that instant or later, the activity fails.
+func TestBlocked_ScheduleToCloseCounts(t *testing.T) {
 	for _, more := range []time.Duration{-1, 0, 1} {
 		both(t, activity.Config{}, func(t *testing.T, e *env) {
 			alarm := e.clock.After(20*time.Second + more)
@@ -185,9 +188,9 @@ func TestRule9ScheduleToCloseHolds(t *testing.T) {
 	}
 }
 
-// An abandoned function may return after its activity has ended, and a new
-// execution of the ID does not wait for it.
-func TestRule9AfterTheEnd(t *testing.T) {
+// Rule 9. Given an activity that has ended, when its abandoned function still runs, then
+// a new execution of the ID does not wait for it.
+func TestAbandoned_ReturnsAfterTheEnd(t *testing.T) {
 	both(t, activity.Config{}, func(t *testing.T, e *env) {
 		opts := activity.Options{ID: "a", HeartbeatTimeout: time.Second, MaxAbandoned: activity.NoOverlap, RetryPolicy: once}
 		first := e.start(opts, func(activity.Context) error { <-e.gate("first"); return nil })
@@ -218,10 +221,10 @@ func TestRule9AfterTheEnd(t *testing.T) {
 	})
 }
 
-// Given two attempts that have timed out, when the first one's function returns while
-// Retryable is asked about the second, then its return is told at once, and it is the
-// second that is abandoned.
-func TestOverlap_EarlierReturnsWhileTheLatestIsJudged(t *testing.T) {
+// Rule 9. Given two attempts that have timed out, when the first one's function returns
+// while Retryable is asked about the second, then its return is told at once, and it is
+// the second that is abandoned.
+func TestAbandoned_EarlierReturnsWhileRetryableIsAsked(t *testing.T) {
 	both(t, activity.Config{}, func(t *testing.T, e *env) {
 		h := e.start(activity.Options{
 			ID: "a", HeartbeatTimeout: time.Second,
@@ -268,9 +271,9 @@ func TestOverlap_EarlierReturnsWhileTheLatestIsJudged(t *testing.T) {
 	})
 }
 
-// Given an attempt whose deadline is reached before its goroutine has begun, then its
-// function is not called.
-func TestOverlap_TimedOutBeforeItBegins(t *testing.T) {
+// Rule 7. Given an attempt whose deadline is reached before its goroutine has begun, then
+// its function is not called.
+func TestTimeout_BeforeFunctionBegins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		paused := &pauseClock{Mock: clock.NewMock()}
 		c := &armedClock{Clock: paused}
@@ -297,9 +300,9 @@ func TestOverlap_TimedOutBeforeItBegins(t *testing.T) {
 	})
 }
 
-// Given an activity that is blocked, then EventBlocked has the failure of the attempt that
-// blocks it.
-func TestOverlap_BlockedEventHasTheFailure(t *testing.T) {
+// Rule 9. Given an activity that is blocked, then EventBlocked has the failure of the
+// attempt that blocks it.
+func TestBlocked_EventHasTheFailure(t *testing.T) {
 	both(t, activity.Config{}, func(t *testing.T, e *env) {
 		e.start(activity.Options{ID: "a", HeartbeatTimeout: time.Second, MaxAbandoned: activity.NoOverlap}, e.hang)
 		e.pass(time.Second)

@@ -110,9 +110,9 @@ func (e *pauseEnv) wantAlive(h *activity.Handle[string]) {
 	}
 }
 
-// Only who comes late by more than the larger of a tenth of the heartbeat
-// timeout and 1 ms takes it for a pause, whoever it is.
-func TestRule11Threshold(t *testing.T) {
+// Rule 11. Given a Runtime that settles late, by the larger of a tenth of the heartbeat
+// timeout and 1 ms, then that is no pause; 1 ns more is one, whoever finds it.
+func TestPause_Threshold(t *testing.T) {
 	for timeout, threshold := range map[time.Duration]time.Duration{
 		10 * time.Second:         time.Second,
 		time.Second:              100 * time.Millisecond,
@@ -168,9 +168,9 @@ func TestRule11Threshold(t *testing.T) {
 	}
 }
 
-// Each move is to now plus the lateness, and all moves after one heartbeat
-// grant together at most one HeartbeatTimeout: a real stall is found.
-func TestRule11Moves(t *testing.T) {
+// Rule 11. Given a pause, then the heartbeat deadline moves to now plus the lateness, and
+// by at most one HeartbeatTimeout between two heartbeats, so that a real stall is found.
+func TestPause_MovesDeadlineByLateness(t *testing.T) {
 	const s = time.Second
 	for _, test := range []struct {
 		name string
@@ -209,8 +209,9 @@ func TestRule11Moves(t *testing.T) {
 	}
 }
 
-// What was granted counts from the last heartbeat, and for one attempt.
-func TestRule11HeartbeatGrantsAnew(t *testing.T) {
+// Rule 11. Given a deadline that was moved as far as it may, when the function
+// heartbeats, then the next pause can move it again.
+func TestPause_HeartbeatGrantsAnew(t *testing.T) {
 	const s = time.Second
 	pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
 		h := e.begin("a", pauseOptions(10*s))
@@ -239,8 +240,9 @@ func TestRule11HeartbeatGrantsAnew(t *testing.T) {
 	})
 }
 
-// A function that slept through the pause wakes up, and is in time.
-func TestRule11PausedInSleep(t *testing.T) {
+// Rule 11. Given a function that sleeps through a pause of an hour, when it wakes and
+// heartbeats, then it is in time.
+func TestPause_DuringSleep(t *testing.T) {
 	pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
 		h := e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
 			if err := ctx.Sleep(9 * time.Second); err != nil {
@@ -256,9 +258,9 @@ func TestRule11PausedInSleep(t *testing.T) {
 	})
 }
 
-// Only the heartbeat deadline moves, and before the others are looked at. Of
-// those that are left the earlier comes first (rule 7).
-func TestRule11OtherDeadlinesStay(t *testing.T) {
+// Rules 7 and 11. Given a pause, then only the heartbeat deadline moves, before the
+// others are looked at; of those, the earlier comes first.
+func TestPause_OtherDeadlinesStay(t *testing.T) {
 	const ms = time.Millisecond
 	for _, test := range []struct {
 		heartbeat, start, schedule, now time.Duration
@@ -300,9 +302,9 @@ func TestRule11OtherDeadlinesStay(t *testing.T) {
 	}
 }
 
-// The lateness counts from the earliest deadline that is due, whosever it is
-// and of whatever kind. Those not yet due stay.
-func TestRule11Several(t *testing.T) {
+// Rule 11. Given several activities and a pause, then the lateness counts from the
+// earliest deadline that is due, whosever it is, and deadlines that are not due stay.
+func TestPause_SeveralActivities(t *testing.T) {
 	const s = time.Second
 	const heartbeat = activity.TimeoutHeartbeat
 	run := func(name string, test func(t *testing.T, e *pauseEnv)) {
@@ -414,8 +416,9 @@ func (c *movingClock) AfterFunc(d time.Duration, f func()) *clock.Timer {
 	return c.Mock.AfterFunc(d, f)
 }
 
-// Rules 7 and 25: a timer is in time, also if the clock moved on while it was set.
-func TestRule7ClockThatMoves(t *testing.T) {
+// Rules 7 and 25. Given a clock that moves on while a timer is set, then the timer is in
+// time nevertheless.
+func TestClock_MovesWhileTimerIsSet(t *testing.T) {
 	for name, c := range map[string]*movingClock{
 		"in AfterFunc":  {setting: time.Second},
 		"at every look": {looking: 1},

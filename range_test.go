@@ -14,7 +14,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-func TestRule6RangeResumes(t *testing.T) {
+// Rule 6. Given a Range whose attempt failed, then the next attempt resumes at the first
+// body that was not done, and Status shows how many are.
+func TestRange_ResumesAtRecordedNext(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		var calls []int
 		h := start(t, rt, activity.Options{}, func(ctx activity.Context) error {
@@ -45,7 +47,9 @@ func TestRule6RangeResumes(t *testing.T) {
 	})
 }
 
-func TestRule6RangeEdges(t *testing.T) {
+// Rule 6. Given a recorded Next and To, then Range begins at Next, or at from if that is
+// higher; a Next or a To above to is ErrCannotResume.
+func TestRange_Edges(t *testing.T) {
 	progress := func(next, to int) []any { return []any{activity.RangeProgress{Next: next, To: to}} }
 	tests := map[string]struct {
 		from, to    int
@@ -118,7 +122,8 @@ func TestRule6RangeEdges(t *testing.T) {
 	}
 }
 
-// Given a Range of more numbers than an int can count, then Status shows as many as it can.
+// Rule 6. Given a Range of more numbers than an int can count, then Status shows as many
+// as it can.
 func TestRange_TooLongToCount(t *testing.T) {
 	const most = math.MaxInt
 	for name, test := range map[string]struct{ from, next, to, done, total int }{
@@ -158,8 +163,8 @@ func (gobCodec) Unmarshal(data []byte, v any) error {
 	return gob.NewDecoder(bytes.NewReader(data)).Decode(v)
 }
 
-// Given a Codec that leaves out zeros, when an attempt has recorded a Next or a To of zero,
-// then the next one resumes from there.
+// Rule 6. Given a Codec that leaves out zeros, when an attempt has recorded a Next or a
+// To of zero, then the next one resumes from there.
 func TestRange_CodecThatLeavesOutZeros(t *testing.T) {
 	for _, to := range []int{0, 2} {
 		bubble(t, activity.Config{Codec: gobCodec{}}, func(t *testing.T, rt *activity.Runtime) {
@@ -178,8 +183,8 @@ func TestRange_CodecThatLeavesOutZeros(t *testing.T) {
 	}
 }
 
-// Given a Range that begins below 0, when attempts fail below 0, at it and above, then
-// its progress counts from where it begins, and each attempt goes on where the one
+// Rule 6. Given a Range that begins below 0, when attempts fail below 0, at it and above,
+// then its progress counts from where it begins, and each attempt resumes where the one
 // before failed.
 func TestRange_BelowZero(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
@@ -227,9 +232,8 @@ func (c *contextThatTells) HeartbeatDetails(into ...any) (bool, error) {
 	return c.Context.HeartbeatDetails(into...)
 }
 
-// It is for the race detector. Given a Range that has asked what it resumes from, when
-// a Status is read before its first heartbeat, then nothing but the lock orders the
-// two.
+// Given a Range that has asked what it resumes from, when a Status is read before its
+// first heartbeat, then the race detector finds nothing: the lock orders the two.
 func TestRange_BeginsWhileStatusIsRead(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		read := make(chan struct{})
@@ -248,7 +252,9 @@ func TestRange_BeginsWhileStatusIsRead(t *testing.T) {
 	})
 }
 
-func TestRule6OneRangeAnAttempt(t *testing.T) {
+// Rule 6. Given an attempt that has called Range, an empty one too, when it calls Range
+// again, then that is a NonRetryable error, and no body runs.
+func TestRange_SecondInOneAttemptIsNonRetryable(t *testing.T) {
 	for _, first := range []int{0, 2} { // an empty one counts too
 		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 			err := run(t, rt, activity.Options{}, func(ctx activity.Context) error {
@@ -266,9 +272,9 @@ func TestRule6OneRangeAnAttempt(t *testing.T) {
 	}
 }
 
-// The body's error comes back as it is, canceled or not, and does not count as
-// being told to end (rule 17).
-func TestRule6BodyError(t *testing.T) {
+// Rules 6 and 17. Given a body that fails, canceled or not, then Range returns its error
+// as it is, and that does not count as having reported the cause.
+func TestRange_BodysErrorIsReturned(t *testing.T) {
 	for _, canceled := range []bool{false, true} {
 		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 			h := start(t, rt, activity.Options{RetryPolicy: once}, func(ctx activity.Context) error {
@@ -299,7 +305,9 @@ func TestRule6BodyError(t *testing.T) {
 	}
 }
 
-func TestRule6CanceledRange(t *testing.T) {
+// Rule 6. Given a Range, when its attempt is canceled before the last body is done, then
+// Range returns the cause; once the last body is done, it returns nil.
+func TestRange_Canceled(t *testing.T) {
 	for last, name := range []string{"before", "first", "middle", "last"} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
@@ -336,8 +344,9 @@ func TestRule6CanceledRange(t *testing.T) {
 	}
 }
 
-// A body that drops the error of a Sleep is done, but the activity is not.
-func TestRule6BodyDropsASleepError(t *testing.T) {
+// Rules 6 and 17. Given a canceled Sleep in a body that ignores its error, then that body
+// is done, no further one runs, and the activity is canceled.
+func TestRange_BodyIgnoresSleepError(t *testing.T) {
 	for _, to := range []int{1, 2} {
 		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 			h := start(t, rt, activity.Options{}, func(ctx activity.Context) error {
@@ -358,7 +367,9 @@ func TestRule6BodyDropsASleepError(t *testing.T) {
 	}
 }
 
-func TestRule6TimedOutRange(t *testing.T) {
+// Rules 4 and 6. Given a Range whose attempt has timed out during a body, then that body
+// is not recorded, and Range returns the cause.
+func TestRange_TimedOut(t *testing.T) {
 	for _, to := range []int{2, 3} { // in the last body, and before it
 		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 			over := make(chan struct{})
@@ -389,8 +400,10 @@ func TestRule6TimedOutRange(t *testing.T) {
 	}
 }
 
-// {"Next":9,"To":10} and {"Next":10,"To":99} have 18 and 19 bytes.
-func TestRule6RecordingFails(t *testing.T) {
+// Rule 6. Given a Range whose progress becomes too large, then Range returns that error
+// and no further body runs. If the last body is done, it logs the error and returns nil.
+// {"Next":9,"To":10} has 18 bytes, and {"Next":10,"To":99} has 19.
+func TestRange_RecordingFails(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		to     int
@@ -446,7 +459,9 @@ func noteBeats(beats *[]time.Duration) func(activity.Event) {
 	}
 }
 
-func TestRule7IdleHeartbeats(t *testing.T) {
+// Given Idle, then it heartbeats when it begins, and at least every half
+// HeartbeatTimeout.
+func TestIdle_Heartbeats(t *testing.T) {
 	for _, timeout := range []time.Duration{0, 2, 3, 7, 10 * time.Second} {
 		for _, idle := range []time.Duration{-1, 0, 1, 2, 21, timeout / 2, timeout/2 + 1, timeout, 5*timeout + 3} {
 			var beats []time.Duration
@@ -482,8 +497,9 @@ func TestRule7IdleHeartbeats(t *testing.T) {
 	}
 }
 
-// A heartbeat timeout of 1 ns cannot be kept, and must not make Idle spin.
-func TestRule7IdleWithTheSmallestTimeout(t *testing.T) {
+// Rule 7. Given a heartbeat timeout of 1 ns, which cannot be kept, then Idle does not
+// spin, and the attempt times out.
+func TestIdle_SmallestTimeoutDoesNotSpin(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		err := run(t, rt, activity.Options{HeartbeatTimeout: 1, RetryPolicy: once}, func(ctx activity.Context) error {
 			return activity.Idle(ctx, time.Hour)
@@ -493,7 +509,9 @@ func TestRule7IdleWithTheSmallestTimeout(t *testing.T) {
 	})
 }
 
-func TestRule18IdleEndsWithTheAttempt(t *testing.T) {
+// Rule 18. Given Idle, when the activity is canceled, then it returns the cause at that
+// instant, and so does a further Idle.
+func TestIdle_EndsWithTheAttempt(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		h := start(t, rt, activity.Options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
 			for range 2 { // the second at once
@@ -512,9 +530,9 @@ func TestRule18IdleEndsWithTheAttempt(t *testing.T) {
 	})
 }
 
-// Given an attempt that has timed out, when its function calls Range, then the next
-// attempt's Status is not changed. Nor is that of an activity that has ended.
-func TestRange_OfAFencedAttemptIsNotSeen(t *testing.T) {
+// Rule 4. Given an attempt that has timed out, when its function calls Range, then the
+// next attempt's Status is not changed. Nor is that of an activity that has ended.
+func TestRange_FencedAttemptIsNotSeenInStatus(t *testing.T) {
 	both(t, activity.Config{}, func(t *testing.T, e *env) {
 		h := e.start(activity.Options{ID: "a", StartToCloseTimeout: time.Second, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 3}}, func(ctx activity.Context) error {
 			switch n := ctx.Info().Attempt; n {

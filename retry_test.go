@@ -25,7 +25,9 @@ func failUntil(last int, fail func(n int) error) func(activity.Context, int) err
 
 func plainly(int) error { return errBoom }
 
-func TestRule13Interval(t *testing.T) {
+// Rule 13. Given a policy, then the wait before attempt n+1 is InitialInterval x
+// BackoffCoefficient^(n-1), and at most MaximumInterval.
+func TestBackoff_Interval(t *testing.T) {
 	const ms, s = time.Millisecond, time.Second
 	for _, tt := range []struct {
 		name   string
@@ -58,7 +60,9 @@ func TestRule13Interval(t *testing.T) {
 	}
 }
 
-func TestRule13ManyAttemptsDoNotOverflow(t *testing.T) {
+// Rule 13. Given 3,000 attempts, when the power is more than a float64 holds, then the
+// interval stays at its maximum.
+func TestBackoff_ManyAttemptsDoNotOverflow(t *testing.T) {
 	const attempts = 3000 // 2^3000 is more than a float64 holds
 	delays, err := runDelays(t, activity.Config{}, activity.Options{}, failUntil(attempts+1, plainly))
 	if err != nil || len(delays) != attempts {
@@ -71,8 +75,9 @@ func TestRule13ManyAttemptsDoNotOverflow(t *testing.T) {
 	}
 }
 
-// A backoff that is longer than a program lives is shown, and can be canceled.
-func TestRule13HugeIntervals(t *testing.T) {
+// Rule 13. Given an interval that is longer than a program lives, then it is reported,
+// and the wait can be canceled.
+func TestBackoff_HugeIntervals(t *testing.T) {
 	const huge = time.Duration(math.MaxInt64)
 	for _, tt := range []struct {
 		name   string
@@ -104,7 +109,9 @@ func TestRule13HugeIntervals(t *testing.T) {
 	}
 }
 
-func TestRule13Jitter(t *testing.T) {
+// Rule 13. Given Jitter, then the interval is cut by a random part of up to that
+// fraction, whatever Config.Rand returns.
+func TestBackoff_Jitter(t *testing.T) {
 	below1 := math.Nextafter(1, 0)
 	value := func(f float64) func() float64 { return func() float64 { return f } }
 	for _, tt := range []struct {
@@ -140,8 +147,9 @@ func TestRule13Jitter(t *testing.T) {
 	}
 }
 
-// The jitter cuts the interval that MaximumInterval has bounded, each time anew.
-func TestRule13JitterIsOfTheBoundedInterval(t *testing.T) {
+// Rule 13. Given Jitter and MaximumInterval, then the jitter cuts the interval that
+// MaximumInterval has bounded, with a new random number each time.
+func TestBackoff_JitterCutsBoundedInterval(t *testing.T) {
 	values := []float64{0.5, 0, 0.25, 0.5}
 	rnd := func() float64 { v := values[0]; values = values[1:]; return v }
 	opts := activity.Options{RetryPolicy: activity.RetryPolicy{InitialInterval: time.Second, MaximumInterval: 2 * time.Second, Jitter: 1}}
@@ -152,7 +160,9 @@ func TestRule13JitterIsOfTheBoundedInterval(t *testing.T) {
 	checkDiff(t, "delays", delays, times(time.Millisecond, 500, 2000, 1500, 1000))
 }
 
-func TestRule13RandIsCalledByOneGoroutineAtATime(t *testing.T) {
+// Given Config.Rand, when many activities fail at once, then one goroutine at a time
+// calls it.
+func TestBackoff_RandIsCalledByOneGoroutineAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		calls := 0 // unguarded: the race detector looks on
 		rnd := func() float64 { calls++; return 0.5 }
@@ -181,7 +191,9 @@ type delayer time.Duration
 func (delayer) Error() string               { return "later" }
 func (d delayer) RetryDelay() time.Duration { return time.Duration(d) }
 
-func TestRule13RetryAfter(t *testing.T) {
+// Rule 13. Given RetryAfter with a positive duration, then that replaces one interval,
+// and the attempt counts for the exponent; zero or less means the policy's interval.
+func TestBackoff_RetryAfter(t *testing.T) {
 	const s = time.Second
 	after := func(d time.Duration) error { return activity.RetryAfter(errBoom, d) }
 	for _, tt := range []struct {
@@ -218,14 +230,17 @@ func TestRule13RetryAfter(t *testing.T) {
 	}
 }
 
-func TestRule13RetryAfterHasNoJitter(t *testing.T) {
+// Rule 13. Given Jitter and RetryAfter, then the wait is exactly the given duration.
+func TestBackoff_RetryAfterHasNoJitter(t *testing.T) {
 	opts := activity.Options{RetryPolicy: activity.RetryPolicy{Jitter: 1}}
 	fail := func(int) error { return activity.RetryAfter(errBoom, 8*time.Second) }
 	delays, _ := runDelays(t, activity.Config{Rand: func() float64 { return 0.5 }}, opts, failUntil(2, fail))
 	checkDiff(t, "delays", delays, []time.Duration{8 * time.Second})
 }
 
-func TestRule13RetryAfterInAPanic(t *testing.T) {
+// Rules 13 and 14. Given a panic with a RetryAfter error, then its duration replaces the
+// interval.
+func TestBackoff_RetryAfterInPanic(t *testing.T) {
 	delays, err := runDelays(t, activity.Config{}, activity.Options{}, failUntil(2, func(int) error { panic(activity.RetryAfter(errBoom, 7*time.Second)) }))
 	if err != nil {
 		t.Error(err)
@@ -233,7 +248,9 @@ func TestRule13RetryAfterInAPanic(t *testing.T) {
 	checkDiff(t, "delays", delays, []time.Duration{7 * time.Second})
 }
 
-func TestRule13RetryAfterError(t *testing.T) {
+// Given RetryAfter, then nil stays nil, and an error keeps its text, unwraps, and has the
+// method RetryDelay, which is never negative.
+func TestBackoff_RetryAfterWraps(t *testing.T) {
 	if err := activity.RetryAfter(nil, time.Second); err != nil {
 		t.Errorf("of nil: %v", err)
 	}
@@ -248,15 +265,17 @@ func TestRule13RetryAfterError(t *testing.T) {
 	}
 }
 
-// The attempts that RetryAfter speeds up count for MaximumAttempts as well.
-func TestRule15RetryAfterCounts(t *testing.T) {
+// Rule 15. Given attempts that RetryAfter hastens, then they count for MaximumAttempts.
+func TestRetry_RetryAfterCountsForMaximumAttempts(t *testing.T) {
 	opts := activity.Options{RetryPolicy: activity.RetryPolicy{MaximumAttempts: 3}}
 	delays, err := runDelays(t, activity.Config{}, opts, failUntil(9, func(int) error { return activity.RetryAfter(errBoom, 1) }))
 	checkEnd(t, err, 3, activity.RetryStateMaximumAttemptsReached, errBoom)
 	checkDiff(t, "delays", delays, []time.Duration{1, 1, 0})
 }
 
-func TestRule15MaximumAttempts(t *testing.T) {
+// Rule 15. Given MaximumAttempts, then the last attempt may still succeed, and its
+// failure ends the activity.
+func TestRetry_MaximumAttempts(t *testing.T) {
 	for _, limit := range []int{1, 2, 3, 10} {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
 			opts := activity.Options{RetryPolicy: activity.RetryPolicy{MaximumAttempts: limit}}
@@ -273,7 +292,8 @@ func TestRule15MaximumAttempts(t *testing.T) {
 	}
 }
 
-func TestRule15TimeoutsCountForMaximumAttempts(t *testing.T) {
+// Rule 15. Given MaximumAttempts, then attempts that timed out count.
+func TestRetry_TimeoutsCountForMaximumAttempts(t *testing.T) {
 	opts := activity.Options{HeartbeatTimeout: time.Second, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 2}}
 	_, err := runDelays(t, activity.Config{}, opts, func(ctx activity.Context, n int) error {
 		if n > 2 {
@@ -284,8 +304,10 @@ func TestRule15TimeoutsCountForMaximumAttempts(t *testing.T) {
 	checkEnd(t, err, 2, activity.RetryStateMaximumAttemptsReached, context.DeadlineExceeded)
 }
 
-// The wait that would end at the schedule-to-close timeout is not waited for.
-func TestRule13RetryAfterAtScheduleToClose(t *testing.T) {
+// Rules 10 and 13. Given RetryAfter, when the wait would end 1 ns before
+// schedule-to-close, the next attempt runs; at that instant or later, the activity fails
+// at once.
+func TestBackoff_RetryAfterAtScheduleToClose(t *testing.T) {
 	const limit = time.Minute
 	for _, tt := range []struct {
 		after time.Duration
@@ -307,7 +329,9 @@ func TestRule13RetryAfterAtScheduleToClose(t *testing.T) {
 	}
 }
 
-func TestRule15ResetOnProgressBackoff(t *testing.T) {
+// Rule 15. Given ResetOnProgress, when an attempt made progress, then the backoff begins
+// anew.
+func TestRetry_ResetOnProgressBackoff(t *testing.T) {
 	const s = time.Second
 	for _, tt := range []struct {
 		name   string
@@ -340,7 +364,9 @@ func TestRule15ResetOnProgressBackoff(t *testing.T) {
 	}
 }
 
-func TestRule15ResetOnProgressMaximumAttempts(t *testing.T) {
+// Rule 15. Given ResetOnProgress, when an attempt made progress, then it counts as the
+// first of MaximumAttempts again.
+func TestRetry_ResetOnProgressMaximumAttempts(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		maximum  int

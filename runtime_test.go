@@ -19,8 +19,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// The first listing of "How to Heartbeat an Activity": plain heartbeats.
-func TestStoryPlainHeartbeats(t *testing.T) {
+// Given the first listing of "How to Heartbeat an Activity", when it runs with plain
+// heartbeats for 1,000 s, then it completes in one attempt.
+func TestStory_PlainHeartbeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
 		rt := activity.New(activity.Config{})
@@ -99,8 +100,9 @@ func checkStory(t *testing.T, s *steps, j *journal, err error) {
 	}
 }
 
-// In a bubble with the zero Config: nothing has to be driven.
-func TestStoryStallInABubble(t *testing.T) {
+// Given the zero Config in a bubble, when a function stalls, then the next attempt starts
+// at the heartbeat timeout and resumes. Nothing has to be driven.
+func TestStory_StallInBubble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{base: time.Now()}
 		s := &steps{interval: time.Second, hang: func(ctx activity.Context) { <-ctx.Done() }}
@@ -111,8 +113,9 @@ func TestStoryStallInABubble(t *testing.T) {
 	})
 }
 
-// With a mock clock in a bubble: the test stops at an instant and looks.
-func TestStoryStallUnderAMock(t *testing.T) {
+// Given a mock clock in a bubble, when a function stalls, then the test can stop at each
+// instant and look.
+func TestStory_StallUnderMock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mock := clock.NewMock()
 		j := &journal{base: mock.Now()}
@@ -146,9 +149,10 @@ func TestStoryStallUnderAMock(t *testing.T) {
 	})
 }
 
-// On the real clock, with short times. Nothing here depends on how fast the
-// machine is: a machine too slow for the heartbeat timeout only adds attempts.
-func TestStoryStallOnTheRealClock(t *testing.T) {
+// Given the real clock and a short heartbeat timeout, when a function stalls, then the
+// next attempt resumes. Nothing here depends on the machine's speed: a machine that is
+// too slow only adds attempts.
+func TestStory_StallOnRealClock(t *testing.T) {
 	var mu sync.Mutex
 	done := map[int]int{}
 	var stalled *activity.TimeoutError
@@ -191,8 +195,9 @@ func TestStoryStallOnTheRealClock(t *testing.T) {
 	}
 }
 
-// Rule 25: the same program, 1,000 times, in bubbles with the zero Config.
-func TestRule25SameEventsEveryTime(t *testing.T) {
+// Rule 25. Given one program, when it runs many times in bubbles with the zero Config,
+// then it gives the same events every time.
+func TestDeterminism_SameEventsEveryTime(t *testing.T) {
 	runs := 1000
 	if testing.Short() || raceEnabled {
 		runs = 50
@@ -283,9 +288,9 @@ func (c *countingClock) AfterFunc(d time.Duration, f func()) *clock.Timer {
 	return c.Mock.AfterFunc(d, f)
 }
 
-// 100,000 activities outstanding at once, with both timeouts, sleeping and
-// beating: one timer on the clock.
-func TestManyOutstanding(t *testing.T) {
+// Given many activities outstanding at once, with both timeouts, which sleep and
+// heartbeat, then there is one timer on the clock.
+func TestRuntime_ManyOutstandingSetOneTimer(t *testing.T) {
 	n := 100_000
 	if testing.Short() || raceEnabled {
 		n = 5_000
@@ -322,8 +327,9 @@ func TestManyOutstanding(t *testing.T) {
 	})
 }
 
-// Allocation budgets of what users call in hot loops.
-func TestAllocations(t *testing.T) {
+// Given the calls that users make in hot loops, then each stays within its budget of
+// allocations.
+func TestAllocations_HotCalls(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}

@@ -36,7 +36,9 @@ func anAlarm(when instant) alarm {
 	return alarm{when: when, s: &sleeper{}}
 }
 
-func TestQueueRemove(t *testing.T) {
+// Given a queue of alarms, when one at any place is removed, then the others stay in
+// order.
+func TestQueue_Remove(t *testing.T) {
 	// The last of these is earlier than what stands above some that are removed.
 	whens := []instant{1, 100, 2, 101, 102, 3, 4, 103, 104, 105, 106, 5, 6, 7, 8}
 	for i := range whens {
@@ -55,8 +57,8 @@ func TestQueueRemove(t *testing.T) {
 	}
 }
 
-// The queue against a slice that is sorted.
-func TestQueueRandom(t *testing.T) {
+// Given random changes of a queue, then it gives the same alarms as a sorted slice.
+func TestQueue_Random(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 200 {
 		var q alarms
@@ -87,8 +89,8 @@ func TestQueueRandom(t *testing.T) {
 	}
 }
 
-// A Sleep that is cut short leaves nothing in the queue.
-func TestCanceledSleepLeavesTheQueue(t *testing.T) {
+// Given a Sleep that is cut short, then it leaves no alarm in the queue.
+func TestQueue_CanceledSleepLeavesIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := New(Config{Logger: slog.New(slog.DiscardHandler)})
 		queued := func() int {
@@ -128,7 +130,7 @@ func TestCanceledSleepLeavesTheQueue(t *testing.T) {
 // Given many that wait for a slot until one instant, when their alarms are due, then none of
 // them stands in the queue for a slot any more: each slot that is freed at that instant would
 // else look at all of them.
-func TestScheduler_DueWaitersLeaveTheQueue(t *testing.T) {
+func TestSlots_DueWaitersLeaveTheQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := New(Config{MaxConcurrent: 1, Logger: slog.New(slog.DiscardHandler)})
 		opts := Options{ScheduleToStartTimeout: time.Second}

@@ -17,7 +17,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-func TestRule19ShutdownOfAnIdleRuntime(t *testing.T) {
+// Rule 19. Given an idle Runtime, when it is shut down twice, even with an ended ctx,
+// then Shutdown returns nil, and new activities are refused with ErrShutdown.
+func TestShutdown_IdleRuntime(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -44,7 +46,10 @@ func TestRule19ShutdownOfAnIdleRuntime(t *testing.T) {
 	})
 }
 
-func TestRule19ShutdownWaitsForFunctions(t *testing.T) {
+// Rule 19. Given running, waiting and backing-off activities, when Shutdown is called,
+// then they are canceled with ErrShutdown, and it waits until their functions have
+// returned.
+func TestShutdown_WaitsForFunctions(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		var cleaned atomic.Int32
 		clean := func(ctx activity.Context) error {
@@ -76,7 +81,9 @@ func TestRule19ShutdownWaitsForFunctions(t *testing.T) {
 	})
 }
 
-func TestRule19ShutdownGivesUpAtCancelGrace(t *testing.T) {
+// Rules 17 and 19. Given a function that ignores its end, when CancelGrace has passed,
+// then Shutdown does not wait for it any longer, and logs it.
+func TestShutdown_GivesUpAtCancelGrace(t *testing.T) {
 	log := &logbook{}
 	bubble(t, activity.Config{Logger: slog.New(log)}, func(t *testing.T, rt *activity.Runtime) {
 		release := make(chan struct{})
@@ -103,8 +110,9 @@ func TestRule19ShutdownGivesUpAtCancelGrace(t *testing.T) {
 	})
 }
 
-// A function that a timeout left behind is not waited for either.
-func TestRule19ShutdownWithAbandonedOnes(t *testing.T) {
+// Rule 19. Given functions that timeouts left behind, when Shutdown is called, then it
+// does not wait for them, and logs how many there are.
+func TestShutdown_DoesNotWaitForAbandoned(t *testing.T) {
 	log := &logbook{}
 	bubble(t, activity.Config{Logger: slog.New(log)}, func(t *testing.T, rt *activity.Runtime) {
 		release := make(chan struct{})
@@ -121,7 +129,9 @@ func TestRule19ShutdownWithAbandonedOnes(t *testing.T) {
 	})
 }
 
-func TestRule19ShutdownWhoseContextEnds(t *testing.T) {
+// Rule 19. Given activities that take their time to return, when Shutdown's ctx ends,
+// then it returns the cause and says how many are left.
+func TestShutdown_ContextEnds(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		for i := range 5 {
 			start(t, rt, activity.Options{}, func(ctx activity.Context) error {
@@ -146,8 +156,8 @@ func TestRule19ShutdownWhoseContextEnds(t *testing.T) {
 	})
 }
 
-// Given seven activities that do not return, when Shutdown gives up, then its error names
-// the five oldest.
+// Rule 19. Given seven activities that do not return, when Shutdown gives up, then its
+// error names the five oldest.
 func TestShutdown_NamesSomeOfMany(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		for i := range 7 {
@@ -167,8 +177,9 @@ func TestShutdown_NamesSomeOfMany(t *testing.T) {
 	})
 }
 
-// A Runtime owns no goroutine while nothing runs, nor for those that wait.
-func TestRule19NoGoroutines(t *testing.T) {
+// Rule 19. Given a Runtime without a Store, then it owns no goroutine while nothing runs,
+// before and after activities.
+func TestRuntime_OwnsNoGoroutineWhenIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		before := bubbled(t)
 		check := func(what string, extra int) {
@@ -205,9 +216,8 @@ func TestRule19NoGoroutines(t *testing.T) {
 	})
 }
 
-// A Runtime owns no goroutine while nothing runs, and none for an activity that
-// waits for a slot or backs off.
-func TestRule19NoGoroutineForAWait(t *testing.T) {
+// Given activities that wait for a slot or back off, then no goroutine exists for them.
+func TestRuntime_NoGoroutineForAWait(t *testing.T) {
 	bubble(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, rt *activity.Runtime) {
 		before := bubbled(t)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -232,9 +242,9 @@ func TestRule19NoGoroutineForAWait(t *testing.T) {
 	})
 }
 
-// Shutdown heeds its context, although the Observer takes its time over each of
-// those that it cancels.
-func TestRule19ShutdownWithASlowObserver(t *testing.T) {
+// Rule 19. Given an Observer that takes its time over each canceled activity, when
+// Shutdown's ctx ends, then Shutdown returns.
+func TestShutdown_SlowObserver(t *testing.T) {
 	cfg := activity.Config{Observer: func(e activity.Event) {
 		if e.Kind == activity.EventCanceled {
 			time.Sleep(time.Second)
@@ -256,9 +266,9 @@ func TestRule19ShutdownWithASlowObserver(t *testing.T) {
 	})
 }
 
-// Who has had the answer is no longer counted: a Shutdown that cannot wait finds
-// nothing left.
-func TestRule19ShutdownRightAfterTheAnswer(t *testing.T) {
+// Rule 19. Given a caller that has its answer, when it calls Shutdown with an ended ctx,
+// then nothing is left.
+func TestShutdown_RightAfterTheAnswer(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	for name, observer := range map[string]func(activity.Event){"": nil, "observer": func(activity.Event) {}} {
@@ -290,8 +300,8 @@ func (h panicHandler) Handle(ctx context.Context, r slog.Record) error {
 	panic("the Handler")
 }
 
-// Given a Logger that panics, when Shutdown logs the functions that still run, then it
-// returns nevertheless.
+// Rule 24. Given a Logger that panics, when Shutdown logs the functions that still run,
+// then it returns nevertheless.
 func TestShutdown_LoggerThatPanics(t *testing.T) {
 	log := &logbook{}
 	both(t, activity.Config{Logger: slog.New(panicHandler{log})}, func(t *testing.T, e *env) {

@@ -12,9 +12,10 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// ScheduleToStartTimeout bounds the first wait for a slot, and a retry's. At
-// its very instant a slot that becomes free is the next one's.
-func TestRule10ScheduleToStart(t *testing.T) {
+// Rule 10. Given ScheduleToStartTimeout, when a slot gets free 1 ns before it, the
+// activity gets the slot; at that instant the slot is the next one's. It bounds the wait
+// of a retry too.
+func TestSlots_ScheduleToStart(t *testing.T) {
 	const s = time.Second
 	for _, how := range []string{"return before the timer", "return after the timer", "timeout"} {
 		for _, more := range []time.Duration{-1, 0, 1} {
@@ -87,8 +88,9 @@ func TestRule10ScheduleToStart(t *testing.T) {
 	})
 }
 
-// A slot goes to who has waited longest, and a canceled one is passed over.
-func TestSlotsFirstInFirstOut(t *testing.T) {
+// Given several activities that wait for a slot, then the one that has waited longest
+// gets it, and a canceled one is passed over.
+func TestSlots_FirstInFirstOut(t *testing.T) {
 	both(t, activity.Config{MaxConcurrent: 2}, func(t *testing.T, e *env) {
 		handles := map[string]*activity.Handle[string]{}
 		for i := range 8 {
@@ -120,10 +122,9 @@ func TestSlotsFirstInFirstOut(t *testing.T) {
 	})
 }
 
-// The immediate retry keeps the slot, also while Retryable is asked. A backoff
-// gives it up, and the retry waits behind the others. A function that is
-// abandoned holds none.
-func TestSlotsRetry(t *testing.T) {
+// Given an immediate retry, then it keeps the slot, even while Retryable is asked. A
+// backoff gives the slot up, and an abandoned function holds none.
+func TestSlots_Retry(t *testing.T) {
 	const s = time.Second
 	for _, retryable := range []func(error) bool{nil, func(error) bool { return true }} {
 		t.Run(fmt.Sprint(retryable != nil), func(t *testing.T) {
@@ -158,9 +159,9 @@ func TestSlotsRetry(t *testing.T) {
 	}
 }
 
-// A slot that another activity waits for does not count as backoff: the wait
-// for it comes on top of the interval.
-func TestRule13IntervalThenSlot(t *testing.T) {
+// Rule 13. Given a retry whose slot is taken, then the wait for a slot comes on top of
+// the interval.
+func TestSlots_WaitComesAfterBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var j journal
 		var others atomic.Int32
@@ -210,9 +211,9 @@ func TestSlots_ShortBackoffGivesSlotUp(t *testing.T) {
 	})
 }
 
-// An activity that waits for another with too few slots waits until the caller's
-// context ends, and holds nothing up from then on.
-func TestSlotsNested(t *testing.T) {
+// Given an activity that waits for an inner one with too few slots, when the caller's
+// context ends, then both end, and the slot is free.
+func TestSlots_NestedActivitiesWithTooFew(t *testing.T) {
 	bubble(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, rt *activity.Runtime) {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errCancel)
 		defer cancel()
@@ -233,8 +234,8 @@ func TestSlotsNested(t *testing.T) {
 	})
 }
 
-// Given a canceled attempt whose function still runs, when others wait for its slot,
-// then they get it as the function returns, or as CancelGrace has passed and it is
+// Rule 17. Given a canceled attempt whose function still runs, when others wait for its
+// slot, then they get it as the function returns, or as CancelGrace has passed and it is
 // abandoned.
 func TestSlots_CanceledFunctionKeepsItsSlot(t *testing.T) {
 	for _, returns := range []bool{true, false} {

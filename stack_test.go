@@ -98,9 +98,9 @@ func stackWant(t *testing.T, stack []byte, at stackPlace) {
 	}
 }
 
-// Rule 9. Given a function that hangs, when it times out, then the stack in the *TimeoutError and
-// in the log shows where.
-func TestStack_OfHangingFunction(t *testing.T) {
+// Given a function that hangs, plainly, deeply or inside Guard, then the stack in the
+// *TimeoutError and in the log shows where.
+func TestStack_ShowsWhereFunctionHangs(t *testing.T) {
 	options := map[string]activity.Options{
 		"heartbeat":         {HeartbeatTimeout: time.Second},
 		"start-to-close":    {StartToCloseTimeout: time.Second},
@@ -149,8 +149,9 @@ func TestStack_OfHangingFunction(t *testing.T) {
 	}
 }
 
-// Given a user's method named call, then it is not taken for the runtime's.
-func TestStack_OfMethodNamedCall(t *testing.T) {
+// Given a function that hangs in the user's own method "call", then that is not taken for
+// the Runtime's.
+func TestStack_UsersMethodNamedCall(t *testing.T) {
 	both(t, activity.Config{}, func(t *testing.T, e *env) {
 		var at stackPlace
 		h := e.start(activity.Options{HeartbeatTimeout: time.Second, RetryPolicy: once}, func(activity.Context) error {
@@ -165,8 +166,8 @@ func TestStack_OfMethodNamedCall(t *testing.T) {
 	})
 }
 
-// Given several activities that stall at one instant, then each has its own stack.
-func TestStack_OfEachActivity(t *testing.T) {
+// Given several functions that stall at one instant, then each error has its own stack.
+func TestStack_OfEachAtOneInstant(t *testing.T) {
 	both(t, activity.Config{}, func(t *testing.T, e *env) {
 		var handles [6]*activity.Handle[string]
 		var at [6]stackPlace
@@ -195,7 +196,7 @@ func TestStack_OfEachActivity(t *testing.T) {
 	})
 }
 
-// Given an activity that waits for a nested one, when both time out, then each has its own
+// Given an activity that waits for another one, when both stall, then each has its own
 // stack.
 func TestStack_OfNestedActivities(t *testing.T) {
 	both(t, activity.Config{}, func(t *testing.T, e *env) {
@@ -215,9 +216,9 @@ func TestStack_OfNestedActivities(t *testing.T) {
 	})
 }
 
-// Given a function that returns at the instant of its timeout, then there is no stack, and the
-// error's text says why. If its heartbeat finds the deadline, there is one.
-func TestStack_NoneOfReturnedFunction(t *testing.T) {
+// Given a function that returns at the instant of its timeout, then there is no stack,
+// and the error's text says so. One that heartbeats then has one.
+func TestStack_FunctionReturnedAtTheTimeout(t *testing.T) {
 	pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
 		h := e.begin("a", pauseOptions(10*time.Second))
 		e.pause.jump(10 * time.Second) // the timer has not run yet
@@ -239,10 +240,9 @@ func TestStack_NoneOfReturnedFunction(t *testing.T) {
 	})
 }
 
-// Given more than 4,000 goroutines, then no dump is taken, and the error says so. (Goroutines of
-// earlier tests may not have ended yet. The first half waits for them, and the second does
-// not count them.)
-func TestStack_NoneOfManyGoroutines(t *testing.T) {
+// Given more than 4,000 goroutines, then no stack is taken, and the error says so.
+// Goroutines of earlier tests that are about to end are waited for, or not counted.
+func TestStack_NoneWithTooManyGoroutines(t *testing.T) {
 	hang := func(t *testing.T, more func(gate chan struct{})) (*activity.TimeoutError, stackPlace) {
 		e := newEnv(t, activity.Config{}, nil)
 		var at stackPlace
@@ -295,9 +295,9 @@ func (c *stackClock) Now() time.Time {
 	return c.pauseClock.Now()
 }
 
-// Given many stalls within a short time, then dumps take at most 5 % of it. A stall without a
-// stack says so in its error.
-func TestStack_DumpsTakeAShareOfTime(t *testing.T) {
+// Given many stalls one after another, then dumps take at most 5 % of the time, and the
+// error of a stall without a stack says so.
+func TestStack_DumpsTakeFivePercentOfTheTime(t *testing.T) {
 	waitForTheDying()
 	pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
 		c := &stackClock{pauseClock: e.pause}
@@ -345,9 +345,9 @@ func TestStack_DumpsTakeAShareOfTime(t *testing.T) {
 	})
 }
 
-// Rule 9. Given a canceled function that does not return within CancelGrace, then the log shows
+// Given a canceled function that does not return within CancelGrace, then the log shows
 // where it hangs.
-func TestStack_OfAbandonedCanceledFunction(t *testing.T) {
+func TestStack_OfAbandonedAfterCancel(t *testing.T) {
 	log := &logbook{}
 	both(t, activity.Config{Logger: slog.New(log)}, func(t *testing.T, e *env) {
 		var at stackPlace
@@ -377,9 +377,9 @@ func stackDumps() (n uint64) {
 	return n
 }
 
-// Given 1,000 activities that stall at one instant, then they are a few lines of the log, and
-// one of these counts the rest.
-func TestLog_BurstOfStalls(t *testing.T) {
+// Given a thousand stalls at one instant, then there are a few log lines, of which one
+// counts the rest.
+func TestStallLog_ManyAtOneInstant(t *testing.T) {
 	for name, retryable := range stackRetryables() {
 		t.Run(name, func(t *testing.T) {
 			both(t, activity.Config{}, func(t *testing.T, e *env) {
@@ -408,9 +408,9 @@ func TestLog_BurstOfStalls(t *testing.T) {
 	}
 }
 
-// Given attempts that return the timeout of the attempt before, then they are not counted with
-// those timeouts.
-func TestLog_BurstLeavesOutReturnedTimeouts(t *testing.T) {
+// Given an attempt that returns what the attempt before ended with, then it has its own
+// log line, and is no part of that one's burst.
+func TestStallLog_ReturnedFailureHasItsLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &logbook{}
 		e := newEnv(t, activity.Config{Logger: slog.New(log)}, nil)
@@ -428,8 +428,8 @@ func TestLog_BurstLeavesOutReturnedTimeouts(t *testing.T) {
 	})
 }
 
-// Given up to three stalls at one instant, then each has its own line.
-func TestLog_FewStallsHaveALineEach(t *testing.T) {
+// Given up to three stalls at one instant, then each has its log line.
+func TestStallLog_AFewHaveALineEach(t *testing.T) {
 	for name, retryable := range stackRetryables() {
 		for _, n := range []int{1, 2, 3} {
 			t.Run(fmt.Sprint(name, n), func(t *testing.T) {
@@ -449,9 +449,9 @@ func TestLog_FewStallsHaveALineEach(t *testing.T) {
 	}
 }
 
-// Rule 9. Given 1,000 activities that are blocked at one instant, then they are a few lines of
-// the log, a second later.
-func TestLog_BurstOfBlocked(t *testing.T) {
+// Rule 9. Given a thousand activities that are blocked at one instant, then there are a
+// few log lines.
+func TestStallLog_ManyBlockedAtOneInstant(t *testing.T) {
 	for name, retryable := range stackRetryables() {
 		for when, opts := range map[string]activity.Options{
 			"at once":         {HeartbeatTimeout: 2 * time.Second},
@@ -480,9 +480,9 @@ func TestLog_BurstOfBlocked(t *testing.T) {
 	}
 }
 
-// Rule 9. Given 1,000 functions that are abandoned at one instant after a cancellation, then they
-// are a few lines of the log.
-func TestLog_BurstOfAbandoned(t *testing.T) {
+// Given a thousand canceled functions that do not return within CancelGrace, then there
+// are a few log lines.
+func TestStallLog_ManyAbandonedAfterCancel(t *testing.T) {
 	log := &logbook{}
 	synctest.Test(t, func(t *testing.T) {
 		e := newEnv(t, activity.Config{Logger: slog.New(log)}, nil)
@@ -499,9 +499,9 @@ func TestLog_BurstOfAbandoned(t *testing.T) {
 	})
 }
 
-// Rule 8. Given 10,000 activities that stall at one instant, then all are retried at that
-// instant, with at most one dump of all goroutines.
-func TestStack_OneDumpForAll(t *testing.T) {
+// Rule 8. Given thousands of stalls at one instant, then all are retried at it, with one
+// dump of goroutines at most.
+func TestStack_OneDumpForManyAtOneInstant(t *testing.T) {
 	many := 10_000
 	if raceEnabled {
 		many = 3_500

@@ -363,7 +363,9 @@ func (e *env) stop() {
 
 // Heartbeats.
 
-func TestRule21DetailsAreSavedWithinTheSaveInterval(t *testing.T) {
+// Rule 21. Given recorded details, then they are saved SaveInterval after the first
+// heartbeat that is not saved yet.
+func TestStoreSave_DetailsWithinSaveInterval(t *testing.T) {
 	for _, interval := range []time.Duration{0, time.Nanosecond, 7 * time.Second} {
 		t.Run(interval.String(), func(t *testing.T) {
 			durable(t, activity.Config{SaveInterval: interval}, func(t *testing.T, e *env, s *faultyStore) {
@@ -400,7 +402,9 @@ func TestRule21DetailsAreSavedWithinTheSaveInterval(t *testing.T) {
 	}
 }
 
-func TestRule21OnAMock(t *testing.T) {
+// Rule 21. Given a mock clock, then details are saved SaveInterval later on it, and 1 ns
+// before they are not.
+func TestStoreSave_OnMockClock(t *testing.T) {
 	bothDurable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		e.start(job, func(ctx activity.Context) error {
 			_ = ctx.Heartbeat(1)
@@ -423,8 +427,9 @@ func (s stored) HeartbeatDetails(into ...any) (bool, error) {
 	return s.Checkpoint.HeartbeatDetails(nil, into...)
 }
 
-// What many activities record in one interval is one Save.
-func TestRule21OneSaveForMany(t *testing.T) {
+// Rule 21. Given many activities that heartbeat in one interval, then their details are
+// one Save.
+func TestStoreSave_ManyActivitiesShareSaves(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		for i := range 64 {
 			e.start(activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {
@@ -447,9 +452,9 @@ func TestRule21OneSaveForMany(t *testing.T) {
 	})
 }
 
-// While a Save hangs, heartbeats do not wait, and only the newest is kept for the
-// next one.
-func TestRule21HeartbeatsDoNotWait(t *testing.T) {
+// Rule 21. Given a Save that hangs, then heartbeats do not wait, and the next Save has
+// only the newest details.
+func TestStoreSave_HeartbeatsDoNotWait(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		beating := e.gate("beating")
 		h := e.start(job, func(ctx activity.Context) error {
@@ -481,7 +486,8 @@ func TestRule21HeartbeatsDoNotWait(t *testing.T) {
 	})
 }
 
-func TestRule21NothingToSave(t *testing.T) {
+// Rules 2 and 3. Given heartbeats that change no details, then nothing is saved.
+func TestStoreSave_NothingToSave(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		s.put(activity.Checkpoint{State: activity.CheckpointFailed, Attempt: 1, Details: details(1)})
 		e.start(job, func(ctx activity.Context) error {
@@ -511,8 +517,8 @@ func TestRule21NothingToSave(t *testing.T) {
 	})
 }
 
-// A Runtime with a Store has no goroutine while there is nothing to save.
-func TestRule21NoGoroutines(t *testing.T) {
+// Given a Runtime with a Store, then it owns no goroutine while there is nothing to save.
+func TestStoreSave_NoGoroutineWhenIdle(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		before := bubbled(t)
 		check := func(what string, extra int) {
@@ -556,7 +562,9 @@ func synced(timeout time.Duration) activity.Options {
 	return opts
 }
 
-func TestRule21SyncHeartbeatsWait(t *testing.T) {
+// Rule 21. Given SyncHeartbeats, then Heartbeat with details returns when the Store holds
+// them, and a plain one at once.
+func TestSyncHeartbeats_WaitForTheStore(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		run := func(fn func(ctx activity.Context)) {
 			t.Helper()
@@ -604,8 +612,9 @@ func TestRule21SyncHeartbeatsWait(t *testing.T) {
 	})
 }
 
-// Nothing is saved of an activity without an ID.
-func TestSyncHeartbeats_WithoutAnID(t *testing.T) {
+// Rule 16. Given SyncHeartbeats without an ID, then the start is refused, because nothing
+// would be saved.
+func TestSyncHeartbeats_WithoutIDIsRefused(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		err := e.rt.Run(e.ctx, activity.Options{SyncHeartbeats: true}, noop)
 		if err == nil || !strings.Contains(err.Error(), "Options.SyncHeartbeats requires Config.Store and Options.ID") {
@@ -614,9 +623,10 @@ func TestSyncHeartbeats_WithoutAnID(t *testing.T) {
 	})
 }
 
-// A child without cancellation gets from a canceled attempt what it gets from one
-// that runs: nil when the Store holds the details, and the Store's error.
-func TestSyncHeartbeats_OfAChildWithoutCancel(t *testing.T) {
+// Rule 21. Given a canceled attempt, when a child without cancellation heartbeats, then
+// it gets nil once the Store holds the details, or the Store's error, as while the
+// attempt ran.
+func TestSyncHeartbeats_ChildWithoutCancel(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		done := make(chan struct{})
 		opts := synced(0)
@@ -644,8 +654,9 @@ func TestSyncHeartbeats_OfAChildWithoutCancel(t *testing.T) {
 	})
 }
 
-// Such a heartbeat waits no longer than for the end's Save, which has its details.
-func TestSyncHeartbeats_OfAChildAtTheEnd(t *testing.T) {
+// Rule 21. Given a heartbeat of a child without cancellation, when the activity ends,
+// then it waits no longer than for the end's Save, which has its details.
+func TestSyncHeartbeats_ChildAtTheEnd(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		opts := synced(0)
 		opts.CancelGrace = time.Second
@@ -668,9 +679,10 @@ func TestSyncHeartbeats_OfAChildAtTheEnd(t *testing.T) {
 	})
 }
 
-// A new execution of the ID takes the details over before they are saved: the
-// heartbeat says so, and does not wait for a Save that never comes.
-func TestSyncHeartbeats_OfAChildThatIsReplaced(t *testing.T) {
+// Rule 21. Given a heartbeat of a child without cancellation that is not saved yet, when
+// a new execution of the ID takes the details over, then Heartbeat says so, and does not
+// wait any longer.
+func TestSyncHeartbeats_ChildThatIsReplaced(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		opts := synced(0)
 		opts.CancelGrace = time.Second
@@ -697,7 +709,9 @@ func TestSyncHeartbeats_OfAChildThatIsReplaced(t *testing.T) {
 	})
 }
 
-func TestRule24SyncHeartbeatsGetTheError(t *testing.T) {
+// Rule 24. Given SyncHeartbeats, when the Save fails, then Heartbeat returns the Store's
+// error, and the attempt lives on.
+func TestSyncHeartbeats_GetTheStoresError(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		h := e.start(synced(0), func(ctx activity.Context) error {
 			s.on("Save", failing)
@@ -716,7 +730,9 @@ func TestRule24SyncHeartbeatsGetTheError(t *testing.T) {
 	})
 }
 
-func TestRule21SyncHeartbeatsEndWithTheirAttempt(t *testing.T) {
+// Rule 21. Given a heartbeat that waits for the Store, when its attempt is canceled or
+// times out, then it returns the cause.
+func TestSyncHeartbeats_EndWithTheirAttempt(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		end  func(e *env, h *activity.Handle[string])
@@ -760,8 +776,9 @@ func TestRule21SyncHeartbeatsEndWithTheirAttempt(t *testing.T) {
 	}
 }
 
-// Rule 11: to wait for the Store is no stall, and the heartbeat counts when it is over.
-func TestRule11SyncHeartbeatsAreNoStall(t *testing.T) {
+// Rule 11. Given a heartbeat that waits for the Store, then that is no stall, and the
+// heartbeat counts from the end of the wait.
+func TestSyncHeartbeats_WaitIsNoStall(t *testing.T) {
 	for _, test := range []struct {
 		save, then time.Duration // how long the Save takes, and from its end to the return
 		stall      bool
@@ -798,8 +815,9 @@ func TestRule11SyncHeartbeatsAreNoStall(t *testing.T) {
 	}
 }
 
-// Two heartbeats that wait: the deadline rests until the last of them is done.
-func TestRule11TwoSyncHeartbeats(t *testing.T) {
+// Rule 11. Given two heartbeats that wait for the Store, then the deadline rests until
+// the last of them is done.
+func TestSyncHeartbeats_TwoAtOnce(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		opts := synced(time.Second)
 		opts.RetryPolicy = once
@@ -825,8 +843,9 @@ func TestRule11TwoSyncHeartbeats(t *testing.T) {
 	})
 }
 
-// The text of a failure is cut where it is too long, but not within a character.
-func TestRule24LastFailureIsCut(t *testing.T) {
+// Rule 24. Given a failure with a text of more than 16 KiB, then its checkpoint has the
+// first 16 KiB, not cut within a character.
+func TestStoreSave_LastFailureIsCut(t *testing.T) {
 	for _, test := range []struct{ name, text, want string }{
 		{"just fits", strings.Repeat("x", 16<<10), strings.Repeat("x", 16<<10)},
 		{"one byte more", strings.Repeat("x", 16<<10+1), strings.Repeat("x", 16<<10)},

@@ -192,11 +192,11 @@ func (r *stressRun) play(t *testing.T, after time.Duration) []*activity.Handle[i
 	return handles
 }
 
-// The same scripts in a bubble give each activity the same events at the same
-// times, byte for byte, every time. What an abandoned function does at an
-// instant at which a later attempt does something too is in the order in which
-// the two run, so EventAbandonedReturned is compared apart.
-func TestRule25Repeats(t *testing.T) {
+// Rule 25. Given random scripts, when each runs many times in a bubble, then each
+// activity gives the same events at the same times. What an abandoned function does at an
+// instant at which a later attempt does something too is in the order in which the two
+// run, so EventAbandonedReturned is compared apart.
+func TestDeterminism_RandomScripts(t *testing.T) {
 	runs := 300
 	if testing.Short() {
 		runs = 30
@@ -240,9 +240,9 @@ func TestRule25Repeats(t *testing.T) {
 	}
 }
 
-// Whether an attempt that times out and returns at once blocks the next one is
-// the same every time, also with a Retryable to ask.
-func TestRule25RetryableAsked(t *testing.T) {
+// Rule 25. Given an attempt that times out and returns at once, with a Retryable to ask,
+// then whether it blocks the next attempt is the same every time.
+func TestDeterminism_RetryableAtTheTimeout(t *testing.T) {
 	runs := 300
 	if testing.Short() {
 		runs = 30
@@ -368,10 +368,10 @@ func (r *stressRun) check(handles []*activity.Handle[int]) activity.Stats {
 	return want
 }
 
-// TestStress runs scripts on the real clock, many at once, and looks for what
-// is lost, doubled, out of order or left over: rules 1, 4, 8, 17 and 19. It
-// measures no time. -model.seed sets its seed too.
-func TestStress(t *testing.T) {
+// Given random scripts on the real clock, many at once, then nothing is lost, doubled,
+// out of order or left over (rules 1, 4, 8, 17 and 19). The test measures no time.
+// -model.seed sets its seed too.
+func TestStress_RandomScripts(t *testing.T) {
 	scripts := 100
 	if testing.Short() {
 		scripts = 10

@@ -35,9 +35,9 @@ var timeoutActions = map[string]func(e *env, ctx activity.Context) error{
 	"idle":  nil,
 }
 
-// What a function does at the instant of a deadline comes too late, whichever
-// goroutine is there first.
-func TestRule7TimeoutComesFirst(t *testing.T) {
+// Rule 7. Given a deadline, when a function heartbeats, returns or does anything else at
+// that instant, then it is late, whichever goroutine is there first.
+func TestTimeout_ActionAtDeadlineIsLate(t *testing.T) {
 	const timeout = 10 * time.Second
 	options := map[activity.TimeoutType]activity.Options{
 		activity.TimeoutHeartbeat:       {HeartbeatTimeout: timeout},
@@ -128,9 +128,10 @@ func timeoutAt(t *testing.T, e *env, opts activity.Options, typ activity.Timeout
 	checkDiff(t, "events", calm, want)
 }
 
-// The events are the same whether the function's return, or the timer, is first
-// at the deadline, and the retry is there at once.
-func TestRule7RetryAtTheSameInstant(t *testing.T) {
+// Rules 7 and 8. Given a heartbeat deadline, when the function returns at it before or
+// after the timer runs, then the events are the same, and the retry starts at that
+// instant.
+func TestTimeout_RetryAtTheSameInstant(t *testing.T) {
 	for _, first := range []string{"function", "runtime"} {
 		t.Run(first, func(t *testing.T) {
 			both(t, activity.Config{}, func(t *testing.T, e *env) {
@@ -166,8 +167,8 @@ func TestRule7RetryAtTheSameInstant(t *testing.T) {
 	}
 }
 
-// It counts from the last heartbeat.
-func TestRule7HeartbeatMovesTheDeadline(t *testing.T) {
+// Rule 7. Given heartbeats in time, then the heartbeat deadline counts from the last one.
+func TestTimeout_HeartbeatMovesTheDeadline(t *testing.T) {
 	both(t, activity.Config{}, func(t *testing.T, e *env) {
 		h := e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * time.Second, RetryPolicy: once}, func(ctx activity.Context) error {
 			for _, d := range []time.Duration{10*time.Second - 1, 3 * time.Second} {
@@ -194,9 +195,9 @@ func TestRule7HeartbeatMovesTheDeadline(t *testing.T) {
 	})
 }
 
-// The earlier instant first, and at one instant schedule-to-close, then
-// start-to-close, then heartbeat.
-func TestRule7OrderOfDeadlines(t *testing.T) {
+// Rule 7. Given several deadlines, then the earlier instant comes first, and at one
+// instant schedule-to-close before start-to-close before heartbeat.
+func TestTimeout_OrderOfDeadlines(t *testing.T) {
 	const s = 10 * time.Second
 	for _, test := range []struct {
 		heartbeat, start, schedule time.Duration
@@ -264,9 +265,9 @@ func timeoutScript(steps ...string) func(activity.Context) error {
 	}
 }
 
-// At once after a heartbeat timeout, unless the attempt before ended so too and
-// this one made no progress.
-func TestRule8Backoff(t *testing.T) {
+// Rule 8. Given a heartbeat timeout, then the next attempt starts at once, unless the
+// attempt before ended so too and this one made no progress.
+func TestTimeout_BackoffAfterHeartbeatTimeouts(t *testing.T) {
 	const s = time.Second
 	for _, test := range []struct {
 		steps string
@@ -317,9 +318,9 @@ func TestRule8Backoff(t *testing.T) {
 	}
 }
 
-// The attempt's context, and what derives from it, ends with the *TimeoutError
-// as the cause.
-func TestRule8Cause(t *testing.T) {
+// Rule 8. Given an attempt that times out, then its Context, and what derives from it,
+// ends with the *TimeoutError as its cause.
+func TestTimeout_IsTheContextsCause(t *testing.T) {
 	for typ, opts := range map[activity.TimeoutType]activity.Options{
 		activity.TimeoutHeartbeat:       {HeartbeatTimeout: time.Second},
 		activity.TimeoutStartToClose:    {StartToCloseTimeout: time.Second},
@@ -367,8 +368,9 @@ func TestRule8Cause(t *testing.T) {
 	}
 }
 
-// The cause of a timed-out attempt stands alone, so it names the activity.
-func TestRule8TimeoutErrorLayers(t *testing.T) {
+// Rule 8. Given a *TimeoutError, then its text stands alone as a cause, so it names the
+// activity, and its LastFailure is one level deep.
+func TestTimeout_ErrorTextAndLayers(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		var cause, second error
 		opts := activity.Options{ID: "a1", Name: "job", StartToCloseTimeout: time.Minute, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 3}}
@@ -416,8 +418,9 @@ func TestRule8TimeoutErrorLayers(t *testing.T) {
 	})
 }
 
-// What a timed out attempt reports or returns is ignored.
-func TestRule8Fenced(t *testing.T) {
+// Rule 8. Given an attempt that has timed out, when it heartbeats or returns anything,
+// then that is ignored.
+func TestTimeout_FencedAttemptIsIgnored(t *testing.T) {
 	for _, result := range []error{nil, errors.New("failed"), activity.NonRetryable(errors.New("final")), activity.RetryAfter(errors.New("later"), time.Hour)} {
 		t.Run(fmt.Sprint(result), func(t *testing.T) {
 			both(t, activity.Config{}, func(t *testing.T, e *env) {
@@ -481,8 +484,9 @@ func TestRule8Fenced(t *testing.T) {
 	}
 }
 
-// Careless: who drops the error of Sleep is fenced all the same.
-func TestRule8DroppedSleepError(t *testing.T) {
+// Rule 8. Given a function that ignores the errors of Sleep, when its attempt has timed
+// out, then it is fenced nevertheless.
+func TestTimeout_IgnoredSleepError(t *testing.T) {
 	calls, err := runCalls(t, activity.Config{}, activity.Options{StartToCloseTimeout: time.Minute}, func(ctx activity.Context) error {
 		if ctx.Info().Attempt == 2 {
 			return nil
@@ -497,9 +501,9 @@ func TestRule8DroppedSleepError(t *testing.T) {
 	}
 }
 
-// A *TimeoutError that the function returns, as that of an inner activity, is
-// an error as any other.
-func TestRule8ReturnedTimeout(t *testing.T) {
+// Rule 8. Given a function that returns a *TimeoutError, such as that of an inner
+// activity, then that is an error like any other.
+func TestTimeout_ReturnedTimeoutErrorIsAnyError(t *testing.T) {
 	for _, typ := range []activity.TimeoutType{
 		activity.TimeoutHeartbeat, activity.TimeoutStartToClose, activity.TimeoutScheduleToStart, activity.TimeoutScheduleToClose,
 	} {
@@ -523,9 +527,9 @@ func TestRule8ReturnedTimeout(t *testing.T) {
 	}
 }
 
-// A function that always hangs at the same place, and ends with its context, is
-// retried as the policy says and no more often.
-func TestRule8NoSpin(t *testing.T) {
+// Rule 8. Given a function that always stalls at one place, then it is retried as often
+// as the policy says and no more.
+func TestTimeout_StallAtOnePlaceDoesNotSpin(t *testing.T) {
 	want, at := 0, time.Duration(0)
 	for n := 1; at <= time.Hour; n++ {
 		want++
@@ -558,9 +562,9 @@ func TestRule8NoSpin(t *testing.T) {
 	})
 }
 
-// An attempt whose start comes late, at or after schedule-to-close, does not
-// begin.
-func TestRule10NoStartAfterClose(t *testing.T) {
+// Rule 10. Given an attempt whose start comes late, when schedule-to-close is reached,
+// then it does not begin.
+func TestTimeout_NoAttemptStartsAfterScheduleToClose(t *testing.T) {
 	for late, begins := range map[time.Duration]bool{0: true, time.Second - 1: true, time.Second: false, 2 * time.Second: false} {
 		t.Run(late.String(), func(t *testing.T) {
 			pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
@@ -591,9 +595,10 @@ func TestRule10NoStartAfterClose(t *testing.T) {
 	}
 }
 
-// One that would begin at or after schedule-to-close is not waited for, and the
-// last attempt's own error is the end.
-func TestRule10NextAttempt(t *testing.T) {
+// Rule 10. Given a next attempt that would begin 1 ns before schedule-to-close, then it
+// begins; at that instant or later, the activity fails at once with the last attempt's
+// own error.
+func TestTimeout_NextAttemptAtScheduleToClose(t *testing.T) {
 	failed := errors.New("failed")
 	for _, how := range []string{"error", "retry after", "start-to-close", "second heartbeat timeout"} {
 		for _, more := range []time.Duration{-1, 0, 1} {
@@ -658,9 +663,9 @@ func TestRule10NextAttempt(t *testing.T) {
 	}
 }
 
-// An attempt that schedule-to-close cuts off is not retried, whatever Retryable
-// says. An immediate retry just before it has 1 ns.
-func TestRule10CutsOff(t *testing.T) {
+// Rule 10. Given an attempt that schedule-to-close cuts off, then it is not retried,
+// whatever Retryable says. An immediate retry just before it has 1 ns.
+func TestTimeout_ScheduleToCloseIsNotRetried(t *testing.T) {
 	both(t, activity.Config{}, func(t *testing.T, e *env) {
 		h := e.start(activity.Options{
 			ID: "a", HeartbeatTimeout: 10*time.Second - 1, ScheduleToCloseTimeout: 10 * time.Second,
@@ -684,9 +689,9 @@ func TestRule10CutsOff(t *testing.T) {
 	})
 }
 
-// The events are the same whether the function returns before or after
-// Retryable has answered, at the instant of the timeout.
-func TestRule25RetryableRaces(t *testing.T) {
+// Rule 25. Given a timeout, when the function returns at that instant, before or after
+// Retryable has answered, then the events are the same.
+func TestDeterminism_ReturnWhileRetryableIsAsked(t *testing.T) {
 	for _, maxAbandoned := range []int{0, activity.NoOverlap} {
 		t.Run(fmt.Sprintf("MaxAbandoned=%d", maxAbandoned), func(t *testing.T) {
 			var seen [2][]string
@@ -723,8 +728,9 @@ func TestRule25RetryableRaces(t *testing.T) {
 	}
 }
 
-// Rule 7 holds on a clock that was set back to before the Runtime was made.
-func TestRule7ClockSetBack(t *testing.T) {
+// Rule 7. Given a clock that was set back to before the Runtime was made, then timeouts
+// are as ever.
+func TestClock_SetBackBeforeRuntimeWasMade(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mock := clock.NewMock()
 		mock.Add(time.Hour)
@@ -751,8 +757,8 @@ func TestRule7ClockSetBack(t *testing.T) {
 	})
 }
 
-// Given a Retryable that does not answer, when schedule-to-close is reached, then the
-// activity ends at that instant, with the attempt's own failure.
+// Rule 10. Given a Retryable that does not answer, when schedule-to-close is reached,
+// then the activity ends at that instant, with the attempt's own failure.
 func TestTimeout_ScheduleToCloseWhileRetryableIsAsked(t *testing.T) {
 	tests := map[string]struct {
 		heartbeat time.Duration

@@ -54,9 +54,9 @@ func onWallClock(t *testing.T, test func(t *testing.T, c *wallClock)) {
 	synctest.Test(t, func(t *testing.T) { test(t, &wallClock{Clock: clock.New(), begun: time.Now(), base: base}) })
 }
 
-// A wall clock that was set, forwards or back, is looked at every 100 ms, and only
-// what is more than 10 ms counts. Timeouts and intervals are what they were.
-func TestWallClockThatIsSet(t *testing.T) {
+// Given a wall clock that is set, forwards or back, by more than 10 ms, then times of day
+// follow within 100 ms, and timeouts and intervals stay.
+func TestWallClock_IsSet(t *testing.T) {
 	const look, slack = 100 * time.Millisecond, 10 * time.Millisecond
 	for _, moved := range []time.Duration{time.Hour, -time.Hour, slack + 1, -slack - 1, slack, -slack} {
 		t.Run(fmt.Sprint(moved), func(t *testing.T) {
@@ -99,8 +99,9 @@ func TestWallClockThatIsSet(t *testing.T) {
 	}
 }
 
-// Each attempt keeps the time of day that it started at.
-func TestWallClockOfEachAttempt(t *testing.T) {
+// Given a wall clock that is set, then each attempt keeps the time of day at which it
+// started.
+func TestWallClock_OfEachAttempt(t *testing.T) {
 	for _, moved := range []time.Duration{time.Hour, -time.Hour} {
 		t.Run(moved.String(), func(t *testing.T) {
 			onWallClock(t, func(t *testing.T, c *wallClock) {
@@ -151,9 +152,9 @@ func TestWallClockOfEachAttempt(t *testing.T) {
 	}
 }
 
-// What is stored is in the time of day, too: an execution that goes on after the wall
-// clock was set has the schedule time that the Store holds.
-func TestWallClockOfACheckpoint(t *testing.T) {
+// Rule 20. Given a wall clock that was set, when an execution continues from the Store,
+// then it has the schedule time that the Store holds.
+func TestWallClock_OfCheckpoint(t *testing.T) {
 	for _, moved := range []time.Duration{time.Hour, -time.Hour} {
 		t.Run(moved.String(), func(t *testing.T) {
 			onWallClock(t, func(t *testing.T, c *wallClock) {
