@@ -1,10 +1,11 @@
-package activity_test
+package modeltest
 
 import (
 	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -25,6 +26,8 @@ var (
 	modelSeed = flag.Uint64("model.seed", 1, "the model test's first seed")
 	modelN    = flag.Int("model.n", 0, "how many scripts the model test runs; 0: a default")
 )
+
+var quiet = slog.New(slog.DiscardHandler)
 
 // modelHorizon is an instant at which everything must have ended.
 const modelHorizon = 400

@@ -1,4 +1,4 @@
-package activity_test
+package modeltest
 
 import (
 	"bytes"
@@ -449,7 +449,7 @@ func (p *durableProcess) function(id int, recovered bool) func(activity.Context,
 
 // cleanUp takes its time before a canceled function returns err.
 func cleanUp(ctx activity.Context, try durableTry, err error) error {
-	if ctx.Err() != nil && timeoutType(context.Cause(ctx)) == 0 {
+	if ctx.Err() != nil && !timedOut(ctx) {
 		time.Sleep(try.cleanup)
 	}
 	return err
@@ -504,7 +504,7 @@ func (p *durableProcess) entered(ctx activity.Context, id, program int, first, r
 func (p *durableProcess) left(ctx activity.Context, id int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.over && ctx.Err() != nil && timeoutType(context.Cause(ctx)) == 0 {
+	if !p.over && ctx.Err() != nil && !timedOut(ctx) {
 		delete(p.ids[id].ran, durableAttempt{ctx.Info().ScheduledAt.UnixNano(), ctx.Info().Attempt})
 	}
 }
@@ -891,4 +891,9 @@ func TestDurableModel_StoreFaults(t *testing.T) {
 			t.Errorf("%q never happened", trouble)
 		}
 	}
+}
+
+func timedOut(ctx context.Context) bool {
+	timeout := (*activity.TimeoutError)(nil)
+	return errors.As(context.Cause(ctx), &timeout)
 }
