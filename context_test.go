@@ -376,58 +376,6 @@ func TestInterceptor_GuardAndRangeUnderWrapper(t *testing.T) {
 	})
 }
 
-// exitsInSleep is a wrapper whose SleepContext ends the goroutine, as t.FailNow in a test's fake does.
-type exitsInSleep struct {
-	activity.Context
-	activity.Engine
-}
-
-func (exitsInSleep) SleepContext(context.Context, time.Duration) error { runtime.Goexit(); return nil }
-
-// Rule 14. Given a wrapper whose SleepContext calls runtime.Goexit, when a child sleeps
-// through it, then the attempt ends with ErrGoexit.
-func TestGoexit_InWrappersSleep(t *testing.T) {
-	cfg := activity.Config{Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
-		return next(exitsInSleep{ctx, ctx.(activity.Engine)})
-	}}
-	bubble(t, cfg, func(t *testing.T, rt *activity.Runtime) {
-		err := run(t, rt, activity.Options{StartToCloseTimeout: time.Hour, RetryPolicy: once}, func(ctx activity.Context) error {
-			derived, cancel := context.WithCancel(ctx)
-			defer cancel()
-			child, _ := activity.FromContext(derived)
-			return child.Sleep(time.Second)
-		})
-		checkErr(t, err, activity.ErrGoexit)
-		synctest.Wait()
-	})
-}
-
-type panicsInSleep struct {
-	activity.Context
-	activity.Engine
-}
-
-func (panicsInSleep) SleepContext(context.Context, time.Duration) error { panic("in SleepContext") }
-
-// Rule 14. Given a wrapper whose SleepContext panics, when a child sleeps through it,
-// then the attempt ends with the *PanicError.
-func TestPanic_InWrappersSleep(t *testing.T) {
-	cfg := activity.Config{Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
-		return next(panicsInSleep{ctx, ctx.(activity.Engine)})
-	}}
-	bubble(t, cfg, func(t *testing.T, rt *activity.Runtime) {
-		err := run(t, rt, activity.Options{RetryPolicy: once}, func(ctx activity.Context) error {
-			derived, cancel := context.WithCancel(ctx)
-			defer cancel()
-			child, _ := activity.FromContext(derived)
-			return child.Sleep(time.Hour)
-		})
-		if p := (*activity.PanicError)(nil); !errors.As(err, &p) || p.Value != "in SleepContext" {
-			t.Errorf("got %v, want the panic", err)
-		}
-	})
-}
-
 // Given durations of zero, below zero and the longest there is, when a function sleeps
 // for them, then Sleep returns at once, or with the end of the attempt.
 func TestSleep_Edges(t *testing.T) {
@@ -470,62 +418,6 @@ func TestSleep_Edges(t *testing.T) {
 			synctest.Wait()
 		}
 	})
-}
-
-// Rule 26. Given a package that was used outside a bubble and in one, when it is used in
-// another bubble, then nothing is left over that disturbs it.
-func TestBubble_BeforeAndAfterOtherBubbles(t *testing.T) {
-	use := func(t *testing.T, cfg activity.Config, d time.Duration) {
-		cfg.Logger = quiet
-		rt := activity.New(cfg)
-		var wg sync.WaitGroup
-		for range 10 {
-			wg.Go(func() {
-				opts := activity.Options{HeartbeatTimeout: time.Hour, RetryPolicy: activity.RetryPolicy{InitialInterval: d}}
-				err := rt.Run(t.Context(), opts, func(ctx activity.Context) error {
-					if err := activity.Idle(ctx, d); err != nil {
-						return err
-					}
-					if err := ctx.Heartbeat(1, "x"); err != nil {
-						return err
-					}
-					if ctx.Info().Attempt == 1 {
-						return errBoom
-					}
-					checkDetails(t, ctx, 1)
-					return activity.Guard(ctx, func() error { return ctx.Sleep(d) })
-				})
-				checkErr(t, err, nil)
-			})
-		}
-		wg.Wait()
-		checkErr(t, rt.Shutdown(t.Context()), nil)
-	}
-	bubble := func(t *testing.T) { synctest.Test(t, func(t *testing.T) { use(t, activity.Config{}, time.Hour/4) }) }
-	t.Run("outside", func(t *testing.T) { use(t, activity.Config{}, 1) })
-	t.Run("inside", bubble)
-	t.Run("again", bubble)
-	t.Run("mock", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			mock := clock.NewMock()
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				use(t, activity.Config{Clock: mock}, time.Hour/4)
-			}()
-			for range 4 {
-				synctest.Wait()
-				mock.Add(time.Hour / 4)
-			}
-			<-done
-		})
-	})
-	t.Run("at once", func(t *testing.T) {
-		for range 2 {
-			t.Run("", func(t *testing.T) { t.Parallel(); bubble(t) })
-		}
-	})
-	t.Run("outside again", func(t *testing.T) { use(t, activity.Config{}, 1) })
 }
 
 // Given a Context that is kept, when its function has returned, then it has ended, its
@@ -738,5 +630,210 @@ func TestContext_CauseDoesNotDependOnFirstUse(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// Rule 14. Given an Interceptor that gives up on next in a goroutine of its own, when the
+// function then returns, panics or calls Goexit there, then the attempt has the Interceptor's
+// result, and nothing of the function's.
+func TestInterceptor_GivesUpOnNext(t *testing.T) {
+	for name, end := range map[string]func(){
+		"returns": func() {}, "panics": func() { panic("ouch") }, "Goexit": runtime.Goexit,
+	} {
+		for _, result := range []error{nil, errBoom} {
+			t.Run(name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					late := make(chan error, 1)
+					rt := activity.New(activity.Config{Logger: quiet, Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
+						go func() { late <- next(ctx) }()
+						time.Sleep(time.Second)
+						return result
+					}})
+					out, err := activity.Execute(t.Context(), rt, activity.Options{RetryPolicy: once}, func(ctx activity.Context, _ int) (string, error) {
+						<-ctx.Done()
+						end()
+						return "late", nil
+					}, 0)
+					if result == nil {
+						checkErr(t, err, nil)
+					} else {
+						checkEnd(t, err, 1, activity.RetryStateMaximumAttemptsReached, errBoom)
+					}
+					if out != "" {
+						t.Errorf("the result is %q", out)
+					}
+					synctest.Wait()
+					var p *activity.PanicError
+					select {
+					case err := <-late:
+						if (name == "panics") != errors.As(err, &p) {
+							t.Errorf("next returned %v", err)
+						}
+					default:
+						if name != "Goexit" {
+							t.Error("next has not returned")
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// Rule 14. Given a function that panics, then next returns that as an error, with the stack
+// of the panic, and the Interceptor decides.
+func TestInterceptor_FunctionPanics(t *testing.T) {
+	for name, swallow := range map[string]bool{"passed on": false, "swallowed": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, activity.Config{Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
+				err := next(ctx)
+				var p *activity.PanicError
+				if !errors.As(err, &p) || p.Value != "ouch" || !strings.Contains(string(p.Stack), "panicHere") {
+					t.Errorf("next returned %v", err)
+				}
+				if swallow {
+					return nil
+				}
+				return err
+			}}, func(t *testing.T, rt *activity.Runtime) {
+				err := rt.Run(context.Background(), activity.Options{RetryPolicy: once}, func(activity.Context) error { panicHere("ouch"); return nil })
+				var p *activity.PanicError
+				if errors.As(err, &p) == swallow {
+					t.Errorf("the error is %v", err)
+				}
+			})
+		})
+	}
+}
+
+// Rule 14. Given an Interceptor that has returned, or whose attempt has timed out, when it
+// calls next afterwards, then the function is not called, and next returns the cause.
+func TestInterceptor_NextAfterTheEnd(t *testing.T) {
+	for name, stalls := range map[string]bool{"returned": false, "timed out": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				late := make(chan error, 1)
+				rt := activity.New(activity.Config{Logger: quiet, Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
+					go func() {
+						time.Sleep(time.Minute)
+						late <- next(ctx)
+					}()
+					if stalls {
+						time.Sleep(time.Hour)
+					}
+					return errBoom
+				}})
+				err := rt.Run(t.Context(), activity.Options{HeartbeatTimeout: time.Second, RetryPolicy: once}, func(activity.Context) error { t.Error("it runs"); return nil })
+				checkEnd(t, err, 1, activity.RetryStateMaximumAttemptsReached)
+				if err := <-late; errors.Is(err, context.DeadlineExceeded) != stalls || err == nil {
+					t.Errorf("next returned %v", err)
+				}
+				time.Sleep(time.Hour)
+			})
+		})
+	}
+}
+
+// otherEngine is the Context of another engine, which knows nothing of Guard.
+type otherEngine struct {
+	context.Context
+	beats, told int
+}
+
+func (e *otherEngine) Sleep(time.Duration) error {
+	if e.Err() != nil {
+		e.told++
+	}
+	return context.Cause(e)
+}
+func (e *otherEngine) Heartbeat(...any) error              { e.beats++; return nil }
+func (*otherEngine) HeartbeatDetails(...any) (bool, error) { return false, nil }
+func (*otherEngine) Info() activity.Info                   { return activity.Info{ID: "theirs"} }
+func (*otherEngine) Logger() *slog.Logger                  { return quiet }
+
+// fullEngine is another engine that implements Engine.
+type fullEngine struct {
+	otherEngine
+	sleeps, guards, ranges int
+}
+
+func (e *fullEngine) SleepContext(ctx context.Context, d time.Duration) error {
+	e.sleeps++
+	return context.Cause(ctx)
+}
+func (e *fullEngine) Guard(f func() error) error { e.guards++; return f() }
+func (e *fullEngine) BeginRange() bool           { e.ranges++; return e.ranges < 2 }
+
+// Given a Context of another engine, when it is used directly, through a child, a wrapper
+// or both, then Sleep, Range and Guard use that engine.
+func TestEngine_ForeignEngine(t *testing.T) {
+	base, end := context.WithCancel(context.Background())
+	defer end()
+	for name, wrap := range map[string]func(ctx context.Context, e *fullEngine) activity.Context{
+		"itself": func(_ context.Context, e *fullEngine) activity.Context { return e },
+		"a child": func(ctx context.Context, e *fullEngine) activity.Context {
+			c, _ := activity.FromContext(activity.NewContext(ctx, e))
+			return c
+		},
+		"a wrapper": func(_ context.Context, e *fullEngine) activity.Context { return itself{e} },
+		"a wrapper's child": func(ctx context.Context, e *fullEngine) activity.Context {
+			c, _ := activity.FromContext(activity.NewContext(ctx, itself{e}))
+			return c
+		},
+	} {
+		ctx, cancel := context.WithCancel(base)
+		engine := &fullEngine{}
+		engine.Context = activity.NewContext(base, engine)
+		c := wrap(ctx, engine)
+		checkErr(t, activity.Guard(c, func() error { return errBoom }), errBoom)
+		checkErr(t, activity.Range(c, 0, 0, nil), nil)
+		if err := activity.Range(c, 0, 0, nil); err == nil {
+			t.Errorf("%s: a second Range is not refused", name)
+		}
+		checkErr(t, c.Sleep(time.Second), nil)
+		if want := map[bool]int{true: 0, false: 1}[name == "itself" || name == "a wrapper"]; engine.guards != 1 || engine.ranges != 2 || engine.sleeps != want {
+			t.Errorf("%s: %d guards, %d ranges, %d sleeps", name, engine.guards, engine.ranges, engine.sleeps)
+		}
+		cancel()
+	}
+}
+
+// Given a Context that is not of this package, when NewContext registers it, then
+// FromContext finds it below, with the child's values and cancellation.
+func TestNewContext_ForeignContext(t *testing.T) {
+	base, end := context.WithCancelCause(context.Background())
+	engine := &otherEngine{Context: base}
+	ctx, cancel := context.WithCancelCause(activity.NewContext(context.WithValue(base, key{}, 1), engine))
+	c, ok := activity.FromContext(ctx)
+	if !ok || c.Value(key{}) != 1 || c.Info().ID != "theirs" {
+		t.Fatalf("FromContext gave %v, value %v, %v", ok, c.Value(key{}), c.Info())
+	}
+	calls := 0
+	f := func() error { calls++; return errBoom }
+	checkErr(t, activity.Range(c, 0, 3, func(int) error { return nil }), nil)
+	checkErr(t, activity.Idle(c, time.Second), nil)
+	checkErr(t, activity.Guard(c, f), errBoom)
+	checkErr(t, activity.Guard(engine, f), errBoom)
+	if calls != 2 || engine.beats != 4 {
+		t.Errorf("f ran %d times, %d heartbeats", calls, engine.beats)
+	}
+	cancel(errCancel)
+	checkErr(t, c.Heartbeat(), errCancel)
+	checkErr(t, c.Sleep(0), errCancel)
+	checkErr(t, activity.Guard(c, never), errCancel)
+	checkErr(t, activity.Range(c, 0, 1, nil), errCancel)
+	checkErr(t, activity.Guard(engine, f), errBoom) // whose own context has not ended
+	end(errCancel)
+	if engine.told > 0 {
+		t.Error("the engine's own end was told before it came")
+	}
+	checkErr(t, activity.Guard(engine, never), errCancel)
+	checkErr(t, activity.Idle(engine, 0), nil) // its Heartbeat knows of no end
+	if engine.told != 1 {
+		t.Errorf("Guard told %d times of the end", engine.told)
+	}
+	checkErr(t, activity.Range(engine, 0, 1, nil), errCancel)
+	if engine.told != 2 {
+		t.Error("Range did not tell of the end")
 	}
 }

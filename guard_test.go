@@ -3,7 +3,6 @@ package activity_test
 import (
 	"context"
 	"errors"
-	"io"
 	"runtime"
 	"testing"
 	"testing/synctest"
@@ -242,211 +241,50 @@ func TestGuard_OutlivesAbandonedFunction(t *testing.T) {
 	})
 }
 
-// Rule 17. Given a canceled function that returns nil, when Sleep, Idle, Range or Guard
-// had returned the cause to it, then the activity is canceled; otherwise it has
-// completed.
-func TestCancel_IgnoredErrorIsNoSuccess(t *testing.T) {
-	derived := func(ctx activity.Context) activity.Context {
-		c, _ := activity.FromContext(context.WithValue(ctx, key{}, 1))
-		return c
-	}
-	for _, tt := range []struct {
-		name string
-		told bool
-		fn   func(ctx activity.Context)
-	}{
-		{"nothing", false, func(ctx activity.Context) {}},
-		{"Sleep", true, func(ctx activity.Context) { _ = ctx.Sleep(time.Second) }},
-		{"Sleep of 0", true, func(ctx activity.Context) { _ = ctx.Sleep(0) }},
-		{"Sleep in a loop", true, func(ctx activity.Context) {
-			for range 100 {
-				_ = ctx.Sleep(time.Second)
+// Rule 27. Given a canceled activity whose function is still inside Guard, when its ID is
+// started or forgotten, then that is refused until Guard returns, and Recover passes it
+// over.
+func TestGuard_KeepsStoredID(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		in := e.gate("in")
+		opts := job
+		opts.CancelGrace = time.Second
+		opts.HeartbeatTimeout = 10 * time.Second
+		ctx, cancel := context.WithCancel(e.ctx)
+		defer cancel()
+		def := &activity.Definition[struct{}, string]{Name: "job", Func: func(activity.Context, struct{}) (string, error) { return "", nil }}
+		h := startWith(t, ctx, e.rt, opts, func(ctx activity.Context) error {
+			_ = ctx.Heartbeat(1)
+			return activity.Guard(ctx, func() error { <-in; _ = ctx.Heartbeat(2); return nil })
+		})
+		synctest.Wait()
+		cancel()
+		e.pass(time.Second)
+		checkEnd(t, e.end(h), 1, activity.RetryStateCancelRequested)
+		check := func() {
+			t.Helper()
+			got := s.get("a")
+			if got.State != activity.CheckpointInterrupted || got.Attempt != 0 {
+				t.Errorf("%+v", got)
 			}
-		}},
-		{"Idle", true, func(ctx activity.Context) { _ = activity.Idle(ctx, time.Second) }},
-		{"Idle of 0", true, func(ctx activity.Context) { _ = activity.Idle(ctx, 0) }},
-		{"Guard", true, func(ctx activity.Context) { _ = activity.Guard(ctx, func() error { return nil }) }},
-		{"Range", true, func(ctx activity.Context) { _ = activity.Range(ctx, 0, 3, func(int) error { return nil }) }},
-		{"Range with nothing to do", false, func(ctx activity.Context) { _ = activity.Range(ctx, 3, 3, func(int) error { return nil }) }},
-		{"Heartbeat", false, func(ctx activity.Context) { _ = ctx.Heartbeat(); _ = ctx.Heartbeat(1) }},
-		{"Err and Cause", false, func(ctx activity.Context) { _, _ = ctx.Err(), context.Cause(ctx) }},
-		{"derived Sleep", true, func(ctx activity.Context) { _ = derived(ctx).Sleep(time.Second) }},
-		{"derived Idle", true, func(ctx activity.Context) { _ = activity.Idle(derived(ctx), time.Second) }},
-		{"derived Guard", true, func(ctx activity.Context) { _ = activity.Guard(derived(ctx), func() error { return nil }) }},
-		{"derived Range", true, func(ctx activity.Context) {
-			_ = activity.Range(derived(ctx), 0, 3, func(int) error { return nil })
-		}},
-		{"derived Heartbeat", false, func(ctx activity.Context) { _ = derived(ctx).Heartbeat() }},
-		{"wrapped Sleep", true, func(ctx activity.Context) { _ = plainWrapper{ctx}.Sleep(time.Second) }},
-		{"wrapped Idle", true, func(ctx activity.Context) { _ = activity.Idle(plainWrapper{ctx}, time.Second) }},
-		{"wrapped Guard", true, func(ctx activity.Context) {
-			_ = activity.Guard(plainWrapper{ctx}, func() error { return nil })
-		}},
-		{"wrapped Range", true, func(ctx activity.Context) {
-			_ = activity.Range(plainWrapper{ctx}, 0, 3, func(int) error { return nil })
-		}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			checkTold(t, tt.told, func(ctx activity.Context) { <-ctx.Done(); tt.fn(ctx) })
-		})
-	}
-	// What f and body return is theirs, also if it is the cause.
-	t.Run("f of Guard", func(t *testing.T) {
-		checkTold(t, false, func(ctx activity.Context) {
-			_ = activity.Guard(ctx, func() error { return untilEnded(ctx) })
-		})
-	})
-	t.Run("body of Range", func(t *testing.T) {
-		checkTold(t, false, func(ctx activity.Context) {
-			_ = activity.Range(ctx, 0, 3, func(int) error { return untilEnded(ctx) })
-		})
-	})
-	t.Run("the last body of Range", func(t *testing.T) {
-		checkTold(t, false, func(ctx activity.Context) {
-			if err := activity.Range(ctx, 0, 1, func(int) error { <-ctx.Done(); return nil }); err != nil {
-				t.Errorf("Range: %v", err)
-			}
-		})
-	})
-	t.Run("the last body but one of Range", func(t *testing.T) {
-		checkTold(t, true, func(ctx activity.Context) {
-			_ = activity.Range(ctx, 0, 2, func(int) error { <-ctx.Done(); return nil })
-		})
-	})
-	t.Run("in the middle of Sleep", func(t *testing.T) {
-		checkTold(t, true, func(ctx activity.Context) { _ = ctx.Sleep(time.Hour) })
-	})
-	// A context of the function's own ended, not the attempt.
-	t.Run("by a context of its own", func(t *testing.T) {
-		checkTold(t, false, func(ctx activity.Context) {
-			sub, cancel := context.WithCancelCause(ctx)
-			c, _ := activity.FromContext(sub)
-			cancel(io.EOF)
-			if err := c.Sleep(time.Hour); err != io.EOF {
-				t.Errorf("Sleep: %v", err)
-			}
-			if err := activity.Guard(c, func() error { return nil }); err != io.EOF {
-				t.Errorf("Guard: %v", err)
-			}
-			<-ctx.Done()
-		})
-	})
-}
-
-type plainWrapper struct{ activity.Context }
-
-func checkTold(t *testing.T, told bool, fn func(ctx activity.Context)) {
-	t.Helper()
-	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
-		h := start(t, rt, activity.Options{}, func(ctx activity.Context) error { fn(ctx); return nil })
-		time.Sleep(time.Second)
-		h.Cancel(errCancel)
-		out, err := h.Wait(t.Context())
-		switch {
-		case told:
-			checkEnd(t, err, 1, activity.RetryStateCancelRequested, errCancel)
-			if out != "" || h.Status().State != activity.StateCanceled {
-				t.Errorf("out %q, state %s", out, h.Status().State)
-			}
-		case err != nil || out != "done" || h.Status().State != activity.StateCompleted:
-			t.Errorf("got %q, %v, state %s; it has succeeded", out, err, h.Status().State)
+			checkDetails(t, stored{got}, 1)
 		}
-	})
-}
-
-// An oddError cannot be compared.
-type oddError struct{ _ func() }
-
-func (oddError) Error() string { return "odd" }
-
-// Rule 17. Given a cause that cannot be compared, when Sleep has returned it and the
-// function returns nil, then the activity is canceled with that cause.
-func TestCancel_UncomparableCause(t *testing.T) {
-	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
-		h := start(t, rt, activity.Options{}, func(ctx activity.Context) error { _ = ctx.Sleep(time.Hour); return nil })
-		time.Sleep(time.Second)
-		h.Cancel(oddError{})
-		err := wait(t, h)
-		checkEnd(t, err, 1, activity.RetryStateCancelRequested)
-		var cause oddError
-		var p *activity.PanicError
-		if !errors.As(err, &cause) || errors.As(err, &p) {
-			t.Errorf("it ended with %v", err)
+		check()
+		checkErr(t, e.rt.Forget(e.ctx, "a"), activity.ErrAlreadyRunning)
+		if n, err := e.rt.Recover(e.ctx, def); n != 0 || err != nil {
+			t.Error(n, err)
 		}
+		checkDiff(t, "unfinished", e.unfinished(), []string(nil))
+		_, err := def.Execute(e.ctx, e.rt, "a", struct{}{})
+		checkErr(t, err, activity.ErrAlreadyRunning)
+		check()
+		e.open("in")
+		check()
+		checkDiff(t, "unfinished", e.unfinished(), []string{"a"})
+		if n, err := e.rt.Recover(e.ctx, def); n != 1 || err != nil {
+			t.Error(n, err)
+		}
+		e.pass(time.Second)
+		s.want(activity.Checkpoint{ID: "a"})
 	})
-}
-
-// Rule 17. Given a canceled function that returns nil, then Sleep, Idle, Range and Guard
-// count as having reported the cause, and Heartbeat and context.Cause do not.
-func TestCancel_WhichCallsReportTheCause(t *testing.T) {
-	for name, test := range map[string]struct {
-		call func(ctx, child activity.Context) error // child ended before, with errBoom
-		want error
-		told bool
-	}{
-		"nothing":     {func(_, _ activity.Context) error { return nil }, nil, false},
-		"Cause":       {func(ctx, _ activity.Context) error { return context.Cause(ctx) }, errCancel, false},
-		"Heartbeat":   {func(ctx, _ activity.Context) error { return ctx.Heartbeat(1) }, errCancel, false},
-		"Sleep":       {func(ctx, _ activity.Context) error { return ctx.Sleep(1) }, errCancel, true},
-		"Sleep 0":     {func(ctx, _ activity.Context) error { return ctx.Sleep(0) }, errCancel, true},
-		"Idle":        {func(ctx, _ activity.Context) error { return activity.Idle(ctx, 1) }, errCancel, true},
-		"Guard":       {func(ctx, _ activity.Context) error { return activity.Guard(ctx, never) }, errCancel, true},
-		"Range":       {func(ctx, _ activity.Context) error { return activity.Range(ctx, 0, 1, nil) }, errCancel, true},
-		"empty Range": {func(ctx, _ activity.Context) error { return activity.Range(ctx, 0, 0, nil) }, nil, false},
-		"child Sleep": {func(_, child activity.Context) error { return child.Sleep(1) }, errBoom, false},
-		"child Guard": {func(_, child activity.Context) error { return activity.Guard(child, never) }, errBoom, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
-				h := start(t, rt, activity.Options{}, func(ctx activity.Context) error {
-					derived, cancel := context.WithCancelCause(ctx)
-					cancel(errBoom)
-					child, _ := activity.FromContext(derived)
-					<-ctx.Done()
-					if err := test.call(ctx, child); err != test.want {
-						t.Errorf("got %v, want %v", err, test.want)
-					}
-					return nil
-				})
-				synctest.Wait()
-				h.Cancel(errCancel)
-				if err := wait(t, h); test.told {
-					checkErr(t, err, errCancel)
-				} else {
-					checkErr(t, err, nil)
-				}
-			})
-		})
-	}
-}
-
-// Rule 17. Given a Sleep that ended with a child context, with or without a wrapper, when
-// the attempt is canceled later and the function returns nil, then it has completed.
-func TestCancel_EndedChildSleepReportsNothing(t *testing.T) {
-	for _, wrapped := range []bool{false, true} {
-		cfg := activity.Config{Interceptor: func(ctx activity.Context, next func(activity.Context) error) error {
-			if wrapped {
-				ctx = &countingWrapper{Context: ctx}
-			}
-			return next(ctx)
-		}}
-		bubble(t, cfg, func(t *testing.T, rt *activity.Runtime) {
-			h := start(t, rt, activity.Options{}, func(ctx activity.Context) error {
-				derived, cancel := context.WithTimeoutCause(ctx, time.Second, errBoom)
-				defer cancel()
-				child, _ := activity.FromContext(derived)
-				if err := child.Sleep(time.Hour); err != errBoom {
-					t.Errorf("Sleep returned %v", err)
-				}
-				<-ctx.Done()
-				time.Sleep(time.Second)
-				return nil // finished all the same
-			})
-			time.Sleep(time.Minute)
-			h.Cancel(errCancel)
-			if err := wait(t, h); err != nil {
-				t.Errorf("wrapped %v: %v, want success", wrapped, err)
-			}
-		})
-	}
 }

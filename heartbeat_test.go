@@ -14,6 +14,7 @@ import (
 	"github.com/benbjohnson/clock"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/storetest"
 )
 
 // Rule 1. Given several heartbeats, then the next attempt gets the newest details, and an
@@ -293,44 +294,6 @@ func TestHeartbeat_AtDeadlineRecordsNothing(t *testing.T) {
 	}
 }
 
-// Rule 4. Given a timed-out attempt, when its function returns a result before, while or
-// after the next attempt runs, then that result never counts.
-func TestTimeout_FencedResultNeverWins(t *testing.T) {
-	for _, tt := range []struct {
-		stale     time.Duration // when the first attempt returns; it times out after 10 s
-		noOverlap bool
-	}{{10 * time.Second, false}, {10*time.Second + 1, false}, {12 * time.Second, false}, {15 * time.Second, false}, {time.Minute, false}, {10 * time.Second, true}, {time.Minute, true}} {
-		t.Run(fmt.Sprint(tt.stale, tt.noOverlap), func(t *testing.T) {
-			bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
-				opts := activity.Options{HeartbeatTimeout: 10 * time.Second}
-				if tt.noOverlap {
-					opts.MaxAbandoned = activity.NoOverlap
-				}
-				out, err := activity.Execute(t.Context(), rt, opts, func(ctx activity.Context, _ int) (string, error) {
-					if ctx.Info().Attempt == 1 {
-						time.Sleep(tt.stale)
-						return "stale", nil
-					}
-					time.Sleep(5 * time.Second)
-					return "fresh", nil
-				}, 0)
-				if err != nil || out != "fresh" {
-					t.Errorf("got %q, %v", out, err)
-				}
-				time.Sleep(time.Hour)
-			})
-		})
-	}
-	// 1 ns before the timeout it is not fenced.
-	_, err := runCalls(t, activity.Config{}, activity.Options{HeartbeatTimeout: 10 * time.Second, RetryPolicy: once}, func(activity.Context) error {
-		time.Sleep(10*time.Second - 1)
-		return nil
-	})
-	if err != nil {
-		t.Error(err)
-	}
-}
-
 // A heldClock is a Mock whose next Now, once armed, waits after it has read the time.
 type heldClock struct {
 	*clock.Mock
@@ -414,4 +377,42 @@ func TestHeartbeat_OvertakenByLaterOne(t *testing.T) {
 		close(done)
 		wait(t, h)
 	})
+}
+
+// A lookingContext is a context of the user whose Err looks at the activity.
+type lookingContext struct{ context.Context }
+
+func (c lookingContext) Err() error {
+	if ctx, ok := activity.FromContext(c.Context); ok {
+		_ = ctx.Info()
+	}
+	return c.Context.Err()
+}
+
+// Given a context whose Err looks at the activity, when a canceled function heartbeats
+// through it, then nothing deadlocks.
+func TestHeartbeat_ThroughContextThatLooksAtActivity(t *testing.T) {
+	for _, sync := range []bool{false, true} {
+		t.Run(fmt.Sprint("SyncHeartbeats ", sync), func(t *testing.T) {
+			rt := activity.New(activity.Config{Logger: quiet, Store: &storetest.Memory{}})
+			h, err := rt.Start(t.Context(), activity.Options{ID: "a", SyncHeartbeats: sync}, func(ctx activity.Context) error {
+				<-ctx.Done()
+				c, _ := activity.FromContext(lookingContext{context.WithoutCancel(ctx)})
+				return c.Heartbeat(1)
+			})
+			checkErr(t, err, nil)
+			h.Cancel(errCancel)
+			ended := make(chan struct{})
+			go func() {
+				<-h.Done()
+				rt.Stats()
+				close(ended)
+			}()
+			select {
+			case <-ended:
+			case <-time.After(time.Minute): // a locked mutex cannot be seen in a bubble
+				t.Fatal("the Runtime is deadlocked")
+			}
+		})
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"regexp"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -38,6 +39,12 @@ func story() activity.Options {
 func atMost(n int) activity.Options {
 	return activity.Options{ID: "a1", Name: "job", RetryPolicy: activity.RetryPolicy{MaximumAttempts: n}}
 }
+
+// raceEnabled reports whether the race detector is on, which allocates and is slow.
+var raceEnabled = func() bool {
+	info, _ := debug.ReadBuildInfo()
+	return info != nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}()
 
 func noop(activity.Context) error { return nil }
 

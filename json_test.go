@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"reflect"
 	"strings"
@@ -322,6 +323,30 @@ func roundTrips[T interface {
 	for _, text := range []string{"", "Running", "-1", "1"} {
 		if got := T(-1); any(&got).(encoding.TextUnmarshaler).UnmarshalText([]byte(text)) == nil || got != -1 {
 			t.Errorf("%s: %q is taken for %d", name, text, got)
+		}
+	}
+}
+
+// Given the constants of each type, then String gives the documented words.
+func TestText_EnumStrings(t *testing.T) {
+	for want, got := range map[string]fmt.Stringer{
+		"non-retryable failure":     activity.RetryStateNonRetryableFailure,
+		"maximum attempts reached":  activity.RetryStateMaximumAttemptsReached,
+		"timeout":                   activity.RetryStateTimeout,
+		"cancel requested":          activity.RetryStateCancelRequested,
+		"start-to-close timeout":    activity.TimeoutStartToClose,
+		"heartbeat timeout":         activity.TimeoutHeartbeat,
+		"schedule-to-start timeout": activity.TimeoutScheduleToStart,
+		"schedule-to-close timeout": activity.TimeoutScheduleToClose,
+		"backing off":               activity.StateBackingOff,
+		"canceled":                  activity.StateCanceled,
+		"abandoned returned":        activity.EventAbandonedReturned,
+		"unset":                     activity.State(0),
+		"State(99)":                 activity.State(99),
+		"RetryState(-1)":            activity.RetryState(-1),
+	} {
+		if got.String() != want {
+			t.Errorf("%d is %q, want %q", got, got, want)
 		}
 	}
 }

@@ -893,3 +893,59 @@ func TestEvents_FollowLastEventAfterGuard(t *testing.T) {
 		checkDiff(t, "events", kinds, []activity.EventKind{activity.EventScheduled, activity.EventFailed, activity.EventScheduled})
 	})
 }
+
+// Given an activity whose last event is still being delivered, when a start of its ID is
+// refused and another one follows, then the events of that one come after the last event.
+func TestEvents_FollowLastEventAfterRefusedStart(t *testing.T) {
+	for _, how := range []string{"store fails", "mismatch", "canceled"} {
+		t.Run(how, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				gate, s := make(chan struct{}), newStore(t)
+				var j journal
+				rt := activity.New(activity.Config{Store: s, Logger: quiet, Observer: func(e activity.Event) {
+					if e.Kind == activity.EventFailed {
+						<-gate
+					}
+					j.observe(e)
+				}})
+				start(t, rt, atMost(1), func(activity.Context) error { return errBoom })
+				synctest.Wait()
+				switch how {
+				case "store fails":
+					s.on("Save", failing)
+					if err := rt.Run(t.Context(), atMost(1), noop); !errors.Is(err, errDisk) {
+						t.Fatal(err)
+					}
+					s.on("Save", nil)
+				case "mismatch":
+					other := atMost(1)
+					other.Name = "other"
+					checkErr(t, rt.Run(t.Context(), other, noop), activity.ErrCheckpointMismatch)
+				case "canceled":
+					open := s.block("Load")
+					ctx, cancel := context.WithCancel(t.Context())
+					time.AfterFunc(time.Second, func() { cancel(); open() })
+					checkErr(t, rt.Run(ctx, atMost(1), noop), context.Canceled)
+				}
+				time.Sleep(time.Minute)
+				start(t, rt, atMost(1), noop)
+				synctest.Wait()
+				close(gate)
+				synctest.Wait()
+				kinds := slices.DeleteFunc(j.kinds("a1"), func(k activity.EventKind) bool { return k != activity.EventFailed && k != activity.EventScheduled })
+				checkDiff(t, "events", kinds, []activity.EventKind{activity.EventScheduled, activity.EventFailed, activity.EventScheduled})
+			})
+		})
+	}
+}
+
+// Given a Forget whose Delete fails, then Stats.SaveFailures counts it.
+func TestStats_SaveFailuresCountsForget(t *testing.T) {
+	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
+		s.on("Delete", failing)
+		checkErr(t, e.rt.Forget(e.ctx, "x"), errDisk)
+		if got := e.rt.Stats(); got.SaveFailures != 1 {
+			t.Errorf("SaveFailures is %d after a Delete that failed", got.SaveFailures)
+		}
+	})
+}

@@ -240,3 +240,57 @@ func FuzzOptions(f *testing.F) {
 		t.Errorf("%v names no bad field of %+v", err, opts)
 	})
 }
+
+// Rules 3 and 16. Given Options.HeartbeatDetails that cannot be encoded or are too large,
+// then the start is refused with an error that names the field.
+func TestOptions_HeartbeatDetailsAreChecked(t *testing.T) {
+	bubble(t, activity.Config{MaxDetailsSize: 10}, func(t *testing.T, rt *activity.Runtime) {
+		for _, details := range [][]any{{func() {}}, {1, marshalPanics{}}, {"123456789"}} {
+			err := rt.Run(t.Context(), activity.Options{HeartbeatDetails: details}, func(activity.Context) error {
+				t.Error("it ran")
+				return nil
+			})
+			if err == nil || !strings.Contains(err.Error(), "HeartbeatDetails") {
+				t.Errorf("%v: got %v", details, err)
+			}
+		}
+	})
+}
+
+// Rule 2. Given Options.HeartbeatDetails with a single nil or nil pointer, then there is
+// nothing to resume from.
+func TestOptions_HeartbeatDetailsNilPointer(t *testing.T) {
+	for _, details := range [][]any{nil, {nil}, {(*int)(nil)}} {
+		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+			checkErr(t, run(t, rt, activity.Options{HeartbeatDetails: details}, func(ctx activity.Context) error {
+				if found, err := ctx.HeartbeatDetails(new(int)); found || err != nil {
+					t.Errorf("%#v: %v, %v", details, found, err)
+				}
+				return nil
+			}), nil)
+		})
+	}
+}
+
+// Rule 16. Given a Definition without a name or with an ID or a name in its Options, then
+// it is refused with an error that names the field.
+func TestDefinition_Refused(t *testing.T) {
+	fn := func(activity.Context, int) (int, error) { panic("runs") }
+	for want, d := range map[string]*activity.Definition[int, int]{
+		"Definition.Name must not be empty":                            {Func: fn},
+		`Definition.Options.ID must be empty (got "x")`:                {Name: "n", Options: activity.Options{ID: "x"}, Func: fn},
+		`Definition.Options.Name must be empty (got "x"); Definition.`: {Name: "n", Options: activity.Options{Name: "x"}, Func: fn},
+	} {
+		rt := activity.New(activity.Config{Logger: quiet})
+		_, executed := d.Execute(t.Context(), rt, "d1", 1)
+		_, started := d.Start(t.Context(), rt, "d1", 1)
+		for _, err := range []error{executed, started} {
+			if err == nil || !strings.HasPrefix(err.Error(), `activity "d1": not started: `+want) {
+				t.Errorf("got %v, want %s", err, want)
+			}
+		}
+		if _, err := rt.Recover(t.Context(), d); err == nil || !strings.HasPrefix(err.Error(), "activity: Recover: "+want) {
+			t.Errorf("Recover: got %v, want %s", err, want)
+		}
+	}
+}

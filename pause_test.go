@@ -1,8 +1,9 @@
+// Pauses of the whole process, which are not stalls.
+
 package activity_test
 
 import (
 	"fmt"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -394,48 +395,4 @@ func TestPause_SeveralActivities(t *testing.T) {
 		e.wantEnd(a, 12*s+2, heartbeat)
 		e.wantEnd(b, 21*s+1, heartbeat)
 	})
-}
-
-// A movingClock is a pauseClock whose time moves on while it is being used.
-type movingClock struct {
-	*pauseClock
-	setting time.Duration // by so much while a timer is being set
-	looking time.Duration // and by so much at each look
-	looks   atomic.Int64
-}
-
-func (c *movingClock) Now() time.Time {
-	if n := c.looks.Add(1); n < 1000 { // it stops some time: a loop must end for the test to fail
-		c.jump(c.looking)
-	}
-	return c.pauseClock.Now()
-}
-
-func (c *movingClock) AfterFunc(d time.Duration, f func()) *clock.Timer {
-	c.jump(c.setting)
-	return c.Mock.AfterFunc(d, f)
-}
-
-// Rules 7 and 25. Given a clock that moves on while a timer is set, then the timer is in
-// time nevertheless.
-func TestClock_MovesWhileTimerIsSet(t *testing.T) {
-	for name, c := range map[string]*movingClock{
-		"in AfterFunc":  {setting: time.Second},
-		"at every look": {looking: 1},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				c.pauseClock = &pauseClock{Mock: clock.NewMock()}
-				e := newEnv(t, activity.Config{Clock: c}, c.Mock)
-				h := e.start(activity.Options{StartToCloseTimeout: 10 * time.Second, RetryPolicy: once}, e.hang)
-				if n := c.looks.Load(); n > 100 {
-					t.Errorf("the start looked at the clock %d times", n)
-				}
-				e.pass(10*time.Second - c.setting)
-				if typ := timeoutType(e.end(h)); typ != activity.TimeoutStartToClose {
-					t.Errorf("it ended in %s", typ)
-				}
-			})
-		})
-	}
 }

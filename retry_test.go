@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -395,5 +398,269 @@ func TestRetry_ResetOnProgressMaximumAttempts(t *testing.T) {
 			})
 			checkEnd(t, err, tt.attempt, activity.RetryStateMaximumAttemptsReached, errBoom)
 		})
+	}
+}
+
+// An opError is the usual wrapper of an error.
+type opError struct{ err error }
+
+func (e *opError) Error() string { return "op: " + e.err.Error() }
+
+func (e *opError) Unwrap() error { return e.err }
+
+// Rule 15. Given a NonRetryable error around a nil pointer whose Unwrap panics, when a
+// function returns it, then the activity is not retried.
+func TestRetry_NonRetryableTypedNil(t *testing.T) {
+	calls, err := runCalls(t, activity.Config{}, atMost(3), func(activity.Context) error {
+		var e *opError
+		return activity.NonRetryable(e)
+	})
+	checkEnd(t, err, 1, activity.RetryStateNonRetryableFailure)
+	if calls != 1 {
+		t.Errorf("%d attempts, want 1", calls)
+	}
+}
+
+// Rule 13. Given a RetryAfter error around a nil pointer whose Unwrap panics, when a
+// function returns it, then its duration replaces the interval.
+func TestRetry_RetryAfterTypedNil(t *testing.T) {
+	delays, _ := runDelays(t, activity.Config{}, atMost(2), func(ctx activity.Context, n int) error {
+		var e *opError
+		return activity.RetryAfter(e, time.Hour)
+	})
+	checkDiff(t, "delays", delays[:1], []time.Duration{time.Hour})
+}
+
+// Rule 15. Given errors.Join of a nil pointer whose Unwrap panics and a NonRetryable
+// error, when a function returns it, then the activity is not retried.
+func TestRetry_NonRetryableBesideTypedNil(t *testing.T) {
+	calls, err := runCalls(t, activity.Config{}, atMost(3), func(activity.Context) error {
+		var e *opError
+		return errors.Join(e, activity.NonRetryable(errBoom))
+	})
+	checkEnd(t, err, 1, activity.RetryStateNonRetryableFailure)
+	if calls != 1 {
+		t.Errorf("%d attempts, want 1", calls)
+	}
+}
+
+// typedFinal is another package's error that has NonRetryable's method.
+type typedFinal bool
+
+func (typedFinal) Error() string        { return "typed" }
+func (e typedFinal) NonRetryable() bool { return bool(e) }
+
+// Rule 15. Given an error with a NonRetryable mark in it, then it is not retried, unless
+// it is the end of an inner activity.
+func TestRetry_NonRetryableErrors(t *testing.T) {
+	final := activity.NonRetryable(errBoom)
+	inner := &activity.Error{ID: "inner", Attempt: 1, RetryState: activity.RetryStateNonRetryableFailure, Err: final}
+	goexit := &activity.Error{ID: "inner", Attempt: 1, RetryState: activity.RetryStateNonRetryableFailure, Err: activity.ErrGoexit}
+	for _, tt := range []struct {
+		name  string
+		err   error
+		final bool
+	}{
+		{"itself", final, true},
+		{"wrapped", fmt.Errorf("x: %w", fmt.Errorf("y: %w", final)), true},
+		{"joined", errors.Join(io.EOF, final), true},
+		{"two %w", fmt.Errorf("%w, %w", io.EOF, final), true},
+		{"in RetryAfter", activity.RetryAfter(final, time.Second), true},
+		{"around RetryAfter", activity.NonRetryable(activity.RetryAfter(errBoom, time.Second)), true},
+		{"typed method", typedFinal(true), true},
+		{"typed method, wrapped", fmt.Errorf("x: %w", typedFinal(true)), true},
+		{"typed method that says no", typedFinal(false), false},
+		{"one that says no around one", errors.Join(typedFinal(false), typedFinal(true)), true},
+		{"plain", errBoom, false},
+		{"an inner activity's", inner, false},
+		{"an inner activity's, wrapped", fmt.Errorf("x: %w", inner), false},
+		{"an inner activity's, joined", errors.Join(io.EOF, inner), false},
+		{"an inner activity's, in RetryAfter", activity.RetryAfter(inner, time.Second), false},
+		{"an inner activity's Goexit", goexit, false},
+		{"around an inner activity's", activity.NonRetryable(inner), true},
+		{"beside an inner activity's", errors.Join(inner, final), true},
+	} {
+		for _, panics := range []bool{false, true} {
+			name := tt.name
+			if panics {
+				name += ", in a panic"
+			}
+			t.Run(name, func(t *testing.T) {
+				calls, err := runCalls(t, activity.Config{}, atMost(2), func(activity.Context) error {
+					if panics {
+						panic(tt.err)
+					}
+					return tt.err
+				})
+				if tt.final {
+					checkEnd(t, err, 1, activity.RetryStateNonRetryableFailure, tt.err)
+				} else {
+					checkEnd(t, err, 2, activity.RetryStateMaximumAttemptsReached, tt.err)
+				}
+				if want := map[bool]int{true: 1, false: 2}[tt.final]; calls != want {
+					t.Errorf("%d attempts, want %d", calls, want)
+				}
+			})
+		}
+	}
+}
+
+// Rule 15. Given an outer activity that returns the *Error of an inner one that was not
+// retried, then the outer one is retried.
+func TestRetry_InnerActivitysEndIsRetried(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		inner, outer := 0, 0
+		err := rt.Run(t.Context(), activity.Options{Name: "outer"}, func(ctx activity.Context) error {
+			outer++
+			if outer == 3 {
+				return nil
+			}
+			err := rt.Run(ctx, activity.Options{Name: "inner"}, func(activity.Context) error {
+				inner++
+				return activity.NonRetryable(errBoom)
+			})
+			if outer == 1 {
+				return err
+			}
+			return fmt.Errorf("step one: %w", err)
+		})
+		if err != nil || inner != 2 || outer != 3 {
+			t.Errorf("inner %d, outer %d, %v", inner, outer, err)
+		}
+	})
+}
+
+// Given NonRetryable, then nil stays nil, and an error keeps its text, unwraps, and has
+// the method NonRetryable.
+func TestRetry_NonRetryableWraps(t *testing.T) {
+	if err := activity.NonRetryable(nil); err != nil {
+		t.Errorf("of nil: %v", err)
+	}
+	err := fmt.Errorf("x: %w", activity.NonRetryable(errBoom))
+	var n interface{ NonRetryable() bool }
+	if !errors.As(err, &n) || !n.NonRetryable() || !errors.Is(err, errBoom) || err.Error() != "x: boom" {
+		t.Error(err)
+	}
+}
+
+// Rule 15. Given RetryPolicy.Retryable, then it is asked about errors and timeouts,
+// outside every lock, and its no ends the activity.
+func TestRetry_RetryableIsAsked(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		var asked []string
+		var h *activity.Handle[string]
+		set := make(chan struct{})
+		opts := activity.Options{StartToCloseTimeout: time.Minute, HeartbeatTimeout: time.Second}
+		opts.RetryPolicy.Retryable = func(err error) bool {
+			// None of these may meet a lock.
+			rt.Stats()
+			rt.Activities()
+			s := h.Status()
+			asked = append(asked, fmt.Sprint(s.Attempt, " ", s.State))
+			switch s.Attempt {
+			case 1:
+				return errors.Is(err, errBoom)
+			case 2:
+				return timeoutType(err) == activity.TimeoutHeartbeat
+			case 3:
+				return timeoutType(err) == activity.TimeoutStartToClose
+			case 4:
+				var p *activity.PanicError
+				return errors.As(err, &p)
+			}
+			return !errors.Is(err, io.EOF)
+		}
+		h = start(t, rt, opts, func(ctx activity.Context) error {
+			switch ctx.Info().Attempt {
+			case 1:
+				<-set
+				return errBoom
+			case 2:
+				return ctx.Sleep(time.Hour)
+			case 3:
+				return activity.Idle(ctx, time.Hour)
+			case 4:
+				panic("four")
+			}
+			return io.EOF
+		})
+		close(set)
+		err := wait(t, h)
+		checkEnd(t, err, 5, activity.RetryStateNonRetryableFailure, io.EOF)
+		checkDiff(t, "asked", asked, []string{"1 running", "2 running", "3 running", "4 running", "5 running"})
+	})
+}
+
+// Rule 15. Given RetryPolicy.Retryable, when an attempt succeeded, was NonRetryable or
+// ran into schedule-to-close, then it is not asked.
+func TestRetry_RetryableIsNotAsked(t *testing.T) {
+	ask := func(err error) bool { t.Errorf("asked about %v", err); return true }
+	for name, fn := range map[string]func(ctx activity.Context) error{
+		"NonRetryable":      func(activity.Context) error { return activity.NonRetryable(errBoom) },
+		"schedule-to-close": func(ctx activity.Context) error { return ctx.Sleep(time.Hour) },
+		"success":           noop,
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts := activity.Options{ScheduleToCloseTimeout: time.Minute, RetryPolicy: activity.RetryPolicy{Retryable: ask}}
+			if calls, err := runCalls(t, activity.Config{}, opts, fn); calls != 1 || (err == nil) != (name == "success") {
+				t.Errorf("%d attempts, %v", calls, err)
+			}
+		})
+	}
+	t.Run("cancellation", func(t *testing.T) {
+		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			err := rt.Run(ctx, activity.Options{RetryPolicy: activity.RetryPolicy{Retryable: ask}}, func(ctx activity.Context) error { return ctx.Sleep(time.Hour) })
+			checkEnd(t, err, 1, activity.RetryStateCancelRequested, context.DeadlineExceeded)
+		})
+	})
+}
+
+// Rules 15 and 18. Given a Retryable that cancels the activity, then no further attempt
+// starts.
+func TestRetry_RetryableThatCancels(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		var h *activity.Handle[string]
+		set := make(chan struct{})
+		opts := activity.Options{RetryPolicy: activity.RetryPolicy{Retryable: func(error) bool { h.Cancel(io.EOF); return true }}}
+		h = start(t, rt, opts, func(activity.Context) error {
+			<-set
+			return activity.RetryAfter(errBoom, 0)
+		})
+		close(set)
+		err := wait(t, h)
+		checkEnd(t, err, 1, activity.RetryStateCancelRequested, io.EOF, errBoom)
+	})
+}
+
+// Rule 24. Given a Retryable that panics or calls runtime.Goexit, then that counts as
+// yes.
+func TestRetry_RetryableThatPanicsOrExits(t *testing.T) {
+	for name, f := range map[string]func(){"panic": func() { panic("hm") }, "Goexit": runtime.Goexit} {
+		for _, fail := range []error{errBoom, activity.RetryAfter(errBoom, 7*time.Second), nil} {
+			t.Run(fmt.Sprintf("%s after %T", name, fail), func(t *testing.T) {
+				var asked atomic.Int32
+				opts := activity.Options{StartToCloseTimeout: time.Minute}
+				opts.RetryPolicy.Retryable = func(error) bool { asked.Add(1); f(); return false }
+				delays, err := runDelays(t, activity.Config{}, opts, func(ctx activity.Context, n int) error {
+					switch {
+					case n == 3:
+						return nil
+					case fail == nil:
+						return ctx.Sleep(time.Hour) // a timeout
+					}
+					return fail
+				})
+				if err != nil || asked.Load() != 2 {
+					t.Errorf("asked %d times, %v; it counts as yes", asked.Load(), err)
+				}
+				want := times(time.Second, 1, 2)
+				if d, ok := fail.(interface{ RetryDelay() time.Duration }); ok {
+					want = []time.Duration{d.RetryDelay(), d.RetryDelay()}
+				}
+				checkDiff(t, "delays", delays, want)
+			})
+		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"runtime"
 	"strings"
@@ -177,71 +176,6 @@ func TestShutdown_NamesSomeOfMany(t *testing.T) {
 	})
 }
 
-// Rule 19. Given a Runtime without a Store, then it owns no goroutine while nothing runs,
-// before and after activities.
-func TestRuntime_OwnsNoGoroutineWhenIdle(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		before := bubbled(t)
-		check := func(what string, extra int) {
-			t.Helper()
-			synctest.Wait()
-			if n := goroutines(t, before+extra) - before; n != extra {
-				t.Errorf("%s: %d goroutines more than before, want %d", what, n, extra)
-			}
-		}
-		var j journal
-		rt := activity.New(activity.Config{Logger: quiet, Observer: j.observe, MaxConcurrent: 1})
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		check("new", 0)
-		opts := activity.Options{HeartbeatTimeout: time.Hour, StartToCloseTimeout: time.Hour, RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}}
-		if err := rt.Run(ctx, opts, func(ctx activity.Context) error { return ctx.Heartbeat(1) }); err != nil {
-			t.Error(err)
-		}
-		check("one has run", 0)
-		var handles []*activity.Handle[string]
-		for range 20 {
-			handles = append(handles, startWith(t, ctx, rt, opts, func(activity.Context) error { return io.EOF }))
-		}
-		check("20 back off", 0)
-		for range 20 {
-			handles = append(handles, startWith(t, ctx, rt, opts, func(ctx activity.Context) error { return ctx.Sleep(time.Minute) }))
-		}
-		check("one runs, and 19 wait", 1)
-		cancel()
-		for _, h := range handles {
-			<-h.Done()
-		}
-		check("the end", 0)
-	})
-}
-
-// Given activities that wait for a slot or back off, then no goroutine exists for them.
-func TestRuntime_NoGoroutineForAWait(t *testing.T) {
-	bubble(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, rt *activity.Runtime) {
-		before := bubbled(t)
-		ctx, cancel := context.WithCancel(t.Context())
-		for range 100 { // each takes the slot, fails, and backs off or waits for the slot again
-			startWith(t, ctx, rt, activity.Options{}, func(activity.Context) error { return errBoom })
-		}
-		synctest.Wait()
-		if got := rt.Stats(); got.BackingOff+got.Waiting != 100 {
-			t.Fatalf("%+v", got)
-		}
-		if got := goroutines(t, before); got > before {
-			t.Errorf("%d goroutines more than without", got-before)
-		}
-		cancel()
-		synctest.Wait()
-		if got := goroutines(t, before); got > before {
-			t.Errorf("%d goroutines are left", got-before)
-		}
-		if got := rt.Stats(); got.Canceled != 100 {
-			t.Errorf("%+v", got)
-		}
-	})
-}
-
 // Rule 19. Given an Observer that takes its time over each canceled activity, when
 // Shutdown's ctx ends, then Shutdown returns.
 func TestShutdown_SlowObserver(t *testing.T) {
@@ -312,6 +246,315 @@ func TestShutdown_LoggerThatPanics(t *testing.T) {
 		checkErr(t, e.rt.Shutdown(t.Context()), nil)
 		if n := log.has(slog.LevelWarn, "shut down", "abandoned=1"); n != 1 {
 			t.Errorf("%d lines, want 1", n)
+		}
+	})
+}
+
+// Rule 19. Given a Shutdown whose ctx has ended, when a caller's context is behind a
+// lock, then Shutdown returns without the lock, because its own caller may hold it.
+func TestShutdown_EndedContextDoesNotWaitForCallersLock(t *testing.T) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	rt := activity.New(activity.Config{Logger: quiet})
+	locked := newLockedContext(t.Context())
+	finish, down := make(chan struct{}), make(chan struct{})
+	h := startWith(t, locked, rt, activity.Options{}, func(activity.Context) error { <-finish; return nil })
+	locked.lock <- struct{}{}
+	close(finish)
+	for h.Status().State != activity.StateCompleted {
+		runtime.Gosched()
+	}
+	go func() {
+		_ = rt.Shutdown(ended)
+		close(down)
+	}()
+	select {
+	case <-down:
+	case <-time.After(10 * time.Second): // it may take its time, but not for ever
+		t.Error("it waits")
+	}
+	<-locked.lock
+	<-h.Done()
+	<-down
+}
+
+// Rule 19. Given a caller that cannot be answered yet, when Shutdown waits, then it
+// returns only after that caller has its answer.
+func TestShutdown_ReturnsAfterCallersAreAnswered(t *testing.T) {
+	rt := activity.New(activity.Config{Logger: quiet})
+	locked := newLockedContext(t.Context())
+	h := startWith(t, locked, rt, activity.Options{}, untilEnded)
+	locked.lock <- struct{}{}
+	down := make(chan struct{})
+	go func() {
+		defer close(down)
+		checkErr(t, rt.Shutdown(context.Background()), nil)
+		select {
+		case <-h.Done():
+		default:
+			t.Error("it has returned before the answer")
+		}
+	}()
+	for h.Status().State != activity.StateCanceled {
+		runtime.Gosched()
+	}
+	for range 100_000 { // time for it to return too early
+		runtime.Gosched()
+	}
+	<-locked.lock
+	<-down
+}
+
+// Rule 35. Given an attempt that failed with RetryAfter, when Shutdown comes while
+// Retryable is being asked, then the next execution waits for the rest of the time.
+func TestShutdown_WhileRetryableIsAskedKeepsBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(t)
+		asked := make(chan struct{})
+		opts := activity.Options{ID: "a", Name: "job", RetryPolicy: activity.RetryPolicy{Retryable: func(error) bool { <-asked; return true }}}
+		fn := func(ctx activity.Context) error {
+			if ctx.Info().Attempt > 1 {
+				return nil
+			}
+			return activity.RetryAfter(errBoom, time.Hour)
+		}
+		rt := activity.New(activity.Config{Store: s, Logger: quiet})
+		_, err := rt.Start(context.Background(), opts, fn)
+		checkErr(t, err, nil)
+		synctest.Wait()
+		checkErr(t, rt.Shutdown(t.Context()), nil)
+		close(asked)
+		synctest.Wait()
+		t.Logf("%+v", s.get("a"))
+		rt = activity.New(activity.Config{Store: s, Logger: quiet})
+		begin := time.Now()
+		checkErr(t, rt.Run(t.Context(), opts, fn), nil)
+		if took := time.Since(begin); took < time.Hour {
+			t.Errorf("attempt 2 came %s after RetryAfter(err, 1h)", took)
+		}
+	})
+}
+
+// A hangingHandler hangs at the line about a Shutdown.
+type hangingHandler struct {
+	slog.Handler
+	gate chan struct{}
+}
+
+func (h hangingHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h hangingHandler) Handle(_ context.Context, r slog.Record) error {
+	if strings.Contains(r.Message, "shut down") {
+		<-h.gate
+	}
+	return nil
+}
+
+// Rule 19. Given a Logger that hangs, when ctx ends, then Shutdown returns at once.
+func TestShutdown_LoggerThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate, hang := make(chan struct{}), make(chan struct{})
+		rt := activity.New(activity.Config{Logger: slog.New(hangingHandler{quiet.Handler(), gate})})
+		_ = rt.Run(t.Context(), activity.Options{StartToCloseTimeout: time.Second, RetryPolicy: once}, func(activity.Context) error { <-hang; return nil })
+		returned := make(chan error, 1)
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			returned <- rt.Shutdown(ctx)
+		}()
+		time.Sleep(time.Hour)
+		select {
+		case <-returned:
+		default:
+			t.Error("Shutdown has not returned an hour after its ctx has ended")
+		}
+		close(gate)
+		close(hang)
+	})
+}
+
+// Shutdown.
+
+// Rule 19. Given a Store and a long SaveInterval, when Shutdown returns, then the Store
+// holds everything that was recorded.
+func TestShutdown_SavesEverything(t *testing.T) {
+	bothDurable(t, activity.Config{SaveInterval: time.Hour}, func(t *testing.T, e *env, s *faultyStore) {
+		for i := range 5 {
+			e.start(activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {
+				_ = ctx.Heartbeat(i)
+				if i == 4 {
+					return activity.RetryAfter(errBoom, time.Hour)
+				}
+				return untilEnded(ctx)
+			})
+		}
+		saves := len(s.of("Save"))
+		e.stop()
+		for i := range 5 {
+			want := activity.Checkpoint{ID: fmt.Sprint(i), State: activity.CheckpointInterrupted, Input: []byte("{}"), Details: details(i)}
+			if i == 4 { // which had failed
+				want.Attempt, want.Progressed, want.LastFailure = 1, 1, "boom"
+				want.NextAttempt = e.base.Add(time.Hour)
+			}
+			s.want(want)
+		}
+		calls := len(s.of(""))
+		if n := len(s.of("Save")) - saves; n > 5 {
+			t.Errorf("%d Saves", n)
+		}
+		e.stop()
+		e.pass(10 * time.Hour)
+		checkErr(t, e.rt.Run(e.ctx, job, noop), activity.ErrShutdown)
+		if n := len(s.of("")); n != calls {
+			t.Errorf("%d calls of the Store", n-calls)
+		}
+		// Each goes on with its number.
+		after, _ := e.reboot(s, activity.Config{})
+		for i, want := range []int{1, 1, 1, 1, 2} {
+			after.start(activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {
+				if n := ctx.Info().Attempt; n != want {
+					t.Errorf("%d goes on with attempt %d", i, n)
+				}
+				checkDetails(t, ctx, i)
+				return nil
+			})
+		}
+		checkErr(t, s.Close(), nil) // is safe
+		checkErr(t, e.rt.Shutdown(e.ctx), nil)
+	})
+}
+
+// Rule 19. Given a Store that fails, when Shutdown's ctx ends, then its error says how
+// many activities are not saved; once the Store works, the next Shutdown returns nil.
+func TestShutdown_StoreFails(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		for i := range 3 {
+			e.start(activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {
+				_ = ctx.Heartbeat(i)
+				return untilEnded(ctx)
+			})
+		}
+		e.start(activity.Options{ID: "b"}, func(ctx activity.Context) error { <-ctx.Done(); return nil }) // succeeds
+		s.on("Save", failing)
+		s.on("Delete", failing)
+		shutdown := func(d time.Duration) error {
+			ctx, cancel := context.WithTimeoutCause(e.t.Context(), d, errCancel)
+			defer cancel()
+			return e.rt.Shutdown(ctx)
+		}
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				err := shutdown(time.Minute)
+				if checkErr(t, err, errCancel); !strings.Contains(fmt.Sprint(err), `4 activities ("0", "1", "2", "b") not saved`) || time.Since(e.base) != time.Minute {
+					t.Errorf("%v after %s", err, time.Since(e.base))
+				}
+			})
+		}
+		wg.Wait()
+		if n := len(e.rt.Activities()); n != 0 {
+			t.Errorf("%d activities have not been told", n)
+		}
+		s.on("Delete", nil)
+		if err := shutdown(time.Minute); !strings.Contains(fmt.Sprint(err), `3 activities ("0", "1", "2") not saved`) {
+			t.Error(err)
+		}
+		time.AfterFunc(time.Minute, func() { s.on("Save", nil) })
+		at := time.Now()
+		if err := shutdown(time.Hour); err != nil || time.Since(at) > time.Minute+5*time.Second { // it is tried meanwhile
+			t.Errorf("%v after %s", err, time.Since(at))
+		}
+		for i := range 3 {
+			s.want(activity.Checkpoint{ID: fmt.Sprint(i), State: activity.CheckpointInterrupted, Input: []byte("{}"), Details: details(i)})
+		}
+		s.want(activity.Checkpoint{ID: "b"})
+	})
+}
+
+// Rule 19. Given one activity that is not saved, when Shutdown gives up, then its error
+// names that one.
+func TestShutdown_OneUnsavedActivity(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		e.start(job, untilEnded)
+		open := s.block("Save")
+		ctx, cancel := context.WithTimeoutCause(e.ctx, time.Minute, errCancel)
+		defer cancel()
+		err := e.rt.Shutdown(ctx)
+		if checkErr(t, err, errCancel); !strings.Contains(fmt.Sprint(err), `1 activity ("a") not saved`) {
+			t.Error(err)
+		}
+		open()
+		e.stop()
+		s.want(activity.Checkpoint{ID: "a", State: activity.CheckpointInterrupted, Input: []byte("{}")})
+	})
+}
+
+// Rules 19 and 24. Given a success whose Delete fails, when Shutdown is called, then it
+// tries the Delete at once, and the caller is answered.
+func TestShutdown_EndsWaitForFailingDelete(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		s.on("Delete", failing)
+		h := e.start(job, noop)
+		e.pass(time.Hour)
+		checkSaving(t, h, activity.StateCompleted)
+		s.on("Delete", nil)
+		e.stop() // at once
+		checkErr(t, e.end(h), nil)
+		s.want(activity.Checkpoint{ID: "a"})
+		if d := time.Since(e.base); d != time.Hour {
+			t.Errorf("after %s", d)
+		}
+	})
+}
+
+// Rule 19. Given starts of which one is being saved and others wait for a slot, when
+// Shutdown is called, then all are refused with ErrShutdown, and none runs.
+func TestShutdown_DuringStarts(t *testing.T) {
+	durable(t, activity.Config{MaxConcurrent: 2}, func(t *testing.T, e *env, s *faultyStore) {
+		open := s.block("Save")
+		var all []*launch
+		for i := range 5 {
+			all = append(all, e.launch(e.ctx, activity.Options{ID: fmt.Sprint(i)}, func(activity.Context) error { t.Error("it runs"); return nil }))
+		}
+		done := make(chan error, 1)
+		go func() { done <- e.rt.Shutdown(e.t.Context()) }()
+		synctest.Wait()
+		for i, l := range all {
+			if !l.returned.Load() {
+				t.Errorf("Start %d has not returned", i)
+			} else if l.err == nil {
+				l.err = e.end(l.h)
+			}
+			checkErr(t, l.err, activity.ErrShutdown)
+		}
+		select {
+		case err := <-done:
+			t.Errorf("Shutdown has returned: %v", err)
+		default:
+		}
+		open()
+		checkErr(t, <-done, nil)
+		for i := range 5 {
+			s.want(activity.Checkpoint{ID: fmt.Sprint(i)})
+		}
+	})
+}
+
+// Rule 35. Given an attempt that ended in RetryAfter, when a Shutdown comes while
+// Retryable is being asked, then the checkpoint says when the next attempt is due.
+func TestShutdown_KeepsRetryAfterWhileRetryableIsAsked(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		opts := job
+		opts.RetryPolicy = activity.RetryPolicy{MaximumAttempts: 5, Retryable: func(error) bool { time.Sleep(10 * time.Millisecond); return true }}
+		e.start(opts, func(ctx activity.Context) error {
+			_ = ctx.Sleep(time.Second)
+			return activity.RetryAfter(errBoom, time.Hour)
+		})
+		time.Sleep(time.Second + 5*time.Millisecond)
+		e.stop()
+		got := s.get("a")
+		if !got.NextAttempt.Equal(e.base.Add(time.Hour+time.Second)) && !got.NextAttempt.After(e.base.Add(time.Minute)) {
+			t.Errorf("%s, attempt %d, next attempt %s", got.State, got.Attempt, got.NextAttempt)
 		}
 	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/benbjohnson/clock"
 	"io"
 	"math"
 	"strings"
@@ -12,7 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/benbjohnson/clock"
 
 	"github.com/seed-9da638b0/activity"
 )
@@ -689,74 +688,6 @@ func TestTimeout_ScheduleToCloseIsNotRetried(t *testing.T) {
 	})
 }
 
-// Rule 25. Given a timeout, when the function returns at that instant, before or after
-// Retryable has answered, then the events are the same.
-func TestDeterminism_ReturnWhileRetryableIsAsked(t *testing.T) {
-	for _, maxAbandoned := range []int{0, activity.NoOverlap} {
-		t.Run(fmt.Sprintf("MaxAbandoned=%d", maxAbandoned), func(t *testing.T) {
-			var seen [2][]string
-			for i := range seen {
-				synctest.Test(t, func(t *testing.T) {
-					e := newEnv(t, activity.Config{}, nil)
-					h := e.start(activity.Options{
-						ID: "a", HeartbeatTimeout: 10 * time.Second, MaxAbandoned: maxAbandoned,
-						RetryPolicy: activity.RetryPolicy{Retryable: func(error) bool {
-							if i == 0 {
-								synctest.Wait() // until the function has returned
-							}
-							return true
-						}},
-					}, func(ctx activity.Context) error {
-						if ctx.Info().Attempt == 2 {
-							return ctx.Sleep(time.Second)
-						}
-						<-ctx.Done()
-						if i == 1 {
-							synctest.Wait() // until Retryable has answered
-						}
-						return nil
-					})
-					e.pass(time.Minute)
-					e.end(h)
-					seen[i] = e.lines("a")
-				})
-			}
-			if diff := cmp.Diff(seen[0], seen[1]); diff != "" {
-				t.Errorf("events (-return first +answer first):\n%s", diff)
-			}
-		})
-	}
-}
-
-// Rule 7. Given a clock that was set back to before the Runtime was made, then timeouts
-// are as ever.
-func TestClock_SetBackBeforeRuntimeWasMade(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		mock := clock.NewMock()
-		mock.Add(time.Hour)
-		e := newEnv(t, activity.Config{}, mock)
-		mock.Set(mock.Now().Add(-time.Hour))
-		e.base = mock.Now()
-		e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
-			if ctx.Info().Attempt == 1 {
-				return e.hang(ctx)
-			}
-			return ctx.Sleep(time.Second)
-		})
-		e.pass(10*time.Second - 1)
-		e.want("a", "0s scheduled 0", "0s attempt started 1")
-		e.pass(1)
-		e.pass(time.Second)
-		e.want("a",
-			"0s scheduled 0",
-			"0s attempt started 1",
-			"10s attempt failed 1: heartbeat timeout, next in 0s",
-			"10s abandoned 1",
-			"10s attempt started 2",
-			"11s completed 2")
-	})
-}
-
 // Rule 10. Given a Retryable that does not answer, when schedule-to-close is reached,
 // then the activity ends at that instant, with the attempt's own failure.
 func TestTimeout_ScheduleToCloseWhileRetryableIsAsked(t *testing.T) {
@@ -799,4 +730,71 @@ func TestTimeout_ScheduleToCloseWhileRetryableIsAsked(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Rule 4. Given a timed-out attempt, when its function returns a result before, while or
+// after the next attempt runs, then that result never counts.
+func TestTimeout_FencedResultNeverWins(t *testing.T) {
+	for _, tt := range []struct {
+		stale     time.Duration // when the first attempt returns; it times out after 10 s
+		noOverlap bool
+	}{{10 * time.Second, false}, {10*time.Second + 1, false}, {12 * time.Second, false}, {15 * time.Second, false}, {time.Minute, false}, {10 * time.Second, true}, {time.Minute, true}} {
+		t.Run(fmt.Sprint(tt.stale, tt.noOverlap), func(t *testing.T) {
+			bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+				opts := activity.Options{HeartbeatTimeout: 10 * time.Second}
+				if tt.noOverlap {
+					opts.MaxAbandoned = activity.NoOverlap
+				}
+				out, err := activity.Execute(t.Context(), rt, opts, func(ctx activity.Context, _ int) (string, error) {
+					if ctx.Info().Attempt == 1 {
+						time.Sleep(tt.stale)
+						return "stale", nil
+					}
+					time.Sleep(5 * time.Second)
+					return "fresh", nil
+				}, 0)
+				if err != nil || out != "fresh" {
+					t.Errorf("got %q, %v", out, err)
+				}
+				time.Sleep(time.Hour)
+			})
+		})
+	}
+	// 1 ns before the timeout it is not fenced.
+	_, err := runCalls(t, activity.Config{}, activity.Options{HeartbeatTimeout: 10 * time.Second, RetryPolicy: once}, func(activity.Context) error {
+		time.Sleep(10*time.Second - 1)
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// Rule 7. Given an attempt whose deadline is reached before its goroutine has begun, then
+// its function is not called.
+func TestTimeout_BeforeFunctionBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		paused := &pauseClock{Mock: clock.NewMock()}
+		c := &armedClock{Clock: paused}
+		e := newEnv(t, activity.Config{Clock: c}, paused.Mock)
+		c.arm(func() { // at the reading with which the start begins
+			c.arm(func() { paused.jump(time.Second) }) // at that which sets the timer
+		})
+		h := e.start(activity.Options{ID: "a", StartToCloseTimeout: time.Second}, func(ctx activity.Context) error {
+			if n := ctx.Info().Attempt; n != 2 {
+				t.Errorf("attempt %d is called", n)
+			}
+			return nil
+		})
+		e.pass(time.Second)
+		checkErr(t, e.end(h), nil)
+		e.want("a",
+			"0s scheduled 0",
+			"0s attempt started 1",
+			"1s attempt failed 1: start-to-close timeout, next in 1s",
+			"1s abandoned 1",
+			"1s abandoned returned 1",
+			"2s attempt started 2",
+			"2s completed 2")
+	})
 }

@@ -1,3 +1,5 @@
+// The details that heartbeats record: encoding, limits, resuming.
+
 package activity_test
 
 import (
@@ -446,22 +448,6 @@ func TestResume_LastDetailsOrInitial(t *testing.T) {
 		})
 		if err != nil {
 			t.Error(err)
-		}
-	})
-}
-
-// Rules 3 and 16. Given Options.HeartbeatDetails that cannot be encoded or are too large,
-// then the start is refused with an error that names the field.
-func TestOptions_HeartbeatDetailsAreChecked(t *testing.T) {
-	bubble(t, activity.Config{MaxDetailsSize: 10}, func(t *testing.T, rt *activity.Runtime) {
-		for _, details := range [][]any{{func() {}}, {1, marshalPanics{}}, {"123456789"}} {
-			err := rt.Run(t.Context(), activity.Options{HeartbeatDetails: details}, func(activity.Context) error {
-				t.Error("it ran")
-				return nil
-			})
-			if err == nil || !strings.Contains(err.Error(), "HeartbeatDetails") {
-				t.Errorf("%v: got %v", details, err)
-			}
 		}
 	})
 }
@@ -920,19 +906,4 @@ func TestHeartbeatDetails_CodecThatOverwrites(t *testing.T) {
 	})
 	checkErr(t, err, nil)
 	checkDiff(t, "delays", delays, times(time.Second, 0, 2))
-}
-
-// Rule 2. Given Options.HeartbeatDetails with a single nil or nil pointer, then there is
-// nothing to resume from.
-func TestOptions_HeartbeatDetailsNilPointer(t *testing.T) {
-	for _, details := range [][]any{nil, {nil}, {(*int)(nil)}} {
-		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
-			checkErr(t, run(t, rt, activity.Options{HeartbeatDetails: details}, func(ctx activity.Context) error {
-				if found, err := ctx.HeartbeatDetails(new(int)); found || err != nil {
-					t.Errorf("%#v: %v, %v", details, found, err)
-				}
-				return nil
-			}), nil)
-		})
-	}
 }

@@ -1,3 +1,5 @@
+// What an activity's end leaves in the Store: success, failure, cancellation.
+
 package activity_test
 
 import (
@@ -678,5 +680,172 @@ func TestStoreEnd_HeartbeatAfterCancelGrace(t *testing.T) {
 			ID: "a", State: activity.CheckpointCanceled, UpdatedAt: e.base.Add(10 * time.Second),
 			Input: []byte("{}"), Details: details(1), LastFailure: s.get("a").LastFailure,
 		})
+	})
+}
+
+// Rule 18. Given a Store and a canceled activity in any state, when its caller is
+// answered, then one Save was tried, so that the next process does not find it running.
+func TestCancel_CallerIsAnsweredAfterOneSave(t *testing.T) {
+	for _, where := range []string{"backing off", "running", "waiting"} {
+		t.Run(where, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStore(t)
+				rt := activity.New(activity.Config{Store: s, Logger: quiet, MaxConcurrent: 1})
+				gate := make(chan struct{})
+				if where == "waiting" {
+					start(t, rt, activity.Options{}, func(activity.Context) error { <-gate; return nil })
+				}
+				h := start(t, rt, activity.Options{ID: "a", RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}}, func(ctx activity.Context) error {
+					if where == "backing off" {
+						return errBoom
+					}
+					return untilEnded(ctx)
+				})
+				time.Sleep(time.Minute)
+				s.on("Save", func(context.Context) error { time.Sleep(time.Second); return nil })
+				h.Cancel(errCancel)
+				checkErr(t, wait(t, h), errCancel)
+				if cp := s.get("a"); cp.State != activity.CheckpointCanceled { // a kill now
+					t.Errorf("the caller is told, and the Store has %s", cp.State)
+				}
+				close(gate)
+				synctest.Wait()
+				checkErr(t, rt.Shutdown(t.Context()), nil)
+			})
+		})
+	}
+}
+
+// Rule 34. Given an activity in any state, when its canceled caller is answered, then the
+// Store holds the cancellation.
+func TestCancel_IsDurableWhenCallerIsAnswered(t *testing.T) {
+	for _, how := range []string{"running", "backing off", "waiting"} {
+		t.Run(how, func(t *testing.T) {
+			durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
+				if how == "waiting" {
+					e.start(activity.Options{}, untilEnded)
+				}
+				h := e.start(job, func(ctx activity.Context) error {
+					if how == "backing off" {
+						return activity.RetryAfter(errBoom, time.Hour)
+					}
+					return untilEnded(ctx)
+				})
+				e.pass(time.Second)
+				s.on("Save", func(context.Context) error { time.Sleep(20 * time.Millisecond); return nil })
+				h.Cancel(errCancel)
+				_, err := h.Wait(e.ctx)
+				checkErr(t, err, errCancel)
+				e2, _ := e.reboot(s, activity.Config{}) // killed after Wait returned
+				n, err := e2.rt.Recover(e2.ctx, &activity.Definition[struct{}, int]{Name: "job", Func: func(ctx activity.Context, _ struct{}) (int, error) {
+					t.Errorf("attempt %d runs after Wait said canceled", ctx.Info().Attempt)
+					return 0, nil
+				}})
+				if n != 0 || err != nil {
+					t.Errorf("recovered %d, %v", n, err)
+				}
+				e2.pass(2 * time.Hour)
+			})
+		})
+	}
+}
+
+// Rule 34. Given a caller whose context ends, when Execute returns and the process ends,
+// then the attempt does not count.
+func TestCancel_EndOfContextIsDurableWhenCallerIsAnswered(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		opts := job
+		opts.RetryPolicy.MaximumAttempts = 1
+		ctx, cancel := context.WithCancelCause(e.ctx)
+		time.AfterFunc(time.Second, func() {
+			s.on("Save", func(context.Context) error { time.Sleep(5 * time.Millisecond); return nil })
+			cancel(errCancel)
+		})
+		_, err := activity.Execute(ctx, e.rt, opts, func(ctx activity.Context, _ struct{}) (string, error) { return "", untilEnded(ctx) }, struct{}{})
+		checkErr(t, err, errCancel)
+		e2, _ := e.reboot(s, activity.Config{}) // e.g. main returns
+		h := e2.start(opts, untilEnded)
+		select {
+		case <-h.Done():
+			t.Errorf("the next boot: %v", e2.end(h))
+		default:
+		}
+	})
+}
+
+// Rule 34. Given a canceled function that cleans up, when the process is killed meanwhile,
+// then the cancellation stands: what was canceled on purpose is not recovered, and what was
+// interrupted continues without the attempt having counted.
+func TestCancel_KillDuringCleanUp(t *testing.T) {
+	for _, test := range []struct {
+		how  string
+		stop func(e *env, h *activity.Handle[string], cancel context.CancelCauseFunc)
+		left activity.CheckpointState
+	}{
+		{"handle", func(_ *env, h *activity.Handle[string], _ context.CancelCauseFunc) { h.Cancel(errCancel) }, activity.CheckpointCanceled},
+		{"context", func(_ *env, _ *activity.Handle[string], cancel context.CancelCauseFunc) { cancel(errCancel) }, activity.CheckpointInterrupted},
+		{"shutdown", func(e *env, _ *activity.Handle[string], _ context.CancelCauseFunc) {
+			ctx, cancel := context.WithTimeout(e.ctx, time.Second)
+			defer cancel()
+			checkErr(e.t, e.rt.Shutdown(ctx), context.DeadlineExceeded)
+		}, activity.CheckpointInterrupted},
+	} {
+		t.Run(test.how, func(t *testing.T) {
+			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+				opts := job
+				opts.RetryPolicy = activity.RetryPolicy{MaximumAttempts: 3}
+				runs := 0
+				for range 4 { // one more than there are attempts
+					runs++
+					ctx, cancel := context.WithCancelCause(e.ctx)
+					h := startWith(t, ctx, e.rt, opts, func(ctx activity.Context) error {
+						if n := ctx.Info().Attempt; n != 1 {
+							t.Errorf("attempt %d", n)
+						}
+						_ = ctx.Heartbeat(7)
+						<-ctx.Done()
+						time.Sleep(time.Second)
+						_ = ctx.Heartbeat(8) // a canceled attempt's details are recorded
+						time.Sleep(2 * time.Second)
+						return context.Cause(ctx)
+					})
+					e.pass(time.Second)
+					go test.stop(e, h, cancel)
+					synctest.Wait()
+					s.want(activity.Checkpoint{ID: "a", State: test.left, Input: []byte("{}"), Details: details(7), LastFailure: s.get("a").LastFailure})
+					e.pass(2 * time.Second)
+					s.want(activity.Checkpoint{ID: "a", State: test.left, Input: []byte("{}"), Details: details(8), LastFailure: s.get("a").LastFailure})
+					after, next := e.reboot(s, activity.Config{}) // the kill
+					if test.left == activity.CheckpointCanceled {
+						n, err := after.rt.Recover(e.ctx, &activity.Definition[struct{}, int]{Name: "job"})
+						if n != 0 || err != nil {
+							t.Error(n, err)
+						}
+						return
+					}
+					e, s = after, next
+				}
+			})
+		})
+	}
+}
+
+// Rule 34. Given a canceled function, when it returns nil nevertheless, then nothing is
+// left of the cancellation in the Store.
+func TestCancel_CompletesNevertheless(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		h := e.start(job, func(ctx activity.Context) error {
+			<-ctx.Done()
+			time.Sleep(time.Second)
+			return nil
+		})
+		h.Cancel(errCancel)
+		synctest.Wait()
+		if got := s.get("a").State; got != activity.CheckpointCanceled {
+			t.Errorf("it is stored as %s", got)
+		}
+		e.pass(time.Second)
+		checkErr(t, e.end(h), nil)
+		s.want(activity.Checkpoint{ID: "a"})
 	})
 }

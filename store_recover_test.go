@@ -1,3 +1,5 @@
+// Recover, Forget and Checkpoints.
+
 package activity_test
 
 import (
@@ -82,61 +84,6 @@ func TestCheckpoints_StoredAndNotRunning(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) { // no Store
 		for cp, err := range rt.Checkpoints(t.Context()) {
 			t.Error(cp, err)
-		}
-	})
-}
-
-// An allStore is a Store with an All of its own.
-type allStore struct {
-	*faultyStore
-	all func(yield func(activity.Checkpoint, error) bool)
-}
-
-func (s *allStore) All(context.Context) iter.Seq2[activity.Checkpoint, error] { return s.all }
-
-// Rule 24. Given a Store whose All fails or panics, or a ctx that has ended, then
-// Checkpoints and Recover end with that error.
-func TestStoreFails_All(t *testing.T) {
-	cp := activity.Checkpoint{ID: "a", Name: "job", State: activity.CheckpointInterrupted}
-	for name, all := range map[string]func(yield func(activity.Checkpoint, error) bool){
-		"error": func(yield func(activity.Checkpoint, error) bool) {
-			if yield(cp, nil) && yield(activity.Checkpoint{}, errDisk) {
-				yield(cp, nil)
-			}
-		},
-		"panic": func(yield func(activity.Checkpoint, error) bool) {
-			yield(cp, nil)
-			panic(errDisk)
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
-				rt := activity.New(activity.Config{Store: &allStore{s, all}, Logger: quiet})
-				var errs []error
-				for _, err := range rt.Checkpoints(e.ctx) {
-					errs = append(errs, err)
-				}
-				if len(errs) != 2 || errs[0] != nil || !errors.Is(errs[1], errDisk) {
-					t.Errorf("%v", errs)
-				}
-				def := &activity.Definition[int, int]{Name: "job"}
-				n, err := rt.Recover(e.ctx, def)
-				if checkErr(t, err, errDisk); n != 0 {
-					t.Errorf("%d recovered", n)
-				}
-			})
-		})
-	}
-	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
-		seed(s, "job")
-		ctx, cancel := context.WithCancelCause(e.ctx)
-		cancel(errCancel)
-		var errs []error
-		for _, err := range e.rt.Checkpoints(ctx) {
-			errs = append(errs, err)
-		}
-		if len(errs) != 1 || !errors.Is(errs[0], errCancel) {
-			t.Errorf("%v", errs)
 		}
 	})
 }
@@ -691,4 +638,137 @@ func TestCheckpoints_BodyForgetsTheOthers(t *testing.T) {
 			t.Errorf("%d are yielded, want 1", n)
 		}
 	})
+}
+
+// Given a loop over Checkpoints, when an activity ends meanwhile and is not saved, then
+// it is yielded as it ended.
+func TestCheckpoints_EndedDuringTheLoop(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		s.put(activity.Checkpoint{State: activity.CheckpointFailed, Attempt: 1})
+		h := e.start(activity.Options{ID: "b"}, untilEnded)
+		s.on("Save", failing)
+		for cp, err := range e.rt.Checkpoints(t.Context()) {
+			checkErr(t, err, nil)
+			switch cp.ID {
+			case "a":
+				h.Cancel(nil)
+				synctest.Wait()
+				e.end(h)
+			case "b":
+				if cp.State != activity.CheckpointCanceled {
+					t.Errorf("b is %s", cp.State)
+				}
+			}
+		}
+	})
+}
+
+// Rule 28. Given a Codec that encodes one value differently each time, then Recover
+// starts what is stored.
+func TestRecover_UsesTheStoredInput(t *testing.T) {
+	durable(t, activity.Config{Codec: nonceCodec{}}, func(t *testing.T, e *env, s *faultyStore) {
+		def := &activity.Definition[string, int]{Name: "import", Func: func(ctx activity.Context, _ string) (int, error) { return 0, untilEnded(ctx) }}
+		_, err := def.Start(e.ctx, e.rt, "a", "monday")
+		checkErr(t, err, nil)
+		e2, _ := e.reboot(s, activity.Config{Codec: nonceCodec{}})
+		n, err := e2.rt.Recover(e2.ctx, def)
+		if n != 1 || err != nil {
+			t.Error(n, err)
+		}
+	})
+}
+
+// Rule 28. Given a start that holds an ID while Recover runs, when it is refused, then
+// Recover starts what is stored.
+func TestRecover_BesideRefusedStart(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		s.put(activity.Checkpoint{State: activity.CheckpointInterrupted, Attempt: 1, Details: details(80), Input: []byte(`"monday"`)})
+		open := s.block("Load")
+		def := &activity.Definition[string, int]{Name: "job", Func: func(ctx activity.Context, _ string) (int, error) { return 0, untilEnded(ctx) }}
+		refused := make(chan error, 1)
+		go func() { _, err := def.Start(e.ctx, e.rt, "a", "tuesday"); refused <- err }()
+		synctest.Wait()
+		var n int
+		var err error
+		go func() { n, err = def2recover(e, def) }()
+		synctest.Wait()
+		open()
+		synctest.Wait()
+		checkErr(t, <-refused, activity.ErrCheckpointMismatch)
+		if got := e.rt.Stats(); n == 0 && err == nil {
+			t.Errorf("Recover returned %d, %v, and nothing runs: %+v", n, err, got)
+		}
+	})
+}
+
+func def2recover(e *env, def activity.Recoverable) (int, error) { return e.rt.Recover(e.ctx, def) }
+
+// Rule 28. Given a Forget that hangs and then fails, when Recover runs meanwhile, then
+// its error names the ID.
+func TestRecover_DuringForgetThatFails(t *testing.T) {
+	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
+		s.put(activity.Checkpoint{State: activity.CheckpointInterrupted, Attempt: 1})
+		gate := e.gate("delete")
+		s.on("Delete", func(context.Context) error { <-gate; return errDisk })
+		forgotten := make(chan error, 1)
+		go func() { forgotten <- e.rt.Forget(e.ctx, "a") }()
+		synctest.Wait()
+		ran := false
+		n, err := -1, error(nil)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			n, err = e.rt.Recover(e.ctx, &activity.Definition[struct{}, string]{Name: "job", Func: func(activity.Context, struct{}) (string, error) { ran = true; return "", nil }})
+		}()
+		e.pass(10 * time.Second)
+		e.open("delete")
+		<-done
+		checkErr(t, <-forgotten, errDisk)
+		e.pass(time.Minute)
+		if !ran && err == nil {
+			t.Errorf("Recover has returned %d, nil, and a, which was not forgotten, was not recovered", n)
+		}
+	})
+}
+
+// Rule 28. Given a Store whose All yields what it likes, then Recover returns an error
+// and does not panic.
+func TestRecover_GarbageFromAll(t *testing.T) {
+	for name, cps := range map[string][]activity.Checkpoint{
+		"no ID":   {{ID: "", Name: "job", State: activity.CheckpointWaiting, Input: []byte("{}")}},
+		"made up": {{ID: "#7", Name: "job", State: activity.CheckpointWaiting, Input: []byte("{}")}},
+		"twice":   {{ID: "x", Name: "job", State: activity.CheckpointWaiting, Input: []byte("{}")}, {ID: "x", Name: "job", State: activity.CheckpointWaiting, Input: []byte("{}")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStore(t)
+				as := anyAllStore{s, func(context.Context) iter.Seq2[activity.Checkpoint, error] {
+					return func(yield func(activity.Checkpoint, error) bool) {
+						for _, cp := range cps {
+							if !yield(cp, nil) {
+								return
+							}
+						}
+					}
+				}}
+				rt := activity.New(activity.Config{Store: as, Logger: quiet})
+				ran := 0
+				n, err := 0, error(nil)
+				var p any
+				func() {
+					defer func() { p = recover() }()
+					n, err = rt.Recover(t.Context(), &activity.Definition[struct{}, string]{Name: "job", Func: func(activity.Context, struct{}) (string, error) { ran++; return "", nil }})
+				}()
+				synctest.Wait()
+				t.Logf("n %d, err %v, ran %d", n, err, ran)
+				if p != nil {
+					t.Errorf("Recover panics: %v", p)
+				}
+				if name == "no ID" && ran > 0 {
+					t.Errorf("an activity without an ID was run %d times", ran)
+				}
+				_ = rt.Shutdown(context.Background())
+			})
+		})
+	}
 }

@@ -1,15 +1,20 @@
+// What the next process does with a checkpoint: crashes, backoffs, attempts used up.
+
 package activity_test
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/storetest"
 )
 
 // Rule 20. Given an attempt that was killed with its process, when the next process
@@ -441,4 +446,231 @@ func TestCrash_InterruptedAttemptDoesNotCount(t *testing.T) {
 		e.pass(time.Hour)
 		checkEnd(t, e.end(h), 3, activity.RetryStateMaximumAttemptsReached, errBoom)
 	})
+}
+
+// Rules 20 and 28. Given an attempt whose process ended, when the next process starts or
+// recovers it, then the log says what became of it.
+func TestCrash_LogOfRestart(t *testing.T) {
+	for _, recovering := range []bool{true, false} {
+		t.Run(fmt.Sprint("Recover ", recovering), func(t *testing.T) { logOfARestart(t, recovering) })
+	}
+}
+
+func logOfARestart(t *testing.T, recovering bool) {
+	running := func(attempt, progressed int) activity.Checkpoint {
+		return activity.Checkpoint{State: activity.CheckpointRunning, Attempt: attempt, Progressed: progressed}
+	}
+	for name, test := range map[string]struct {
+		found activity.Checkpoint
+		down  time.Duration
+		log   []string // nil: nothing
+	}{
+		"with progress":           {running(1, 1), 0, []string{"the process ended during attempt 1", "attempt=1", "retry_in=0s"}},
+		"without":                 {running(1, 0), 0, []string{"the process ended during attempt 1", "attempt=1", "retry_in=1s"}},
+		"the last attempt":        {running(3, 3), 0, []string{"the process ended during attempt 3", "attempt=3", "no_retry=maximum attempts reached"}},
+		"schedule-to-close":       {running(1, 1), time.Hour, []string{"schedule-to-close", "the process ended during attempt 1", "no_retry=timeout"}},
+		"no time for the backoff": {running(1, 0), time.Hour - time.Second/2, []string{"the process ended during attempt 1", "no_retry=timeout"}},
+		"interrupted":             {activity.Checkpoint{State: activity.CheckpointInterrupted, Attempt: 1}, 0, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := &logbook{}
+				store := &storetest.Memory{}
+				cp := test.found
+				cp.ID, cp.Name, cp.Input = "a", "job", []byte("{}")
+				cp.ScheduledAt, cp.UpdatedAt = time.Now().Add(-test.down), time.Now()
+				if err := store.Save(t.Context(), []activity.Checkpoint{cp}); err != nil {
+					t.Fatal(err)
+				}
+				rt := activity.New(activity.Config{Store: store, Logger: slog.New(log)})
+				def := &activity.Definition[struct{}, struct{}]{
+					Name:    "job",
+					Options: activity.Options{ScheduleToCloseTimeout: time.Hour, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 3}},
+					Func:    func(activity.Context, struct{}) (struct{}, error) { return struct{}{}, nil },
+				}
+				if recovering {
+					if n, err := rt.Recover(t.Context(), def); n != 1 || err != nil {
+						t.Error(n, err)
+					}
+				} else if _, err := def.Start(t.Context(), rt, "a", struct{}{}); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(time.Minute)
+				checkErr(t, rt.Shutdown(t.Context()), nil)
+				crashed := map[bool]string{true: "1", false: "0"}[cp.State == activity.CheckpointRunning]
+				if n := log.has(slog.LevelInfo, "activity: recovered activities", "activities=1", "process_ended_during_an_attempt="+crashed); recovering != (n == 1) {
+					t.Errorf("%d summaries: %+v", n, log.lines)
+				}
+				want := test.log
+				if recovering && len(want) > 0 && strings.HasPrefix(want[len(want)-1], "retry_in") {
+					want = nil // the summary counts it
+				}
+				if n := log.has(slog.LevelWarn); n != min(len(want), 1) {
+					t.Errorf("%d warnings", n)
+				}
+				if want != nil && log.has(slog.LevelWarn, want...) != 1 {
+					t.Errorf("no warning with %q: %+v", want, log.lines)
+				}
+			})
+		})
+	}
+}
+
+// Rules 15 and 20. Given ResetOnProgress and MaximumAttempts, when a program is killed
+// and restarted at random, then attempts are counted as a small model says.
+func TestCrash_ResetOnProgressOverManyLives(t *testing.T) {
+	for seed := range 1500 {
+		bad := false
+		synctest.Test(t, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(uint64(seed), 9))
+			most := 1 + r.IntN(4)
+			m := &storetest.Memory{}
+			opts := activity.Options{ID: "a", Name: "job", RetryPolicy: activity.RetryPolicy{MaximumAttempts: most, ResetOnProgress: true, InitialInterval: time.Second, BackoffCoefficient: 1}}
+			var log []string
+			say := func(f string, a ...any) { log = append(log, fmt.Sprintf(f, a...)) }
+			rt := activity.New(activity.Config{Store: m, Logger: quiet})
+			c, number, seq := 0, 0, 0
+			for step := range 40 {
+				life := rt
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				progress, end := r.IntN(2) == 0, []string{"fail", "interrupt", "kill", "shutdown", "cannot"}[r.IntN(5)]
+				ran := false
+				got := 0
+				h, err := activity.Start(ctx, rt, opts, func(ctx activity.Context, _ int) (int, error) {
+					if ran || life != rt {
+						return 0, untilEnded(ctx)
+					}
+					ran = true
+					got = ctx.Info().Attempt
+					if progress {
+						seq++
+						_ = ctx.Heartbeat(seq)
+					}
+					_ = ctx.Sleep(time.Second)
+					switch end {
+					case "fail":
+						return 0, errBoom
+					case "cannot":
+						return 0, activity.ErrCannotResume
+					}
+					return 0, untilEnded(ctx)
+				}, 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(3 * time.Second)
+				synctest.Wait()
+				say("step %d: c %d number %d; progress %v, %s; ran %v attempt %d; %s", step, c, number, progress, end, ran, got, h.Status().State)
+				if c >= most {
+					if ran || h.Status().State != activity.StateFailed {
+						say("PROBLEM: it must have no attempts left")
+						bad = true
+						break
+					}
+					c, number = 0, 0
+					cancel()
+					continue
+				}
+				if !ran || got != number+1 {
+					say("PROBLEM: ran %v attempt %d", ran, got)
+					bad = true
+					break
+				}
+				n := c + 1
+				if progress {
+					n = 1
+				}
+				switch end {
+				case "fail":
+					c, number = n, number+1
+					final := h.Status().State == activity.StateFailed
+					if final != (c >= most) {
+						say("PROBLEM: final %v", final)
+						bad = true
+					}
+					if final {
+						c, number = 0, 0
+					} else { // the next attempt runs, or will: interrupt it
+						cancel()
+						synctest.Wait()
+					}
+				case "cannot":
+					if h.Status().State != activity.StateFailed {
+						say("PROBLEM")
+						bad = true
+					}
+					if progress {
+						c = 0
+					}
+				case "interrupt":
+					if progress {
+						c = 0
+					}
+					cancel()
+					synctest.Wait()
+				case "shutdown":
+					if progress {
+						c = 0
+					}
+					_ = rt.Shutdown(t.Context())
+					rt = activity.New(activity.Config{Store: m, Logger: quiet})
+				case "kill":
+					c, number = n, number+1
+					m = m.Clone()
+					rt = activity.New(activity.Config{Store: m, Logger: quiet})
+				}
+				time.Sleep(time.Second)
+				cancel()
+				if bad {
+					break
+				}
+			}
+			if bad {
+				for _, l := range log {
+					t.Log(l)
+				}
+				t.Errorf("seed %d, MaximumAttempts %d", seed, most)
+			}
+			time.Sleep(time.Hour)
+		})
+		if bad {
+			break
+		}
+	}
+}
+
+// Rule 35. Given a stored backoff, when the wall clock was wrong before or is now, then the
+// wait is no longer than the backoff was when it was stored, and no shorter than it says.
+func TestBackoff_WallClock(t *testing.T) {
+	const hour = time.Hour
+	for name, test := range map[string]struct {
+		updated, next time.Duration // relative to now
+		want          time.Duration
+	}{
+		"in time":             {-hour, hour, hour},
+		"just over":           {-hour, 0, 0},
+		"long over":           {-3 * hour, -hour, 0},
+		"set back by a day":   {24 * hour, 26 * hour, 2 * hour},
+		"set back by a year":  {365 * 24 * hour, 365*24*hour + 1, 1},
+		"boot in 1970":        {56 * 365 * 24 * hour, 56*365*24*hour + hour, hour},
+		"next before updated": {-hour, -2 * hour, 0},
+	} {
+		for _, state := range []activity.CheckpointState{activity.CheckpointWaiting, activity.CheckpointInterrupted} {
+			t.Run(name+"/"+state.String(), func(t *testing.T) {
+				durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+					s.put(activity.Checkpoint{
+						State: state, Attempt: 1, ScheduledAt: e.base.Add(-9 * hour), UpdatedAt: e.base.Add(test.updated), NextAttempt: e.base.Add(test.next), LastFailure: "boom",
+					})
+					e.start(job, untilEnded)
+					if test.want > 0 {
+						e.pass(test.want - 1)
+						e.wantStarted("a", 2, -1)
+						e.pass(1)
+					}
+					e.wantStarted("a", 2, test.want)
+				})
+			})
+		}
+	}
 }

@@ -1,18 +1,195 @@
+// How a start becomes durable.
+
 package activity_test
 
 import (
 	"context"
+	crand "crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
-	"runtime"
+	"math"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
 )
+
+// Rule 20. Given an activity whose end the Store has not taken yet, when it is started
+// again and has to wait, then Start returns once the Store holds that.
+func TestAccepted_AfterAnUnsavedEnd(t *testing.T) {
+	for _, wait := range []string{"slot"} {
+		t.Run(wait, func(t *testing.T) {
+			durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
+				ctx, cancel := context.WithCancelCause(e.ctx)
+				opts := job
+				opts.RetryPolicy.MaximumAttempts = 2
+				h := startWith(t, ctx, e.rt, opts, func(ctx activity.Context) error {
+					_ = ctx.Heartbeat(ctx.Info().Attempt * 100)
+					if ctx.Info().Attempt == 1 {
+						if wait == "slot" {
+							return activity.RetryAfter(errBoom, time.Second)
+						}
+						return activity.RetryAfter(errBoom, 24*time.Hour)
+					}
+					_ = ctx.Sleep(time.Second)
+					s.on("Save", failing)
+					_ = ctx.Heartbeat(999)
+					return untilEnded(ctx)
+				})
+				e.pass(10 * time.Second)
+				if wait == "backoff" {
+					s.on("Save", failing)
+				}
+				cancel(errCancel)
+				synctest.Wait()
+				checkErr(t, e.end(h), errCancel)
+				if wait == "slot" {
+					e.start(activity.Options{}, untilEnded)
+				}
+				s.on("Save", nil) // it works again
+				e.start(opts, untilEnded)
+				e.pass(time.Hour)
+				got := s.get("a")
+				t.Logf("an hour after Start returned nil the Store has %s attempt %d details %q", got.State, got.Attempt, got.Details)
+				e2, _ := e.reboot(s, activity.Config{})
+				h2 := e2.start(opts, func(ctx activity.Context) error {
+					var n int
+					_, _ = ctx.HeartbeatDetails(&n)
+					t.Logf("the next process runs attempt %d from %d", ctx.Info().Attempt, n)
+					if wait == "slot" && n != 999 {
+						t.Errorf("resumes from %d", n)
+					}
+					return untilEnded(ctx)
+				})
+				e2.pass(time.Minute)
+				select {
+				case <-h2.Done():
+					t.Error(e2.end(h2))
+				default:
+				}
+			})
+		})
+	}
+}
+
+// Rule 20. Given a start with a new input that is given up during its Save, when a start
+// with the old input is accepted and waits, then the Store holds the old input.
+func TestAccepted_AfterCanceledStart(t *testing.T) {
+	durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
+		s.put(activity.Checkpoint{State: activity.CheckpointInterrupted, Attempt: 1, Details: details(80), Input: []byte(`"monday"`)})
+		e.start(activity.Options{}, untilEnded) // has the slot
+		def := &activity.Definition[string, int]{Name: "job", Func: func(ctx activity.Context, in string) (int, error) { return 0, untilEnded(ctx) }}
+		accepting := *def
+		accepting.Options.AcceptNewInput = true
+		s.on("Save", func(context.Context) error { time.Sleep(5 * time.Millisecond); return nil })
+		ctx, cancel := context.WithTimeout(e.ctx, time.Millisecond)
+		defer cancel()
+		_, err := accepting.Start(ctx, e.rt, "a", "tuesday")
+		checkErr(t, err, context.DeadlineExceeded)
+		_, err = def.Start(e.ctx, e.rt, "a", "monday")
+		checkErr(t, err, nil)
+		e.pass(time.Hour)
+		if got := s.get("a"); string(got.Input) != `"monday"` {
+			t.Errorf("an hour after monday was accepted the Store has %s, %s", got.State, got.Input)
+		}
+		e2, _ := e.reboot(s, activity.Config{})
+		def.Func = func(ctx activity.Context, in string) (int, error) {
+			if in != "monday" {
+				t.Errorf("it runs %q from monday's progress", in)
+			}
+			return 0, nil
+		}
+		_, err = e2.rt.Recover(e2.ctx, def)
+		checkErr(t, err, nil)
+		e2.pass(time.Hour)
+	})
+}
+
+// Rule 20. Given a Save of another activity that is under way, when an activity is
+// interrupted and started again, and waits for a slot, then the Store holds its end.
+func TestAccepted_WhileSaveIsUnderWay(t *testing.T) {
+	durable(t, activity.Config{MaxConcurrent: 2}, func(t *testing.T, e *env, s *faultyStore) {
+		opts := job
+		opts.RetryPolicy.MaximumAttempts = 1
+		ctx, cancel := context.WithCancelCause(e.ctx)
+		h := startWith(t, ctx, e.rt, opts, func(ctx activity.Context) error {
+			_ = ctx.Heartbeat(7)
+			return untilEnded(ctx)
+		})
+		other := activity.Options{ID: "other", SyncHeartbeats: true}
+		beat := make(chan int)
+		e.start(other, func(ctx activity.Context) error { return ctx.Heartbeat(<-beat) })
+		e.start(activity.Options{ID: "next"}, untilEnded) // waits for a slot, and gets a's
+		e.pass(time.Second)
+		s.on("Save", func(context.Context) error { time.Sleep(5 * time.Millisecond); return nil })
+		beat <- 1
+		synctest.Wait()
+		cancel(errCancel)
+		_, err := h.Wait(e.ctx)
+		checkErr(t, err, errCancel)
+		beat2 := make(chan int)
+		_ = beat2
+		// the slot of other is free in 5 ms, and "next" has a's: a third takes it
+		_, err = e.rt.Start(e.ctx, activity.Options{}, untilEnded)
+		checkErr(t, err, nil)
+		h, err = activity.Start(e.ctx, e.rt, opts, func(ctx activity.Context, _ struct{}) (string, error) { return "", untilEnded(ctx) }, struct{}{})
+		checkErr(t, err, nil)
+		e.pass(time.Hour)
+		checkState(t, h, activity.StateWaiting)
+		got := s.get("a")
+		if got.State == activity.CheckpointRunning {
+			t.Errorf("it was interrupted, started again and waits for an hour; the Store has %s, attempt %d", got.State, got.Attempt)
+		}
+		e2, _ := e.reboot(s, activity.Config{})
+		h2 := e2.start(opts, untilEnded)
+		select {
+		case <-h2.Done():
+			t.Errorf("after a kill: %v", e2.end(h2))
+		default:
+		}
+	})
+}
+
+// Rule 35. Given an activity that backs off and whose end the Store has not taken, when
+// it is started again, then RetryAfter is kept.
+func TestAccepted_KeepsBackoffOfUnsavedEnd(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		ctx, cancel := context.WithCancelCause(e.ctx)
+		h := startWith(t, ctx, e.rt, job, func(ctx activity.Context) error {
+			_ = ctx.Sleep(time.Second)
+			s.on("Save", failing)
+			return activity.RetryAfter(errBoom, 24*time.Hour)
+		})
+		e.pass(2 * time.Second)
+		cancel(errCancel)
+		synctest.Wait()
+		checkErr(t, e.end(h), errCancel)
+		s.on("Save", nil)
+		h = e.start(job, untilEnded)
+		checkState(t, h, activity.StateBackingOff)
+		e.pass(time.Hour)
+		got := s.get("a")
+		if got.NextAttempt.IsZero() {
+			t.Errorf("it backs off until %s, and the Store has %s, attempt %d, NextAttempt %s, LastFailure %q", h.Status().NextAttempt, got.State, got.Attempt, got.NextAttempt, got.LastFailure)
+		}
+	})
+}
+
+// A nonceCodec encodes one value differently each time, as one that encrypts does.
+type nonceCodec struct{}
+
+func (nonceCodec) Marshal(v any) ([]byte, error) {
+	b, err := json.Marshal(v)
+	nonce := make([]byte, 8)
+	crand.Read(nonce)
+	return append(nonce, b...), err
+}
+
+func (nonceCodec) Unmarshal(b []byte, v any) error { return json.Unmarshal(b[8:], v) }
 
 // Rule 20. Given an activity with a Store, when an attempt's function begins, then the
 // Store holds the start of that attempt.
@@ -317,205 +494,6 @@ func TestStoreStart_ManyShareSaves(t *testing.T) {
 	})
 }
 
-// Rule 24. Given a Load that fails or panics, then Start fails with that error, nothing
-// has happened, and the ID is free.
-func TestStoreFails_Load(t *testing.T) {
-	log := &logbook{}
-	for _, test := range []struct {
-		name string
-		load func(context.Context) error
-		want error
-	}{
-		{"error", failing, errDisk},
-		{"panic", func(context.Context) error { panicHere(errDisk); return nil }, errDisk},
-		{"its context ended", func(context.Context) error { return context.Canceled }, context.Canceled},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			durable(t, activity.Config{MaxConcurrent: 1, Logger: slog.New(log)}, func(t *testing.T, e *env, s *faultyStore) {
-				s.on("Load", test.load)
-				l := e.launch(e.ctx, job, noop)
-				var asError *activity.Error
-				if !errors.Is(l.err, test.want) || errors.As(l.err, &asError) || l.h != nil || !strings.Contains(fmt.Sprint(l.err), `"a"`) {
-					t.Errorf("%v (%T)", l.err, l.err)
-				}
-				checkDiff(t, "events", e.all(), []activity.Event(nil))
-				checkDiff(t, "Stats", e.rt.Stats(), activity.Stats{})
-				s.on("Load", nil)
-				checkErr(t, e.rt.Run(e.ctx, job, noop), nil)
-				s.on("Load", test.load)
-				e.launch(e.ctx, job, noop)
-				e.stop()
-				if n := len(s.of("Save")); n != 1 {
-					t.Errorf("%d Saves", n)
-				}
-			})
-		})
-	}
-	if log.has(slog.LevelError, "panicked", "panicHere") == 0 {
-		t.Errorf("log: %v", log.lines)
-	}
-}
-
-// Rule 24. Given a Load that calls runtime.Goexit, then the ID is free afterwards.
-func TestStoreFails_LoadCallsGoexit(t *testing.T) {
-	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
-		s.on("Load", func(context.Context) error { runtime.Goexit(); return nil })
-		e.launch(e.ctx, job, noop)
-		s.on("Load", nil)
-		checkErr(t, e.rt.Run(e.ctx, job, noop), nil)
-		e.stop()
-	})
-}
-
-// Rule 24. Given a Load that hangs, when the caller's context ends or Shutdown is called,
-// then Start returns.
-func TestStoreHangs_LoadEndsWithCallerOrShutdown(t *testing.T) {
-	heeding := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
-	refused := func(t *testing.T, l *launch) {
-		t.Helper()
-		synctest.Wait()
-		if e := (*activity.Error)(nil); !errors.Is(l.err, activity.ErrShutdown) || errors.As(l.err, &e) {
-			t.Errorf("%v (%T)", l.err, l.err)
-		}
-	}
-	t.Run("context", func(t *testing.T) {
-		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
-			s.on("Load", heeding)
-			ctx, cancel := context.WithCancelCause(e.ctx)
-			l := e.launch(ctx, job, noop)
-			e.pass(time.Hour)
-			if all := e.rt.Activities(); l.returned.Load() || len(all) != 1 || all[0].State != activity.StateWaiting {
-				t.Errorf("%v, %+v", l.returned.Load(), all)
-			}
-			checkErr(t, e.rt.Run(e.ctx, job, noop), activity.ErrAlreadyRunning)
-			cancel(errCancel)
-			synctest.Wait()
-			checkEnd(t, l.err, 0, activity.RetryStateCancelRequested, errCancel)
-			s.on("Load", nil)
-			checkErr(t, e.rt.Run(e.ctx, job, noop), nil)
-			e.stop()
-		})
-	})
-	t.Run("shutdown", func(t *testing.T) {
-		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
-			s.on("Load", heeding)
-			l := e.launch(e.ctx, job, noop)
-			e.stop()
-			refused(t, l)
-		})
-	})
-	t.Run("shutdown, and Load succeeds", func(t *testing.T) {
-		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
-			open := s.block("Load") // it does not heed its context
-			l := e.launch(e.ctx, job, func(activity.Context) error { t.Error("it runs"); return nil })
-			ctx, cancel := context.WithTimeoutCause(e.ctx, time.Minute, errCancel)
-			defer cancel()
-			err := e.rt.Shutdown(ctx)
-			if checkErr(t, err, errCancel); !strings.Contains(fmt.Sprint(err), "1 activity") {
-				t.Error(err)
-			}
-			open()
-			e.stop()
-			refused(t, l)
-			if n := len(s.of("Save")); n != 0 {
-				t.Errorf("%d Saves", n)
-			}
-		})
-	})
-}
-
-// Rule 24. Given a stored checkpoint of any state, when a start cannot be saved, then the
-// Store holds what stood before.
-func TestStoreFails_StartLeavesWhatStoodBefore(t *testing.T) {
-	for _, state := range []activity.CheckpointState{0, activity.CheckpointFailed, activity.CheckpointCanceled, activity.CheckpointRunning, activity.CheckpointInterrupted} {
-		t.Run(state.String(), func(t *testing.T) {
-			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
-				before := activity.Checkpoint{ID: "a", State: state}
-				if state != 0 {
-					before.Attempt, before.Progressed, before.Details, before.Input, before.LastFailure = 2, 2, details(1), []byte("{}"), "eh"
-					before = s.put(before)
-				}
-				for range 2 {
-					s.on("Save", failing)
-					l := e.launch(e.ctx, job, noop)
-					var asError *activity.Error
-					if !errors.Is(l.err, errDisk) || errors.As(l.err, &asError) || l.h != nil {
-						t.Errorf("%v (%T)", l.err, l.err)
-					}
-					e.pass(time.Hour) // what stood is put back again and again
-					checkErr(t, e.rt.Run(e.ctx, job, noop), map[bool]error{true: activity.ErrAlreadyRunning, false: errDisk}[state != 0])
-					s.on("Save", nil)
-					e.pass(5 * time.Second)
-					before.Sequence = s.get("a").Sequence
-					s.want(before)
-				}
-				checkDiff(t, "events", e.all(), []activity.Event(nil))
-				got := e.rt.Stats()
-				got.SaveFailures = 0
-				checkDiff(t, "Stats", got, activity.Stats{})
-				err := e.rt.Run(e.ctx, job, func(ctx activity.Context) error {
-					if found, err := ctx.HeartbeatDetails(); found != (state != 0) || err != nil {
-						t.Errorf("%v, %v", found, err)
-					}
-					return nil
-				})
-				checkErr(t, err, nil)
-				e.stop()
-			})
-		})
-	}
-}
-
-// Rule 24. Given an end in memory that the Store has not taken yet, when a start of its
-// ID cannot be saved, then that end is saved in the end.
-func TestStoreFails_StartLeavesUnsavedCheckpoint(t *testing.T) {
-	t.Run("failed", func(t *testing.T) {
-		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
-			opts := job
-			opts.RetryPolicy = once
-			h := e.start(opts, func(ctx activity.Context) error {
-				s.on("Save", failing)
-				return errors.Join(ctx.Heartbeat(7), errBoom)
-			})
-			checkErr(t, e.end(h), errBoom)
-			s.want(activity.Checkpoint{ID: "a", State: activity.CheckpointRunning, Attempt: 1, Input: []byte("{}")})
-			checkErr(t, e.launch(e.ctx, opts, noop).err, errDisk)
-			checkDiff(t, "unfinished", e.unfinished(), []string{"a"})
-			for cp := range e.rt.Checkpoints(e.ctx) {
-				checkDetails(t, stored{cp}, 7)
-			}
-			loads := len(s.of("Load"))
-			s.on("Save", nil)
-			e.pass(time.Hour)
-			s.want(activity.Checkpoint{
-				ID: "a", State: activity.CheckpointFailed, Attempt: 1, Progressed: 1, ScheduledAt: e.base, UpdatedAt: e.base,
-				Input: []byte("{}"), Details: details(7), LastFailure: s.get("a").LastFailure,
-			})
-			if n := len(s.of("Load")); n != loads {
-				t.Errorf("%d more Loads", n-loads)
-			}
-		})
-	})
-	t.Run("gone", func(t *testing.T) {
-		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
-			s.on("Delete", failing)
-			h := e.start(job, untilDone(time.Second))
-			e.pass(time.Second)
-			h.Cancel(errCancel)
-			synctest.Wait()
-			checkErr(t, e.end(h), nil)
-			s.on("Save", failing)
-			checkErr(t, e.launch(e.ctx, job, noop).err, errDisk)
-			checkDiff(t, "unfinished", e.unfinished(), []string(nil))
-			s.on("Save", nil)
-			s.on("Delete", nil)
-			e.pass(time.Hour)
-			s.want(activity.Checkpoint{ID: "a"})
-			e.stop()
-		})
-	})
-}
-
 // Given a start whose Save takes a while, when it is accepted, then EventScheduled has the
 // time at which Start was called, which the Status has too.
 func TestStoreStart_ScheduledEventHasTimeOfTheCall(t *testing.T) {
@@ -644,4 +622,188 @@ func TestStoreStart_ImpossibleCheckpointIsRefused(t *testing.T) {
 			e.stop()
 		})
 	}
+}
+
+// Rule 20. Given 900 goroutines that start an activity each, of which few find a slot,
+// when all have ended, then waiting has not cost them many writes more.
+func TestStoreStart_ManyThatWaitShareSaves(t *testing.T) {
+	durable(t, activity.Config{MaxConcurrent: 10}, func(t *testing.T, e *env, s *faultyStore) {
+		const commit = 5 * time.Millisecond
+		slow := func(context.Context) error { time.Sleep(commit); return nil }
+		s.on("Save", slow)
+		s.on("Delete", slow)
+		var starts sync.WaitGroup
+		for i := range 900 {
+			starts.Go(func() {
+				h, err := activity.Start(e.ctx, e.rt, activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context, _ struct{}) (int, error) {
+					return 0, ctx.Sleep(20 * time.Millisecond)
+				}, struct{}{})
+				if checkErr(t, err, nil); err == nil {
+					checkErr(t, wait(t, h), nil)
+				}
+			})
+		}
+		starts.Wait()
+		n := len(s.of("Save")) + len(s.of("Delete"))
+		if n > 550 { // there were 537 before what waits was stored
+			t.Errorf("%d commits", n)
+		}
+	})
+}
+
+// Rule 20. Given 20 activities that were accepted and two slots, when the process is killed,
+// then the next one recovers all of them.
+func TestStoreStart_AcceptedSurvivesKill(t *testing.T) {
+	durable(t, activity.Config{MaxConcurrent: 2}, func(t *testing.T, e *env, s *faultyStore) {
+		const n = 20
+		for i := range n {
+			_, err := activity.Start(e.ctx, e.rt, activity.Options{ID: fmt.Sprint(i), Name: "job"}, func(ctx activity.Context, _ int) (int, error) { return 0, untilEnded(ctx) }, i)
+			checkErr(t, err, nil)
+		}
+		after, s := e.reboot(s, activity.Config{MaxConcurrent: 2})
+		var mu sync.Mutex
+		ran := map[string]int{}
+		def := &activity.Definition[int, int]{Name: "job", Func: func(ctx activity.Context, in int) (int, error) {
+			mu.Lock()
+			ran[fmt.Sprint(in)] = ctx.Info().Attempt
+			mu.Unlock()
+			return 0, ctx.Sleep(time.Duration(1+in) * time.Second)
+		}}
+		recovered, err := after.rt.Recover(after.ctx, def)
+		if recovered != n || err != nil {
+			t.Errorf("%d are recovered, %v", recovered, err)
+		}
+		after.pass(time.Hour)
+		for i := range n {
+			attempt := 1 // no attempt had begun
+			if i < 2 {
+				attempt = 2
+			}
+			if got := ran[fmt.Sprint(i)]; got != attempt {
+				t.Errorf("%d ran in attempt %d, want %d", i, got, attempt)
+			}
+			s.want(activity.Checkpoint{ID: fmt.Sprint(i)})
+		}
+	})
+}
+
+// Rule 20. Given a Store that does not take what would have to wait, then Start is refused
+// with the Store's error, and what stood for the ID stands.
+func TestStoreStart_UnsavedWaitIsRefused(t *testing.T) {
+	for _, before := range []activity.CheckpointState{0, activity.CheckpointFailed} {
+		t.Run(before.String(), func(t *testing.T) {
+			durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
+				stood := activity.Checkpoint{ID: "a"}
+				if before != 0 {
+					stood = s.put(activity.Checkpoint{State: before, Attempt: 1, Details: details(1)})
+				}
+				busy := e.start(activity.Options{}, untilDone(time.Second))
+				s.on("Save", failing)
+				l := e.launch(e.ctx, job, noop)
+				checkErr(t, l.err, errDisk)
+				s.want(stood)
+				s.on("Save", nil)
+				e.pass(time.Second)
+				checkErr(t, e.end(busy), nil)
+				checkErr(t, e.end(e.start(job, noop)), nil)
+			})
+		})
+	}
+}
+
+// Rule 20. Given a slow Save of an activity that waits, when it gets its slot meanwhile, then
+// its attempt starts when its start is saved too.
+func TestStoreStart_SlotDuringSaveOfWait(t *testing.T) {
+	durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
+		e.start(activity.Options{}, untilDone(time.Second))
+		s.on("Save", func(context.Context) error { time.Sleep(3 * time.Second); return nil })
+		l := e.launch(e.ctx, job, untilEnded)
+		e.pass(3*time.Second - 1)
+		if l.returned.Load() {
+			t.Error("Start has returned before the Store had it")
+		}
+		e.pass(1)
+		if !l.returned.Load() || l.err != nil {
+			t.Fatalf("Start: %v, %v", l.returned.Load(), l.err)
+		}
+		checkState(t, l.h, activity.StateWaiting)
+		e.pass(3 * time.Second)
+		checkState(t, l.h, activity.StateRunning)
+		e.want("a", "0s scheduled 0", "6s attempt started 1")
+	})
+}
+
+// A lyingStore gives another checkpoint than that which it was asked for.
+type lyingStore struct{ *faultyStore }
+
+func (s lyingStore) Load(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
+	return s.faultyStore.Load(ctx, "a")
+}
+
+// Rule 20. Given a Store that gives the checkpoint of another ID, then the start is
+// refused.
+func TestStoreStart_CheckpointOfAnotherID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(t)
+		s.put(activity.Checkpoint{State: activity.CheckpointInterrupted})
+		rt := activity.New(activity.Config{Store: lyingStore{s}, Logger: quiet})
+		if err := rt.Run(t.Context(), activity.Options{ID: "b"}, noop); err == nil {
+			t.Error("b went on from the checkpoint of a")
+		}
+	})
+}
+
+// Rule 20. Given a checkpoint with absurd counts, when its ID is started, then what is
+// saved afterwards can be continued again.
+func TestStoreStart_AbsurdCheckpointsCanBeContinued(t *testing.T) {
+	for name, cp := range map[string]activity.Checkpoint{
+		"running, no attempt":       {State: activity.CheckpointRunning},
+		"interrupted, the most":     {State: activity.CheckpointInterrupted, Attempt: math.MaxInt},
+		"running, the most":         {State: activity.CheckpointRunning, Attempt: math.MaxInt},
+		"running, the most, better": {State: activity.CheckpointRunning, Attempt: math.MaxInt, Progressed: math.MaxInt},
+	} {
+		t.Run(name, func(t *testing.T) {
+			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+				cp = s.put(cp)
+				opts := job
+				opts.RetryPolicy.ResetOnProgress = true
+				if l := e.launch(e.ctx, opts, untilEnded); l.err != nil {
+					s.want(cp) // refused, and as it was
+					return
+				}
+				e.pass(time.Hour)
+				if got := s.get("a"); got.CountedFrom < 0 || got.Attempt < cp.Attempt {
+					t.Errorf("saved: %+v", got)
+				}
+			})
+		})
+	}
+}
+
+// Rule 24. Given a Store that is slow and works, and many starts at once, then none is
+// refused.
+func TestStoreStart_SlowStoreRefusesNone(t *testing.T) {
+	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
+		s.on("Save", func(context.Context) error { time.Sleep(5 * time.Second); return nil })
+		var all []*launch
+		for i := range 12_000 {
+			all = append(all, e.launchOnly(e.ctx, activity.Options{ID: fmt.Sprint(i)}, untilEnded))
+		}
+		e.pass(3 * time.Minute)
+		refused := 0
+		var err error
+		for _, l := range all {
+			if !l.returned.Load() {
+				t.Fatal("not returned")
+			}
+			if l.err != nil {
+				refused++
+				err = l.err
+			}
+		}
+		if refused > 0 {
+			t.Errorf("%d of 12,000 starts were refused by a Store whose every call works within 5 s: %v", refused, err)
+		}
+		s.on("Save", nil)
+	})
 }

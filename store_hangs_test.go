@@ -1,4 +1,4 @@
-// Config.StoreTimeout, and batches that are tried in parts.
+// A Store whose calls do not return.
 
 package activity_test
 
@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -269,238 +271,6 @@ func has(batch []activity.Checkpoint, ids ...string) bool {
 	return slices.ContainsFunc(batch, func(cp activity.Checkpoint) bool { return slices.Contains(ids, cp.ID) })
 }
 
-// Rule 24. Given a Store that refuses some IDs, when they are saved beside others, then
-// only they are refused, and the others are as durable as ever.
-func TestStoreRefuses_OneHarmsNoOther(t *testing.T) {
-	bad := []string{"3", "500", "501", "502", "999"}
-	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
-		open := s.block("Save")
-		e.launch(e.ctx, activity.Options{ID: "first"}, noop)
-		var all []*launch
-		for i := range 1000 {
-			all = append(all, e.launchOnly(e.ctx, activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {
-				for n := 1; ; n++ {
-					if err := errors.Join(ctx.Heartbeat(n), ctx.Sleep(time.Second)); err != nil {
-						return err
-					}
-				}
-			}))
-		}
-		synctest.Wait()
-		open()
-		s.refusing(func(batch []activity.Checkpoint) bool { return has(batch, bad...) })
-		synctest.Wait()
-		for i, l := range all {
-			if refused := slices.Contains(bad, fmt.Sprint(i)); refused != errors.Is(l.err, errDisk) || !refused && l.err != nil {
-				t.Errorf("%d: %v", i, l.err)
-			}
-		}
-		e.pass(10*time.Second + 100*time.Millisecond)
-		checkDetails(t, stored{s.get("7")}, 11)
-	})
-}
-
-// Rule 24. Given activities whose checkpoints the Store begins to refuse, then they are
-// tried again, and the others' details are saved as soon as ever.
-func TestStoreRefuses_DuringRun(t *testing.T) {
-	log := &logbook{}
-	cfg := limits
-	cfg.Logger = slog.New(log)
-	durable(t, cfg, func(t *testing.T, e *env, s *faultyStore) {
-		for i := range 100 {
-			e.start(activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {
-				for n := 1; ; n++ {
-					if err := errors.Join(ctx.Heartbeat(n), ctx.Sleep(time.Second)); err != nil {
-						return err
-					}
-				}
-			})
-		}
-		e.pass(100 * time.Millisecond)
-		s.refusing(func(batch []activity.Checkpoint) bool { return has(batch, "40", "41", "42", "43") })
-		for n := 2; n <= 60; n++ {
-			e.pass(time.Second)
-			checkDetails(t, stored{s.get("7")}, n)
-			checkDetails(t, stored{s.get("99")}, n)
-		}
-		checkDetails(t, stored{s.get("41")}, 1)
-		calls := len(s.of("Save"))
-		e.pass(time.Minute)
-		// One Save a second of those that are well, and every 5 s those that are refused, together and by themselves.
-		if n := len(s.of("Save")) - calls; n > 60+5*12+5 {
-			t.Errorf("%d Saves in a minute", n)
-		}
-		if n := log.has(slog.LevelError); n > 3 {
-			t.Errorf("%d lines: %v", n, log.lines)
-		}
-		if got := e.rt.Stats().StoreFailingSince; !got.Equal(e.base.Add(1100 * time.Millisecond)) {
-			t.Errorf("%s", got)
-		}
-		s.on("Save", nil)
-		e.pass(5 * time.Second)
-		checkDetails(t, stored{s.get("41")}, 125)
-		if got := e.rt.Stats().StoreFailingSince; !got.IsZero() {
-			t.Errorf("%s", got)
-		}
-	})
-}
-
-// Rule 24. Given many and large checkpoints, then no batch has more than 1,000
-// checkpoints or 16 MiB.
-func TestStoreRefuses_LargeBatches(t *testing.T) {
-	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
-		open := s.block("Save")
-		e.launch(e.ctx, activity.Options{ID: "first"}, noop)
-		large := strings.Repeat("x", 1<<20)
-		var all []*launch
-		for i := range 2500 {
-			all = append(all, e.launchOnly(e.ctx, activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {
-				if i < 40 {
-					_ = ctx.Heartbeat(large)
-				}
-				return untilEnded(ctx)
-			}))
-		}
-		synctest.Wait()
-		open()
-		rows, bytes := 0, 0
-		s.refusing(func(batch []activity.Checkpoint) bool {
-			size := 0
-			for _, cp := range batch {
-				size += len(cp.Input) + len(cp.Details) + len(cp.LastFailure)
-			}
-			rows, bytes = max(rows, len(batch)), max(bytes, size)
-			return len(batch) > 100
-		})
-		e.pass(time.Second)
-		for i, l := range all {
-			if !l.returned.Load() || l.err != nil {
-				t.Fatalf("%d: %v", i, l.err)
-			}
-		}
-		for i := range 40 {
-			if got := s.get(fmt.Sprint(i)); len(got.Details) < 1<<20 {
-				t.Errorf("%d: %d bytes", i, len(got.Details))
-			}
-		}
-		if rows != 1000 || bytes > 16<<20 || bytes < 15<<20 {
-			t.Errorf("batches of up to %d checkpoints and %d bytes", rows, bytes)
-		}
-	})
-}
-
-// Rule 24. Given a Store that takes nothing, then a batch is tried a dozen times, and
-// then there is one call after each pause, and one for what is urgent. As soon as it
-// takes something, it gets everything.
-func TestStoreFails_Down(t *testing.T) {
-	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
-		open := s.block("Save")
-		for i := range 1000 {
-			e.launchOnly(e.ctx, activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {
-				_ = ctx.Sleep(time.Second)
-				for n := 1; ; n++ {
-					if err := errors.Join(ctx.Heartbeat(n), ctx.Sleep(time.Second)); err != nil {
-						return err
-					}
-				}
-			})
-		}
-		synctest.Wait()
-		open()
-		synctest.Wait()
-		s.on("Save", failing)
-		before := len(s.of("Save"))
-		e.pass(time.Second + 100*time.Millisecond)
-		if n := len(s.of("Save")) - before; n != 12 {
-			t.Errorf("%d Saves", n)
-		}
-		at := time.Now()
-		before = len(s.of("Save"))
-		e.pass(20 * time.Second)
-		checkDiff(t, "times of Save", s.times("Save", at)[before:], times(time.Millisecond, 100, 300, 700, 1500, 3100, 6300, 11300, 16300))
-		before = len(s.of("Save"))
-		var starts []*launch
-		for i := range 20 {
-			starts = append(starts, e.launchOnly(e.ctx, activity.Options{ID: fmt.Sprint("x", i)}, noop))
-		}
-		synctest.Wait()
-		for _, l := range starts {
-			checkErr(t, l.err, errDisk)
-		}
-		if n := len(s.of("Save")) - before; n > len(starts) { // none is tried in parts
-			t.Errorf("%d Saves for 20 starts", n)
-		}
-		// It is up again, and refuses one.
-		s.refusing(func(batch []activity.Checkpoint) bool { return has(batch, "500") })
-		e.pass(10 * time.Second)
-		for i := range 1000 {
-			if got := s.get(fmt.Sprint(i)); (len(got.Details) > 0) == (i == 500) {
-				t.Errorf("%d: %+v", i, got)
-			}
-		}
-	})
-}
-
-// Rule 24. Given any SaveInterval, when the Store fails, then the pauses double up to 5
-// s, or SaveInterval if that is longer.
-func TestStoreFails_PausesDouble(t *testing.T) {
-	for interval, want := range map[time.Duration]int{1: 32 + 11, time.Millisecond: 12 + 10, time.Minute: 0} {
-		t.Run(interval.String(), func(t *testing.T) {
-			cfg := limits
-			cfg.SaveInterval = interval
-			durable(t, cfg, func(t *testing.T, e *env, s *faultyStore) {
-				beat := e.gate("beat")
-				e.start(job, func(ctx activity.Context) error {
-					<-beat
-					return errors.Join(ctx.Heartbeat(1), untilEnded(ctx))
-				})
-				s.on("Save", failing)
-				before := len(s.of("Save"))
-				e.open("beat")
-				e.pass(time.Minute - 1)
-				if n := len(s.of("Save")) - before; n < want-2 || n > want+2 {
-					t.Errorf("%d Saves in a minute, want about %d", n, want)
-				}
-			})
-		})
-	}
-}
-
-// Rule 24. Given checkpoints that the Store refuses slowly, when they are tried by
-// themselves and somebody waits for another one, then that comes next.
-func TestStoreRefuses_WaitingCallerComesFirst(t *testing.T) {
-	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
-		var ids []string
-		for i := range 20 {
-			ids = append(ids, fmt.Sprint(i))
-			e.start(activity.Options{ID: ids[i]}, beatEvery(time.Second))
-		}
-		s.on("Save", func(context.Context) error {
-			all := s.of("Save")
-			if has(all[len(all)-1].batch, ids...) {
-				time.Sleep(time.Second)
-				return errDisk
-			}
-			return nil
-		})
-		e.pass(2 * time.Minute)
-		for range 20 {
-			e.pass(700 * time.Millisecond)
-			begun := time.Now()
-			l := e.launch(e.ctx, activity.Options{ID: "x"}, untilEnded)
-			for !l.returned.Load() {
-				e.pass(100 * time.Millisecond)
-			}
-			if took := time.Since(begun); took > 1100*time.Millisecond { // the call that was under way
-				t.Errorf("Start took %s", took)
-			}
-			l.h.Cancel(errCancel)
-			<-l.h.Done()
-		}
-		s.on("Save", nil)
-	})
-}
-
 // Rule 24. Given a loop over Checkpoints, when its body takes longer than StoreTimeout,
 // then the loop continues: that time is not the Store's.
 func TestStoreHangs_BodyOfLoopMayTakeItsTime(t *testing.T) {
@@ -517,23 +287,286 @@ func TestStoreHangs_BodyOfLoopMayTakeItsTime(t *testing.T) {
 	})
 }
 
-// Rule 24. Given heartbeats one after another into a Store that takes nothing, then it
-// counts as down although each was a batch of its own: there is one call after each
-// pause.
-func TestStoreFails_DownOneAfterAnother(t *testing.T) {
+// Rule 24. Given two starts in a batch that fails, when the Store hangs at the part of
+// one, then the other fails too, StoreTimeout later.
+func TestStoreHangs_StartBehindPartOfBatch(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
-		for i := range 30 {
-			e.start(activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {
-				return errors.Join(ctx.Sleep(time.Second+time.Duration(i)*time.Second), ctx.Heartbeat(i), untilEnded(ctx))
-			})
+		open := s.block("Save")
+		e.launch(e.ctx, activity.Options{ID: "first"}, noop)
+		a := e.launch(e.ctx, activity.Options{ID: "a"}, noop)
+		b := e.launch(e.ctx, activity.Options{ID: "b"}, noop)
+		open()
+		gate := e.gate("hang")
+		s.saveHook(func(_ context.Context, batch []activity.Checkpoint) error {
+			if len(batch) > 1 {
+				return errDisk
+			}
+			if has(batch, "a", "b") {
+				<-gate
+			}
+			return nil
+		})
+		e.pass(2 * time.Minute)
+		if !a.returned.Load() || !b.returned.Load() {
+			t.Errorf("after 2 minutes: a has returned: %t, b: %t", a.returned.Load(), b.returned.Load())
 		}
-		s.on("Save", failing)
-		e.pass(time.Minute)
-		before := len(s.of("Save"))
-		e.pass(time.Minute)
-		if n := len(s.of("Save")) - before; n != 12 {
-			t.Errorf("%d Saves in a minute", n)
+		e.pass(10 * time.Hour)
+		if !a.returned.Load() || !b.returned.Load() {
+			t.Errorf("after 10 hours: a has returned: %t, b: %t", a.returned.Load(), b.returned.Load())
 		}
 		s.on("Save", nil)
+		e.open("hang")
+	})
+}
+
+// Rule 24. Given the ends of two activities in a batch that fails, when the Store hangs
+// at the part of one, then the other's caller is told StoreTimeout later.
+func TestStoreHangs_EndBehindPartOfBatch(t *testing.T) {
+	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
+		var hs []*activity.Handle[string]
+		for _, id := range []string{"a", "b"} {
+			hs = append(hs, e.start(activity.Options{ID: id}, func(ctx activity.Context) error {
+				_ = ctx.Sleep(time.Second)
+				return activity.NonRetryable(errBoom)
+			}))
+		}
+		open := s.block("Save")
+		e.launch(e.ctx, activity.Options{ID: "x"}, noop)
+		e.pass(time.Second)
+		gate := e.gate("hang")
+		open()
+		s.saveHook(func(_ context.Context, batch []activity.Checkpoint) error {
+			if len(batch) > 1 {
+				return errDisk
+			}
+			if has(batch, "a", "b") {
+				<-gate
+			}
+			return nil
+		})
+		e.pass(time.Hour)
+		for _, h := range hs {
+			select {
+			case <-h.Done():
+			default:
+				t.Errorf("%s: not told after an hour", h.ID())
+			}
+		}
+		s.on("Save", nil)
+		e.open("hang")
+	})
+}
+
+// Rule 24. Given a batch of more than 16 MiB, which goes in several calls, when the first
+// hangs, then those that wait for the others are told.
+func TestStoreHangs_FirstCallOfLargeBatch(t *testing.T) {
+	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
+		open := s.block("Save")
+		e.launch(e.ctx, activity.Options{ID: "first"}, noop)
+		var all []*launch
+		large := strings.Repeat("x", 9<<20)
+		for i := range 4 {
+			l := &launch{}
+			all = append(all, l)
+			go func() {
+				_, l.err = activity.Start(e.ctx, e.rt, activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context, _ string) (string, error) { return "", nil }, large)
+				l.returned.Store(true)
+			}()
+		}
+		synctest.Wait()
+		gate := e.gate("hang")
+		s.on("Save", func(context.Context) error { <-gate; return nil })
+		open2 := open
+		_ = open2
+		// open resets the hook, so hang right after
+		open()
+		s.on("Save", func(context.Context) error { <-gate; return nil })
+		e.pass(10 * time.Minute)
+		for i, l := range all {
+			if !l.returned.Load() {
+				t.Errorf("%d has not returned after 10 minutes", i)
+			}
+		}
+		s.on("Save", nil)
+		e.open("hang")
+	})
+}
+
+// Rules 10 and 24. Given a Load of the ID that hangs, when a second start waits for it,
+// then ScheduleToCloseTimeout bounds that wait and its own Load together.
+func TestStoreHangs_ScheduleToCloseBoundsTwoLoads(t *testing.T) {
+	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
+		open := s.block("Load")
+		first := e.launch(e.ctx, job, noop)
+		e.returnedAt(first, 30*time.Second)
+		opts := job
+		opts.ScheduleToCloseTimeout = 20 * time.Second
+		l := e.launch(e.ctx, opts, noop)
+		at := time.Now()
+		e.pass(19 * time.Second)
+		open()
+		gate := e.gate("load")
+		s.on("Load", func(context.Context) error { <-gate; return nil })
+		for !l.returned.Load() && time.Since(at) < time.Minute {
+			e.pass(100 * time.Millisecond)
+		}
+		if took := time.Since(at); took > 20*time.Second+200*time.Millisecond {
+			t.Errorf("Start took %s: %v", took, l.err)
+		}
+		s.on("Load", nil)
+		e.open("load")
+	})
+}
+
+// Rule 24. Given a loop over Checkpoints whose body panics, when All hangs as it is told
+// to stop, then the loop ends StoreTimeout later.
+func TestStoreHangs_AllAfterBodyEndsLoop(t *testing.T) {
+	for _, how := range []string{"break", "panic", "goexit"} {
+		t.Run(how, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStore(t)
+				gate := make(chan struct{})
+				as := anyAllStore{s, func(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
+					return func(yield func(activity.Checkpoint, error) bool) {
+						if !yield(activity.Checkpoint{ID: "x", Name: "job", State: activity.CheckpointWaiting}, nil) {
+							select {
+							case <-gate:
+							case <-ctx.Done():
+							}
+						}
+					}
+				}}
+				rt := activity.New(activity.Config{Store: as, Logger: quiet, StoreTimeout: 30 * time.Second})
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					defer func() { _ = recover() }()
+					for range rt.Checkpoints(context.Background()) {
+						switch how {
+						case "break":
+							return
+						case "panic":
+							panic(1)
+						default:
+							runtime.Goexit()
+						}
+					}
+				}()
+				time.Sleep(time.Hour)
+				select {
+				case <-done:
+				default:
+					t.Error("the loop has not ended after an hour")
+				}
+				close(gate)
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// Rule 24. Given a Store that hangs for one ID and heeds its context, then the others are
+// saved as soon as ever: a batch of one never means that the Store is down.
+func TestStoreHangs_OneIDDelaysNoOther(t *testing.T) {
+	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
+		e.start(activity.Options{ID: "x"}, beatEvery(time.Second))
+		e.start(activity.Options{ID: "y"}, beatEvery(time.Second))
+		e.pass(time.Second)
+		var returned time.Time
+		var gaps []time.Duration
+		s.saveHook(func(ctx context.Context, batch []activity.Checkpoint) error {
+			if has(batch, "x") {
+				<-ctx.Done()
+				returned = time.Now()
+				return context.Cause(ctx)
+			}
+			if !returned.IsZero() {
+				gaps = append(gaps, time.Since(returned))
+				returned = time.Time{}
+			}
+			return nil
+		})
+		e.pass(10 * time.Minute)
+		for i, g := range gaps {
+			if i > 1 && g > 200*time.Millisecond {
+				t.Errorf("y was saved %s after the call had returned", gaps)
+				break
+			}
+		}
+		s.on("Save", nil)
+	})
+}
+
+// Rule 24. Given a Forget whose Delete is late and heeds its context, when it has
+// returned, then the next write is made. Delete returns while Forget is about to wait for
+// that, so the race runs many times.
+func TestStoreHangs_WriteAfterLateForget(t *testing.T) {
+	for range 3000 {
+		durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
+			s.on("Delete", func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) })
+			checkErr(t, e.rt.Forget(e.ctx, "a"), context.DeadlineExceeded)
+			s.on("Delete", nil)
+			checkErr(t, e.rt.Forget(e.ctx, "b"), nil)
+		})
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+// Rule 24. Given a Load that hangs, when the caller's context ends or Shutdown is called,
+// then Start returns.
+func TestStoreHangs_LoadEndsWithCallerOrShutdown(t *testing.T) {
+	heeding := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	refused := func(t *testing.T, l *launch) {
+		t.Helper()
+		synctest.Wait()
+		if e := (*activity.Error)(nil); !errors.Is(l.err, activity.ErrShutdown) || errors.As(l.err, &e) {
+			t.Errorf("%v (%T)", l.err, l.err)
+		}
+	}
+	t.Run("context", func(t *testing.T) {
+		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+			s.on("Load", heeding)
+			ctx, cancel := context.WithCancelCause(e.ctx)
+			l := e.launch(ctx, job, noop)
+			e.pass(time.Hour)
+			if all := e.rt.Activities(); l.returned.Load() || len(all) != 1 || all[0].State != activity.StateWaiting {
+				t.Errorf("%v, %+v", l.returned.Load(), all)
+			}
+			checkErr(t, e.rt.Run(e.ctx, job, noop), activity.ErrAlreadyRunning)
+			cancel(errCancel)
+			synctest.Wait()
+			checkEnd(t, l.err, 0, activity.RetryStateCancelRequested, errCancel)
+			s.on("Load", nil)
+			checkErr(t, e.rt.Run(e.ctx, job, noop), nil)
+			e.stop()
+		})
+	})
+	t.Run("shutdown", func(t *testing.T) {
+		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+			s.on("Load", heeding)
+			l := e.launch(e.ctx, job, noop)
+			e.stop()
+			refused(t, l)
+		})
+	})
+	t.Run("shutdown, and Load succeeds", func(t *testing.T) {
+		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+			open := s.block("Load") // it does not heed its context
+			l := e.launch(e.ctx, job, func(activity.Context) error { t.Error("it runs"); return nil })
+			ctx, cancel := context.WithTimeoutCause(e.ctx, time.Minute, errCancel)
+			defer cancel()
+			err := e.rt.Shutdown(ctx)
+			if checkErr(t, err, errCancel); !strings.Contains(fmt.Sprint(err), "1 activity") {
+				t.Error(err)
+			}
+			open()
+			e.stop()
+			refused(t, l)
+			if n := len(s.of("Save")); n != 0 {
+				t.Errorf("%d Saves", n)
+			}
+		})
 	})
 }

@@ -1,4 +1,4 @@
-// The Store that the tests of durability share, and what reaches it when.
+// When recorded details reach the Store: SaveInterval and SyncHeartbeats.
 
 package activity_test
 

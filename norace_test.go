@@ -1,5 +1,0 @@
-//go:build !race
-
-package activity_test
-
-const raceEnabled = false
