@@ -838,7 +838,7 @@ func TestStallLog_ManyAbandonedAfterCancel(t *testing.T) {
 // Rule 8. Given thousands of stalls at one instant, then all are retried at it, with one
 // dump of goroutines at most.
 func TestStack_OneDumpForManyAtOneInstant(t *testing.T) {
-	many := 10_000
+	many := min(5_000**repeat, 10_000)
 	if raceEnabled {
 		many = 3_500
 	}

@@ -624,12 +624,8 @@ func TestClock_MovesWhileTimerIsSet(t *testing.T) {
 // Rule 25. Given one program, when it runs many times in bubbles with the zero Config,
 // then it gives the same events every time.
 func TestDeterminism_SameEventsEveryTime(t *testing.T) {
-	runs := 1000
-	if testing.Short() || raceEnabled {
-		runs = 50
-	}
 	var first string
-	for i := range runs {
+	for i := range repeated(100) {
 		var got string
 		synctest.Test(t, func(t *testing.T) { got = eventsOfAProgram(t) })
 		if i == 0 {

@@ -116,14 +116,14 @@ func ExampleRetryAfter() {
 	rt := activity.New(config)
 	err := rt.Run(context.Background(), activity.Options{}, func(ctx activity.Context) error {
 		if ctx.Info().Attempt == 1 {
-			return activity.RetryAfter(errors.New("503, Retry-After: 1"), time.Second)
+			return activity.RetryAfter(errors.New("busy, try again in 50 ms"), 50*time.Millisecond)
 		}
 		fmt.Println("attempt", ctx.Info().Attempt, "after:", ctx.Info().LastFailure)
 		return nil
 	})
 	fmt.Println("error:", err)
 	// Output:
-	// attempt 2 after: 503, Retry-After: 1
+	// attempt 2 after: busy, try again in 50 ms
 	// error: <nil>
 }
 

@@ -5,6 +5,7 @@ package activity_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"regexp"
@@ -38,6 +39,17 @@ func story() activity.Options {
 // atMost are Options for n attempts.
 func atMost(n int) activity.Options {
 	return activity.Options{ID: "a1", Name: "job", RetryPolicy: activity.RetryPolicy{MaximumAttempts: n}}
+}
+
+var repeat = flag.Int("repeat", 1, "how many times as often tests run what they repeat, and how much larger their crowds are")
+
+// repeated is how often a test does what may differ from run to run: n times, and a quarter
+// of that with -short or the race detector, times -repeat.
+func repeated(n int) int {
+	if testing.Short() || raceEnabled {
+		n /= 4
+	}
+	return n * *repeat
 }
 
 // raceEnabled reports whether the race detector is on, which allocates and is slow.

@@ -213,9 +213,9 @@ func (c *countingClock) AfterFunc(d time.Duration, f func()) *clock.Timer {
 // Given many activities outstanding at once, with both timeouts, which sleep and
 // heartbeat, then there is one timer on the clock.
 func TestRuntime_ManyOutstandingSetOneTimer(t *testing.T) {
-	n := 100_000
-	if testing.Short() || raceEnabled {
-		n = 5_000
+	n := min(10_000**repeat, 100_000)
+	if raceEnabled {
+		n = 5_000 // the race detector bears some 8,000 goroutines
 	}
 	synctest.Test(t, func(t *testing.T) {
 		c := &countingClock{Mock: clock.NewMock()}
@@ -682,7 +682,10 @@ func TestMemory_AlarmKeepsTheRuntime(t *testing.T) {
 					checkErr(t, err, nil)
 					synctest.Wait()
 				}()
-				collect(&freed, 1)
+				for range 10 {
+					runtime.GC()
+					runtime.Gosched()
+				}
 				if freed.Load() != 0 {
 					t.Error("the Runtime is freed")
 				}

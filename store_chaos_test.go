@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	chaosN    = flag.Int("chaos.n", 100, "scripts of TestStore_Chaos")
+	chaosN    = flag.Int("chaos.n", 25, "scripts of TestStore_Chaos")
 	chaosSeed = flag.Int("chaos.seed", 0, "the first one")
 )
 
@@ -284,7 +284,7 @@ func (c *chaos) write(ctx context.Context, method string) error {
 }
 
 var (
-	livesN    = flag.Int("chaos.lives", 40, "scripts of TestStore_ChaosOverLives")
+	livesN    = flag.Int("chaos.lives", 10, "scripts of TestStore_ChaosOverLives")
 	livesSeed = flag.Int("chaos.lives.seed", 0, "the first one")
 )
 

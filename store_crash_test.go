@@ -519,7 +519,7 @@ func logOfARestart(t *testing.T, recovering bool) {
 // Rules 15 and 20. Given ResetOnProgress and MaximumAttempts, when a program is killed
 // and restarted at random, then attempts are counted as a small model says.
 func TestCrash_ResetOnProgressOverManyLives(t *testing.T) {
-	for seed := range 1500 {
+	for seed := range repeated(150) {
 		bad := false
 		synctest.Test(t, func(t *testing.T) {
 			r := rand.New(rand.NewPCG(uint64(seed), 9))

@@ -25,6 +25,7 @@ import (
 var (
 	modelSeed = flag.Uint64("model.seed", 1, "the model test's first seed")
 	modelN    = flag.Int("model.n", 0, "how many scripts the model test runs; 0: a default")
+	repeat    = flag.Int("repeat", 1, "how many times as often the other tests run what they repeat")
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -634,7 +635,7 @@ func modelLines(traces []modelTrace) []string {
 func TestModel_RandomScripts(t *testing.T) {
 	n := *modelN
 	if n == 0 {
-		n = 1000
+		n = 300
 		if testing.Short() {
 			n = 100
 		}

@@ -197,10 +197,6 @@ func (r *stressRun) play(t *testing.T, after time.Duration) []*activity.Handle[i
 // instant at which a later attempt does something too is in the order in which the two
 // run, so EventAbandonedReturned is compared apart.
 func TestDeterminism_RandomScripts(t *testing.T) {
-	runs := 300
-	if testing.Short() {
-		runs = 30
-	}
 	for seed := uint64(1); seed <= 6; seed++ {
 		s := newModelScript(seed)
 		s.slots = 0
@@ -208,7 +204,7 @@ func TestDeterminism_RandomScripts(t *testing.T) {
 			s.acts[i].id = i
 		}
 		var first []string
-		for run := range runs {
+		for run := range 30 * *repeat {
 			var got, returned []string
 			synctest.Test(t, func(t *testing.T) {
 				r := newStressRun(s, time.Second)
@@ -243,12 +239,8 @@ func TestDeterminism_RandomScripts(t *testing.T) {
 // Rule 25. Given an attempt that times out and returns at once, with a Retryable to ask,
 // then whether it blocks the next attempt is the same every time.
 func TestDeterminism_RetryableAtTheTimeout(t *testing.T) {
-	runs := 300
-	if testing.Short() {
-		runs = 30
-	}
 	seen := map[string]int{}
-	for range runs {
+	for range 30 * *repeat {
 		synctest.Test(t, func(t *testing.T) {
 			r := newStressRun(&modelScript{acts: []modelSpec{{
 				hb: 1, initial: 1, coefficient: 1, maxTrys: 2, picky: "panic", maxAbandoned: activity.NoOverlap,
@@ -372,7 +364,7 @@ func (r *stressRun) check(handles []*activity.Handle[int]) activity.Stats {
 // out of order or left over (rules 1, 4, 8, 17 and 19). The test measures no time.
 // -model.seed sets its seed too.
 func TestStress_RandomScripts(t *testing.T) {
-	scripts := 100
+	scripts := 30 * *repeat
 	if testing.Short() {
 		scripts = 10
 	}
