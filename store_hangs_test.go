@@ -259,8 +259,7 @@ func TestStoreHangs_NoGoroutineIsLeft(t *testing.T) {
 // refusing makes Save refuse every batch for which bad returns true.
 func (s *faultyStore) refusing(bad func(batch []activity.Checkpoint) bool) {
 	s.on("Save", func(context.Context) error {
-		all := s.of("Save")
-		if bad(all[len(all)-1].batch) {
+		if bad(s.batch()) {
 			return errDisk
 		}
 		return nil

@@ -189,6 +189,19 @@ func (s *faultyStore) of(method string) []storeCall {
 	return slices.DeleteFunc(slices.Clone(s.calls), func(c storeCall) bool { return method != "" && c.method != method })
 }
 
+// batch is that of the last call of Save. A hook of Save has it without a copy of all
+// calls before.
+func (s *faultyStore) batch() []activity.Checkpoint {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range slices.Backward(s.calls) {
+		if c.method == "Save" {
+			return c.batch
+		}
+	}
+	return nil
+}
+
 // times are when a method was called, after base.
 func (s *faultyStore) times(method string, base time.Time) []time.Duration {
 	var all []time.Duration
