@@ -162,3 +162,54 @@ func TestSlots_DueWaitersLeaveTheQueue(t *testing.T) {
 		}
 	})
 }
+
+// Rule 9. Given a goroutine that takes in the returns of abandoned functions, when more
+// functions return meanwhile, then they wait for it, and it takes in all of them.
+func TestAbandoned_ReturnsAreTakenInTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := New(Config{Logger: slog.New(slog.DiscardHandler)})
+		gates := []chan struct{}{make(chan struct{}), make(chan struct{}), make(chan struct{})}
+		var handles []*Handle[struct{}]
+		for _, gate := range gates {
+			opts := Options{HeartbeatTimeout: time.Second, MaxAbandoned: NoOverlap}
+			h, err := rt.Start(t.Context(), opts, func(ctx Context) error {
+				if ctx.Info().Attempt == 1 {
+					<-gate
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			handles = append(handles, h)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		check := func(when string, waiting int, busy bool, want State) {
+			t.Helper()
+			synctest.Wait()
+			rt.returns.mu.Lock()
+			if n := len(rt.returns.waiting); n != waiting || rt.returns.busy != busy {
+				t.Errorf("%s: %d returns wait, and somebody is busy: %v; want %d, %v", when, n, rt.returns.busy, waiting, busy)
+			}
+			rt.returns.mu.Unlock()
+			for i, h := range handles {
+				if got := h.Status().State; got != want {
+					t.Errorf("%s: activity %d is %s, want %s", when, i, got, want)
+				}
+			}
+		}
+		check("at first", 0, false, StateBlocked)
+		rt.returns.mu.Lock()
+		rt.returns.busy = true
+		rt.returns.mu.Unlock()
+		close(gates[0])
+		close(gates[1])
+		check("somebody is busy", 2, true, StateBlocked)
+		rt.returns.mu.Lock()
+		rt.returns.busy = false
+		rt.returns.mu.Unlock()
+		close(gates[2])
+		check("in the end", 0, false, StateCompleted)
+	})
+}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,6 +26,9 @@ type stressRun struct {
 	unit  time.Duration
 	rt    *activity.Runtime
 	begun time.Time
+
+	running atomic.Int32 // functions
+	waits   atomic.Bool  // all actions are done, and play waits for the activities
 
 	mu     sync.Mutex
 	events [][]activity.Event
@@ -92,6 +96,8 @@ func (r *stressRun) start(ctx context.Context, i int) (*activity.Handle[int], er
 // function does what the script says. Its details are the attempt that recorded
 // them, so that a later attempt can tell whether it may see them.
 func (r *stressRun) function(ctx activity.Context, i int) (int, error) {
+	r.running.Add(1)
+	defer r.running.Add(-1)
 	n := ctx.Info().Attempt
 	if by, err := activity.Resume(ctx, 0); err != nil || by < 0 || by >= n {
 		r.fault("activity %d attempt %d resumes from %d, %v", i, n, by, err)
@@ -184,6 +190,7 @@ func (r *stressRun) play(t *testing.T, after time.Duration) []*activity.Handle[i
 			}
 		}
 	}
+	r.waits.Store(true)
 	for _, h := range handles {
 		if h != nil {
 			<-h.Done()
@@ -262,6 +269,68 @@ func stressKinds(events []activity.Event) string {
 		fmt.Fprintf(&b, "%v #%d; ", e.Kind, e.Attempt)
 	}
 	return b.String()
+}
+
+// goroutinesInside gives the stacks of the goroutines that are, or begin, in package
+// activity, and of how many of them another goroutine must wake.
+func goroutinesInside() (stacks []string, blocked int) {
+	buf := make([]byte, 1<<20)
+	for runtime.Stack(buf, true) == len(buf) {
+		buf = make([]byte, 2*len(buf))
+	}
+	n := runtime.Stack(buf, true)
+	for _, stack := range strings.Split(string(buf[:n]), "\n\n") {
+		if !strings.Contains(stack, "github.com/seed-9da638b0/activity.") {
+			continue
+		}
+		stacks = append(stacks, stack)
+		_, state, _ := strings.Cut(stack, "[")
+		for _, s := range []string{"chan ", "select", "sync.", "semacquire"} {
+			if strings.HasPrefix(state, s) {
+				blocked++
+			}
+		}
+	}
+	return stacks, blocked
+}
+
+// stressIdle reports whether nobody is about to do anything: no function runs, and no
+// goroutine in package activity can continue by itself.
+func stressIdle(runs []*stressRun) bool {
+	for _, r := range runs {
+		if r.running.Load() > 0 {
+			return false
+		}
+	}
+	stacks, blocked := goroutinesInside()
+	return len(stacks) == blocked
+}
+
+// stressStuck gives the activities that are blocked by functions of which none runs, if all
+// runs wait for their activities.
+func stressStuck(runs []*stressRun) string {
+	attempts := func() (n uint64) {
+		for _, r := range runs {
+			n += r.rt.Stats().Attempts
+		}
+		return n
+	}
+	before := attempts()
+	if slices.ContainsFunc(runs, func(r *stressRun) bool { return !r.waits.Load() }) || !stressIdle(runs) {
+		return ""
+	}
+	var stuck strings.Builder
+	for _, r := range runs {
+		for _, s := range r.rt.Activities() {
+			if s.State == activity.StateBlocked {
+				fmt.Fprintf(&stuck, "%+v\n", s)
+			}
+		}
+	}
+	if attempts() != before { // a backoff has ended meanwhile
+		return ""
+	}
+	return stuck.String()
 }
 
 // check looks for what no script may show, at any speed.
@@ -368,14 +437,14 @@ func TestStress_RandomScripts(t *testing.T) {
 	if testing.Short() {
 		scripts = 10
 	}
-	before := runtime.NumGoroutine()
 	seed := *modelSeed
 	if seed == 1 {
 		seed = rand.Uint64N(1 << 30)
 	}
 	runs := make([]*stressRun, scripts)
 	handles := make([][]*activity.Handle[int], scripts)
-	var all sync.WaitGroup
+	var all, ready sync.WaitGroup
+	ready.Add(scripts)
 	for i := range scripts {
 		all.Go(func() {
 			s := newModelScript(seed + uint64(i))
@@ -383,22 +452,34 @@ func TestStress_RandomScripts(t *testing.T) {
 				s.acts[k].resume = 0
 			}
 			runs[i] = newStressRun(s, time.Millisecond)
+			ready.Done()
 			handles[i] = runs[i].play(t, 0)
 		})
 	}
-	all.Wait()
-	// What is left over is for go test's timeout to find. A goroutine of another
-	// test's may have been among those before, and be gone: the count alone does
-	// not say that all is over here.
-	for _, r := range runs {
-		for !r.allReturned() {
-			runtime.Gosched()
+	ready.Wait()
+	ended := make(chan struct{})
+	go func() { all.Wait(); close(ended) }()
+	for over := false; !over; {
+		if stuck := stressStuck(runs); stuck != "" {
+			t.Fatalf("seeds from %d: activities are blocked, and no function of theirs runs:\n%s", seed, stuck)
+		}
+		runtime.Gosched()
+		select {
+		case <-ended:
+			over = true
+		default:
 		}
 	}
-	for runtime.NumGoroutine() > before {
+	for !stressIdle(runs) {
 		runtime.Gosched()
 	}
+	if left, _ := goroutinesInside(); len(left) > 0 {
+		t.Errorf("seeds from %d: goroutines are left:\n%s", seed, strings.Join(left, "\n\n"))
+	}
 	for i, r := range runs {
+		if !r.allReturned() {
+			r.fault("an abandoned function has returned, and no event says so")
+		}
 		want, got := r.check(handles[i]), r.rt.Stats()
 		want.Timeouts = got.Timeouts // events do not tell of those while waiting
 		if diff := cmp.Diff(want, got); diff != "" {
