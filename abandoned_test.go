@@ -1,4 +1,5 @@
-// Functions that still run when their attempt is over: MaxAbandoned, blocked activities, and where a stalled function hangs.
+// Functions that still run when their attempt is over: MaxAbandoned, blocked activities,
+// and where a stalled function hangs.
 
 package activity_test
 

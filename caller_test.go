@@ -1,4 +1,5 @@
-// What a caller and its context may do: the end of the context at any moment, its lock, its type.
+// What a caller and its context may do: the end of the context at any moment, its lock,
+// its type.
 
 package activity_test
 

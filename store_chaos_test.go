@@ -1,4 +1,5 @@
-// Random faults of a Store, while activities start, run and end. -chaos.n and -chaos.lives say how many scripts run.
+// Random faults of a Store, while activities start, run and end. -chaos.n and
+// -chaos.lives say how many scripts run.
 
 package activity_test
 

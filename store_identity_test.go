@@ -1,4 +1,5 @@
-// Whether a checkpoint belongs to the activity that is started: Name, Input and details of another version.
+// Whether a checkpoint belongs to the activity that is started: Name, Input and details
+// of another version.
 
 package activity_test
 
