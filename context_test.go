@@ -23,7 +23,8 @@ import (
 )
 
 // Rule 12. Given timeouts and a caller's deadline, then Context.Deadline reports the
-// earliest under the real clock and none under another; Info().Deadline has it in both.
+// earliest under the real clock and none under another; Info().Deadline has the earliest
+// timeout under both.
 func TestContext_DeadlineOnlyUnderRealClock(t *testing.T) {
 	tests := []struct {
 		attempt, all, caller time.Duration
@@ -376,8 +377,8 @@ func TestInterceptor_GuardAndRangeUnderWrapper(t *testing.T) {
 	})
 }
 
-// Given durations of zero, below zero and the longest there is, when a function sleeps
-// for them, then Sleep returns at once, or with the end of the attempt.
+// Given any duration, then Sleep takes exactly that long, returns at once for zero and
+// less, and ends with the attempt, however long it is.
 func TestSleep_Edges(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		opts := activity.Options{StartToCloseTimeout: time.Hour, RetryPolicy: once}

@@ -367,8 +367,8 @@ func TestRange_BodyIgnoresSleepError(t *testing.T) {
 	}
 }
 
-// Rules 4 and 6. Given a Range whose attempt has timed out during a body, then that body
-// is not recorded, and Range returns the cause.
+// Rules 4 and 6. Given a Range whose attempt times out during a body, then that body is
+// not recorded, and Range returns the cause, or nil if it was the last body.
 func TestRange_TimedOut(t *testing.T) {
 	for _, to := range []int{2, 3} { // in the last body, and before it
 		bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {

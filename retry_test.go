@@ -591,8 +591,8 @@ func TestRetry_RetryableIsAsked(t *testing.T) {
 	})
 }
 
-// Rule 15. Given RetryPolicy.Retryable, when an attempt succeeded, was NonRetryable or
-// ran into schedule-to-close, then it is not asked.
+// Rule 15. Given RetryPolicy.Retryable, when an attempt succeeded, was canceled, was
+// NonRetryable or ran into schedule-to-close, then it is not asked.
 func TestRetry_RetryableIsNotAsked(t *testing.T) {
 	ask := func(err error) bool { t.Errorf("asked about %v", err); return true }
 	for name, fn := range map[string]func(ctx activity.Context) error{

@@ -372,8 +372,8 @@ func TestIDs_FreeAfterTheEnd(t *testing.T) {
 	})
 }
 
-// Rule 16. Given an activity that runs, backs off or ignores its end, when its ID is
-// started, then that is ErrAlreadyRunning until the activity has ended.
+// Rule 16. Given an activity that runs, backs off or ignores its cancellation, when its
+// ID is started, then that is ErrAlreadyRunning until the activity has ended.
 func TestIDs_InUseUntilTheEnd(t *testing.T) {
 	bubble(t, activity.Config{MaxConcurrent: 3}, func(t *testing.T, rt *activity.Runtime) {
 		release := make(chan struct{})

@@ -45,8 +45,8 @@ func TestShutdown_IdleRuntime(t *testing.T) {
 	})
 }
 
-// Rule 19. Given running, waiting and backing-off activities, when Shutdown is called,
-// then they are canceled with ErrShutdown, and it waits until their functions have
+// Rule 19. Given running activities, when Shutdown is called several times at once, then
+// they are canceled with ErrShutdown, and each call waits until their functions have
 // returned.
 func TestShutdown_WaitsForFunctions(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
