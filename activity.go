@@ -55,7 +55,7 @@ type activity struct {
 	out          any           // result of the function; set once, before outcome
 	err          error         // *Error that callers get; set once, with outcome
 
-	mu       sync.Mutex
+	mu       sync.Mutex // guards the fields below
 	details  recorded
 	beats    uint64      // number of heartbeats, of attempts that were not over
 	lastBeat instant     // instant of the last heartbeat; valid if beats is not 0

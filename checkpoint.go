@@ -48,7 +48,7 @@ type Checkpoint struct {
 	NextAttempt time.Time // when the next attempt is due, if a backoff comes first; otherwise zero
 	Input       []byte    // input of Execute or Start, encoded with Config.Codec
 	Details     []byte    // newest heartbeat details, to be read with HeartbeatDetails; nil if there are none
-	LastFailure string    // text of the error of the last attempt that failed; empty if none did
+	LastFailure string    // text of the last attempt's error or, if CheckpointCanceled, of the cause; empty if there is none
 }
 
 // HeartbeatDetails decodes the recorded details, as [Context.HeartbeatDetails] does. codec

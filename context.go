@@ -15,9 +15,8 @@ import (
 //
 // Its methods may be called by several goroutines at once, and after the attempt is over.
 //
-// Wrappers and other engines implement Context too. A wrapper must embed the Context that
-// it wraps, because later versions may add methods. See [Engine] for methods that may be
-// implemented besides.
+// Wrappers and other engines implement Context too. A wrapper should embed the Context that
+// it wraps, because later versions may add methods. See [Engine] for optional methods.
 type Context interface {
 	context.Context
 

@@ -20,7 +20,8 @@ type Definition[In, Out any] struct {
 	Func    func(Context, In) (Out, error) // function of each attempt
 }
 
-// Execute runs the activity with the given ID and waits for its end, as [Execute] does.
+// Execute runs the activity with the given ID and waits for its end, as the function
+// [Execute] does.
 func (d *Definition[In, Out]) Execute(ctx context.Context, rt *Runtime, id string, in In) (Out, error) {
 	opts, err := d.options(id)
 	if err != nil {
@@ -30,8 +31,8 @@ func (d *Definition[In, Out]) Execute(ctx context.Context, rt *Runtime, id strin
 	return Execute(ctx, rt, opts, d.Func, in)
 }
 
-// Start starts the activity with the given ID, as [Start] does. If id is empty, an ID is
-// generated, and nothing is stored.
+// Start starts the activity with the given ID, as the function [Start] does. If id is empty,
+// an ID is generated, and nothing is stored.
 func (d *Definition[In, Out]) Start(ctx context.Context, rt *Runtime, id string, in In) (*Handle[Out], error) {
 	opts, err := d.options(id)
 	if err != nil {
