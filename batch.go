@@ -411,6 +411,7 @@ func (rd *round) note() {
 	w, rt := rd.w, rd.w.rt
 	rt.enter()
 	defer rt.leave()
+	w.writing = false
 	defer func() { w.recoveredLocked(rd.taken) }()
 	// During a Shutdown, a Store that takes something again is given the rest at once.
 	if rd.taken && w.drained != nil {

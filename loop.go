@@ -98,7 +98,7 @@ func (p *wholeProgress) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	if fields.Next == nil || fields.To == nil {
-		return errors.New("Next or To is missing")
+		return errors.New("field Next or To is missing")
 	}
 	*p = wholeProgress{Next: *fields.Next, To: *fields.To}
 	return nil

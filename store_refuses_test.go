@@ -10,11 +10,14 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/storetest"
 )
 
 // saveHook has f called with the batch of each Save.
@@ -450,4 +453,64 @@ func TestStoreRefuses_WaitingCallerComesFirst(t *testing.T) {
 		}
 		s.on("Save", nil)
 	})
+}
+
+// A singleStore takes one checkpoint at a time, and hangs in the Load of IDs that begin with "c".
+type singleStore struct {
+	storetest.Memory
+	saves atomic.Int64
+}
+
+func (s *singleStore) Load(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
+	if strings.HasPrefix(id, "c") {
+		<-ctx.Done()
+		return activity.Checkpoint{}, false, ctx.Err()
+	}
+	return s.Memory.Load(ctx, id)
+}
+
+func (s *singleStore) Save(ctx context.Context, batch []activity.Checkpoint) error {
+	s.saves.Add(1)
+	if len(batch) > 1 {
+		return errDisk
+	}
+	return s.Memory.Save(ctx, batch)
+}
+
+// Given a Store that refuses batches, so that each round has many calls, when starts are
+// canceled while they are loaded, then they do not touch what the writer uses between two calls.
+// The race detector judges.
+func TestStoreRefuses_StartsCanceledDuringRounds(t *testing.T) {
+	s := &singleStore{}
+	rt := activity.New(activity.Config{Store: s, SaveInterval: time.Millisecond, Logger: quiet})
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var all sync.WaitGroup
+	for i := range 20 {
+		all.Go(func() {
+			_ = rt.Run(ctx, activity.Options{ID: fmt.Sprint("r", i)}, func(ctx activity.Context) error {
+				for n := 0; ; n++ {
+					if err := ctx.Heartbeat(n); err != nil {
+						return err
+					}
+					time.Sleep(100 * time.Microsecond) // the pace of the changes; nothing depends on it
+				}
+			})
+		})
+	}
+	for i := range 8 {
+		all.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				ctx, cancel := context.WithTimeout(ctx, 100*time.Microsecond)
+				_, _ = rt.Start(ctx, activity.Options{ID: fmt.Sprint("c", i, "-", n)}, noop)
+				cancel()
+			}
+		})
+	}
+	for want := int64(repeated(2000)); s.saves.Load() < want; {
+		time.Sleep(time.Millisecond)
+	}
+	stop()
+	all.Wait()
+	checkErr(t, rt.Shutdown(t.Context()), nil)
 }

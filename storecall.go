@@ -125,7 +125,7 @@ func (c *storeCall) lateLocked() {
 
 // lateCallLocked ends the context of a late call, logs it, and returns its error.
 func (rt *Runtime) lateCallLocked(method string, within time.Duration, cancel context.CancelCauseFunc) error {
-	err := fmt.Errorf("Store.%s has not returned after %s: %w", method, within, context.DeadlineExceeded)
+	err := fmt.Errorf("a call of Store.%s has not returned after %s: %w", method, within, context.DeadlineExceeded)
 	cancel(err)
 	if rt.writer.isNewsLocked(err.Error()) {
 		go rt.log(slog.LevelError, "activity: the Store hangs; nothing else is written until its call returns", nil, 0, slog.Any("error", err))
@@ -156,11 +156,11 @@ func (rt *Runtime) protectStore(method string, f func() error) (err error) {
 			if news {
 				go rt.log(slog.LevelError, "activity: Store."+method+" panicked", nil, 0, slog.Any("error", p), slog.String("stack", string(p.Stack)))
 			}
-			err = fmt.Errorf("Store.%s panicked: %w", method, p)
+			err = fmt.Errorf("a call of Store.%s panicked: %w", method, p)
 		}
 	}()
 	if err := f(); err != nil {
-		return fmt.Errorf("Store.%s: %w", method, err)
+		return fmt.Errorf("calling Store.%s: %w", method, err)
 	}
 	return nil
 }

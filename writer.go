@@ -56,6 +56,8 @@ type writer struct {
 	// does not hinder a synctest bubble. It is taken before Runtime.mu.
 	turn chan struct{}
 
+	writing bool // whether a batch that take has returned is being written; until note
+
 	// The call in flight.
 	round   *round                  // nil if no call is in flight
 	overdue sleeper                 // alarm for the moment when the call is late
@@ -315,10 +317,10 @@ func (w *writer) failingLocked() {
 
 // recoveredLocked ends the failure of the Store, if there is nothing left that it has
 // failed to take. taken says whether it has just taken something. If it has, the recovery is
-// logged. If not, the failing records were replaced or withdrawn. While a call is in flight,
-// recoveredLocked does nothing, since the round calls it again at its end.
+// logged. If not, the failing records were replaced or withdrawn. While a batch is being
+// written, recoveredLocked does nothing, since note calls it again.
 func (w *writer) recoveredLocked(taken bool) {
-	if !w.failing || w.round != nil || slices.ContainsFunc(w.dirty, func(r *record) bool {
+	if !w.failing || w.writing || slices.ContainsFunc(w.dirty, func(r *record) bool {
 		return (r.failing || r.restoring()) && w.records[r.id] == r
 	}) {
 		return
@@ -491,7 +493,7 @@ func (w *writer) take(gone bool) (batch []write) {
 		w.soon.clearLocked(rt)
 		w.soon.due = left(false) && !p.down
 	}
-	if len(batch) == 0 {
+	if w.writing = len(batch) > 0; !w.writing {
 		// All failing records may have been replaced. No round follows that would notice.
 		w.recoveredLocked(false)
 	}
