@@ -3,7 +3,7 @@
 // An activity is an ordinary function that does long work and may stall, fail
 // or panic. A [Runtime] runs it, watches its heartbeats, retries it, and hands
 // the details of the last heartbeat to the next attempt, which resumes from them.
-// The ideas and the names are those of Temporal's activities; there is no server.
+// The ideas and the names are those of Temporal's activities, but there is no server.
 //
 //	func importRows(ctx activity.Context) error {
 //		next, err := activity.Resume(ctx, 0) // the last heartbeat's details, or 0
@@ -32,19 +32,20 @@
 //
 // [Runtime.Run] and [Runtime.Start] take a func(Context) error. [Execute] and
 // [Start] take functions with an input and a result. Run and Execute wait for the
-// end; the two Starts return a [Handle] instead. [Range] is the loop above, and
-// [Idle] a Sleep for pollers.
+// end of the activity, and the two Starts return a [Handle] instead. [Range] is the
+// loop above, and [Idle] is a Sleep for pollers.
 //
 // # Words
 //
 // An execution is everything from Start to the outcome that the caller gets. It
-// consists of attempts, one after the other: each is one call of the function.
+// consists of attempts, one after the other. Each attempt is one call of the function.
 // Heartbeat details are the values that Heartbeat records. An attempt makes progress if
-// it records details that differ, encoded, from those it resumed from. A slot is the
-// right to run one attempt, of which Config.MaxConcurrent limits the number. An attempt
-// is fenced once it is over: whatever its function still reports or returns is ignored.
-// If that function is still running, it is abandoned. A checkpoint is what a [Store]
-// keeps of an execution, so that it survives the process.
+// it records details that differ, once encoded, from those that it resumed from. A slot
+// is the right to run one attempt, and Config.MaxConcurrent limits the number of slots. A
+// backoff is the wait before the next attempt. An attempt is fenced once it is over:
+// whatever its function still reports or returns is ignored. If that function is still
+// running, it is abandoned. A checkpoint is what a [Store] keeps of an execution, so that
+// it survives the process.
 //
 // # The life of an attempt
 //
@@ -63,19 +64,20 @@
 //	             └──blocked <── earlier functions still run
 //
 // An attempt that has timed out is fenced at that instant, whether or not its
-// function listens: its Context has ended, and whatever it still reports or
-// returns is ignored. If its function still runs, it is abandoned. At most
+// function listens: its Context has ended, and whatever the function still reports
+// or returns is ignored. If the function still runs, it is abandoned. At most
 // Options.MaxAbandoned abandoned functions may exist when the next attempt
-// starts. With more, the activity is blocked until one returns. Go cannot end a
-// goroutine from outside: a function that hangs forever is a leak. Stats, Status,
-// events and the log show it, with the stack where it hangs.
+// starts. If there are more, the activity is blocked until one of them returns. Go
+// cannot end a goroutine from outside, so a function that hangs forever is a leak.
+// Stats, Status and events show it, and the log has the stack where it hangs.
 //
 // # Heartbeats
 //
 // [Context.Heartbeat] says that the attempt is alive, and its details say how
-// far it got. Details are encoded at once, and the newest win. Without details,
-// those recorded before stay. An attempt that records none passes on those it
-// got. A heartbeat costs about a reading of the clock: beat often.
+// far it got. Details are encoded at once, and the newest win. A heartbeat without
+// details keeps those recorded before. An attempt that records none passes on those
+// that it got. A heartbeat costs hardly more than a reading of the clock, so send
+// many.
 //
 // Heartbeat after a step, never before it. A step that finished but was not
 // recorded runs again, so make steps idempotent. If that is not possible, [Guard]
@@ -83,46 +85,47 @@
 // cut back: a file's length, a transaction's number.
 //
 // Details that would not come back as they were, because of an unexported field for
-// example, are refused when they are recorded: see [Codec]. Details that cannot be
-// decoded into what the function asks for are an error that is not retried
-// ([ErrCannotResume]), never a silent start from the beginning.
+// example, are refused when they are recorded: see [Codec]. If details cannot be decoded
+// into what the function asks for, it gets [ErrCannotResume], which is not retried. It
+// never starts from the beginning silently.
 //
 // A pause of the whole process, such as SIGSTOP, a frozen virtual machine or CPU
 // starvation, is not a stall. If the Runtime itself wakes up late, by more than a
-// tenth of the heartbeat timeout and more than 1 ms, it extends the heartbeat
-// deadline by that delay. Between two heartbeats it does so by at most one
-// heartbeat timeout.
+// tenth of the heartbeat timeout and more than 1 ms, it extends a heartbeat deadline
+// that is due. The new deadline is as far in the future as the Runtime is late.
+// Between two heartbeats, all extensions together are at most one heartbeat timeout.
 //
 // # Timeouts
 //
 // There are four timeouts, and zero disables each. Start-to-close limits one
 // attempt, heartbeat the time between heartbeats, schedule-to-start each wait for a
 // slot of Config.MaxConcurrent, and schedule-to-close everything together. The first
-// two are retried, the last two are not. When an attempt has timed out, its
-// Context's cause is a [*TimeoutError]. Its Err is context.Canceled in every case,
-// so a library that looks at Err alone takes a timeout for a cancellation.
+// two are retried, the last two are not. When an attempt has timed out, context.Cause
+// of its Context is a [*TimeoutError]. The Context's Err is context.Canceled in every
+// case, so a library that looks at Err alone takes a timeout for a cancellation.
 //
 // # Retries
 //
 // After an error, a panic ([*PanicError]) or a start-to-close timeout, the next
 // attempt waits for the interval of the [RetryPolicy]. After a heartbeat timeout
 // it starts at once, because the timeout was the wait. (A Temporal server adds its
-// backoff here.) If the attempt before ended in a heartbeat timeout too, and this
-// one recorded nothing new, the interval comes first, so that a function that
-// always hangs does not spin.
+// backoff here.) But if the previous attempt ended in a heartbeat timeout too, and this
+// one made no progress, the interval comes first, so that a function that always hangs
+// does not spin.
 //
-// Not retried are errors marked with [NonRetryable], [ErrCannotResume], errors that
-// RetryPolicy.Retryable refuses, runtime.Goexit ([ErrGoexit]), cancellation, the
+// These are not retried: errors marked with [NonRetryable], [ErrCannotResume], errors
+// that RetryPolicy.Retryable refuses, runtime.Goexit ([ErrGoexit]), cancellation, the
 // last of MaximumAttempts, and the two schedule timeouts. [RetryAfter] replaces the
 // interval, if its time is positive.
 //
 // # Cancellation
 //
 // The end of the caller's context, [Handle.Cancel] and [Runtime.Shutdown] end the
-// attempt's Context at once, and context.Cause says why. A canceled activity is not
-// retried. Its callers get their answer when the function has returned, or
-// Options.CancelGrace later: choose a short grace period for interactive programs. From
-// then on no timeout counts, not even schedule-to-close.
+// attempt's Context at once, and context.Cause returns the reason. From then on no
+// timeout counts, not even schedule-to-close. A canceled activity is not retried. Its
+// callers get the outcome when the function has returned, or at the latest
+// Options.CancelGrace after the cancellation. Choose a short grace period for interactive
+// programs.
 //
 // # Return every error
 //
@@ -133,32 +136,32 @@
 //   - It ignores the error of Sleep, Idle, Range or Guard and returns nil. If it was
 //     canceled, the activity counts as canceled, so that a loop that was cut short
 //     does not count as done.
-//   - It ignores the error of its last Heartbeat and returns nil. The activity has
-//     completed, canceled or not, because everything was done.
-//   - It continues after a timeout. It is abandoned, and everything it reports or
-//     returns is ignored. Its side effects are not: use [Guard]. Nor are its writes
-//     to variables that it captured, which the next attempt shares: keep state in
-//     the function's own variables and in details.
+//   - It ignores the error of its last Heartbeat and returns nil. If it was canceled,
+//     the activity has completed nevertheless, because everything was done.
+//   - It continues after a timeout. It is abandoned, and everything that it reports or
+//     returns is ignored. Its side effects still happen, so use [Guard]. The next attempt
+//     also sees its writes to captured variables, so keep state in the function's own
+//     variables and in details.
 //   - It continues after a cancellation. It is abandoned after CancelGrace.
 //   - It returns the error of a Heartbeat whose details cannot be encoded. The
-//     activity fails, because every retry would meet that error again.
+//     activity fails, because every retry would get that error again.
 //
 // # Concurrency and order
 //
 // All methods of a Runtime, a [Handle] and a [Context] may be called by several
-// goroutines at once. Attempts run in goroutines of their own. The Runtime calls no
-// callback under a lock, except Config.Rand.
+// goroutines at once. Attempts run in goroutines of their own. The Runtime runs no code
+// of yours under a lock, except Config.Clock and Config.Rand.
 //
 //   - At one instant, timeouts come first: a heartbeat or a return that comes exactly at
-//     the deadline is too late. If several deadlines are due, the earliest counts; at
-//     one instant schedule-to-close comes before start-to-close, and that before
+//     the deadline is too late. If several deadlines are due, the earliest counts. At one
+//     instant, schedule-to-close comes before start-to-close, and start-to-close before
 //     heartbeat.
 //   - The events of one activity are delivered in order, one at a time, and the last one
 //     before Run or Wait returns. Events of different activities are delivered
 //     concurrently.
 //   - Everything that an attempt did before it returned happens before the next attempt
 //     starts. This does not hold for an abandoned function, which runs on beside it.
-//   - Slots are given in the order in which attempts began to wait for one.
+//   - Slots are granted in the order in which attempts began to wait for one.
 //   - One goroutine writes to the Store, one call at a time. Writes of one ID come in
 //     order, and no write comes after the delete.
 //   - With a Mock clock, and in a synctest bubble, the same program gives each activity
@@ -181,9 +184,9 @@
 // wrapper is not registered, FromContext returns the Context below it.
 //
 // [Engine] has the methods that [Guard], [Range] and the Sleep of a derived context need
-// besides. The Runtime's own Context implements it. A wrapper need not: then the Engine of
-// the embedded Context is used. A wrapper that does implement it, and may be wrapped
-// again, needs a Value method as well, which returns
+// besides those of Context. The Runtime's own Context implements it. A wrapper need not do
+// so: then the Engine of the embedded Context is used. A wrapper that does implement it,
+// and may be wrapped again, needs a Value method as well, which returns
 //
 //	activity.NewContext(inner, wrapper).Value(key)
 //
@@ -198,52 +201,53 @@
 // [Runtime.Activities] and [Handle.Status] describe activities, [Runtime.Stats]
 // counts them, and Config.Observer gets every event. An activity whose outcome is
 // decided shows it as its State, even while the Store is still saving it. Status,
-// Event and [Checkpoint] marshal to JSON for people, and states and kinds as their
-// names.
+// [Event] and [Checkpoint] marshal to JSON that people can read, with states and kinds
+// as their names.
 //
-// Config.Logger gets a Warn for each attempt that failed or timed out, with the
-// stack where it hung or panicked. ([Runtime.Recover] logs one line about all that it has
-// started.) It gets an Error for what needs a person: a blocked activity, a panic in
-// a callback, a Store that fails. Success is not logged. If thousands stall at one
-// instant, a few are logged in full, and the rest are counted. A command-line program
-// that owns its screen may want slog.New(slog.DiscardHandler) and an Observer.
+// Config.Logger gets a Warn for each attempt that failed or timed out, with the stack
+// where it hung or panicked. It gets an Error for what needs a person: a blocked activity,
+// a panic in a callback, a Store that fails. [Runtime.Recover] logs one Info line about
+// all activities that it has started. Success is not logged. If thousands of attempts
+// stall at one instant, a few are logged in full, and the rest are counted. A command-line
+// program that owns its screen may want slog.New(slog.DiscardHandler) and an Observer.
 //
-// The stack comes from a dump of all goroutines, which stops the world. One dump
-// serves all attempts that stall at one instant. Dumps take at most a twentieth of
-// the time, and none is taken of more than 4,000 goroutines. If there is no stack,
-// the error says why.
+// The stack of a stalled function comes from a dump of all goroutines, which stops the
+// world. One dump serves all attempts that stall at one instant. Dumps take at most a
+// twentieth of the time, and none is taken if there are more than 4,000 goroutines. If a
+// TimeoutError has no stack, its text gives the reason.
 //
 // # Durability
 //
-// With a Config.Store, such as package boltstore's, a [Checkpoint] of each activity
-// that has an Options.ID outlives the process. (A generated ID, such as "#7", is never
-// stored.)
+// With a Config.Store, such as that of module boltstore, a [Checkpoint] of each activity
+// that has an Options.ID outlives the process. (An activity with a generated ID, such as
+// "#7", is never stored.)
 //
-//   - When Start returns nil, the Store holds the activity, also if it waits for a slot
+//   - When Start returns nil, the Store holds the activity, even if it waits for a slot
 //     or a backoff.
 //   - The start of an attempt is durable before its function runs, so that an
 //     attempt that kills the process counts.
 //   - Details are given to the Store within Config.SaveInterval (100 ms), those of
 //     all activities in one Save. Heartbeat does not wait for it, so a crash can
 //     lose what was recorded in the last SaveInterval and while the last Save was
-//     under way. With Options.SyncHeartbeats, which needs a Store and an ID,
-//     Heartbeat waits, and a crash loses nothing.
-//   - The failure of an attempt, and when the next one is due, are given to the Store
-//     within SaveInterval too, and a cancellation when it happens. A kill while the
-//     function cleans up does not undo it.
+//     in flight. With Options.SyncHeartbeats, which needs a Store and an ID, Heartbeat
+//     waits, and a crash loses nothing that it has recorded.
+//   - The failure of an attempt, and the time at which the next one is due, are given to
+//     the Store within SaveInterval too.
+//   - A cancellation is given to the Store when it happens. If the process is killed while
+//     the function cleans up, the cancellation stands.
 //   - When the caller gets a success, the checkpoint is durably gone. After a final
 //     failure it stays.
 //
 // The next execution of the ID starts from the checkpoint. How depends on its
 // [CheckpointState]:
 //
-//   - Waiting, for a slot or a backoff: the execution continues with the details, the
-//     count of attempts and the schedule time. If a backoff follows a failure, it waits
-//     for the rest of it.
-//   - Running: the process ended. The execution continues in the same way. If the
-//     attempt had made progress, it continues at once. If not, the policy's interval
-//     comes first, counted from the last write, because an activity that kills its
-//     process must not do so at every boot.
+//   - Waiting, for a slot or a backoff: the execution continues with its details, its
+//     count of attempts and its schedule time, at once or after the rest of the backoff.
+//   - Running, because the process ended during an attempt: the execution continues with
+//     its details, its count of attempts and its schedule time. If the attempt had made
+//     progress, it continues at once. If not, the policy's interval comes first, counted
+//     from the last write, because an activity that kills its process must not do so again
+//     at once at every boot.
 //   - Interrupted, by [Runtime.Shutdown] or the end of the caller's context: the
 //     execution continues at once, or after the rest of a backoff. An attempt that was
 //     canceled does not count.
@@ -252,55 +256,58 @@
 //
 // A checkpoint belongs to one activity. A start with another Name or another input than
 // those of the checkpoint is refused with [ErrCheckpointMismatch], because progress in
-// one input says nothing about another. If it does, set Options.AcceptNewInput.
+// one input usually says nothing about another. If it does for your activity, set
+// Options.AcceptNewInput.
 //
 // An attempt that ends in [ErrCannotResume] does not count, and leaves the activity
-// interrupted: after a bad deploy, the version that can read the details continues.
+// interrupted. So after a bad deployment, a version that can read the details continues.
 //
 // [Runtime.Recover] continues everything that was waiting, running or interrupted. Call
 // it when the program starts, with a [Definition] for each kind of activity: its Name
 // finds the function, and its Options have neither an ID nor a Name. An activity that
-// was canceled on purpose stays canceled. [Runtime.Checkpoints] lists what is stored,
-// and [Runtime.Forget] drops it.
+// was canceled by [Handle.Cancel] stays canceled. [Runtime.Checkpoints] lists the
+// checkpoints of activities that do not run, and [Runtime.Forget] deletes one.
 //
-// A recovered activity's result is dropped, unless its function stores it, or the program
-// starts that activity by its ID and asks the Handle.
+// The result of a recovered activity is lost, unless its function stores it. To get the
+// result, start that activity by its ID before Recover, and ask the Handle.
 //
-// Every kill counts against RetryPolicy.MaximumAttempts, also for the innocent
-// activities that run beside one that kills the process. Set ResetOnProgress for a long
-// job that is to survive many.
+// Every kill counts against RetryPolicy.MaximumAttempts, even for innocent activities that
+// run beside one that kills the process. Set ResetOnProgress for a long job that must
+// survive many kills.
 //
-// After a kill -9 nothing has to be repaired. End a program with Shutdown where you can, and
-// close the Store after it, so that the last details are saved.
+// After a kill -9 nothing has to be repaired. If possible, end a program with Shutdown, so
+// that the last details are saved, and close the Store after that.
 //
 // A Store may fail, refuse, fill up or hang:
 //
 //   - A start that the Store does not take fails with the Store's error. It may have been
-//     written nevertheless, so what stood for the ID before is put back, again and again
-//     until that works. Until then the ID is refused with [ErrAlreadyRunning].
-//   - During a run, what the Store does not take stays in memory, only the newest of each
-//     activity. It is tried again after SaveInterval, and then after pauses that double up
-//     to 5 s (or SaveInterval, if that is longer). The activities continue. A failure is
-//     logged when it begins, every 10 minutes while it lasts, and when it is over. [Stats]
-//     has SaveFailures and StoreFailingSince.
-//   - If an activity failed or was canceled, its callers get their answer after one attempt
-//     to save that. If it succeeded, they get it once the checkpoint is gone, or at most
+//     written nevertheless, so the checkpoint that the ID had before is put back. That is
+//     tried until it works, and until then the ID is refused with [ErrAlreadyRunning].
+//   - During a run, checkpoints that the Store does not take stay in memory, only the
+//     newest of each activity. They are tried again after SaveInterval, and then after
+//     pauses that double up to 5 s (or SaveInterval, if that is longer). The activities
+//     continue. A failure is logged when it begins, every 10 minutes while it lasts, and
+//     when it is over. [Stats] has SaveFailures and StoreFailingSince.
+//   - If an activity failed or was canceled, its callers get the outcome after one try to
+//     save that. If it succeeded, they get it once the checkpoint is gone, or at most
 //     CancelGrace after they cancel.
 //   - One checkpoint that the Store refuses harms no other. A batch has at most 1,000
-//     checkpoints and 16 MiB (a larger checkpoint goes alone), and one that fails is tried
-//     again in parts. Of what has failed, only a few are tried by themselves after a pause.
-//   - A call that takes longer than Config.StoreTimeout (30 s) has failed for everybody who
-//     waits for it, and its context ends. Until the call returns, nothing else is written.
-//     Whoever waits for such a write gets an error after another StoreTimeout.
+//     checkpoints and 16 MiB. (A larger checkpoint goes alone.) A batch that fails is tried
+//     again in parts. After each pause, the checkpoints that have failed are tried in one
+//     call and, if that fails, a few of them by themselves.
+//   - A call that takes longer than Config.StoreTimeout (30 s) has failed for everyone who
+//     waits for it, and its context ends. Until a Save or Delete returns, nothing else is
+//     written. Everyone who waits for a write meanwhile gets an error after another
+//     StoreTimeout.
 //
 // Even if the Store hangs, schedule-to-close bounds every wait, except that for the delete
-// of a success. After a cancellation, CancelGrace bounds it.
+// of a success. After a cancellation, CancelGrace bounds the wait instead.
 //
-// ID, Name and LastFailure, which has the texts of errors, are stored as they are.
-// Input and details are stored as Config.Codec encodes them, which may encrypt: see [Codec].
+// ID, Name and LastFailure, which is the text of an error, are stored as they are. Input
+// and details are stored as Config.Codec encodes them. A Codec may encrypt: see [Codec].
 //
-// The stored schedule time follows the wall clock when that is set. A schedule time in
-// the future means that a clock was wrong: it counts as now, and stays as it is stored.
+// The stored schedule time follows the wall clock when that is set. A stored schedule time
+// in the future means that a clock was wrong. It counts as now, and is not rewritten.
 //
 // Durability has limits. A step that finished but whose heartbeat was not saved runs
 // again. A completed activity leaves no trace, so a caller that starts the same ID at
@@ -310,16 +317,16 @@
 // # Testing
 //
 // In a [testing/synctest] bubble the zero Config runs on the bubble's virtual
-// time: an hour of Sleeps and timeouts takes microseconds, nothing has to be
-// driven, and the same program gives the same events at the same instants. There is one
+// time: an hour of Sleeps and timeouts takes microseconds, no clock has to be
+// advanced, and the same program gives the same events at the same instants. There is one
 // exception: if the deadline of the caller's context falls on the same instant as a
-// timeout, either may come first. Make the Runtime in the bubble. If a test wants to
-// stop at an instant and look, Config.Clock takes a
-// [github.com/benbjohnson/clock.Mock].
+// timeout, either may come first. Create the Runtime in the bubble. If a test must stop
+// at an instant and look, set Config.Clock to a [github.com/benbjohnson/clock.Mock].
+//
 // Options.HeartbeatDetails starts a function in the middle. To test a crash, take the
 // Clone of a storetest.Memory, which is what a killed process leaves, and continue
 // with a new Runtime on the clone.
 //
 // Package activitytest runs a test's body once for each place at which its process
-// can crash, stall or be shut down, and lets the body's assertions judge.
+// can crash, stall or be shut down. The body's assertions decide whether a run passes.
 package activity
