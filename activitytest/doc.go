@@ -34,7 +34,7 @@
 // times, wrap each call in t.Run.
 //
 // Besides the body's own messages, a failure shows where the process was interrupted, which
-// details were resumed from, and which calls each life made. After ten failures the
+// details attempts resumed from, and which calls each life made. After ten failures the
 // remaining runs are skipped.
 //
 // A [Plan] limits the kinds of interruptions, the number of runs and their virtual time.
@@ -70,29 +70,29 @@
 // Their deferred calls run only after the body and its assertions, before the test's own
 // cleanups. The next life begins with whatever the Store durably held. Recorded details that
 // were not saved yet, because of Config.SaveInterval, may be lost. So there are runs that
-// lose none of them, the last one, the last two, and so on; if there are many, some of these
-// numbers. With Options.SyncHeartbeats no details are lost.
+// lose none of them, the last one, the last two, and so on. If there are many, only some of
+// these numbers are tried. With Options.SyncHeartbeats no details are lost.
 //
 // Stall: The call at the place hangs until its attempt has timed out and the next attempt
-// runs. It continues at once, or when the next attempt reaches its first place, its second
-// place, and so on, or returns. Then it behaves as a call whose attempt has ended, before the
-// next attempt takes another step. Inside Guard, it continues once it blocks the next
-// attempt. Stalls need a heartbeat or start-to-close timeout, and a MaximumAttempts that
-// allows another attempt.
+// runs. Depending on the run, it continues as soon as that attempt runs, or when that attempt
+// reaches its first place, its second place, and so on, or returns. The call then behaves as
+// one whose attempt has ended, before the next attempt takes another step. Inside Guard, the
+// call continues once it blocks the next attempt. Stalls need a heartbeat or start-to-close
+// timeout, and a MaximumAttempts that allows another attempt.
 //
 // Shutdown: [activity.Runtime.Shutdown] is called at the place, and the function continues
-// with its Context canceled. If the process then returns an error, as it should, it is run
-// again. If it returns nil, it has ended by itself.
+// with its Context canceled. If the process then returns an error, as it should, World.Run
+// calls it again. If it returns nil, it has ended by itself.
 //
 // Twice: While the process recovers from one interruption, it is interrupted again. A
-// sample of all pairs is tried.
+// sample of all pairs of interruptions is tried.
 //
 // # What fails a run
 //
 // Besides the body's own assertions, each of the following fails a run or the test:
 //
 //   - There is no place at all, or no run to make.
-//   - The dry run fails, in which nothing is interrupted. Then no other run is made.
+//   - The dry run, in which nothing is interrupted, fails. Then no other run is made.
 //   - Before the interruption, an activity makes other calls than in the dry run, or makes
 //     them in another order. Inject whatever depends on random numbers, and sort whatever
 //     depends on the order of a map. If other goroutines than the function's own make calls,
@@ -100,7 +100,7 @@
 //   - The run takes more than Plan.Limit of virtual time or makes 1,000 attempts of one
 //     activity, or the dry run passes 100,000 places.
 //   - The process returns nil although one of its activities was interrupted and not resumed.
-//     An activity that the dry run leaves unfinished, too, may be left.
+//     This is allowed if the dry run leaves that activity unfinished, too.
 //   - A goroutine does not end within an hour of virtual time after its context has ended.
 //     After a crash this is allowed.
 //   - A lock is held across a place. If the attempt stalls there, the next attempt waits for
@@ -115,15 +115,15 @@
 // beginning. So after all runs, the test fails if an activity recorded details that never
 // made a difference. This is the case if every attempt that resumed from them made the same
 // calls, with the same details, as an attempt that resumed from nothing. The message gives the
-// reason. The activity may never read the details, or start from the beginning although it
-// reads them. It may also read only zero values, because the Codec dropped the rest. The test
-// fails even if the details are only shown to people. Then call Heartbeat without details, and
-// show the progress by other means.
+// reason: for example, the activity never reads the details, or it reads them and starts from
+// the beginning anyway, or it reads only zero values because the Codec dropped the rest. The
+// test fails even if the details are meant only for people to see. If so, call Heartbeat
+// without details, and show the progress by other means.
 //
 // A single attempt that differs is enough to pass. An activity that skips a step with a place
 // always passes. So does one whose attempts always differ, for example because its details
-// have the time or the number of the attempt. Leave these out of the details to have the
-// activity judged. Each execution of an ID is compared with its own execution in the dry run.
+// contain the time or the number of the attempt. To have the activity judged, leave these out
+// of the details. Each execution of an ID is compared with its own execution in the dry run.
 //
 // An activity is not judged if it
 //   - records details only once, as a marker,
@@ -139,9 +139,9 @@
 //   - State that survives although it should not, such as progress that the program keeps in
 //     a variable of the body or of the package. To the test, such a variable is outside the
 //     process.
-//   - Goroutines and timers of the process itself. After a crash, they continue until they
+//   - What the process's own goroutines and timers do after a crash. They continue until they
 //     reach a place or call the Runtime. A goroutine must not wait forever for one that was
-//     stopped: when the body is over, their contexts end.
+//     stopped. When the body is over, their contexts end.
 //   - Resources that the system takes back from a dead process, such as a listener or a file
 //     lock. The dead life holds them until the body is over. Open them in the body, or fake
 //     them.

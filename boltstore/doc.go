@@ -30,13 +30,14 @@
 // there is space. After a failed sync, the content of the disk is unknown. From then on every
 // method returns an error, until the file is closed and opened again.
 //
-// While the file is open, it grows with the amount that is stored at one time. It does not
-// shrink, but free space is used again. bbolt writes the list of free pages with every commit,
-// so each Save costs more after a large backlog. If most of the file is free, Open repairs
-// this, except on Windows. It copies the rest into a new file with the same mode and owner,
-// which replaces the old one. Open does so if three quarters of the file and at least 16 MiB
-// are free, or half of it and at least 64 MiB. If this is not possible, for example because
-// the disk is full or the file has a second name, Open keeps the file as it is.
+// While the file is open, it grows to the largest amount that was stored at one time. It does
+// not shrink, but free space is reused. bbolt writes the list of free pages with every commit,
+// so each Save costs more after many checkpoints were stored and deleted. If most of the file
+// is free, Open repairs this, except on Windows. It copies the rest into a new file with the
+// same mode and owner, which replaces the old one. Open does so if three quarters of the file
+// and at least 16 MiB are free, or half of it and at least 64 MiB. If this is not possible,
+// for example because the disk is full or the file has a second name, Open keeps the file as
+// it is.
 //
 // An Input of more than 1 KiB is stored separately from the rest of its checkpoint and written
 // only when it changes. The rest is written with every Save. bbolt writes whole pages, so a
@@ -49,13 +50,13 @@
 //
 // bbolt trusts its file. So before using bbolt, Open reads and checks the whole file itself.
 // If the file is truncated, damaged or not a Store's, Open returns an error that names the
-// file, and does not change it. Replace it by a sound copy, or move it away to start with an
-// empty Store. The command bbolt surgery may recover parts of it. Open treats only a file of
+// file, and does not change it. Replace it with a good copy, or move it away to start with an
+// empty Store. The command "bbolt surgery" may recover parts of it. Open treats only a file of
 // length 0 as new. If a process is killed while Open creates or compacts a file, it can leave
 // a file beside it with ".new" or ".compact" in its name. Delete that when no Store is open.
 //
 // If one of the two meta pages is damaged, bbolt uses the other, which may be one commit
-// older. To bbolt, this is a commit that a loss of power interrupted.
+// older. bbolt cannot tell this from a commit that a loss of power interrupted.
 //
 // A damaged record is found when it is read. Load returns an error that names the ID. All
 // yields all other checkpoints and then an error that names every such ID. Save replaces a
@@ -69,8 +70,8 @@
 // The file is a bbolt file of format 2. It has the bucket "activity checkpoints 1" and, while
 // there are large inputs, the bucket "activity checkpoints inputs 1". The 1 is the version of
 // the format that follows. The keys of the first bucket are the IDs, and the values are the
-// records. The sequence number of each bucket is a sum modulo 2^64 over its keys: the 64-bit
-// FNV-1a hash of the key and the first 5 bytes of its value. A record is
+// records. The sequence number of each bucket is the sum, modulo 2^64, of a hash for each key:
+// the 64-bit FNV-1a hash of the key and the first 5 bytes of its value. A record is
 //
 //	version      1 byte: 2, or 3 if the input is stored separately
 //	checksum     4 bytes, big-endian: CRC-32C of the ID and everything that follows

@@ -45,20 +45,21 @@
 // package activity works with it, too, except for RecordHeartbeat, which this package does
 // not see.
 //
-// Heartbeat details are JSON, as of the embedded runtime's default Codec: it refuses
-// details that would not come back as they were. Heartbeats without details keep them.
-// Inputs and results are encoded by the client's data converter.
+// Heartbeat details are encoded as JSON by the embedded runtime's default Codec, which
+// refuses details that would not come back as they were. A heartbeat without details
+// keeps those recorded before. Inputs and results are encoded by the client's data
+// converter.
 //
-// An attempt's Context ends at its deadlines, by the worker's clock and with an
-// [*activity.TimeoutError] as its cause, whether or not the function returns. After a
-// heartbeat timeout the worker reports it at once, and requests the next attempt at once,
-// or after the policy's interval if the embedded runtime would wait for that. The
-// server's own timeouts only detect the loss of a worker. While a function is silent, its
-// worker sends heartbeats of its own, every half heartbeat timeout or 10 s.
+// An attempt's Context ends at the attempt's deadlines, by the worker's clock and with an
+// [*activity.TimeoutError] as its cause, whether or not the function returns. The worker
+// reports a heartbeat timeout at once. It requests the next attempt at once too, or after
+// the policy's interval if the embedded runtime would wait for that. The server's own
+// timeouts only detect the loss of a worker. While a function is silent, its worker sends
+// heartbeats of its own, every half heartbeat timeout or every 10 s, whichever is shorter.
 //
 // A function that does not return is abandoned, and frees its slot in the worker. If more
-// than 10 functions of one activity are abandoned in a worker, its next attempt there
-// waits for one to return.
+// than 10 functions of one activity are abandoned in a worker, the activity's next attempt
+// there waits until one of them returns.
 //
 // The caller gets an [*activity.Error]. [errors.As] and [errors.Is] find in it
 // [*activity.TimeoutError], [*activity.PanicError], NonRetryable() and RetryDelay(), the
@@ -69,7 +70,7 @@
 // from its details, as long as the server keeps them. If that execution had another
 // input, or a name other than Options.Name, the start is refused with
 // [activity.ErrCheckpointMismatch], even if no details were recorded. With
-// Options.AcceptNewInput the new input counts, and the details are resumed.
+// Options.AcceptNewInput, the new input counts, and the activity resumes from the details.
 //
 // # What is refused
 //
@@ -84,21 +85,22 @@
 //   - The SDK holds heartbeats back, for 80 % of the heartbeat timeout (30 s if there is
 //     none) or for MaxHeartbeatThrottleInterval of [worker.Options], whichever is shorter.
 //     Set that to about a second. If a worker is killed, or an attempt reaches its
-//     start-to-close timeout, the details that were held back are lost. The embedded
-//     runtime loses those of the last SaveInterval, and none.
+//     start-to-close timeout, the details that were held back are lost. If the embedded
+//     runtime is killed, it loses those of the last SaveInterval. At a start-to-close
+//     timeout it loses none.
 //   - A cancellation reaches the function with the answer to a heartbeat, within 10 s. Its
 //     cause in the function is an error that wraps context.Canceled. Only the caller has
 //     the caller's own cause.
 //   - Through [context.WithoutCancel], Heartbeat returns nil after a cancellation even if
 //     it rejects the details. The embedded runtime returns that error.
-//   - A canceled function is abandoned after Options.CancelGrace, and in a workflow's
-//     activity at the attempt's deadline.
+//   - A canceled function is abandoned after Options.CancelGrace or, in an activity that a
+//     workflow started, at the attempt's deadline.
 //
 // Attempts:
 //
 //   - After a worker was killed, the next attempt always waits for the policy's interval,
-//     because the server does not know about progress. The same holds if the network is
-//     slower than half a heartbeat timeout.
+//     because the server does not know whether the attempt made progress. The same holds
+//     if the network is slower than half a heartbeat timeout.
 //   - A pause of a whole worker is a stall, because the server and other workers do not
 //     pause.
 //   - A worker that stops ends the Contexts with [activity.ErrShutdown] at once. The attempt
@@ -116,8 +118,8 @@
 //
 // Callers and executions:
 //
-//   - If a caller's process ends, the activity continues. Starting it again is
-//     [activity.ErrAlreadyRunning]; [GetHandle] finds it.
+//   - If a caller's process ends, the activity continues. Starting it again returns
+//     [activity.ErrAlreadyRunning]. [GetHandle] finds it.
 //   - Two inputs are the same if the SDK's default data converter encodes them to the same
 //     bytes. The client's own converter decodes the last execution's input before that. A
 //     field that the input no longer has is therefore no difference. The embedded runtime
@@ -127,8 +129,8 @@
 //     has passed.
 //   - Start reads the last execution of the ID before it requests a new one. An execution
 //     that another caller starts and ends in between is neither compared nor resumed.
-//   - Status asks the server, so it takes a context and returns an error. It does not know
-//     Done, Total and abandoned functions.
+//   - Status asks the server, so it takes a context and returns an error. It does not fill
+//     in Done, Total and Abandoned.
 //
 // Errors and sizes:
 //
@@ -136,8 +138,8 @@
 //     *temporal.ApplicationError, which errors.As finds. The parts of errors.Join and of
 //     several %w, and an inner activity's *Error, are only text. PanicError.Value is
 //     the value's text.
-//   - Stacks are cut to 1 KiB. The worker logs them in full. Of a failure that is retried,
-//     the server keeps 4 KiB.
+//   - Stacks are cut to 1 KiB. The worker logs them in full. The server keeps 4 KiB of a
+//     failure that is retried.
 //   - Info.LastFailure is nil in activities that a workflow started.
 //   - Inputs and results pass through the client's data converter, and the server's limit is
 //     2 MiB.

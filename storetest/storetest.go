@@ -1,5 +1,5 @@
-// Package storetest tests implementations of [activity.Store]. It also has an
-// implementation in memory for other tests, [Memory].
+// Package storetest tests implementations of [activity.Store]. It also has [Memory], a Store
+// in memory for tests of activities.
 package storetest
 
 import (
