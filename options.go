@@ -48,7 +48,7 @@ type Options struct {
 	MaxAbandoned int
 
 	// CancelGrace is how long the function of a canceled attempt may take to return. After
-	// that it is abandoned, and the caller is answered. If zero, 10 s.
+	// that it is abandoned, and the caller gets the outcome. If zero, 10 s.
 	CancelGrace time.Duration
 
 	// SyncHeartbeats makes a Heartbeat with details wait until the Store holds them, which

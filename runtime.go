@@ -32,8 +32,8 @@ type Config struct {
 
 	// StoreTimeout limits each call of the Store. For All, it limits the time between two
 	// checkpoints. A call that takes longer has failed: its context ends, and everyone who
-	// waits for it, such as Start, gets an error. Until the call returns, nothing else is
-	// written. If zero, 30 s.
+	// waits for it, such as Start, gets an error. Until a Save or Delete returns, nothing
+	// else is written. If zero, 30 s.
 	StoreTimeout time.Duration
 
 	// Codec encodes heartbeat details and, for the Store, inputs. If nil, a strict form of

@@ -128,7 +128,11 @@ func (rt *Runtime) lateCallLocked(method string, within time.Duration, cancel co
 	err := fmt.Errorf("a call of Store.%s has not returned after %s: %w", method, within, context.DeadlineExceeded)
 	cancel(err)
 	if rt.writer.isNewsLocked(err.Error()) {
-		go rt.log(slog.LevelError, "activity: the Store hangs; nothing else is written until its call returns", nil, 0, slog.Any("error", err))
+		msg := "activity: the Store hangs"
+		if method == "Save" || method == "Delete" {
+			msg += "; nothing else is written until its call returns"
+		}
+		go rt.log(slog.LevelError, msg, nil, 0, slog.Any("error", err))
 	}
 	return err
 }

@@ -651,7 +651,7 @@ func TestReadme_QuickStart(t *testing.T) {
 		var n int
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) (err error) {
 			n, err = activity.Execute(ctx, rt, activity.Options{
-				ID:                  "import of today",
+				ID:                  "today's import",
 				StartToCloseTimeout: time.Hour,
 				HeartbeatTimeout:    10 * time.Second,
 				CancelGrace:         time.Second,

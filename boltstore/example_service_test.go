@@ -40,7 +40,7 @@ func Example_service() {
 			log.Println(err)
 		}
 	}
-	n, err := rt.Recover(ctx, importFile) // all else that was left
+	n, err := rt.Recover(ctx, importFile) // everything else that is unfinished
 	log.Println("recovered:", n, err)
 
 	<-ctx.Done() // serve until Ctrl-C or SIGTERM
