@@ -228,7 +228,7 @@ func (a *activity) beginLocked() {
 func (a *activity) startAttemptLocked() {
 	rt, now := a.rt, a.rt.now
 	t := &attempt{
-		a: a, number: a.attempts + 1, started: rt.moment(now), lastFailure: oneLevel(a.failure),
+		a: a, number: a.attempts + 1, started: rt.moment(now), ended: never, lastFailure: oneLevel(a.failure),
 		beatBy: now.deadline(a.opts.HeartbeatTimeout), closeBy: min(a.closeBy(), now.deadline(a.opts.StartToCloseTimeout)),
 	}
 	// Deriving from base runs no user code: see standardContext.
@@ -254,6 +254,7 @@ func (a *activity) functionReturnedLocked(t *attempt, r *result) (ask bool) {
 		t.abandonedReturnedLocked()
 		return false
 	}
+	t.ended = a.rt.now
 	// The Context ends and the attempt is fenced in one step for Heartbeat, which looks
 	// at both under activity.mu. If the Context has ended before, it keeps its cause.
 	a.mu.Lock()
@@ -358,6 +359,7 @@ func (a *activity) timeOutLocked(late time.Duration) {
 	t.over.Store(true)
 	a.mu.Unlock()
 
+	t.ended = when
 	rt.counts.timeouts++
 	t.abandonLocked()
 	t.logs = rt.scheduler.logsLocked()
@@ -412,6 +414,7 @@ func (a *activity) abandonCanceledLocked() {
 	a.mu.Lock()
 	t.over.Store(true)
 	a.mu.Unlock()
+	t.ended = a.rt.now
 	t.abandonLocked()
 	a.emitLocked(EventAbandoned, t.number, nil, 0, log)
 	a.finishCanceledLocked(&canceledError{
@@ -521,9 +524,9 @@ func (a *activity) noteProgressLocked(t *attempt) bool {
 	a.mu.Unlock()
 	if progressed {
 		a.progressed = t.number
-		if a.opts.RetryPolicy.ResetOnProgress {
-			a.countedFrom = t.number - 1
-		}
+	}
+	if a.opts.RetryPolicy.resets(progressed, t.ranLocked()) {
+		a.countedFrom = t.number - 1
 	}
 	return progressed
 }

@@ -42,15 +42,22 @@ type attempt struct {
 	outermost   Context       // the Context that an Interceptor passed to next; nil before that
 	progressed  bool          // set once, by a heartbeat whose details differ from resumesFrom
 	causeGiven  bool          // set once, when Sleep, Idle, Range or Guard returns the Context's cause to the function
+	longNoted   bool          // set once, by the first heartbeat after RetryPolicy.ResetAfter
 	rangeCalled bool          // set once, by BeginRange
 	guards      int32         // number of functions inside Guard
 	syncing     int32         // number of heartbeats that wait for the Store
 
 	// Guarded by Runtime.mu.
+	ended         instant      // when the function returned, or the attempt timed out or was abandoned; never until then
 	abandoned     bool         // set once, by a timeout or at the end of CancelGrace, while the function runs
 	verdict       verdict      // whether the error of the attempt is retried; set when the attempt has failed
 	returnedEarly bool         // whether the abandoned function returned before decideLocked had reported the timeout
 	logs          *instantLogs // log lines of the instant at which the attempt timed out; nil if it did not
+}
+
+// ranLocked is how long the attempt has run, or ran. Runtime.mu is held.
+func (t *attempt) ranLocked() time.Duration {
+	return min(t.ended, t.a.rt.now).since(t.started.at)
 }
 
 func (t *attempt) String() string { return fmt.Sprintf("%s, attempt %d", t.a, t.number) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"time"
 )
 
 // A batch that the writer has taken is written here, in calls that a Store can be expected
@@ -22,12 +23,13 @@ const (
 // record may change while the write is in flight. It is then dirty again.
 type write struct {
 	r       *record
-	cp      Checkpoint // completed by fill; unused by a Delete
-	a       *activity  // the activity whose details fill adds to cp; nil if cp has them already
-	latest  *attempt   // a's latest attempt; nil if there is none
-	failure error      // the error whose text fill adds to cp; nil if cp has the text already
-	failing bool       // whether the Store has failed to take the record before
-	waiting            // everyone who waits for the result; moved here from the record
+	cp      Checkpoint    // completed by fill; unused by a Delete
+	a       *activity     // the activity whose details fill adds to cp; nil if cp has them already
+	latest  *attempt      // a's latest attempt; nil if there is none
+	ran     time.Duration // how long latest has run
+	failure error         // the error whose text fill adds to cp; nil if cp has the text already
+	failing bool          // whether the Store has failed to take the record before
+	waiting               // everyone who waits for the result; moved here from the record
 }
 
 // writeLocked returns the record's state, and moves its waiters to the write. From now on
@@ -37,6 +39,9 @@ func (r *record) writeLocked() write {
 	if a := r.a; a != nil {
 		x.cp, x.failure = r.checkpointLocked()
 		x.a, x.latest = a, a.latest
+		if x.latest != nil {
+			x.ran = x.latest.ranLocked()
+		}
 	}
 	if text, known := r.failureText.of(x.failure); known {
 		x.cp.LastFailure, x.failure = text, nil
@@ -55,9 +60,11 @@ func (x *write) fill(rt *Runtime) {
 		// cleared, and makes the record dirty again.
 		x.r.fresh = false
 		x.cp.Details = a.details.share()
-		if t := x.latest; t != nil && t.progressed {
-			x.cp.Progressed = min(t.number, x.cp.Attempt)
-			if a.opts.RetryPolicy.ResetOnProgress {
+		if t := x.latest; t != nil {
+			if t.progressed {
+				x.cp.Progressed = min(t.number, x.cp.Attempt)
+			}
+			if a.opts.RetryPolicy.resets(t.progressed, x.ran) {
 				x.cp.CountedFrom = t.number - 1
 			}
 		}

@@ -40,7 +40,7 @@ type Checkpoint struct {
 	ID, Name    string
 	State       CheckpointState
 	Attempt     int       // number of the last attempt that counts and was started; zero if none was
-	CountedFrom int       // number of the last attempt that no longer counts, because of RetryPolicy.ResetOnProgress
+	CountedFrom int       // number of the last attempt that no longer counts, because of RetryPolicy.ResetOnProgress or ResetAfter
 	Progressed  int       // number of the last attempt that made progress; zero if none did
 	Sequence    uint64    // number that grows with each write of the ID
 	ScheduledAt time.Time // when the activity was scheduled; its schedule-to-close timeout counts from here

@@ -89,6 +89,10 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	}
 	// Posted before activity.mu is unlocked, so that the events of heartbeats are in the
 	// order in which the details were recorded.
+	// The Store must know when the attempt has run for ResetAfter, also if no details change.
+	if after := a.opts.RetryPolicy.ResetAfter; after > 0 && a.rec != nil && !t.longNoted && now.since(t.started.at) >= after {
+		t.longNoted, unsaved = true, true
+	}
 	if a.rt.cfg.Observer != nil {
 		ev := Event{Kind: EventHeartbeat, Time: a.rt.wall(now), Attempt: t.number}
 		if isInt || e.data != nil {

@@ -36,6 +36,12 @@ type RetryPolicy struct {
 	// for the interval and for MaximumAttempts. An attempt has made progress if it recorded
 	// heartbeat details that differ from those it resumed from.
 	ResetOnProgress bool
+	// ResetAfter makes an attempt that ran for at least this long count as the first again,
+	// both for the interval and for MaximumAttempts. It is for pollers, which make no
+	// progress: without it, one error a day makes the intervals 1 s, 2 s, 4 s and so on. The
+	// time runs from the start of the attempt to its end or, if the process ends before
+	// that, to the last save of the activity. If zero, the time does not matter.
+	ResetAfter time.Duration
 
 	// Retryable reports whether an attempt that ended with err may be retried. It is also
 	// called for start-to-close and heartbeat timeouts, but not for NonRetryable errors,
@@ -58,6 +64,8 @@ func (p *RetryPolicy) validate() error {
 		return invalid("RetryPolicy.BackoffCoefficient", p.BackoffCoefficient, "must be at least 1, or zero")
 	case p.MaximumAttempts < 0:
 		return invalid("RetryPolicy.MaximumAttempts", p.MaximumAttempts, "must not be negative")
+	case p.ResetAfter < 0:
+		return invalid("RetryPolicy.ResetAfter", p.ResetAfter, "must not be negative")
 	case !(p.Jitter >= 0 && p.Jitter <= 1):
 		return invalid("RetryPolicy.Jitter", p.Jitter, "must be between 0 and 1")
 	}
@@ -86,6 +94,11 @@ func (p *RetryPolicy) setDefaults() {
 			p.MaximumInterval = 100 * p.InitialInterval
 		}
 	}
+}
+
+// resets reports whether an attempt counts as the first again.
+func (p *RetryPolicy) resets(progressed bool, ran time.Duration) bool {
+	return progressed && p.ResetOnProgress || p.ResetAfter > 0 && ran >= p.ResetAfter
 }
 
 // interval returns the interval after the n-th attempt that counts. p must have its

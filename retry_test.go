@@ -664,3 +664,66 @@ func TestRetry_RetryableThatPanicsOrExits(t *testing.T) {
 		}
 	}
 }
+
+// Rule 15. Given a poller that runs for a while and fails, when it ran for ResetAfter, then the
+// next interval is the first again; when it ran for a nanosecond less, the intervals grow.
+func TestResetAfter_IntervalOfAPoller(t *testing.T) {
+	for ran, want := range map[time.Duration][]time.Duration{
+		time.Minute:     times(time.Second, 1, 1, 1, 1),
+		time.Minute - 1: times(time.Second, 1, 2, 4, 8),
+	} {
+		both(t, activity.Config{}, func(t *testing.T, e *env) {
+			opts := activity.Options{ID: "a", Name: "job", RetryPolicy: activity.RetryPolicy{ResetAfter: time.Minute, MaximumAttempts: 5}}
+			calls := 0
+			h := e.start(opts, func(ctx activity.Context) error {
+				if calls++; calls > 4 {
+					return activity.NonRetryable(errBoom)
+				}
+				_ = ctx.Sleep(ran)
+				return errBoom
+			})
+			e.pass(time.Hour)
+			_ = e.end(h)
+			checkDiff(t, "the delays", e.delays()[:4], want)
+		})
+	}
+}
+
+// Rule 15. Given an attempt that times out exactly ResetAfter after its start, then it counts as the
+// first again. With MaximumAttempts 1 there is no retry all the same.
+func TestResetAfter_TimeoutAndMaximumAttempts(t *testing.T) {
+	for _, test := range []struct {
+		timeout  time.Duration
+		max      int
+		attempts int
+	}{
+		{time.Minute, 2, 5},
+		{time.Minute - 1, 2, 2},
+		{time.Minute, 1, 1},
+	} {
+		both(t, activity.Config{}, func(t *testing.T, e *env) {
+			opts := activity.Options{StartToCloseTimeout: test.timeout, RetryPolicy: activity.RetryPolicy{ResetAfter: time.Minute, MaximumAttempts: test.max}}
+			h := e.start(opts, func(ctx activity.Context) error {
+				if ctx.Info().Attempt == 5 {
+					return activity.NonRetryable(errBoom)
+				}
+				return untilEnded(ctx)
+			})
+			for range 10 {
+				e.pass(time.Minute)
+			}
+			_ = e.end(h)
+			if got := h.Status().Attempt; got != test.attempts {
+				t.Errorf("timeout %s, at most %d: %d attempts, want %d", test.timeout, test.max, got, test.attempts)
+			}
+		})
+	}
+}
+
+// Rule 16. Given a negative ResetAfter, then the start is refused.
+func TestResetAfter_Negative(t *testing.T) {
+	err := activity.New(activity.Config{}).Run(t.Context(), activity.Options{RetryPolicy: activity.RetryPolicy{ResetAfter: -1}}, noop)
+	if want := "activity: Options.RetryPolicy.ResetAfter must not be negative (got -1ns)"; fmt.Sprint(err) != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}

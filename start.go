@@ -477,7 +477,7 @@ func (a *activity) resumeLocked(cp Checkpoint, recovering bool) {
 	case cp.Progressed < cp.Attempt:
 		// The process ended during an attempt without progress. The attempt may have
 		// killed it, and must not do so again at once at every boot.
-		delay = p.interval(cp.Attempt-cp.Progressed, rt.random(p))
+		delay = p.interval(cp.Attempt-max(cp.Progressed, cp.CountedFrom), rt.random(p))
 	case p.ResetOnProgress:
 		a.countedFrom = cp.Attempt - 1
 	}

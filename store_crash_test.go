@@ -674,3 +674,52 @@ func TestBackoff_WallClock(t *testing.T) {
 		}
 	}
 }
+
+// Rules 15 and 20. Given a stored poller that has failed four times, when its next attempt has run for
+// ResetAfter and was saved since, and the process is killed, then the failures no longer count.
+func TestCrash_ResetAfter(t *testing.T) {
+	for ran, want := range map[time.Duration]time.Duration{time.Minute: time.Second, time.Minute - time.Second: 16 * time.Second} {
+		durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+			opts := job
+			opts.RetryPolicy = activity.RetryPolicy{ResetAfter: time.Minute}
+			poll := func(ctx activity.Context) error {
+				if ctx.Info().Attempt < 5 {
+					return errBoom
+				}
+				_ = ctx.Heartbeat(1) // of an earlier process: no progress is made from here on
+				_ = ctx.Sleep(ran)
+				_ = ctx.Heartbeat(1)
+				return untilEnded(ctx)
+			}
+			opts.HeartbeatDetails = []any{1}
+			e.start(opts, poll)
+			e.pass(15*time.Second + ran + time.Second)
+			e, _ = e.reboot(s, activity.Config{})
+			h := e.start(opts, noop)
+			checkState(t, h, activity.StateBackingOff)
+			if got := h.Status().NextAttempt.Sub(s.get("a").UpdatedAt); got != want {
+				t.Errorf("ran %s: the interval is %s, want %s", ran, got, want)
+			}
+			e.pass(time.Minute)
+			checkErr(t, e.end(h), nil)
+		})
+	}
+}
+
+// Rules 15 and 20. Given a stored poller that records nothing, when its process is killed once
+// an hour, then with ResetAfter the kills do not add up.
+func TestCrash_ResetAfterOfAPoller(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		opts := job
+		opts.HeartbeatTimeout = time.Minute
+		opts.RetryPolicy = activity.RetryPolicy{ResetAfter: time.Minute, MaximumAttempts: 3}
+		for i := range 4 {
+			h := e.start(opts, func(ctx activity.Context) error { return activity.Idle(ctx, 1000*time.Hour) })
+			e.pass(time.Hour)
+			if st := h.Status(); st.State != activity.StateRunning {
+				t.Fatalf("boot %d: %s %v", i, st.State, e.end(h))
+			}
+			e, s = e.reboot(s, activity.Config{})
+		}
+	})
+}

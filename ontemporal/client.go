@@ -155,6 +155,8 @@ func unsupported(o *activity.Options) error {
 		return no("SyncHeartbeats", o.SyncHeartbeats, "not be set on Temporal, because its SDK decides when to send a heartbeat")
 	case p.ResetOnProgress:
 		return no("RetryPolicy.ResetOnProgress", p.ResetOnProgress, "not be set on Temporal, because its server counts all attempts")
+	case p.ResetAfter != 0:
+		return no("RetryPolicy.ResetAfter", p.ResetAfter, "not be set on Temporal, because its server counts all attempts")
 	case p.Retryable != nil:
 		return no("RetryPolicy.Retryable", "a function", "not be set on Temporal, because its server decides about retries: return a NonRetryable error instead")
 	case p.Jitter != 0:

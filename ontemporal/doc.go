@@ -74,7 +74,7 @@
 //
 // # What is refused
 //
-// MaxAbandoned, SyncHeartbeats, ResetOnProgress, Retryable and Jitter have no equivalent
+// MaxAbandoned, SyncHeartbeats, ResetOnProgress, ResetAfter, Retryable and Jitter have no equivalent
 // on a Temporal server. Execute and Start return an error that names the option. They also
 // return an error if neither StartToCloseTimeout nor ScheduleToCloseTimeout is set.
 //
