@@ -172,6 +172,44 @@ func BenchmarkHeartbeat(b *testing.B) {
 }
 
 // One reading of what a heartbeat recorded.
+// BenchmarkHeartbeatWatched is a heartbeat that nobody watches, that a subscriber of other kinds
+// does not get, and that a subscriber and an Observer get.
+func BenchmarkHeartbeatWatched(b *testing.B) {
+	nothing := func(activity.Event) {}
+	for _, watched := range []struct {
+		name  string
+		watch func(cfg *activity.Config) (kinds []activity.EventKind, subscribe bool)
+	}{
+		{"nobody", func(*activity.Config) ([]activity.EventKind, bool) { return nil, false }},
+		{"subscriber-of-others", func(*activity.Config) ([]activity.EventKind, bool) {
+			return []activity.EventKind{activity.EventFailed, activity.EventCompleted}, true
+		}},
+		{"subscriber", func(*activity.Config) ([]activity.EventKind, bool) { return nil, true }},
+		{"observer", func(cfg *activity.Config) ([]activity.EventKind, bool) { cfg.Observer = nothing; return nil, false }},
+	} {
+		b.Run(watched.name, func(b *testing.B) {
+			var cfg activity.Config
+			kinds, subscribe := watched.watch(&cfg)
+			rt := activity.New(cfg)
+			if subscribe {
+				rt.Subscribe(nothing, kinds...)
+			}
+			err := rt.Run(context.Background(), story(), func(ctx activity.Context) error {
+				b.ReportAllocs()
+				for b.Loop() {
+					if err := ctx.Heartbeat(); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}
+
 func BenchmarkHeartbeatDetails(b *testing.B) {
 	where := position{File: "a/b/c.csv", Line: 1000, Offset: 123456, Bytes: 654321}
 	run := func(name string, recorded, into any) {

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// An Event is a step in an activity's life, delivered to Config.Observer.
+// An Event is a step in an activity's life, delivered to Config.Observer and to subscribers.
 type Event struct {
 	Kind     EventKind
 	Time     time.Time
@@ -40,6 +40,8 @@ const (
 	EventCompleted                   // the activity has completed: its function returned nil
 	EventFailed                      // the activity has failed, and there is no further attempt
 	EventCanceled                    // the activity was canceled by the caller's context, Handle.Cancel or Shutdown
+
+	lastEventKind = EventCanceled
 )
 
 // String returns the kind's name in lower case, such as "attempt started".
@@ -55,7 +57,8 @@ func (k EventKind) String() string {
 // runtime.Goexit does not lose an event.
 type notice struct {
 	event Event
-	log   func() // writes a log line; nil if the notice is an event
+	to    *subscriber // gets the event
+	log   func()      // writes a log line; nil if the notice is an event
 }
 
 // A delivery is the queue of an activity's notices. While there are any, one goroutine
@@ -76,8 +79,8 @@ func (d *delivery) closeLocked() bool {
 	if d == nil {
 		return false
 	}
-	d.ended = d.running
-	return d.running
+	d.ended = d.running || d.held
+	return d.ended
 }
 
 // emitLocked posts an event at the present instant and, if log is not nil, a log line. The
@@ -91,9 +94,11 @@ func (a *activity) emitAtLocked(at instant, kind EventKind, attempt int, err err
 	if log != nil {
 		a.post(notice{log: log})
 	}
-	// Without an Observer, activities cost no events and no goroutine that delivers them.
-	if a.rt.cfg.Observer != nil {
-		a.post(notice{event: Event{Kind: kind, Time: a.rt.wall(at), Attempt: attempt, Err: err, Delay: delay}})
+	// Events that nobody wants cost nothing, and no goroutine that delivers them.
+	if a.rt.subscribers.want(kind) {
+		a.mu.Lock()
+		a.postEventLocked(Event{Kind: kind, Time: a.rt.wall(at), Attempt: attempt, Err: err, Delay: delay})
+		a.mu.Unlock()
 	}
 }
 
@@ -102,6 +107,16 @@ func (a *activity) post(n notice) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.postLocked(n)
+}
+
+// postEventLocked has an event delivered to each subscriber that wants it, by a notice of
+// its own, so that one that calls runtime.Goexit takes it from no other. Activity.mu is held.
+func (a *activity) postEventLocked(e Event) {
+	for _, s := range a.rt.subscribers.list.Load().all {
+		if s.kinds.has(e.Kind) {
+			a.postLocked(notice{event: e, to: s})
+		}
+	}
 }
 
 // postLocked is post with activity.mu held.
@@ -133,7 +148,7 @@ func (a *activity) postLocked(n notice) {
 func (a *activity) followLocked(before *activity) {
 	before.mu.Lock()
 	defer before.mu.Unlock()
-	if d := before.delivery; d != nil && d.running {
+	if d := before.delivery; d != nil && (d.running || d.held) {
 		a.delivery = &delivery{held: true}
 		d.follower = a
 	}
@@ -144,7 +159,8 @@ func (a *activity) follow() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.delivery.held = false
-	if a.delivery.running {
+	if d := a.delivery; d.running || d.ended || d.follower != nil {
+		d.running = true
 		go a.deliver()
 	}
 }
@@ -169,7 +185,7 @@ func (a *activity) deliver() {
 		}
 		e := n.event
 		e.ID, e.Name = a.id(), a.name()
-		a.rt.protect(a, "Config.Observer", func() { a.rt.cfg.Observer(e) })
+		n.to.tell(a.rt, a, e)
 	}
 }
 

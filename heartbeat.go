@@ -93,12 +93,12 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	if after := a.opts.RetryPolicy.ResetAfter; after > 0 && a.rec != nil && !t.longNoted && now.since(t.started.at) >= after {
 		t.longNoted, unsaved = true, true
 	}
-	if a.rt.cfg.Observer != nil {
+	if a.rt.subscribers.want(EventHeartbeat) {
 		ev := Event{Kind: EventHeartbeat, Time: a.rt.wall(now), Attempt: t.number}
 		if isInt || e.data != nil {
 			ev.details, ev.codec = a.details.share(), a.rt.cfg.Codec
 		}
-		a.postLocked(notice{event: ev})
+		a.postEventLocked(ev)
 	}
 	a.mu.Unlock()
 	switch {

@@ -46,8 +46,9 @@ type Config struct {
 	// used.
 	Logger *slog.Logger
 
-	// Observer is called with every event of every activity. If nil, no events are
-	// delivered. Events of one activity are delivered in order and one at a time, the last
+	// Observer is called with every event of every activity, heartbeats included, which
+	// makes each of them several times as dear. [Runtime.Subscribe] takes some kinds. If
+	// nil, it is not called. Events of one activity are delivered in order and one at a time, the last
 	// one before Run returns. Events of different activities are delivered concurrently.
 	// Observer runs in the Runtime's own goroutines. It must be quick, because events
 	// accumulate while it runs, and it must not wait for an activity. If it panics, the
@@ -98,8 +99,9 @@ type Config struct {
 type Runtime struct {
 	cfg Config // with defaults
 	timekeeper
-	returns  returns
-	lazyInts bool // whether a heartbeat's int is encoded only when it is read: with the default Codec, and if no int can be too large
+	returns     returns
+	subscribers subscribers // Config.Observer among them
+	lazyInts    bool        // whether a heartbeat's int is encoded only when it is read: with the default Codec, and if no int can be too large
 
 	// mu guards the fields below, and the life of every activity. It is locked before
 	// activity.mu. Between enter and leave, now is the current instant.
@@ -154,6 +156,9 @@ func New(cfg Config) *Runtime {
 		rt.lazyInts = cfg.MaxDetailsSize >= len("-9223372036854775808")
 	}
 	rt.cfg = cfg
+	if cfg.Observer != nil {
+		rt.subscribers.add(&subscriber{f: cfg.Observer, kinds: allKinds, what: "Config.Observer"})
+	}
 	rt.timekeeper.init(cfg.Clock)
 	rt.ring = &activity{}
 	rt.ring.prev, rt.ring.next = rt.ring, rt.ring
