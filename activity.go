@@ -255,10 +255,17 @@ func (a *activity) functionReturnedLocked(t *attempt, r *result) (ask bool) {
 		return false
 	}
 	t.ended = a.rt.now
+	a.mu.Lock()
+	causeGiven, drainTold := t.causeGiven, t.drainTold
+	a.mu.Unlock()
+	// The error of an inner activity or start, too, can say that the Runtime drains.
+	drainTold = drainTold || r.verdict.shutdown && a.rt.drain.begun.Load()
+	if drainTold && (causeGiven || r.err != nil) && a.phase == phaseRunning {
+		a.cancelLocked(ErrShutdown)
+	}
 	// The Context ends and the attempt is fenced in one step for Heartbeat, which looks
 	// at both under activity.mu. If the Context has ended before, it keeps its cause.
 	a.mu.Lock()
-	causeGiven := t.causeGiven
 	t.cancel(errReturned)
 	t.over.Store(true)
 	a.mu.Unlock()
@@ -278,7 +285,7 @@ func (a *activity) functionReturnedLocked(t *attempt, r *result) (ask bool) {
 			a.rec.failureText.set(r.err, r.text)
 		}
 		a.setPhaseLocked(phaseDeciding, a.closeBy())
-		if a.opts.RetryPolicy.Retryable != nil && !r.verdict.final {
+		if a.opts.RetryPolicy.Retryable != nil && !r.verdict.final && !a.rt.drain.begun.Load() {
 			return true
 		}
 		a.decideLocked()
@@ -366,7 +373,7 @@ func (a *activity) timeOutLocked(late time.Duration) {
 	t.logs.deciding++
 	a.failure = err
 	a.setPhaseLocked(phaseDeciding, a.closeBy())
-	if typ == TimeoutScheduleToClose || a.opts.RetryPolicy.Retryable == nil {
+	if typ == TimeoutScheduleToClose || a.opts.RetryPolicy.Retryable == nil || rt.drain.begun.Load() {
 		a.decideLocked()
 	} else {
 		go t.askRetryable(err)
@@ -448,6 +455,9 @@ func (a *activity) decideLocked() {
 	// In phaseDeciding a cancellation calls decideLocked itself.
 	if a.checkParentLocked() {
 		return
+	}
+	if a.rt.drain.begun.Load() && a.cancelCause == nil { // there is no other attempt
+		a.cancelCause = ErrShutdown
 	}
 	rt, t, p := a.rt, a.latest, &a.opts.RetryPolicy
 	timeout, v := t.timedOut(), t.verdict

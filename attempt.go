@@ -41,7 +41,8 @@ type attempt struct {
 	granted     time.Duration // total extension of beatBy since the last heartbeat, for pauses of the process
 	outermost   Context       // the Context that an Interceptor passed to next; nil before that
 	progressed  bool          // set once, by a heartbeat whose details differ from resumesFrom
-	causeGiven  bool          // set once, when Sleep, Idle, Range or Guard returns the Context's cause to the function
+	causeGiven  bool          // set once, when Sleep, Idle, Range or Guard returns the Context's cause, or ErrShutdown in a drain, to the function
+	drainTold   bool          // set once, when one of these or Heartbeat returns ErrShutdown in a drain
 	longNoted   bool          // set once, by the first heartbeat after RetryPolicy.ResetAfter
 	rangeCalled bool          // set once, by BeginRange
 	guards      int32         // number of functions inside Guard
@@ -311,6 +312,8 @@ func (t *attempt) noteCause(err error) error {
 	defer t.a.mu.Unlock()
 	if cause := ended(t.Context); cause != nil && same(err, cause) {
 		t.causeGiven = true
+	} else if err == ErrShutdown && t.a.rt.drain.begun.Load() {
+		t.causeGiven, t.drainTold = true, true
 	}
 	return err
 }
@@ -377,16 +380,25 @@ func (t *attempt) Sleep(d time.Duration) error { return t.SleepContext(t, d) }
 
 // SleepContext implements [Engine].
 func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
-	if ctx.Err() == nil && d > 0 {
+	var drain <-chan struct{} // nil if ctx outlives the attempt
+	if endsWithAttempt(ctx) {
+		drain = t.a.rt.drain.signal
+	}
+	if ctx.Err() == nil && d > 0 && !t.asked(ctx) {
 		alarm := t.a.rt.newWaitTimer(d)
 		select {
 		case <-alarm.c:
 		case <-ctx.Done():
 			alarm.stop()
+		case <-drain:
+			alarm.stop()
 		}
 	}
 	// The context may have ended at the instant of the wake-up. A timeout comes first.
-	return t.noteCause(ended(ctx))
+	if err := ended(ctx); err != nil {
+		return t.noteCause(err)
+	}
+	return t.noteCause(t.drained(ctx))
 }
 
 // Guard implements [Engine].

@@ -64,9 +64,9 @@ type CheckpointState int
 const (
 	_                     CheckpointState = iota
 	CheckpointRunning                     // an attempt was running; if the process has ended, the next execution continues
-	CheckpointInterrupted                 // interrupted by Shutdown or the end of the caller's context; the next execution continues
+	CheckpointInterrupted                 // interrupted by Drain, Shutdown or the end of the caller's context; the next execution continues
 	CheckpointFailed                      // failed for good; the next execution is a new one, which resumes from the details
-	CheckpointCanceled                    // canceled by Handle.Cancel; the next execution is a new one, which resumes from the details
+	CheckpointCanceled                    // canceled by Handle.Cancel or Runtime.Cancel; the next execution is a new one, which resumes from the details
 	CheckpointWaiting                     // waiting for a slot, a backoff or a function that hangs; the next execution continues
 )
 
@@ -128,6 +128,10 @@ func (r *record) checkpointLocked() (Checkpoint, error) {
 		state, attempt = CheckpointRunning, a.attempts+1
 	case phaseRunning, phaseDeciding:
 		state = CheckpointRunning
+		if a.phase == phaseRunning && a.rt.drain.begun.Load() { // nor is a kill after a drain has begun
+			state = CheckpointInterrupted
+			attempt--
+		}
 	case phaseCanceling:
 		// A kill while the function cleans up is no crash, and a canceled attempt does
 		// not count.

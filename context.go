@@ -21,8 +21,9 @@ type Context interface {
 	context.Context
 
 	// Sleep returns nil once d has passed on the Runtime's clock. If the attempt is over or
-	// canceled before that, Sleep returns context.Cause at once. Sleeping is not a
-	// heartbeat. [Idle] does both.
+	// canceled before that, Sleep returns context.Cause at once. During a [Runtime.Drain]
+	// it returns [ErrShutdown] at once, although the Context has not ended. Sleeping is not
+	// a heartbeat. [Idle] does both.
 	Sleep(d time.Duration) error
 
 	// Heartbeat records that the attempt is alive. With details, it also records how far
@@ -30,8 +31,9 @@ type Context interface {
 	// at once, and replace those recorded before. Without details, or with a single nil or
 	// nil pointer, the details recorded before stay.
 	//
-	// Once the attempt is over or canceled, Heartbeat returns context.Cause. Return that
-	// error from the function. If the details cannot be encoded, would not decode to equal
+	// Once the attempt is over or canceled, Heartbeat returns context.Cause. During a
+	// [Runtime.Drain] it records, and returns [ErrShutdown]. Return these errors from the
+	// function. If the details cannot be encoded, would not decode to equal
 	// values (see [Codec]), or are too large ([ErrDetailsTooLarge]), Heartbeat returns a
 	// [NonRetryable] error. The attempt then still counts as alive, and the details
 	// recorded before stay.
@@ -126,7 +128,8 @@ func NewContext(ctx context.Context, c Context) context.Context {
 // Heartbeat do not return the attempt's cause, so that a clean-up can use both. After a
 // cancellation, Heartbeat then still records. It returns an error only if the details are
 // rejected or, with Options.SyncHeartbeats, not saved. Once the attempt is over, Heartbeat
-// records nothing and returns nil.
+// records nothing and returns nil. A [Runtime.Drain] does not ask such a context to stop. It
+// recognizes context.WithoutCancel, and contexts whose Done returns nil.
 func FromContext(ctx context.Context) (Context, bool) {
 	if c, ok := ctx.(Context); ok {
 		return c, true
@@ -165,6 +168,9 @@ func (d *derived) String() string              { return fmt.Sprint(d.Context) }
 func (d *derived) Heartbeat(details ...any) error {
 	err := d.Context.Heartbeat(details...)
 	switch end := ended(d.ctx); {
+	case err == ErrShutdown && ended(d.Context) == nil && (end != nil || !endsWithAttempt(d.ctx)):
+		swallowed(d.Context, err)
+		return end // a drain asks only contexts that end with the attempt
 	case err == nil:
 		return end
 	case end == nil && same(err, ended(d.Context)):

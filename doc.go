@@ -127,9 +127,15 @@
 // Options.CancelGrace after the cancellation. Choose a short grace period for interactive
 // programs.
 //
+// [Runtime.Drain] is gentler: the Context lives on, and Heartbeat, Sleep, Idle, Guard, the
+// next body of a Range and the next Read of a [Reader] return [ErrShutdown], so that the step
+// in progress can finish. A program ends with Drain, and then with Shutdown for activities
+// that have not stopped by then. Both need a deadline. A recovered activity continues after
+// the last step.
+//
 // # Return every error
 //
-// Sleep, Heartbeat, Idle, Range and Guard return an error once the attempt is
+// Sleep, Heartbeat, Idle, Range, RangeParallel, Guard and a Reader return an error once the attempt is
 // over or canceled. A function that returns that error ends in time. If it does
 // something else, this is what happens:
 //
@@ -198,8 +204,9 @@
 //
 // # Watching
 //
-// [Runtime.Activities] and [Handle.Status] describe activities, [Runtime.Stats]
-// counts them, and Config.Observer gets every event. An activity whose outcome is
+// [Runtime.Activities], [Runtime.Lookup] and [Handle.Status] describe activities,
+// [Runtime.Stats] counts them, and Config.Observer gets every event. [Runtime.Subscribe]
+// takes only some kinds of events, so that the others cost nothing. An activity whose outcome is
 // decided shows it as its State, even while the Store is still saving it. Status,
 // [Event] and [Checkpoint] marshal to JSON that people can read, with states and kinds
 // as their names.
@@ -215,6 +222,10 @@
 // world. One dump serves all attempts that stall at one instant. Dumps take at most a
 // twentieth of the time, and none is taken if there are more than 4,000 goroutines. If a
 // TimeoutError has no stack, its text gives the reason.
+//
+// [Runtime.Stack] returns where a function is right now, [Runtime.RetryNow] ends a backoff, and
+// [Runtime.Cancel] cancels an activity, each by its ID. [Definition.Handle] finds an activity
+// that Recover or another part of the program has started, to wait for its result.
 //
 // # Durability
 //

@@ -10,8 +10,9 @@ import (
 )
 
 var (
-	// ErrShutdown is returned by Start, Run and Execute once [Runtime.Shutdown] was called.
-	// It is also the cause with which Shutdown cancels running activities.
+	// ErrShutdown is returned by Start, Run and Execute once [Runtime.Drain] or
+	// [Runtime.Shutdown] was called. It is also the error with which Drain asks functions to
+	// stop, and the cause with which Shutdown cancels running activities.
 	ErrShutdown = errors.New("the activity runtime is shut down")
 
 	// ErrAlreadyRunning refuses a start whose Options.ID is in use in this Runtime: by an
@@ -19,6 +20,9 @@ var (
 	// or by [Runtime.Forget]. If the Store has failed to save a start, the ID stays in use
 	// until its previous checkpoint is restored.
 	ErrAlreadyRunning = errors.New("an activity with this ID is already running")
+
+	// ErrNotFound is returned for an ID with which no activity runs.
+	ErrNotFound = errors.New("no activity with this ID is running")
 
 	// ErrDetailsTooLarge refuses heartbeat details that encode to more than
 	// Config.MaxDetailsSize.
@@ -76,7 +80,7 @@ const (
 	RetryStateNonRetryableFailure               // the error was NonRetryable, ErrGoexit or ErrCannotResume, or RetryPolicy.Retryable reported false
 	RetryStateMaximumAttemptsReached            // the attempt was the last of RetryPolicy.MaximumAttempts
 	RetryStateTimeout                           // schedule-to-close or schedule-to-start was reached, or would be before the next attempt
-	RetryStateCancelRequested                   // the caller's context ended, or Handle.Cancel or Shutdown was called
+	RetryStateCancelRequested                   // the caller's context ended, or Handle.Cancel, Runtime.Cancel, Drain or Shutdown was called
 )
 
 // String returns the reason in lower case, such as "maximum attempts reached".
@@ -187,6 +191,9 @@ type PanicError struct {
 // newPanicError must be called by the deferred function that has recovered v, because the
 // stack still has the frames of the panic there.
 func newPanicError(v any) *PanicError {
+	if p, ok := v.(*PanicError); ok && p != nil { // a body of a RangeParallel panicked, where its Stack says
+		return p
+	}
 	return &PanicError{Value: v, Stack: debug.Stack()}
 }
 

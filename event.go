@@ -39,7 +39,7 @@ const (
 	EventBlocked                     // the next attempt waits for functions that hang; Attempt is the last attempt
 	EventCompleted                   // the activity has completed: its function returned nil
 	EventFailed                      // the activity has failed, and there is no further attempt
-	EventCanceled                    // the activity was canceled by the caller's context, Handle.Cancel or Shutdown
+	EventCanceled                    // the activity was canceled by the caller's context, Handle.Cancel, Runtime.Cancel, Drain or Shutdown
 
 	lastEventKind = EventCanceled
 )

@@ -51,13 +51,9 @@ func (h *Handle[Out]) Cancel(cause error) {
 	if cause == nil {
 		cause = context.Canceled
 	}
-	a := h.a
-	a.rt.enter()
-	defer a.rt.leave()
-	if !a.checkParentLocked() && a.cancelCause == nil {
-		a.onPurpose = true
-		a.cancelLocked(cause)
-	}
+	h.a.rt.enter()
+	defer h.a.rt.leave()
+	h.a.cancelOnPurposeLocked(cause)
 }
 
 // Status returns the current status of the activity. After the end, the Handle keeps the

@@ -73,7 +73,7 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 			a.details.set(e)
 		}
 		if r, ok := details[0].(RangeProgress); ok && a.loop != nil {
-			a.loop.next = r.Next
+			a.loop.note(r)
 		}
 		if !t.progressed {
 			t.progressed = !bytes.Equal(a.details.encode(), t.resumesFrom)
@@ -108,6 +108,15 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 		a.rt.enter()
 		a.rec.saveSoonLocked(a.rt)
 		a.rt.leave()
+	}
+	if end == nil && !derived && a.rt.drain.begun.Load() {
+		a.mu.Lock()
+		t.drainTold = true
+		a.mu.Unlock()
+		if failed != nil {
+			return fmt.Errorf("%w; %w", ErrShutdown, failed)
+		}
+		return ErrShutdown
 	}
 	// The cause comes first. An error of the details would get lost, so it is logged.
 	if end != nil {

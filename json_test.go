@@ -70,13 +70,17 @@ func heard(t *testing.T, codec activity.Codec, details ...any) []activity.Event 
 // and zero times as null.
 func TestJSON_Status(t *testing.T) {
 	encodes(t, activity.Status{}, `{"ID":"","Name":"","State":"unset","Attempt":0,"ScheduledAt":null,"StartedAt":null,`+
-		`"LastHeartbeat":null,"NextAttempt":null,"Done":0,"Total":0,"LastFailure":null,"Abandoned":0,"Details":null}`)
+		`"LastHeartbeat":null,"NextAttempt":null,"Deadline":null,"Done":0,"Total":0,"ResumedAt":0,"LastFailure":null,"Abandoned":0,`+
+		`"StartToCloseTimeout":"0s","HeartbeatTimeout":"0s","MaximumAttempts":0,"Details":null}`)
 	encodes(t, activity.Status{
 		ID: "a1", Name: "job", State: activity.StateBackingOff, Attempt: 2,
 		ScheduledAt: jsonNoon, StartedAt: jsonNoon.Add(time.Second), LastHeartbeat: jsonNoon.Add(2 * time.Second), NextAttempt: jsonNoon.In(time.FixedZone("", 3600)),
-		Done: 3, Total: 10, LastFailure: errBoom, Abandoned: 1, Details: recorded(`{"Next":3}`), Codec: reverseCodec{},
+		Deadline: jsonNoon, Done: 3, Total: 10, ResumedAt: 2, LastFailure: errBoom, Abandoned: 1,
+		StartToCloseTimeout: time.Hour, HeartbeatTimeout: time.Second, MaximumAttempts: 5,
+		Details: recorded(`{"Next":3}`), Codec: reverseCodec{},
 	}, `{"ID":"a1","Name":"job","State":"backing off","Attempt":2,"ScheduledAt":"2026-03-01T12:00:00.5Z","StartedAt":"2026-03-01T12:00:01.5Z",`+
-		`"LastHeartbeat":"2026-03-01T12:00:02.5Z","NextAttempt":"2026-03-01T13:00:00.5+01:00","Done":3,"Total":10,"LastFailure":"boom","Abandoned":1,"Details":{"Next":3}}`)
+		`"LastHeartbeat":"2026-03-01T12:00:02.5Z","NextAttempt":"2026-03-01T13:00:00.5+01:00","Deadline":"2026-03-01T12:00:00.5Z","Done":3,"Total":10,"ResumedAt":2,`+
+		`"LastFailure":"boom","Abandoned":1,"StartToCloseTimeout":"1h0m0s","HeartbeatTimeout":"1s","MaximumAttempts":5,"Details":{"Next":3}}`)
 }
 
 // Given an Event, then it marshals to JSON with Go's field names, an error as its text,

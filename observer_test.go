@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -421,7 +422,7 @@ func TestStatus_InEachState(t *testing.T) {
 			}
 			var p activity.RangeProgress
 			total := 0
-			if ok, err := got.HeartbeatDetails(&p); err != nil || ok != (tt.done > 0) || ok && p != (activity.RangeProgress{Next: 5, To: 12}) {
+			if ok, err := got.HeartbeatDetails(&p); err != nil || ok != (tt.done > 0) || ok && !reflect.DeepEqual(p, activity.RangeProgress{Next: 5, To: 12}) {
 				t.Errorf("at %v: details %v, %t, %v", tt.at, p, ok, err)
 			} else if ok {
 				total = 10

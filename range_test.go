@@ -6,6 +6,7 @@ import (
 	"encoding/gob"
 	"log/slog"
 	"math"
+	"reflect"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -28,7 +29,7 @@ func TestRange_ResumesAtRecordedNext(t *testing.T) {
 				}
 				var p activity.RangeProgress
 				found, err := s.HeartbeatDetails(&p)
-				if err != nil || found != (i > 2) || found && p != (activity.RangeProgress{Next: i, To: 7}) {
+				if err != nil || found != (i > 2) || found && !reflect.DeepEqual(p, activity.RangeProgress{Next: i, To: 7}) {
 					t.Errorf("in body %d: recorded are %v, %v: %v", i, found, err, p)
 				}
 				if (i == 4 || i == 6) && len(calls) < 7 && calls[max(len(calls)-2, 0)] != i {
@@ -193,7 +194,7 @@ func TestRange_BelowZero(t *testing.T) {
 		h := start(t, rt, activity.Options{}, func(ctx activity.Context) error {
 			var p activity.RangeProgress
 			found, err := ctx.HeartbeatDetails(&p)
-			if n := len(calls); err != nil || found != (n > 0) || found && p != (activity.RangeProgress{Next: calls[n-1], To: 2}) {
+			if n := len(calls); err != nil || found != (n > 0) || found && !reflect.DeepEqual(p, activity.RangeProgress{Next: calls[n-1], To: 2}) {
 				t.Errorf("attempt %d resumes from %v, %v: %v", ctx.Info().Attempt, found, err, p)
 			}
 			return activity.Range(ctx, -3, 2, func(i int) error {

@@ -17,8 +17,9 @@ import (
 // as its context. It resumes as the section on durability in the package documentation
 // says. If it has no attempts left, or its schedule-to-close timeout has passed, it is
 // started and fails at once, which is logged. Activities that have failed for good, or were
-// canceled by [Handle.Cancel], stay as they are. Activities that are running already are
-// skipped: if you need a [Handle], start that activity by its ID before you call Recover.
+// canceled by [Handle.Cancel] or [Runtime.Cancel], stay as they are. Activities that are
+// running already are skipped. [Definition.Handle] returns the [Handle] of an activity that
+// Recover has started.
 //
 // The error names each ID that could not be started, and the reason: no Definition has its
 // Name, its input does not decode, or the Store failed. The others are started anyway, but

@@ -136,11 +136,13 @@ type verdict struct {
 	final        bool          // whether there is no further attempt
 	cannotResume bool          // whether that is because of ErrCannotResume
 	delay        time.Duration // delay of RetryAfter; zero if the policy's interval counts
+	shutdown     bool          // whether the error wraps ErrShutdown
 }
 
 // read sets v according to err itself. It calls methods of err, which are user code, so no
 // lock may be held.
 func (v *verdict) read(err error) {
+	v.shutdown = wraps(err, ErrShutdown)
 	v.cannotResume = findOwn(err, func(err error) bool { return err == ErrCannotResume })
 	v.final = v.cannotResume || findOwn(err, func(err error) bool {
 		n, ok := err.(interface{ NonRetryable() bool })

@@ -115,6 +115,7 @@ type Runtime struct {
 	writer    writer
 	counts    counts
 	shutdown  shutdown
+	drain     drain
 }
 
 const (
@@ -160,6 +161,7 @@ func New(cfg Config) *Runtime {
 		rt.subscribers.add(&subscriber{f: cfg.Observer, kinds: allKinds, what: "Config.Observer"})
 	}
 	rt.timekeeper.init(cfg.Clock)
+	rt.drain.signal = make(chan struct{})
 	rt.ring = &activity{}
 	rt.ring.prev, rt.ring.next = rt.ring, rt.ring
 	rt.scheduler.armed = never
@@ -341,15 +343,8 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	}
 	rt.enter()
 	left, unsaved, abandoned := rt.shutdown.open, len(rt.writer.records), rt.counts.abandoned
-	var ids []string
-	switch {
-	case left > 0:
-		// Activities that have ended, but whose last event is still to be delivered, are
-		// counted in left, and are not in the ring. They are not named.
-		for a := range rt.allLocked() {
-			ids = append(ids, a.id())
-		}
-	case unsaved > 0:
+	ids := rt.openLocked()
+	if left == 0 {
 		ids = slices.Sorted(maps.Keys(rt.writer.records))
 	}
 	rt.leave()
@@ -372,6 +367,16 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 		return fmt.Errorf("activity: shutdown: %s not saved: %w", count(unsaved, ids), context.Cause(ctx))
 	}
 	return nil
+}
+
+// openLocked returns the IDs of the activities that have not ended. Activities that have ended,
+// but whose last event is still to be delivered, are counted in shutdown.open, and are not in
+// the ring. They are not named.
+func (rt *Runtime) openLocked() (ids []string) {
+	for a := range rt.allLocked() {
+		ids = append(ids, a.id())
+	}
+	return ids
 }
 
 // count returns a text that says that there are n activities, and names the first five of

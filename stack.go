@@ -22,10 +22,15 @@ func (rt *Runtime) stackLocked(t *attempt) ([]byte, string) {
 	if s.stacks == nil {
 		s.stacks = rt.dumpStacks()
 	}
-	if s.stacks.none != "" {
-		return nil, s.stacks.none
+	return s.stacks.of(t)
+}
+
+// of returns where t's function was, or why that is not known.
+func (d *dump) of(t *attempt) ([]byte, string) {
+	if d.none != "" {
+		return nil, d.none
 	}
-	if s := s.stacks.stacks.Stack(t); s != nil {
+	if s := d.stacks.Stack(t); s != nil {
 		return bytes.Clone(s), "" // the stack may be kept, the whole dump must not be
 	}
 	return nil, "the function had just returned"

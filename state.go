@@ -20,7 +20,7 @@ const (
 	StateBlocked          // waiting for functions of earlier attempts, which hang or are inside Guard
 	StateCompleted        // final: the function returned nil
 	StateFailed           // final: the last attempt failed, and is not retried
-	StateCanceled         // final: canceled by the caller's context, Handle.Cancel or Shutdown
+	StateCanceled         // final: canceled by the caller's context, Handle.Cancel, Runtime.Cancel, Drain or Shutdown
 )
 
 // String returns the state's name in lower case, such as "backing off".

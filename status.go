@@ -14,9 +14,14 @@ type Status struct {
 	StartedAt     time.Time // when the last attempt that this process has started began; zero if there is none
 	LastHeartbeat time.Time // time of the last heartbeat in this process; zero if there was none
 	NextAttempt   time.Time // when the backoff ends, in StateBackingOff; otherwise zero
+	Deadline      time.Time // when the attempt or, if none runs, the activity times out at the latest; zero without a limit, and once canceled or ended
 	Done, Total   int       // progress of Range, at most math.MaxInt each; zero without a Range
+	ResumedAt     int       // Done when the attempt began its Range, for estimates: the attempt has done Done - ResumedAt
 	LastFailure   error     // error of the last attempt that failed; nil if none did
 	Abandoned     int       // number of abandoned functions that still run
+
+	StartToCloseTimeout, HeartbeatTimeout time.Duration // as in Options; zero without a limit
+	MaximumAttempts                       int           // as in RetryPolicy; zero without a limit
 
 	// Details and Codec are as in [TimeoutError]. [Status.HeartbeatDetails] decodes them.
 	// Details is not a copy and must not be changed.
@@ -36,6 +41,18 @@ func (a *activity) statusLocked() Status {
 	s := Status{
 		ID: a.id(), Name: a.name(), State: a.stateLocked(), Attempt: a.attempts,
 		ScheduledAt: rt.time(a.scheduled), LastFailure: a.failure, Abandoned: a.abandoned, Codec: rt.cfg.Codec,
+		StartToCloseTimeout: a.opts.StartToCloseTimeout, HeartbeatTimeout: a.opts.HeartbeatTimeout,
+		MaximumAttempts: a.opts.RetryPolicy.MaximumAttempts,
+	}
+	deadline := moment{a.closeBy(), a.scheduled.moved}
+	switch a.phase {
+	case phaseRunning:
+		deadline = moment{a.latest.closeBy, a.latest.started.moved}
+	case phaseCanceling, phaseSavingEnd, phaseEnded:
+		deadline.at = never
+	}
+	if deadline.at != never {
+		s.Deadline = rt.time(deadline)
 	}
 	if a.latest != nil {
 		s.StartedAt = rt.time(a.latest.started)
@@ -49,7 +66,7 @@ func (a *activity) statusLocked() Status {
 		s.LastHeartbeat = rt.wall(a.lastBeat)
 	}
 	if a.loop != nil {
-		s.Done, s.Total = span(a.loop.from, a.loop.next), span(a.loop.from, a.loop.to)
+		s.Done, s.Total, s.ResumedAt = a.loop.done, span(a.loop.from, a.loop.to), a.loop.resumed
 	}
 	s.Details = a.details.share()
 	return s

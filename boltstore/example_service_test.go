@@ -23,8 +23,7 @@ var importFile = &activity.Definition[string, int]{
 	},
 }
 
-// A service continues what the process before has left, and serves until it is stopped. Its
-// arguments are files to import. (README.md quotes this.)
+// A service continues what the process before has left, and serves until it is stopped. (README.md quotes this.)
 func Example_service() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -35,17 +34,18 @@ func Example_service() {
 	defer store.Close()
 	rt := activity.New(activity.Config{Store: store})
 
-	for _, file := range os.Args[1:] {
-		if _, err := importFile.Start(ctx, rt, file, file); err != nil {
-			log.Println(err)
-		}
+	if _, err := importFile.Start(context.Background(), rt, "customers", "customers.csv"); err != nil {
+		log.Println(err)
 	}
-	n, err := rt.Recover(ctx, importFile) // everything else that is unfinished
+	n, err := rt.Recover(context.Background(), importFile) // everything else that is unfinished
 	log.Println("recovered:", n, err)
 
 	<-ctx.Done() // serve until Ctrl-C or SIGTERM
 	stop()       // a second one ends the program at once
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	drain, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	log.Println("shut down:", rt.Shutdown(ctx)) // saves the last details
+	log.Println("drained:", rt.Drain(drain)) // each activity stops after the step that it is in
+	shutdown, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	log.Println("shut down:", rt.Shutdown(shutdown)) // cancels the rest, and saves the last details
 }

@@ -407,7 +407,7 @@ func TestRange_Resumes(t *testing.T) {
 				return ctx.Sleep(5 * time.Second)
 			})
 			if err == nil {
-				if err := activity.Range(ctx, 0, 6, nil); !isNonRetryable(err) || !strings.Contains(err.Error(), `activity "1" (f): attempt 2: activity.Range called twice`) {
+				if err := activity.Range(ctx, 0, 6, nil); !isNonRetryable(err) || !strings.Contains(err.Error(), `activity "1" (f): attempt 2: activity.Range: an attempt has one Range`) {
 					t.Errorf("a second Range gives %v", err)
 				}
 			}

@@ -161,6 +161,20 @@ func (p *durableProcess) shutdown() {
 		p.ids[i].asked = true
 	}
 	p.mu.Unlock()
+	if d := p.life.drain; d > 0 {
+		ends := time.Now().Add(d)
+		ctx, cancel := context.WithDeadline(context.Background(), ends)
+		err := p.rt.Drain(ctx)
+		cancel()
+		synctest.Wait()
+		if late := time.Now().After(ends); late || (err != nil) != time.Now().Equal(ends) {
+			p.mu.Lock()
+			p.problem("Drain returned %v, %s before its end", err, time.Until(ends))
+			p.mu.Unlock()
+		}
+		time.Sleep(time.Until(ends))
+		synctest.Wait()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	err := p.rt.Shutdown(ctx)
@@ -424,6 +438,9 @@ func (p *durableProcess) function(id int, recovered bool) func(activity.Context,
 				err = ctx.Heartbeat(p.details(ctx, id, step.v))
 			}
 			if err != nil {
+				if ctx.Err() == nil && errors.Is(err, activity.ErrShutdown) { // a drain's, whose attempt does not count
+					p.excuse(ctx, id)
+				}
 				return 0, cleanUp(ctx, try, err)
 			}
 		}
@@ -864,7 +881,7 @@ func TestDurableModel_RandomScripts(t *testing.T) {
 	if testing.Short() || *durableN > 0 && *durableN < 400 { // too few to meet everything
 		return
 	}
-	for _, what := range []string{"completed", "failed", "canceled", "crash", "shutdown", "recovered running", "recovered interrupted", "crash interval", "left as found", "used up", "closed in downtime", "mismatch", "stored backoff", "waiting saved", "cleanup", "cannot"} {
+	for _, what := range []string{"completed", "failed", "canceled", "crash", "shutdown", "recovered running", "recovered interrupted", "crash interval", "left as found", "used up", "closed in downtime", "mismatch", "stored backoff", "waiting saved", "cleanup", "cannot", "drain", "drain, hangs", "drain, fails"} {
 		if counts[what] == 0 {
 			t.Errorf("%q never happened", what)
 		}

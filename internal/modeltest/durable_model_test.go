@@ -64,7 +64,8 @@ type durableLife struct {
 	sync       time.Duration // SaveInterval; 0: the default
 	begin, end time.Duration
 	actions    []durableAction
-	crash      bool // else Shutdown
+	crash      bool          // else Shutdown
+	drain      time.Duration // how long a Drain may take before the Shutdown; 0: there is none
 }
 
 type durableScript struct {
@@ -154,6 +155,11 @@ func newDurableScript(seed uint64) *durableScript {
 		}
 		script.lives = append(script.lives, l)
 	}
+	for i := range script.lives { // added later: a seed makes the rest of its script as it did before
+		if r.IntN(2) == 0 {
+			script.lives[i].drain = between(ms, pickDuration(r, 100*ms, 6*s))
+		}
+	}
 	return script
 }
 
@@ -210,6 +216,7 @@ type durableModel struct {
 	acts    []*durableAct
 	queue   []*durableAct
 	free    int
+	drains  bool
 	flushAt time.Duration
 	results []string
 }
@@ -233,7 +240,7 @@ func (m *durableModel) event(a *durableAct, format string, args ...any) {
 
 func (m *durableModel) live() {
 	l := m.life
-	m.acts, m.queue, m.free, m.flushAt = nil, nil, l.slots, durableNever
+	m.acts, m.queue, m.free, m.flushAt, m.drains = nil, nil, l.slots, durableNever, false
 	m.results = make([]string, len(l.actions))
 	m.late = max(m.late, m.now-l.begin)
 	next := 0
@@ -247,6 +254,9 @@ func (m *durableModel) live() {
 	} else {
 		m.counts["shutdown"]++
 		m.free = 0
+		if l.drain > 0 {
+			m.drain()
+		}
 		for _, a := range slices.Clone(m.acts) {
 			a.slot = false // goes to nobody
 			m.cancel(a, "shutdown")
@@ -264,6 +274,25 @@ func (m *durableModel) live() {
 	for _, id := range slices.Sorted(maps.Keys(m.store)) {
 		m.say("stored", id, "%s", m.store[id])
 	}
+}
+
+// drain asks everything to stop, and lets the life's Drain time pass.
+func (m *durableModel) drain() {
+	m.counts["drain"]++
+	m.drains = true
+	for _, a := range slices.Clone(m.acts) {
+		a.slot = false // goes to nobody
+		switch {
+		case a.state == "running" && a.pc == len(a.try.steps): // hangs, and is not asked
+			m.counts["drain, hangs"]++
+			m.save(a)
+		case a.state == "running": // sleeps
+			m.finish(a, "canceled", "shutdown", "shutdown")
+		case a.state != "canceling":
+			m.cancel(a, "shutdown")
+		}
+	}
+	m.until(m.now+m.life.drain, nil)
 }
 
 // until does what happens before end. More adds to that, if it is not nil.
@@ -541,6 +570,15 @@ func (m *durableModel) fail(a *durableAct, kind string) {
 	}
 	a.stalled = kind == "heartbeat timeout"
 	a.before, a.failure = a.failure, kind
+	if m.drains { // there is no other attempt, but this one counts
+		m.counts["drain, fails"]++
+		m.event(a, "attempt failed #%d %s, next in %s", a.attempt, kind, time.Duration(0))
+		if a.state = "deciding"; delay > 0 {
+			a.state, a.until = "backing off", m.now+delay
+		}
+		m.finish(a, "canceled", "shutdown", "shutdown")
+		return
+	}
 	m.event(a, "attempt failed #%d %s, next in %s", a.attempt, kind, delay)
 	m.soon(a)
 	switch {
@@ -629,6 +667,10 @@ func (m *durableModel) checkpoint(a *durableAct, left string) durableStored {
 	if left == "" {
 		switch c.state = a.state; a.state {
 		case "running":
+			if m.drains {
+				c.state = "interrupted"
+				c.attempt--
+			}
 		case "canceling":
 			c.attempt--
 			if c.state = "interrupted"; a.why == "cancel" {

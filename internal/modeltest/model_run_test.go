@@ -52,6 +52,7 @@ type modelSpec struct {
 	hb, s2c, sts, stc                          int // 0: none
 	initial, coefficient, maxInterval, maxTrys int
 	reset                                      bool
+	resetAfter                                 int    // 0: none
 	picky                                      string // Retryable says no to: timeout, panic
 	maxAbandoned                               int    // as in Options
 	grace                                      int    // 0: 10
@@ -63,7 +64,7 @@ func (s *modelSpec) try(n int) *modelTry { return &s.tries[min(n, len(s.tries))-
 
 type modelAction struct {
 	at   int
-	kind string // start, cancel (the handle), ctx (the caller's context), shutdown
+	kind string // start, cancel (the handle), ctx (the caller's context), retry (RetryNow), drain, shutdown
 	act  int
 }
 
@@ -126,6 +127,16 @@ func newModelScript(seed uint64) *modelScript {
 	}
 	if pick(0, 1, 2) == 0 {
 		s.actions = append(s.actions, modelAction{last + r.IntN(9), "shutdown", 0})
+	}
+	// What follows was added later: a seed makes the rest of its script as it did before.
+	for i := range s.acts {
+		s.acts[i].resetAfter = pick(0, 0, 1, 2, 3)
+		for range pick(0, 0, 1, 2) {
+			s.actions = append(s.actions, modelAction{r.IntN(12), "retry", i})
+		}
+	}
+	if pick(0, 1, 2) == 0 {
+		s.actions = append(s.actions, modelAction{last + r.IntN(9), "drain", 0})
 	}
 	return s
 }
@@ -310,7 +321,7 @@ func (r *modelRig) step(early bool) bool {
 // late is what model.late is.
 func (r *modelRig) late(x modelAction) bool {
 	for i, a := range r.acts {
-		if i == x.act || x.kind == "shutdown" {
+		if i == x.act || x.kind == "shutdown" || x.kind == "drain" {
 			for _, until := range a.sleeps {
 				if until == r.now && x.kind != "start" {
 					return true
@@ -337,15 +348,30 @@ func (r *modelRig) act(x modelAction) {
 		}
 	case "ctx":
 		a.cancel(modelError(fmt.Sprintf("ctx %d", x.act)))
-	case "shutdown":
-		r.shut = make(chan struct{})
+	case "retry":
+		if id := fmt.Sprintf("act-%d", r.s.acts[x.act].id); a.handle != nil && r.holds(x.act, id) {
+			_ = r.rt.RetryNow(id)
+		}
+	case "shutdown", "drain":
+		end := r.rt.Shutdown
+		if x.kind == "drain" {
+			end = r.rt.Drain
+		}
+		shut := make(chan struct{})
+		r.shut = shut
 		go func() {
-			defer close(r.shut)
-			if err := r.rt.Shutdown(context.Background()); err != nil {
+			defer close(shut)
+			if err := end(context.Background()); err != nil {
 				r.stats = append(r.stats, err.Error())
 			}
 		}()
 	}
+}
+
+// holds reports whether the activity is the one that runs with this ID, which others share.
+func (r *modelRig) holds(act int, id string) bool {
+	s, ok := r.rt.Lookup(id)
+	return ok && s.Name == fmt.Sprint(act)
 }
 
 func (s *modelSpec) options(i int) activity.Options {
@@ -354,7 +380,7 @@ func (s *modelSpec) options(i int) activity.Options {
 		ID: fmt.Sprintf("act-%d", s.id), Name: fmt.Sprint(i),
 		HeartbeatTimeout: sec(s.hb), StartToCloseTimeout: sec(s.s2c), ScheduleToStartTimeout: sec(s.sts), ScheduleToCloseTimeout: sec(s.stc),
 		RetryPolicy: activity.RetryPolicy{InitialInterval: sec(s.initial), BackoffCoefficient: float64(s.coefficient), MaximumInterval: sec(s.maxInterval),
-			MaximumAttempts: s.maxTrys, ResetOnProgress: s.reset},
+			MaximumAttempts: s.maxTrys, ResetOnProgress: s.reset, ResetAfter: sec(s.resetAfter)},
 		MaxAbandoned: s.maxAbandoned, CancelGrace: sec(s.grace),
 	}
 	if s.resume != 0 {
@@ -656,7 +682,7 @@ func TestModel_RandomScripts(t *testing.T) {
 	}
 }
 
-var modelThings = []string{"heartbeat", "heartbeat timeout", "start-to-close timeout", "schedule-to-start timeout", "schedule-to-close timeout", "cancel", "return", "panic", "shutdown"}
+var modelThings = []string{"heartbeat", "heartbeat timeout", "start-to-close timeout", "schedule-to-start timeout", "schedule-to-close timeout", "cancel", "return", "panic", "shutdown", "drain"}
 
 // modelCheckPairs fails if two things never met at one instant in one activity.
 func modelCheckPairs(t *testing.T, meetings map[[2]string]int) {
@@ -665,7 +691,7 @@ func modelCheckPairs(t *testing.T, meetings map[[2]string]int) {
 			pair := [2]string{min(x, y), max(x, y)}
 			// What waits for a slot has no attempt, at most an abandoned function.
 			waits := "schedule-to-start timeout"
-			if pair[0] == waits && pair[1] != "shutdown" || pair[1] == waits && pair[0] != "cancel" && pair[0] != "schedule-to-close timeout" {
+			if pair[0] == waits && pair[1] != "shutdown" && pair[1] != "drain" || pair[1] == waits && pair[0] != "cancel" && pair[0] != "schedule-to-close timeout" {
 				continue
 			}
 			if meetings[pair] == 0 {
@@ -722,14 +748,14 @@ func (s *modelScript) smaller() []*modelScript {
 				})
 			}
 		}
-		for f, p := range []*int{&a.hb, &a.s2c, &a.sts, &a.stc, &a.maxInterval, &a.maxTrys, &a.maxAbandoned, &a.grace, &a.resume} {
+		for f, p := range []*int{&a.hb, &a.s2c, &a.sts, &a.stc, &a.maxInterval, &a.maxTrys, &a.maxAbandoned, &a.grace, &a.resume, &a.resetAfter} {
 			if *p != 0 {
 				change(func(c *modelScript) {
 					b := &c.acts[i]
 					for k := range b.tries {
 						b.tries[k].d = max(b.tries[k].d, 1)
 					}
-					*[]*int{&b.hb, &b.s2c, &b.sts, &b.stc, &b.maxInterval, &b.maxTrys, &b.maxAbandoned, &b.grace, &b.resume}[f] = 0
+					*[]*int{&b.hb, &b.s2c, &b.sts, &b.stc, &b.maxInterval, &b.maxTrys, &b.maxAbandoned, &b.grace, &b.resume, &b.resetAfter}[f] = 0
 				})
 			}
 		}

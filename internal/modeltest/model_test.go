@@ -45,6 +45,7 @@ type modelFn struct {
 	over            bool   // fenced
 	progressed      bool
 	told            bool
+	asked           bool // to stop, by a drain
 	inGuard         bool
 }
 
@@ -78,6 +79,7 @@ type model struct {
 	free     int
 	starts   int
 	shut     bool
+	drain    bool
 	shutAt   int
 	stats    []string
 	counts   map[string]int
@@ -192,7 +194,7 @@ func (m *model) inOrder() []*modelAct {
 // caller's context, of which attempt and scheduler hear one after the other.
 func (m *model) late(x modelAction) bool {
 	for i, a := range m.acts {
-		if i == x.act || x.kind == "shutdown" {
+		if i == x.act || x.kind == "shutdown" || x.kind == "drain" {
 			for _, f := range a.fns {
 				if f.state == "sleep" && f.until == m.now && x.kind != "start" {
 					return true
@@ -221,6 +223,26 @@ func (m *model) act(x modelAction) {
 		if a.state != "" {
 			m.meet(a, "cancel")
 			m.cancel(a, a.ctx)
+		}
+	case "retry":
+		if a := m.acts[x.act]; a.state == "backing off" {
+			m.meet(a, "retry now")
+			m.proceed(a)
+		}
+	case "drain":
+		m.shut, m.drain = true, true
+		for _, a := range m.inOrder() {
+			switch f := a.cur; {
+			case a.state == "":
+			case a.state == "running" && a.cause == "" && a.asks == nil:
+				m.meet(a, "drain")
+				if f.state == "sleep" {
+					f.state, f.got, f.told, f.asked = "ready", "shutdown", true, true
+				}
+			case a.state != "running" || a.asks != nil:
+				m.meet(a, "drain")
+				m.cancel(a, "shutdown")
+			}
 		}
 	case "shutdown":
 		m.shut = true // from here on, a free slot starts no attempt
@@ -398,6 +420,11 @@ func (m *model) timeout(a *modelAct, kind string) {
 	}
 	a.cur.over = true
 	m.endContext(a.cur, t.full())
+	if m.drain {
+		a.cause = "shutdown" // there is no other attempt
+		m.fail(a, kind, t, 0)
+		return
+	}
 	if a.spec.picky != "" && kind != "schedule-to-close timeout" {
 		a.asks = func() { m.fail(a, kind, t, 0) }
 		return
@@ -415,7 +442,7 @@ func modelOrNone(s string) string {
 // fail ends an attempt that was not canceled, and decides what comes next.
 func (m *model) fail(a *modelAct, kind string, f modelFailure, after int) {
 	s, fn := a.spec, a.cur
-	if s.reset && fn.progressed {
+	if s.reset && fn.progressed || s.resetAfter > 0 && m.now-fn.start >= s.resetAfter {
 		a.from = fn.n - 1
 	}
 	count := a.n - a.from
@@ -580,12 +607,16 @@ func (m *model) called(f *modelFn) bool {
 func (m *model) call(f *modelFn) (wait bool) {
 	before := f.cause
 	step := f.try.steps[f.pc]
-	if op := step.op; op == "beat" || op == "note" || op == "bad" || op == "guard" {
+	if op := step.op; op == "beat" || op == "note" || op == "bad" || op == "guard" || op == "sleep" && m.drain {
 		m.settleOwn(f)
 	}
 	f.got = "nil"
 	if before == "" && f.cause != "" {
 		defer func() { f.state, wait = "ready", true }()
+	}
+	if op := step.op; m.drain && f.cause == "" && (op == "sleep" || op == "guard") {
+		f.state, f.got, f.told, f.asked = "ready", "shutdown", true, true
+		return true
 	}
 	switch step.op {
 	case "sleep":
@@ -636,6 +667,8 @@ func (m *model) beat(f *modelFn, step modelStep) {
 	switch {
 	case f.cause != "":
 		f.got = f.cause
+	case m.drain: // beside what is wrong with the details
+		f.got, f.asked = "shutdown", true
 	case step.op == "bad":
 		f.got = "bad details"
 	}
@@ -660,6 +693,14 @@ func (m *model) returns(f *modelFn, kind, text string) {
 	f.state = "done"
 	if kind == "fail" || kind == "fatal" || kind == "after" || kind == "panic" {
 		text = fmt.Sprintf("%s in %d", kind, f.n)
+	}
+	if m.drain && !f.over && a.cause == "" && (kind != "ok" || f.told) {
+		a.cause = "shutdown"
+		if !f.asked { // that failure counts
+			a.fns = slices.DeleteFunc(a.fns, func(g *modelFn) bool { return f == g })
+			m.fail(a, kind, modelFailure{head: text}, f.try.d)
+			return
+		}
 	}
 	if !f.over {
 		a.fns = slices.DeleteFunc(a.fns, func(g *modelFn) bool { return f == g })

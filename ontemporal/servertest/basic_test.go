@@ -644,7 +644,7 @@ func TestScenarios_Details(t *testing.T) {
 			"attempt 1 resumes from: nothing",
 			"end: work of ID in attempt 1: non-retryable failure",
 			"end is: NonRetryable",
-			"end text: activity \"ID\" (work): attempt 1: activity.Range called twice; an activity has one Range (for several phases, use Resume with a struct)",
+			"end text: activity \"ID\" (work): attempt 1: activity.Range: an attempt has one Range (for several phases, use Resume with a struct)",
 		},
 	}, {
 		name: "a Range that finds another's details",

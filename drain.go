@@ -1,0 +1,150 @@
+package activity
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"sync/atomic"
+)
+
+// Drain lets the program stop between two steps. It refuses new activities, and asks every
+// attempt to stop at its next safe point: Heartbeat (which records first), Sleep, [Idle],
+// [Range] and [RangeParallel] before a body, [Guard] before it begins, and the Read of a
+// [Reader] return [ErrShutdown]. A Sleep that is under way returns at once. The attempt's
+// Context does not end, so that the step that is under way can finish. A context from
+// [context.WithoutCancel] is not asked. A goroutine that heartbeats beside a long step should use
+// one, with [FromContext], because the step has not been cut short when its heartbeat is asked.
+//
+// A function that was asked and returns an error is canceled, with that error beside
+// ErrShutdown, and the attempt does not count. An error that wraps ErrShutdown, such as that of
+// an inner activity, says that it was asked. So is one that returns nil, unless only a
+// Heartbeat has asked it: then it has completed. A function that fails or stalls before it is
+// asked gets no other attempt, but that one counts. Activities that wait are canceled at
+// once. With a Config.Store all of them are stored as interrupted, so that [Runtime.Recover]
+// continues them.
+//
+// Drain returns nil when all activities have ended. If ctx ends first, it returns an error that
+// says how many have not, names some of them, and wraps ctx's cause. The usual end of a program
+// is Drain, with a deadline, and then [Runtime.Shutdown], which cancels what is left. An
+// activity must not call Drain and wait.
+func (rt *Runtime) Drain(ctx context.Context) error {
+	rt.enter()
+	rt.shutdown.begun = true
+	rt.drain.beginLocked()
+	for a := range rt.allLocked() {
+		a.drainLocked()
+	}
+	idle := rt.shutdown.idleLocked()
+	rt.leave()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+	}
+	rt.enter()
+	left, ids := rt.shutdown.open, rt.openLocked()
+	rt.leave()
+	if left == 0 {
+		return nil
+	}
+	return fmt.Errorf("activity: drain: %s not ended: %w", count(left, ids), context.Cause(ctx))
+}
+
+// drain is the state of Runtime.Drain.
+type drain struct {
+	begun  atomic.Bool
+	signal chan struct{} // closed when it begins
+}
+
+func (d *drain) beginLocked() {
+	if !d.begun.Swap(true) {
+		close(d.signal)
+	}
+}
+
+// drainLocked cancels an activity that waits. It leaves a running attempt to its next safe
+// point, but has the Store note that it is to be interrupted: a kill meanwhile is no crash.
+func (a *activity) drainLocked() {
+	switch a.phase {
+	case phaseRunning:
+		if a.rec != nil {
+			a.rec.saveLocked(a.rt, nil)
+		}
+	case phaseCanceling, phaseSavingEnd, phaseEnded:
+	default:
+		a.cancelLocked(ErrShutdown)
+	}
+}
+
+// asked reports whether the function is to stop at a safe point that uses ctx.
+func (t *attempt) asked(ctx context.Context) bool {
+	return t.a.rt.drain.begun.Load() && endsWithAttempt(ctx)
+}
+
+// swallowed notes that the function does not see the ErrShutdown of a heartbeat.
+func swallowed(ctx Context, err error) {
+	if t := attemptOf(ctx); t != nil && err == ErrShutdown {
+		t.a.mu.Lock()
+		t.drainTold = t.drainTold && t.causeGiven // another safe point may have told it
+		t.a.mu.Unlock()
+	}
+}
+
+// stopped returns what a safe point that uses ctx returns to the function: the cause if ctx
+// has ended, ErrShutdown if the Runtime drains, else nil.
+func stopped(ctx Context) error {
+	if err := ended(ctx); err != nil { // also if only a context derived from the attempt's has ended
+		return noteCause(ctx, err)
+	}
+	if t := attemptOf(ctx); t != nil {
+		return t.noteCause(t.drained(ctx))
+	}
+	return nil
+}
+
+// drained returns what a safe point returns because the Runtime drains, or nil. A timeout
+// that is due at this instant comes first.
+func (t *attempt) drained(ctx context.Context) error {
+	if !t.asked(ctx) {
+		return nil
+	}
+	t.a.rt.enter()
+	t.a.rt.leave()
+	if err := ended(ctx); err != nil {
+		return err
+	}
+	return ErrShutdown
+}
+
+var typeWithoutCancel = reflect.TypeOf(context.WithoutCancel(context.Background()))
+
+// endsWithAttempt reports whether ctx, which is derived from an attempt's Context, ends when
+// that does: whether there is no context.WithoutCancel between them. No method of a context
+// tells, so it looks for the one that each is derived from, which is a field named Context in
+// the standard library's types and in those that embed theirs.
+func endsWithAttempt(ctx context.Context) bool {
+	for {
+		switch c := ctx.(type) {
+		case *attempt:
+			return true
+		case *derived:
+			ctx = c.ctx
+			continue
+		}
+		v := reflect.ValueOf(ctx)
+		if v.Type() == typeWithoutCancel || ctx.Done() == nil {
+			return false
+		}
+		if v = reflect.Indirect(v); v.Kind() != reflect.Struct {
+			return true
+		}
+		if v = v.FieldByName("Context"); !v.IsValid() || !v.CanInterface() {
+			return true
+		}
+		parent, ok := v.Interface().(context.Context)
+		if !ok {
+			return true
+		}
+		ctx = parent
+	}
+}
