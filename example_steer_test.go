@@ -155,3 +155,63 @@ func ExampleRetryPolicy_poller() {
 	fmt.Println(polls, "polls, error:", err)
 	// Output: 3 polls, error: <nil>
 }
+
+// A limiter stands for one such as that of golang.org/x/time/rate.
+type limiter struct{ next time.Time }
+
+// Delay reserves the next turn, and returns how long it is until then.
+func (l *limiter) Delay() time.Duration {
+	now := time.Now()
+	turn := l.next
+	if turn.Before(now) {
+		turn = now
+	}
+	l.next = turn.Add(time.Millisecond)
+	return turn.Sub(now)
+}
+
+// A loop that keeps to a rate waits with Idle, which heartbeats. The limiter's own Wait would look
+// like a stall if it takes longer than the heartbeat timeout, and it would not end in a drain.
+func ExampleIdle_rateLimit() {
+	rt := activity.New(config)
+	var limit limiter
+	err := rt.Run(context.Background(), activity.Options{HeartbeatTimeout: time.Minute}, func(ctx activity.Context) error {
+		return activity.Range(ctx, 0, 3, func(i int) error {
+			if err := activity.Idle(ctx, limit.Delay()); err != nil {
+				return err
+			}
+			fmt.Println("request", i)
+			return nil
+		})
+	})
+	fmt.Println("error:", err)
+	// Output:
+	// request 0
+	// request 1
+	// request 2
+	// error: <nil>
+}
+
+// A step that must not be cut in the middle runs on a context that a cancellation does not end.
+// CancelGrace must be longer than the step, because the function is abandoned after that. A step
+// on ctx itself would be cut, and a step in a goroutine of its own would outlive the attempt.
+func ExampleOptions_stepThatMustNotBeCut() {
+	rt := activity.New(config)
+	ctx, cancel := context.WithCancel(context.Background())
+	transfer := func(ctx context.Context) error {
+		cancel() // the user gives up in the middle of it
+		return ctx.Err()
+	}
+	opts := activity.Options{CancelGrace: time.Minute}
+	err := rt.Run(ctx, opts, func(ctx activity.Context) error {
+		if err := transfer(context.WithoutCancel(ctx)); err != nil {
+			return err
+		}
+		fmt.Println("transferred")
+		return ctx.Heartbeat("transferred") // is recorded, and returns that the activity is canceled
+	})
+	fmt.Println("canceled:", errors.Is(err, context.Canceled))
+	// Output:
+	// transferred
+	// canceled: true
+}
