@@ -256,16 +256,16 @@ func (a *activity) functionReturnedLocked(t *attempt, r *result) (ask bool) {
 	}
 	t.ended = a.rt.now
 	a.mu.Lock()
-	causeGiven, drainTold := t.causeGiven, t.drainTold
-	a.mu.Unlock()
+	causeGiven := t.causeGiven
 	// The error of an inner activity or start, too, can say that the Runtime drains.
-	drainTold = drainTold || r.verdict.shutdown && a.rt.drain.begun.Load()
+	drainTold := t.drainTold || r.verdict.shutdown && a.rt.drain.begun.Load()
 	if drainTold && (causeGiven || r.err != nil) && a.phase == phaseRunning {
+		a.mu.Unlock()
 		a.cancelLocked(ErrShutdown)
+		a.mu.Lock()
 	}
 	// The Context ends and the attempt is fenced in one step for Heartbeat, which looks
 	// at both under activity.mu. If the Context has ended before, it keeps its cause.
-	a.mu.Lock()
 	t.cancel(errReturned)
 	t.over.Store(true)
 	a.mu.Unlock()
