@@ -173,8 +173,9 @@ func (p *parallel) run(i int) bool {
 	}()
 	// Only now, because a RangeParallel that has no number left is done, and is not cut
 	// short. It may call user code.
-	if stopped(p.ctx) != nil {
+	if err := stopped(p.ctx); err != nil {
 		returned = true
+		p.stop(err, func() {}) // others may wait for i to be done
 		return false
 	}
 	err := p.body(p.bodyCtx, i)
@@ -192,17 +193,20 @@ func (p *parallel) run(i int) bool {
 	return err == nil
 }
 
-// stop ends the loop, and the Context of the other bodies. If the Runtime drains, they
-// may finish instead.
+// stop ends the loop, and the Context of the other bodies. If cause is that the Runtime
+// drains, they may finish instead.
 func (p *parallel) stop(cause error, note func()) {
 	p.mu.Lock()
 	p.stopped = true
 	note()
 	p.changed.Broadcast()
 	p.mu.Unlock()
-	if !wraps(cause, ErrShutdown) || ended(p.ctx) != nil {
-		p.cancel(cause)
+	if wraps(cause, ErrShutdown) {
+		if t := attemptOf(p.ctx); t != nil && t.asked(p.ctx) {
+			return
+		}
 	}
+	p.cancel(cause)
 }
 
 // finish records that body i is done.

@@ -382,6 +382,25 @@ func TestRangeParallel_LowestWakesTheOthers(t *testing.T) {
 	})
 }
 
+// Rules 19 and 30. Given progress that is so far ahead that the lowest number must be done first,
+// when the attempt is asked to stop before that begins, then the other workers do not wait for it.
+func TestRangeParallel_StoppedAtTheLowest(t *testing.T) {
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
+		p := activity.RangeProgress{Next: 0, To: 20000}
+		for i := range 10000 {
+			p.Done = append(p.Done, 1+i)
+		}
+		h := e.start(activity.Options{HeartbeatDetails: []any{p}}, func(ctx activity.Context) error {
+			<-e.gate("start")
+			return activity.RangeParallel(ctx, 0, 20000, 4, func(activity.Context, int) error { return errors.New("a body ran") })
+		})
+		drained := e.drain()
+		e.open("start")
+		checkErr(t, <-drained, nil)
+		checkEnd(t, e.end(h), 1, activity.RetryStateCancelRequested, activity.ErrShutdown)
+	})
+}
+
 // Given synchronous heartbeats, when many bodies are done at once, then they share Saves.
 func TestRangeParallel_SyncHeartbeatsShareSaves(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
