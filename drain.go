@@ -10,23 +10,25 @@ import (
 // Drain lets the program stop between two steps. It refuses new activities, and asks every
 // attempt to stop at its next safe point: Heartbeat (which records first), Sleep, [Idle],
 // [Range] and [RangeParallel] before a body, [Guard] before it begins, and the Read of a
-// [Reader] return [ErrShutdown]. A Sleep that is under way returns at once. The attempt's
-// Context does not end, so that the step that is under way can finish. A context from
-// [context.WithoutCancel] is not asked. A goroutine that heartbeats beside a long step should use
-// one, with [FromContext], because the step has not been cut short when its heartbeat is asked.
+// [Reader] return [ErrShutdown]. A Sleep in progress returns at once. The attempt's Context
+// does not end, so that the step in progress can finish.
 //
-// A function that was asked and returns an error is canceled, with that error beside
-// ErrShutdown, and the attempt does not count. An error that wraps ErrShutdown, such as that of
-// an inner activity, says that it was asked. So is one that returns nil, unless only a
-// Heartbeat has asked it: then it has completed. A function that fails or stalls before it is
-// asked gets no other attempt, but that one counts. Activities that wait are canceled at
-// once. With a Config.Store all of them are stored as interrupted, so that [Runtime.Recover]
-// continues them.
+// A context from [context.WithoutCancel] is not asked. If a goroutine sends heartbeats beside a
+// long step, let it use such a context, with [FromContext]: otherwise its heartbeat is asked,
+// and the function counts as stopped although the step has finished.
 //
-// Drain returns nil when all activities have ended. If ctx ends first, it returns an error that
-// says how many have not, names some of them, and wraps ctx's cause. The usual end of a program
-// is Drain, with a deadline, and then [Runtime.Shutdown], which cancels what is left. An
-// activity must not call Drain and wait.
+// If a function that was asked returns an error, the activity is canceled, with that error
+// beside ErrShutdown, and the attempt does not count. An error that wraps ErrShutdown, such as
+// that of an inner activity, means that the function was asked. If the function returns nil,
+// the activity is canceled too, unless only Heartbeat has asked it: then it has completed. If a
+// function fails or stalls before it is asked, there is no other attempt, but its attempt
+// counts. Waiting activities are canceled at once. With a Config.Store, all of them are stored
+// as interrupted, so that [Runtime.Recover] continues them.
+//
+// Drain returns nil when all activities have ended. If ctx ends first, Drain returns an error
+// that says how many have not ended, names some of them, and wraps ctx's cause. A program
+// usually ends with Drain, with a deadline, and then with [Runtime.Shutdown], which cancels
+// the rest. An activity must not call Drain and wait.
 func (rt *Runtime) Drain(ctx context.Context) error {
 	rt.enter()
 	rt.shutdown.begun = true

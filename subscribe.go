@@ -7,16 +7,16 @@ import (
 )
 
 // Subscribe calls f with the events of these kinds, or of every kind if none is given, from
-// now on, until cancel is called. The events of one activity come in order and one at a time,
-// the last one before Run returns. Those of several activities come concurrently. Like
-// [Config].Observer, f must be quick and must not wait for an activity; a panic in it is
-// logged.
+// now on, until cancel is called. Events of one activity are delivered in order and one at a
+// time, the last one before Run returns. Events of different activities are delivered
+// concurrently. Like Config.Observer, f must be quick, and must not wait for an activity. If it
+// panics, the panic is logged.
 //
-// After cancel has returned, no call of f begins; one that has begun may still be running.
-// Cancel may be called again, and by f.
+// After cancel has returned, no call of f begins, but a call that has begun may still be
+// running. cancel may be called several times, and by f.
 //
-// Heartbeats are by far the most frequent events. They cost nothing more as long as nobody
-// has subscribed to EventHeartbeat, and there is no Observer.
+// Heartbeats are by far the most frequent events. While nobody has subscribed to
+// EventHeartbeat, and there is no Observer, events add nothing to their cost.
 //
 // Subscribe panics if f is nil, or a kind is unknown.
 func (rt *Runtime) Subscribe(f func(Event), kinds ...EventKind) (cancel func()) {
