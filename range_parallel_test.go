@@ -301,8 +301,8 @@ func TestRangeParallel_FromMoves(t *testing.T) {
 	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
 		var b bodies
 		p := activity.RangeProgress{Next: 2, To: 10, Done: []int{3, 5, 6, 8}}
-		var last activity.RangeProgress
 		rt.Subscribe(func(e activity.Event) {
+			var last activity.RangeProgress
 			if _, err := e.HeartbeatDetails(&last); err != nil {
 				t.Error(err)
 			}
