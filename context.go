@@ -167,10 +167,13 @@ func (d *derived) String() string              { return fmt.Sprint(d.Context) }
 
 func (d *derived) Heartbeat(details ...any) error {
 	err := d.Context.Heartbeat(details...)
-	switch end := ended(d.ctx); {
-	case err == ErrShutdown && ended(d.Context) == nil && (end != nil || !endsWithAttempt(d.ctx)):
-		swallowed(d.Context, err)
-		return end // a drain asks only contexts that end with the attempt
+	end := ended(d.ctx)
+	// A drain asks only contexts that end with the attempt, and have not ended.
+	if asked, failed := asks(err); asked && ended(d.Context) == nil && (end != nil || !endsWithAttempt(d.ctx)) {
+		swallowed(d.Context)
+		err = failed
+	}
+	switch {
 	case err == nil:
 		return end
 	case end == nil && same(err, ended(d.Context)):

@@ -83,9 +83,28 @@ func (t *attempt) asked(ctx context.Context) bool {
 	return t.a.rt.drain.begun.Load() && endsWithAttempt(ctx)
 }
 
-// swallowed notes that the function does not see the ErrShutdown of a heartbeat.
-func swallowed(ctx Context, err error) {
-	if t := attemptOf(ctx); t != nil && err == ErrShutdown {
+// An askedError is what a heartbeat returns in a drain if its details were not recorded, or not
+// saved. If they were, it returns ErrShutdown.
+type askedError struct{ failed error }
+
+func (e *askedError) Error() string   { return ErrShutdown.Error() + "; " + e.failed.Error() }
+func (e *askedError) Unwrap() []error { return []error{ErrShutdown, e.failed} }
+
+// asks reports whether the error of a heartbeat asks the function to stop, and returns what else
+// it says.
+func asks(err error) (asked bool, failed error) {
+	if err == ErrShutdown {
+		return true, nil
+	}
+	if e, ok := err.(*askedError); ok {
+		return true, e.failed
+	}
+	return false, err
+}
+
+// swallowed notes that the function does not see that a heartbeat has asked it.
+func swallowed(ctx Context) {
+	if t := attemptOf(ctx); t != nil {
 		t.a.mu.Lock()
 		t.drainTold = t.drainTold && t.causeGiven // another safe point may have told it
 		t.a.mu.Unlock()

@@ -386,6 +386,36 @@ func TestDrain_HeartbeatOfAWrapper(t *testing.T) {
 	}
 }
 
+// Rule 19. Given a clean-up whose details cannot be encoded, or are not saved, when the Runtime
+// drains, then its heartbeat returns that error, and does not ask it to stop.
+func TestDrain_CleanUpWhoseHeartbeatFails(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		opts := job
+		opts.SyncHeartbeats = true
+		h := e.start(opts, func(ctx activity.Context) error {
+			<-e.gate("go")
+			c, _ := activity.FromContext(context.WithoutCancel(ctx))
+			for what, err := range map[string]error{"chan int": c.Heartbeat(make(chan int)), "boom": c.Heartbeat(1)} {
+				if !containsAll(fmt.Sprint(err), what) || errors.Is(err, activity.ErrShutdown) {
+					t.Errorf("%s: got %v", what, err)
+				}
+			}
+			return errDisk // the function was not asked
+		})
+		drained := e.drain()
+		s.on("Save", func(context.Context) error { return errBoom })
+		e.open("go")
+		time.Sleep(time.Minute)
+		s.on("Save", nil)
+		checkErr(t, <-drained, nil)
+		_ = e.end(h)
+		time.Sleep(10 * time.Second) // until the Store is tried again
+		if cp := s.get("a"); cp.Attempt != 1 || cp.LastFailure == "" {
+			t.Errorf("the attempt does not count: %+v", cp)
+		}
+	})
+}
+
 // Rule 19. Given a synchronous heartbeat that the Store fails to save, when the Runtime
 // drains, then its error is ErrShutdown, too.
 func TestDrain_HeartbeatThatIsNotSaved(t *testing.T) {

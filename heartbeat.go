@@ -114,7 +114,7 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 		t.drainTold = true
 		a.mu.Unlock()
 		if failed != nil {
-			return fmt.Errorf("%w; %w", ErrShutdown, failed)
+			return &askedError{failed}
 		}
 		return ErrShutdown
 	}

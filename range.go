@@ -103,10 +103,8 @@ func RangeParallel(ctx Context, from, to, workers int, body func(ctx Context, i 
 		runtime.Goexit()
 	case p.err != nil:
 		return p.err
-	case !r.finished():
-		return stopped(ctx)
 	}
-	return nil
+	return p.ended
 }
 
 // A parallel is a call of RangeParallel.
@@ -121,7 +119,8 @@ type parallel struct {
 	changed  sync.Cond // another body is done, or the loop has stopped
 	r        *ranger
 	finished int         // bodies that are done
-	stopped  bool        // whether no other body begins; set with one of the next three
+	stopped  bool        // whether no other body begins; set with one of the next four
+	ended    error       // why a body did not begin
 	err      error       // the first error of a body, or from recording
 	panicked *PanicError // the last panic of a body, which comes before an error
 	exited   bool        // whether a body called runtime.Goexit
@@ -175,7 +174,7 @@ func (p *parallel) run(i int) bool {
 	// short. It may call user code.
 	if err := stopped(p.ctx); err != nil {
 		returned = true
-		p.stop(err, func() {}) // others may wait for i to be done
+		p.stop(err, func() { p.ended = err }) // others may wait for i to be done
 		return false
 	}
 	err := p.body(p.bodyCtx, i)
@@ -299,8 +298,8 @@ func (p *RangeProgress) sound() bool {
 	return p.Next <= p.To && (len(p.Done) == 0 || last < p.To)
 }
 
-// wholeProgress is a RangeProgress whose JSON must have Next and To. Codecs other than JSON
-// do not call UnmarshalJSON, so that they may leave out zeros.
+// wholeProgress finds out whether JSON has the fields Next and To of a RangeProgress, and keeps
+// neither. Codecs other than JSON do not call UnmarshalJSON, so that they may leave out zeros.
 type wholeProgress RangeProgress
 
 func (p *wholeProgress) UnmarshalJSON(data []byte) error {
@@ -311,7 +310,6 @@ func (p *wholeProgress) UnmarshalJSON(data []byte) error {
 	if fields.Next == nil || fields.To == nil {
 		return errors.New("field Next or To is missing")
 	}
-	*p = wholeProgress{Next: *fields.Next, To: *fields.To}
 	return nil
 }
 
@@ -345,9 +343,6 @@ func (r *ranger) finish(i int) {
 	}
 }
 
-// finished reports whether all numbers are done.
-func (r *ranger) finished() bool { return r.next >= r.to }
-
 func (r *ranger) progress() RangeProgress {
 	return RangeProgress{r.next, r.to, slices.Clone(r.done)}
 }
@@ -357,14 +352,17 @@ func (r *ranger) progress() RangeProgress {
 // body, nil. If all the work is done, another failure is logged instead of returned.
 func recordRange(ctx Context, p RangeProgress) error {
 	err := ctx.Heartbeat(p)
-	swallowed(ctx, err)
-	if err == nil || ctx.Err() != nil || err == ErrShutdown { // in a drain, too, it is recorded
-		return nil
-	}
-	if p.Next < p.To {
+	asked, failed := asks(err)
+	switch {
+	case failed == nil || ctx.Err() != nil:
+	case p.Next < p.To:
 		return err
+	default:
+		ctx.Logger().Error("activity: the end of a Range is not recorded; a later attempt would run its last body again", "error", failed)
 	}
-	ctx.Logger().Error("activity: the end of a Range is not recorded; a later attempt would run its last body again", "error", err)
+	if asked { // the loop finds out itself before the next body
+		swallowed(ctx)
+	}
 	return nil
 }
 

@@ -401,6 +401,46 @@ func TestRangeParallel_StoppedAtTheLowest(t *testing.T) {
 	})
 }
 
+// A flickering Context says a few times that it has ended, and then that it has not.
+type flickering struct {
+	activity.Context
+	times *atomic.Int32
+}
+
+func (f flickering) Err() error {
+	if f.times.Add(-1) >= 0 {
+		return errCancel
+	}
+	return f.Context.Err()
+}
+
+func (f flickering) Value(key any) any {
+	if _, theirs := key.(*int); theirs { // by which context.Cause would look past Err
+		return nil
+	}
+	return f.Context.Value(key)
+}
+
+// Given a wrapper that says between two bodies that it has ended, and later that it has not, then a
+// RangeParallel that is not done does not return nil.
+func TestRangeParallel_UnfinishedIsNoSuccess(t *testing.T) {
+	bubble(t, activity.Config{}, func(t *testing.T, rt *activity.Runtime) {
+		err := run(t, rt, activity.Options{RetryPolicy: once}, func(ctx activity.Context) error {
+			times, ran := new(atomic.Int32), 0
+			err := activity.RangeParallel(flickering{ctx, times}, 0, 3, 1, func(activity.Context, int) error {
+				ran++
+				times.Store(2) // once for Err, once for the cause
+				return nil
+			})
+			if ran != 1 {
+				t.Errorf("%d bodies ran, want 1", ran)
+			}
+			return err
+		})
+		checkErr(t, err, errCancel)
+	})
+}
+
 // Given synchronous heartbeats, when many bodies are done at once, then they share Saves.
 func TestRangeParallel_SyncHeartbeatsShareSaves(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {

@@ -22,7 +22,10 @@ func (r *reader) Read(p []byte) (int, error) {
 	}
 	n, err := r.r.Read(p)
 	if n > 0 {
-		swallowed(r.ctx, r.ctx.Heartbeat()) // if the attempt is over, and err is nil, the next Read says so
+		// If the attempt is over or asked to stop, and err is nil, the next Read says so.
+		if asked, _ := asks(r.ctx.Heartbeat()); asked {
+			swallowed(r.ctx)
+		}
 	}
 	if end := ended(r.ctx); end != nil && (n == 0 || err != nil) && err != io.EOF { // the end may be why r failed
 		return n, noteCause(r.ctx, end)
