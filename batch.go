@@ -118,19 +118,19 @@ func (w *writer) writeBatch(batch []write, gone bool) {
 		rd.note()
 	}()
 	for len(rd.untried) > 0 {
-		part := rd.cut(&rd.untried)
+		part := rd.cut(&rd.untried, maxBatch)
 		rd.try(part)
 	}
 	rd.trySuspects()
 	done = true
 }
 
-// cut removes from the front of the list as many writes as fit in one call, completes
-// their checkpoints, and returns them.
-func (rd *round) cut(from *[]write) []write {
-	n := len(*from)
+// cut removes from the front of the list as many writes as fit in one call, at most size,
+// completes their checkpoints, and returns them.
+func (rd *round) cut(from *[]write, size int) []write {
+	n := min(size, len(*from))
 	if !rd.gone {
-		n = rd.w.fill(*from)
+		n = rd.w.fill((*from)[:n])
 	}
 	part := (*from)[:n]
 	*from = (*from)[n:]
@@ -204,13 +204,8 @@ func (rd *round) trySuspects() {
 	p, failures, together := rd.w.pace(rd.gone), 0, 0
 	var err error
 	for size := maxBatch; len(rd.suspects) > 0 && failures < maxTries && !(failures > 0 && rd.interrupted()); {
-		n := min(size, len(rd.suspects))
-		if !rd.gone {
-			n = rd.w.fill(rd.suspects[:n])
-		}
-		part := rd.suspects[:n]
-		rd.suspects = rd.suspects[n:]
-		var late bool
+		part := rd.cut(&rd.suspects, size)
+		n, late := len(part), false
 		if err, late = rd.call(&part); err == nil {
 			rd.tried(part, nil)
 			failures, together, size = 0, max(together-n, 0), min(2*size, maxBatch)
