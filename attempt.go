@@ -41,7 +41,7 @@ type attempt struct {
 	granted     time.Duration // total extension of beatBy since the last heartbeat, for pauses of the process
 	outermost   Context       // the Context that an Interceptor passed to next; nil before that
 	progressed  bool          // set once, by a heartbeat whose details differ from resumesFrom
-	causeGiven  bool          // set once, when Sleep, Idle, Range or Guard returns the Context's cause, or ErrShutdown in a drain, to the function
+	causeGiven  bool          // set once, when a helper that cuts work short, such as Sleep, returns the Context's cause, or ErrShutdown in a drain, to the function
 	drainTold   bool          // set once, when one of these or Heartbeat returns ErrShutdown in a drain
 	longNoted   bool          // set once, by the first heartbeat after RetryPolicy.ResetAfter
 	rangeCalled bool          // set once, by BeginRange
@@ -289,7 +289,7 @@ func heartbeatAfterEnd(ctx Context, details []any) error {
 }
 
 // noteCause tells the engine of ctx that the function is about to get err, which may be
-// the cause of its Context, and returns err. It is for Idle, Range and Guard. Another
+// the cause of its Context, and returns err. It is for the helpers that cut work short, such as Range. Another
 // engine notes that in its Sleep, so Sleep(0) is called.
 func noteCause(ctx Context, err error) error {
 	if t := attemptOf(ctx); t != nil {

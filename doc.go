@@ -135,15 +135,16 @@
 //
 // # Return every error
 //
-// Sleep, Heartbeat, Idle, Range, RangeParallel, Guard and a Reader return an error once the attempt is
-// over or canceled. A function that returns that error ends in time. If it does
-// something else, this is what happens:
+// Sleep, Heartbeat, Idle, Range, RangeParallel, Guard and a Reader return an error once
+// the attempt is over or canceled, or the Runtime drains. A function that returns that
+// error ends in time. If it does something else, this is what happens:
 //
-//   - It ignores the error of Sleep, Idle, Range or Guard and returns nil. If it was
-//     canceled, the activity counts as canceled, so that a loop that was cut short
-//     does not count as done.
-//   - It ignores the error of its last Heartbeat and returns nil. If it was canceled,
-//     the activity has completed nevertheless, because everything was done.
+//   - It ignores the error of its last Heartbeat and returns nil. If it was canceled, or
+//     the Runtime drains, the activity has completed nevertheless, because everything was
+//     done.
+//   - It ignores the error of one of the others and returns nil. If it was canceled, or
+//     the Runtime drains, the activity counts as canceled, so that a loop that was cut
+//     short does not count as done.
 //   - It continues after a timeout. It is abandoned, and everything that it reports or
 //     returns is ignored. Its side effects still happen, so use [Guard]. The next attempt
 //     also sees its writes to captured variables, so keep state in the function's own
@@ -206,10 +207,10 @@
 //
 // [Runtime.Activities], [Runtime.Lookup] and [Handle.Status] describe activities,
 // [Runtime.Stats] counts them, and Config.Observer gets every event. [Runtime.Subscribe]
-// takes only some kinds of events, so that the others cost nothing. An activity whose outcome is
-// decided shows it as its State, even while the Store is still saving it. Status,
-// [Event] and [Checkpoint] marshal to JSON that people can read, with states and kinds
-// as their names.
+// takes some kinds of events: without an Observer, kinds that nobody wants cost nothing.
+// An activity whose outcome is decided shows it as its State, even while the Store is
+// still saving it. Status, [Event] and [Checkpoint] marshal to JSON that people can read,
+// with states and kinds as their names.
 //
 // Config.Logger gets a Warn for each attempt that failed or timed out, with the stack
 // where it hung or panicked. It gets an Error for what needs a person: a blocked activity,
@@ -276,18 +277,19 @@
 // [Runtime.Recover] continues everything that was waiting, running or interrupted. Call
 // it when the program starts, with a [Definition] for each kind of activity: its Name
 // finds the function, and its Options have neither an ID nor a Name. An activity that
-// was canceled by [Handle.Cancel] stays canceled. [Runtime.Checkpoints] lists the
-// checkpoints of activities that do not run, and [Runtime.Forget] deletes one.
+// was canceled by [Handle.Cancel] or [Runtime.Cancel] stays canceled.
+// [Runtime.Checkpoints] lists the checkpoints of activities that do not run, and
+// [Runtime.Forget] deletes one.
 //
-// The result of a recovered activity is lost, unless its function stores it. To get the
-// result, start that activity by its ID before Recover, and ask the Handle.
+// The result of a recovered activity is lost, unless its function stores it, or the
+// program waits for it with the [Handle] that [Definition.Handle] returns.
 //
 // Every kill counts against RetryPolicy.MaximumAttempts, even for innocent activities that
 // run beside one that kills the process. Set ResetOnProgress for a long job that must
 // survive many kills.
 //
-// After a kill -9 nothing has to be repaired. If possible, end a program with Shutdown, so
-// that the last details are saved, and close the Store after that.
+// After a kill -9 nothing has to be repaired. If possible, end a program with Drain and
+// Shutdown, so that the last details are saved, and close the Store after that.
 //
 // A Store may fail, refuse, fill up or hang:
 //
