@@ -480,41 +480,32 @@ func containsAll(text string, parts ...string) bool {
 	return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(text, part) })
 }
 
-// Rules 6, 19 and 30. Given a RangeParallel in its last body, when Drain begins, then it
-// finishes, and the activity completes.
-func TestRangeParallel_DrainDuringTheLastBody(t *testing.T) {
-	both(t, activity.Config{}, func(t *testing.T, e *env) {
-		h := e.start(activity.Options{}, func(ctx activity.Context) error {
-			return activity.RangeParallel(ctx, 0, 3, 1, func(_ activity.Context, i int) error {
-				if i == 2 {
-					<-e.gate("body")
+// Rules 6, 17, 19 and 30. Given a RangeParallel in its last body, when it is canceled or Drain
+// begins, then it finishes, and the activity completes.
+func TestRangeParallel_StoppedDuringTheLastBody(t *testing.T) {
+	for _, drains := range []bool{false, true} {
+		t.Run(fmt.Sprint(drains), func(t *testing.T) {
+			both(t, activity.Config{}, func(t *testing.T, e *env) {
+				h := e.start(activity.Options{}, func(ctx activity.Context) error {
+					return activity.RangeParallel(ctx, 0, 3, 1, func(_ activity.Context, i int) error {
+						if i == 2 {
+							<-e.gate("body")
+						}
+						return nil
+					})
+				})
+				if drains {
+					drained := e.drain()
+					e.open("body")
+					checkErr(t, <-drained, nil)
+				} else {
+					h.Cancel(errCancel)
+					e.open("body")
 				}
-				return nil
+				checkErr(t, e.end(h), nil)
 			})
 		})
-		drained := e.drain()
-		e.open("body")
-		checkErr(t, <-drained, nil)
-		checkErr(t, e.end(h), nil)
-	})
-}
-
-// Rules 6, 17 and 30. Given a RangeParallel in its last body, when it is canceled, then it
-// finishes, and the activity completes.
-func TestRangeParallel_CanceledDuringTheLastBody(t *testing.T) {
-	both(t, activity.Config{}, func(t *testing.T, e *env) {
-		h := e.start(activity.Options{}, func(ctx activity.Context) error {
-			return activity.RangeParallel(ctx, 0, 3, 1, func(_ activity.Context, i int) error {
-				if i == 2 {
-					<-e.gate("body")
-				}
-				return nil
-			})
-		})
-		h.Cancel(errCancel)
-		e.open("body")
-		checkErr(t, e.end(h), nil)
-	})
+	}
 }
 
 // Rules 6 and 30. Given workers that wait for the lowest number, when the activity is canceled

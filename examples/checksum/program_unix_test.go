@@ -110,22 +110,6 @@ func tree(t *testing.T) (dir, want string) {
 	return dir, want
 }
 
-func write(t *testing.T, file, content string) {
-	t.Helper()
-	if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func read(t *testing.T, file string) string {
-	t.Helper()
-	content, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(content)
-}
-
 // line returns a manifest's line of a file whose name needs no escape.
 func line(content, name string) string {
 	return fmt.Sprintf("%x  %s\n", sha256.Sum256([]byte(content)), name)
@@ -134,7 +118,7 @@ func line(content, name string) string {
 // check compares the manifest in dir with want, and has sha256sum check it.
 func check(t *testing.T, dir, name, want string) {
 	t.Helper()
-	if diff := cmp.Diff(want, read(t, filepath.Join(dir, name))); diff != "" {
+	if diff := cmp.Diff(want, script.ReadFile(t, filepath.Join(dir, name))); diff != "" {
 		t.Errorf("manifest (-want +got):\n%s", diff)
 	}
 	if _, err := exec.LookPath("sha256sum"); err != nil {
@@ -169,7 +153,7 @@ func TestProgram_OddNames(t *testing.T) {
 		names = append(names, name)
 	}
 	exits(t, dir, 0, "-fail=5", ".")
-	got := read(t, filepath.Join(dir, "SHA256SUMS"))
+	got := script.ReadFile(t, filepath.Join(dir, "SHA256SUMS"))
 	check(t, dir, "SHA256SUMS", got)
 	if n := strings.Count(got, "\n"); n != len(names) {
 		t.Errorf("%d lines for %d files", n, len(names))
@@ -221,7 +205,7 @@ func TestProgram_Unreadable(t *testing.T) {
 	if err := os.Mkdir(out, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(out, "locked"), "as it was\n")
+	script.WriteFile(t, filepath.Join(out, "locked"), "as it was\n")
 	if err := os.Chmod(filepath.Join(out, "locked"), 0o444); err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +240,7 @@ func TestProgram_Unreadable(t *testing.T) {
 		t.Errorf("a manifest that may not be written: exit code %d, want 1", r.code)
 	}
 	r.wants(t, "^$", `checksum: out/locked: permission denied\nchecksum: gave up in attempt 1 \(non-retryable failure\), at the start\n$`)
-	if got := read(t, filepath.Join(out, "locked")); got != "as it was\n" {
+	if got := script.ReadFile(t, filepath.Join(out, "locked")); got != "as it was\n" {
 		t.Errorf("a manifest that may not be written was: %q", got)
 	}
 	noCheckpoint(t, filepath.Join(out, "locked"))
@@ -323,7 +307,7 @@ func TestProgram_ChangesBetweenRuns(t *testing.T) {
 			exits(t, dir, 0, args...).wants(t, fmt.Sprintf("^SHA256SUMS: %d files, ", c.files), stderr)
 			noCheckpoint(t, filepath.Join(dir, "SHA256SUMS"))
 			exits(t, dir, 0, append([]string{"-o=whole"}, args...)...)
-			check(t, dir, "SHA256SUMS", read(t, filepath.Join(dir, "whole")))
+			check(t, dir, "SHA256SUMS", script.ReadFile(t, filepath.Join(dir, "whole")))
 		})
 	}
 }
@@ -385,7 +369,7 @@ func TestStore_SyncsManifestBeforeCheckpoint(t *testing.T) {
 		t.Errorf("the checkpoint is there, or error %v", err)
 	}
 	s.manifest = filepath.Join(t.TempDir(), "SUMS")
-	write(t, s.manifest, "a line\n")
+	script.WriteFile(t, s.manifest, "a line\n")
 	if err := s.Save(t.Context(), batch); err != nil {
 		t.Error(err)
 	}
@@ -410,7 +394,7 @@ func TestProgram_KilledAtRandom(t *testing.T) {
 	const files = 500
 	dir := t.TempDir()
 	content := strings.Repeat("a long file.", 100_000)
-	write(t, filepath.Join(dir, "file"), content)
+	script.WriteFile(t, filepath.Join(dir, "file"), content)
 	if err := os.Mkdir(filepath.Join(dir, "tree"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -425,7 +409,7 @@ func TestProgram_KilledAtRandom(t *testing.T) {
 	start := time.Now()
 	exits(t, dir, 0, "-o=whole", "tree")
 	took := time.Since(start)
-	if diff := cmp.Diff(want, read(t, filepath.Join(dir, "whole"))); diff != "" {
+	if diff := cmp.Diff(want, script.ReadFile(t, filepath.Join(dir, "whole"))); diff != "" {
 		t.Fatalf("the manifest of one run (-want +got):\n%s", diff)
 	}
 
@@ -476,7 +460,7 @@ func TestProgram_KilledAtRandom(t *testing.T) {
 				t.Fatalf("the manifest has %d lines, although a run resumed at file %d", lines, at)
 			}
 		}
-		if diff := cmp.Diff(want, read(t, sums)); diff != "" {
+		if diff := cmp.Diff(want, script.ReadFile(t, sums)); diff != "" {
 			t.Fatalf("manifest (-one run's +this):\n%s", diff)
 		}
 		noCheckpoint(t, sums)
@@ -507,7 +491,7 @@ func TestProgram_FullDisk(t *testing.T) {
 	}
 	for i := range 1000 {
 		name := fmt.Sprintf("tree/z/%03d%s", i, strings.Repeat("z", 200))
-		write(t, filepath.Join(dir, name), "")
+		script.WriteFile(t, filepath.Join(dir, name), "")
 		want += line("", name)
 	}
 	r := finish(t, cmd, never)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/seed-9da638b0/activity"
 	"github.com/seed-9da638b0/activity/examples/checksum/manifest"
+	"github.com/seed-9da638b0/activity/examples/internal/script"
 	"github.com/seed-9da638b0/activity/ontemporal"
 )
 
@@ -63,25 +64,9 @@ func fiveFiles(t *testing.T) manifest.Job {
 	t.Helper()
 	dir := t.TempDir()
 	for i := range 5 {
-		write(t, filepath.Join(dir, fmt.Sprint("file", i)), strings.Repeat("x", 100*i))
+		script.WriteFile(t, filepath.Join(dir, fmt.Sprint("file", i)), strings.Repeat("x", 100*i))
 	}
 	return manifest.Job{Manifest: filepath.Join(t.TempDir(), "SUMS"), Dirs: []string{dir}}
-}
-
-func write(t *testing.T, file, content string) {
-	t.Helper()
-	if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func read(t *testing.T, file string) string {
-	t.Helper()
-	content, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(content)
 }
 
 // Given the progress of an earlier attempt, when a worker resumes from it, then the
@@ -89,7 +74,7 @@ func read(t *testing.T, file string) string {
 func TestWorker_Resumes(t *testing.T) {
 	in := fiveFiles(t)
 	whole := embedded(t, in, 0)
-	want := read(t, in.Manifest)
+	want := script.ReadFile(t, in.Manifest)
 	three := embedded(t, in, 4)
 	if three.Next != 3 {
 		t.Fatalf("%+v, want the progress after three files", three)
@@ -97,7 +82,7 @@ func TestWorker_Resumes(t *testing.T) {
 	other := three
 	other.Files++
 
-	write(t, in.Manifest, read(t, in.Manifest)+"half a li")
+	script.WriteFile(t, in.Manifest, script.ReadFile(t, in.Manifest)+"half a li")
 	for _, test := range []struct {
 		name   string
 		before func()
@@ -107,7 +92,7 @@ func TestWorker_Resumes(t *testing.T) {
 	}{
 		{"from the fourth file", func() {}, 3, three, nil},
 		{"from the start", func() {}, 0, manifest.Progress{}, nil},
-		{"another manifest", func() { write(t, in.Manifest, "other") }, 0, three, []string{in.Manifest + " was changed by another program; starting over"}},
+		{"another manifest", func() { script.WriteFile(t, in.Manifest, "other") }, 0, three, []string{in.Manifest + " was changed by another program; starting over"}},
 		{"other files", func() {}, 0, other, []string{"the first 3 files are not those of the previous run, or have changed; starting over"}},
 	} {
 		test.before()
@@ -117,7 +102,7 @@ func TestWorker_Resumes(t *testing.T) {
 		if p != whole || err != nil {
 			t.Errorf("%s: progress %+v, error %v, want %+v", test.name, p, err, whole)
 		}
-		if diff := cmp.Diff(want, read(t, in.Manifest)); diff != "" {
+		if diff := cmp.Diff(want, script.ReadFile(t, in.Manifest)); diff != "" {
 			t.Errorf("%s: manifest (-embedded +worker):\n%s", test.name, diff)
 		}
 		if diff := cmp.Diff(test.says, said); diff != "" {

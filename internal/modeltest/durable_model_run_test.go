@@ -867,6 +867,20 @@ func durableSeeds(yield func(uint64) bool) {
 	}
 }
 
+// durableMet fails if something was never met, unless the scripts were too few for that.
+func durableMet(t *testing.T, counts map[string]int, what ...string) {
+	t.Helper()
+	t.Log(counts)
+	if testing.Short() || *durableN > 0 && *durableN < 400 {
+		return
+	}
+	for _, what := range what {
+		if counts[what] == 0 {
+			t.Errorf("%q never happened", what)
+		}
+	}
+}
+
 // Rules 20 to 23 and 28. Given random scripts over several lives of a program and a Store
 // that takes no time, then the package does just what the model does.
 func TestDurableModel_RandomScripts(t *testing.T) {
@@ -877,15 +891,7 @@ func TestDurableModel_RandomScripts(t *testing.T) {
 			t.Fatalf("seed %d (-durable.seed=%d -durable.n=1), model -, package +:\n%s\n%s", seed, seed, s, diff)
 		}
 	}
-	t.Log(counts)
-	if testing.Short() || *durableN > 0 && *durableN < 400 { // too few to meet everything
-		return
-	}
-	for _, what := range []string{"completed", "failed", "canceled", "crash", "shutdown", "recovered running", "recovered interrupted", "crash interval", "left as found", "used up", "closed in downtime", "mismatch", "stored backoff", "waiting saved", "cleanup", "cannot", "drain", "drain, hangs", "drain, fails"} {
-		if counts[what] == 0 {
-			t.Errorf("%q never happened", what)
-		}
-	}
+	durableMet(t, counts, "completed", "failed", "canceled", "crash", "shutdown", "recovered running", "recovered interrupted", "crash interval", "left as found", "used up", "closed in downtime", "mismatch", "stored backoff", "waiting saved", "cleanup", "cannot", "drain", "drain, hangs", "drain, fails")
 }
 
 // Rules 19 to 24 and 28. Given random scripts and a Store that takes its time, hangs,
@@ -899,15 +905,7 @@ func TestDurableModel_StoreFaults(t *testing.T) {
 			t.Fatalf("seed %d (-durable.seed=%d -durable.n=1):\n%s\n%s", seed, seed, s, problems)
 		}
 	}
-	t.Log(counts)
-	if testing.Short() || *durableN > 0 && *durableN < 400 { // too few to meet everything
-		return
-	}
-	for _, trouble := range []string{"hangs", "panics", "exits", "refuses many", "refuses one", "fails after the write"} {
-		if counts[trouble] == 0 {
-			t.Errorf("%q never happened", trouble)
-		}
-	}
+	durableMet(t, counts, "hangs", "panics", "exits", "refuses many", "refuses one", "fails after the write")
 }
 
 func timedOut(ctx context.Context) bool {

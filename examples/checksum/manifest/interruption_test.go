@@ -10,6 +10,7 @@ import (
 
 	"github.com/seed-9da638b0/activity"
 	"github.com/seed-9da638b0/activity/activitytest"
+	"github.com/seed-9da638b0/activity/examples/internal/script"
 )
 
 // Given real files, when the activity is interrupted anywhere, then the manifest is that
@@ -31,7 +32,7 @@ func TestWrite_SurvivesEveryInterruption(t *testing.T) {
 		if p != whole || err != nil {
 			t.Errorf("progress %+v, error %v, want %+v", p, err, whole)
 		}
-		if diff := cmp.Diff(want, read(t, in.Manifest)); diff != "" {
+		if diff := cmp.Diff(want, script.ReadFile(t, in.Manifest)); diff != "" {
 			t.Errorf("manifest (-plain +this):\n%s", diff)
 		}
 	})

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/examples/internal/script"
 )
 
 // These tests run the activity in synctest bubbles, with real files.
@@ -31,7 +32,7 @@ func fiveFiles(t *testing.T) (dir string, files []string, whole Progress) {
 	dir = t.TempDir()
 	for i := range 5 {
 		file, content := filepath.Join(dir, fmt.Sprintf("file%d", i)), strings.Repeat("x", 100*i)
-		write(t, file, content)
+		script.WriteFile(t, file, content)
 		files = append(files, file)
 		whole.add([]byte(line(sum(content), file)), int64(len(content)))
 	}
@@ -46,22 +47,6 @@ func fingerprintOf(t *testing.T, files []string) uint64 {
 		t.Fatal(err)
 	}
 	return sum
-}
-
-func write(t *testing.T, file, content string) {
-	t.Helper()
-	if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func read(t *testing.T, file string) string {
-	t.Helper()
-	content, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(content)
 }
 
 func sum(content string) []byte {
@@ -91,7 +76,7 @@ func plain(t *testing.T, dir string) string {
 	if _, err := execute(t, quiet(), &Writer{}, in); err != nil {
 		t.Fatal(err)
 	}
-	return read(t, in.Manifest)
+	return script.ReadFile(t, in.Manifest)
 }
 
 // Given an attempt that hangs at a file, when it times out, then the next one starts
@@ -111,15 +96,15 @@ func TestWrite_StallAtEachFile(t *testing.T) {
 				if took := time.Since(start); took != beat {
 					t.Errorf("stall at %d: the run took %s, want %s: the next attempt starts at once", n+1, took, beat)
 				}
-				if diff := cmp.Diff(want, read(t, in.Manifest)); diff != "" {
+				if diff := cmp.Diff(want, script.ReadFile(t, in.Manifest)); diff != "" {
 					t.Errorf("stall at %d, woken after %s: manifest (-plain +this):\n%s", n+1, wake, diff)
 				}
-				write(t, in.Manifest, "")
+				script.WriteFile(t, in.Manifest, "")
 				time.Sleep(2 * time.Hour)
 				if s := rt.Stats(); s.Attempts != 2 || s.Timeouts != 1 || s.Abandoned != 0 {
 					t.Errorf("stall at %d: %+v, want 2 attempts, 1 timeout, and the function returned", n+1, s)
 				}
-				if late := read(t, in.Manifest); late != "" {
+				if late := script.ReadFile(t, in.Manifest); late != "" {
 					t.Errorf("stall at %d, woken after %s: written when all was over: %q", n+1, wake, late)
 				}
 			})
@@ -143,7 +128,7 @@ func TestWrite_FailureAtEachFile(t *testing.T) {
 			if s := rt.Stats(); s.Attempts != 2 {
 				t.Errorf("fail at %d: %d attempts, want 2", n+1, s.Attempts)
 			}
-			if diff := cmp.Diff(want, read(t, in.Manifest)); diff != "" {
+			if diff := cmp.Diff(want, script.ReadFile(t, in.Manifest)); diff != "" {
 				t.Errorf("fail at %d: manifest (-plain +this):\n%s", n+1, diff)
 			}
 		})
@@ -178,7 +163,7 @@ func TestWrite_VanishedFileIsCountedOnce(t *testing.T) {
 			t.Errorf("progress %+v, error %v, want %+v", p, err, whole)
 		}
 		time.Sleep(time.Hour)
-		if diff := cmp.Diff(want, read(t, in.Manifest)); diff != "" {
+		if diff := cmp.Diff(want, script.ReadFile(t, in.Manifest)); diff != "" {
 			t.Errorf("manifest (-want +got):\n%s", diff)
 		}
 		var lines []string
@@ -255,7 +240,7 @@ func TestWrite_FilesChangeBetweenAttempts(t *testing.T) {
 					t.Fatal(err)
 				}
 				time.Sleep(2 * time.Hour)
-				got = read(t, in.Manifest)
+				got = script.ReadFile(t, in.Manifest)
 				for len(says) > 0 {
 					said = append(said, <-says)
 				}
@@ -377,7 +362,7 @@ func TestReader_SlowFileIsNoStall(t *testing.T) {
 // Given a large file, when it is hashed, then the attempt sends heartbeats meanwhile.
 func TestWrite_HeartbeatsInLargeFile(t *testing.T) {
 	dir := t.TempDir()
-	write(t, filepath.Join(dir, "large"), strings.Repeat("large", 1<<20))
+	script.WriteFile(t, filepath.Join(dir, "large"), strings.Repeat("large", 1<<20))
 	rt := quiet()
 	if _, err := execute(t, rt, &Writer{}, newJob(t, dir)); err != nil {
 		t.Fatal(err)

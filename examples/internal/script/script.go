@@ -1,5 +1,5 @@
-// Package script has what the examples' end-to-end tests share: commands for
-// testscript files, and a tree of files to hash.
+// Package script has what the examples' tests share: commands for testscript files, a
+// tree of files to hash, and files that are read and written.
 package script
 
 import (
@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -39,6 +40,24 @@ func Setup(e *testscript.Env) error {
 	e.Values[key{}] = processes{}
 	want, err := Tree(e.WorkDir)
 	return errors.Join(err, os.WriteFile(filepath.Join(e.WorkDir, "want"), []byte(want), 0o666))
+}
+
+// WriteFile writes a file, or fails the test.
+func WriteFile(t testing.TB, file, content string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ReadFile reads a file, or fails the test.
+func ReadFile(t testing.TB, file string) string {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
 }
 
 // Tree makes the directory tree in dir, with seven files, and returns their manifest.
