@@ -826,22 +826,29 @@ func TestEvents_OfNextExecutionFollow(t *testing.T) {
 	}
 }
 
+// failsSlowly runs an activity that fails, with the ID of atMost. Its last event is delivered
+// when gate is closed.
+func failsSlowly(t *testing.T, s activity.Store) (rt *activity.Runtime, j *journal, gate chan struct{}) {
+	j, gate = &journal{}, make(chan struct{})
+	rt = activity.New(activity.Config{Store: s, Logger: quiet, Observer: func(e activity.Event) {
+		if e.Kind == activity.EventFailed {
+			<-gate
+		}
+		j.observe(e)
+	}})
+	start(t, rt, atMost(1), func(activity.Context) error { return errBoom })
+	synctest.Wait()
+	return rt, j, gate
+}
+
 // Given an activity whose last event is not delivered, when its ID is forgotten, and the
 // event delivered before that is done or after it, then the events of the next execution
 // follow it.
 func TestEvents_FollowLastEventAfterForget(t *testing.T) {
 	for _, deliveredFirst := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			gate, s := make(chan struct{}), newStore(t)
-			var j journal
-			rt := activity.New(activity.Config{Store: s, Logger: quiet, Observer: func(e activity.Event) {
-				if e.Kind == activity.EventFailed {
-					<-gate
-				}
-				j.observe(e)
-			}})
-			start(t, rt, atMost(1), func(activity.Context) error { return errBoom })
-			synctest.Wait()
+			s := newStore(t)
+			rt, j, gate := failsSlowly(t, s)
 			open := s.block("Delete")
 			forgotten := make(chan error)
 			go func() { forgotten <- rt.Forget(t.Context(), "a1") }()
@@ -901,16 +908,8 @@ func TestEvents_FollowLastEventAfterRefusedStart(t *testing.T) {
 	for _, how := range []string{"store fails", "mismatch", "canceled"} {
 		t.Run(how, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				gate, s := make(chan struct{}), newStore(t)
-				var j journal
-				rt := activity.New(activity.Config{Store: s, Logger: quiet, Observer: func(e activity.Event) {
-					if e.Kind == activity.EventFailed {
-						<-gate
-					}
-					j.observe(e)
-				}})
-				start(t, rt, atMost(1), func(activity.Context) error { return errBoom })
-				synctest.Wait()
+				s := newStore(t)
+				rt, j, gate := failsSlowly(t, s)
 				switch how {
 				case "store fails":
 					s.on("Save", failing)
