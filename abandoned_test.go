@@ -96,7 +96,7 @@ func TestAbandoned_NoOverlap(t *testing.T) {
 			"1h0m0s completed 2")
 		e.want("b", "0s scheduled 0", "10s attempt started 1", "1h0m0s completed 1")
 	})
-	// What was blocked waits for a slot again, and for no longer than schedule-to-start.
+	// A blocked attempt waits for a slot again, and for no longer than schedule-to-start.
 	both(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env) {
 		h := e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * time.Second, MaxAbandoned: activity.NoOverlap, ScheduleToStartTimeout: time.Second}, e.hang)
 		e.start(activity.Options{ID: "b"}, e.hang)
@@ -229,8 +229,8 @@ func TestAbandoned_ReturnsAfterTheEnd(t *testing.T) {
 }
 
 // Rule 9. Given two attempts that have timed out, when the first one's function returns
-// while Retryable is asked about the second, then its return is told at once, and it is
-// the second that is abandoned.
+// while Retryable is asked about the second, then its return is reported at once, and
+// it is the second that is abandoned.
 func TestAbandoned_EarlierReturnsWhileRetryableIsAsked(t *testing.T) {
 	both(t, activity.Config{}, func(t *testing.T, e *env) {
 		h := e.start(activity.Options{

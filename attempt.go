@@ -289,8 +289,8 @@ func heartbeatAfterEnd(ctx Context, details []any) error {
 }
 
 // noteCause tells the engine of ctx that the function is about to get err, which may be
-// the cause of its Context, and returns err. It is for the helpers that cut work short, such as Range. Another
-// engine notes that in its Sleep, so Sleep(0) is called.
+// the cause of its Context, and returns err. It is for the helpers that cut work short,
+// such as Range. Another engine notes that in its Sleep, so Sleep(0) is called.
 func noteCause(ctx Context, err error) error {
 	if t := attemptOf(ctx); t != nil {
 		return t.noteCause(err)

@@ -1,4 +1,4 @@
-// What a caller and its context may do: the end of the context at any moment, its lock,
+// Tests of a caller and its context: the end of the context at any moment, its lock,
 // its type.
 
 package activity_test
@@ -343,7 +343,7 @@ func TestCallerMoment_CheckpointIsLoaded(t *testing.T) {
 }
 
 // Rule 17. Given a start, when the caller's context ends as the Runtime takes it in, then
-// it is refused, and nothing is told of it.
+// it is refused, and no Event reports it.
 func TestCallerMoment_Start(t *testing.T) {
 	for _, durable := range []bool{false, true} {
 		atMoment(t, activity.Config{}, durable, func(t *testing.T, m *moment) {

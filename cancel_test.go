@@ -750,7 +750,7 @@ func TestCancel_IgnoredErrorIsNoSuccess(t *testing.T) {
 			checkTold(t, tt.told, func(ctx activity.Context) { <-ctx.Done(); tt.fn(ctx) })
 		})
 	}
-	// What f and body return is theirs, also if it is the cause.
+	// The error that f or body returns is its own, even if it is the cause.
 	t.Run("f of Guard", func(t *testing.T) {
 		checkTold(t, false, func(ctx activity.Context) {
 			_ = activity.Guard(ctx, func() error { return untilEnded(ctx) })

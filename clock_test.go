@@ -398,7 +398,7 @@ func TestOrder_TimerIsSetBeforeAnybodyWakes(t *testing.T) {
 					c.hook.Store(nil)
 					c.Add(15 * time.Second) // 25 s: the second attempt has stalled, and the third has begun at 22 s
 				})
-				// The runtime reads the clock before it sets its timer. Whoever waits is quick.
+				// The runtime reads the clock before it sets its timer, so a waiting function can wake here.
 				hook := func() {
 					for range 1000 { // time for it to wake, if it can already
 						select {

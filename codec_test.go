@@ -526,7 +526,7 @@ func TestCodec_Refuses(t *testing.T) {
 		{"keys that are floats", map[float64]int{}, []string{"keys of type float64"}},
 		{"keys with UnmarshalText only", map[intOnlyUnmarshalText]int{}, []string{"keys of type"}},
 
-		// What JSON does not have.
+		// Types that JSON does not have.
 		{"a channel", named(make(chan int)), []string{"field F ", "chan int"}},
 		{"a function", named[func()](nil), []string{"field F ", "func()"}},
 		{"a complex number", []complex128{}, []string{"element []", "complex128"}},

@@ -331,7 +331,7 @@ func TestInterceptor_FunctionGetsItsContext(t *testing.T) {
 							t.Errorf("a heartbeat from below was counted %d times", n)
 						}
 					}
-					// What the function itself registers is found before that.
+					// A value that the function itself registers is found first.
 					mine := &countingWrapper{Context: ctx}
 					c, _ = activity.FromContext(activity.NewContext(ctx, mine))
 					_ = c.Heartbeat()

@@ -15,7 +15,7 @@ import (
 	"github.com/seed-9da638b0/activity/storetest"
 )
 
-// Details can be a struct: what a loop of several phases needs to go on.
+// Details can be a struct: what a loop of several phases needs to continue.
 func ExampleResume() {
 	type progress struct {
 		Phase string
@@ -272,8 +272,8 @@ func ExampleRuntime_Recover() {
 	// recover: <nil>
 }
 
-// What has failed for good stays in the Store: run it again, and it resumes, or
-// forget it.
+// An activity that has failed for good stays in the Store: run it again, and it
+// resumes, or forget it.
 func ExampleRuntime_Checkpoints() {
 	ctx := context.Background()
 	rt := activity.New(activity.Config{Store: &storetest.Memory{}, Logger: quiet})

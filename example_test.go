@@ -12,7 +12,7 @@ import (
 // The examples' Runtimes log nothing, since the log carries stacks and times.
 var config = activity.Config{Logger: quiet}
 
-// A function that stalls: after the heartbeat timeout the next attempt goes on
+// A function that stalls: after the heartbeat timeout the next attempt continues
 // from the last heartbeat's details.
 func Example() {
 	rt := activity.New(config)
@@ -127,8 +127,8 @@ func ExampleRetryAfter() {
 	// error: <nil>
 }
 
-// What Guard runs never overlaps a later attempt, even if its own attempt times
-// out meanwhile.
+// A function that Guard runs never overlaps a later attempt, even if its own
+// attempt times out meanwhile.
 func ExampleGuard() {
 	rt := activity.New(config)
 	var log []string

@@ -247,7 +247,7 @@ func isTimeout(err error, typ activity.TimeoutType) bool {
 	return ok && timeout.Type == typ
 }
 
-// A journal keeps what an Observer is told.
+// A journal keeps the Events that an Observer gets.
 type journal struct {
 	base   time.Time // for lines and started
 	mu     sync.Mutex
@@ -377,7 +377,7 @@ func (l *logbook) has(level slog.Level, what ...string) (n int) {
 	return n
 }
 
-// An env is a Runtime in a bubble, what its Observer heard, and gates at which
+// An env is a Runtime in a bubble, the Events its Observer got, and gates at which
 // functions hang.
 type env struct {
 	journal

@@ -13,8 +13,8 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// A pauseEnv is an env on a pauseClock. Its functions do nothing but what
-// they are told.
+// A pauseEnv is an env on a pauseClock. Its functions do only what
+// the test tells them to.
 type pauseEnv struct {
 	*env
 	pause *pauseClock

@@ -690,7 +690,7 @@ func TestResetAfter_IntervalOfAPoller(t *testing.T) {
 }
 
 // Rule 15. Given an attempt that times out exactly ResetAfter after its start, then it counts as the
-// first again. With MaximumAttempts 1 there is no retry all the same.
+// first again. With MaximumAttempts 1 there is still no retry.
 func TestResetAfter_TimeoutAndMaximumAttempts(t *testing.T) {
 	for _, test := range []struct {
 		timeout  time.Duration

@@ -513,7 +513,7 @@ func TestMemory_EndedActivitiesAreFreed(t *testing.T) {
 					}
 					time.Sleep(48 * time.Hour)
 					synctest.Wait()
-					// Of a burst of timeouts the last stays known too, for the log.
+					// The last of a burst of timeouts stays known too, for the log.
 					if got := collect(&freed, n-2); got < n-2 {
 						t.Errorf("%d of %d are freed", got, n)
 					}

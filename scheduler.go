@@ -11,8 +11,8 @@ import (
 
 // The scheduler decides when things happen: timeouts, backoffs, sleeps and writes to
 // the Store. It has a heap of alarms and a single timer, which is set to the earliest
-// alarm. There is no goroutine that waits for the timer. Whoever locks Runtime.mu, be it
-// the timer or a caller, does what is due.
+// alarm. There is no goroutine that waits for the timer. The goroutine that locks
+// Runtime.mu, the timer's or a caller's, does what is due.
 //
 // Code that changes the life of an activity runs between Runtime.enter and
 // Runtime.leave. enter reads the clock once and settles every deadline that is due at

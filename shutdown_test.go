@@ -408,7 +408,7 @@ func TestShutdown_SavesEverything(t *testing.T) {
 		if n := len(s.of("")); n != calls {
 			t.Errorf("%d calls of the Store", n-calls)
 		}
-		// Each goes on with its number.
+		// Each continues with its number.
 		after, _ := e.reboot(s, activity.Config{})
 		for i, want := range []int{1, 1, 1, 1, 2} {
 			after.start(activity.Options{ID: fmt.Sprint(i)}, func(ctx activity.Context) error {

@@ -26,8 +26,8 @@ var (
 )
 
 // Given a Store that fails at random in every way, when it works again, then it holds what
-// has become of each activity, no caller has waited for longer than it may, nobody was told
-// what is not true, and no goroutine is left.
+// has become of each activity, no caller has waited for longer than it may, no caller got a
+// false result, and no goroutine is left.
 func TestStore_Chaos(t *testing.T) {
 	for seed := *chaosSeed; seed < *chaosSeed+*chaosN && !t.Failed(); seed++ {
 		durable(t, activity.Config{StoreTimeout: 30 * time.Second}, func(t *testing.T, e *env, s *faultyStore) {
@@ -64,7 +64,7 @@ type chaosID struct {
 
 	onPurpose bool // it was canceled so
 
-	// What the Store must hold when nothing runs.
+	// stands is the state that the Store must hold when nothing runs.
 	stands activity.CheckpointState
 	last   int64 // details
 }

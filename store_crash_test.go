@@ -1,4 +1,4 @@
-// What the next process does with a checkpoint: crashes, backoffs, attempts used up.
+// Tests of the next process, which finds a checkpoint: crashes, backoffs, attempts used up.
 
 package activity_test
 

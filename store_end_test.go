@@ -1,4 +1,4 @@
-// What an activity's end leaves in the Store: success, failure, cancellation.
+// Tests of what the end of an activity leaves in the Store: success, failure, cancellation.
 
 package activity_test
 
@@ -17,7 +17,7 @@ import (
 // Success.
 
 // Rule 22. Given a function that succeeded, when the Delete of its checkpoint hangs, then
-// the caller hears of it only once the checkpoint is gone, and the ID is in use until
+// the caller gets the result only once the checkpoint is gone, and the ID is in use until
 // then.
 func TestStoreEnd_SuccessIsReportedAfterDelete(t *testing.T) {
 	bothDurable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
@@ -367,7 +367,7 @@ func TestStoreEnd_FailureBeforeFirstAttempt(t *testing.T) {
 }
 
 // Rule 24. Given a final failure, when its Save works, fails, panics or hangs, then the
-// caller is told after that one try, or when it cancels.
+// caller gets the result after that one try, or when it cancels.
 func TestStoreEnd_FailureIsReportedAfterOneSave(t *testing.T) {
 	for _, test := range []struct {
 		name  string

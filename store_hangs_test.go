@@ -155,7 +155,7 @@ func TestStoreHangs_SyncHeartbeatsAndForget(t *testing.T) {
 		forgotten := make(chan error, 1)
 		go func() { forgotten <- e.rt.Forget(e.ctx, "b") }()
 		e.pass(10 * time.Minute)
-		// The first is told when its own call is late, the next StoreTimeout after it came.
+		// The first gets the error when its own call is late, the next StoreTimeout after it came.
 		checkDiff(t, "heartbeats", at, times(time.Second, 31, 61, 91))
 		checkErr(t, <-forgotten, context.DeadlineExceeded)
 		if n := len(s.of("Delete")); n != 0 {
@@ -319,7 +319,7 @@ func TestStoreHangs_StartBehindPartOfBatch(t *testing.T) {
 }
 
 // Rule 24. Given the ends of two activities in a batch that fails, when the Store hangs
-// at the part of one, then the other's caller is told StoreTimeout later.
+// at the part of one, then the other's caller gets the result StoreTimeout later.
 func TestStoreHangs_EndBehindPartOfBatch(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		var hs []*activity.Handle[string]
@@ -357,7 +357,7 @@ func TestStoreHangs_EndBehindPartOfBatch(t *testing.T) {
 }
 
 // Rule 24. Given a batch of more than 16 MiB, which goes in several calls, when the first
-// hangs, then those that wait for the others are told.
+// hangs, then those that wait for the others get the error.
 func TestStoreHangs_FirstCallOfLargeBatch(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
 		open := s.block("Save")

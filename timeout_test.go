@@ -16,8 +16,8 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// What a function can do at the instant of a deadline. Each returns what it was
-// told, if it was told something.
+// timeoutActions are the calls a function can make at the instant of a deadline. Each
+// returns the error that it got, if any.
 var timeoutActions = map[string]func(e *env, ctx activity.Context) error{
 	"heartbeat": func(e *env, ctx activity.Context) error { return ctx.Heartbeat() },
 	"details":   func(e *env, ctx activity.Context) error { return ctx.Heartbeat(1) },
