@@ -382,7 +382,6 @@ func (l *life) start(id string) {
 	j.busy.Store(true)
 	opts := livesOptions(id, j.sync)
 	opts.AcceptNewInput = true
-	prev := l.jobs[id]
 	l.jobs[id] = j
 	go func() {
 		h, err := activity.Start(ctx, l.e.rt, opts, func(ctx activity.Context, in livesInput) (string, error) { return "", l.fn(j, in)(ctx) }, in)
@@ -394,7 +393,6 @@ func (l *life) start(id string) {
 			if j.ran.Load() > 0 {
 				l.t.Errorf("%s: refused, and ran: %v", id, err)
 			}
-			_ = prev
 			j.busy.Store(false)
 			return
 		}

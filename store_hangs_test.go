@@ -360,7 +360,8 @@ func TestStoreHangs_EndBehindPartOfBatch(t *testing.T) {
 // hangs, then those that wait for the others get the error.
 func TestStoreHangs_FirstCallOfLargeBatch(t *testing.T) {
 	durable(t, limits, func(t *testing.T, e *env, s *faultyStore) {
-		open := s.block("Save")
+		first := e.gate("first")
+		s.on("Save", func(context.Context) error { <-first; return nil })
 		e.launch(e.ctx, activity.Options{ID: "first"}, noop)
 		var all []*launch
 		large := strings.Repeat("x", 9<<20)
@@ -375,16 +376,14 @@ func TestStoreHangs_FirstCallOfLargeBatch(t *testing.T) {
 		synctest.Wait()
 		gate := e.gate("hang")
 		s.on("Save", func(context.Context) error { <-gate; return nil })
-		open2 := open
-		_ = open2
-		// open resets the hook, so hang right after
-		open()
-		s.on("Save", func(context.Context) error { <-gate; return nil })
+		e.open("first")
 		e.pass(10 * time.Minute)
 		for i, l := range all {
 			if !l.returned.Load() {
 				t.Errorf("%d has not returned after 10 minutes", i)
+				continue
 			}
+			checkErr(t, l.err, context.DeadlineExceeded)
 		}
 		s.on("Save", nil)
 		e.open("hang")

@@ -131,8 +131,6 @@ func TestAccepted_WhileSaveIsUnderWay(t *testing.T) {
 		cancel(errCancel)
 		_, err := h.Wait(e.ctx)
 		checkErr(t, err, errCancel)
-		beat2 := make(chan int)
-		_ = beat2
 		// the slot of other is free in 5 ms, and "next" has a's: a third takes it
 		_, err = e.rt.Start(e.ctx, activity.Options{}, untilEnded)
 		checkErr(t, err, nil)
