@@ -31,29 +31,28 @@ type activity struct {
 	releaseBase context.CancelFunc // frees base, and may run user code; nil if base is parent or cannot end
 
 	// Guarded by Runtime.mu.
-	phase        phase         // changed only by setPhaseLocked
-	stalled      bool          // whether the previous attempt that failed did so with a heartbeat timeout
-	onPurpose    bool          // whether cancelCause came from Handle.Cancel; set before cancelCause
-	cannotResume bool          // whether the latest attempt ended in ErrCannotResume, and therefore does not count
-	released     bool          // set once, when the activity has ended or was refused and its last event is delivered
-	place        int32         // the alarm's place in scheduler.alarms, from 1; 0 if no alarm is set
-	until        instant       // when the phase's alarm rings; not updated by heartbeats, so see alarmAtLocked in phaseRunning
-	number       uint64        // position in the order of scheduling, from 1; 0 for the placeholder that Forget registers
-	prev, next   *activity     // neighbors in Runtime.ring; nil once the activity has ended or was refused
-	queued       *list.Element // element of slots.queue; nil if not in the queue
-	scheduled    moment        // when the execution was first scheduled, by an earlier process if it was resumed
-	latest       *attempt      // the newest attempt that this process has started; nil before the first
-	attempts     int           // number of the newest attempt, including those of earlier processes
-	countedFrom  int           // number of the last attempt that no longer counts toward MaximumAttempts and the interval
-	progressed   int           // number of the last attempt that made progress; 0 if none did
-	abandoned    int           // number of abandoned functions that still run
-	due          instant       // when the next attempt may start, after an attempt that failed; 0 while one runs
-	failure      error         // error of the last attempt that failed; nil if none did
-	cancelCause  error         // set once, by the first cancellation
-	doneChan     chan struct{} // closed with released; created by the first call of done
-	outcome      State         // final State; set once, by finishLocked
-	out          any           // result of the function; set once, before outcome
-	err          error         // *Error that callers get; set once, with outcome
+	phase       phase         // changed only by setPhaseLocked
+	stalled     bool          // whether the previous attempt that failed did so with a heartbeat timeout
+	onPurpose   bool          // whether cancelCause came from Handle.Cancel; set before cancelCause
+	released    bool          // set once, when the activity has ended or was refused and its last event is delivered
+	place       int32         // the alarm's place in scheduler.alarms, from 1; 0 if no alarm is set
+	until       instant       // when the phase's alarm rings; not updated by heartbeats, so see alarmAtLocked in phaseRunning
+	number      uint64        // position in the order of scheduling, from 1; 0 for the placeholder that Forget registers
+	prev, next  *activity     // neighbors in Runtime.ring; nil once the activity has ended or was refused
+	queued      *list.Element // element of slots.queue; nil if not in the queue
+	scheduled   moment        // when the execution was first scheduled, by an earlier process if it was resumed
+	latest      *attempt      // the newest attempt that this process has started; nil before the first
+	attempts    int           // number of the newest attempt, including those of earlier processes
+	countedFrom int           // number of the last attempt that no longer counts toward MaximumAttempts and the interval
+	progressed  int           // number of the last attempt that made progress; 0 if none did
+	abandoned   int           // number of abandoned functions that still run
+	due         instant       // when the next attempt may start, after an attempt that failed; 0 while one runs
+	failure     error         // error of the last attempt that failed; nil if none did
+	cancelCause error         // set once, by the first cancellation
+	doneChan    chan struct{} // closed with released; created by the first call of done
+	outcome     State         // final State; set once, by finishLocked
+	out         any           // result of the function; set once, before outcome
+	err         error         // *Error that callers get; set once, with outcome
 
 	mu       sync.Mutex // guards the fields below
 	details  recorded
@@ -228,7 +227,7 @@ func (a *activity) beginLocked() {
 func (a *activity) startAttemptLocked() {
 	rt, now := a.rt, a.rt.now
 	t := &attempt{
-		a: a, number: a.attempts + 1, started: rt.moment(now), ended: never, lastFailure: oneLevel(a.failure),
+		a: a, number: a.countedLocked() + 1, started: rt.moment(now), ended: never, lastFailure: oneLevel(a.failure),
 		beatBy: now.deadline(a.opts.HeartbeatTimeout), closeBy: min(a.closeBy(), now.deadline(a.opts.StartToCloseTimeout)),
 	}
 	// Deriving from base runs no user code: see standardContext.
@@ -487,7 +486,6 @@ func (a *activity) decideLocked() {
 		delay = p.interval(n, rt.random(p))
 	}
 	a.due = rt.now.add(delay)
-	a.cannotResume = v.cannotResume && retry == RetryStateNonRetryableFailure
 	switch {
 	case a.cancelCause != nil:
 		// due stays set: an interrupted activity stores it, and the next execution waits
@@ -541,8 +539,17 @@ func (a *activity) noteProgressLocked(t *attempt) bool {
 	return progressed
 }
 
-// finishCanceledLocked ends an activity whose attempt was canceled with err. The stored
-// checkpoint does not count that attempt: see saveEndLocked.
+// countedLocked returns the number of the last attempt that counts. The latest one does not
+// if it was canceled, or if it has ended in ErrCannotResume. The next attempt, which another
+// process may start, then has its number.
+func (a *activity) countedLocked() int {
+	if t := a.latest; t != nil && (t.stopped || t.verdict.cannotResume) {
+		return t.number - 1
+	}
+	return a.attempts
+}
+
+// finishCanceledLocked ends an activity whose attempt was canceled with err.
 func (a *activity) finishCanceledLocked(err error) {
 	a.noteProgressLocked(a.latest)
 	a.finishLocked(StateCanceled, RetryStateCancelRequested, err)

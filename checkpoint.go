@@ -120,12 +120,12 @@ type record struct {
 // is held.
 func (r *record) checkpointLocked() (Checkpoint, error) {
 	a := r.a
-	state, attempt, failure := CheckpointWaiting, a.attempts, a.failure
+	state, attempt, failure := CheckpointWaiting, a.countedLocked(), a.failure
 	switch a.phase {
 	case phaseSavingStart:
 		// Saved as running before the function runs, so that an attempt that kills the
 		// process counts.
-		state, attempt = CheckpointRunning, a.attempts+1
+		state, attempt = CheckpointRunning, attempt+1
 	case phaseRunning, phaseDeciding:
 		state = CheckpointRunning
 		if a.phase == phaseRunning && a.rt.drain.begun.Load() { // nor is a kill after a drain has begun
@@ -133,10 +133,8 @@ func (r *record) checkpointLocked() (Checkpoint, error) {
 			attempt--
 		}
 	case phaseCanceling:
-		// A kill while the function cleans up is no crash, and a canceled attempt does
-		// not count.
+		// A kill while the function cleans up is no crash.
 		state, failure = a.stoppedLocked(a.cancelCause)
-		attempt--
 	}
 	return r.describeLocked(state, attempt), failure
 }
@@ -178,7 +176,7 @@ func (r *record) saveEndLocked(err error) bool {
 	// The waiters wait for the start of an attempt, which no longer matters. Heartbeats in
 	// syncs get the result of this save.
 	r.waiters = nil
-	left, attempt := CheckpointFailed, a.attempts
+	left, cannotResume := CheckpointFailed, a.latest != nil && a.latest.verdict.cannotResume
 	switch {
 	case a.outcome == StateCompleted:
 		r.gone = true
@@ -189,21 +187,16 @@ func (r *record) saveEndLocked(err error) bool {
 			r.withdrawLocked(rt)
 			return false
 		}
-		if a.cannotResume && left == CheckpointInterrupted {
+		if cannotResume && left == CheckpointInterrupted {
 			err = a.latest.lastFailure
-			attempt--
 		}
-		if a.phase == phaseCanceling {
-			attempt-- // a canceled attempt does not count
-		}
-	case a.cannotResume:
+	case cannotResume:
 		// Another version of the program may be able to resume, so the execution does not
-		// end, and the attempt does not count (rule 33).
+		// end (rule 33).
 		left, err = CheckpointInterrupted, a.latest.lastFailure
-		attempt--
 	}
 	if !r.gone {
-		r.last, r.failure = r.describeLocked(left, attempt), err
+		r.last, r.failure = r.describeLocked(left, a.countedLocked()), err
 		a.mu.Lock()
 		r.last.Details = a.details.share()
 		a.mu.Unlock()

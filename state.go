@@ -241,6 +241,7 @@ func (a *activity) cancelLocked(cause error) {
 		// as the caller.
 		a.cancelCause = context.Cause(a.latest.Context)
 		a.mu.Unlock()
+		a.latest.stopped = true
 		a.setPhaseLocked(phaseCanceling, a.rt.now.add(a.opts.CancelGrace))
 		if a.rec != nil {
 			// Saved now and not when the function has returned: a kill while the
