@@ -49,6 +49,7 @@ type activity struct {
 	due         instant       // when the next attempt may start, after an attempt that failed; 0 while one runs
 	failure     error         // error of the last attempt that failed; nil if none did
 	cancelCause error         // set once, by the first cancellation
+	paused      bool          // whether Pause was called and Unpause was not; true in phasePausing and phasePaused
 	doneChan    chan struct{} // closed with released; created by the first call of done
 	outcome     State         // final State; set once, by finishLocked
 	out         any           // result of the function; set once, before outcome
@@ -218,7 +219,15 @@ func (a *activity) beginLocked() {
 		return
 	}
 	a.setPhaseLocked(phaseSavingStart, a.closeBy())
-	a.rec.saveLocked(a.rt, a.startSavedLocked)
+	a.rec.begins++
+	n := a.rec.begins
+	a.rec.saveLocked(a.rt, func(err error) {
+		// Pause may have ended the wait, and Unpause have begun another. What was saved in
+		// between is not the start of an attempt.
+		if a.phase == phaseSavingStart && n == a.rec.begins {
+			a.startSavedLocked(err)
+		}
+	})
 }
 
 // startAttemptLocked makes the next attempt the latest one. Its goroutine is started by
@@ -269,11 +278,13 @@ func (a *activity) functionReturnedLocked(t *attempt, r *result) (ask bool) {
 	t.over.Store(true)
 	a.mu.Unlock()
 	switch {
-	// A canceled function that returns nil has completed, unless a helper such as Range
+	// A canceled or paused function that returns nil has completed, unless a helper such as Range
 	// returned the cause to it: it then stopped early, and ignored the error (rule 17).
-	case r.err == nil && !(a.phase == phaseCanceling && causeGiven):
+	case r.err == nil && !(t.stopped && causeGiven):
 		a.out = r.out
 		a.finishLocked(StateCompleted, 0, nil)
+	case a.phase == phasePausing:
+		a.attemptPausedLocked(r)
 	case a.phase == phaseCanceling && r.err == nil:
 		a.finishCanceledLocked(a.cancelCause)
 	case a.phase == phaseCanceling:
@@ -412,9 +423,9 @@ func (a *activity) waitTimeoutLocked(typ TimeoutType) *TimeoutError {
 	return a.timeoutLocked(typ)
 }
 
-// abandonCanceledLocked abandons the function of a canceled activity, which has not
-// returned within CancelGrace, and ends the activity.
-func (a *activity) abandonCanceledLocked() {
+// abandonStoppedLocked abandons the function of a canceled or paused attempt, which has not
+// returned within CancelGrace.
+func (a *activity) abandonStoppedLocked() {
 	t := a.latest
 	log := a.abandonedLog(a.rt.stackLocked(t))
 	a.mu.Lock()
@@ -423,10 +434,6 @@ func (a *activity) abandonCanceledLocked() {
 	t.ended = a.rt.now
 	t.abandonLocked()
 	a.emitLocked(EventAbandoned, t.number, nil, 0, log)
-	a.finishCanceledLocked(&canceledError{
-		cause: a.cancelCause,
-		note:  fmt.Sprintf("; its function had not returned %s later and is abandoned", a.opts.CancelGrace),
-	})
 }
 
 // askRetryable calls RetryPolicy.Retryable with the error of the attempt, which has just
@@ -461,7 +468,7 @@ func (a *activity) decideLocked() {
 	rt, t, p := a.rt, a.latest, &a.opts.RetryPolicy
 	timeout, v := t.timedOut(), t.verdict
 	// This comes before n, because with ResetOnProgress it moves countedFrom.
-	progressed := a.noteProgressLocked(t)
+	a.noteProgressLocked(t)
 	n := t.number - a.countedFrom
 
 	var retry RetryState
@@ -476,7 +483,7 @@ func (a *activity) decideLocked() {
 	var delay time.Duration
 	switch {
 	case retry != 0:
-	case timeout == TimeoutHeartbeat && !(a.stalled && !progressed):
+	case timeout == TimeoutHeartbeat && !a.stalled:
 		// No delay, because the timeout was the wait. After a second heartbeat timeout
 		// in a row without progress there is one, so that a function that always hangs
 		// does not retry as fast as it times out.
@@ -495,6 +502,8 @@ func (a *activity) decideLocked() {
 		// The next attempt would begin at the deadline or after it. So the activity fails
 		// now, with the error of the last attempt, and does not wait for the deadline.
 		retry, delay = RetryStateTimeout, 0
+	case a.paused:
+		delay = 0
 	}
 	a.stalled = timeout == TimeoutHeartbeat
 
@@ -512,6 +521,8 @@ func (a *activity) decideLocked() {
 		a.finishLocked(StateCanceled, retry, &canceledError{cause: a.cancelCause, result: a.failure})
 	case retry != 0:
 		a.finishLocked(StateFailed, retry, a.failure)
+	case a.paused:
+		a.enterPausedLocked(nil, nil)
 	case delay == 0:
 		// phaseDeciding holds a slot. Unless it is blocked, the next attempt keeps that
 		// slot and does not queue.
@@ -525,22 +536,21 @@ func (a *activity) decideLocked() {
 	t.logs.decidedLocked()
 }
 
-// noteProgressLocked records and reports whether attempt t, which is over, made progress.
-func (a *activity) noteProgressLocked(t *attempt) bool {
+// noteProgressLocked records whether the latest attempt, t, which is over, made progress.
+func (a *activity) noteProgressLocked(t *attempt) {
 	a.mu.Lock()
 	progressed := t.progressed
 	a.mu.Unlock()
 	if progressed {
-		a.progressed = t.number
+		a.progressed, a.stalled = a.countedLocked(), false
 	}
 	if a.opts.RetryPolicy.resets(progressed, t.ranLocked()) {
 		a.countedFrom = t.number - 1
 	}
-	return progressed
 }
 
 // countedLocked returns the number of the last attempt that counts. The latest one does not
-// if it was canceled, or if it has ended in ErrCannotResume. The next attempt, which another
+// if it was canceled or paused, or if it has ended in ErrCannotResume. The next attempt, which another
 // process may start, then has its number.
 func (a *activity) countedLocked() int {
 	if t := a.latest; t != nil && (t.stopped || t.verdict.cannotResume) {

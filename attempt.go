@@ -50,7 +50,7 @@ type attempt struct {
 
 	// Guarded by Runtime.mu.
 	ended         instant      // when the function returned, or the attempt timed out or was abandoned; never until then
-	stopped       bool         // set once, when the attempt is canceled
+	stopped       bool         // set once, when the attempt is canceled or paused
 	abandoned     bool         // set once, by a timeout or at the end of CancelGrace, while the function runs
 	verdict       verdict      // whether the error of the attempt is retried; set when the attempt has failed
 	returnedEarly bool         // whether the abandoned function returned before decideLocked had reported the timeout

@@ -26,6 +26,7 @@ type write struct {
 	cp      Checkpoint    // completed by fill; unused by a Delete
 	a       *activity     // the activity whose details fill adds to cp; nil if cp has them already
 	latest  *attempt      // a's latest attempt; nil if there is none
+	counted int           // the number of the last attempt that counts, to which the progress of latest belongs
 	ran     time.Duration // how long latest has run
 	failure error         // the error whose text fill adds to cp; nil if cp has the text already
 	failing bool          // whether the Store has failed to take the record before
@@ -38,7 +39,7 @@ func (r *record) writeLocked() write {
 	x := write{r: r, cp: r.last, failure: r.failure, failing: r.failing, waiting: r.waiting}
 	if a := r.a; a != nil {
 		x.cp, x.failure = r.checkpointLocked()
-		x.a, x.latest = a, a.latest
+		x.a, x.latest, x.counted = a, a.latest, a.countedLocked()
 		if x.latest != nil {
 			x.ran = x.latest.ranLocked()
 		}
@@ -62,7 +63,7 @@ func (x *write) fill(rt *Runtime) {
 		x.cp.Details = a.details.share()
 		if t := x.latest; t != nil {
 			if t.progressed {
-				x.cp.Progressed = min(t.number, x.cp.Attempt)
+				x.cp.Progressed = min(x.counted, x.cp.Attempt)
 			}
 			if a.opts.RetryPolicy.resets(t.progressed, x.ran) {
 				x.cp.CountedFrom = t.number - 1

@@ -68,11 +68,12 @@ const (
 	CheckpointFailed                      // failed for good; the next execution is a new one, which resumes from the details
 	CheckpointCanceled                    // canceled by Handle.Cancel or Runtime.Cancel; the next execution is a new one, which resumes from the details
 	CheckpointWaiting                     // waiting for a slot, a backoff or a function that hangs; the next execution continues
+	CheckpointPaused                      // paused by Runtime.Pause; the next execution continues, and is paused
 )
 
 // String returns the state's name in lower case, such as "running".
 func (s CheckpointState) String() string {
-	return enum("CheckpointState", int(s), "", "running", "interrupted", "failed", "canceled", "waiting")
+	return enum("CheckpointState", int(s), "", "running", "interrupted", "failed", "canceled", "waiting", "paused")
 }
 
 // A record is the pending checkpoint of an activity that is stored. It is created with the
@@ -89,6 +90,7 @@ type record struct {
 	input    []byte    // encoded input; set before other goroutines can read it, and dropped after the end
 	a        *activity // set to nil once, when the outcome is decided
 	sequence uint64    // Sequence of the last write
+	begins   int       // number of times that phaseSavingStart was entered
 	unsaved  bool      // whether the Store may not hold the newest state
 	fresh    bool      // whether there are details that no write has read; guarded by activity.mu
 
@@ -136,14 +138,21 @@ func (r *record) checkpointLocked() (Checkpoint, error) {
 		// A kill while the function cleans up is no crash.
 		state, failure = a.stoppedLocked(a.cancelCause)
 	}
+	if a.paused && state != CheckpointCanceled {
+		state = CheckpointPaused
+	}
 	return r.describeLocked(state, attempt), failure
 }
 
 // stoppedLocked returns the stored state of an activity that was canceled with cause, and
-// the error whose text becomes LastFailure. Only Handle.Cancel ends the execution for good.
+// the error whose text becomes LastFailure. Only Handle.Cancel and Runtime.Cancel end the
+// execution for good.
 func (a *activity) stoppedLocked(cause error) (CheckpointState, error) {
-	if a.onPurpose {
+	switch {
+	case a.onPurpose:
 		return CheckpointCanceled, cause
+	case a.paused:
+		return CheckpointPaused, a.failure
 	}
 	return CheckpointInterrupted, a.failure
 }
@@ -183,11 +192,11 @@ func (r *record) saveEndLocked(err error) bool {
 	case a.outcome == StateCanceled:
 		// If an unfinished execution was resumed and then interrupted before an attempt
 		// of this process, the checkpoint that was found is still right.
-		if left, err = a.stoppedLocked(err); left == CheckpointInterrupted && a.latest == nil && r.start.found.State.unfinished() {
+		if left, err = a.stoppedLocked(err); left != CheckpointCanceled && a.latest == nil && r.start.found.State.unfinished() {
 			r.withdrawLocked(rt)
 			return false
 		}
-		if cannotResume && left == CheckpointInterrupted {
+		if cannotResume && left != CheckpointCanceled {
 			err = a.latest.lastFailure
 		}
 	case cannotResume:
@@ -201,7 +210,8 @@ func (r *record) saveEndLocked(err error) bool {
 		r.last.Details = a.details.share()
 		a.mu.Unlock()
 	}
-	r.a, r.start.found, r.start.replaces = nil, Checkpoint{}, nil
+	r.a = nil
+	r.start.dropFoundLocked()
 	r.saveLocked(rt, a.endSavedLocked)
 	return true
 }

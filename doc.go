@@ -127,6 +127,11 @@
 // Options.CancelGrace after the cancellation. Choose a short grace period for interactive
 // programs.
 //
+// [Runtime.Pause] ends the Context too, with [ErrPaused] as the cause, but not the activity.
+// When the function has returned, the activity waits, without a slot, for [Runtime.Unpause],
+// which starts the next attempt. The attempt that was paused does not count. Of all timeouts
+// only schedule-to-close counts meanwhile.
+//
 // [Runtime.Drain] is gentler: the Context lives on, and Heartbeat, Sleep, Idle, Guard, the
 // next body of a Range and the next Read of a [Reader] return [ErrShutdown], so that the step
 // in progress can finish. A program ends with Drain, and then with Shutdown for activities
@@ -136,20 +141,20 @@
 // # Return every error
 //
 // Sleep, Heartbeat, Idle, Range, RangeParallel, Guard and a Reader return an error once
-// the attempt is over or canceled, or the Runtime drains. A function that returns that
-// error ends in time. If it does something else, this is what happens:
+// the attempt is over, canceled or paused, or the Runtime drains. A function that returns
+// that error ends in time. If it does something else, this is what happens:
 //
-//   - It ignores the error of its last Heartbeat and returns nil. If it was canceled, or
-//     the Runtime drains, the activity has completed nevertheless, because everything was
-//     done.
-//   - It ignores the error of one of the others and returns nil. If it was canceled, or
-//     the Runtime drains, the activity counts as canceled, so that a loop that was cut
-//     short does not count as done.
+//   - It ignores the error of its last Heartbeat and returns nil. If it was canceled or
+//     paused, or the Runtime drains, the activity has completed nevertheless, because
+//     everything was done.
+//   - It ignores the error of one of the others and returns nil. If it was canceled or
+//     paused, or the Runtime drains, the activity is canceled or paused, so that a loop that
+//     was cut short does not count as done.
 //   - It continues after a timeout. It is abandoned, and everything that it reports or
 //     returns is ignored. Its side effects still happen, so use [Guard]. The next attempt
 //     also sees its writes to captured variables, so keep state in the function's own
 //     variables and in details.
-//   - It continues after a cancellation. It is abandoned after CancelGrace.
+//   - It continues after a cancellation or a pause. It is abandoned after CancelGrace.
 //   - It returns the error of a Heartbeat whose details cannot be encoded. The
 //     activity fails, because every retry would get that error again.
 //
@@ -224,8 +229,9 @@
 // twentieth of the time, and none is taken if there are more than 4,000 goroutines. If a
 // TimeoutError has no stack, its text gives the reason.
 //
-// [Runtime.Stack] returns where a function is right now, [Runtime.RetryNow] ends a backoff, and
-// [Runtime.Cancel] cancels an activity, each by its ID. [Definition.Handle] finds an activity
+// [Runtime.Stack] returns where a function is right now, [Runtime.RetryNow] ends a backoff,
+// [Runtime.Pause] and [Runtime.Unpause] stop and continue an activity, and [Runtime.Cancel]
+// cancels it, each by its ID. [Definition.Handle] finds an activity
 // that Recover or another part of the program has started, to wait for its result.
 //
 // # Durability
@@ -245,8 +251,8 @@
 //     waits, and a crash loses nothing that it has recorded.
 //   - The failure of an attempt, and the time at which the next one is due, are given to
 //     the Store within SaveInterval too.
-//   - A cancellation is given to the Store when it happens. If the process is killed while
-//     the function cleans up, the cancellation stands.
+//   - A cancellation or a pause is given to the Store when it happens. If the process is
+//     killed while the function cleans up, the cancellation or the pause stands.
 //   - When the caller gets a success, the checkpoint is durably gone. After a final
 //     failure it stays.
 //
@@ -263,6 +269,8 @@
 //   - Interrupted, by [Runtime.Shutdown] or the end of the caller's context: the
 //     execution continues at once, or after the rest of a backoff. An attempt that was
 //     canceled does not count.
+//   - Paused, by [Runtime.Pause]: the execution continues, but is paused until
+//     [Runtime.Unpause]. An attempt that was paused does not count.
 //   - Failed for good, or canceled by [Handle.Cancel]: a new execution starts with
 //     attempt 1, and resumes from the details.
 //
@@ -274,7 +282,7 @@
 // An attempt that ends in [ErrCannotResume] does not count, and leaves the activity
 // interrupted. So after a bad deployment, a version that can read the details continues.
 //
-// [Runtime.Recover] continues everything that was waiting, running or interrupted. Call
+// [Runtime.Recover] continues everything that was waiting, running, interrupted or paused. Call
 // it when the program starts, with a [Definition] for each kind of activity: its Name
 // finds the function, and its Options have neither an ID nor a Name. An activity that
 // was canceled by [Handle.Cancel] or [Runtime.Cancel] stays canceled.

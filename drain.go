@@ -72,7 +72,7 @@ func (a *activity) drainLocked() {
 		if a.rec != nil {
 			a.rec.saveLocked(a.rt, nil)
 		}
-	case phaseCanceling, phaseSavingEnd, phaseEnded:
+	case phasePausing, phaseCanceling, phaseSavingEnd, phaseEnded:
 	default:
 		a.cancelLocked(ErrShutdown)
 	}

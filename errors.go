@@ -24,6 +24,9 @@ var (
 	// ErrNotFound is returned for an ID with which no activity runs.
 	ErrNotFound = errors.New("no activity with this ID is running")
 
+	// ErrPaused is the cause with which [Runtime.Pause] ends the Context of a running attempt.
+	ErrPaused = errors.New("the activity is paused")
+
 	// ErrDetailsTooLarge refuses heartbeat details that encode to more than
 	// Config.MaxDetailsSize.
 	ErrDetailsTooLarge = errors.New("heartbeat details are too large")

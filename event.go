@@ -11,7 +11,7 @@ type Event struct {
 	Time     time.Time
 	ID, Name string
 	Attempt  int           // number of the attempt; zero if none was started
-	Err      error         // error of the attempt or the activity; nil if there is none
+	Err      error         // error of the attempt or the activity; with EventPaused, what the function returned if that is more than the cause; nil if there is none
 	Delay    time.Duration // with EventAttemptFailed, the wait before the next attempt; zero if it starts at once, or if there is none
 
 	details []byte // details of an EventHeartbeat; nil if it had none
@@ -40,13 +40,15 @@ const (
 	EventCompleted                   // the activity has completed: its function returned nil
 	EventFailed                      // the activity has failed, and there is no further attempt
 	EventCanceled                    // the activity was canceled by the caller's context, Handle.Cancel, Runtime.Cancel, Drain or Shutdown
+	EventPaused                      // the activity is paused and no attempt runs, or it is started from a paused checkpoint
+	EventUnpaused                    // Runtime.Unpause was called
 
-	lastEventKind = EventCanceled
+	lastEventKind = EventUnpaused
 )
 
 // String returns the kind's name in lower case, such as "attempt started".
 func (k EventKind) String() string {
-	return enum("EventKind", int(k), "", "scheduled", "attempt started", "heartbeat", "attempt failed", "abandoned", "abandoned returned", "blocked", "completed", "failed", "canceled")
+	return enum("EventKind", int(k), "", "scheduled", "attempt started", "heartbeat", "attempt failed", "abandoned", "abandoned returned", "blocked", "completed", "failed", "canceled", "paused", "unpaused")
 }
 
 // Delivery of events to the Observer, and of log lines to the Logger. Both are user code,

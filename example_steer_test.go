@@ -86,6 +86,47 @@ func ExampleRuntime_Subscribe() {
 	// Output: import completed
 }
 
+// While a database is being moved, an import is paused. It keeps its progress, its callers wait,
+// and with a Store it stays paused over a restart. To cancel it, and to start it again later, would
+// answer its callers with an error.
+func ExampleRuntime_Pause() {
+	rt := activity.New(config)
+	events := make(chan activity.EventKind, 10)
+	rt.Subscribe(func(e activity.Event) { events <- e.Kind }, activity.EventAttemptStarted, activity.EventPaused)
+	h, err := rt.Start(context.Background(), activity.Options{ID: "import"}, func(ctx activity.Context) error {
+		row, err := activity.Resume(ctx, 0)
+		if err != nil {
+			return err
+		}
+		fmt.Println("attempt", ctx.Info().Attempt, "from row", row)
+		if row > 0 {
+			return nil
+		}
+		if err := ctx.Heartbeat(50); err != nil {
+			return err
+		}
+		return ctx.Sleep(time.Hour) // the work: it ends with ErrPaused
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	<-events // the attempt has started
+	fmt.Println("pause:", rt.Pause("import"))
+	<-events // and now the activity is paused
+	fmt.Println("the import is", h.Status().State)
+	fmt.Println("unpause:", rt.Unpause("import"))
+	_, err = h.Wait(context.Background())
+	fmt.Println("error:", err)
+	// Unordered output:
+	// pause: <nil>
+	// attempt 1 from row 0
+	// the import is paused
+	// unpause: <nil>
+	// attempt 1 from row 50
+	// error: <nil>
+}
+
 // An operator who knows that the cause is mended need not wait for the backoff.
 func ExampleRuntime_RetryNow() {
 	rt := activity.New(config)

@@ -131,8 +131,8 @@ func TestJSON_Checkpoint(t *testing.T) {
 
 // Given Stats, then they marshal to JSON with Go's field names, and zero times as null.
 func TestJSON_Stats(t *testing.T) {
-	encodes(t, activity.Stats{Running: 1, Waiting: 2, BackingOff: 3, Blocked: 4, Abandoned: 5, Scheduled: 6, Completed: 7, Failed: 8, Canceled: 9, Attempts: 10, Heartbeats: 11, Timeouts: 12, SaveFailures: 13, StoreFailingSince: jsonNoon},
-		`{"Running":1,"Waiting":2,"BackingOff":3,"Blocked":4,"Abandoned":5,"Scheduled":6,"Completed":7,"Failed":8,"Canceled":9,"Attempts":10,"Heartbeats":11,"Timeouts":12,"SaveFailures":13,"StoreFailingSince":"2026-03-01T12:00:00.5Z"}`)
+	encodes(t, activity.Stats{Running: 1, Waiting: 2, BackingOff: 3, Blocked: 4, Paused: 14, Abandoned: 5, Scheduled: 6, Completed: 7, Failed: 8, Canceled: 9, Attempts: 10, Heartbeats: 11, Timeouts: 12, SaveFailures: 13, StoreFailingSince: jsonNoon},
+		`{"Running":1,"Waiting":2,"BackingOff":3,"Blocked":4,"Paused":14,"Abandoned":5,"Scheduled":6,"Completed":7,"Failed":8,"Canceled":9,"Attempts":10,"Heartbeats":11,"Timeouts":12,"SaveFailures":13,"StoreFailingSince":"2026-03-01T12:00:00.5Z"}`)
 	if data, err := json.Marshal(activity.Stats{}); err != nil || bytes.Contains(data, []byte("0001-01-01")) {
 		t.Errorf("a zero time is not null: %s, %v", data, err)
 	}

@@ -179,6 +179,9 @@ func (a *activity) logBlockedLocked() {
 		why = "the function of the last attempt is inside Guard"
 	}
 	number, stack := a.latest.number, stackOf(a.failure)
+	if a.latest.stopped { // and not failed
+		stack, _ = a.rt.stackLocked(a.latest)
+	}
 	a.post(notice{log: func() {
 		a.rt.log(slog.LevelError, "activity: next attempt is blocked by a function that hangs", a, number, slog.String("waiting_for", why), slog.String("stack", string(stack)))
 	}})

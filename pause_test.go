@@ -1,398 +1,649 @@
-// Pauses of the whole process, which are not stalls.
-
 package activity_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/benbjohnson/clock"
-
 	"github.com/seed-9da638b0/activity"
 )
 
-// A pauseEnv is an env on a pauseClock. Its functions do only what
-// the test tells them to.
-type pauseEnv struct {
-	*env
-	pause *pauseClock
-	do    map[string]chan func(activity.Context) bool // by the activity's ID; true: return
-}
-
-func pauseTest(t *testing.T, cfg activity.Config, test func(t *testing.T, e *pauseEnv)) {
-	synctest.Test(t, func(t *testing.T) {
-		c := &pauseClock{Mock: clock.NewMock()}
-		cfg.Clock = c
-		test(t, &pauseEnv{newEnv(t, cfg, c.Mock), c, map[string]chan func(activity.Context) bool{}})
-	})
-}
-
-// begin starts an activity of one attempt whose function waits for orders.
-func (e *pauseEnv) begin(id string, opts activity.Options) *activity.Handle[string] {
-	e.t.Helper()
-	do := make(chan func(activity.Context) bool)
-	e.do[id] = do
-	opts.ID = id
-	opts.RetryPolicy.MaximumAttempts = 1
-	return e.start(opts, func(ctx activity.Context) error {
-		for {
-			select {
-			case f := <-do:
-				if f(ctx) {
-					return nil
-				}
-			case <-e.gate("end"):
-				return nil
-			}
-		}
-	})
-}
-
-// pauseOptions of a heartbeat timeout.
-func pauseOptions(timeout time.Duration) activity.Options {
-	return activity.Options{HeartbeatTimeout: timeout}
-}
-
-func (e *pauseEnv) heartbeat(id string) (err error) {
-	e.do[id] <- func(ctx activity.Context) bool { err = ctx.Heartbeat(); return false }
-	synctest.Wait()
-	return err
-}
-
-func (e *pauseEnv) finish(id string) {
-	e.do[id] <- func(activity.Context) bool { return true }
-	synctest.Wait()
-}
-
-// now is the time since the start.
-func (e *pauseEnv) now() time.Duration { return e.pause.Now().Sub(e.base) }
-
-// late has the timer that is set for at come late.
-func (e *pauseEnv) late(at, late time.Duration) {
-	left := at - e.now()
-	e.pause.jump(late)
-	e.pass(left)
-}
-
-// wantEnd checks that an activity times out at an instant, and not 1 ns before.
-// Its timer is in time.
-func (e *pauseEnv) wantEnd(h *activity.Handle[string], at time.Duration, typ activity.TimeoutType) {
-	e.t.Helper()
-	if left := at - e.now(); left > 0 {
-		if left > 1 {
-			e.pass(left - 1)
-		}
-		e.wantAlive(h)
-		e.pass(1)
-	}
-	e.wantEnded(h, at, typ)
-}
-
-func (e *pauseEnv) wantEnded(h *activity.Handle[string], at time.Duration, typ activity.TimeoutType) {
-	e.t.Helper()
-	if got := timeoutType(e.end(h)); got != typ {
-		e.t.Errorf("%s ended in %s, want %s", h.ID(), got, typ)
-	}
-	for _, event := range e.all() {
-		if event.ID == h.ID() && event.Kind == activity.EventFailed && event.Time.Sub(e.base) != at {
-			e.t.Errorf("%s ended at %s, want %s", h.ID(), event.Time.Sub(e.base), at)
-		}
+// checkSteer wants an error that contains all of what.
+func checkSteer(t *testing.T, err error, what ...string) {
+	t.Helper()
+	if err == nil || !containsAll(err.Error(), what...) {
+		t.Errorf("got %v, want an error with %q", err, what)
 	}
 }
 
-func (e *pauseEnv) wantAlive(h *activity.Handle[string]) {
-	e.t.Helper()
-	select {
-	case <-h.Done():
-		e.t.Fatalf("%s has ended at %s", h.ID(), e.now())
-	default:
-	}
-}
-
-// Rule 11. Given a Runtime that settles late, by the larger of a tenth of the heartbeat
-// timeout and 1 ms, then that is no pause; 1 ns more is one, whoever finds it.
-func TestPause_Threshold(t *testing.T) {
-	for timeout, threshold := range map[time.Duration]time.Duration{
-		10 * time.Second:         time.Second,
-		time.Second:              100 * time.Millisecond,
-		20 * time.Millisecond:    2 * time.Millisecond,
-		10*time.Millisecond + 10: time.Millisecond + 1,
-		10 * time.Millisecond:    time.Millisecond,
-		5 * time.Millisecond:     time.Millisecond,
-	} {
-		for _, first := range []string{"timer", "heartbeat", "return", "status"} {
-			for _, more := range []time.Duration{0, 1} {
-				t.Run(fmt.Sprintf("%s/%s/%d", timeout, first, more), func(t *testing.T) {
-					pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
-						late := threshold + more
-						h := e.begin("a", pauseOptions(timeout))
-						e.pass(timeout - 1)
-						e.pause.jump(late)
-						if first == "timer" {
-							e.pass(1)
-						} else {
-							e.pause.jump(1) // the timer is to come 1 ns later still
-						}
-						at, deadline := timeout+late, timeout+late+late
-						var err error
-						switch first {
-						case "heartbeat":
-							err = e.heartbeat("a")
-							deadline = at + timeout
-						case "return":
-							e.finish("a")
-						case "status":
-							h.Status()
-							synctest.Wait()
-						}
-						switch {
-						case more == 0:
-							e.wantEnded(h, at, activity.TimeoutHeartbeat)
-							if first == "heartbeat" && timeoutType(err) != activity.TimeoutHeartbeat {
-								t.Errorf("Heartbeat returned %v", err)
-							}
-						case err != nil:
-							t.Errorf("Heartbeat returned %v", err)
-						case first == "return":
-							if err := e.end(h); err != nil {
-								t.Error(err)
-							}
-						default:
-							e.wantEnd(h, deadline, activity.TimeoutHeartbeat)
-						}
-					})
-				})
-			}
-		}
-	}
-}
-
-// Rule 11. Given a pause, then the heartbeat deadline moves to now plus the lateness, and
-// by at most one HeartbeatTimeout between two heartbeats, so that a real stall is found.
-func TestPause_MovesDeadlineByLateness(t *testing.T) {
-	const s = time.Second
-	for _, test := range []struct {
-		name string
-		late []time.Duration // of the timer, again and again
-		want []time.Duration // the deadline then; 0: it has timed out
-	}{
-		{"once", []time.Duration{4 * s}, []time.Duration{18 * s}},
-		{"just over the threshold", []time.Duration{s + 1}, []time.Duration{12*s + 2}},
-		{"all at once", []time.Duration{10 * s}, []time.Duration{30 * s}},
-		{"longer than the timeout", []time.Duration{25 * s}, []time.Duration{45 * s}},
-		{"much longer", []time.Duration{1000 * time.Hour}, []time.Duration{1000*time.Hour + 20*s}},
-		{"then in time", []time.Duration{4 * s, 0}, []time.Duration{18 * s, 0}},
-		{"then less than a pause", []time.Duration{4 * s, s}, []time.Duration{18 * s, 0}},
-		{"again", []time.Duration{4 * s, 4 * s}, []time.Duration{18 * s, 26 * s}},
-		{"up to the timeout", []time.Duration{4 * s, 4 * s, 4 * s}, []time.Duration{18 * s, 26 * s, 32 * s}},
-		{"no more", []time.Duration{4 * s, 4 * s, 4 * s, 4 * s}, []time.Duration{18 * s, 26 * s, 32 * s, 0}},
-		{"up to it in two", []time.Duration{5 * s, 5 * s, 5 * s}, []time.Duration{20 * s, 30 * s, 0}},
-		{"all but 1 ns", []time.Duration{10*s - 1, 5 * s, 5 * s}, []time.Duration{30*s - 2, 35*s - 1, 0}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
-				h := e.begin("a", pauseOptions(10*s))
-				deadline := 10 * s
-				for i, late := range test.late {
-					e.wantAlive(h)
-					e.late(deadline, late)
-					deadline = test.want[i]
-				}
-				if deadline == 0 {
-					e.wantEnded(h, e.now(), activity.TimeoutHeartbeat)
-				} else {
-					e.wantEnd(h, deadline, activity.TimeoutHeartbeat)
-				}
-			})
-		})
-	}
-}
-
-// Rule 11. Given a deadline that was moved as far as it may, when the function
-// heartbeats, then the next pause can move it again.
-func TestPause_HeartbeatGrantsAnew(t *testing.T) {
-	const s = time.Second
-	pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
-		h := e.begin("a", pauseOptions(10*s))
-		e.late(10*s, 10*s) // at 20 s, until 30 s
-		e.pass(5 * s)
-		if err := e.heartbeat("a"); err != nil { // at 25 s, until 35 s
-			t.Fatal(err)
-		}
-		e.pass(5 * s)      // the timer is set for 35 s
-		e.late(35*s, 10*s) // at 45 s, until 55 s
-		e.wantEnd(h, 55*s, activity.TimeoutHeartbeat)
-	})
-	pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
-		h := e.start(pauseOptions(10*s), e.hang)
-		e.late(10*s, 10*s) // at 20 s, until 30 s
-		e.pass(10 * s)     // the second attempt, until 40 s
-		e.late(40*s, 10*s) // at 50 s, until 60 s
-		e.pass(10*s - 1)
-		if n := h.Status().Attempt; n != 2 {
-			t.Errorf("attempt %d runs, want 2", n)
-		}
-		e.pass(1)
-		if s := h.Status(); s.State != activity.StateBackingOff {
-			t.Errorf("the second attempt is %s", s.State)
-		}
-	})
-}
-
-// Rule 11. Given a function that sleeps through a pause of an hour, when it wakes and
-// heartbeats, then it is in time.
-func TestPause_DuringSleep(t *testing.T) {
-	pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
-		h := e.start(activity.Options{ID: "a", HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context) error {
-			if err := ctx.Sleep(9 * time.Second); err != nil {
+// Rule 32. Given a running attempt, when Pause is called, then its Context ends with ErrPaused.
+// The function returns, and the activity is paused, without a slot. Its callers keep waiting.
+// After Unpause the next attempt has the same number, and resumes from the details.
+func TestPause_OfARunningAttempt(t *testing.T) {
+	both(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env) {
+		var resumed []int
+		opts := activity.Options{ID: "a", Name: "job", HeartbeatTimeout: time.Minute, RetryPolicy: once}
+		h := e.start(opts, func(ctx activity.Context) error {
+			n, err := activity.Resume(ctx, 0)
+			if resumed = append(resumed, n); err != nil {
 				return err
 			}
-			return ctx.Heartbeat()
+			for n++; ; n++ {
+				if err := ctx.Sleep(time.Second); err != nil {
+					if cause := context.Cause(ctx); cause != activity.ErrPaused || err != cause {
+						t.Errorf("Sleep returns %v, the cause is %v", err, cause)
+					}
+					return fmt.Errorf("before %d: %w", n, errors.Join(ctx.Heartbeat(10*n), err))
+				}
+			}
 		})
-		e.late(9*time.Second, time.Hour)
-		if err := e.end(h); err != nil {
-			t.Error(err)
+		e.pass(2500 * time.Millisecond)
+		for range 2 { // the second does nothing
+			checkErr(t, e.rt.Pause("a"), nil)
+			synctest.Wait()
 		}
-		e.want("a", "0s scheduled 0", "0s attempt started 1", "1h0m9s heartbeat 1", "1h0m9s completed 1")
+		if s, st := h.Status(), e.rt.Stats(); s.State != activity.StatePaused || s.Attempt != 1 || s.Abandoned != 0 || st.Paused != 1 || st.Running != 0 {
+			t.Errorf("%+v, %+v", s, st)
+		}
+		checkErr(t, e.rt.Run(e.ctx, activity.Options{}, noop), nil) // gets the slot
+		e.pass(time.Hour)
+		checkState(t, h, activity.StatePaused)
+
+		checkErr(t, e.rt.Unpause("a"), nil)
+		synctest.Wait()
+		checkState(t, h, activity.StateRunning)
+		checkErr(t, e.rt.Pause("a"), nil)
+		checkErr(t, e.rt.Cancel("a", errCancel), nil)
+		synctest.Wait()
+		checkEnd(t, e.end(h), 1, activity.RetryStateCancelRequested, errCancel)
+		checkDiff(t, "details", resumed, []int{0, 30})
+		checkDiff(t, "events", e.lines("a", activity.EventHeartbeat), []string{
+			"0s scheduled 0", "0s attempt started 1", "2.5s paused 1",
+			"1h0m2.5s unpaused 1", "1h0m2.5s attempt started 1", "1h0m2.5s canceled 1",
+		})
 	})
 }
 
-// Rules 7 and 11. Given a pause, then only the heartbeat deadline moves, before the
-// others are looked at; of those, the earlier comes first.
-func TestPause_OtherDeadlinesStay(t *testing.T) {
-	const ms = time.Millisecond
-	for _, test := range []struct {
-		heartbeat, start, schedule, now time.Duration
-		want                            activity.TimeoutType
-		at                              time.Duration
+// Rules 17 and 32. Given a function that returns nil after its attempt was paused, then it has
+// completed, unless a helper that cuts work short had returned the cause to it.
+func TestPause_ThatReturnsNil(t *testing.T) {
+	for name, test := range map[string]struct {
+		point     func(ctx activity.Context) error
+		completes bool
 	}{
-		{0, 10_000 * ms, 0, 15_000 * ms, activity.TimeoutStartToClose, 15_000 * ms},
-		{0, 0, 10_000 * ms, 15_000 * ms, activity.TimeoutScheduleToClose, 15_000 * ms},
-		{10_000 * ms, 20_000 * ms, 0, 18_000 * ms, activity.TimeoutStartToClose, 20_000 * ms},
-		{10_000 * ms, 0, 20_000 * ms, 18_000 * ms, activity.TimeoutScheduleToClose, 20_000 * ms},
-		{10_000 * ms, 27_000 * ms, 28_000 * ms, 18_000 * ms, activity.TimeoutHeartbeat, 26_000 * ms},
-		{10_000 * ms, 12_000 * ms, 0, 15_000 * ms, activity.TimeoutStartToClose, 15_000 * ms},
-		{10_000 * ms, 10_000 * ms, 0, 15_000 * ms, activity.TimeoutStartToClose, 15_000 * ms},
-		{10_000 * ms, 12_000 * ms, 12_000 * ms, 15_000 * ms, activity.TimeoutScheduleToClose, 15_000 * ms},
-		{10_000 * ms, 12_000 * ms, 13_000 * ms, 15_000 * ms, activity.TimeoutStartToClose, 15_000 * ms},
-		{10_000 * ms, 13_000 * ms, 12_000 * ms, 15_000 * ms, activity.TimeoutScheduleToClose, 15_000 * ms},
-		// Late, and no pause.
-		{10_000 * ms, 10_500 * ms, 0, 10_900 * ms, activity.TimeoutHeartbeat, 10_900 * ms},
-		{10_000 * ms, 10_500 * ms, 10_400 * ms, 10_900 * ms, activity.TimeoutHeartbeat, 10_900 * ms},
-		{10_500 * ms, 10_200 * ms, 10_400 * ms, 10_900 * ms, activity.TimeoutStartToClose, 10_900 * ms},
-		{10_500 * ms, 10_400 * ms, 10_200 * ms, 10_900 * ms, activity.TimeoutScheduleToClose, 10_900 * ms},
-		{10_200 * ms, 10_200 * ms, 10_400 * ms, 10_900 * ms, activity.TimeoutStartToClose, 10_900 * ms},
+		"nothing":   {func(ctx activity.Context) error { return context.Cause(ctx) }, true},
+		"Heartbeat": {func(ctx activity.Context) error { return ctx.Heartbeat(7) }, true},
+		"Sleep":     {func(ctx activity.Context) error { return ctx.Sleep(0) }, false},
+		"Idle":      {func(ctx activity.Context) error { return activity.Idle(ctx, time.Minute) }, false},
+		"Guard":     {func(ctx activity.Context) error { return activity.Guard(ctx, never) }, false},
+		"Range": {func(ctx activity.Context) error {
+			return activity.Range(ctx, 0, 3, func(int) error { return errBoom })
+		}, false},
+		"RangeParallel": {func(ctx activity.Context) error {
+			return activity.RangeParallel(ctx, 0, 3, 2, func(activity.Context, int) error { return errBoom })
+		}, false},
+		"Read": {func(ctx activity.Context) error {
+			_, err := activity.Reader(ctx, strings.NewReader("")).Read(make([]byte, 3))
+			return err
+		}, false},
 	} {
-		t.Run(fmt.Sprint(test.heartbeat, test.start, test.schedule, test.now), func(t *testing.T) {
-			pauseTest(t, activity.Config{}, func(t *testing.T, e *pauseEnv) {
-				h := e.begin("a", activity.Options{
-					HeartbeatTimeout: test.heartbeat, StartToCloseTimeout: test.start, ScheduleToCloseTimeout: test.schedule,
-				})
-				first := time.Hour
-				for _, d := range []time.Duration{test.heartbeat, test.start, test.schedule} {
-					if d > 0 {
-						first = min(first, d)
+		t.Run(name, func(t *testing.T) {
+			both(t, activity.Config{}, func(t *testing.T, e *env) {
+				h := e.start(activity.Options{ID: "a"}, func(ctx activity.Context) error {
+					<-e.gate("step")
+					if err := test.point(ctx); err != activity.ErrPaused {
+						t.Errorf("it returns %v", err)
 					}
+					return nil
+				})
+				checkErr(t, e.rt.Pause("a"), nil)
+				e.pass(time.Second)
+				checkState(t, h, activity.StateRunning)
+				checkSteer(t, e.rt.Unpause("a"), `activity "a"`, "not unpaused", "running, and being paused")
+				e.open("step")
+				if test.completes {
+					checkErr(t, e.end(h), nil)
+				} else {
+					checkState(t, h, activity.StatePaused)
 				}
-				e.late(first, test.now-first)
-				e.wantEnd(h, test.at, test.want)
 			})
 		})
 	}
 }
 
-// Rule 11. Given several activities and a pause, then the lateness counts from the
-// earliest deadline that is due, whosever it is, and deadlines that are not due stay.
-func TestPause_SeveralActivities(t *testing.T) {
-	const s = time.Second
-	const heartbeat = activity.TimeoutHeartbeat
-	run := func(name string, test func(t *testing.T, e *pauseEnv)) {
-		t.Run(name, func(t *testing.T) { pauseTest(t, activity.Config{MaxConcurrent: 4}, test) })
+// Rules 9 and 32. Given a function that ignores the pause, then CancelGrace later it is abandoned
+// and the activity is paused, and not a nanosecond before. With NoOverlap, Unpause then waits for
+// the function, and the log says where that hangs.
+func TestPause_CancelGrace(t *testing.T) {
+	log := &logbook{}
+	both(t, activity.Config{Logger: slog.New(log)}, func(t *testing.T, e *env) {
+		opts := activity.Options{ID: "a", Name: "job", CancelGrace: 3 * time.Second, MaxAbandoned: activity.NoOverlap, HeartbeatTimeout: time.Second}
+		h := e.start(opts, e.hang)
+		checkErr(t, e.rt.Pause("a"), nil)
+		e.pass(3*time.Second - 1)
+		checkState(t, h, activity.StateRunning)
+		e.pass(1)
+		checkState(t, h, activity.StatePaused)
+		checkErr(t, e.rt.Unpause("a"), nil)
+		checkState(t, h, activity.StateBlocked)
+		if n := log.has(slog.LevelError, "blocked"); n > 0 {
+			t.Errorf("%d lines at once", n)
+		}
+		e.pass(time.Second)
+		if log.has(slog.LevelError, "blocked", "(*env).hang") == 0 {
+			t.Errorf("%+v", log.lines)
+		}
+		checkErr(t, e.rt.Pause("a"), nil) // ends the block
+		checkState(t, h, activity.StatePaused)
+		e.open("a1")
+		checkState(t, h, activity.StatePaused)
+		checkErr(t, e.rt.Unpause("a"), nil)
+		synctest.Wait()
+		checkErr(t, e.end(h), nil)
+		e.want("a", "0s scheduled 0", "0s attempt started 1", "3s abandoned 1", "3s paused 1", "3s unpaused 1", "3s blocked 1",
+			"4s paused 1", "4s abandoned returned 1", "4s unpaused 1", "4s attempt started 1", "4s completed 1")
+		log.lines = nil
+	})
+}
+
+// Rule 32. Given a function that returns just before the end of CancelGrace, or at that instant,
+// then it has returned in time, or is abandoned and its success does not count.
+func TestPause_ReturnsAtTheEndOfTheGrace(t *testing.T) {
+	for _, early := range []time.Duration{0, 1} {
+		t.Run(fmt.Sprint(early), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newEnv(t, activity.Config{}, nil)
+				h := e.start(activity.Options{ID: "a", CancelGrace: time.Minute}, func(ctx activity.Context) error {
+					if ctx.Info().StartedAt.After(e.base) {
+						return ctx.Sleep(time.Hour)
+					}
+					<-ctx.Done()
+					time.Sleep(time.Minute - early)
+					return nil
+				})
+				checkErr(t, e.rt.Pause("a"), nil)
+				e.pass(time.Minute)
+				if early > 0 {
+					checkErr(t, e.end(h), nil)
+				} else {
+					checkState(t, h, activity.StatePaused)
+				}
+			})
+		})
 	}
-	run("both moved", func(t *testing.T, e *pauseEnv) {
-		a := e.begin("a", pauseOptions(10*s))
-		e.pass(s / 2)
-		b := e.begin("b", pauseOptions(10*s))
-		e.late(10*s, s+1)
-		e.wantEnd(b, 12*s+2, heartbeat)
-		e.wantEnded(a, 12*s+2, heartbeat)
+}
+
+// Rules 27 and 32. Given a paused function that is inside Guard, when Unpause is called, then the
+// next attempt does not start before the function has left Guard.
+func TestPause_InsideGuard(t *testing.T) {
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
+		h := e.start(activity.Options{ID: "a", CancelGrace: time.Second}, func(ctx activity.Context) error {
+			if e.clock.Since(e.base) > 0 {
+				return nil
+			}
+			return activity.Guard(ctx, func() error { <-e.gate("guard"); return nil })
+		})
+		checkErr(t, e.rt.Pause("a"), nil)
+		e.pass(time.Second)
+		checkErr(t, e.rt.Unpause("a"), nil)
+		e.pass(time.Minute)
+		checkState(t, h, activity.StateBlocked)
+		e.open("guard")
+		checkErr(t, e.end(h), nil)
 	})
-	run("late by the threshold", func(t *testing.T, e *pauseEnv) {
-		a := e.begin("a", pauseOptions(10*s))
-		e.pass(s / 2)
-		b := e.begin("b", pauseOptions(10*s))
-		e.late(10*s, s)
-		e.wantEnded(a, 11*s, heartbeat)
-		e.wantEnded(b, 11*s, heartbeat)
-	})
-	run("due at that instant", func(t *testing.T, e *pauseEnv) {
-		a := e.begin("a", pauseOptions(10*s))
-		e.pass(2 * s)
-		b := e.begin("b", pauseOptions(10*s))
-		e.late(10*s, 2*s)
-		e.wantEnd(b, 14*s, heartbeat)
-		e.wantEnded(a, 14*s, heartbeat)
-	})
-	run("not yet due", func(t *testing.T, e *pauseEnv) {
-		a := e.begin("a", pauseOptions(10*s))
-		e.pass(2*s + 1)
-		b := e.begin("b", pauseOptions(10*s))
-		e.late(10*s, 2*s)
-		e.wantEnd(b, 12*s+1, heartbeat)
-		e.wantEnd(a, 14*s, heartbeat)
-	})
-	run("each its own threshold", func(t *testing.T, e *pauseEnv) {
-		a := e.begin("a", pauseOptions(60*s))
-		e.pass(50 * s)
-		b := e.begin("b", pauseOptions(10*s))
-		e.late(60*s, 6*s)
-		e.wantEnded(a, 66*s, heartbeat)
-		e.wantEnd(b, 72*s, heartbeat)
-	})
-	run("each its own limit", func(t *testing.T, e *pauseEnv) {
-		a := e.begin("a", pauseOptions(10*s))
-		b := e.begin("b", pauseOptions(5*s))
-		e.late(5*s, 8*s) // at 13 s
-		e.wantEnd(b, 18*s, heartbeat)
-		e.wantEnd(a, 21*s, heartbeat)
-	})
-	run("counted from a start-to-close", func(t *testing.T, e *pauseEnv) {
-		a := e.begin("a", activity.Options{StartToCloseTimeout: 5 * s})
-		b := e.begin("b", pauseOptions(10*s))
-		e.late(5*s, 6*s)
-		e.wantEnded(a, 11*s, activity.TimeoutStartToClose)
-		e.wantEnd(b, 17*s, heartbeat)
-	})
-	run("counted from a schedule-to-start", func(t *testing.T, e *pauseEnv) {
-		a := e.begin("a", pauseOptions(10*s))
-		for i := range 3 {
-			e.begin(fmt.Sprint(i), activity.Options{})
+}
+
+// Rule 32. Given an activity that waits for a slot or for a backoff, when Pause is called, then the
+// wait ends. After Unpause it gets the next free slot, and waits for no backoff.
+func TestPause_EndsWaits(t *testing.T) {
+	both(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env) {
+		opts := activity.Options{RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}}
+		opts.ID = "fails"
+		failed := e.start(opts, func(ctx activity.Context) error { return errBoom })
+		first := e.start(activity.Options{ID: "first"}, func(activity.Context) error { <-e.gate("slot"); return nil })
+		opts.ID, opts.ScheduleToStartTimeout = "waits", time.Second
+		waits := e.start(opts, noop)
+		checkState(t, failed, activity.StateBackingOff)
+		checkState(t, waits, activity.StateWaiting)
+		checkErr(t, e.rt.Pause("waits"), nil)
+		for _, h := range []*activity.Handle[string]{failed, waits} {
+			checkErr(t, e.rt.Pause(h.ID()), nil)
+			e.pass(time.Minute)
+			if s := h.Status(); s.State != activity.StatePaused || !s.NextAttempt.IsZero() {
+				t.Errorf("%+v", s)
+			}
+			checkSteer(t, e.rt.RetryNow(h.ID()), "no backoff to end: the activity is paused")
+			if _, err := e.rt.Stack(h.ID()); true {
+				checkSteer(t, err, "the activity is paused")
+			}
+			checkErr(t, e.rt.Unpause(h.ID()), nil)
+			checkState(t, h, activity.StateWaiting)
+			checkSteer(t, e.rt.Unpause(h.ID()), "not unpaused: the activity is waiting")
+			checkErr(t, e.rt.Pause(h.ID()), nil)
 		}
-		b := e.begin("b", activity.Options{ScheduleToStartTimeout: 5 * s})
-		e.late(5*s, 6*s)
-		e.wantEnded(b, 11*s, activity.TimeoutScheduleToStart)
-		e.wantEnd(a, 17*s, heartbeat)
-	})
-	run("not counted from the end of a backoff", func(t *testing.T, e *pauseEnv) {
-		policy := activity.RetryPolicy{InitialInterval: 5 * s, MaximumAttempts: 2}
-		a := e.start(activity.Options{RetryPolicy: policy}, func(activity.Context) error { return errBoom })
-		b := e.begin("b", pauseOptions(10*s))
-		e.late(5*s, 6*s)
-		checkEnd(t, e.end(a), 2, activity.RetryStateMaximumAttemptsReached)
-		e.wantEnded(b, 11*s, heartbeat)
-	})
-	run("one finds it for all", func(t *testing.T, e *pauseEnv) {
-		a := e.begin("a", pauseOptions(10*s))
-		e.pass(s / 2)
-		b := e.begin("b", pauseOptions(10*s))
-		e.pass(9*s + s/2 - 1)
-		e.pause.jump(s + 2) // at 11 s and 1 ns
-		if err := e.heartbeat("b"); err != nil {
-			t.Fatal(err)
+		e.open("slot")
+		checkErr(t, e.end(first), nil)
+		checkErr(t, e.rt.Unpause("waits"), nil)
+		synctest.Wait()
+		checkErr(t, e.end(waits), nil)
+		checkErr(t, e.rt.Unpause("fails"), nil)
+		synctest.Wait()
+		if s := failed.Status(); s.Attempt != 2 || s.State != activity.StateBackingOff {
+			t.Errorf("%+v", s)
 		}
-		e.wantEnd(a, 12*s+2, heartbeat)
-		e.wantEnd(b, 21*s+1, heartbeat)
+	})
+}
+
+// Rules 10 and 32. Given a schedule-to-close timeout, then it ends a paused activity at its instant,
+// and also one whose function has not returned since Pause. Unpause a nanosecond before starts an
+// attempt.
+func TestPause_ScheduleToClose(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		grace time.Duration // 0: the function returns at once
+		want  []string
+	}{
+		{"paused", 0, []string{"1s paused 1", "1m0s failed 1: schedule-to-close timeout, timeout"}},
+		{"hangs", time.Hour, []string{"1m0s abandoned 1", "1m0s failed 1: schedule-to-close timeout, timeout"}},
+		{"hangs, and the grace ends", 59 * time.Second, []string{"1m0s abandoned 1", "1m0s failed 1: schedule-to-close timeout, timeout"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			both(t, activity.Config{}, func(t *testing.T, e *env) {
+				opts := activity.Options{ID: "a", ScheduleToCloseTimeout: time.Minute, CancelGrace: test.grace, StartToCloseTimeout: 2 * time.Second}
+				h := e.start(opts, func(ctx activity.Context) error {
+					if test.grace > 0 {
+						return e.hang(ctx)
+					}
+					return untilEnded(ctx)
+				})
+				e.pass(time.Second)
+				checkErr(t, e.rt.Pause("a"), nil)
+				synctest.Wait()
+				e.pass(59*time.Second - 1)
+				if s := h.Status(); s.State != activity.StatePaused && test.grace == 0 || !s.Deadline.Equal(e.base.Add(time.Minute)) {
+					t.Errorf("%+v", s)
+				}
+				e.pass(1)
+				checkSteer(t, e.rt.Unpause("a"), "no activity with this ID")
+				checkEnd(t, e.end(h), 1, activity.RetryStateTimeout, context.DeadlineExceeded)
+				checkDiff(t, "events", e.lines("a")[2:], test.want)
+			})
+		})
+	}
+	t.Run("unpaused before", func(t *testing.T) {
+		both(t, activity.Config{}, func(t *testing.T, e *env) {
+			h := e.start(activity.Options{ID: "a", ScheduleToCloseTimeout: time.Minute}, untilEnded)
+			checkErr(t, e.rt.Pause("a"), nil)
+			e.pass(time.Minute - 1)
+			checkErr(t, e.rt.Unpause("a"), nil)
+			synctest.Wait()
+			checkState(t, h, activity.StateRunning)
+			e.pass(1)
+			checkEnd(t, e.end(h), 1, activity.RetryStateTimeout, context.DeadlineExceeded)
+		})
+	})
+}
+
+// Rule 32. Given activities that are being canceled or whose outcome is being saved, then Pause is
+// refused, and names the state. The same holds for Unpause.
+func TestPause_OfWhatEnds(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		h := e.start(job, e.hang)
+		checkSteer(t, e.rt.Unpause("a"), "not unpaused: the activity is running")
+		h.Cancel(errCancel)
+		checkSteer(t, e.rt.Pause("a"), "not paused: the activity is running, and being canceled")
+		checkSteer(t, e.rt.Unpause("a"), "not unpaused: the activity is running, and being canceled")
+		open := s.block("Delete")
+		e.open("a1")
+		checkSaving(t, h, activity.StateCompleted)
+		checkSteer(t, e.rt.Pause("a"), "not paused: the activity is completed")
+		checkSteer(t, e.rt.Unpause("a"), "not unpaused: the activity is completed")
+		open()
+		synctest.Wait()
+		checkErr(t, e.end(h), nil)
+		if err := e.rt.Pause("a"); !errors.Is(err, activity.ErrNotFound) {
+			t.Error(err)
+		}
+	})
+}
+
+// Rule 32. Given a caller's context that has ended, when Pause is called before the Runtime has
+// noticed, then the activity is canceled, and Pause says so.
+func TestPause_AfterTheCallersContextHasEnded(t *testing.T) {
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
+		ctx, cancel := context.WithCancelCause(e.ctx)
+		h := startWith(t, ctx, e.rt, activity.Options{ID: "a"}, untilEnded)
+		synctest.Wait()
+		waits := startWith(t, ctx, e.rt, activity.Options{ID: "waits"}, func(activity.Context) error { return errBoom })
+		paused := startWith(t, ctx, e.rt, activity.Options{ID: "paused"}, untilEnded)
+		synctest.Wait()
+		checkErr(t, e.rt.Pause("paused"), nil)
+		synctest.Wait()
+		cancel(errCancel)
+		// The end may be noticed in another goroutine before each call.
+		for call, err := range map[string]error{"Pause a": e.rt.Pause("a"), "Pause waits": e.rt.Pause("waits"), "Unpause": e.rt.Unpause("paused")} {
+			if err == nil {
+				t.Errorf("%s returns nil", call)
+			}
+		}
+		synctest.Wait()
+		for _, h := range []*activity.Handle[string]{h, waits, paused} {
+			checkEnd(t, e.end(h), 1, activity.RetryStateCancelRequested, errCancel)
+		}
+	})
+}
+
+// Rules 17, 18 and 32. Given a paused activity, when it is canceled, then it ends at once. If its
+// function has not returned since Pause, CancelGrace counts from the cancellation.
+func TestPause_ThenCancel(t *testing.T) {
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
+		ctx, cancel := context.WithCancelCause(e.ctx)
+		a := startWith(t, ctx, e.rt, activity.Options{ID: "a"}, untilEnded)
+		b := e.start(activity.Options{ID: "b", CancelGrace: 3 * time.Second}, e.hang)
+		c := e.start(activity.Options{ID: "c"}, untilEnded)
+		for _, h := range []*activity.Handle[string]{a, b, c} {
+			checkErr(t, e.rt.Pause(h.ID()), nil)
+		}
+		e.pass(2 * time.Second)
+		cancel(errCancel)
+		synctest.Wait()
+		checkEnd(t, e.end(a), 1, activity.RetryStateCancelRequested, errCancel)
+		b.Cancel(errCancel)
+		checkSteer(t, e.rt.Pause("b"), "being canceled")
+		e.pass(3*time.Second - 1)
+		checkState(t, b, activity.StateRunning)
+		e.pass(1)
+		checkEnd(t, e.end(b), 1, activity.RetryStateCancelRequested, errCancel)
+		checkErr(t, e.rt.Cancel("c", nil), nil)
+		synctest.Wait()
+		checkEnd(t, e.end(c), 1, activity.RetryStateCancelRequested, context.Canceled)
+	})
+}
+
+// Rules 15 and 32. Given an attempt that has failed and about whose error Retryable is asked, when
+// Pause is called, then that attempt counts: if it is retried the activity is paused, and otherwise
+// it fails.
+func TestPause_WhileRetryableIsAsked(t *testing.T) {
+	for _, retryable := range []bool{true, false} {
+		t.Run(fmt.Sprint(retryable), func(t *testing.T) {
+			both(t, activity.Config{}, func(t *testing.T, e *env) {
+				h := e.start(activity.Options{ID: "a", RetryPolicy: activity.RetryPolicy{Retryable: func(error) bool {
+					<-e.gate("answer")
+					return retryable
+				}}}, func(activity.Context) error { return errBoom })
+				checkErr(t, e.rt.Pause("a"), nil)
+				checkErr(t, e.rt.Pause("a"), nil)
+				checkSteer(t, e.rt.Unpause("a"), "running, and being paused")
+				e.open("answer")
+				if !retryable {
+					checkEnd(t, e.end(h), 1, activity.RetryStateNonRetryableFailure, errBoom)
+					return
+				}
+				checkState(t, h, activity.StatePaused)
+				checkErr(t, h.Status().LastFailure, errBoom)
+				checkErr(t, e.rt.Unpause("a"), nil)
+				e.pass(0)
+				e.want("a", "0s scheduled 0", "0s attempt started 1", "0s attempt failed 1: boom, next in 0s", "0s paused 1",
+					"0s unpaused 1", "0s attempt started 2", "0s attempt failed 2: boom, next in 2s")
+			})
+		})
+	}
+}
+
+// Rule 32. Given a paused function that returns an error of its own, then EventPaused has the error
+// and the log a line, because nobody else gets it. An error that only says that the attempt was
+// stopped is not told.
+func TestPause_ErrorOfTheFunction(t *testing.T) {
+	for _, test := range []struct {
+		returns error
+		told    bool
+	}{
+		{errBoom, true},
+		{activity.NonRetryable(errBoom), true},
+		{activity.ErrCannotResume, true},
+		{fmt.Errorf("row 7: %w", activity.ErrPaused), false},
+		{fmt.Errorf("fetch: %w", context.Canceled), false},
+	} {
+		t.Run(test.returns.Error(), func(t *testing.T) {
+			log := &logbook{}
+			bubble(t, activity.Config{Logger: slog.New(log)}, func(t *testing.T, rt *activity.Runtime) {
+				var j journal
+				rt.Subscribe(j.observe, activity.EventPaused)
+				h := start(t, rt, activity.Options{ID: "a", Name: "job"}, func(ctx activity.Context) error {
+					_ = ctx.Sleep(time.Hour)
+					return test.returns
+				})
+				checkErr(t, rt.Pause("a"), nil)
+				synctest.Wait()
+				checkState(t, h, activity.StatePaused)
+				events := j.all()
+				if len(events) != 1 || test.told != (events[0].Err == test.returns) || !test.told && events[0].Err != nil {
+					t.Errorf("%+v", events)
+				}
+				if told := log.has(slog.LevelWarn, "activity: function returned an error when it was paused", "id=a", "attempt=1", test.returns.Error()) > 0; told != test.told {
+					t.Errorf("%+v", log.lines)
+				}
+				h.Cancel(nil)
+				checkEnd(t, wait(t, h), 1, activity.RetryStateCancelRequested)
+			})
+		})
+	}
+}
+
+// Rules 15, 20 and 32. Given MaximumAttempts and ResetOnProgress, then a paused attempt neither
+// counts nor is it a heartbeat timeout in a row, but its progress counts.
+func TestPause_CountsNoAttempt(t *testing.T) {
+	both(t, activity.Config{}, func(t *testing.T, e *env) {
+		opts := activity.Options{ID: "a", HeartbeatTimeout: time.Second, RetryPolicy: activity.RetryPolicy{InitialInterval: time.Minute, MaximumAttempts: 3}}
+		progress := false
+		h := e.start(opts, func(ctx activity.Context) error {
+			if progress {
+				checkErr(t, ctx.Heartbeat(e.clock.Since(e.base)), nil)
+			}
+			return untilEnded(ctx)
+		})
+		e.pass(time.Second) // attempt 1 stalls, and attempt 2 starts
+		for _, progress = range []bool{false, true} {
+			checkErr(t, e.rt.Pause("a"), nil)
+			synctest.Wait()
+			checkErr(t, e.rt.Unpause("a"), nil)
+			synctest.Wait()
+		}
+		progress = false
+		checkErr(t, e.rt.Pause("a"), nil) // with progress, so the next stall is the first in a row
+		synctest.Wait()
+		checkErr(t, e.rt.Unpause("a"), nil)
+		e.pass(time.Second)
+		if s := h.Status(); s.State != activity.StateRunning || s.Attempt != 3 {
+			t.Errorf("%+v", s)
+		}
+		e.pass(time.Second)
+		checkEnd(t, e.end(h), 3, activity.RetryStateMaximumAttemptsReached, context.DeadlineExceeded)
+	})
+}
+
+// Rules 32 and 34. Given a Store, then Pause is stored at once, while the function is still cleaning
+// up. When the process is killed, then Recover and Start continue the activity as a paused one, with
+// both events, and without a slot. After Unpause the attempt resumes, and has its number.
+func TestPause_IsDurable(t *testing.T) {
+	for _, name := range []string{"Start", "Recover"} {
+		t.Run(name, func(t *testing.T) {
+			bothDurable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+				def := &activity.Definition[struct{}, string]{Name: "job", Func: func(ctx activity.Context, _ struct{}) (string, error) {
+					if ctx.Info().StartedAt.After(e.base) {
+						checkDetails(t, ctx, 7)
+						return fmt.Sprint(ctx.Info().Attempt), nil
+					}
+					checkErr(t, ctx.Heartbeat(7), nil)
+					<-e.gate("clean-up")
+					return "", context.Cause(ctx)
+				}}
+				if _, err := def.Start(e.ctx, e.rt, "a", struct{}{}); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				checkErr(t, e.rt.Pause("a"), nil)
+				synctest.Wait()
+				paused := activity.Checkpoint{ID: "a", State: activity.CheckpointPaused, Input: []byte("{}"), Details: details(7)}
+				s.want(paused)
+
+				e2, s2 := e.reboot(s, activity.Config{MaxConcurrent: 1})
+				e2.pass(time.Hour)
+				if name == "Recover" {
+					if n, err := e2.rt.Recover(e2.ctx, def); n != 1 || err != nil {
+						t.Error(n, err)
+					}
+				} else if _, err := def.Start(e2.ctx, e2.rt, "a", struct{}{}); err != nil {
+					t.Error(err)
+				}
+				synctest.Wait()
+				h, _ := def.Handle(e2.rt, "a")
+				if st := h.Status(); st.State != activity.StatePaused || e2.rt.Stats().Paused != 1 || st.Attempt != 0 {
+					t.Errorf("%+v", st)
+				}
+				checkErr(t, e2.rt.Run(e2.ctx, activity.Options{}, noop), nil) // gets the slot
+				e2.pass(time.Hour)
+				s2.want(paused)
+				checkErr(t, e2.rt.Unpause("a"), nil)
+				synctest.Wait()
+				if out, err := h.Wait(e2.ctx); out != "1" || err != nil {
+					t.Error(out, err)
+				}
+				checkDiff(t, "events", e2.lines("a"), []string{"1h0m0s scheduled 0", "1h0m0s paused 0", "2h0m0s unpaused 0", "2h0m0s attempt started 1", "2h0m0s completed 1"})
+			})
+		})
+	}
+}
+
+// Rule 32. Given a paused activity, when the Runtime shuts down or drains, or the caller's context
+// ends, then it stays paused in the Store, whether its function has returned or not. After
+// Handle.Cancel it is canceled.
+func TestPause_WhatAnEndLeaves(t *testing.T) {
+	stop := map[string]func(e *env, cancel context.CancelFunc, h *activity.Handle[string]){
+		"Shutdown": func(e *env, _ context.CancelFunc, _ *activity.Handle[string]) { go e.rt.Shutdown(context.Background()) },
+		"Drain":    func(e *env, _ context.CancelFunc, _ *activity.Handle[string]) { go e.rt.Drain(context.Background()) },
+		"context":  func(_ *env, cancel context.CancelFunc, _ *activity.Handle[string]) { cancel() },
+		"Cancel":   func(_ *env, _ context.CancelFunc, h *activity.Handle[string]) { h.Cancel(errCancel) },
+	}
+	for name, stop := range stop {
+		for _, hangs := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/%t", name, hangs), func(t *testing.T) {
+				bothDurable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+					ctx, cancel := context.WithCancel(e.ctx)
+					defer cancel()
+					h := startWith(t, ctx, e.rt, job, func(ctx activity.Context) error {
+						<-ctx.Done()
+						if hangs {
+							<-e.gate("clean-up")
+						}
+						return context.Cause(ctx)
+					})
+					synctest.Wait()
+					checkErr(t, e.rt.Pause("a"), nil)
+					synctest.Wait()
+					stop(e, cancel, h)
+					synctest.Wait()
+					want := activity.Checkpoint{ID: "a", State: activity.CheckpointPaused, Input: []byte("{}")}
+					if name == "Cancel" {
+						want.State, want.LastFailure = activity.CheckpointCanceled, s.get("a").LastFailure
+						checkSteer(t, errors.New(want.LastFailure), errCancel.Error())
+					}
+					s.want(want)
+					if hangs {
+						checkState(t, h, activity.StateRunning)
+						e.open("clean-up")
+					}
+					checkEnd(t, e.end(h), 1, activity.RetryStateCancelRequested)
+					if name == "Cancel" {
+						want.LastFailure = s.get("a").LastFailure
+					}
+					s.want(want)
+				})
+			})
+		}
+	}
+}
+
+// Rule 32. Given a recovered activity that waits for the rest of its backoff, when it is paused and
+// unpaused while no slot is free, then a Shutdown leaves it interrupted, and without the backoff.
+func TestPause_OfARecoveredWait(t *testing.T) {
+	durable(t, activity.Config{MaxConcurrent: 1}, func(t *testing.T, e *env, s *faultyStore) {
+		cp := s.put(activity.Checkpoint{State: activity.CheckpointWaiting, Attempt: 2, NextAttempt: time.Now().Add(time.Hour), LastFailure: "boom"})
+		e.start(activity.Options{}, untilEnded) // has the slot
+		h := e.start(job, noop)
+		checkState(t, h, activity.StateBackingOff)
+		s.want(cp)
+		checkErr(t, e.rt.Pause("a"), nil)
+		synctest.Wait()
+		want := activity.Checkpoint{ID: "a", State: activity.CheckpointPaused, Attempt: 2, LastFailure: "boom", Input: cp.Input}
+		s.want(want)
+		checkErr(t, e.rt.Unpause("a"), nil)
+		synctest.Wait()
+		want.State = activity.CheckpointWaiting
+		s.want(want)
+		checkErr(t, e.rt.Shutdown(t.Context()), nil)
+		want.State = activity.CheckpointInterrupted
+		s.want(want)
+	})
+}
+
+// Rules 31 and 32. Given a paused checkpoint, when its ID is started with another input that is
+// accepted, then Start returns once the Store has that input, and the activity is still paused. Until
+// then it can be neither paused nor unpaused.
+func TestPause_StartWithANewInput(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		s.put(activity.Checkpoint{State: activity.CheckpointPaused, Input: []byte("7")})
+		open := s.block("Save")
+		opts := job
+		opts.AcceptNewInput = true
+		l := e.launch(e.ctx, opts, noop)
+		for _, steer := range []func(string) error{e.rt.Pause, e.rt.Unpause} {
+			checkSteer(t, steer("a"), "its start is still being saved")
+		}
+		if l.returned.Load() {
+			t.Error("Start has returned")
+		}
+		open()
+		synctest.Wait()
+		checkState(t, l.h, activity.StatePaused)
+		s.want(activity.Checkpoint{ID: "a", State: activity.CheckpointPaused, Input: []byte("{}")})
+		checkErr(t, e.rt.Unpause("a"), nil)
+		synctest.Wait()
+		checkErr(t, e.end(l.h), nil)
+		e.want("a", "0s scheduled 0", "0s paused 0", "0s unpaused 0", "0s attempt started 1", "0s completed 1")
+	})
+}
+
+// Rules 20 and 32. Given an attempt whose start waits for a Save, when the activity is paused, and
+// unpaused while the pause is being saved, then the attempt starts when the Store has its start.
+func TestPause_WhileAStartIsSaved(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		opts := job
+		opts.RetryPolicy.InitialInterval = time.Minute
+		h := e.start(opts, func(activity.Context) error { return errBoom })
+		e.pass(30 * time.Second)
+		saves := make(chan struct{})
+		s.on("Save", func(context.Context) error { <-saves; return nil })
+		next := func() { saves <- struct{}{}; synctest.Wait() } // ends a Save
+		l := e.launch(e.ctx, activity.Options{ID: "b"}, untilEnded)
+		e.pass(30 * time.Second)
+		checkState(t, h, activity.StateWaiting) // for the Save of attempt 2
+		checkErr(t, e.rt.Pause("a"), nil)
+		next()
+		checkErr(t, l.err, nil)
+		checkErr(t, e.rt.Unpause("a"), nil)
+		next()
+		s.want(activity.Checkpoint{ID: "a", State: activity.CheckpointPaused, Attempt: 1, LastFailure: "boom", Input: []byte("{}")})
+		checkState(t, h, activity.StateWaiting)
+		next()
+		if st := h.Status(); st.Attempt != 2 || st.State != activity.StateBackingOff {
+			t.Errorf("%+v", st)
+		}
+		close(saves)
 	})
 }

@@ -9,9 +9,10 @@ import (
 	"slices"
 )
 
-// Recover starts every activity in the Store that was waiting, or that was interrupted by
-// a crash, a shutdown or the end of its context, and returns their number. The activity
-// that was scheduled first is started first. Call Recover when the program starts.
+// Recover starts every activity in the Store that was waiting or paused, or that was
+// interrupted by a crash, a shutdown or the end of its context, and returns their number. The
+// activity that was scheduled first is started first. A paused activity is still paused. Call
+// Recover when the program starts.
 //
 // Each activity is run by the Definition of its Name, with its stored input and with ctx
 // as its context. It resumes as the section on durability in the package documentation
@@ -180,7 +181,7 @@ func (r *recovery) recheck(ctx context.Context, id string) (Checkpoint, error) {
 }
 
 // Checkpoints yields the stored checkpoints of activities that have not completed and are
-// not running in this Runtime. Those are activities that were waiting, that were
+// not running in this Runtime. Those are activities that were waiting or paused, that were
 // interrupted by a crash, a shutdown or the end of their context, that have failed for
 // good, or that were canceled. An error ends the sequence. The body of the loop may start
 // and forget activities. Without a Store there are no checkpoints.

@@ -1,6 +1,7 @@
 package activity
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"slices"
@@ -137,12 +138,14 @@ type verdict struct {
 	cannotResume bool          // whether that is because of ErrCannotResume
 	delay        time.Duration // delay of RetryAfter; zero if the policy's interval counts
 	shutdown     bool          // whether the error wraps ErrShutdown
+	stopped      bool          // whether the error wraps ErrPaused, ErrShutdown or context.Canceled
 }
 
 // read sets v according to err itself. It calls methods of err, which are user code, so no
 // lock may be held.
 func (v *verdict) read(err error) {
 	v.shutdown = wraps(err, ErrShutdown)
+	v.stopped = v.shutdown || wraps(err, ErrPaused) || wraps(err, context.Canceled)
 	v.cannotResume = findOwn(err, func(err error) bool { return err == ErrCannotResume })
 	v.final = v.cannotResume || findOwn(err, func(err error) bool {
 		n, ok := err.(interface{ NonRetryable() bool })

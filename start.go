@@ -256,6 +256,10 @@ type storedStart struct {
 	newInput bool       // whether the input differs from that of found
 }
 
+// dropFoundLocked drops the checkpoint that was found. It is not to be restored, because the
+// activity has moved on.
+func (s *storedStart) dropFoundLocked() { s.found, s.replaces = Checkpoint{}, nil }
+
 // claimLocked makes r the record of its ID. A record that was not saved yet is replaced,
 // and r continues its sequence numbers. Its writes, if any are in flight, no longer count.
 func (r *record) claimLocked(rt *Runtime) {
@@ -507,6 +511,9 @@ func (a *activity) resumeLocked(cp Checkpoint, recovering bool) {
 	switch {
 	case retry != 0:
 		a.finishLocked(StateFailed, retry, err)
+	case cp.State == CheckpointPaused:
+		a.paused = true
+		a.enterPausedLocked(nil, nil)
 	case next > now:
 		a.due = next
 		a.setPhaseLocked(phaseBackingOff, next)
@@ -518,7 +525,7 @@ func (a *activity) resumeLocked(cp Checkpoint, recovering bool) {
 // valid reports whether the fields are consistent, as every checkpoint that this package
 // has written is. It guards against a Store that is damaged.
 func (c *Checkpoint) valid() bool {
-	return c.State >= CheckpointRunning && c.State <= CheckpointWaiting &&
+	return c.State >= CheckpointRunning && c.State <= CheckpointPaused &&
 		c.Attempt >= 0 && c.Attempt < math.MaxInt && (c.Attempt > 0 || c.State != CheckpointRunning) &&
 		c.CountedFrom >= 0 && c.CountedFrom <= c.Attempt && c.Progressed >= 0 && c.Progressed <= c.Attempt
 }
@@ -526,7 +533,7 @@ func (c *Checkpoint) valid() bool {
 // unfinished reports whether the next execution continues this one, with its count of
 // attempts and its schedule time.
 func (s CheckpointState) unfinished() bool {
-	return s == CheckpointRunning || s == CheckpointInterrupted || s == CheckpointWaiting
+	return s == CheckpointRunning || s == CheckpointInterrupted || s == CheckpointWaiting || s == CheckpointPaused
 }
 
 // startSavedLocked is called with the result of saving the start of an attempt. After a
@@ -534,12 +541,12 @@ func (s CheckpointState) unfinished() bool {
 // in this process, because a Store that fails during a run does not stop the activity. If
 // none has, an accepted activity waits for the next try, and any other is refused.
 func (a *activity) startSavedLocked(err error) {
-	if a.phase != phaseSavingStart || a.checkParentLocked() {
-		return // a timeout or a cancellation has ended the wait
+	if a.checkParentLocked() {
+		return
 	}
 	switch r := a.rec; {
 	case err == nil || a.latest != nil:
-		r.start.found, r.start.replaces = Checkpoint{}, nil
+		r.start.dropFoundLocked()
 		a.startAttemptLocked()
 	case r.start.accepted:
 		// Not in phaseSavingStart, so that it does not occupy a slot during the pause.
@@ -561,8 +568,12 @@ func (a *activity) waitSavedLocked(err error) {
 	}
 	switch {
 	case err == nil:
-		r.start.held, r.start.found, r.start.replaces = true, Checkpoint{}, nil
+		r.start.held = true
+		r.start.dropFoundLocked()
 		a.acceptLocked()
+		if a.phase == phasePaused {
+			a.emitLocked(EventPaused, a.attempts, nil, 0, nil)
+		}
 	case a.phase != phaseSavingStart && !a.checkParentLocked():
 		r.start.failed = true
 		a.refuseLocked(refusal(r.id, err))

@@ -2,6 +2,7 @@ package activity
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -21,11 +22,12 @@ const (
 	StateCompleted        // final: the function returned nil
 	StateFailed           // final: the last attempt failed, and is not retried
 	StateCanceled         // final: canceled by the caller's context, Handle.Cancel, Runtime.Cancel, Drain or Shutdown
+	StatePaused           // paused by Runtime.Pause, until Runtime.Unpause
 )
 
 // String returns the state's name in lower case, such as "backing off".
 func (s State) String() string {
-	return enum("State", int(s), "", "waiting", "running", "backing off", "blocked", "completed", "failed", "canceled")
+	return enum("State", int(s), "", "waiting", "running", "backing off", "blocked", "completed", "failed", "canceled", "paused")
 }
 
 // A phase is a stage of an activity's life, in more detail than State. An activity is in
@@ -38,10 +40,13 @@ func (s State) String() string {
 //	savingStart  waiting      beginLocked, if stored                 schedule-to-close: fails                          finishes it (1)
 //	startFailed  waiting      startSavedLocked, if accepted          the Store is tried again: proceeds, or fails      finishes it
 //	running      running      startAttemptLocked                     heartbeat, start- or schedule-to-close: deciding  leads to canceling
+//	pausing      running      pauseLocked                            CancelGrace: abandons the attempt, paused;        leads to canceling
+//	                                                                 or schedule-to-close: fails
 //	canceling    running      cancelLocked                           CancelGrace: abandons the attempt, finishes it    is not the first, and ignored
 //	deciding     running      functionReturnedLocked, timeOutLocked  schedule-to-close: fails                          finishes it
 //	backingOff   backing off  decideLocked, resumeLocked             the next attempt: proceeds, or too late: fails    finishes it (1)
 //	blocked      blocked      proceedLocked                          once a log line, then schedule-to-close: fails    finishes it
+//	paused       paused       enterPausedLocked                      schedule-to-close: fails                          finishes it (1)
 //	savingEnd    its outcome  finishLocked, if stored                schedule-to-close, or CancelGrace                 ends the wait for the Store,
 //	                                                                 once canceled: ended                              or limits it to CancelGrace
 //	ended        its outcome  endLocked                              -                                                 is ignored
@@ -73,20 +78,22 @@ const (
 	phaseSavingStart
 	phaseStartFailed
 	phaseRunning
+	phasePausing
 	phaseCanceling
 	phaseDeciding
 	phaseBackingOff
 	phaseBlocked
+	phasePaused
 	phaseSavingEnd
 	phaseEnded
 )
 
 // holdsSlot reports whether an activity in phase p occupies a slot of
 // Config.MaxConcurrent. A start that is being saved does, so that the attempt can begin as
-// soon as it is saved. Backing off and being blocked do not, however short the wait.
+// soon as it is saved. Backing off, being blocked and being paused do not, however short the wait.
 func (p phase) holdsSlot() bool {
 	switch p {
-	case phaseSavingStart, phaseRunning, phaseCanceling, phaseDeciding:
+	case phaseSavingStart, phaseRunning, phasePausing, phaseCanceling, phaseDeciding:
 		return true
 	}
 	return false
@@ -99,7 +106,7 @@ func (a *activity) startDecidedLocked() bool {
 	switch a.phase {
 	case phaseNew, phaseLoading, phaseSavingStart:
 		return false
-	case phaseQueued, phaseBackingOff:
+	case phaseQueued, phaseBackingOff, phasePaused:
 		return a.rec.start.held
 	}
 	return true
@@ -117,6 +124,8 @@ func (a *activity) stateLocked() State {
 		return StateBackingOff
 	case phaseBlocked:
 		return StateBlocked
+	case phasePaused:
+		return StatePaused
 	case phaseSavingEnd, phaseEnded:
 		return a.outcome
 	}
@@ -175,7 +184,7 @@ func (a *activity) alarmLocked(late time.Duration) {
 			typ = TimeoutScheduleToClose
 		}
 		a.failWaitLocked(typ)
-	case phaseSavingStart:
+	case phaseSavingStart, phasePaused:
 		a.failWaitLocked(TimeoutScheduleToClose)
 	case phaseBlocked:
 		if a.closeBy() <= now {
@@ -187,8 +196,20 @@ func (a *activity) alarmLocked(late time.Duration) {
 		a.setAlarmLocked(a.until)
 	case phaseRunning:
 		a.timeOutLocked(late)
+	case phasePausing:
+		a.abandonStoppedLocked()
+		if a.closeBy() <= now {
+			a.noteProgressLocked(a.latest)
+			a.failWaitLocked(TimeoutScheduleToClose)
+		} else {
+			a.attemptPausedLocked(nil)
+		}
 	case phaseCanceling:
-		a.abandonCanceledLocked()
+		a.abandonStoppedLocked()
+		a.finishCanceledLocked(&canceledError{
+			cause: a.cancelCause,
+			note:  fmt.Sprintf("; its function had not returned %s later and is abandoned", a.opts.CancelGrace),
+		})
 	case phaseDeciding:
 		// Schedule-to-close is due before Retryable has returned. The activity fails
 		// without its answer, since there is no time for another attempt anyway.
@@ -241,13 +262,10 @@ func (a *activity) cancelLocked(cause error) {
 		// as the caller.
 		a.cancelCause = context.Cause(a.latest.Context)
 		a.mu.Unlock()
-		a.latest.stopped = true
-		a.setPhaseLocked(phaseCanceling, a.rt.now.add(a.opts.CancelGrace))
-		if a.rec != nil {
-			// Saved now and not when the function has returned: a kill while the
-			// function cleans up must neither undo the cancellation nor count as a crash.
-			a.rec.saveLocked(a.rt, nil)
-		}
+		a.cancelingLocked()
+	case phasePausing:
+		// The Context has ended already, and keeps ErrPaused as its cause.
+		a.cancelingLocked()
 	case phaseDeciding:
 		a.decideLocked()
 	case phaseSavingEnd:
@@ -271,6 +289,17 @@ func (a *activity) cancelLocked(cause error) {
 			err = &canceledError{cause: cause, result: a.failure}
 		}
 		a.finishLocked(StateCanceled, RetryStateCancelRequested, err)
+	}
+}
+
+// cancelingLocked gives an attempt whose Context has ended CancelGrace to return. The
+// cancellation is saved now and not when the function has returned: a kill while the function
+// cleans up must neither undo the cancellation nor count as a crash.
+func (a *activity) cancelingLocked() {
+	a.latest.stopped = true
+	a.setPhaseLocked(phaseCanceling, a.rt.now.add(a.opts.CancelGrace))
+	if a.rec != nil {
+		a.rec.saveLocked(a.rt, nil)
 	}
 }
 

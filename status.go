@@ -97,11 +97,11 @@ func (rt *Runtime) Activities() []Status {
 	return all
 }
 
-// Stats has counts of a Runtime. Running, Waiting, BackingOff, Blocked and Abandoned are the
-// present numbers. The other counts grow from New on.
+// Stats has counts of a Runtime. Running, Waiting, BackingOff, Blocked, Paused and Abandoned are
+// the present numbers. The other counts grow from New on.
 type Stats struct {
-	Running, Waiting, BackingOff, Blocked int // activities in that State
-	Abandoned                             int // abandoned functions that still run
+	Running, Waiting, BackingOff, Blocked, Paused int // activities in that State
+	Abandoned                                     int // abandoned functions that still run
 
 	Scheduled, Completed, Failed, Canceled uint64 // activities that were accepted by Start, and activities by their outcome
 	Attempts                               uint64 // attempts that were started
@@ -114,7 +114,7 @@ type Stats struct {
 
 // counts are the numbers behind Stats. Guarded by Runtime.mu.
 type counts struct {
-	states     [StateCanceled + 1]uint64 // activities by State; those in a final State are never removed, and [0] is not used
+	states     [StatePaused + 1]uint64 // activities by State; those in a final State are never removed, and [0] is not used
 	abandoned  int
 	scheduled  uint64 // activities whose start was accepted
 	attempts   uint64
@@ -128,7 +128,7 @@ func (rt *Runtime) Stats() Stats {
 	defer rt.leave()
 	c, n := &rt.counts, &rt.counts.states
 	s := Stats{
-		Running: int(n[StateRunning]), Waiting: int(n[StateWaiting]), BackingOff: int(n[StateBackingOff]), Blocked: int(n[StateBlocked]),
+		Running: int(n[StateRunning]), Waiting: int(n[StateWaiting]), BackingOff: int(n[StateBackingOff]), Blocked: int(n[StateBlocked]), Paused: int(n[StatePaused]),
 		Abandoned: c.abandoned,
 		Scheduled: c.scheduled, Completed: n[StateCompleted], Failed: n[StateFailed], Canceled: n[StateCanceled],
 		Attempts: c.attempts, Heartbeats: c.heartbeats, Timeouts: c.timeouts,

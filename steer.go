@@ -42,7 +42,7 @@ func (rt *Runtime) Cancel(id string, cause error) error {
 	case err != nil:
 		return err
 	case a.rec != nil && !a.rec.start.accepted: // it would be refused, and its checkpoint would stay
-		return fmt.Errorf("%s: not canceled: its start is still being saved", a)
+		return fmt.Errorf("%s: not canceled: %w", a, errStarting)
 	}
 	a.cancelOnPurposeLocked(cause)
 	return nil
@@ -69,7 +69,8 @@ func (rt *Runtime) RetryNow(id string) error {
 	if !a.checkParentLocked() && a.phase == phaseBackingOff {
 		a.due = rt.now
 		a.proceedLocked()
-		if a.rec != nil && a.phase != phaseSavingStart { // which is saved at once
+		if a.rec != nil {
+			a.rec.start.dropFoundLocked()
 			a.rec.saveSoonLocked(rt)
 		}
 		return nil
@@ -89,7 +90,7 @@ func (rt *Runtime) Stack(id string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.phase != phaseRunning && a.phase != phaseCanceling {
+	if a.phase != phaseRunning && a.phase != phasePausing && a.phase != phaseCanceling {
 		return nil, fmt.Errorf("%s: no attempt to take the stack of: the activity is %s", a, a.stateLocked())
 	}
 	stack, none := rt.dumpStacks().of(a.latest)

@@ -20,7 +20,7 @@ func TestByID_NotFound(t *testing.T) {
 			if _, ok := e.rt.Lookup(id); ok {
 				t.Errorf("Lookup(%q) finds it", id)
 			}
-			for what, err := range map[string]error{"Cancel": e.rt.Cancel(id, nil), "RetryNow": e.rt.RetryNow(id)} {
+			for what, err := range map[string]error{"Cancel": e.rt.Cancel(id, nil), "RetryNow": e.rt.RetryNow(id), "Pause": e.rt.Pause(id), "Unpause": e.rt.Unpause(id)} {
 				if !errors.Is(err, activity.ErrNotFound) || !strings.Contains(fmt.Sprint(err), fmt.Sprintf("%q", id)) {
 					t.Errorf("%s(%q): %v", what, id, err)
 				}

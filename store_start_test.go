@@ -605,7 +605,7 @@ func TestStoreStart_HeartbeatDetailsOption(t *testing.T) {
 // refused; it is not taken for a start from the beginning.
 func TestStoreStart_ImpossibleCheckpointIsRefused(t *testing.T) {
 	for _, cp := range []activity.Checkpoint{
-		{State: activity.CheckpointWaiting + 1, Attempt: 1},
+		{State: activity.CheckpointPaused + 1, Attempt: 1},
 		{State: -1, Attempt: 1},
 		{State: activity.CheckpointRunning, Attempt: -1},
 		{State: activity.CheckpointRunning, Attempt: 1, CountedFrom: 2},

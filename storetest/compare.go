@@ -15,7 +15,7 @@ import (
 // states lists every State that a Checkpoint can have.
 var states = []activity.CheckpointState{
 	activity.CheckpointRunning, activity.CheckpointInterrupted,
-	activity.CheckpointFailed, activity.CheckpointCanceled, activity.CheckpointWaiting,
+	activity.CheckpointFailed, activity.CheckpointCanceled, activity.CheckpointWaiting, activity.CheckpointPaused,
 }
 
 // checkpoint returns a Checkpoint without an empty field. Every field except ID changes with

@@ -55,6 +55,8 @@ type durableTrack struct {
 	begun   bool                    // an attempt of the activity that was scheduled last
 	excused map[durableAttempt]bool // which ended in ErrCannotResume
 	asked   bool                    // to end, since it was scheduled
+	paused  bool                    // since it was scheduled, and not unpaused
+	steered bool                    // paused, unpaused or retried since it was scheduled
 	other   bool                    // a start in this life has another input than what stands
 	gone    bool                    // the success was told, and nothing was stored
 	pending bool                    // or it was stored: the delete stands
@@ -66,7 +68,7 @@ type durableAttempt struct {
 }
 
 func goesOn(s activity.CheckpointState) bool {
-	return s == activity.CheckpointRunning || s == activity.CheckpointInterrupted || s == activity.CheckpointWaiting
+	return s == activity.CheckpointRunning || s == activity.CheckpointInterrupted || s == activity.CheckpointWaiting || s == activity.CheckpointPaused
 }
 
 func (r *durableRun) problem(format string, args ...any) {
@@ -88,6 +90,7 @@ type durableProcess struct {
 	over    bool
 	handles []*activity.Handle[int]
 	results []string
+	steered []string
 	events  [durableIDs][]string
 	calls   [durableIDs][]string
 }
@@ -125,6 +128,7 @@ func (r *durableRun) live(n int, content map[string]activity.Checkpoint) map[str
 	for i := range r.ids {
 		t, cp := &r.ids[i], content[strconv.Itoa(i)]
 		t.stands, t.details, t.unsure, t.asked, t.gone, t.pending, t.other = cp, durableDetails(cp), false, false, false, false, false
+		t.paused, t.steered = false, false
 	}
 	r.mu.Unlock()
 	p.rt = activity.New(activity.Config{Store: p.store, Logger: quiet, Observer: p.observe, MaxConcurrent: l.slots, SaveInterval: l.sync, StoreTimeout: durableStoreTimeout})
@@ -133,7 +137,16 @@ func (r *durableRun) live(n int, content map[string]activity.Checkpoint) map[str
 		ctx, cancel := context.WithCancelCause(ctx)
 		p.ctxs, p.cancels = append(p.ctxs, ctx), append(p.cancels, cancel)
 	}
+	steer := func(before time.Duration) {
+		for len(p.steered) < len(l.steers) && l.steers[len(p.steered)].at <= before {
+			x := l.steers[len(p.steered)]
+			r.sleepUntil(x.at)
+			p.steered = append(p.steered, p.steer(x))
+			synctest.Wait()
+		}
+	}
 	for i, x := range l.actions {
+		steer(x.at)
 		r.sleepUntil(x.at)
 		if x.kind == "forget" || x.kind == "recover" || x.kind == "unfinished" {
 			p.calling.Go(func() { p.act(i) })
@@ -142,6 +155,7 @@ func (r *durableRun) live(n int, content map[string]activity.Checkpoint) map[str
 		}
 		synctest.Wait()
 	}
+	steer(l.end)
 	r.sleepUntil(l.end)
 	if !l.crash {
 		p.calling.Wait() // these calls are not Shutdown's to wait for
@@ -235,6 +249,9 @@ func (p *durableProcess) stop(n int) map[string]activity.Checkpoint {
 		}
 		say("action", i, p.life.actions[i].kind+" "+p.results[i])
 	}
+	for i, result := range p.steered {
+		say("steer", i, p.life.steers[i].kind+" "+result)
+	}
 	for i := range p.ids {
 		for _, line := range p.events[i] {
 			say("event", i, line)
@@ -246,8 +263,10 @@ func (p *durableProcess) stop(n int) map[string]activity.Checkpoint {
 		if found {
 			say("stored", i, p.stored(cp).String())
 		}
-		if t := &p.ids[i]; cp.State == activity.CheckpointInterrupted || cp.State == activity.CheckpointCanceled { // the last attempt may not count
-			maps.DeleteFunc(t.ran, func(a durableAttempt, _ bool) bool { return a.n == cp.Attempt+1 && (t.asked || t.excused[a]) })
+		if t := &p.ids[i]; cp.State == activity.CheckpointInterrupted || cp.State == activity.CheckpointPaused || cp.State == activity.CheckpointCanceled { // the last attempt may not count
+			maps.DeleteFunc(t.ran, func(a durableAttempt, _ bool) bool {
+				return a.n == cp.Attempt+1 && (t.asked || t.steered || t.excused[a])
+			})
 		}
 		maps.DeleteFunc(p.ids[i].ran, func(a durableAttempt, _ bool) bool { return !p.ids[i].saved[a] })
 	}
@@ -383,6 +402,23 @@ func (p *durableProcess) act(i int) {
 	}
 }
 
+func (p *durableProcess) steer(x durableSteer) string {
+	steer := map[string]func(string) error{"pause": p.rt.Pause, "unpause": p.rt.Unpause, "retry": p.rt.RetryNow}[x.kind]
+	err := steer(strconv.Itoa(x.id))
+	switch {
+	case errors.Is(err, activity.ErrNotFound):
+		return "not found"
+	case err != nil:
+		_, state, _ := strings.Cut(err.Error(), "the activity is ")
+		return state
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := &p.ids[x.id]
+	t.paused, t.steered = (t.paused || x.kind == "pause") && x.kind != "unpause", true
+	return "nil"
+}
+
 // durableEither stands for an ID that another input was accepted for, or that Forget has
 // failed for: it may be left as it was found, or not.
 const durableEither activity.CheckpointState = -1
@@ -494,7 +530,7 @@ func (p *durableProcess) entered(ctx activity.Context, id, program int, first, r
 	if (first || !p.faulty) && (cp.State != activity.CheckpointRunning || cp.Attempt != info.Attempt) {
 		p.problem("attempt %d of %d starts, and the Store has: %s", info.Attempt, id, p.stored(cp))
 	}
-	if first && goesOn(t.stands.State) && t.stands.NextAttempt.After(time.Now()) {
+	if first && !t.steered && goesOn(t.stands.State) && t.stands.NextAttempt.After(time.Now()) {
 		p.problem("attempt %d of %d starts, and its backoff ends at %s", info.Attempt, id, p.since(t.stands.NextAttempt))
 	}
 	if p.store.tried[info.ID] != info.Attempt && (p.store.writing == nil || p.store.writing.Err() == nil) {
@@ -522,7 +558,9 @@ func (p *durableProcess) left(ctx activity.Context, id int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.over && ctx.Err() != nil && !timedOut(ctx) {
-		delete(p.ids[id].ran, durableAttempt{ctx.Info().ScheduledAt.UnixNano(), ctx.Info().Attempt})
+		key := durableAttempt{ctx.Info().ScheduledAt.UnixNano(), ctx.Info().Attempt}
+		delete(p.ids[id].ran, key)
+		delete(p.ids[id].saved, key) // the next attempt may have its number
 	}
 }
 
@@ -567,7 +605,8 @@ func (p *durableProcess) observe(e activity.Event) {
 	errors.As(e.Err, &failed)
 	switch e.Kind {
 	case activity.EventScheduled:
-		t.begun, t.asked = false, false
+		t.begun, t.asked, t.steered = false, false, false
+		t.paused = t.stands.State == activity.CheckpointPaused
 		if t.stands.ID != "" && t.other {
 			t.stands = activity.Checkpoint{State: durableEither}
 		}
@@ -584,6 +623,9 @@ func (p *durableProcess) observe(e activity.Event) {
 	case activity.EventFailed:
 		line += fmt.Sprintf(" %s: %s", failed.RetryState, durableKind(failed.Err.Error()))
 		t.stands = activity.Checkpoint{State: activity.CheckpointFailed, Attempt: failed.Attempt}
+		if t.steered {
+			t.stands.Attempt = -1 // the last one may not count
+		}
 		if errors.Is(failed, activity.ErrCannotResume) && failed.RetryState == activity.RetryStateNonRetryableFailure {
 			t.stands = activity.Checkpoint{State: activity.CheckpointInterrupted, Attempt: failed.Attempt - 1}
 		}
@@ -593,9 +635,13 @@ func (p *durableProcess) observe(e activity.Event) {
 		switch {
 		case kind == "cancel":
 			t.stands = activity.Checkpoint{State: activity.CheckpointCanceled, Attempt: -1}
-		case t.begun || !goesOn(t.stands.State) && t.stands.State != durableEither:
+		case t.begun || t.steered || !goesOn(t.stands.State) && t.stands.State != durableEither:
 			t.stands = activity.Checkpoint{State: activity.CheckpointInterrupted, Attempt: -1}
+			if t.paused {
+				t.stands.State = activity.CheckpointPaused
+			}
 		}
+	case activity.EventPaused, activity.EventUnpaused:
 	default:
 		return
 	}
@@ -891,7 +937,8 @@ func TestDurableModel_RandomScripts(t *testing.T) {
 			t.Fatalf("seed %d (-durable.seed=%d -durable.n=1), model -, package +:\n%s\n%s", seed, seed, s, diff)
 		}
 	}
-	durableMet(t, counts, "completed", "failed", "canceled", "crash", "shutdown", "recovered running", "recovered interrupted", "crash interval", "left as found", "used up", "closed in downtime", "mismatch", "stored backoff", "waiting saved", "cleanup", "cannot", "drain", "drain, hangs", "drain, fails")
+	durableMet(t, counts, "completed", "failed", "canceled", "crash", "shutdown", "recovered running", "recovered interrupted", "crash interval", "left as found", "used up", "closed in downtime", "mismatch", "stored backoff", "waiting saved", "cleanup", "cannot", "drain", "drain, hangs", "drain, fails",
+		"pause running", "pause waiting", "pause backing off", "pausing, canceled", "unpause", "retry", "recovered paused", "left paused")
 }
 
 // Rules 19 to 24 and 28. Given random scripts and a Store that takes its time, hangs,

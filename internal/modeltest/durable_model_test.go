@@ -58,6 +58,13 @@ type durableAction struct {
 	of      int                        // cancel, ctx: the action that started
 }
 
+// A durableSteer steers what runs with an ID.
+type durableSteer struct {
+	at   time.Duration
+	kind string // pause, unpause, retry (RetryNow)
+	id   int
+}
+
 // A durableLife is one process.
 type durableLife struct {
 	slots      int
@@ -66,6 +73,7 @@ type durableLife struct {
 	actions    []durableAction
 	crash      bool          // else Shutdown
 	drain      time.Duration // how long a Drain may take before the Shutdown; 0: there is none
+	steers     []durableSteer
 }
 
 type durableScript struct {
@@ -160,6 +168,14 @@ func newDurableScript(seed uint64) *durableScript {
 			script.lives[i].drain = between(ms, pickDuration(r, 100*ms, 6*s))
 		}
 	}
+	for i := range script.lives {
+		l := &script.lives[i]
+		for range r.IntN(8) {
+			x := durableSteer{at: between(l.begin+1, l.end), kind: one("pause", "pause", "unpause", "unpause", "retry"), id: r.IntN(durableIDs)}
+			l.steers = append(l.steers, x)
+		}
+		slices.SortFunc(l.steers, func(a, b durableSteer) int { return cmp.Compare(a.at, b.at) })
+	}
 	return script
 }
 
@@ -174,7 +190,7 @@ type durableStored struct {
 }
 
 func (c durableStored) goesOn() bool {
-	return c.state == "running" || c.state == "interrupted" || c.state == "waiting"
+	return c.state == "running" || c.state == "interrupted" || c.state == "waiting" || c.state == "paused"
 }
 
 func (c durableStored) String() string {
@@ -195,6 +211,8 @@ type durableAct struct {
 	failure, before           string // of the attempt before, and of the one before that
 	why                       string // who asked for the cancellation
 	slot, dirty               bool
+	paused                    bool // from Pause to Unpause
+	again                     bool // whether the last attempt does not count, so that the next has its number
 
 	// Of the attempt.
 	try                  durableTry
@@ -219,6 +237,7 @@ type durableModel struct {
 	drains  bool
 	flushAt time.Duration
 	results []string
+	steered []string
 }
 
 func (m *durableModel) run() []string {
@@ -241,12 +260,15 @@ func (m *durableModel) event(a *durableAct, format string, args ...any) {
 func (m *durableModel) live() {
 	l := m.life
 	m.acts, m.queue, m.free, m.flushAt, m.drains = nil, nil, l.slots, durableNever, false
-	m.results = make([]string, len(l.actions))
+	m.results, m.steered = make([]string, len(l.actions)), make([]string, len(l.steers))
 	m.late = max(m.late, m.now-l.begin)
-	next := 0
+	next, steer := 0, 0
 	m.until(l.end+m.late, func(offer func(time.Duration, func())) {
 		if next < len(l.actions) {
 			offer(l.actions[next].at+m.late, func() { next++; m.act(next - 1) })
+		}
+		if steer < len(l.steers) {
+			offer(l.steers[steer].at+m.late, func() { steer++; m.steered[steer-1] = m.steer(l.steers[steer-1]) })
 		}
 	})
 	if l.crash {
@@ -271,6 +293,9 @@ func (m *durableModel) live() {
 	for i, x := range l.actions {
 		m.say("action", i, "%s %s", x.kind, m.results[i])
 	}
+	for i, x := range l.steers {
+		m.say("steer", i, "%s %s", x.kind, m.steered[i])
+	}
 	for _, id := range slices.Sorted(maps.Keys(m.store)) {
 		m.say("stored", id, "%s", m.store[id])
 	}
@@ -288,7 +313,7 @@ func (m *durableModel) drain() {
 			m.save(a)
 		case a.state == "running": // sleeps
 			m.finish(a, "canceled", "shutdown", "shutdown")
-		case a.state != "canceling":
+		case a.state != "canceling" && a.state != "pausing":
 			m.cancel(a, "shutdown")
 		}
 	}
@@ -317,6 +342,14 @@ func (m *durableModel) until(end time.Duration, more func(offer func(time.Durati
 				offer(a.until, func() { m.proceed(a) })
 			case "canceling":
 				offer(a.wake, func() { m.finish(a, "canceled", a.why, a.why) })
+			case "pausing":
+				offer(a.wake, func() { m.attemptPaused(a) })
+				offer(a.closeBy, func() {
+					m.noteMoved(a)
+					m.finish(a, "failed", "timeout", "schedule-to-close timeout")
+				})
+			case "paused":
+				offer(a.closeBy, func() { m.finish(a, "failed", "timeout", "schedule-to-close timeout") })
 			default:
 				offer(a.wake, func() { a.pc++; m.step(a) })
 				offer(a.beatBy, func() { m.fail(a, "heartbeat timeout") })
@@ -383,6 +416,77 @@ func (m *durableModel) act(i int) {
 		}
 	}
 	m.results[i] = result
+}
+
+func (m *durableModel) steer(x durableSteer) string {
+	i := slices.IndexFunc(m.acts, func(a *durableAct) bool { return a.id == x.id })
+	if i < 0 {
+		return "not found"
+	}
+	a := m.acts[i]
+	state := a.state
+	if state == "canceling" || state == "pausing" {
+		state = "running, and being " + strings.Replace(strings.Replace(state, "pausing", "paused", 1), "canceling", "canceled", 1)
+	}
+	switch x.kind {
+	case "pause":
+		switch {
+		case a.state == "canceling":
+			return state
+		case a.paused:
+			return "nil"
+		}
+		m.counts["pause "+a.state]++
+		a.paused, a.found = true, durableStored{}
+		if a.state == "running" {
+			a.again = true
+			if a.state, a.wake = "pausing", m.now+a.try.cleanup; a.try.cleanup == 0 {
+				m.attemptPaused(a)
+			}
+		} else {
+			m.queue = slices.DeleteFunc(m.queue, func(b *durableAct) bool { return a == b })
+			m.pause(a)
+		}
+		m.save(a)
+	case "unpause":
+		if a.state != "paused" {
+			return state
+		}
+		m.counts["unpause"]++
+		m.event(a, "unpaused #%d", a.attempt)
+		a.paused, a.found = false, durableStored{}
+		if m.proceed(a); a.state == "waiting" {
+			m.save(a)
+		}
+	case "retry":
+		if a.state != "backing off" {
+			if a.state == "canceling" || a.state == "pausing" {
+				return "running"
+			}
+			return a.state
+		}
+		m.counts["retry"]++
+		a.found = durableStored{}
+		if m.proceed(a); a.state == "waiting" {
+			m.soon(a)
+		}
+	}
+	return "nil"
+}
+
+// attemptPaused is called when a paused attempt is over.
+func (m *durableModel) attemptPaused(a *durableAct) {
+	m.noteMoved(a)
+	m.pause(a)
+}
+
+func (m *durableModel) pause(a *durableAct) {
+	m.event(a, "paused #%d", a.attempt)
+	a.state = "paused"
+	m.release(a)
+	if m.drains {
+		m.cancel(a, "shutdown")
+	}
 }
 
 func durablePlus(t, d time.Duration) time.Duration {
@@ -454,13 +558,16 @@ func (m *durableModel) start(action, id, program int) {
 	case a.closeBy <= next:
 		m.counts["closed in the interval"]++
 		m.finish(a, "failed", "timeout", a.failure)
+	case cp.state == "paused":
+		a.paused = true
+		m.pause(a)
 	case next > m.now:
 		m.counts["crash interval"]++
 		a.state, a.until = "backing off", next
 	default:
 		m.proceed(a)
 	}
-	if (a.state == "waiting" || a.state == "backing off") && !(cp.goesOn() && cp.program == program) {
+	if (a.state == "waiting" || a.state == "backing off" || a.state == "paused") && !(cp.goesOn() && cp.program == program) {
 		m.counts["waiting saved"]++
 		a.found = durableStored{}
 		m.save(a)
@@ -495,7 +602,10 @@ func (m *durableModel) release(a *durableAct) {
 }
 
 func (m *durableModel) begin(a *durableAct) {
-	a.attempt++
+	if !a.again {
+		a.attempt++
+	}
+	a.again = false
 	a.started, a.moved, a.resume = true, false, a.details
 	a.state, a.pc, a.wake = "running", 0, durableNever
 	a.beatBy, a.doneBy = durablePlus(m.now, a.opts.hb), durablePlus(m.now, a.opts.s2c)
@@ -534,9 +644,17 @@ func (m *durableModel) step(a *durableAct) {
 	}
 }
 
+// counted is the last attempt that counts.
+func (a *durableAct) counted() int {
+	if a.again {
+		return a.attempt - 1
+	}
+	return a.attempt
+}
+
 func (m *durableModel) noteMoved(a *durableAct) {
 	if a.moved {
-		a.progressed = a.attempt
+		a.progressed, a.stalled = a.counted(), false
 		if a.opts.reset {
 			a.from = a.attempt - 1
 		}
@@ -546,7 +664,7 @@ func (m *durableModel) noteMoved(a *durableAct) {
 func (m *durableModel) fail(a *durableAct, kind string) {
 	m.noteMoved(a)
 	n := a.attempt - a.from
-	again := kind == "heartbeat timeout" && !(a.stalled && !a.moved)
+	again := kind == "heartbeat timeout" && !a.stalled
 	why := ""
 	var delay time.Duration
 	switch {
@@ -596,8 +714,13 @@ func (m *durableModel) fail(a *durableAct, kind string) {
 func (m *durableModel) cancel(a *durableAct, why string) {
 	switch {
 	case a.state == "canceling":
+	case a.state == "pausing":
+		m.counts["pausing, canceled"]++
+		a.state, a.why = "canceling", why
+		m.save(a)
 	case a.state == "running" && a.try.cleanup > 0:
 		m.counts["cleanup"]++
+		a.again = true
 		a.state, a.why, a.wake = "canceling", why, m.now+a.try.cleanup
 		m.save(a)
 	default:
@@ -619,17 +742,20 @@ func (m *durableModel) finish(a *durableAct, state, why, kind string) {
 		m.event(a, "failed #%d %s: %s", told, why, kind)
 		if kind == "cannot" && why == "non-retryable failure" { // that attempt does not count
 			m.counts["cannot"]++
-			a.attempt--
+			a.again = true
 			left, failure = "interrupted", a.before
 		}
 	case "canceled":
 		m.event(a, "canceled #%d cancel requested: %s", told, kind)
 		if a.state == "running" || a.state == "canceling" { // that attempt does not count
+			a.again = true
 			m.noteMoved(a)
-			a.attempt--
 		}
 		if left = "canceled"; why != "cancel" {
-			left, failure = "interrupted", a.failure
+			if left, failure = "interrupted", a.failure; a.paused {
+				m.counts["left paused"]++
+				left = "paused"
+			}
 		}
 	}
 	if action := m.life.actions[a.action]; action.kind == "start" {
@@ -646,7 +772,7 @@ func (m *durableModel) finish(a *durableAct, state, why, kind string) {
 	case state == "completed":
 		delete(m.store, a.id)
 		m.flush()
-	case state == "canceled" && left == "interrupted" && !a.started && a.found.goesOn():
+	case state == "canceled" && left != "canceled" && !a.started && a.found.goesOn():
 		m.counts["left as found"]++
 	default:
 		a.failure = failure
@@ -662,7 +788,7 @@ func (m *durableModel) finish(a *durableAct, state, why, kind string) {
 // checkpoint is what is stored of an activity that is left so, or of one that is alive
 // if left is "".
 func (m *durableModel) checkpoint(a *durableAct, left string) durableStored {
-	c := durableStored{state: left, attempt: a.attempt, from: a.from, progressed: a.progressed,
+	c := durableStored{state: left, attempt: a.counted(), from: a.from, progressed: a.progressed,
 		scheduled: a.scheduled, updated: m.now, program: a.program, details: a.details, failure: a.failure}
 	if left == "" {
 		switch c.state = a.state; a.state {
@@ -672,15 +798,17 @@ func (m *durableModel) checkpoint(a *durableAct, left string) durableStored {
 				c.attempt--
 			}
 		case "canceling":
-			c.attempt--
 			if c.state = "interrupted"; a.why == "cancel" {
 				c.state, c.failure = "canceled", a.why
 			}
 		default:
 			c.state = "waiting"
 		}
-		if a.started && a.moved && a.state != "waiting" && a.state != "backing off" {
-			c.progressed = a.attempt
+		if a.paused && c.state != "canceled" {
+			c.state = "paused"
+		}
+		if a.started && a.moved && a.state != "waiting" && a.state != "backing off" && a.state != "paused" {
+			c.progressed = a.counted()
 			if a.opts.reset {
 				c.from = a.attempt - 1
 			}
@@ -741,6 +869,9 @@ func (s *durableScript) String() string {
 				fmt.Fprintf(&b, " id %d", x.id)
 			}
 			b.WriteString("\n")
+		}
+		for _, x := range l.steers {
+			fmt.Fprintf(&b, "  %s: %s id %d\n", x.at, x.kind, x.id)
 		}
 	}
 	return b.String()

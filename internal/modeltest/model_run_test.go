@@ -60,11 +60,18 @@ type modelSpec struct {
 	tries                                      []modelTry
 }
 
+func (s *modelSpec) graceOr10() int {
+	if s.grace == 0 {
+		return 10
+	}
+	return s.grace
+}
+
 func (s *modelSpec) try(n int) *modelTry { return &s.tries[min(n, len(s.tries))-1] }
 
 type modelAction struct {
 	at   int
-	kind string // start, cancel (the handle), ctx (the caller's context), retry (RetryNow), drain, shutdown
+	kind string // start, cancel (the handle), ctx (the caller's context), retry (RetryNow), pause, unpause, drain, shutdown
 	act  int
 }
 
@@ -138,6 +145,14 @@ func newModelScript(seed uint64) *modelScript {
 	if pick(0, 1, 2) == 0 {
 		s.actions = append(s.actions, modelAction{last + r.IntN(9), "drain", 0})
 	}
+	for i := range s.acts {
+		for range pick(0, 0, 1, 2) {
+			s.actions = append(s.actions, modelAction{r.IntN(9), "pause", i})
+		}
+		for range pick(0, 1, 1, 2) {
+			s.actions = append(s.actions, modelAction{r.IntN(14), "unpause", i})
+		}
+	}
 	return s
 }
 
@@ -187,9 +202,9 @@ type modelRig struct {
 }
 
 type modelTurn struct {
-	act, attempt, from int
-	gate               bool
-	let                chan struct{}
+	act, run, from int
+	gate           bool
+	let            chan struct{}
 }
 
 type modelDriven struct {
@@ -198,7 +213,8 @@ type modelDriven struct {
 	cancel  context.CancelCauseFunc
 	handle  *activity.Handle[int]
 	running int
-	sleeps  map[int]int // attempts, and until when they sleep
+	runs    int         // of the function
+	sleeps  map[int]int // runs, and until when they sleep
 }
 
 type modelError string
@@ -206,8 +222,8 @@ type modelError string
 func (e modelError) Error() string { return string(e) }
 
 // turn waits for the driver, from the instant given on.
-func (r *modelRig) turn(act, attempt, from int, gate bool) {
-	t := modelTurn{act, attempt, from, gate, make(chan struct{})}
+func (r *modelRig) turn(act, run, from int, gate bool) {
+	t := modelTurn{act, run, from, gate, make(chan struct{})}
 	r.mu.Lock()
 	r.turns = append(r.turns, t)
 	r.mu.Unlock()
@@ -307,7 +323,7 @@ func (r *modelRig) step(early bool) bool {
 	}
 	for i, t := range r.turns {
 		if t.from <= r.now && (t.gate || !early) {
-			offer(r.s.rank(r.now, t.act, t.attempt), func() {
+			offer(r.s.rank(r.now, t.act, t.run), func() {
 				r.turns = slices.Delete(r.turns, i, i+1)
 				close(t.let)
 			})
@@ -351,6 +367,18 @@ func (r *modelRig) act(x modelAction) {
 	case "retry":
 		if id := fmt.Sprintf("act-%d", r.s.acts[x.act].id); a.handle != nil && r.holds(x.act, id) {
 			_ = r.rt.RetryNow(id)
+		}
+	case "pause", "unpause":
+		steer := r.rt.Pause
+		if x.kind == "unpause" {
+			steer = r.rt.Unpause
+		}
+		if id := fmt.Sprintf("act-%d", r.s.acts[x.act].id); a.handle != nil && r.holds(x.act, id) {
+			gives := "nil"
+			if err := steer(id); err != nil {
+				_, gives, _ = strings.Cut(err.Error(), "the activity is ")
+			}
+			a.calls = append(a.calls, fmt.Sprintf("%d %s gives %s", r.now, x.kind, gives))
 		}
 	case "shutdown", "drain":
 		end := r.rt.Shutdown
@@ -401,6 +429,8 @@ func (r *modelRig) function(ctx activity.Context, act int) (int, error) {
 	n := ctx.Info().Attempt
 	r.mu.Lock()
 	a.running++
+	a.runs++
+	run := a.runs
 	r.mu.Unlock()
 	defer func() {
 		r.mu.Lock()
@@ -411,7 +441,7 @@ func (r *modelRig) function(ctx activity.Context, act int) (int, error) {
 		a.calls = append(a.calls, fmt.Sprintf("%d #%d ", r.now, n)+fmt.Sprintf(format, args...))
 	}
 	try := r.s.acts[act].try(n)
-	r.turn(act, n, 0, false)
+	r.turn(act, run, 0, false)
 	resume, err := activity.Resume(ctx, 0)
 	from := "none"
 	if resume != 0 || err != nil {
@@ -430,11 +460,11 @@ func (r *modelRig) function(ctx activity.Context, act int) (int, error) {
 		switch step.op {
 		case "sleep":
 			r.mu.Lock()
-			a.sleeps[n] = r.now + step.d
+			a.sleeps[run] = r.now + step.d
 			r.mu.Unlock()
 			err = ctx.Sleep(d)
 			r.mu.Lock()
-			delete(a.sleeps, n)
+			delete(a.sleeps, run)
 			r.mu.Unlock()
 		case "stall":
 			select {
@@ -443,10 +473,10 @@ func (r *modelRig) function(ctx activity.Context, act int) (int, error) {
 			}
 			gives = modelDescribe(context.Cause(ctx))
 		case "deaf":
-			r.turn(act, n, r.now+step.d, true)
+			r.turn(act, run, r.now+step.d, true)
 		case "guard":
 			err = activity.Guard(ctx, func() error {
-				r.turn(act, n, r.now+step.d, true)
+				r.turn(act, run, r.now+step.d, true)
 				return nil
 			})
 		case "beat":
@@ -457,7 +487,7 @@ func (r *modelRig) function(ctx activity.Context, act int) (int, error) {
 			err = ctx.Heartbeat(make(chan int))
 		}
 		if step.op == "sleep" && !ended || step.op == "guard" && !ended || step.op != "deaf" && !ended && ctx.Err() != nil {
-			r.turn(act, n, 0, false)
+			r.turn(act, run, 0, false)
 		}
 		if err != nil {
 			gives = modelDescribe(err)
@@ -500,6 +530,10 @@ func (r *modelRig) observe(e activity.Event) {
 		default:
 			line += "none"
 		}
+	case activity.EventPaused:
+		if e.Err != nil {
+			line += modelDescribe(e.Err)
+		}
 	case activity.EventFailed, activity.EventCanceled:
 		line += modelDescribeEnd(e.Err)
 	case activity.EventBlocked:
@@ -541,7 +575,7 @@ func (r *modelRig) endInstant() {
 		a.states = modelAppend(a.states, r.now, fmt.Sprintf("%v #%d abandoned %d next %d details %s", st.State, st.Attempt, st.Abandoned, next, details))
 	}
 	st := r.rt.Stats()
-	r.stats = modelAppend(r.stats, r.now, fmt.Sprintf("running %d waiting %d backing off %d blocked %d abandoned %d", st.Running, st.Waiting, st.BackingOff, st.Blocked, st.Abandoned))
+	r.stats = modelAppend(r.stats, r.now, fmt.Sprintf("running %d waiting %d backing off %d blocked %d paused %d abandoned %d", st.Running, st.Waiting, st.BackingOff, st.Blocked, st.Paused, st.Abandoned))
 }
 
 // modelDescribe puts an error into the model's words.
@@ -592,6 +626,8 @@ func modelDescribeHead(err error) string {
 		return "goexit"
 	case errors.Is(err, activity.ErrShutdown):
 		return "shutdown"
+	case errors.Is(err, activity.ErrPaused):
+		return "paused"
 	case errors.Is(err, activity.ErrAlreadyRunning):
 		return "already running"
 	case errors.As(err, &final) && final.NonRetryable():
@@ -682,7 +718,7 @@ func TestModel_RandomScripts(t *testing.T) {
 	}
 }
 
-var modelThings = []string{"heartbeat", "heartbeat timeout", "start-to-close timeout", "schedule-to-start timeout", "schedule-to-close timeout", "cancel", "return", "panic", "shutdown", "drain"}
+var modelThings = []string{"heartbeat", "heartbeat timeout", "start-to-close timeout", "schedule-to-start timeout", "schedule-to-close timeout", "cancel", "return", "panic", "shutdown", "drain", "pause", "unpause"}
 
 // modelCheckPairs fails if two things never met at one instant in one activity.
 func modelCheckPairs(t *testing.T, meetings map[[2]string]int) {
@@ -691,7 +727,7 @@ func modelCheckPairs(t *testing.T, meetings map[[2]string]int) {
 			pair := [2]string{min(x, y), max(x, y)}
 			// What waits for a slot has no attempt, at most an abandoned function.
 			waits := "schedule-to-start timeout"
-			if pair[0] == waits && pair[1] != "shutdown" && pair[1] != "drain" || pair[1] == waits && pair[0] != "cancel" && pair[0] != "schedule-to-close timeout" {
+			if pair[0] == waits && pair[1] != "shutdown" && pair[1] != "drain" || pair[1] == waits && pair[0] != "cancel" && pair[0] != "pause" && pair[0] != "schedule-to-close timeout" {
 				continue
 			}
 			if meetings[pair] == 0 {

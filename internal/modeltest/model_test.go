@@ -32,6 +32,7 @@ func (f modelFailure) full() string {
 type modelFn struct {
 	a     *modelAct
 	n     int
+	run   int // of all, with those that do not count
 	try   *modelTry
 	start int
 	pc    int
@@ -55,6 +56,7 @@ type modelAct struct {
 	index   int
 	state   string
 	n, from int // attempts; those up to from do not count
+	runs    int // of the function
 	details string
 	last    modelFailure
 	lastHB  bool
@@ -65,6 +67,8 @@ type modelAct struct {
 	cur     *modelFn
 	fns     []*modelFn // those that run, abandoned ones included
 	slot    bool
+	pause   bool   // from Pause to Unpause
+	again   bool   // whether the next attempt has the number of the last, which was paused
 	order   int    // of starts
 	asks    func() // Retryable, about a timeout: decides when it has answered
 	met     map[string]bool
@@ -153,7 +157,7 @@ func (m *model) step(early bool) bool {
 	for _, a := range m.acts {
 		for _, f := range a.fns {
 			if f.state == "gate" && f.until <= m.now || f.state == "ready" && !early {
-				offer(m.s.rank(m.now, a.index, f.n), func() { m.resume(f) })
+				offer(m.s.rank(m.now, a.index, f.run), func() { m.resume(f) })
 			}
 		}
 	}
@@ -229,11 +233,22 @@ func (m *model) act(x modelAction) {
 			m.meet(a, "retry now")
 			m.proceed(a)
 		}
+	case "pause", "unpause":
+		a, steer := m.acts[x.act], m.pause
+		if x.kind == "unpause" {
+			steer = m.unpause
+		}
+		if a.state != "" {
+			m.meet(a, x.kind)
+		}
+		if a.state != "" && !modelEnded(a) {
+			a.calls = append(a.calls, fmt.Sprintf("%d %s gives %s", m.now, x.kind, steer(a)))
+		}
 	case "drain":
 		m.shut, m.drain = true, true
 		for _, a := range m.inOrder() {
 			switch f := a.cur; {
-			case a.state == "":
+			case a.state == "", modelPausing(a):
 			case a.state == "running" && a.cause == "" && a.asks == nil:
 				m.meet(a, "drain")
 				if f.state == "sleep" {
@@ -252,6 +267,77 @@ func (m *model) act(x modelAction) {
 				m.cancel(a, "shutdown")
 			}
 		}
+	}
+}
+
+// modelPausing reports whether a paused attempt's function has not returned yet.
+func modelPausing(a *modelAct) bool {
+	return a.state == "running" && a.pause && a.cause == "" && a.asks == nil
+}
+
+// steered says in which state an activity is.
+func steered(a *modelAct) string {
+	switch {
+	case a.state == "running" && a.cause != "":
+		return "running, and being canceled"
+	case a.state == "running" && a.pause:
+		return "running, and being paused"
+	}
+	return a.state
+}
+
+func (m *model) pause(a *modelAct) string {
+	switch {
+	case a.cause != "":
+		return steered(a)
+	case a.pause:
+		return "nil"
+	case a.asks != nil:
+	case a.state == "running":
+		a.until = m.now + a.spec.graceOr10()
+		m.endContext(a.cur, "paused")
+	default:
+		m.queue = slices.DeleteFunc(m.queue, func(b *modelAct) bool { return a == b })
+		m.paused(a, "")
+	}
+	a.pause = true
+	return "nil"
+}
+
+// attemptPaused is called when a paused attempt is over: it does not count.
+func (m *model) attemptPaused(a *modelAct, err string) {
+	m.noteEnd(a)
+	a.again = true
+	m.paused(a, err)
+}
+
+func (m *model) paused(a *modelAct, err string) {
+	m.event(a, "paused", a.n, err)
+	m.release(a)
+	a.state = "paused"
+	if m.drain {
+		m.cancel(a, "shutdown")
+	}
+}
+
+func (m *model) unpause(a *modelAct) string {
+	if a.state != "paused" {
+		return steered(a)
+	}
+	a.pause = false
+	m.event(a, "unpaused", a.n, "")
+	m.proceed(a)
+	return "nil"
+}
+
+// noteEnd notes what an attempt that is over has done for the policy.
+func (m *model) noteEnd(a *modelAct) {
+	s, fn := a.spec, a.cur
+	if fn.progressed {
+		a.lastHB = false
+	}
+	if s.reset && fn.progressed || s.resetAfter > 0 && m.now-fn.start >= s.resetAfter {
+		a.from = fn.n - 1
 	}
 }
 
@@ -339,9 +425,13 @@ func (m *model) release(a *modelAct) {
 
 func (m *model) attempt(a *modelAct) {
 	a.state = "running"
-	a.n++
+	if !a.again {
+		a.n++
+	}
+	a.again = false
+	a.runs++
 	m.count("attempts")
-	f := &modelFn{a: a, n: a.n, try: a.spec.try(a.n), start: m.now, state: "ready", resume: a.details}
+	f := &modelFn{a: a, n: a.n, run: a.runs, try: a.spec.try(a.n), start: m.now, state: "ready", resume: a.details}
 	f.beatBy = modelPlus(m.now, a.spec.hb)
 	f.closeBy = modelPlus(m.now, a.spec.s2c)
 	a.cur = f
@@ -363,12 +453,16 @@ func (m *model) due(a *modelAct) string {
 			}
 		case stc:
 			return "schedule-to-close timeout"
+		case modelPausing(a):
+			if m.now >= a.until {
+				return "grace"
+			}
 		case m.now >= f.closeBy:
 			return "start-to-close timeout"
 		case m.now >= f.beatBy:
 			return "heartbeat timeout"
 		}
-	case "waiting", "blocked":
+	case "waiting", "blocked", "paused":
 		if stc {
 			return "schedule-to-close timeout"
 		}
@@ -406,14 +500,22 @@ func (m *model) timeout(a *modelAct, kind string) {
 	if kind == "grace" {
 		a.cur.over = true
 		m.event(a, "abandoned", a.n, "")
-		m.end(a, "canceled", "cancel requested", a.cause)
+		if modelPausing(a) {
+			m.attemptPaused(a, "")
+		} else {
+			m.end(a, "canceled", "cancel requested", a.cause)
+		}
 		return
 	}
 	after := map[string]int{"schedule-to-close timeout": a.spec.stc, "start-to-close timeout": a.spec.s2c,
 		"heartbeat timeout": a.spec.hb, "schedule-to-start timeout": a.spec.sts}[kind]
 	m.count("timeouts")
 	t := modelFailure{head: fmt.Sprintf("%s #%d after %ds details %s", kind, a.n, after, modelOrNone(a.details)), last: modelOrNone(a.last.head)}
-	if a.state != "running" {
+	if a.state != "running" || modelPausing(a) {
+		if a.state == "running" {
+			a.cur.over = true
+			m.event(a, "abandoned", a.n, "")
+		}
 		m.queue = slices.DeleteFunc(m.queue, func(b *modelAct) bool { return a == b })
 		m.end(a, "failed", "timeout", t.full())
 		return
@@ -441,10 +543,8 @@ func modelOrNone(s string) string {
 
 // fail ends an attempt that was not canceled, and decides what comes next.
 func (m *model) fail(a *modelAct, kind string, f modelFailure, after int) {
-	s, fn := a.spec, a.cur
-	if s.reset && fn.progressed || s.resetAfter > 0 && m.now-fn.start >= s.resetAfter {
-		a.from = fn.n - 1
-	}
+	s := a.spec
+	m.noteEnd(a)
 	count := a.n - a.from
 	isTimeout := strings.HasSuffix(kind, "timeout")
 	end, delay := "", 0
@@ -461,13 +561,16 @@ func (m *model) fail(a *modelAct, kind string, f modelFailure, after int) {
 		switch {
 		case kind == "after" && after > 0:
 			delay = after
-		case kind == "heartbeat timeout" && !(a.lastHB && !fn.progressed):
+		case kind == "heartbeat timeout" && !a.lastHB:
 		default:
 			delay = s.interval(count)
 		}
 		if m.now+delay >= modelPlus(a.at, s.stc) {
 			end, delay = "timeout", 0
 		}
+	}
+	if a.pause {
+		delay = 0
 	}
 	m.event(a, "attempt failed", a.n, fmt.Sprintf("delay %d: %s", delay, f.full()))
 	if isTimeout {
@@ -482,6 +585,10 @@ func (m *model) fail(a *modelAct, kind string, f modelFailure, after int) {
 		return
 	}
 	a.last, a.lastHB = f, kind == "heartbeat timeout"
+	if a.pause {
+		m.paused(a, "")
+		return
+	}
 	if a.lastHB && delay == 0 {
 		m.proceed(a)
 		return
@@ -526,11 +633,7 @@ func (m *model) cancel(a *modelAct, cause string) {
 		return
 	}
 	if a.state == "running" {
-		grace := a.spec.grace
-		if grace == 0 {
-			grace = 10
-		}
-		a.until = m.now + grace
+		a.until = m.now + a.spec.graceOr10()
 		m.endContext(a.cur, cause)
 		return
 	}
@@ -694,7 +797,7 @@ func (m *model) returns(f *modelFn, kind, text string) {
 	if kind == "fail" || kind == "fatal" || kind == "after" || kind == "panic" {
 		text = fmt.Sprintf("%s in %d", kind, f.n)
 	}
-	if m.drain && !f.over && a.cause == "" && (kind != "ok" || f.told) {
+	if m.drain && !f.over && a.cause == "" && !modelPausing(a) && (kind != "ok" || f.told) {
 		a.cause = "shutdown"
 		if !f.asked { // that failure counts
 			a.fns = slices.DeleteFunc(a.fns, func(g *modelFn) bool { return f == g })
@@ -709,8 +812,13 @@ func (m *model) returns(f *modelFn, kind, text string) {
 	case a.asks != nil && f == a.cur: // answer tells
 	case f.over:
 		m.left(f)
-	case kind == "ok" && !(a.cause != "" && f.told):
+	case kind == "ok" && !((a.cause != "" || a.pause) && f.told):
 		m.end(a, "completed", "", fmt.Sprint(100+f.n))
+	case modelPausing(a):
+		if kind == "ok" || text == "paused" || text == "shutdown" {
+			text = ""
+		}
+		m.attemptPaused(a, text)
 	case a.cause != "":
 		err := a.cause
 		if kind != "ok" && text != a.cause {
@@ -760,14 +868,14 @@ func (m *model) meet(a *modelAct, what string) { a.met[what] = true }
 // noteDue notes which timeouts an activity meets at this instant.
 func (m *model) noteDue() {
 	for _, a := range m.acts {
-		waits := a.state == "waiting" || a.state == "blocked" || a.state == "backing off"
+		waits := a.state == "waiting" || a.state == "blocked" || a.state == "backing off" || a.state == "paused"
 		if (waits || a.state == "running" && a.cause == "") && m.now >= modelPlus(a.at, a.spec.stc) {
 			m.meet(a, "schedule-to-close timeout")
 		}
 		if a.state == "waiting" && m.now >= a.until {
 			m.meet(a, "schedule-to-start timeout")
 		}
-		if a.state == "running" && a.cause == "" {
+		if a.state == "running" && a.cause == "" && !modelPausing(a) {
 			if m.now >= a.cur.closeBy {
 				m.meet(a, "start-to-close timeout")
 			}
@@ -807,7 +915,7 @@ func (m *model) endInstant() {
 		}
 		a.states = modelAppend(a.states, m.now, fmt.Sprintf("%s #%d abandoned %d next %d details %s", a.state, a.n, abandoned, next, modelOrNone(a.details)))
 	}
-	m.stats = modelAppend(m.stats, m.now, fmt.Sprintf("running %d waiting %d backing off %d blocked %d abandoned %d", now["running"], now["waiting"], now["backing off"], now["blocked"], now["abandoned"]))
+	m.stats = modelAppend(m.stats, m.now, fmt.Sprintf("running %d waiting %d backing off %d blocked %d paused %d abandoned %d", now["running"], now["waiting"], now["backing off"], now["blocked"], now["paused"], now["abandoned"]))
 }
 
 // modelAppend appends a line with its instant if it is not the last line's text.
