@@ -492,7 +492,8 @@ func (a *attempt) yield() {
 	}
 }
 
-// shutDown starts the Runtime's Shutdown and returns when the attempt's Context has ended.
+// shutDown starts the Runtime's Shutdown. It returns when the attempt's Context and those
+// derived from it have ended.
 func (a *attempt) shutDown(down chan struct{}) {
 	go func() {
 		defer close(down)
@@ -505,11 +506,10 @@ func (a *attempt) shutDown(down chan struct{}) {
 			w.mu.Unlock()
 		}
 	}()
-	if a.Context == nil {
-		time.Sleep(time.Nanosecond)
-		return
+	if a.Context != nil {
+		<-a.Context.Done()
 	}
-	<-a.Context.Done()
+	time.Sleep(time.Nanosecond) // derived contexts end a moment later
 }
 
 // goid returns a name of the calling goroutine.
