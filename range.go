@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+
+	"github.com/seed-9da638b0/activity/internal/bodywatch"
 )
 
 // RangeProgress is the heartbeat details that [Range] and [RangeParallel] record. The numbers
@@ -91,6 +93,7 @@ func RangeParallel(ctx Context, from, to, workers int, body func(ctx Context, i 
 	p := &parallel{r: r, ctx: ctx, cancel: cancel, body: body, turn: make(chan struct{}, 1)}
 	p.changed.L = &p.mu
 	p.bodyCtx = &derived{Context: ctx, ctx: own}
+	p.watcher, _ = engineOf(ctx).(bodywatch.Watcher)
 	var all sync.WaitGroup
 	for range min(workers, span(r.next, to)-len(r.done)) {
 		all.Go(p.work)
@@ -113,6 +116,7 @@ type parallel struct {
 	bodyCtx Context
 	cancel  context.CancelCauseFunc // ends bodyCtx
 	body    func(ctx Context, i int) error
+	watcher bodywatch.Watcher // runs the bodies; nil outside of activitytest
 
 	// mu guards what follows, up to turn.
 	mu       sync.Mutex
@@ -177,10 +181,7 @@ func (p *parallel) run(i int) bool {
 		p.stop(err, func() { p.ended = err }) // others may wait for i to be done
 		return false
 	}
-	err := p.body(p.bodyCtx, i)
-	if err == nil {
-		err = p.finish(i)
-	}
+	err := p.runBody(i)
 	returned = true
 	if err != nil {
 		p.stop(err, func() {
@@ -190,6 +191,19 @@ func (p *parallel) run(i int) bool {
 		})
 	}
 	return err == nil
+}
+
+// runBody calls body i and, if it returns nil, records that it is done.
+func (p *parallel) runBody(i int) error {
+	if p.watcher != nil {
+		return p.watcher.WatchBody(p.bodyCtx, i, func(ctx context.Context) error {
+			return p.body(&derived{Context: p.ctx, ctx: ctx}, i)
+		}, func() error { return p.finish(i) })
+	}
+	if err := p.body(p.bodyCtx, i); err != nil {
+		return err
+	}
+	return p.finish(i)
 }
 
 // stop ends the loop, and the Context of the other bodies. If cause is that the Runtime

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
@@ -24,6 +25,11 @@ type attempt struct {
 	execution   int         // number of executions that completed before this one
 	fromNothing bool        // whether it resumes from nothing in the dry run
 	resumption  *resumption // nil in the dry run and if it resumes from nothing; set once, by begins
+
+	// Guarded by World.mu, for the bodies of a RangeParallel.
+	bodies map[string]body // by the name of the goroutine that runs it
+	turns  []turn          // bodies to record, in order; the first is being recorded
+	turned sync.Cond       // turns has changed
 }
 
 type attemptKey struct{}
@@ -40,8 +46,8 @@ func Point(ctx context.Context, name string) {
 	if !ok {
 		return
 	}
-	c := a.enter(call{kind: "Point", point: name})
-	a.come("at point", name)
+	c := a.enter(ctx, call{kind: "Point", point: name})
+	a.come(c.body, "at point", name)
 	a.show(c)
 	a.leave(c, nil)
 }
@@ -50,6 +56,7 @@ func Point(ctx context.Context, name string) {
 func (l *life) attempt(ctx activity.Context) *attempt {
 	a := &attempt{Context: ctx, life: l, info: ctx.Info(), goid: goid()}
 	a.self = activity.NewContext(ctx, a)
+	a.turned.L = &l.w.mu
 	if l.stopped() {
 		runtime.Goexit()
 	}
@@ -81,8 +88,8 @@ func (l *life) attempt(ctx activity.Context) *attempt {
 // run calls the function and passes the place before its return.
 func (a *attempt) run(f func() error) error {
 	err := f()
-	c := a.enter(call{kind: "return"})
-	if a.come("before return", "").over {
+	c := a.enter(a, call{kind: "return"})
+	if a.come(c.body, "before return", "").over {
 		return errOver
 	}
 	a.show(c)
@@ -102,7 +109,7 @@ func (a *attempt) String() string { return fmt.Sprint(a.Context) }
 
 // Heartbeat implements activity.Context.
 func (a *attempt) Heartbeat(details ...any) error {
-	return a.do("heartbeat", call{kind: "Heartbeat", details: heartbeatdetails.Given(details)}, func() error {
+	return a.do(a, "heartbeat", call{kind: "Heartbeat", details: heartbeatdetails.Given(details)}, func() error {
 		return a.Context.Heartbeat(details...)
 	}, func() error {
 		return a.Context.Heartbeat()
@@ -118,18 +125,18 @@ func (a *attempt) HeartbeatDetails(into ...any) (found bool, err error) {
 		}
 		return err
 	}
-	err = a.do("heartbeat details", call{kind: "HeartbeatDetails"}, read, read)
+	err = a.do(a, "heartbeat details", call{kind: "HeartbeatDetails"}, read, read)
 	return found, err
 }
 
 // Sleep implements activity.Context.
 func (a *attempt) Sleep(d time.Duration) error {
-	return a.sleep(d, a.Context.Sleep)
+	return a.sleep(a, d, a.Context.Sleep)
 }
 
 // SleepContext implements activity.Engine.
 func (a *attempt) SleepContext(ctx context.Context, d time.Duration) error {
-	return a.sleep(d, func(d time.Duration) error { return a.engine().SleepContext(ctx, d) })
+	return a.sleep(ctx, d, func(d time.Duration) error { return a.engine().SleepContext(ctx, d) })
 }
 
 // BeginRange implements activity.Engine.
@@ -138,20 +145,20 @@ func (a *attempt) BeginRange() bool { return a.engine().BeginRange() }
 // engine returns the Runtime's own Context as an Engine.
 func (a *attempt) engine() activity.Engine { return a.Context.(activity.Engine) }
 
-func (a *attempt) sleep(d time.Duration, sleep func(time.Duration) error) error {
-	return a.do("sleep", call{kind: "Sleep", d: d}, func() error { return sleep(d) }, func() error { return sleep(0) })
+func (a *attempt) sleep(ctx context.Context, d time.Duration, sleep func(time.Duration) error) error {
+	return a.do(ctx, "sleep", call{kind: "Sleep", d: d}, func() error { return sleep(d) }, func() error { return sleep(0) })
 }
 
 // Guard implements activity.Engine.
 func (a *attempt) Guard(f func() error) error {
-	c := a.enter(call{kind: "Guard"})
+	c := a.enter(a, call{kind: "Guard"})
 	a.show(c)
 	err := activity.Guard(a.Context, func() error {
-		if a.come("entering guard", "").over {
+		if a.come(c.body, "entering guard", "").over {
 			return errOver
 		}
 		err := f()
-		if a.come("leaving guard", "").over {
+		if a.come(c.body, "leaving guard", "").over {
 			return errOver
 		}
 		return err
@@ -160,11 +167,11 @@ func (a *attempt) Guard(f func() error) error {
 	return err
 }
 
-// do calls real between two places. If the call stalls at the second place, do returns the
+// do calls real, which ctx is for, between two places. If the call stalls at the second place, do returns the
 // result of again, which is called when the attempt is over.
-func (a *attempt) do(noun string, c call, real, again func() error) error {
-	s := a.enter(c)
-	if a.come("before "+noun, "").over {
+func (a *attempt) do(ctx context.Context, noun string, c call, real, again func() error) error {
+	s := a.enter(ctx, c)
+	if a.come(s.body, "before "+noun, "").over {
 		return errOver
 	}
 	a.show(s)
@@ -173,13 +180,13 @@ func (a *attempt) do(noun string, c call, real, again func() error) error {
 		a.record(s)
 	}
 	a.returned(s, err)
-	switch r := a.come("after "+noun, ""); {
+	switch r := a.come(s.body, "after "+noun, ""); {
 	case r.over:
 		return errOver
 	case r.woken:
 		a.leave(s, err)
 		err = again()
-		a.wakes(err)
+		a.wakes(s.body, err)
 		return err
 	}
 	a.leave(s, err)
@@ -208,14 +215,14 @@ func (a *attempt) newest() []byte {
 	return nil
 }
 
-// enter notes the beginning of a call. Before the first interruption, it compares the call
+// enter notes the beginning of a call with ctx. Before the first interruption, it compares the call
 // with that of the dry run.
-func (a *attempt) enter(c call) *step {
+func (a *attempt) enter(ctx context.Context, c call) *step {
 	w := a.life.w
 	w.moved.Add(1)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := &step{life: a.life.number, id: a.info.ID, attempt: a.info.Attempt, call: c}
+	s := &step{life: a.life.number, id: a.info.ID, attempt: a.info.Attempt, body: a.bodyOf(ctx), call: c}
 	if a.life.dead || w.ended || w.done > 0 {
 		return s
 	}
@@ -256,8 +263,11 @@ func (a *attempt) show(s *step) {
 }
 
 // wakes notes that a call that stalled at its second place returns err.
-func (a *attempt) wakes(err error) {
+func (a *attempt) wakes(b body, err error) {
 	w, text := a.life.w, "the stalled call returns"
+	if b.ok {
+		text = fmt.Sprintf("the stalled call of %s returns", b)
+	}
 	if err != nil {
 		text += " " + short(err)
 	}
@@ -295,8 +305,9 @@ type result struct {
 	woken bool // whether the attempt stalled here and its Context has ended
 }
 
-// come passes a place. It counts the place and makes the interruption planned there.
-func (a *attempt) come(what, point string) result {
+// come passes a place of the body, if it is one. It counts the place and makes the
+// interruption planned there.
+func (a *attempt) come(b body, what, point string) result {
 	l, w := a.life, a.life.w
 	w.moved.Add(1)
 	w.mu.Lock()
@@ -309,7 +320,7 @@ func (a *attempt) come(what, point string) result {
 		return a.park()
 	}
 	w.visited(a.info.ID)
-	p := w.count(place{id: a.info.ID, what: what, point: point})
+	p := w.count(place{id: a.info.ID, body: b, what: what, point: point})
 	if w.wakesAt(a, p) {
 		w.note(l, a.info.ID, a.info.Attempt, fmt.Sprintf("reaches its place %d (%s)", w.stalled.came, p.here()))
 		w.wakeLocked()
@@ -323,7 +334,7 @@ func (a *attempt) come(what, point string) result {
 	}
 	if w.run == nil {
 		w.cutSaved()
-		w.places = append(w.places, placed{place: p, canStall: a.canStall(), unsaved: len(w.unsaved)})
+		w.places = append(w.places, placed{place: p, at: time.Now(), canStall: a.canStall(), unsaved: len(w.unsaved)})
 		w.mu.Unlock()
 		return result{}
 	}
@@ -343,7 +354,7 @@ func (a *attempt) interrupt(in *interruption, p place) result {
 	// depend on the order in which they run.
 	w.settling = true
 	w.mu.Unlock()
-	time.Sleep(time.Nanosecond)
+	time.Sleep(settle)
 	w.mu.Lock()
 	w.settling = false
 	if l.dead || w.ended {

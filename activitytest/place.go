@@ -8,19 +8,25 @@ import (
 // A place is a point in an activity's or a process's run where it can be interrupted.
 type place struct {
 	id    string // ID of the activity, or "" if the process itself is at the place
+	body  body   // body of a RangeParallel that is at the place, if any
 	what  string // kind of place: "before heartbeat", "entering guard", "at point", ...
 	point string // name of the Point, if it is one
-	n     int    // number, from 1, among the places with the same id, what and point
+	n     int    // number, from 1, among the places that are otherwise the same
 }
 
 func (p place) String() string { return fmt.Sprintf("%s of %s", p.here(), label(p.id)) }
 
 // here describes the place without the activity.
 func (p place) here() string {
+	s := p.what
 	if p.point != "" {
-		return fmt.Sprintf("%s %q %d", p.what, p.point, p.n)
+		s += fmt.Sprintf(" %q", p.point)
 	}
-	return fmt.Sprintf("%s %d", p.what, p.n)
+	s += fmt.Sprintf(" %d", p.n)
+	if p.body.ok {
+		s += " of " + p.body.String()
+	}
+	return s
 }
 
 // name returns the place's part of a subtest's name.
@@ -30,6 +36,9 @@ func (p place) name(withID bool) string {
 		name += " " + p.point
 	}
 	name = fmt.Sprintf("%s_%d", word(name), p.n)
+	if p.body.ok {
+		name += "_of_" + word(p.body.String())
+	}
 	switch {
 	case !withID:
 	case p.id == "":
@@ -51,6 +60,7 @@ func label(id string) string {
 // A placed is a place that the dry run passed, with the interruptions possible there.
 type placed struct {
 	place
+	at       time.Time
 	canStall bool
 	unsaved  int // number of recorded details that the Store did not hold
 }

@@ -85,6 +85,7 @@ func (p Plan) Run(t *testing.T, body func(t *testing.T, w *World)) {
 		t.Fatal("activitytest: there is no place to interrupt: run an activity on the Runtime that World.Run passes to process")
 	}
 
+	inOrder(dry.places)
 	c := newChoice(&p, dry, subtestFilter(t.Name()))
 	used := usages{}
 	count, failures := 0, 0

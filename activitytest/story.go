@@ -16,6 +16,7 @@ import (
 type step struct {
 	life, attempt int
 	id            string
+	body          body // body of a RangeParallel that makes the call, if any
 	call          call
 	details       []byte // details that a Heartbeat recorded
 	err           error  // result of the call
@@ -37,6 +38,9 @@ func (s *step) String() string {
 		t += " " + short(s.err)
 	case s.err != nil:
 		t += " = " + short(s.err)
+	}
+	if s.body.ok {
+		t = s.body.String() + ": " + t
 	}
 	return t
 }
