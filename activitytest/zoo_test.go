@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -163,6 +164,44 @@ var found = map[string][]string{
 	"TestNotStarted_Wrong":      {`the run never reached the place of its interruption, as the dry run did: before sleep 1 of activity "import"\n`},
 	"TestConfig_Wrong":          {`World\.Config\.Clock and World\.Config\.Store must be nil, because the World has its own\n`},
 	"TestLeak_Wrong":            {`deadlock: main bubble goroutine has exited but blocked goroutines remain`, `waits \(chan send\):\n\s+zoo_test\.TestLeak_Wrong`},
+
+	"TestWorkersRecordOwnRow_Wrong": {
+		`--- FAIL: TestWorkersRecordOwnRow_Wrong/crash_after_heartbeat_1 `,
+		`row 0 is missing`,
+		`attempt \d of activity "import" resumed from 2\n`,
+	},
+	"TestBodyAdds_Wrong": {
+		`--- FAIL: TestBodyAdds_Wrong/crash_at_point_added_1_of_body_1 `,
+		`the total is 7, want 6`,
+		`interrupted by a crash at point "added" 1 of body 1 of activity "import"\n`,
+		`in life 2, attempt 2 of activity "import" resumed from \{"Next":1,"To":4,"Done":\[2\]\}\n`,
+		`life 1, import attempt 1: .*; body 1: Point\("add"\).*; body 2: Heartbeat\(\{"Next":1,"To":4,"Done":\[2\]\}\); <<crash at point "added" 1 of body 1>>\n`,
+	},
+	"TestBodyReturnsEarly_Wrong": {
+		`--- FAIL: TestBodyReturnsEarly_Wrong/crash_after_heartbeat_1_of_body_0 `,
+		`row 0 is missing`,
+		`resumed from \{"Next":1,"To":3\}\n`,
+	},
+	"TestResultsInMemory_Wrong": {
+		`--- FAIL: TestResultsInMemory_Wrong/crash_after_sleep_1_of_body_1 `,
+		`the total is 4, want 6`,
+		`the stalled call of body 1 returns heartbeat timeout; `,
+	},
+	"TestBodyNilOnDone_Wrong": {
+		`--- FAIL: TestBodyNilOnDone_Wrong/shutdown_after_heartbeat_1_of_body_1 `,
+		`row 2 is missing`,
+		`<<shutdown after heartbeat 1 of body 1>>; body 2: Heartbeat\(\{"Next":3,"To":3\}\) = the activity runtime is shut down; return; completed\n`,
+	},
+	"TestBodyRecordsDetails_Wrong": {
+		`--- FAIL: TestBodyRecordsDetails_Wrong/crash_after_heartbeat_1_of_body_0 `,
+		`activity\.RangeParallel from 0 to 3: the recorded details are not a Range's`,
+	},
+	"TestLockInBodies_Wrong": {
+		`--- FAIL: TestLockInBodies_Wrong/\w+_heartbeat_1_of_body_\d `,
+		`a lock is held across a place, and a goroutine waits for it forever, so the bubble's time stands still\n`,
+		`waits for a lock:\n\s+zoo_test\.\S*lockInBodies\S*\n\s+\S+parallel_test\.go:\d+`,
+		`is stopped at a place:\n\s+zoo_test\.\S*lockInBodies`,
+	},
 }
 
 func (z zoo) finds(t *testing.T) {
@@ -217,27 +256,46 @@ func (z zoo) finds(t *testing.T) {
 func start(output string) string { return output[:min(len(output), 5000)] }
 
 // Given the name of a run that a failure shows, when -run has it, then only this run is made,
-// whatever the seed.
+// whatever the seed. It has the same result each time, even if bodies of a RangeParallel run at
+// the same instant.
 func (z zoo) replays(t *testing.T) {
 	ran := regexp.MustCompile(`(?m)^\s*=== RUN   (\S+/\S+)$`)
-	for _, name := range []string{
-		"crash_after_heartbeat_3_lost_2",
-		"stall_at_point_put_2",
-		"stall_at_point_put_2_until_place_4",
-		"shutdown_before_return_1",
-		"crash_after_heartbeat_2_then_stall_at_place_5",
-		"stall_before_heartbeat_2_then_crash_at_place_3_lost_1",
+	for _, test := range []struct{ test, name, result string }{
+		{"TestHeartbeatBeforeEffect_Right", "crash_after_heartbeat_3_lost_2", "--- PASS"},
+		{"TestHeartbeatBeforeEffect_Right", "stall_at_point_put_2", "--- PASS"},
+		{"TestHeartbeatBeforeEffect_Right", "stall_at_point_put_2_until_place_4", "--- PASS"},
+		{"TestHeartbeatBeforeEffect_Right", "shutdown_before_return_1", "--- PASS"},
+		{"TestHeartbeatBeforeEffect_Right", "crash_after_heartbeat_2_then_stall_at_place_5", "--- PASS"},
+		{"TestHeartbeatBeforeEffect_Right", "stall_before_heartbeat_2_then_crash_at_place_3_lost_1", "--- PASS"},
+		{"TestBodyAdds_Right", "crash_at_point_done_1_of_body_2", "--- PASS"},
+		{"TestBodyAdds_Right", "crash_after_heartbeat_1_of_body_2_lost_1", "--- PASS"},
+		{"TestBodyAdds_Right", "stall_at_point_set_1_of_body_1_until_place_4", "--- PASS"},
+		{"TestBodyAdds_Right", "crash_before_heartbeat_1_of_body_2_then_stall_at_place_3", "--- PASS"},
+		{"TestBodyAdds_Wrong", "crash_at_point_added_1_of_body_2", "--- FAIL"},
+		{"TestBodyAdds_Wrong", "crash_before_heartbeat_1_of_body_1", "--- FAIL"},
+		{"TestBodyReturnsEarly_Wrong", "crash_after_heartbeat_1_of_body_1_lost_1", "--- FAIL"},
+		{"TestResultsInMemory_Wrong", "shutdown_after_sleep_1_of_body_2", "--- FAIL"},
+		{"TestBodyNilOnDone_Wrong", "shutdown_before_heartbeat_1_of_body_1", "--- FAIL"},
+		{"TestBodyNilOnDone_Wrong", "shutdown_before_heartbeat_1_of_body_0", "--- PASS"},
 	} {
-		_, output := z.run(t, "-test.run", "^(TestHeartbeatBeforeEffect_Right|TestNilOnDone_Right)$/^"+name+"$")
+		times := 1
+		if strings.Contains(test.name, "_of_body_") { // goroutines run at the same instant
+			times = 10
+		}
+		pattern := "^(" + test.test + "|TestNilOnDone_Right)$/^" + test.name + "$"
+		_, all := z.run(t, "-test.run", pattern, "-test.count", strconv.Itoa(times))
+		output := all[test.test]
 		var got []string
-		for _, m := range ran.FindAllStringSubmatch(output["TestHeartbeatBeforeEffect_Right"], -1) {
+		for _, m := range ran.FindAllStringSubmatch(output, -1) {
 			got = append(got, m[1])
 		}
-		if diff := cmp.Diff([]string{"TestHeartbeatBeforeEffect_Right/" + name}, got); diff != "" {
-			t.Errorf("-run %s (-want +got):\n%s", name, diff)
+		if diff := cmp.Diff(slices.Repeat([]string{test.test + "/" + test.name}, times), got); diff != "" {
+			t.Errorf("-run %s (-want +got):\n%s", pattern, diff)
 		}
-		if text := "activitytest: 1 of 1 possible runs"; !strings.Contains(output["TestHeartbeatBeforeEffect_Right"], text) {
-			t.Errorf("-run %s does not print: %s", name, text)
+		for _, text := range []string{"activitytest: 1 of 1 possible runs", test.result + ": " + test.test + "/"} {
+			if n := strings.Count(output, text); n != times {
+				t.Errorf("-run %s prints %d times, want %d: %s", pattern, n, times, text)
+			}
 		}
 	}
 }
