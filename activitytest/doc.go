@@ -49,7 +49,7 @@
 //   - before the function returns, and
 //   - at each [Point].
 //
-// Places are counted for each activity ID. An activity without an ID is counted under the ID
+// Places are counted for each activity ID and, in a parallel loop, for each body. An activity without an ID is counted under the ID
 // that the Runtime makes up, which depends on the order in which activities start. If several
 // activities start at the same time, give them IDs.
 //
@@ -63,6 +63,36 @@
 //		d.mu.Unlock()
 //		activitytest.Point(ctx, "inserted") // written, but the caller does not know yet
 //	}
+//
+// # Parallel loops
+//
+// The places in a body of [activity.RangeParallel] belong to that body and are counted for each
+// body, under its number: "after sleep 1 of body 3". The heartbeat with which RangeParallel
+// records a body is that body's last one. The bodies that return at one instant are recorded
+// one after the other, the lowest number first. When one body is interrupted, the others first
+// finish their work of that instant. So the places and the results of the runs do not depend on
+// the order in which goroutines run at one instant. There are three exceptions:
+//
+//   - A name such as "stall_at_point_put_1_of_body_2_until_place_4" or
+//     "crash_before_sleep_1_of_body_2_then_stall_at_place_3" counts the places of all bodies in
+//     the order in which they are reached. If several are reached at one instant, that order is
+//     random.
+//   - If a body starts a goroutine, Point and Sleep belong to the body if they get its
+//     Context. The goroutine's other calls belong to no body.
+//   - Goroutines that are started without RangeParallel share one count, in the order in which
+//     they run. A run may then interrupt another goroutine when it is repeated.
+//
+// A correct body
+//   - is idempotent, because it runs again if it is interrupted between its effect and its
+//     record. For example, it writes its result under the key i instead of adding to a total.
+//   - returns nil only when its effect is complete. It waits for the goroutines that it has
+//     started, and if its Context ends, it returns context.Cause.
+//   - leaves its result outside the process. A later attempt does not run again the bodies that
+//     are done, so it lacks whatever they left in variables of the function.
+//   - sends heartbeats without details only.
+//   - holds no lock across a place, even if the lock ends with the attempt, because the other
+//     bodies wait for it while the bubble's time stands still. A channel with room for one
+//     token may be held.
 //
 // # Kinds of interruptions
 //
