@@ -104,9 +104,9 @@
 //   - A pause of a whole worker is a stall, because the server and other workers do not
 //     pause.
 //   - A worker that stops ends the Contexts with [activity.ErrShutdown] at once. The attempt
-//     counts, and the next one starts in another worker. WorkerStopTimeout bounds how long
-//     functions may take to return. By default it is zero, and the server then has to
-//     detect the loss.
+//     counts, and the next one starts in another worker, even if the error is NonRetryable.
+//     WorkerStopTimeout bounds how long functions may take to return. By default it is zero,
+//     and the server then has to detect the loss.
 //   - An attempt that ends in [activity.ErrCannotResume] counts, and its execution has
 //     failed. The next execution of the ID begins with attempt 1 and resumes from the
 //     same details. The type of the failure is "activity.ErrCannotResume".

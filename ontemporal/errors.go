@@ -42,8 +42,15 @@ var sentinels = []error{
 
 // toTemporal returns an attempt's error as the SDK must report it. If the error says
 // nothing about retries, it is returned unchanged.
-func toTemporal(err error) error {
-	if e, ok := err.(*temporal.ApplicationError); ok && sendable(err) {
+func toTemporal(err error) error { return convert(err, false) }
+
+// interrupted is toTemporal for an attempt whose worker stops. The embedded runtime does not
+// count such an attempt, so the next one starts at once, whatever the error says about
+// retries.
+func interrupted(err error) error { return convert(err, true) }
+
+func convert(err error, interrupted bool) error {
+	if e, ok := err.(*temporal.ApplicationError); ok && !interrupted && sendable(err) {
 		return e
 	}
 	var options temporal.ApplicationErrorOptions
@@ -62,6 +69,9 @@ func toTemporal(err error) error {
 			}
 		}
 	})
+	if interrupted {
+		options.NonRetryable, options.NextRetryDelay, special = false, atOnce, true
+	}
 	inner := err
 	for isMark(inner) {
 		inner = errors.Unwrap(inner)

@@ -113,8 +113,8 @@ func (t *attempt) report(err, cause error) error {
 		return t.canceled(temporal.NewCanceledError())
 	case errors.Is(cause, errCanceled) && errors.Is(err, context.Canceled):
 		return t.canceled(temporal.NewCanceledError(err.Error()))
-	case errors.Is(cause, activity.ErrShutdown):
-		return toTemporal(activity.RetryAfter(err, atOnce)) // another worker continues at once
+	case errors.Is(cause, activity.ErrShutdown): // another worker continues
+		return interrupted(err)
 	}
 	return toTemporal(err)
 }

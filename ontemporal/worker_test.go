@@ -559,6 +559,29 @@ func TestWorkerStop_NextAttemptStartsAtOnce(t *testing.T) {
 	})
 }
 
+// Given a worker that stops, when the function returns an error that is not retried, then the
+// next attempt starts at once anyway.
+func TestWorkerStop_NonRetryableIsRetried(t *testing.T) {
+	for name, mark := range map[string]func(err error) error{
+		"NonRetryable":     activity.NonRetryable,
+		"ErrCannotResume":  func(err error) error { return errors.Join(err, activity.ErrCannotResume) },
+		"a later retry":    func(err error) error { return activity.RetryAfter(err, 2*time.Hour) },
+		"the SDK's":        func(err error) error { return temporal.NewNonRetryableApplicationError("theirs", "their type", err) },
+		"a panic":          func(err error) error { panic(activity.NonRetryable(err)) },
+		"Goexit":           func(error) error { runtime.Goexit(); return nil },
+		"context.Canceled": func(error) error { return activity.NonRetryable(context.Canceled) },
+	} {
+		inCluster(t, func(t *testing.T, c *cluster) {
+			opts := options{HeartbeatTimeout: time.Hour, RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Hour, MaximumAttempts: 2}}
+			time.AfterFunc(time.Minute, func() { close(c.stop) })
+			_, err := run(c, opts, func(ctx activity.Context, _ int) (int, error) { return 0, mark(ctx.Sleep(time.Hour)) }, 0)
+			if waited := c.waited(); waited != time.Millisecond {
+				t.Errorf("%s: the second attempt waited %s (0s: there was none): %v", name, waited, err)
+			}
+		})
+	}
+}
+
 // Rule 27. Given a heartbeat timeout inside Guard, then it is reported when Guard returns. (The
 // SDK's test environment checks its own timeouts at intervals of half a timeout.)
 func TestGuard_HoldsReportOfStall(t *testing.T) {
