@@ -86,7 +86,7 @@ type attempt struct {
 	pulseAt  time.Time   // the next heartbeat of the worker's own
 	beat     time.Time   // the function's last heartbeat, or its start
 	beatBy   time.Time   // the heartbeat deadline; zero if there is none
-	returnBy time.Time   // when a canceled function is left behind; zero before a cancellation, and if it has no limit
+	returnBy time.Time   // when a canceled or paused function is left behind; zero before that, and if it has no limit
 	timer    *time.Timer // the timer of the next deadline or heartbeat; nil before start
 }
 
@@ -220,7 +220,7 @@ func (t *attempt) nextLocked(now time.Time) time.Duration {
 }
 
 // watchedLocked reports whether the heartbeat deadline counts. It does not count for a
-// canceled function, which has until returnBy, nor while a heartbeat is in flight.
+// canceled or paused function, which has until returnBy, nor while a heartbeat is in flight.
 func (t *attempt) watchedLocked() bool { return !t.beatBy.IsZero() && t.Err() == nil && t.waiting == 0 }
 
 // extendLocked moves the heartbeat deadline.
@@ -286,7 +286,7 @@ func (t *attempt) checkLocked(now time.Time) {
 	case closed:
 		t.fenceLocked(t.closedLocked())
 	case due(t.returnBy):
-		t.fenceLocked(errCanceled)
+		t.fenceLocked(context.Cause(t))
 	}
 }
 
@@ -352,12 +352,10 @@ func (t *attempt) heard(cause error) {
 	switch {
 	case t.over || cause == nil:
 	case errors.As(cause, &canceled):
-		t.cancel(errCanceled)
-		if t.grace > 0 && t.returnBy.IsZero() {
-			t.returnBy = time.Now().Add(t.grace)
-			if t.timer != nil {
-				t.timer.Reset(0)
-			}
+		t.stopLocked(errCanceled)
+	case errors.Is(cause, sdkactivity.ErrActivityPaused):
+		if !t.isLast() {
+			t.stopLocked(activity.ErrPaused)
 		}
 	case errors.As(cause, &notFound):
 		t.fenceLocked(fmt.Errorf("%w: %w", errOver, cause))
@@ -369,6 +367,23 @@ func (t *attempt) heard(cause error) {
 		t.cancel(fmt.Errorf("activity: Temporal has ended the attempt: %w", cause))
 		t.silent = true
 	}
+}
+
+// stopLocked ends the Context. The function has until returnBy to return.
+func (t *attempt) stopLocked(cause error) {
+	t.cancel(cause)
+	if t.grace > 0 && t.returnBy.IsZero() {
+		t.returnBy = time.Now().Add(t.grace)
+		if t.timer != nil {
+			t.timer.Reset(0)
+		}
+	}
+}
+
+// isLast reports whether the attempt is the last of MaximumAttempts. The server counts an
+// attempt that it has paused, so a pause would make such an activity fail.
+func (t *attempt) isLast() bool {
+	return t.info.MaximumAttempts > 0 && t.info.Attempt >= t.info.MaximumAttempts
 }
 
 // send sends a heartbeat with the newest details, because the server forgets details

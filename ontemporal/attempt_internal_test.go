@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
@@ -65,25 +66,33 @@ func TestAttempt_DeadlineReached(t *testing.T) {
 	}
 }
 
-// Rule 17. Given a canceled function that is silent, when CancelGrace has passed, then it is
-// left behind, and not before.
+// Rules 17 and 32. Given a canceled or paused function that is silent, when CancelGrace has
+// passed, then it is left behind, and not before.
 func TestAttempt_LeftBehindAtCancelGrace(t *testing.T) {
-	begun := time.Now()
-	a := &attempt{left: make(chan struct{}), grace: time.Minute}
-	a.Context, a.cancel = context.WithCancelCause(context.Background())
-	a.beatBy, a.info.HeartbeatTimeout, a.sent = begun.Add(time.Second), time.Second, begun
-	a.cancel(errCanceled)
-	a.returnBy = begun.Add(a.grace)
-	a.checkLocked(begun.Add(time.Minute - 1))
-	if a.over {
-		t.Errorf("over: %v", context.Cause(a))
-	}
-	if d := a.nextLocked(begun.Add(time.Minute - 1)); d > time.Minute {
-		t.Errorf("the next look is after %s", d)
-	}
-	a.checkLocked(begun.Add(time.Minute))
-	if !a.over || !isLeft(a) || context.Cause(a) != errCanceled {
-		t.Errorf("not over: %v", context.Cause(a))
+	for answer, cause := range map[error]error{
+		temporal.NewCanceledError():   errCanceled,
+		sdkactivity.ErrActivityPaused: activity.ErrPaused,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			begun := time.Now()
+			a := &attempt{left: make(chan struct{}), grace: time.Minute}
+			a.Context, a.cancel = context.WithCancelCause(context.Background())
+			a.beatBy, a.info.HeartbeatTimeout, a.sent = begun.Add(time.Second), time.Second, begun
+			a.heard(answer)
+			time.Sleep(time.Second)
+			a.heard(answer) // the grace period does not begin again
+			a.checkLocked(begun.Add(time.Minute - 1))
+			if a.over {
+				t.Errorf("over: %v", context.Cause(a))
+			}
+			if d := a.nextLocked(begun.Add(time.Minute - 1)); d > time.Minute {
+				t.Errorf("the next look is after %s", d)
+			}
+			a.checkLocked(begun.Add(time.Minute))
+			if !a.over || !isLeft(a) || context.Cause(a) != cause {
+				t.Errorf("not over: %v", context.Cause(a))
+			}
+		})
 	}
 }
 
@@ -141,7 +150,8 @@ func TestAttempt_AnswerToHeartbeat(t *testing.T) {
 		{"too late", serviceerror.NewDeadlineExceeded("late"), nil, false, false},
 		{"the RPC's own timeout", context.DeadlineExceeded, nil, false, false},
 		{"the worker has stopped", worker.ErrWorkerShutdown, activity.ErrShutdown, false, false},
-		{"paused", sdkactivity.ErrActivityPaused, sdkactivity.ErrActivityPaused, false, false},
+		{"paused", sdkactivity.ErrActivityPaused, activity.ErrPaused, false, false},
+		{"reset", sdkactivity.ErrActivityReset, sdkactivity.ErrActivityReset, false, false},
 	} {
 		for _, before := range []error{nil, activity.ErrShutdown, errReturned} {
 			a := &attempt{left: make(chan struct{}), over: before == errReturned}

@@ -93,8 +93,8 @@
 //     the caller's own cause.
 //   - Through [context.WithoutCancel], Heartbeat returns nil after a cancellation even if
 //     it rejects the details. The embedded runtime returns that error.
-//   - A canceled function is abandoned after Options.CancelGrace or, in an activity that a
-//     workflow started, at the attempt's deadline.
+//   - A canceled or paused function is abandoned after Options.CancelGrace or, in an activity
+//     that a workflow started, at the attempt's deadline.
 //
 // Attempts:
 //
@@ -107,6 +107,10 @@
 //     counts, and the next one starts in another worker, even if the error is NonRetryable.
 //     WorkerStopTimeout bounds how long functions may take to return. By default it is zero,
 //     and the server then has to detect the loss.
+//   - If the server pauses an activity, its Context ends with [activity.ErrPaused] as the
+//     cause, with the answer to a heartbeat, within 10 s. The attempt counts, and its error is
+//     the Info.LastFailure of the next one. The last of MaximumAttempts is not interrupted,
+//     because the activity would have failed.
 //   - An attempt that ends in [activity.ErrCannotResume] counts, and its execution has
 //     failed. The next execution of the ID begins with attempt 1 and resumes from the
 //     same details. The type of the failure is "activity.ErrCannotResume".

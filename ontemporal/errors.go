@@ -36,7 +36,7 @@ const atOnce = time.Millisecond
 // sentinels are recognized by their texts if they are the innermost error.
 var sentinels = []error{
 	activity.ErrShutdown, activity.ErrAlreadyRunning, activity.ErrDetailsTooLarge, activity.ErrGoexit,
-	activity.ErrCannotResume, activity.ErrCheckpointMismatch,
+	activity.ErrCannotResume, activity.ErrCheckpointMismatch, activity.ErrPaused,
 	context.Canceled, context.DeadlineExceeded,
 }
 
@@ -44,9 +44,9 @@ var sentinels = []error{
 // nothing about retries, it is returned unchanged.
 func toTemporal(err error) error { return convert(err, false) }
 
-// interrupted is toTemporal for an attempt whose worker stops. The embedded runtime does not
-// count such an attempt, so the next one starts at once, whatever the error says about
-// retries.
+// interrupted is toTemporal for an attempt that was paused, or whose worker stops. The
+// embedded runtime does not count such an attempt, so the next one starts at once, whatever
+// the error says about retries.
 func interrupted(err error) error { return convert(err, true) }
 
 func convert(err error, interrupted bool) error {

@@ -16,6 +16,7 @@ import (
 	"github.com/seed-9da638b0/activity/ontemporal"
 	sdkactivity "go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/log"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
@@ -36,6 +37,7 @@ type cluster struct {
 	stop   chan struct{}           // closed to stop the worker
 	cancel context.CancelCauseFunc // ends the SDK's context of every attempt
 	begun  time.Time
+	policy *temporal.RetryPolicy // of the activity that run executes
 
 	mu      sync.Mutex
 	beats   []string      // the details of the heartbeats that the server got, as JSON
@@ -56,7 +58,7 @@ func newCluster(t *testing.T) *cluster {
 	c := &cluster{TestWorkflowEnvironment: suite.NewTestWorkflowEnvironment(), stop: make(chan struct{}), begun: time.Now()}
 	background, cancel := context.WithCancelCause(t.Context())
 	c.cancel = cancel
-	c.SetWorkerOptions(worker.Options{BackgroundActivityContext: background})
+	c.SetWorkerOptions(worker.Options{BackgroundActivityContext: background, Interceptors: []interceptor.WorkerInterceptor{&interceptors{c: c}}})
 	c.SetWorkerStopChannel(c.stop)
 	c.SetTestTimeout(1000 * time.Hour)
 	c.SetOnActivityHeartbeatListener(func(_ *sdkactivity.Info, details converter.EncodedValues) {
@@ -89,6 +91,7 @@ func (c *cluster) waited() time.Duration {
 // run registers fn as "f" and executes it in a workflow.
 func run[In, Out any](c *cluster, opts workflow.ActivityOptions, fn func(activity.Context, In) (Out, error), args ...any) (Out, error) {
 	ontemporal.Register(c, "f", fn)
+	c.policy = opts.RetryPolicy
 	if opts.StartToCloseTimeout == 0 {
 		opts.StartToCloseTimeout = 100 * time.Hour
 	}
@@ -102,6 +105,33 @@ func run[In, Out any](c *cluster, opts workflow.ActivityOptions, fn func(activit
 		return out, err
 	}
 	return out, c.GetWorkflowResult(&out)
+}
+
+// interceptors give an activity its RetryPolicy, as a worker does. The environment leaves it
+// out.
+type interceptors struct {
+	interceptor.WorkerInterceptorBase
+	interceptor.ActivityInboundInterceptorBase
+	interceptor.ActivityOutboundInterceptorBase
+	c *cluster
+}
+
+func (i *interceptors) InterceptActivity(_ context.Context, next interceptor.ActivityInboundInterceptor) interceptor.ActivityInboundInterceptor {
+	inbound := &interceptors{c: i.c}
+	inbound.ActivityInboundInterceptorBase.Next = next
+	return inbound
+}
+
+func (i *interceptors) Init(next interceptor.ActivityOutboundInterceptor) error {
+	outbound := &interceptors{c: i.c}
+	outbound.ActivityOutboundInterceptorBase.Next = next
+	return i.ActivityInboundInterceptorBase.Next.Init(outbound)
+}
+
+func (i *interceptors) GetInfo(ctx context.Context) sdkactivity.Info {
+	info := i.ActivityOutboundInterceptorBase.Next.GetInfo(ctx)
+	info.RetryPolicy = i.c.policy
+	return info
 }
 
 var once = &temporal.RetryPolicy{MaximumAttempts: 1}

@@ -113,7 +113,7 @@ func (t *attempt) report(err, cause error) error {
 		return t.canceled(temporal.NewCanceledError())
 	case errors.Is(cause, errCanceled) && errors.Is(err, context.Canceled):
 		return t.canceled(temporal.NewCanceledError(err.Error()))
-	case errors.Is(cause, activity.ErrShutdown): // another worker continues
+	case errors.Is(cause, activity.ErrShutdown), errors.Is(cause, activity.ErrPaused):
 		return interrupted(err)
 	}
 	return toTemporal(err)
@@ -138,7 +138,7 @@ func (t *attempt) canceled(err error) error {
 // the timeout as its cause.
 func (t *attempt) stalled(e *activity.TimeoutError) error {
 	options := temporal.ApplicationErrorOptions{Details: []any{short(e.Stack)}, Cause: temporal.NewHeartbeatTimeoutError()}
-	if newest := t.newest(); newest.size() <= maxKept || t.info.Attempt == t.info.MaximumAttempts {
+	if newest := t.newest(); newest.size() <= maxKept || t.isLast() {
 		options.Cause = temporal.NewHeartbeatTimeoutError(newest.anys()...)
 	}
 	if e.LastFailure != nil {
