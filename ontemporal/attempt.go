@@ -382,9 +382,9 @@ func (t *attempt) stopLocked(cause error) {
 
 // isLast reports whether the attempt is the last of MaximumAttempts. The server counts an
 // attempt that it has paused, so a pause would make such an activity fail.
-func (t *attempt) isLast() bool {
-	return t.info.MaximumAttempts > 0 && t.info.Attempt >= t.info.MaximumAttempts
-}
+func (t *attempt) isLast() bool { return isLast(t.info.Attempt, t.info.MaximumAttempts) }
+
+func isLast(attempt, maximum int) bool { return maximum > 0 && attempt >= maximum }
 
 // send sends a heartbeat with the newest details, because the server forgets details
 // that a heartbeat leaves out. Once the attempt is settled, it sends nothing.

@@ -38,6 +38,7 @@ type server struct {
 	get      func() error  // returns the error of Get, once ended is closed
 	ended    chan struct{} // closed when the activity ends
 	cancels  func() error  // returns the error of Cancel
+	steerErr error         // the error of Pause and Unpause
 	about    *client.ActivityExecutionDescription
 	aboutErr error // the error of Describe
 
@@ -117,6 +118,16 @@ func (s *server) Cancel(_ context.Context, o client.CancelActivityOptions) error
 		return s.cancels()
 	}
 	return nil
+}
+
+func (s *server) Pause(context.Context, client.PauseActivityOptions) error {
+	s.call("pause")
+	return s.steerErr
+}
+
+func (s *server) Unpause(context.Context, client.UnpauseActivityOptions) error {
+	s.call("unpause")
+	return s.steerErr
 }
 
 func (s *server) check(t *testing.T, want ...string) {

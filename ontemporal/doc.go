@@ -66,6 +66,10 @@
 // errors of package activity, and context.Canceled and DeadlineExceeded. If the ID is
 // running, the error is [activity.ErrAlreadyRunning].
 //
+// [GetHandle] finds an activity by its ID. The Handle's Cancel, Pause, Unpause and Status are
+// the Runtime's Cancel, Pause, Unpause and Lookup. The Runtime's RetryNow, Stack, Drain and
+// Subscribe have no equivalent.
+//
 // If the last execution of an ID failed, timed out or was canceled, the next one resumes
 // from its details, as long as the server keeps them. If that execution had another
 // input, or a name other than Options.Name, the start is refused with
@@ -133,6 +137,13 @@
 //     has passed.
 //   - Start reads the last execution of the ID before it requests a new one. An execution
 //     that another caller starts and ends in between is neither compared nor resumed.
+//   - [Handle.Pause] and [Handle.Unpause] need a server whose dynamic configuration has
+//     history.enableStandaloneActivityOperatorCommands (for the CLI's server:
+//     --dynamic-config-value history.enableStandaloneActivityOperatorCommands=true). Server
+//     1.32 has it off by default. An activity that a workflow started has no Handle. It is
+//     paused with "temporal activity pause", which needs no such configuration.
+//   - A backoff during which an activity is paused continues after Unpause. Only in an
+//     activity that a workflow started, Unpause ends it, as on the embedded runtime.
 //   - Status asks the server, so it takes a context and returns an error. It does not fill
 //     in Done, Total and Abandoned.
 //

@@ -95,6 +95,56 @@ func (h *Handle[Out]) Cancel(cause error) {
 	h.follow(context.Background())
 }
 
+// Pause requests that the activity be paused, as [activity.Runtime.Pause] does, and does not
+// wait. The Context of its attempt ends with [activity.ErrPaused] as the cause, with the answer
+// to the next heartbeat that its worker sends. The activity is in StatePaused when its
+// function has returned, until [Handle.Unpause]. Callers keep waiting. To pause a paused
+// activity is not an error.
+//
+// If no such activity runs, Pause returns [activity.ErrNotFound]. The server counts the
+// attempt, so Pause returns an error during the last of MaximumAttempts. It also returns an
+// error if the server does not pause activities: see the package documentation.
+func (h *Handle[Out]) Pause(ctx context.Context) error {
+	d, err := h.sdk.Describe(ctx, client.DescribeActivityOptions{})
+	switch {
+	case err != nil:
+	case d.RunState == enumspb.PENDING_ACTIVITY_STATE_PAUSED, d.RunState == enumspb.PENDING_ACTIVITY_STATE_PAUSE_REQUESTED:
+		return nil
+	case d.RunState == enumspb.PENDING_ACTIVITY_STATE_STARTED && d.RetryPolicy != nil && isLast(int(d.Attempt), int(d.RetryPolicy.MaximumAttempts)):
+		err = fmt.Errorf("attempt %d is the last of MaximumAttempts, and a Temporal server counts an attempt that it pauses", d.Attempt)
+	default:
+		err = h.sdk.Pause(ctx, client.PauseActivityOptions{})
+	}
+	return h.steered(ctx, "paused", err)
+}
+
+// Unpause ends the pause of an activity, as [activity.Runtime.Unpause] does. Its next attempt
+// starts at once, or after the rest of the backoff during which it was paused. If no such
+// activity runs, Unpause returns [activity.ErrNotFound]. If the activity is not paused, the
+// error names its state.
+func (h *Handle[Out]) Unpause(ctx context.Context) error {
+	return h.steered(ctx, "unpaused", h.sdk.Unpause(ctx, client.UnpauseActivityOptions{}))
+}
+
+// steered returns the error of Pause or Unpause for an error of the server.
+func (h *Handle[Out]) steered(ctx context.Context, done string, err error) error {
+	var refused *serviceerror.FailedPrecondition
+	var unimplemented *serviceerror.Unimplemented
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &refused):
+		if d, failed := h.sdk.Describe(ctx, client.DescribeActivityOptions{}); failed == nil && hasEnded(d) {
+			err = activity.ErrNotFound
+		}
+	case errors.As(err, &unimplemented):
+		err = fmt.Errorf("the server pauses activities only if its dynamic configuration has history.enableStandaloneActivityOperatorCommands: %w", err)
+	case isNotFound(err):
+		err = activity.ErrNotFound
+	}
+	return fmt.Errorf("activity %q: not %s: %w", h.ID(), done, err)
+}
+
 // follow starts a goroutine that waits for the activity's end. It cancels the activity
 // when ctx ends or Cancel is called.
 func (h *Handle[Out]) follow(ctx context.Context) {
@@ -452,6 +502,10 @@ func (h *Handle[Out]) Status(ctx context.Context) (activity.Status, error) {
 	return s, nil
 }
 
+func hasEnded(d *client.ActivityExecutionDescription) bool {
+	return d.Status != enumspb.ACTIVITY_EXECUTION_STATUS_RUNNING && d.Status != enumspb.ACTIVITY_EXECUTION_STATUS_PAUSED
+}
+
 func state(d *client.ActivityExecutionDescription) activity.State {
 	switch d.Status {
 	case enumspb.ACTIVITY_EXECUTION_STATUS_COMPLETED:
@@ -462,7 +516,9 @@ func state(d *client.ActivityExecutionDescription) activity.State {
 		return activity.StateCanceled
 	}
 	switch {
-	case d.RunState != enumspb.PENDING_ACTIVITY_STATE_SCHEDULED && d.RunState != enumspb.PENDING_ACTIVITY_STATE_PAUSED:
+	case d.RunState == enumspb.PENDING_ACTIVITY_STATE_PAUSED:
+		return activity.StatePaused
+	case d.RunState != enumspb.PENDING_ACTIVITY_STATE_SCHEDULED:
 		return activity.StateRunning
 	case d.NextAttemptScheduleTime.After(time.Now()):
 		return activity.StateBackingOff

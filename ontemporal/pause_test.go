@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/ontemporal"
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
 	sdkactivity "go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
 )
@@ -118,4 +121,61 @@ func TestPause_LastAttemptContinues(t *testing.T) {
 			t.Errorf("got %v after %s", err, time.Since(begun))
 		}
 	})
+}
+
+// Rule 32. Given an activity in some state, then Pause and Unpause return nil, or an error that
+// names the reason. The server is asked to pause only what it can pause.
+func TestHandle_PauseAndUnpause(t *testing.T) {
+	const (
+		running   = enumspb.ACTIVITY_EXECUTION_STATUS_RUNNING
+		isPaused  = enumspb.ACTIVITY_EXECUTION_STATUS_PAUSED
+		canceled  = enumspb.ACTIVITY_EXECUTION_STATUS_CANCELED
+		scheduled = enumspb.PENDING_ACTIVITY_STATE_SCHEDULED
+		started   = enumspb.PENDING_ACTIVITY_STATE_STARTED
+		requested = enumspb.PENDING_ACTIVITY_STATE_PAUSE_REQUESTED
+	)
+	refused := serviceerror.NewFailedPrecondition("activity is in some state")
+	disabled := serviceerror.NewUnimplemented("commands are disabled")
+	const setting = `the server pauses activities only if its dynamic configuration has history.enableStandaloneActivityOperatorCommands: commands are disabled`
+	for _, test := range []struct {
+		name           string
+		status         enumspb.ActivityExecutionStatus // zero if the activity does not exist
+		run            enumspb.PendingActivityState
+		maximum        int32
+		err            error  // the server's
+		pause, unpause string // the errors
+		asked          bool   // the server is asked to pause it
+	}{
+		{"runs", running, started, 0, nil, "", "", true},
+		{"runs, and has attempts left", running, started, 4, nil, "", "", true},
+		{"runs for the last time", running, started, 3, nil, "attempt 3 is the last of MaximumAttempts, and a Temporal server counts an attempt that it pauses", "", false},
+		{"waits for the last time", running, scheduled, 3, nil, "", "", true},
+		{"is being paused", running, requested, 3, nil, "", "", false},
+		{"is paused", isPaused, enumspb.PENDING_ACTIVITY_STATE_PAUSED, 0, nil, "", "", false},
+		{"is being canceled", running, enumspb.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED, 0, refused, refused.Error(), refused.Error(), true},
+		{"has ended", canceled, 0, 0, refused, activity.ErrNotFound.Error(), activity.ErrNotFound.Error(), true},
+		{"does not exist", 0, 0, 0, serviceerror.NewNotFound("none"), activity.ErrNotFound.Error(), activity.ErrNotFound.Error(), false},
+		{"cannot be paused there", running, scheduled, 0, disabled, setting, setting, true},
+	} {
+		s := newServer()
+		s.exists, s.steerErr, s.about = test.status != 0, test.err, described(test.status, 3, 0)
+		s.about.RunState, s.about.RetryPolicy = test.run, &temporal.RetryPolicy{MaximumAttempts: test.maximum}
+		h := ontemporal.GetHandle[string](s, "a", "")
+		check := func(what, want string, err error) {
+			t.Helper()
+			if want == "" && err != nil || want != "" && (err == nil || err.Error() != fmt.Sprintf(`activity "a": not %s: %s`, what, want)) {
+				t.Errorf("an activity that %s, not %s: got %v", test.name, what, err)
+			}
+			if errors.Is(err, activity.ErrNotFound) != (want == activity.ErrNotFound.Error()) {
+				t.Errorf("an activity that %s: got %#v", test.name, err)
+			}
+		}
+		check("paused", test.pause, h.Pause(t.Context()))
+		check("unpaused", test.unpause, h.Unpause(t.Context()))
+		want := []string{`handle of "a" ""`, "pause", "unpause"}
+		if !test.asked {
+			want = []string{`handle of "a" ""`, "unpause"}
+		}
+		s.check(t, want...)
+	}
 }

@@ -30,10 +30,10 @@ func leftBehind[In any](ctx context.Context, c client.Client, o *activity.Option
 	if err != nil {
 		return nil, unreadable(err)
 	}
-	switch d.Status {
-	case enumspb.ACTIVITY_EXECUTION_STATUS_COMPLETED:
+	switch {
+	case d.Status == enumspb.ACTIVITY_EXECUTION_STATUS_COMPLETED:
 		return nil, nil
-	case enumspb.ACTIVITY_EXECUTION_STATUS_RUNNING, enumspb.ACTIVITY_EXECUTION_STATUS_PAUSED:
+	case !hasEnded(d):
 		// If it ended before the start, the start would lose its details.
 		return nil, activity.ErrAlreadyRunning
 	}

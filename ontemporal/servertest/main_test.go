@@ -13,6 +13,8 @@ import (
 
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/log"
+	"go.temporal.io/server/common/dynamicconfig"
+	tserver "go.temporal.io/server/temporal"
 	"go.temporal.io/server/temporaltest"
 )
 
@@ -60,7 +62,13 @@ func TestMain(m *testing.M) {
 // runServer is the server's process. It ends when its standard input is closed, which
 // happens in any case when the tests' process ends.
 func runServer() {
-	server := temporaltest.NewServer(temporaltest.WithBaseClientOptions(client.Options{Logger: quiet}))
+	server := temporaltest.NewServer(
+		temporaltest.WithBaseClientOptions(client.Options{Logger: quiet}),
+		temporaltest.WithBaseServerOptions(tserver.WithDynamicConfigClient(dynamicconfig.StaticClient{
+			dynamicconfig.ForceSearchAttributesCacheRefreshOnRead.Key():               true, // temporaltest's own
+			dynamicconfig.MakeKey("history.enableStandaloneActivityOperatorCommands"): true, // for Pause
+		})),
+	)
 	fmt.Println(server.GetFrontendHostPort(), server.GetDefaultNamespace())
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	os.Exit(0)

@@ -350,6 +350,7 @@ func (x *trial) kinds(key string, err error) {
 		{"ErrCannotResume", activity.ErrCannotResume},
 		{"ErrCheckpointMismatch", activity.ErrCheckpointMismatch},
 		{"ErrGoexit", activity.ErrGoexit},
+		{"ErrPaused", activity.ErrPaused},
 		{"context.Canceled", context.Canceled},
 		{"context.DeadlineExceeded", context.DeadlineExceeded},
 	} {
