@@ -479,7 +479,10 @@ func (t *attempt) settle(err error) (result, cause error) {
 //go:noinline
 func (t *attempt) call(fn func(activity.Context) error) (err error) {
 	defer func() {
-		if v := recover(); v != nil {
+		v := recover()
+		if p, ok := v.(*activity.PanicError); ok && p != nil { // a body of a RangeParallel panicked, where its Stack says
+			err = p
+		} else if v != nil {
 			err = &activity.PanicError{Value: v, Stack: debug.Stack()}
 		}
 	}()

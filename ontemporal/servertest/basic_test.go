@@ -625,6 +625,21 @@ func TestScenarios_Details(t *testing.T) {
 			"end: result \"done\"",
 		},
 	}, {
+		name: "a body of RangeParallel panics",
+		opts: activity.Options{RetryPolicy: once},
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			return "", activity.RangeParallel(ctx, 0, 2, 2, func(activity.Context, int) error {
+				x.boom("ouch")
+				return nil
+			})
+		},
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"end: work of ID in attempt 1: maximum attempts reached",
+			"end panic: ouch, in boom",
+			"end text: panic: ouch",
+		},
+	}, {
 		name: "a second Range",
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			var bodies []int
