@@ -41,9 +41,9 @@
 // # What stays the same
 //
 // The function gets an [activity.Context], and [activity.Resume], [activity.Range],
-// [activity.Idle], [activity.Guard] and [activity.FromContext] work with it. The SDK's
-// package activity works with it, too, except for RecordHeartbeat, which this package does
-// not see.
+// [activity.RangeParallel], [activity.Idle], [activity.Guard], [activity.Reader] and
+// [activity.FromContext] work with it. The SDK's package activity works with it, too, except
+// for RecordHeartbeat, which this package does not see.
 //
 // Heartbeat details are encoded as JSON by the embedded runtime's default Codec, which
 // refuses details that would not come back as they were. A heartbeat without details

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -622,6 +624,43 @@ func TestScenarios_Details(t *testing.T) {
 			"attempt 2 bodies: [12 13 14]",
 			"attempt 2 comes after: disk full",
 			"attempt 2 resumes from: {\"Next\":12,\"To\":15}",
+			"end: result \"done\"",
+		},
+	}, {
+		name: "RangeParallel",
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			var mu sync.Mutex
+			var bodies []int
+			inside := make(chan struct{}) // closed in body 3, when 1 and 2 are recorded
+			defer func() {
+				slices.Sort(bodies)
+				x.note(at(ctx, "bodies"), fmt.Sprint(bodies))
+			}()
+			return "done", activity.RangeParallel(ctx, 0, 5, 2, func(body activity.Context, i int) error {
+				mu.Lock()
+				bodies = append(bodies, i)
+				mu.Unlock()
+				switch {
+				case !first(ctx):
+				case i == 0:
+					<-inside
+					return errDisk
+				case i == 3:
+					close(inside)
+					err := body.Sleep(time.Hour)
+					x.note("body 3", fmt.Sprintf("%v, and its attempt lives on: %t", err, ctx.Err() == nil))
+					return err
+				}
+				return nil
+			})
+		},
+		want: []string{
+			"attempt 1 bodies: [0 1 2 3]",
+			"attempt 1 resumes from: nothing",
+			"attempt 2 bodies: [0 3 4]",
+			"attempt 2 comes after: disk full",
+			"attempt 2 resumes from: {\"Next\":0,\"To\":5,\"Done\":[1,2]}",
+			"body 3: disk full, and its attempt lives on: true",
 			"end: result \"done\"",
 		},
 	}, {

@@ -283,6 +283,26 @@ func TestScenarios_Cancellation(t *testing.T) {
 			"range: the cause",
 		},
 	}, {
+		name: "Cancel cuts a Reader short, and the function returns nil", worker: fast, opts: opts,
+		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
+			r := activity.Reader(ctx, readUntil{func() { _ = x.beat(ctx) }})
+			var b [4]byte
+			n, err := r.Read(b[:])
+			x.note("last read", fmt.Sprintf("%d bytes, %v", n, err))
+			n, err = r.Read(b[:])
+			x.note("next read", fmt.Sprintf("%d bytes, %s", n, same(err, context.Cause(ctx))))
+			return "done", nil
+		},
+		call: cancel,
+		want: []string{
+			"attempt 1 resumes from: nothing",
+			"end: work of ID in attempt 1: cancel requested",
+			"end is: the caller's cause",
+			"end text: changed my mind",
+			"last read: 4 bytes, <nil>",
+			"next read: 0 bytes, the cause",
+		},
+	}, {
 		name: "Cancel during the last body of a Range", worker: fast, opts: opts,
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			return "done", activity.Range(ctx, 0, 5, func(i int) error {
@@ -441,4 +461,12 @@ func (x *trial) beat(ctx activity.Context) error {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// readUntil is a reader whose Read waits before it reads.
+type readUntil struct{ wait func() }
+
+func (r readUntil) Read(p []byte) (int, error) {
+	r.wait()
+	return len(p), nil
 }
