@@ -196,7 +196,7 @@ func (r *record) saveEndLocked(err error) bool {
 			r.withdrawLocked(rt)
 			return false
 		}
-		if cannotResume && left != CheckpointCanceled {
+		if cannotResume && left == CheckpointInterrupted {
 			err = a.latest.lastFailure
 		}
 	case cannotResume:

@@ -467,6 +467,25 @@ func TestPause_CountsNoAttempt(t *testing.T) {
 	})
 }
 
+// Rules 20 and 32. Given a paused attempt that made progress, then the attempt that follows and has
+// its number has made none: if that kills the process, a backoff comes first.
+func TestPause_ProgressIsNotThatOfTheNextAttempt(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		e.start(job, func(ctx activity.Context) error {
+			checkErr(t, ctx.Heartbeat(7), nil)
+			return untilEnded(ctx)
+		})
+		checkErr(t, e.rt.Pause("a"), nil)
+		synctest.Wait()
+		checkErr(t, e.rt.Unpause("a"), nil)
+		synctest.Wait()
+		want := activity.Checkpoint{ID: "a", State: activity.CheckpointRunning, Attempt: 1, Details: details(7), Input: []byte("{}")}
+		s.want(want)
+		e.pass(time.Second) // the heartbeat of the second attempt, with the same details, is saved too
+		s.want(want)
+	})
+}
+
 // Rules 32 and 34. Given a Store, then Pause is stored at once, while the function is still cleaning
 // up. When the process is killed, then Recover and Start continue the activity as a paused one, with
 // both events, and without a slot. After Unpause the attempt resumes, and has its number.
