@@ -66,7 +66,10 @@ func (s State) String() string {
 // activity leaves the queue when leave calls grantSlotsLocked and a slot is free. An
 // activity whose start is refused returns to new, or never leaves it.
 //
-// alarmLocked and cancelLocked choose the next move. The moves themselves are in
+// A pause leads from running to pausing, and from every phase of a wait to paused. In deciding
+// it is noted, and decideLocked enters paused instead of the next phase of the attempts.
+//
+// alarmLocked, cancelLocked and pauseLocked choose the next move. The moves themselves are in
 // activity.go, except those of a start and of a resume from a checkpoint: these are in
 // start.go.
 type phase uint8

@@ -167,8 +167,8 @@ func (a *attempt) Guard(f func() error) error {
 	return err
 }
 
-// do calls real, which ctx is for, between two places. If the call stalls at the second place, do returns the
-// result of again, which is called when the attempt is over.
+// do calls real, which gets ctx, between two places. If the call stalls at the second place, do
+// returns the result of again, which is called when the attempt is over.
 func (a *attempt) do(ctx context.Context, noun string, c call, real, again func() error) error {
 	s := a.enter(ctx, c)
 	if a.come(s.body, "before "+noun, "").over {

@@ -49,9 +49,9 @@
 //   - before the function returns, and
 //   - at each [Point].
 //
-// Places are counted for each activity ID and, in a parallel loop, for each body. An activity without an ID is counted under the ID
-// that the Runtime makes up, which depends on the order in which activities start. If several
-// activities start at the same time, give them IDs.
+// Places are counted for each activity ID and, in a parallel loop, for each body. An activity
+// without an ID is counted under the ID that the Runtime makes up, which depends on the order in
+// which activities start. If several activities start at the same time, give them IDs.
 //
 // There is often no such place between two effects on the outside world. Add one by calling
 // Point in a fake:
