@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/benbjohnson/clock"
 	"github.com/seed-9da638b0/activity"
 )
 
@@ -483,6 +484,36 @@ func TestActivities_OldestFirst(t *testing.T) {
 		if len(snapshot) != 5 || snapshot[0].ID != "c" || snapshot[0].State != activity.StateRunning || snapshot[4].State != activity.StateWaiting {
 			t.Errorf("the snapshot has changed: %+v", snapshot)
 		}
+	})
+}
+
+// Given more activities than are described at once, then Activities describes all of them, and
+// gives others their turn in between.
+func TestActivities_InParts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &countingClock{Mock: clock.NewMock()}
+		rt := activity.New(activity.Config{Logger: quiet, Clock: c})
+		ctx, cancel := context.WithCancel(t.Context())
+		for n, parts := range map[int]int64{0: 1, 500: 1, 501: 2, 1001: 3} {
+			var ids []string
+			for range n {
+				ids = append(ids, startWith(t, ctx, rt, activity.Options{}, untilEnded).ID())
+			}
+			c.reads.Store(0)
+			all := rt.Activities()
+			if turns := c.reads.Load(); turns != parts {
+				t.Errorf("%d activities are described in %d parts, want %d", n, turns, parts)
+			}
+			var got []string
+			for _, s := range all {
+				got = append(got, s.ID)
+			}
+			checkDiff(t, "IDs", got, ids)
+			cancel()
+			synctest.Wait()
+			ctx, cancel = context.WithCancel(t.Context())
+		}
+		cancel()
 	})
 }
 

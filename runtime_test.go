@@ -199,10 +199,15 @@ func TestStory_StallOnRealClock(t *testing.T) {
 	}
 }
 
-// countingClock counts the timers that are set on it.
+// countingClock counts the timers that are set on it, and how often its time is read.
 type countingClock struct {
 	*clock.Mock
-	timers atomic.Int64
+	timers, reads atomic.Int64
+}
+
+func (c *countingClock) Now() time.Time {
+	c.reads.Add(1)
+	return c.Mock.Now()
 }
 
 func (c *countingClock) AfterFunc(d time.Duration, f func()) *clock.Timer {

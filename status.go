@@ -2,6 +2,7 @@ package activity
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -84,15 +85,31 @@ func span(from, to int) int {
 	}
 }
 
+// statusesAtOnce is the number of activities that Activities describes without giving up
+// Runtime.mu. That takes less than half a millisecond.
+const statusesAtOnce = 500
+
 // Activities returns the status of the activities that have not ended, oldest first. An
 // activity whose outcome is decided, but still being saved, is included with its final
-// State.
+// State. If there are more than 500, they are described in parts, so that the Runtime need not
+// wait for all of them. Each Status is then of a moment during the call.
 func (rt *Runtime) Activities() []Status {
 	rt.enter()
 	defer rt.leave()
+	alive := slices.AppendSeq(make([]*activity, 0, rt.shutdown.open), rt.allLocked())
 	var all []Status
-	for a := range rt.allLocked() {
-		all = append(all, a.statusLocked())
+	for part := range slices.Chunk(alive, statusesAtOnce) {
+		if all == nil {
+			all = make([]Status, 0, len(alive))
+		} else {
+			rt.leave()
+			rt.enter()
+		}
+		for _, a := range part {
+			if a.next != nil { // it has not ended meanwhile
+				all = append(all, a.statusLocked())
+			}
+		}
 	}
 	return all
 }
