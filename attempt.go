@@ -368,6 +368,7 @@ func (t *attempt) Info() Info {
 		StartToCloseTimeout: o.StartToCloseTimeout, HeartbeatTimeout: o.HeartbeatTimeout, ScheduleToCloseTimeout: o.ScheduleToCloseTimeout,
 		MaximumAttempts: o.RetryPolicy.MaximumAttempts,
 		LastFailure:     t.lastFailure,
+		Header:          o.Header,
 	}
 }
 

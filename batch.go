@@ -145,11 +145,20 @@ func (w *writer) fill(batch []write) int {
 	for i := range batch {
 		x := &batch[i]
 		x.fill(w.rt)
-		if size += len(x.cp.Input) + len(x.cp.Details) + len(x.cp.LastFailure); size > maxBatchBytes && i > 0 {
+		if size += x.cp.size(); size > maxBatchBytes && i > 0 {
 			return i
 		}
 	}
 	return len(batch)
+}
+
+// size returns the number of bytes in the fields that may be large.
+func (c *Checkpoint) size() int {
+	n := len(c.Input) + len(c.Details) + len(c.LastFailure)
+	for k, v := range c.Header {
+		n += len(k) + len(v)
+	}
+	return n
 }
 
 // try saves or deletes a batch. If a call fails, try halves the part and tries both

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"reflect"
 	"strings"
 	"time"
@@ -20,9 +21,9 @@ type Store interface {
 	Load(ctx context.Context, id string) (Checkpoint, bool, error)
 	// Save writes all checkpoints of batch or none, and replaces those with the same ID.
 	// When it returns nil, batch is durable. After an error, batch may or may not have been
-	// written. Save must not change batch, and must not keep it or the bytes in it.
+	// written. Save must not change batch, and must not keep it or the bytes and maps in it.
 	//
-	// A batch has at most 1,000 checkpoints, and at most 16 MiB of Input, Details and
+	// A batch has at most 1,000 checkpoints, and at most 16 MiB of Input, Details, Header and
 	// LastFailure. A larger checkpoint comes alone. If Save fails, the Runtime calls it
 	// again with parts of the batch.
 	Save(ctx context.Context, batch []Checkpoint) error
@@ -39,16 +40,17 @@ type Store interface {
 type Checkpoint struct {
 	ID, Name    string
 	State       CheckpointState
-	Attempt     int       // number of the last attempt that counts and was started; zero if none was
-	CountedFrom int       // number of the last attempt that no longer counts, because of RetryPolicy.ResetOnProgress or ResetAfter
-	Progressed  int       // number of the last attempt that made progress; zero if none did
-	Sequence    uint64    // number that grows with each write of the ID
-	ScheduledAt time.Time // when the activity was scheduled; its schedule-to-close timeout counts from here
-	UpdatedAt   time.Time // when this state was written
-	NextAttempt time.Time // when the next attempt is due, if a backoff comes first; otherwise zero
-	Input       []byte    // input of Execute or Start, encoded with Config.Codec
-	Details     []byte    // newest heartbeat details, to be read with HeartbeatDetails; nil if there are none
-	LastFailure string    // text of the last attempt's error or, if CheckpointCanceled, of the cause; empty if there is none
+	Attempt     int               // number of the last attempt that counts and was started; zero if none was
+	CountedFrom int               // number of the last attempt that no longer counts, because of RetryPolicy.ResetOnProgress or ResetAfter
+	Progressed  int               // number of the last attempt that made progress; zero if none did
+	Sequence    uint64            // number that grows with each write of the ID
+	ScheduledAt time.Time         // when the activity was scheduled; its schedule-to-close timeout counts from here
+	UpdatedAt   time.Time         // when this state was written
+	NextAttempt time.Time         // when the next attempt is due, if a backoff comes first; otherwise zero
+	Input       []byte            // input of Execute or Start, encoded with Config.Codec
+	Details     []byte            // newest heartbeat details, to be read with HeartbeatDetails; nil if there are none
+	Header      map[string]string // Options.Header; nil if it is empty
+	LastFailure string            // text of the last attempt's error or, if CheckpointCanceled, of the cause; empty if there is none
 }
 
 // HeartbeatDetails decodes the recorded details, as [Context.HeartbeatDetails] does. codec
@@ -164,7 +166,7 @@ func (r *record) describeLocked(state CheckpointState, attempt int) Checkpoint {
 	cp := Checkpoint{
 		ID: r.id, Name: cmp.Or(r.name, a.name()), State: state,
 		Attempt: attempt, CountedFrom: min(a.countedFrom, attempt), Progressed: min(a.progressed, attempt),
-		ScheduledAt: r.scheduledAt, UpdatedAt: rt.wall(rt.now), Input: r.input,
+		ScheduledAt: r.scheduledAt, UpdatedAt: rt.wall(rt.now), Input: r.input, Header: a.opts.Header,
 	}
 	if cp.ScheduledAt.IsZero() {
 		// Computed from the current wall clock, so that ScheduledAt moves along when
@@ -220,7 +222,7 @@ func (r *record) saveEndLocked(err error) bool {
 // It may call an Error method, which is user code, so no lock may be held.
 func (r *record) finalCheckpoint(rt *Runtime) Checkpoint {
 	cp := r.last
-	cp.Input, cp.Details = bytes.Clone(cp.Input), bytes.Clone(cp.Details)
+	cp.Input, cp.Details, cp.Header = bytes.Clone(cp.Input), bytes.Clone(cp.Details), maps.Clone(cp.Header)
 	if r.failure != nil {
 		cp.LastFailure = rt.lastFailure(nil, r.failure)
 	}

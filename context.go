@@ -66,6 +66,10 @@ type Info struct {
 	ScheduleToCloseTimeout time.Duration // zero if there is no limit
 	MaximumAttempts        int           // zero if there is no limit
 	LastFailure            error         // error of the last attempt that failed; nil if none did
+
+	// Header is Options.Header or, if a stored execution continues, what was stored of it. It
+	// must not be changed.
+	Header map[string]string
 }
 
 // An Engine has the methods that [Guard], [Range] and the Sleep of a derived context need

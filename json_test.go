@@ -121,12 +121,13 @@ func TestJSON_EventOfHeartbeatHasDetails(t *testing.T) {
 // Details as JSON.
 func TestJSON_Checkpoint(t *testing.T) {
 	encodes(t, activity.Checkpoint{}, `{"ID":"","Name":"","State":"unset","Attempt":0,"CountedFrom":0,"Progressed":0,"Sequence":0,`+
-		`"ScheduledAt":null,"UpdatedAt":null,"NextAttempt":null,"Input":null,"Details":null,"LastFailure":""}`)
+		`"ScheduledAt":null,"UpdatedAt":null,"NextAttempt":null,"Input":null,"Details":null,"Header":null,"LastFailure":""}`)
 	encodes(t, activity.Checkpoint{
 		ID: "a1", Name: "job", State: activity.CheckpointInterrupted, Attempt: 4, CountedFrom: 1, Progressed: 3, Sequence: 1<<64 - 1,
 		ScheduledAt: jsonNoon, UpdatedAt: jsonNoon, NextAttempt: jsonNoon, Input: []byte(`{"Path": "/tmp"}`), Details: recorded("1", `"two"`), LastFailure: "boom",
+		Header: map[string]string{"b": "2", "a": "1"},
 	}, `{"ID":"a1","Name":"job","State":"interrupted","Attempt":4,"CountedFrom":1,"Progressed":3,"Sequence":18446744073709551615,`+
-		`"ScheduledAt":"2026-03-01T12:00:00.5Z","UpdatedAt":"2026-03-01T12:00:00.5Z","NextAttempt":"2026-03-01T12:00:00.5Z","Input":{"Path":"/tmp"},"Details":[1,"two"],"LastFailure":"boom"}`)
+		`"ScheduledAt":"2026-03-01T12:00:00.5Z","UpdatedAt":"2026-03-01T12:00:00.5Z","NextAttempt":"2026-03-01T12:00:00.5Z","Input":{"Path":"/tmp"},"Details":[1,"two"],"Header":{"a":"1","b":"2"},"LastFailure":"boom"}`)
 }
 
 // Given Stats, then they marshal to JSON with Go's field names, and zero times as null.

@@ -42,6 +42,12 @@ type Options struct {
 	// in the middle. If empty, the first attempt starts from the beginning.
 	HeartbeatDetails []any
 
+	// Header has values that go with the activity, such as a trace context. It is stored with
+	// the checkpoint, and every attempt finds it in [Info]. The map is copied. If the activity
+	// continues a stored execution, a Header that is not empty replaces the stored one. When
+	// [Runtime.Recover] continues it, the stored one counts.
+	Header map[string]string
+
 	// MaxAbandoned is the largest number of abandoned functions that may still run when
 	// another attempt starts. If there are more, the next attempt waits until one returns.
 	// If zero, 10. NoOverlap allows none.

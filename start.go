@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"reflect"
 	"strings"
@@ -63,6 +64,7 @@ func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode sta
 	// shutdown, ID (rule 16).
 	a := &activity{rt: rt, opts: *opts, body: body, parent: ctx}
 	a.opts.setDefaults()
+	a.opts.Header = cloneHeader(opts.Header)
 	if d := opts.HeartbeatDetails; heartbeatdetails.Given(d) {
 		e, err := rt.encode(d)
 		if err != nil {
@@ -446,9 +448,10 @@ func excerpt(input []byte) string {
 func (a *activity) resumeLocked(cp Checkpoint, recovering bool) {
 	r, p, rt := a.rec, &a.opts.RetryPolicy, a.rt
 	r.start.found, r.sequence = cp, max(r.sequence, cp.Sequence)
-	// If the Store holds an unfinished checkpoint with the same input, a waiting activity
-	// need not be saved again before Start returns.
-	r.start.held = cp.State.unfinished() && !r.start.newInput && (r.start.replaces == nil || !r.start.replaces.unsaved)
+	// If the Store holds an unfinished checkpoint with the same input and Header, a waiting
+	// activity need not be saved again before Start returns.
+	sameHeader := !cp.State.unfinished() || a.resumeHeaderLocked(cp.Header, recovering)
+	r.start.held = cp.State.unfinished() && !r.start.newInput && sameHeader && (r.start.replaces == nil || !r.start.replaces.unsaved)
 	if len(cp.Details) > 0 {
 		a.mu.Lock()
 		a.details = recorded{data: bytes.Clone(cp.Details)}
@@ -520,6 +523,23 @@ func (a *activity) resumeLocked(cp Checkpoint, recovering bool) {
 	default:
 		a.proceedLocked()
 	}
+}
+
+// resumeHeaderLocked decides which Header counts for an execution that continues. It reports
+// whether that is the stored one.
+func (a *activity) resumeHeaderLocked(stored map[string]string, recovering bool) bool {
+	if recovering || a.opts.Header == nil {
+		a.opts.Header = cloneHeader(stored)
+	}
+	return maps.Equal(a.opts.Header, stored)
+}
+
+// cloneHeader returns a copy of h, or nil if h is empty.
+func cloneHeader(h map[string]string) map[string]string {
+	if len(h) == 0 {
+		return nil
+	}
+	return maps.Clone(h)
 }
 
 // valid reports whether the fields are consistent, as every checkpoint that this package

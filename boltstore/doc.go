@@ -73,7 +73,7 @@
 // records. The sequence number of each bucket is the sum, modulo 2^64, of a hash for each key:
 // the 64-bit FNV-1a hash of the key and the first 5 bytes of its value. A record is
 //
-//	version      1 byte: 2, or 3 if the input is stored separately
+//	version      1 byte: 4 if there is a Header, otherwise 3 if the input is stored separately, otherwise 2
 //	checksum     4 bytes, big-endian: CRC-32C of the ID and everything that follows
 //	Name         bytes
 //	State        varint
@@ -87,8 +87,11 @@
 //	Details      bytes
 //	LastFailure  bytes
 //	NextAttempt  as ScheduledAt; absent in version 1
-//	input sum    uvarint: CRC-32C of the ID and the separate input; only in version 3
-//	input size   uvarint: length of the separate input in bytes; only in version 3
+//	Header       uvarint, the number of pairs, then for each the key and the value, as bytes, in
+//	             the order of the keys; only in version 4
+//	input sum    uvarint: CRC-32C of the ID and the separate input; only in version 3 and 4
+//	input size   uvarint: length of the separate input in bytes, in version 4 0 if the input is
+//	             not separate; only in version 3 and 4
 //
 // A separate input is stored in pieces of 8 KiB. The key of a piece consists of the length of
 // the ID as a uvarint, the ID, and the number of the piece in 4 bytes, big-endian. A piece is

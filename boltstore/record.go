@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"hash/fnv"
+	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
@@ -14,7 +16,7 @@ import (
 )
 
 const (
-	recordVersion = 3     // version 1 has no NextAttempt, and version 2 no separate input
+	recordVersion = 4     // version 1 has no NextAttempt, version 2 no separate input, and version 3 no Header
 	markSize      = 1 + 4 // bytes of the version and the checksum at the start of each value
 
 	// maxRecord is less than bbolt's own limit, because bbolt may keep four records in one
@@ -33,6 +35,9 @@ func encodeRecord(c *activity.Checkpoint) ([]byte, error) {
 	const fixed = markSize + 16*binary.MaxVarintLen64
 	apart := len(c.Input) > largestInline
 	size := fixed + int64(len(c.Name)) + int64(len(c.Input)) + int64(len(c.Details)) + int64(len(c.LastFailure))
+	for k, v := range c.Header {
+		size += int64(len(k)) + int64(len(v)) + 2*binary.MaxVarintLen64
+	}
 	switch {
 	case c.ID == "":
 		return nil, errors.New("the ID is empty")
@@ -41,12 +46,18 @@ func encodeRecord(c *activity.Checkpoint) ([]byte, error) {
 	case size > maxRecord:
 		return nil, fmt.Errorf("the checkpoint has %d bytes, more than the limit of %d", size, maxRecord)
 	}
-	input, version := c.Input, byte(recordVersion)
+	input := c.Input
 	if apart {
 		size -= int64(len(input))
 		input = nil
-	} else {
-		version = 2 // older programs can read it
+	}
+	// Older programs can read the older versions.
+	version := byte(2)
+	switch {
+	case len(c.Header) > 0:
+		version = 4
+	case apart:
+		version = 3
 	}
 	b := make([]byte, markSize, size)
 	b = appendBytes(b, []byte(c.Name))
@@ -61,9 +72,19 @@ func encodeRecord(c *activity.Checkpoint) ([]byte, error) {
 	b = appendBytes(b, c.Details)
 	b = appendBytes(b, []byte(c.LastFailure))
 	b = appendTime(b, c.NextAttempt)
-	if apart {
+	if version >= 4 {
+		b = binary.AppendUvarint(b, uint64(len(c.Header)))
+		for _, k := range slices.Sorted(maps.Keys(c.Header)) {
+			b = appendBytes(b, []byte(k))
+			b = appendBytes(b, []byte(c.Header[k]))
+		}
+	}
+	switch {
+	case apart:
 		b = binary.AppendUvarint(b, uint64(checksum(c.ID, c.Input)))
 		b = binary.AppendUvarint(b, uint64(len(c.Input)))
+	case version >= 3:
+		b = append(b, 0, 0)
 	}
 	b[0] = version
 	binary.BigEndian.PutUint32(b[1:], checksum(c.ID, b[markSize:]))
@@ -103,6 +124,9 @@ func decodeFields(id string, version byte, fields []byte, piece func(key []byte)
 	if version >= 2 {
 		c.NextAttempt = d.time()
 	}
+	if version >= 4 {
+		c.Header = d.header()
+	}
 	var sum, length uint64
 	if version >= 3 {
 		sum, length = d.uvarint(), d.uvarint()
@@ -110,7 +134,7 @@ func decodeFields(id string, version byte, fields []byte, piece func(key []byte)
 	if d.failed || len(d.rest) > 0 || sum > math.MaxUint32 {
 		return activity.Checkpoint{}, errDamagedRecord
 	}
-	if version >= 3 {
+	if length > 0 || version == 3 {
 		input, err := decodeInput(id, length, uint32(sum), piece)
 		if err != nil {
 			return activity.Checkpoint{}, err
@@ -202,6 +226,26 @@ func (d *decoder) bytes() []byte {
 	v := append([]byte{}, d.rest[:n]...)
 	d.rest = d.rest[n:]
 	return v
+}
+
+// header decodes pairs of keys and values. The keys must be in order, so that each Header has
+// one form.
+func (d *decoder) header() map[string]string {
+	n := d.uvarint()
+	if n == 0 || n > uint64(len(d.rest)) {
+		d.fail()
+		return nil
+	}
+	h, last := make(map[string]string), ""
+	for i := range n {
+		k, v := string(d.bytes()), string(d.bytes())
+		if d.failed || i > 0 && k <= last {
+			d.fail()
+			return nil
+		}
+		h[k], last = v, k
+	}
+	return h
 }
 
 func (d *decoder) fail() {

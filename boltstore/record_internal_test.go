@@ -3,6 +3,7 @@ package boltstore
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math"
 	"path/filepath"
 	"reflect"
@@ -30,21 +31,24 @@ func FuzzRecord(f *testing.F) {
 		ID: "\xff\x00", Name: "name", State: activity.CheckpointCanceled, Attempt: math.MaxInt, CountedFrom: math.MinInt, Progressed: -1,
 		Sequence: math.MaxUint64, ScheduledAt: farYear, UpdatedAt: time.Unix(-1, 1), NextAttempt: farYear, Input: []byte{}, Details: []byte{0}, LastFailure: "\xff",
 	})
+	add(activity.Checkpoint{ID: "a", Header: map[string]string{"b": "c", "": "\xff"}})
 	f.Add("", []byte{})
 	f.Fuzz(func(t *testing.T, id string, fields []byte) {
 		none := func([]byte) []byte { return nil }
 		_, _ = decodeRecord(id, fields, none) // does not panic
-		c, err := decodeFields(id, 2, fields, none)
-		if err != nil || id == "" || len(id) > bbolt.MaxKeySize {
-			return
-		}
-		record, err := encodeRecord(&c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		again, err := decodeRecord(id, record, pieces(id, c.Input))
-		if err != nil || !reflect.DeepEqual(again, c) {
-			t.Fatalf("%+v became %+v, %v", c, again, err)
+		for _, version := range []byte{2, 4} {
+			c, err := decodeFields(id, version, fields, none)
+			if err != nil || id == "" || len(id) > bbolt.MaxKeySize {
+				continue
+			}
+			record, err := encodeRecord(&c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := decodeRecord(id, record, pieces(id, c.Input))
+			if err != nil || !reflect.DeepEqual(again, c) {
+				t.Fatalf("%+v became %+v, %v", c, again, err)
+			}
 		}
 	})
 }
@@ -71,6 +75,16 @@ func TestRecord_Format(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, c) {
 		t.Errorf("%+v became %+v, %v", c, got, err)
 	}
+	withHeader := c
+	withHeader.Header = map[string]string{"b": "", "a": "xy"}
+	record, err = encodeRecord(&withHeader)
+	if want := append(bytes.Clone(first), "\x04\x06"+"\x02"+"\x02a\x03xy"+"\x02b\x01"+"\x00\x00"...); err != nil || record[0] != 4 || !bytes.Equal(record[markSize:], want) {
+		t.Errorf("the record is %q, %v, want version 4 and the fields %q", record, err, want)
+	}
+	got, err = decodeRecord(c.ID, record, nil)
+	if err != nil || !reflect.DeepEqual(got, withHeader) {
+		t.Errorf("%+v became %+v, %v", withHeader, got, err)
+	}
 	got, err = decodeRecord(c.ID, append([]byte{1, 0x22, 0x6a, 0x76, 0x99}, first...), nil)
 	c.NextAttempt = time.Time{}
 	if err != nil || !reflect.DeepEqual(got, c) {
@@ -87,6 +101,7 @@ func TestRecord_Fields(t *testing.T) {
 		{ScheduledAt: farYear, UpdatedAt: time.Date(-1000, 1, 1, 0, 0, 0, 1, zone)},
 		{ScheduledAt: time.Now(), NextAttempt: time.Now()},
 		{Input: []byte{}, Details: []byte{}},
+		{Header: map[string]string{"": "", "\xff": "\x00", "long": strings.Repeat("x", 1000)}},
 		{Input: bytes.Repeat([]byte{0xff}, 1000), Name: "\xff", LastFailure: strings.Repeat("\x00", 16<<10)},
 	} {
 		c.ID = "id"
@@ -235,7 +250,7 @@ func TestRecord_Newer(t *testing.T) {
 	}
 	check := func(err error) {
 		t.Helper()
-		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), `"b": the record has version 4`) {
+		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), fmt.Sprintf(`"b": the record has version %d`, recordVersion+1)) {
 			t.Errorf("got the error %v, want one with the ID and the version", err)
 		}
 	}

@@ -416,6 +416,22 @@ var brokenValues = []brokenStore{
 			return c
 		})
 	}},
+	{"drops the Header", map[string]string{"Fields": "the wrong Header"}, func(f *fake) {
+		f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
+			c.Header = nil
+			return c
+		})
+	}},
+	{"keeps only UTF-8 in the Header", map[string]string{"Fields": "the wrong Header"}, func(f *fake) {
+		f.onSave(func(c activity.Checkpoint) activity.Checkpoint {
+			h := map[string]string{}
+			for k, v := range c.Header {
+				h[strings.ToValidUTF8(k, "")] = v
+			}
+			c.Header = h
+			return c
+		})
+	}},
 	{"turns the zero time into 1970", map[string]string{"Fields": "At: got 1970"}, func(f *fake) {
 		f.onTime(func(t time.Time) time.Time {
 			if t.IsZero() {

@@ -3,6 +3,7 @@ package storetest
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"reflect"
 	"runtime/debug"
 	"slices"
@@ -128,17 +129,18 @@ func yieldedIsTheCallers(s *subject) error {
 	return nil
 }
 
-// deepClone returns a copy of cs that shares no bytes with it.
+// deepClone returns a copy of cs that shares no bytes and no Header with it.
 func deepClone(cs []activity.Checkpoint) []activity.Checkpoint {
 	cs = slices.Clone(cs)
 	for i := range cs {
 		forBytes(&cs[i], func(b *[]byte) { *b = bytes.Clone(*b) })
+		cs[i].Header = maps.Clone(cs[i].Header)
 	}
 	return cs
 }
 
-// scribble inverts all bytes in c, up to their capacity. It returns an error if they are
-// read-only, as in a mapped file.
+// scribble inverts all bytes in c, up to their capacity, and changes its Header. It returns an
+// error if the bytes are read-only, as in a mapped file.
 func scribble(c activity.Checkpoint) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -152,6 +154,9 @@ func scribble(c activity.Checkpoint) (err error) {
 			full[i] ^= 0xff
 		}
 	})
+	for k := range c.Header {
+		c.Header[k] = "changed"
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"reflect"
 	"time"
 
@@ -37,6 +38,7 @@ func checkpoint(id string, sequence uint64) activity.Checkpoint {
 		NextAttempt: scheduled.Add(time.Hour),
 		Input:       fmt.Appendf(nil, `{"file":"%s","version":%d}`, id, n),
 		Details:     fmt.Appendf(nil, "%d rows", n),
+		Header:      map[string]string{"trace": fmt.Sprint("trace ", n), "user": fmt.Sprint("user ", n)},
 		LastFailure: fmt.Sprintf("connection %d reset", n),
 	}
 }
@@ -221,6 +223,10 @@ func unlike(got, want any) string {
 	case string:
 		if got := got.(string); got != want {
 			return unlikeText(got, want)
+		}
+	case map[string]string:
+		if got := got.(map[string]string); !maps.Equal(got, want) {
+			return fmt.Sprintf("got %s, want %s", brief(fmt.Sprintf("%q", got)), brief(fmt.Sprintf("%q", want)))
 		}
 	default:
 		if !reflect.DeepEqual(got, want) {

@@ -64,6 +64,12 @@ func samples(field reflect.StructField) ([]any, error) {
 			values = append(values, []byte(text))
 		}
 		return append(values, noise(16<<10)), nil
+	case map[string]string:
+		all := map[string]string{"": "", "long": string(noise(16 << 10))}
+		for i, text := range texts {
+			all[text] = texts[len(texts)-1-i]
+		}
+		return []any{map[string]string(nil), map[string]string{}, map[string]string{"": ""}, all}, nil
 	case int:
 		return []any{0, 1, 255, 256, math.MaxInt32 - 1, math.MaxInt32}, nil
 	case uint64:

@@ -11,7 +11,7 @@ import (
 // maxBatch and maxBatchBytes are the limits of a Runtime's batches.
 const (
 	maxBatch      = 1000     // checkpoints of a Save, and IDs of a Delete
-	maxBatchBytes = 16 << 20 // of Input, Details and LastFailure
+	maxBatchBytes = 16 << 20 // of Input, Details, Header and LastFailure
 )
 
 // smallBatch is the batch size in checks of anything but the size of a batch.
@@ -38,6 +38,9 @@ func saveMuch(s *subject) error {
 		for i := range batch {
 			c := &batch[i]
 			size := maxBatchBytes/n - len(c.Input) - len(c.LastFailure)
+			for k, v := range c.Header {
+				size -= len(k) + len(v)
+			}
 			from := (len(block) - size) / n * i // different for each checkpoint
 			c.Details = block[from : from+size]
 		}

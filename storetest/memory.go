@@ -125,6 +125,6 @@ func (m *Memory) usableLocked(ctx context.Context) error {
 }
 
 func clone(c activity.Checkpoint) activity.Checkpoint {
-	c.Input, c.Details = bytes.Clone(c.Input), bytes.Clone(c.Details)
+	c.Input, c.Details, c.Header = bytes.Clone(c.Input), bytes.Clone(c.Details), maps.Clone(c.Header)
 	return c
 }

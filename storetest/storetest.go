@@ -63,12 +63,12 @@ import (
 //   - The Sequence of an ID grows with each Save, and starts over after a Delete. So a Store
 //     may refuse or ignore a checkpoint whose Sequence is not greater than the stored one.
 //     It must not remember the Sequence of a deleted checkpoint.
-//   - Every field of a Checkpoint comes back as it was saved, including NextAttempt. Only an
-//     Input or Details of length 0 may come back as either nil or empty. Both may be larger
-//     than 2 MiB, the default of activity.Config.MaxDetailsSize. Any State may replace any
-//     other.
-//   - A Save takes 1,000 checkpoints, or 16 MiB of Input, Details and LastFailure, in one
-//     atomic batch. A Delete takes 1,000 IDs. A Runtime makes no larger batches, except for
+//   - Every field of a Checkpoint comes back as it was saved, including NextAttempt and
+//     Header. Only an Input, Details or Header of length 0 may come back as either nil or
+//     empty. Input and Details may be larger than 2 MiB, the default of
+//     activity.Config.MaxDetailsSize. Any State may replace any other.
+//   - A Save takes 1,000 checkpoints, or 16 MiB of Input, Details, Header and LastFailure, in
+//     one atomic batch. A Delete takes 1,000 IDs. A Runtime makes no larger batches, except for
 //     a batch of one large checkpoint.
 //   - If a method's context has ended, its error wraps the context's Err or its
 //     [context.Cause].
