@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/seed-9da638b0/activity/internal/bodywatch"
+	"github.com/seed-9da638b0/activity/internal/stackdump"
 )
 
 // RangeProgress is the heartbeat details that [Range] and [RangeParallel] record. The numbers
@@ -75,8 +76,9 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 //
 // If one body is slow, the others can get far ahead of it, and the progress lists what they
 // have done. Once 10,000 numbers above the slow one are done, no other body begins until it is
-// done too. With a small Config.MaxDetailsSize, recording can fail before that. If the attempt
-// stalls, the stack in its TimeoutError shows the wait in RangeParallel, and not the bodies.
+// done too. With a small Config.MaxDetailsSize, recording can fail before that. A body that
+// hangs is no stall as long as others are done within Options.HeartbeatTimeout. Once the attempt
+// stalls, its TimeoutError has the stacks of all bodies that run.
 func RangeParallel(ctx Context, from, to, workers int, body func(ctx Context, i int) error) error {
 	switch {
 	case workers < 1:
@@ -94,9 +96,13 @@ func RangeParallel(ctx Context, from, to, workers int, body func(ctx Context, i 
 	p.changed.L = &p.mu
 	p.bodyCtx = &derived{Context: ctx, ctx: own}
 	p.watcher, _ = engineOf(ctx).(bodywatch.Watcher)
+	var owner any = engineOf(ctx) // whose goroutines the workers are, for dumps of stacks
+	if t := attemptOf(ctx); t != nil {
+		owner = t // and not its wrapper
+	}
 	var all sync.WaitGroup
 	for range min(workers, span(r.next, to)-len(r.done)) {
-		all.Go(p.work)
+		all.Go(func() { stackdump.WorkFor(owner, p.work) })
 	}
 	all.Wait()
 	switch {

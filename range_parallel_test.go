@@ -665,3 +665,47 @@ type counting struct {
 }
 
 func (c counting) Heartbeat(d ...any) error { *c.n++; return c.Context.Heartbeat(d...) }
+
+// Given bodies that hang, then the TimeoutError and Runtime.Stack have their stacks, after that of
+// the function. It makes no difference if an Interceptor wraps the Context.
+func TestRangeParallel_StacksOfBodies(t *testing.T) {
+	for name, intercept := range map[string]func(activity.Context, func(activity.Context) error) error{
+		"plain": nil,
+		"wrapped": func(ctx activity.Context, next func(activity.Context) error) error {
+			return next(struct{ activity.Context }{ctx})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			both(t, activity.Config{Interceptor: intercept}, func(t *testing.T, e *env) {
+				opts := activity.Options{ID: "a", HeartbeatTimeout: time.Minute, RetryPolicy: once}
+				h := e.start(opts, func(ctx activity.Context) error {
+					return activity.RangeParallel(ctx, 0, 9, 3, func(ctx activity.Context, i int) error {
+						if i == 0 {
+							return nil
+						}
+						hangHere(ctx)
+						return context.Cause(ctx)
+					})
+				})
+				check := func(what string, stack []byte) {
+					t.Helper()
+					stacks := strings.Split(string(stack), "\n\n")
+					if len(stacks) != 4 || !strings.Contains(stacks[0], "activity.RangeParallel(") {
+						t.Fatalf("%s: %d stacks:\n%s", what, len(stacks), stack)
+					}
+					for _, s := range stacks[1:] {
+						if !strings.Contains(s, "hangHere") {
+							t.Errorf("%s: not a body's: %s", what, s)
+						}
+					}
+				}
+				stack, err := e.rt.Stack("a")
+				checkErr(t, err, nil)
+				check("Stack", stack)
+				e.pass(time.Minute)
+				timeout := asTimeout(t, e.end(h))
+				check("TimeoutError", timeout.Stack)
+			})
+		})
+	}
+}

@@ -1,7 +1,6 @@
 package ontemporal
 
 import (
-	"bytes"
 	"runtime"
 	"sync"
 	"time"
@@ -26,9 +25,6 @@ func (d *dumps) stack(t *attempt, since time.Time) []byte {
 	if now := time.Now(); now.After(d.begun) && !now.Before(d.next) && runtime.NumGoroutine() <= stackdump.MaxGoroutines {
 		d.begun = now
 		d.stacks = stackdump.Take("ontemporal.(*attempt).call")
-		for receiver, stack := range d.stacks {
-			d.stacks[receiver] = bytes.Clone(stack) // d lives on, the whole dump must not
-		}
 		end := time.Now()
 		d.next = end.Add(stackdump.Rest(end.Sub(now)))
 	}

@@ -6,7 +6,9 @@ package stackdump
 import (
 	"bytes"
 	"fmt"
+	"reflect"
 	"runtime"
+	"slices"
 	"time"
 )
 
@@ -21,14 +23,34 @@ const (
 // Rest returns how long no dump is taken after one that took so long.
 func Rest(took time.Duration) time.Duration { return took * (Share - 1) }
 
-// A Dump holds stacks by the address of the receiver of the method that was asked for.
-// They share the memory of the whole dump: a stack that is kept longer must be cloned.
+// A Dump holds stacks by the address of the attempt that they belong to.
 type Dump map[string][]byte
 
+// WorkFor calls f. Until f returns, dumps count the calling goroutine as one that works for
+// attempt. If attempt is not a pointer, no dump finds it.
+func WorkFor(attempt any, f func()) {
+	address := uintptr(0)
+	if v := reflect.ValueOf(attempt); v.Kind() == reflect.Pointer {
+		address = v.Pointer()
+	}
+	workFor(address, f)
+}
+
+const workForFrame = "stackdump.workFor"
+
+// workFor must not be inlined, and must keep its first argument alive, so that a dump prints
+// it reliably.
+//
+//go:noinline
+func workFor(address uintptr, f func()) {
+	f()
+	runtime.KeepAlive(address)
+}
+
 // Take dumps all goroutines and keeps those that run method, which is written as in a
-// dump: "activity.(*attempt).call". The method must not be inlined, and must keep its
-// receiver alive. If a goroutine runs it several times, the outermost call counts,
-// because user code may have a method of that name.
+// dump: "activity.(*attempt).call", and those that work for one of its receivers. The method
+// must not be inlined, and must keep its receiver alive. If a goroutine runs it several times,
+// the outermost call counts, because user code may have a method of that name.
 func Take(method string) Dump {
 	var all []byte
 	for size := (runtime.NumGoroutine() + 8) * 2048; ; size *= 2 {
@@ -39,20 +61,41 @@ func Take(method string) Dump {
 		}
 	}
 	d := Dump{}
-	call := []byte(method + "(")
-	for stack := range bytes.SplitSeq(all, []byte("\n\n")) {
-		at := bytes.LastIndex(stack, call)
-		if at < 0 {
-			continue
-		}
-		receiver := stack[at+len(call):] // its address comes first
-		if end := bytes.IndexAny(receiver, "?,)"); end > 0 {
-			d[string(receiver[:end])] = stack
+	separator := []byte("\n\n")
+	for stack := range bytes.SplitSeq(all, separator) {
+		own, found := firstArgument(stack, method)
+		others, foundOther := firstArgument(stack, workForFrame)
+		switch {
+		case found && d[own] != nil: // goroutines that work for it came first in the dump
+			d[own] = slices.Concat(stack, separator, d[own])
+		case found:
+			d[own] = bytes.Clone(stack) // the whole dump must not be kept
+		case foundOther && d[others] != nil:
+			d[others] = slices.Concat(d[others], separator, stack)
+		case foundOther:
+			d[others] = bytes.Clone(stack)
 		}
 	}
 	return d
 }
 
-// Stack returns the stack of the goroutine that ran the method of receiver, a pointer.
-// It is nil if there was none.
-func (d Dump) Stack(receiver any) []byte { return d[fmt.Sprintf("%p", receiver)] }
+// firstArgument returns the first argument of the outermost call of function in stack, which
+// is its receiver if it is a method.
+func firstArgument(stack []byte, function string) (argument string, found bool) {
+	call := []byte(function + "(")
+	at := bytes.LastIndex(stack, call)
+	if at < 0 {
+		return "", false
+	}
+	arguments := stack[at+len(call):]
+	end := bytes.IndexAny(arguments, "?,)")
+	if end <= 0 {
+		return "", false
+	}
+	return string(arguments[:end]), true
+}
+
+// Stack returns the stack of the goroutine that ran the method of attempt, a pointer, and then
+// those of the goroutines that worked for it, with empty lines between them. It is nil if
+// there were none. It must not be changed.
+func (d Dump) Stack(attempt any) []byte { return d[fmt.Sprintf("%p", attempt)] }

@@ -95,6 +95,38 @@ func TestTake_OutermostCallCounts(t *testing.T) {
 	}
 }
 
+// Given goroutines that work for a receiver, when a dump is taken, then their stacks follow that of
+// its method, and no other receiver has them.
+func TestTake_GoroutinesThatWorkForAReceiver(t *testing.T) {
+	callers := []*caller{{}, {}, {}}
+	hangs, release := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	work := func(owner any, n int) {
+		for range n {
+			go stackdump.WorkFor(owner, func() { hang(1, hangs, release) })
+			<-hangs
+		}
+	}
+	work(callers[0], 2) // before the method and after it
+	start(t, callers[:2], 0)
+	work(callers[0], 1)
+	work(callers[2], 1)
+	work(*callers[0], 1) // no pointer
+	work(nil, 1)
+	d := stackdump.Take(method)
+	for i, want := range []int{4, 1, 1} {
+		stacks := strings.Split(string(d.Stack(callers[i])), "\n\n")
+		if len(stacks) != want {
+			t.Errorf("receiver %d has %d stacks, want %d:\n%s", i, len(stacks), want, d.Stack(callers[i]))
+		}
+		for j, s := range stacks {
+			if !strings.HasPrefix(s, "goroutine ") || !strings.Contains(s, "stackdump_test.hang(") || strings.Contains(s, method) != (i < 2 && j == 0) {
+				t.Errorf("stack %d of receiver %d is %.300q", j, i, s)
+			}
+		}
+	}
+}
+
 // Given a dump that took 1 ms, when the rest follows, then both take 20 ms.
 func TestRest(t *testing.T) {
 	if got, want := stackdump.Rest(time.Millisecond), 19*time.Millisecond; got != want {
