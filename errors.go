@@ -117,7 +117,7 @@ type TimeoutError struct {
 	After    time.Duration // the timeout that was reached
 
 	// Stack is the stack of the function's goroutine at the timeout, as runtime.Stack
-	// prints it. The stacks of the goroutines of a [RangeParallel] follow. It is empty if the function was not running, or if taking the stack would
+	// prints it. If that waits in [RangeParallel], the stacks of the bodies come first. It is empty if the function was not running, or if taking the stack would
 	// have cost too much. The error's text then has the reason.
 	Stack []byte
 

@@ -666,7 +666,7 @@ type counting struct {
 
 func (c counting) Heartbeat(d ...any) error { *c.n++; return c.Context.Heartbeat(d...) }
 
-// Given bodies that hang, then the TimeoutError and Runtime.Stack have their stacks, after that of
+// Given bodies that hang, then the TimeoutError and Runtime.Stack have their stacks, before that of
 // the function. It makes no difference if an Interceptor wraps the Context.
 func TestRangeParallel_StacksOfBodies(t *testing.T) {
 	for name, intercept := range map[string]func(activity.Context, func(activity.Context) error) error{
@@ -690,10 +690,10 @@ func TestRangeParallel_StacksOfBodies(t *testing.T) {
 				check := func(what string, stack []byte) {
 					t.Helper()
 					stacks := strings.Split(string(stack), "\n\n")
-					if len(stacks) != 4 || !strings.Contains(stacks[0], "activity.RangeParallel(") {
+					if len(stacks) != 4 || !strings.Contains(stacks[3], "activity.RangeParallel(") {
 						t.Fatalf("%s: %d stacks:\n%s", what, len(stacks), stack)
 					}
-					for _, s := range stacks[1:] {
+					for _, s := range stacks[:3] {
 						if !strings.Contains(s, "hangHere") {
 							t.Errorf("%s: not a body's: %s", what, s)
 						}

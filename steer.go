@@ -79,7 +79,7 @@ func (rt *Runtime) RetryNow(id string) error {
 }
 
 // Stack returns the stack of the function that the activity with this ID runs right now, as
-// runtime.Stack prints it, and then those of the goroutines of a [RangeParallel]. It dumps the stacks of all goroutines, which stops the program
+// runtime.Stack prints it. If that waits in [RangeParallel], the stacks of the bodies come first. It dumps the stacks of all goroutines, which stops the program
 // for some 4 us for each. So dumps take at most a twentieth of the time, and none is taken of
 // more than 4,000 goroutines: the error then says so. If no such activity runs, Stack returns
 // [ErrNotFound]. If no attempt of it runs, the error names its State.

@@ -110,6 +110,9 @@ func newAttempt(sdk context.Context, start start, dumps *dumps) (*attempt, error
 		t.resumed = fromJSON(start.Details)
 	}
 	t.latest = t.resumed
+	if len(start.Header) > 0 {
+		t.info.Header = start.Header
+	}
 	if t.grace = start.CancelGrace; t.grace == 0 && info.ActivityRunID != "" {
 		t.grace = defaultCancelGrace
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"time"
+	"unicode/utf8"
 
 	"github.com/seed-9da638b0/activity"
 	"github.com/seed-9da638b0/activity/internal/heartbeatdetails"
@@ -72,8 +73,9 @@ func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, 
 	if opts.CancelGrace != defaultCancelGrace {
 		first.CancelGrace = opts.CancelGrace
 	}
+	first.Header = opts.Header
 	args := []any{in}
-	if first.Details != nil || first.CancelGrace != 0 {
+	if first.Details != nil || first.CancelGrace != 0 || len(first.Header) > 0 {
 		args = append(args, first)
 	}
 	// If ctx ends during the call, it must still be known whether the activity was started.
@@ -163,6 +165,11 @@ func unsupported(o *activity.Options) error {
 		return no("RetryPolicy.Jitter", p.Jitter, "not be set on Temporal, because its server has no jitter")
 	case p.MaximumAttempts > math.MaxInt32:
 		return no("RetryPolicy.MaximumAttempts", p.MaximumAttempts, "be at most %d on Temporal", math.MaxInt32)
+	}
+	for k, v := range o.Header { // which is sent as JSON
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return no("Header", fmt.Sprintf("%q: %q", k, v), "be UTF-8 on Temporal")
+		}
 	}
 	return nil
 }

@@ -167,6 +167,7 @@ func TestExecute_AllOptions(t *testing.T) {
 		RetryPolicy:      activity.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 3, MaximumInterval: time.Minute, MaximumAttempts: 7},
 		HeartbeatDetails: []any{"a", 1},
 		CancelGrace:      time.Minute,
+		Header:           map[string]string{"b": "2", "a": "1"},
 	}
 	out, err := ontemporal.Execute(t.Context(), s, "queue", opts, f, 5)
 	if out != "result" || err != nil {
@@ -176,7 +177,7 @@ func TestExecute_AllOptions(t *testing.T) {
 		ID: "a", TaskQueue: "queue", StartToCloseTimeout: time.Hour, HeartbeatTimeout: time.Minute, ScheduleToStartTimeout: time.Second, ScheduleToCloseTimeout: 3 * time.Hour,
 		RetryPolicy: &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 3, MaximumInterval: time.Minute, MaximumAttempts: 7},
 	}
-	if s.name != "github.com/seed-9da638b0/activity/ontemporal_test.f" || fmt.Sprintf("%v %+v", s.args[0], s.options.RetryPolicy) != fmt.Sprintf("5 %+v", want.RetryPolicy) || asJSON(s.args[1]) != `{"Details":["a",1],"CancelGrace":60000000000}` {
+	if s.name != "github.com/seed-9da638b0/activity/ontemporal_test.f" || fmt.Sprintf("%v %+v", s.args[0], s.options.RetryPolicy) != fmt.Sprintf("5 %+v", want.RetryPolicy) || asJSON(s.args[1]) != `{"Details":["a",1],"CancelGrace":60000000000,"Header":{"a":"1","b":"2"}}` {
 		t.Errorf("the server got %v with %v, %+v", s.name, s.args, s.options.RetryPolicy)
 	}
 	s.options.RetryPolicy, want.RetryPolicy = nil, nil
@@ -219,6 +220,7 @@ func TestStart_OptionsAreRefused(t *testing.T) {
 		"Options.StartToCloseTimeout must not be negative (got -1ns)":                                                                                               func(o *activity.Options) { o.StartToCloseTimeout = -1 },
 		"Options.MaxAbandoned must not be set on Temporal, because attempts may run in different workers (got 3)":                                                   func(o *activity.Options) { o.MaxAbandoned = 3 },
 		"Options.MaxAbandoned must not be set on Temporal, because attempts may run in different workers (got -1)":                                                  func(o *activity.Options) { o.MaxAbandoned = activity.NoOverlap },
+		`Options.Header must be UTF-8 on Temporal (got "a": "\xff")`:                                                                                                func(o *activity.Options) { o.Header = map[string]string{"a": "\xff"} },
 		"Options.SyncHeartbeats must not be set on Temporal, because its SDK decides when to send a heartbeat (got true)":                                           func(o *activity.Options) { o.SyncHeartbeats = true },
 		"Options.RetryPolicy.ResetOnProgress must not be set on Temporal, because its server counts all attempts (got true)":                                        func(o *activity.Options) { o.RetryPolicy.ResetOnProgress = true },
 		"Options.RetryPolicy.ResetAfter must not be set on Temporal, because its server counts all attempts (got 1m0s)":                                             func(o *activity.Options) { o.RetryPolicy.ResetAfter = time.Minute },

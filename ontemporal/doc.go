@@ -80,7 +80,8 @@
 //
 // MaxAbandoned, SyncHeartbeats, ResetOnProgress, ResetAfter, Retryable and Jitter have no equivalent
 // on a Temporal server. Execute and Start return an error that names the option. They also
-// return an error if neither StartToCloseTimeout nor ScheduleToCloseTimeout is set.
+// return an error if neither StartToCloseTimeout nor ScheduleToCloseTimeout is set, or if the
+// Header is not UTF-8.
 //
 // # What differs
 //

@@ -186,14 +186,14 @@ func TestTold_ByRangeParallelAndReader(t *testing.T) {
 	}
 }
 
-// Given bodies that hang, then the failure of the attempt has their stacks.
+// Given bodies that hang, then the failure of the attempt has their stacks, as far as it has room.
 func TestRangeParallel_StacksOfBodies(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		_, err := run(c, options{HeartbeatTimeout: 10 * time.Second, RetryPolicy: once}, func(ctx activity.Context, _ int) (int, error) {
 			return 0, activity.RangeParallel(ctx, 0, 3, 2, func(activity.Context, int) error { hangHere(); return nil })
 		}, 0)
 		var stack string
-		if app := failure(t, err); app.Type() != "activity.TimeoutError" || app.Details(&stack) != nil || strings.Count(stack, "hangHere") != 2 {
+		if app := failure(t, err); app.Type() != "activity.TimeoutError" || app.Details(&stack) != nil || !strings.Contains(stack, "hangHere") {
 			t.Errorf("got %v with the stack %s", err, stack)
 		}
 	})

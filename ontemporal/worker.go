@@ -45,6 +45,7 @@ func Register[In, Out any](r worker.ActivityRegistry, name string, fn func(activ
 type start struct {
 	Details     []json.RawMessage `json:",omitempty"` // the details that the first attempt resumes from
 	CancelGrace time.Duration     `json:",omitempty"`
+	Header      map[string]string `json:",omitempty"`
 }
 
 // RegisterDefinition registers a Definition's function under its Name, as [Register] does.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"reflect"
 	"runtime"
-	"slices"
 	"time"
 )
 
@@ -60,21 +59,22 @@ func Take(method string) Dump {
 			break
 		}
 	}
-	d := Dump{}
+	stacks := map[string][][]byte{}
+	own := map[string][]byte{}
 	separator := []byte("\n\n")
 	for stack := range bytes.SplitSeq(all, separator) {
-		own, found := firstArgument(stack, method)
-		others, foundOther := firstArgument(stack, workForFrame)
-		switch {
-		case found && d[own] != nil: // goroutines that work for it came first in the dump
-			d[own] = slices.Concat(stack, separator, d[own])
-		case found:
-			d[own] = bytes.Clone(stack) // the whole dump must not be kept
-		case foundOther && d[others] != nil:
-			d[others] = slices.Concat(d[others], separator, stack)
-		case foundOther:
-			d[others] = bytes.Clone(stack)
+		if attempt, ok := firstArgument(stack, method); ok {
+			own[attempt] = stack
+		} else if attempt, ok := firstArgument(stack, workForFrame); ok {
+			stacks[attempt] = append(stacks[attempt], stack)
 		}
+	}
+	for attempt, stack := range own {
+		stacks[attempt] = append(stacks[attempt], stack)
+	}
+	d := Dump{}
+	for attempt, stacks := range stacks {
+		d[attempt] = bytes.Join(stacks, separator) // a copy, because the whole dump must not be kept
 	}
 	return d
 }
@@ -95,7 +95,7 @@ func firstArgument(stack []byte, function string) (argument string, found bool) 
 	return string(arguments[:end]), true
 }
 
-// Stack returns the stack of the goroutine that ran the method of attempt, a pointer, and then
-// those of the goroutines that worked for it, with empty lines between them. It is nil if
-// there were none. It must not be changed.
+// Stack returns the stacks of the goroutines that worked for attempt, a pointer, and then that
+// of the goroutine that ran its method, with empty lines between them. The last one usually
+// waits for the others. It is nil if there were none, and must not be changed.
 func (d Dump) Stack(attempt any) []byte { return d[fmt.Sprintf("%p", attempt)] }

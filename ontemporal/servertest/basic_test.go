@@ -284,9 +284,11 @@ func TestScenarios_Results(t *testing.T) {
 		opts: activity.Options{
 			StartToCloseTimeout: time.Minute, HeartbeatTimeout: 20 * time.Second, ScheduleToCloseTimeout: 10 * time.Minute,
 			RetryPolicy: activity.RetryPolicy{MaximumAttempts: 5},
+			Header:      map[string]string{"b": "2", "a": "1"},
 		},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			i := ctx.Info()
+			x.note(at(ctx, "header"), fmt.Sprint(i.Header))
 			x.note(at(ctx, "is of"), fmt.Sprintf("%s (%s), attempt %d of %d", i.ID, i.Name, i.Attempt, i.MaximumAttempts))
 			x.note(at(ctx, "timeouts"), fmt.Sprint(i.StartToCloseTimeout, i.HeartbeatTimeout, i.ScheduleToCloseTimeout))
 			x.note(at(ctx, "deadline"), fmt.Sprintf("start-to-close: %t", i.Deadline.Equal(i.StartedAt.Add(i.StartToCloseTimeout))))
@@ -308,6 +310,7 @@ func TestScenarios_Results(t *testing.T) {
 		want: []string{
 			"attempt 1 context's deadline: true the same: true",
 			"attempt 1 deadline: start-to-close: true",
+			"attempt 1 header: map[a:1 b:2]",
 			"attempt 1 is of: ID (work), attempt 1 of 5",
 			"attempt 1 resumes from: nothing",
 			"attempt 1 scheduled before it started: true",
@@ -315,6 +318,7 @@ func TestScenarios_Results(t *testing.T) {
 			"attempt 2 comes after: disk full",
 			"attempt 2 context's deadline: true the same: true",
 			"attempt 2 deadline: start-to-close: true",
+			"attempt 2 header: map[a:1 b:2]",
 			"attempt 2 is of: ID (work), attempt 2 of 5",
 			"attempt 2 resumes from: nothing",
 			"attempt 2 scheduled: as the first: true",
