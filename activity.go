@@ -424,16 +424,18 @@ func (a *activity) waitTimeoutLocked(typ TimeoutType) *TimeoutError {
 }
 
 // abandonStoppedLocked abandons the function of a canceled or paused attempt, which has not
-// returned within CancelGrace.
-func (a *activity) abandonStoppedLocked() {
+// returned within CancelGrace. It returns the function's stack, or the reason why there is none.
+func (a *activity) abandonStoppedLocked() (stack []byte, noStack string) {
 	t := a.latest
-	log := a.abandonedLog(a.rt.stackLocked(t))
+	stack, noStack = a.rt.stackLocked(t)
+	log := a.abandonedLog(stack, noStack)
 	a.mu.Lock()
 	t.over.Store(true)
 	a.mu.Unlock()
 	t.ended = a.rt.now
 	t.abandonLocked()
 	a.emitLocked(EventAbandoned, t.number, nil, 0, log)
+	return stack, noStack
 }
 
 // askRetryable calls RetryPolicy.Retryable with the error of the attempt, which has just
@@ -482,7 +484,7 @@ func (a *activity) decideLocked() {
 	}
 	var delay time.Duration
 	switch {
-	case retry != 0:
+	case retry != 0, a.paused: // Unpause waits for no backoff
 	case timeout == TimeoutHeartbeat && !a.stalled:
 		// No delay, because the timeout was the wait. After a second heartbeat timeout
 		// in a row without progress there is one, so that a function that always hangs
@@ -502,8 +504,6 @@ func (a *activity) decideLocked() {
 		// The next attempt would begin at the deadline or after it. So the activity fails
 		// now, with the error of the last attempt, and does not wait for the deadline.
 		retry, delay = RetryStateTimeout, 0
-	case a.paused:
-		delay = 0
 	}
 	a.stalled = timeout == TimeoutHeartbeat
 

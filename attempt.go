@@ -13,7 +13,7 @@ import (
 // An attempt is one run of an activity's function. It is also the Context that the
 // function gets. The embedded context is the standard library's own cancelCtx, because
 // only that makes context.Cause and cheap child contexts work. It ends when the attempt is
-// over or canceled.
+// over, canceled or paused.
 //
 // An attempt ends in one of two ways. Either its function returns, and the attempt's
 // goroutine reports the result. Or a timeout, or the end of CancelGrace, fences the

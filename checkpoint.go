@@ -70,7 +70,7 @@ const (
 	CheckpointFailed                      // failed for good; the next execution is a new one, which resumes from the details
 	CheckpointCanceled                    // canceled by Handle.Cancel or Runtime.Cancel; the next execution is a new one, which resumes from the details
 	CheckpointWaiting                     // waiting for a slot, a backoff or a function that hangs; the next execution continues
-	CheckpointPaused                      // paused by Runtime.Pause; the next execution continues, and is paused
+	CheckpointPaused                      // paused by Runtime.Pause; the next execution continues and stays paused
 )
 
 // String returns the state's name in lower case, such as "running".

@@ -9,7 +9,7 @@ import (
 )
 
 // A Context is the context that an activity's function gets. It is a context.Context that
-// ends when the attempt is over or canceled, and context.Cause returns the reason. Err
+// ends when the attempt is over, canceled or paused, and context.Cause returns the reason. Err
 // returns context.Canceled in every case, even after a timeout, so a library that looks
 // only at Err takes a timeout for a cancellation.
 //
@@ -31,7 +31,7 @@ type Context interface {
 	// at once, and replace those recorded before. Without details, or with a single nil or
 	// nil pointer, the details recorded before stay.
 	//
-	// Once the attempt is over or canceled, Heartbeat returns context.Cause. During a
+	// Once the attempt is over, canceled or paused, Heartbeat returns context.Cause. During a
 	// [Runtime.Drain] it records, and returns [ErrShutdown]. Return these errors from the
 	// function. If the details cannot be encoded, would not decode to equal
 	// values (see [Codec]), or are too large ([ErrDetailsTooLarge]), Heartbeat returns a

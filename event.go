@@ -11,7 +11,7 @@ type Event struct {
 	Time     time.Time
 	ID, Name string
 	Attempt  int           // number of the attempt; zero if none was started
-	Err      error         // error of the attempt or the activity; with EventPaused, what the function returned if that is more than the cause; nil if there is none
+	Err      error         // error of the attempt or the activity; with EventPaused, the function's error, unless it only reports the stop; nil if there is none
 	Delay    time.Duration // with EventAttemptFailed, the wait before the next attempt; zero if it starts at once, or if there is none
 
 	details []byte // details of an EventHeartbeat; nil if it had none
@@ -33,7 +33,7 @@ const (
 	EventScheduled                   // the activity was accepted by Start, Run or Recover
 	EventAttemptStarted              // an attempt starts
 	EventHeartbeat                   // an attempt that is not over has sent a heartbeat
-	EventAttemptFailed               // an attempt has failed or timed out, with Err; not for canceled attempts
+	EventAttemptFailed               // an attempt has failed or timed out, with Err; not for canceled or paused attempts
 	EventAbandoned                   // an attempt is over, but its function still runs
 	EventAbandonedReturned           // the function of an abandoned attempt has returned
 	EventBlocked                     // the next attempt waits for functions that hang; Attempt is the last attempt

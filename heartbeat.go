@@ -121,7 +121,7 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	// The cause comes first. An error of the details would get lost, so it is logged.
 	if end != nil {
 		if failed != nil {
-			a.rt.log(slog.LevelError, "activity: heartbeat details of a canceled attempt were not recorded", a, t.number, slog.Any("error", failed))
+			a.rt.log(slog.LevelError, "activity: heartbeat details of a canceled or paused attempt were not recorded", a, t.number, slog.Any("error", failed))
 		}
 		return end
 	}

@@ -148,7 +148,7 @@ func (a *activity) logRestart(err error, retry RetryState, delay time.Duration) 
 }
 
 // abandonedLog returns a function that logs that the function of the latest attempt has
-// ignored its cancellation, or nil if the line is only counted. Runtime.mu is held.
+// ignored its cancellation or a pause, or nil if the line is only counted. Runtime.mu is held.
 func (a *activity) abandonedLog(stack []byte, noStack string) func() {
 	if !a.rt.scheduler.logsLocked().countLocked(logAbandoned, a) {
 		return nil
@@ -159,7 +159,7 @@ func (a *activity) abandonedLog(stack []byte, noStack string) func() {
 		if len(stack) == 0 {
 			attr = slog.String("no_stack", noStack)
 		}
-		a.rt.log(slog.LevelWarn, "activity: function ignored its cancellation and was abandoned", a, t.number, attr)
+		a.rt.log(slog.LevelWarn, "activity: function did not return within CancelGrace and was abandoned", a, t.number, attr)
 	}
 }
 

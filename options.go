@@ -29,8 +29,8 @@ type Options struct {
 	// Config.MaxConcurrent. If it is reached, the activity fails. If zero, there is no
 	// limit.
 	ScheduleToStartTimeout time.Duration
-	// ScheduleToCloseTimeout is the longest time for all attempts and the waits between
-	// them. If it is reached, the activity fails. If zero, there is no limit.
+	// ScheduleToCloseTimeout is the longest time for all attempts and the waits and pauses
+	// between them. If it is reached, the activity fails. If zero, there is no limit.
 	ScheduleToCloseTimeout time.Duration
 
 	// RetryPolicy decides whether and when a failed attempt is followed by another. If
@@ -53,8 +53,9 @@ type Options struct {
 	// If zero, 10. NoOverlap allows none.
 	MaxAbandoned int
 
-	// CancelGrace is how long the function of a canceled attempt may take to return. After
-	// that it is abandoned, and the caller gets the outcome. If zero, 10 s.
+	// CancelGrace is how long the function of a canceled or paused attempt may take to
+	// return. After that it is abandoned, and the caller gets the outcome, or the activity is
+	// paused. If zero, 10 s.
 	CancelGrace time.Duration
 
 	// SyncHeartbeats makes a Heartbeat with details wait until the Store holds them, which

@@ -8,24 +8,28 @@ import (
 )
 
 // Pause stops the activity with this ID until [Runtime.Unpause], without ending it. Its
-// callers keep waiting, and so does its schedule-to-close timeout keep running.
+// callers keep waiting, and its schedule-to-close timeout keeps running.
 //
-// If an attempt runs, its Context ends with [ErrPaused] as the cause. When the function has
-// returned, or Options.CancelGrace later, when it is abandoned, the activity is in
-// StatePaused, and its slot is free. That attempt does not count, and the next one has its
+// If an attempt runs, its Context ends with [ErrPaused] as the cause. When the function
+// returns, the activity is in StatePaused and its slot is free. If it does not return within
+// Options.CancelGrace, it is abandoned. The attempt does not count, and the next one reuses its
 // number. As after a cancellation, a function that returns nil has completed, unless Sleep,
-// [Idle], [Range], [RangeParallel], [Guard] or a [Reader] had returned ErrPaused to it. A wait
-// for a slot, a backoff or a function that hangs ends at once, as does what is left of a
-// backoff.
+// [Idle], [Range], [RangeParallel], [Guard] or a [Reader] had returned ErrPaused to it. If the
+// activity is waiting for a slot, backing off or blocked, it is paused at once. The rest of a
+// backoff is dropped.
 //
-// With a Config.Store a pause outlives the process. It is given to the Store at once, and
-// [Runtime.Shutdown], [Runtime.Drain] and the end of the caller's context leave it there. A
-// paused activity that Recover or Start continues is still paused.
+// With a Config.Store and an Options.ID, a pause survives a restart. It is given to the Store at
+// once, but Pause does not wait until it is saved. [Runtime.Shutdown], [Runtime.Drain] and the
+// end of the caller's context do not end a pause: when Recover or a start of the ID continues
+// the activity, it is still paused.
 //
-// Pause returns nil if the activity is paused already, or about to be. If no such activity
-// runs, it returns [ErrNotFound]. If the activity is being canceled, or its outcome is
-// decided, the error names its State. While the Store has not taken the start of the activity,
-// Pause returns an error, as [Runtime.Cancel] does.
+// An activity that the function has started with its Context is canceled, not paused. If it has
+// an ID, Recover continues it after a restart even while its parent is paused.
+//
+// Pause returns nil if the activity is paused already, or about to be. If there is no such
+// activity, or if it has ended, it returns [ErrNotFound]. If the activity is being canceled, or
+// its outcome is decided, the error names its State. While the Store has not taken the start of
+// the activity, Pause returns an error, as [Runtime.Cancel] does.
 func (rt *Runtime) Pause(id string) error {
 	rt.enter()
 	defer rt.leave()
@@ -39,13 +43,13 @@ func (rt *Runtime) Pause(id string) error {
 	return nil
 }
 
-// Unpause ends a pause: the next attempt starts as soon as there is a slot, and as soon as
-// functions of earlier attempts do not block it. What was left of a backoff is not waited out.
+// Unpause ends a pause: the next attempt starts once a slot is free and no function of an
+// earlier attempt blocks it. There is no backoff.
 //
-// If no such activity runs, Unpause returns [ErrNotFound]: the pause of an activity that is only
-// stored is ended by [Runtime.Recover], or by a start of its ID, and then by Unpause. If the
-// activity is not paused, the error names its State. That is also so while the function of the
-// attempt that Pause has ended is still running.
+// If there is no such activity, or if it has ended, Unpause returns [ErrNotFound]. To unpause an
+// activity that is only stored, start it first, with [Runtime.Recover] or by its ID. If the
+// activity is not paused, the error names its State. An activity whose function is still
+// returning after Pause is not paused yet. EventPaused reports when it is.
 func (rt *Runtime) Unpause(id string) error {
 	rt.enter()
 	defer rt.leave()
@@ -101,9 +105,9 @@ func (a *activity) pauseLocked() error {
 func (a *activity) steeredLocked() error {
 	switch {
 	case a.phase == phaseCanceling:
-		return fmt.Errorf("the activity is %s, and being canceled", a.stateLocked())
+		return fmt.Errorf("the activity is %s and is being canceled", a.stateLocked())
 	case a.phase == phasePausing, a.phase == phaseDeciding && a.paused:
-		return fmt.Errorf("the activity is %s, and being paused", a.stateLocked())
+		return fmt.Errorf("the activity is %s and is being paused", a.stateLocked())
 	}
 	return fmt.Errorf("the activity is %s", a.stateLocked())
 }
@@ -118,10 +122,18 @@ func (a *activity) attemptPausedLocked(r *result) {
 		err = r.err
 		number := a.latest.number
 		log = func() {
-			a.rt.log(slog.LevelWarn, "activity: function returned an error when it was paused", a, number, slog.String("error", short(err)))
+			attrs := []slog.Attr{slog.String("error", short(err))}
+			if stack := stackOf(err); stack != nil {
+				attrs = append(attrs, slog.String("stack", string(stack)))
+			}
+			a.rt.log(slog.LevelWarn, "activity: function returned an error when it was paused", a, number, attrs...)
 		}
 	}
 	a.noteProgressLocked(a.latest)
+	// Since Pause was stored, the attempt may have reached RetryPolicy.ResetAfter.
+	if a.rec != nil && a.opts.RetryPolicy.ResetAfter > 0 {
+		a.rec.saveSoonLocked(a.rt)
+	}
 	a.enterPausedLocked(err, log)
 }
 

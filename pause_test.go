@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,7 +106,7 @@ func TestPause_ThatReturnsNil(t *testing.T) {
 				checkErr(t, e.rt.Pause("a"), nil)
 				e.pass(time.Second)
 				checkState(t, h, activity.StateRunning)
-				checkSteer(t, e.rt.Unpause("a"), `activity "a"`, "not unpaused", "running, and being paused")
+				checkSteer(t, e.rt.Unpause("a"), `activity "a"`, "not unpaused", "running and is being paused")
 				e.open("step")
 				if test.completes {
 					checkErr(t, e.end(h), nil)
@@ -271,6 +273,9 @@ func TestPause_ScheduleToClose(t *testing.T) {
 				e.pass(1)
 				checkSteer(t, e.rt.Unpause("a"), "no activity with this ID")
 				checkEnd(t, e.end(h), 1, activity.RetryStateTimeout, context.DeadlineExceeded)
+				if stack := asTimeout(t, e.end(h)).Stack; (len(stack) > 0) != (test.grace > 0) {
+					t.Errorf("the stack is %q", stack)
+				}
 				checkDiff(t, "events", e.lines("a")[2:], test.want)
 			})
 		})
@@ -296,8 +301,8 @@ func TestPause_OfWhatEnds(t *testing.T) {
 		h := e.start(job, e.hang)
 		checkSteer(t, e.rt.Unpause("a"), "not unpaused: the activity is running")
 		h.Cancel(errCancel)
-		checkSteer(t, e.rt.Pause("a"), "not paused: the activity is running, and being canceled")
-		checkSteer(t, e.rt.Unpause("a"), "not unpaused: the activity is running, and being canceled")
+		checkSteer(t, e.rt.Pause("a"), "not paused: the activity is running and is being canceled")
+		checkSteer(t, e.rt.Unpause("a"), "not unpaused: the activity is running and is being canceled")
 		open := s.block("Delete")
 		e.open("a1")
 		checkSaving(t, h, activity.StateCompleted)
@@ -378,7 +383,7 @@ func TestPause_WhileRetryableIsAsked(t *testing.T) {
 				}}}, func(activity.Context) error { return errBoom })
 				checkErr(t, e.rt.Pause("a"), nil)
 				checkErr(t, e.rt.Pause("a"), nil)
-				checkSteer(t, e.rt.Unpause("a"), "running, and being paused")
+				checkSteer(t, e.rt.Unpause("a"), "running and is being paused")
 				e.open("answer")
 				if !retryable {
 					checkEnd(t, e.end(h), 1, activity.RetryStateNonRetryableFailure, errBoom)
@@ -395,6 +400,181 @@ func TestPause_WhileRetryableIsAsked(t *testing.T) {
 	}
 }
 
+// Rules 10 and 32. Given an attempt that fails, and whose backoff would end after schedule-to-close,
+// when Pause comes while Retryable is asked, then the activity is paused, because no backoff follows.
+// A Shutdown, a Drain or the end of the caller's context leaves it so.
+func TestPause_DropsTheBackoff(t *testing.T) {
+	for name, stop := range map[string]func(e *env, cancel context.CancelFunc){
+		"answer":   nil,
+		"Shutdown": func(e *env, _ context.CancelFunc) { go e.rt.Shutdown(context.Background()) },
+		"Drain":    func(e *env, _ context.CancelFunc) { go e.rt.Drain(context.Background()) },
+		"context":  func(_ *env, cancel context.CancelFunc) { cancel() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+				opts := job
+				opts.ScheduleToCloseTimeout = time.Hour
+				opts.RetryPolicy = activity.RetryPolicy{InitialInterval: 40 * time.Minute, Retryable: func(error) bool { <-e.gate("answer"); return true }}
+				ctx, cancel := context.WithCancel(e.ctx)
+				defer cancel()
+				startWith(t, ctx, e.rt, opts, func(ctx activity.Context) error {
+					_ = ctx.Sleep(30 * time.Minute)
+					return errBoom
+				})
+				e.pass(30 * time.Minute)
+				checkErr(t, e.rt.Pause("a"), nil)
+				if stop == nil {
+					e.open("answer")
+				} else {
+					stop(e, cancel)
+				}
+				e.pass(time.Second)
+				s.want(activity.Checkpoint{ID: "a", State: activity.CheckpointPaused, Attempt: 1, LastFailure: "boom", Input: []byte("{}")})
+				e2, _ := e.reboot(s, activity.Config{})
+				checkState(t, e2.start(opts, untilEnded), activity.StatePaused)
+			})
+		})
+	}
+}
+
+// Rule 32. Given a stored pause with a NextAttempt, when its execution continues, then it is paused,
+// even if the backoff would end after schedule-to-close.
+func TestPause_IgnoresAStoredBackoff(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		s.put(activity.Checkpoint{State: activity.CheckpointPaused, Attempt: 1, NextAttempt: time.Now().Add(2 * time.Hour)})
+		opts := job
+		opts.ScheduleToCloseTimeout = time.Hour
+		checkState(t, e.start(opts, untilEnded), activity.StatePaused)
+	})
+}
+
+// Rules 15 and 32. Given an attempt that reaches ResetAfter during the clean-up after Pause, when the
+// process is killed, then that attempt has reset the count.
+func TestPause_ResetAfterDuringTheCleanUp(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		opts := job
+		opts.RetryPolicy = activity.RetryPolicy{InitialInterval: time.Second, MaximumAttempts: 2, ResetAfter: 8 * time.Second}
+		e.start(opts, func(ctx activity.Context) error {
+			if ctx.Info().Attempt == 1 {
+				return errBoom
+			}
+			<-ctx.Done()
+			time.Sleep(4 * time.Second)
+			return context.Cause(ctx)
+		})
+		e.pass(6 * time.Second)
+		checkErr(t, e.rt.Pause("a"), nil)
+		e.pass(time.Minute)
+		s.want(activity.Checkpoint{ID: "a", State: activity.CheckpointPaused, Attempt: 1, CountedFrom: 1, LastFailure: "boom", Input: []byte("{}")})
+	})
+}
+
+// Rules 20 and 32. Given a process that has continued a paused or waiting activity with a clock that
+// was wrong, when the clock is set and the Runtime shuts down, then the stored time is right.
+func TestPause_WallClockIsSet(t *testing.T) {
+	for _, state := range []activity.CheckpointState{activity.CheckpointPaused, activity.CheckpointWaiting} {
+		t.Run(state.String(), func(t *testing.T) {
+			onWallClock(t, func(t *testing.T, c *wallClock) {
+				const wrong = -56 * 365 * 24 * time.Hour
+				opts := job
+				opts.ScheduleToCloseTimeout = 24 * time.Hour
+				s := newStore(t)
+				c.set(wrong)
+				cp := activity.Checkpoint{State: state, ScheduledAt: c.at(-time.Hour, wrong), UpdatedAt: c.at(-time.Hour, wrong)}
+				cp.NextAttempt = cp.UpdatedAt.Add(10 * time.Hour)
+				s.put(cp)
+				rt := activity.New(activity.Config{Clock: c, Logger: quiet, Store: s})
+				start(t, rt, opts, untilEnded)
+				time.Sleep(10 * time.Minute)
+				c.set(0)
+				time.Sleep(20 * time.Minute)
+				checkErr(t, rt.Shutdown(t.Context()), nil)
+				if got, want := s.get("a").ScheduledAt, c.at(-time.Hour, 0); got.Sub(want).Abs() > time.Second {
+					t.Errorf("ScheduledAt is %s, want %s", got, want)
+				}
+			})
+		})
+	}
+}
+
+// Rules 20, 32 and 34. Given activities that are paused and unpaused at random, whenever one is paused
+// and at rest, then a kill and a Shutdown leave the same checkpoint, and the next process finds the
+// activity paused.
+func TestPause_KillAndShutdownAgree(t *testing.T) {
+	for seed := range uint64(repeated(100)) {
+		durable(t, activity.Config{SaveInterval: time.Millisecond}, func(t *testing.T, e *env, s *faultyStore) {
+			var mu sync.Mutex
+			r, beats := rand.New(rand.NewPCG(seed, 3)), 0
+			n := func(n int) int {
+				mu.Lock()
+				defer mu.Unlock()
+				return r.IntN(n)
+			}
+			ms := func(most int) time.Duration {
+				return time.Duration(1+n(most))*time.Millisecond + time.Duration(n(1000))
+			}
+			opts := job
+			opts.HeartbeatTimeout = []time.Duration{0, ms(300), ms(3000)}[n(3)]
+			opts.CancelGrace, opts.SyncHeartbeats = ms(2000), n(3) == 0
+			opts.MaxAbandoned = []int{0, activity.NoOverlap, 1}[n(3)]
+			opts.RetryPolicy = activity.RetryPolicy{InitialInterval: ms(1000), MaximumInterval: 2 * time.Second, ResetOnProgress: n(2) == 0, MaximumAttempts: 1000}
+			opts.RetryPolicy.ResetAfter = []time.Duration{0, ms(2000)}[n(2)]
+			if n(2) == 0 {
+				opts.RetryPolicy.Retryable = func(error) bool { time.Sleep(ms(500)); return true }
+			}
+			fn := func(ctx activity.Context) error {
+				for range n(8) {
+					switch n(6) {
+					case 0, 1:
+						if err := ctx.Sleep(ms(800)); err != nil && n(3) > 0 {
+							return err
+						}
+					case 2:
+						time.Sleep(ms(800))
+					case 3:
+						mu.Lock()
+						beats++
+						v := beats
+						mu.Unlock()
+						_ = ctx.Heartbeat(v)
+					case 4:
+						_ = activity.Guard(ctx, func() error { time.Sleep(ms(500)); return nil })
+					case 5:
+						_ = ctx.Heartbeat()
+					}
+				}
+				return errBoom
+			}
+			h := e.start(opts, fn)
+			for range 12 {
+				for range n(3) {
+					steer := []func(string) error{e.rt.Pause, e.rt.Pause, e.rt.Unpause}[n(3)]
+					_ = steer("a")
+					e.pass(ms(300))
+				}
+				e.pass([]time.Duration{ms(20), 10 * time.Second}[n(2)])
+				if e.pass(2 * time.Millisecond); h.Status().State != activity.StatePaused {
+					continue
+				}
+				killed := s.get("a")
+				next, left := e.reboot(s, activity.Config{SaveInterval: time.Millisecond})
+				again := next.start(opts, fn)
+				checkState(t, again, activity.StatePaused)
+				ends, content := e, s
+				if n(2) == 0 {
+					ends, content = next, left
+				} else {
+					e, s, h = next, left, again
+				}
+				checkErr(t, ends.rt.Shutdown(t.Context()), nil)
+				shut := content.get("a")
+				shut.Sequence, shut.UpdatedAt = killed.Sequence, killed.UpdatedAt
+				checkDiff(t, fmt.Sprintf("seed %d: after a Shutdown", seed), shut, killed)
+			}
+		})
+	}
+}
+
 // Rule 32. Given a paused function that returns an error of its own, then EventPaused has the error
 // and the log a line, because nobody else gets it. An error that only says that the attempt was
 // stopped is not told.
@@ -406,6 +586,10 @@ func TestPause_ErrorOfTheFunction(t *testing.T) {
 		{errBoom, true},
 		{activity.NonRetryable(errBoom), true},
 		{activity.ErrCannotResume, true},
+		{errors.Join(activity.ErrPaused, errBoom), true},
+		{fmt.Errorf("%w, and the clean-up: %w", context.Canceled, errBoom), true},
+		{&activity.PanicError{Value: errBoom, Stack: []byte("where it panicked")}, true},
+		{errors.Join(activity.ErrPaused, context.Canceled), false},
 		{fmt.Errorf("row 7: %w", activity.ErrPaused), false},
 		{fmt.Errorf("fetch: %w", context.Canceled), false},
 	} {
@@ -424,6 +608,9 @@ func TestPause_ErrorOfTheFunction(t *testing.T) {
 				events := j.all()
 				if len(events) != 1 || test.told != (events[0].Err == test.returns) || !test.told && events[0].Err != nil {
 					t.Errorf("%+v", events)
+				}
+				if p, ok := test.returns.(*activity.PanicError); ok && log.has(slog.LevelWarn, string(p.Stack)) == 0 {
+					t.Errorf("the stack is not logged: %+v", log.lines)
 				}
 				if told := log.has(slog.LevelWarn, "activity: function returned an error when it was paused", "id=a", "attempt=1", test.returns.Error()) > 0; told != test.told {
 					t.Errorf("%+v", log.lines)

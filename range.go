@@ -28,7 +28,7 @@ type RangeProgress struct {
 // send heartbeats of its own, without details.
 //
 // If body returns an error, the loop ends and Range returns that error as it is. If the
-// attempt is over or canceled before the last call of body has returned, Range returns the
+// attempt is over, canceled or paused before the last call of body has returned, Range returns the
 // cause. During a [Runtime.Drain] it returns [ErrShutdown] before the next call of body. If a
 // heartbeat fails before that, Range returns its error. Once the last call of body has
 // returned nil, Range returns nil.

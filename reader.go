@@ -6,7 +6,7 @@ import "io"
 // have passed. So a copy of a large file is no stall as long as it moves. Reader does not
 // hurry a Read of r that blocks: close r when ctx ends, as [context.AfterFunc] can.
 //
-// Once the attempt is over or canceled, Read returns context.Cause, and during a
+// Once the attempt is over, canceled or paused, Read returns context.Cause, and during a
 // [Runtime.Drain] it returns [ErrShutdown]. Bytes that have arrived by then are returned
 // before that.
 func Reader(ctx Context, r io.Reader) io.Reader { return &reader{ctx, r} }

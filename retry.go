@@ -138,14 +138,14 @@ type verdict struct {
 	cannotResume bool          // whether that is because of ErrCannotResume
 	delay        time.Duration // delay of RetryAfter; zero if the policy's interval counts
 	shutdown     bool          // whether the error wraps ErrShutdown
-	stopped      bool          // whether the error wraps ErrPaused, ErrShutdown or context.Canceled
+	stopped      bool          // whether the error only reports that the attempt was stopped
 }
 
 // read sets v according to err itself. It calls methods of err, which are user code, so no
 // lock may be held.
 func (v *verdict) read(err error) {
 	v.shutdown = wraps(err, ErrShutdown)
-	v.stopped = v.shutdown || wraps(err, ErrPaused) || wraps(err, context.Canceled)
+	v.stopped = reportsStop(err)
 	v.cannotResume = findOwn(err, func(err error) bool { return err == ErrCannotResume })
 	v.final = v.cannotResume || findOwn(err, func(err error) bool {
 		n, ok := err.(interface{ NonRetryable() bool })
@@ -158,6 +158,24 @@ func (v *verdict) read(err error) {
 		}
 		return ok
 	})
+}
+
+// reportsStop reports whether everything that err wraps is ErrPaused, ErrShutdown or
+// context.Canceled.
+func reportsStop(err error) (only bool) {
+	defer func() { _ = recover() }() // as in findOwn
+	switch e := err.(type) {
+	case nil:
+		return false
+	case interface{ Unwrap() []error }:
+		all := e.Unwrap()
+		return len(all) > 0 && !slices.ContainsFunc(all, func(err error) bool { return !reportsStop(err) })
+	case interface{ Unwrap() error }:
+		if inner := e.Unwrap(); inner != nil {
+			return reportsStop(inner)
+		}
+	}
+	return wraps(err, ErrPaused) || wraps(err, ErrShutdown) || wraps(err, context.Canceled)
 }
 
 // findOwn reports whether match holds for err or for an error that it wraps. It does not look

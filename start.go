@@ -477,6 +477,7 @@ func (a *activity) resumeLocked(cp Checkpoint, recovering bool) {
 	}
 	var delay time.Duration // counted from UpdatedAt
 	switch {
+	case cp.State == CheckpointPaused:
 	case cp.State != CheckpointRunning:
 		if !cp.NextAttempt.IsZero() {
 			delay = cp.NextAttempt.Sub(cp.UpdatedAt)

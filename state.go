@@ -200,13 +200,15 @@ func (a *activity) alarmLocked(late time.Duration) {
 	case phaseRunning:
 		a.timeOutLocked(late)
 	case phasePausing:
-		a.abandonStoppedLocked()
-		if a.closeBy() <= now {
-			a.noteProgressLocked(a.latest)
-			a.failWaitLocked(TimeoutScheduleToClose)
-		} else {
+		stack, noStack := a.abandonStoppedLocked()
+		if a.closeBy() > now {
 			a.attemptPausedLocked(nil)
+			return
 		}
+		a.noteProgressLocked(a.latest)
+		err := a.waitTimeoutLocked(TimeoutScheduleToClose)
+		err.Stack, err.noStack = stack, noStack
+		a.finishLocked(StateFailed, RetryStateTimeout, err)
 	case phaseCanceling:
 		a.abandonStoppedLocked()
 		a.finishCanceledLocked(&canceledError{

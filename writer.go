@@ -248,6 +248,9 @@ func (w *writer) wallClockLocked() {
 	w.moved = moved
 	for _, r := range w.records {
 		if r.a != nil && r.a.phase != phaseLoading {
+			if r.start.accepted { // its checkpoint is not restored with a wrong time
+				r.start.dropFoundLocked()
+			}
 			r.saveSoonLocked(w.rt)
 		}
 	}

@@ -291,7 +291,8 @@ func (w *World) interruptedNow() bool {
 // unfinished returns the IDs of the stored activities that can be resumed. World.mu is held.
 func (w *World) unfinished() (ids []string) {
 	for cp := range w.memory.All(context.Background()) {
-		if cp.State == activity.CheckpointRunning || cp.State == activity.CheckpointInterrupted {
+		switch cp.State {
+		case activity.CheckpointRunning, activity.CheckpointInterrupted, activity.CheckpointWaiting, activity.CheckpointPaused:
 			ids = append(ids, cp.ID)
 		}
 	}

@@ -426,7 +426,7 @@ func (m *durableModel) steer(x durableSteer) string {
 	a := m.acts[i]
 	state := a.state
 	if state == "canceling" || state == "pausing" {
-		state = "running, and being " + strings.Replace(strings.Replace(state, "pausing", "paused", 1), "canceling", "canceled", 1)
+		state = "running and is being " + strings.Replace(strings.Replace(state, "pausing", "paused", 1), "canceling", "canceled", 1)
 	}
 	switch x.kind {
 	case "pause":

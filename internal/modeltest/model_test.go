@@ -279,9 +279,9 @@ func modelPausing(a *modelAct) bool {
 func steered(a *modelAct) string {
 	switch {
 	case a.state == "running" && a.cause != "":
-		return "running, and being canceled"
+		return "running and is being canceled"
 	case a.state == "running" && a.pause:
-		return "running, and being paused"
+		return "running and is being paused"
 	}
 	return a.state
 }
@@ -559,6 +559,7 @@ func (m *model) fail(a *modelAct, kind string, f modelFailure, after int) {
 		end = "maximum attempts reached"
 	default:
 		switch {
+		case a.pause: // no backoff follows
 		case kind == "after" && after > 0:
 			delay = after
 		case kind == "heartbeat timeout" && !a.lastHB:
@@ -568,9 +569,6 @@ func (m *model) fail(a *modelAct, kind string, f modelFailure, after int) {
 		if m.now+delay >= modelPlus(a.at, s.stc) {
 			end, delay = "timeout", 0
 		}
-	}
-	if a.pause {
-		delay = 0
 	}
 	m.event(a, "attempt failed", a.n, fmt.Sprintf("delay %d: %s", delay, f.full()))
 	if isTimeout {
