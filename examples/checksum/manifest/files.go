@@ -80,22 +80,8 @@ func hashFile(ctx activity.Context, path string) (sum []byte, size int64, err er
 	}
 	defer f.Close()
 	h := sha256.New()
-	size, err = io.Copy(h, reader{ctx, f})
+	size, err = io.Copy(h, activity.Reader(ctx, f)) // so that a large file is no stall
 	return h.Sum(nil), size, err
-}
-
-// A reader sends a heartbeat without details before each Read, so that a large
-// file does not count as a stall. It stops when the attempt is over.
-type reader struct {
-	ctx activity.Context
-	r   io.Reader
-}
-
-func (r reader) Read(b []byte) (int, error) {
-	if err := r.ctx.Heartbeat(); err != nil {
-		return 0, err
-	}
-	return r.r.Read(b)
 }
 
 // line returns a file's line in the manifest, in sha256sum's format. If the name

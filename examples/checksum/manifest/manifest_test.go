@@ -1,12 +1,10 @@
 package manifest
 
 import (
-	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash/crc64"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -332,33 +330,6 @@ func TestList_IsNoStall(t *testing.T) {
 	}
 }
 
-// slow is a file on a slow disk, which takes a second for each byte.
-type slow struct{ left int }
-
-func (s *slow) Read(b []byte) (int, error) {
-	if s.left == 0 {
-		return 0, io.EOF
-	}
-	time.Sleep(time.Second)
-	s.left--
-	return 1, nil
-}
-
-// Given a file that takes longer than the heartbeat timeout, when it is read, then the
-// attempt does not stall.
-func TestReader_SlowFileIsNoStall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		rt, start := quiet(), time.Now()
-		err := rt.Run(t.Context(), activity.Options{HeartbeatTimeout: beat}, func(ctx activity.Context) error {
-			_, err := io.Copy(io.Discard, reader{ctx, &slow{1000}})
-			return err
-		})
-		if took := time.Since(start); err != nil || took != 1000*time.Second || rt.Stats().Attempts != 1 {
-			t.Errorf("error %v after %s and %d attempts, want none, 1000s and 1", err, took, rt.Stats().Attempts)
-		}
-	})
-}
-
 // Given a large file, when it is hashed, then the attempt sends heartbeats meanwhile.
 func TestWrite_HeartbeatsInLargeFile(t *testing.T) {
 	dir := t.TempDir()
@@ -370,23 +341,6 @@ func TestWrite_HeartbeatsInLargeFile(t *testing.T) {
 	if n := rt.Stats().Heartbeats; n < 50 {
 		t.Errorf("%d heartbeats in a file of 5 MiB, want 50 at least", n)
 	}
-}
-
-// Given a slow file, when the activity is canceled, then the next Read stops.
-func TestReader_StopsWhenCanceled(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		cause := errors.New("that will do")
-		ctx, cancel := context.WithCancelCause(t.Context())
-		time.AfterFunc(10*time.Second+1, func() { cancel(cause) })
-		file := &slow{1000}
-		err := quiet().Run(ctx, activity.Options{HeartbeatTimeout: beat}, func(ctx activity.Context) error {
-			_, err := io.Copy(io.Discard, reader{ctx, file})
-			return err
-		})
-		if !errors.Is(err, cause) || file.left != 1000-11 {
-			t.Errorf("error %v after %d bytes, want %v after 11", err, 1000-file.left, cause)
-		}
-	})
 }
 
 func TestLine_IsInFormatOfSha256sum(t *testing.T) {
