@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"time"
 
 	"github.com/seed-9da638b0/activity"
 	"github.com/seed-9da638b0/activity/boltstore"
@@ -63,12 +62,9 @@ func (s *manifestStore) recall(files []string, say func(string, ...any)) (p mani
 	return p, err
 }
 
-// leave waits until the store holds how the run has ended, and closes it. It removes
-// the file unless the next run can resume from it.
-func (s *manifestStore) leave(rt *activity.Runtime, unfinished bool) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	err := errors.Join(rt.Shutdown(ctx), s.Close())
+// leave closes the store. It removes the file unless the next run can resume from it.
+func (s *manifestStore) leave(unfinished bool) error {
+	err := s.Close()
 	if !unfinished {
 		err = errors.Join(err, os.Remove(manifest.CheckpointFile(s.manifest)))
 	}

@@ -51,8 +51,8 @@ func main() {
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	// Ctrl-C cancels, and so does SIGTERM, which docker stop sends. A second signal ends
-	// the program at once.
+	// Ctrl-C stops the work, and so does SIGTERM, which docker stop sends. A second signal
+	// ends the program at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, newScreen(os.Stderr, *verbose), flag.Args()))
@@ -144,13 +144,30 @@ func execute(ctx context.Context, screen *screen, store *manifestStore, in manif
 		RetryPolicy: activity.RetryPolicy{InitialInterval: 250 * time.Millisecond, MaximumAttempts: 5, ResetOnProgress: true},
 	}
 	start := time.Now()
-	p, err := activity.Execute(ctx, rt, opts, w.Write, in)
+	h, err := activity.Start(context.Background(), rt, opts, w.Write, in)
+	if err == nil {
+		select {
+		case <-h.Done():
+		case <-ctx.Done():
+			signal.Reset() // before the user is told
+			screen.say("stopping; a second signal ends the program at once")
+		}
+	}
 	took := time.Since(start)
-	if err == nil && *stallFor > 0 {
+	if ctx.Err() == nil && *stallFor > 0 {
 		functions.Wait() // to show that waking up does no harm
 	}
+	// The work stops at the next safe point. If it hangs, it is canceled after 20 s. Then
+	// the store gets the last progress.
+	if err := errors.Join(within(20*time.Second, rt.Drain), within(10*time.Second, rt.Shutdown)); err != nil {
+		screen.say("%v", err)
+	}
+	var p manifest.Progress
+	if err == nil {
+		p, err = h.Wait(context.Background())
+	}
 	screen.close()
-	if err := store.leave(rt, err != nil && screen.done.Next > 0); err != nil {
+	if err := store.leave(err != nil && screen.done.Next > 0); err != nil {
 		screen.say("%v", err)
 	}
 	if err != nil {
@@ -162,6 +179,13 @@ func execute(ctx context.Context, screen *screen, store *manifestStore, in manif
 		return 1
 	}
 	return 0
+}
+
+// within calls end with a context that ends after d.
+func within(d time.Duration, end func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	return end(ctx)
 }
 
 // explain says why there is no manifest, and returns the exit code.

@@ -4,7 +4,6 @@
 package manifest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"hash/crc64"
@@ -124,8 +123,8 @@ func (w *Writer) writeFiles(ctx activity.Context, manifest string, files []strin
 		file := files[p.Next]
 		p.Files = addFingerprint(p.Files, file) // before it is read, so that a change meanwhile shows
 		sum, size, unread := hashFile(ctx, file)
-		if ctx.Err() != nil {
-			return p, context.Cause(ctx)
+		if unread != nil && (ctx.Err() != nil || errors.Is(unread, activity.ErrShutdown)) {
+			return p, unread // it is not about the file
 		}
 		if err := w.Trouble.strike(ctx, p.Next+1, w.Say); err != nil {
 			return p, err

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"errors"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -26,7 +27,7 @@ func (t *Trouble) strike(ctx activity.Context, file int, say func(string, ...any
 			select {}
 		}
 		time.Sleep(t.StallFor)
-		<-ctx.Done() // so that it never wakes up before its attempt has timed out
+		_ = ctx.Sleep(math.MaxInt64) // so that it never wakes up before its attempt is over or asked to stop
 	case file == t.FailAt && t.failed.CompareAndSwap(false, true):
 		return errors.New("an error, as -fail asks")
 	}

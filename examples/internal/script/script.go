@@ -26,12 +26,13 @@ import (
 //	exits CODE PROGRAM [ARG...]         run a program, which must exit with CODE
 //	start NAME PROGRAM [ARG...]         start a program in the background
 //	says NAME REGEXP                    wait for a line of its standard error
+//	signal NAME INT|TERM|KILL           send the signal
 //	ends NAME INT|TERM|KILL|none CODE   send the signal, and wait for its end
 //
 // After exits and ends, the commands stdout and stderr check what the program has
 // printed. If a signal has ended it, CODE is -1.
 var Commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
-	"exits": exits, "start": start, "says": says, "ends": ends,
+	"exits": exits, "start": start, "says": says, "signal": sendSignal, "ends": ends,
 }
 
 // Setup is for Params.Setup. It makes the directory tree in the script's working
@@ -172,19 +173,23 @@ func says(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+var signals = map[string]os.Signal{"INT": os.Interrupt, "TERM": syscall.SIGTERM, "KILL": os.Kill}
+
+func sendSignal(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 || signals[args[1]] == nil {
+		ts.Fatalf("usage: signal NAME INT|TERM|KILL")
+	}
+	ts.Check(find(ts, args[0]).cmd.Process.Signal(signals[args[1]]))
+}
+
 func ends(ts *testscript.TestScript, neg bool, args []string) {
-	signals := map[string]os.Signal{"INT": os.Interrupt, "TERM": syscall.SIGTERM, "KILL": os.Kill, "none": nil}
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: ends NAME INT|TERM|KILL|none CODE")
 	}
-	signal, known := signals[args[1]]
-	if !known {
-		ts.Fatalf("unknown signal %s", args[1])
+	if args[1] != "none" {
+		sendSignal(ts, false, args[:2])
 	}
 	p := find(ts, args[0])
-	if signal != nil {
-		ts.Check(p.cmd.Process.Signal(signal))
-	}
 	defer time.AfterFunc(limit, func() { _ = p.cmd.Process.Kill() }).Stop()
 	for line := range p.stderr {
 		fmt.Fprintln(&p.said, line)
