@@ -27,12 +27,12 @@ func openStore(path string) (*manifestStore, error) {
 	return &manifestStore{s, path}, err
 }
 
-// Save syncs the manifest before it saves a checkpoint that has the manifest's
-// length. Otherwise a loss of power could leave only the checkpoint.
+// Save syncs the sums file before it saves a checkpoint that says which files are done.
+// Otherwise a loss of power could leave only the checkpoint.
 func (s *manifestStore) Save(ctx context.Context, batch []activity.Checkpoint) error {
-	f, err := os.OpenFile(s.manifest, os.O_WRONLY, 0)
+	f, err := os.OpenFile(manifest.SumsFile(s.manifest), os.O_WRONLY, 0)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission): // nothing was written yet
+	case errors.Is(err, fs.ErrNotExist): // nothing was written yet
 	case err != nil:
 		return err
 	default:
@@ -43,9 +43,9 @@ func (s *manifestStore) Save(ctx context.Context, batch []activity.Checkpoint) e
 	return s.Store.Save(ctx, batch)
 }
 
-// recall returns the progress of earlier runs. If the files or the manifest have
-// changed since, it drops the checkpoint and returns the zero Progress.
-func (s *manifestStore) recall(files []string, say func(string, ...any)) (p manifest.Progress, err error) {
+// recall returns the progress of earlier runs. If the files have changed since, it drops
+// the checkpoint and returns the zero progress.
+func (s *manifestStore) recall(files []string, say func(string, ...any)) (p activity.RangeProgress, err error) {
 	ctx := context.Background()
 	c, found, err := s.Load(ctx, id)
 	if err != nil || !found {
@@ -54,19 +54,20 @@ func (s *manifestStore) recall(files []string, say func(string, ...any)) (p mani
 	if _, err := c.HeartbeatDetails(nil, &p); err != nil {
 		return p, fmt.Errorf("%s: %w", manifest.Quote(manifest.CheckpointFile(s.manifest)), err)
 	}
-	recorded := p.Next
-	p, err = p.Check(s.manifest, files, say)
-	if recorded > 0 && p.Next == 0 && err == nil {
-		err = s.Delete(ctx, []string{id})
+	_, err = manifest.Recall(s.manifest, files, p, func() error { return nil })
+	if errors.Is(err, manifest.ErrChanged) {
+		say("%v; starting over", err)
+		return activity.RangeProgress{}, s.Delete(ctx, []string{id})
 	}
 	return p, err
 }
 
-// leave closes the store. It removes the file unless the next run can resume from it.
+// leave closes the store. It removes what is beside the manifest, unless the next run can
+// resume from it.
 func (s *manifestStore) leave(unfinished bool) error {
 	err := s.Close()
 	if !unfinished {
-		err = errors.Join(err, os.Remove(manifest.CheckpointFile(s.manifest)))
+		err = errors.Join(err, os.Remove(manifest.CheckpointFile(s.manifest)), os.RemoveAll(manifest.SumsFile(s.manifest)))
 	}
 	return err
 }

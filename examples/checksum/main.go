@@ -1,5 +1,5 @@
 // Checksum writes a SHA-256 manifest of all regular files under the given
-// directories, as sha256sum -c accepts it:
+// directories, as sha256sum -c accepts it. It hashes several files at once:
 //
 //	go run ./examples/checksum [flags] [DIR...]
 //
@@ -9,9 +9,10 @@
 //
 //	go run ./examples/checksum -stall 5000
 //
-// If the process ends, even by kill -9, the same command continues with the next
-// file. Until the manifest is finished, its checkpoint is beside it, in
-// SHA256SUMS.checkpoint (see checkpoint.go).
+// If the process ends, even by kill -9, the same command hashes only the files that are
+// not done, with any number of -workers. Until the manifest is finished, its checkpoint
+// is beside it, in SHA256SUMS.checkpoint (see checkpoint.go), and so are the sums of the
+// files that are done, in SHA256SUMS.checkpoint.sums (see manifest/output.go).
 //
 // Command ontemporal, in examples/ontemporal, runs the same activity on a Temporal
 // cluster.
@@ -28,6 +29,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -39,6 +41,7 @@ import (
 var (
 	output   = flag.String("o", "SHA256SUMS", "write the manifest to this `file`")
 	timeout  = flag.Duration("heartbeat-timeout", 2*time.Second, "the longest time without a heartbeat, after which an attempt has stalled; if zero, none does")
+	workers  = flag.Int("workers", runtime.GOMAXPROCS(0), "hash this many files at once; it may change between runs")
 	stall    = flag.Int("stall", 0, "hang at file `N`, once, to see the recovery")
 	stallFor = flag.Duration("stall-for", 0, "with -stall: wake up after this long, and try to write although the attempt has timed out; if zero, hang forever")
 	fail     = flag.Int("fail", 0, "fail at file `N`, once, to see the retry")
@@ -61,6 +64,9 @@ func main() {
 // run returns the exit code.
 func run(ctx context.Context, screen *screen, dirs []string) int {
 	switch {
+	case *workers < 1:
+		screen.say("-workers must be at least 1 (got %d)", *workers)
+		return 2
 	case *stallFor < 0:
 		screen.say("-stall-for must not be negative (got %s)", *stallFor)
 		return 2
@@ -104,12 +110,14 @@ func run(ctx context.Context, screen *screen, dirs []string) int {
 		return 1
 	}
 	defer store.Close()
+	screen.files = files
 	if screen.done, err = store.recall(files, screen.say); err != nil {
 		screen.say("%s", manifest.Reason(err))
 		return 1
 	}
-	if screen.done.Next > 0 {
-		screen.say("resuming at %s", screen.done)
+	if screen.count() > 0 {
+		screen.done.To = len(files) // there may be more than in the previous run, or fewer
+		screen.say("resuming at %s", screen.place())
 	}
 	return execute(ctx, screen, store, in)
 }
@@ -131,7 +139,7 @@ func execute(ctx context.Context, screen *screen, store *manifestStore, in manif
 			return err
 		},
 	})
-	w := &manifest.Writer{Say: screen.say}
+	w := &manifest.Writer{Workers: *workers, Say: screen.say}
 	w.Trouble.StallAt, w.Trouble.StallFor, w.Trouble.FailAt = *stall, *stallFor, *fail
 	opts := activity.Options{
 		ID:               id,
@@ -162,19 +170,19 @@ func execute(ctx context.Context, screen *screen, store *manifestStore, in manif
 	if err := errors.Join(within(20*time.Second, rt.Drain), within(10*time.Second, rt.Shutdown)); err != nil {
 		screen.say("%v", err)
 	}
-	var p manifest.Progress
+	var r manifest.Result
 	if err == nil {
-		p, err = h.Wait(context.Background())
+		r, err = h.Wait(context.Background())
 	}
 	screen.close()
-	if err := store.leave(err != nil && screen.done.Next > 0); err != nil {
+	if err := store.leave(err != nil && screen.count() > 0); err != nil {
 		screen.say("%v", err)
 	}
 	if err != nil {
 		return explain(screen, err)
 	}
-	fmt.Printf("%s: %d files, %d bytes, in %s; attempts: %d\n", manifest.Quote(in.Manifest), p.Next-p.Unread, p.Bytes, took.Round(time.Millisecond), screen.attempts)
-	if unread := p.Unread + p.UnreadDirs; unread > 0 {
+	fmt.Printf("%s: %d files, %d bytes, in %s; attempts: %d\n", manifest.Quote(in.Manifest), r.Files, r.Bytes, took.Round(time.Millisecond), screen.attempts)
+	if unread := r.Unread + r.UnreadDirs; unread > 0 {
 		screen.say("WARNING: %d files or directories could not be read, see above", unread)
 		return 1
 	}
@@ -200,10 +208,14 @@ func explain(screen *screen, err error) int {
 		code = 130
 	default:
 		screen.say("%s", manifest.Reason(end.Err))
-		screen.say("gave up in attempt %d (%s), at %s", end.Attempt, end.RetryState, screen.done)
+		screen.say("gave up in attempt %d (%s), at %s", end.Attempt, end.RetryState, screen.place())
 	}
-	if n := screen.done.Next; n > 0 {
-		screen.say("%s has the first %d of %d files; run the same command to continue", manifest.Quote(*output), n, screen.done.Total)
+	if screen.count() > 0 {
+		others := ""
+		if n := len(screen.done.Done); n > 0 {
+			others = fmt.Sprintf(", and %d others are done", n)
+		}
+		screen.say("%s has the first %d of %d files%s; run the same command to continue", manifest.Quote(*output), screen.done.Next, screen.done.To, others)
 	}
 	return code
 }

@@ -209,7 +209,7 @@ func TestProgram_Unreadable(t *testing.T) {
 	if err := os.Chmod(filepath.Join(out, "locked"), 0o444); err != nil {
 		t.Fatal(err)
 	}
-	unread := command(dir, noStall, "-fail=5", "-o=out/SUMS", "tree")
+	unread := command(dir, noStall, "-workers=1", "-fail=5", "-o=out/SUMS", "tree")
 	lockedFile := command(dir, noStall, "-o=out/locked", "tree")
 	lockedDir := command(dir, noStall, "-o=locked", "tree")
 	if os.Getuid() == 0 {
@@ -257,10 +257,9 @@ func TestProgram_Unreadable(t *testing.T) {
 func TestProgram_ChangesBetweenRuns(t *testing.T) {
 	t.Parallel()
 	const (
-		resumes  = `^checksum: resuming at file 5 of %d, tree/\S+\n`
-		changed  = `^checksum: the first 4 files are not those of the previous run, or have changed; starting over\nchecksum: 1 of %d files\n`
-		tampered = `^checksum: SHA256SUMS was changed by another program; starting over\nchecksum: 1 of %d files\n`
-		anew     = `^checksum: 1 of %d files\n`
+		resumes = `^checksum: resuming at file 5 of %d, tree/\S+\n`
+		changed = `^checksum: the 4 files that are done are not those of the previous run, or have changed; starting over\nchecksum: 1 of %d files\n`
+		anew    = `^checksum: 1 of %d files\n`
 	)
 	for name, c := range map[string]struct {
 		change func(dir string) error
@@ -272,50 +271,61 @@ func TestProgram_ChangesBetweenRuns(t *testing.T) {
 		"FileAfter": {func(dir string) error { return os.WriteFile(dir+"/tree/z", nil, 0o644) }, "tree", 8, resumes},
 		"NoneAfter": {func(dir string) error {
 			return errors.Join(os.RemoveAll(dir+"/tree/b"), os.Remove(dir+"/tree/empty"), os.Remove(dir+"/tree/large"))
-		}, "tree", 4, `^checksum: resuming at the end\n$`},
+		}, "tree", 4, `^checksum: resuming at the end\n`},
 		"FileBefore":  {func(dir string) error { return os.WriteFile(dir+"/tree/a/0", nil, 0o644) }, "tree", 8, changed},
 		"FileGone":    {func(dir string) error { return os.Remove(dir + "/tree/a/1") }, "tree", 6, changed},
 		"FileRenamed": {func(dir string) error { return os.Rename(dir+"/tree/a/1", dir+"/tree/a/10") }, "tree", 7, changed},
 		"FileLonger": {func(dir string) error {
 			return os.WriteFile(dir+"/tree/a/1", []byte("longer than it was before"), 0o644)
 		}, "tree", 7, changed},
-		"FileTouched":  {func(dir string) error { return os.Chtimes(dir+"/tree/a/1", time.Time{}, time.Unix(1, 0)) }, "tree", 7, changed},
-		"FileMode":     {func(dir string) error { return os.Chmod(dir+"/tree/a/1", 0o600) }, "tree", 7, changed},
-		"OtherDir":     {nil, "tree/b", 1, changed},
-		"DirBefore":    {nil, "tree/b tree", 8, changed},
-		"DirAfter":     {nil, "tree tree/b", 8, resumes},
-		"Longer":       {func(dir string) error { return appendTo(dir+"/SHA256SUMS", "half a li") }, "tree", 7, resumes},
-		"Shorter":      {func(dir string) error { return os.Truncate(dir+"/SHA256SUMS", 200) }, "tree", 7, tampered},
-		"Gone":         {func(dir string) error { return os.Remove(dir + "/SHA256SUMS") }, "tree", 7, tampered},
-		"Edited":       {func(dir string) error { return os.WriteFile(dir+"/SHA256SUMS", bytes.Repeat([]byte("x"), 1000), 0o644) }, "tree", 7, tampered},
+		"FileTouched": {func(dir string) error { return os.Chtimes(dir+"/tree/a/1", time.Time{}, time.Unix(1, 0)) }, "tree", 7, changed},
+		"FileMode":    {func(dir string) error { return os.Chmod(dir+"/tree/a/1", 0o600) }, "tree", 7, changed},
+		"OtherDir":    {nil, "tree/b", 1, changed},
+		"DirBefore":   {nil, "tree/b tree", 8, changed},
+		"DirAfter":    {nil, "tree tree/b", 8, resumes},
+		"Longer":      {func(dir string) error { return appendTo(dir+"/SHA256SUMS", "half a li") }, "tree", 7, resumes},
+		"Shorter":     {func(dir string) error { return os.Truncate(dir+"/SHA256SUMS", 200) }, "tree", 7, resumes},
+		"Gone":        {func(dir string) error { return os.Remove(dir + "/SHA256SUMS") }, "tree", 7, resumes},
+		"Edited":      {func(dir string) error { return os.WriteFile(dir+"/SHA256SUMS", bytes.Repeat([]byte("x"), 1000), 0o644) }, "tree", 7, resumes},
+		"SumsShorter": {func(dir string) error { return os.Truncate(dir+"/SHA256SUMS.checkpoint.sums", 100) }, "tree", 7, changed},
+		"SumsGone":    {func(dir string) error { return os.Remove(dir + "/SHA256SUMS.checkpoint.sums") }, "tree", 7, changed},
+		"SumsEdited": {func(dir string) error {
+			return os.WriteFile(dir+"/SHA256SUMS.checkpoint.sums", bytes.Repeat([]byte("x"), 1000), 0o644)
+		}, "tree", 7, changed},
 		"NoCheckpoint": {func(dir string) error { return os.Remove(dir + "/SHA256SUMS.checkpoint") }, "tree", 7, anew},
 		"EmptyStore":   {func(dir string) error { return os.Truncate(dir+"/SHA256SUMS.checkpoint", 0) }, "tree", 7, anew},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			dir, _ := tree(t)
-			interruptAt5(t, dir)
-			if c.change != nil {
-				if err := c.change(dir); err != nil {
-					t.Fatal(err)
+		for _, workers := range []string{"-workers=1", "-workers=4"} {
+			t.Run(name+workers, func(t *testing.T) {
+				t.Parallel()
+				dir, _ := tree(t)
+				interruptAt5(t, dir, workers)
+				if c.change != nil {
+					if err := c.change(dir); err != nil {
+						t.Fatal(err)
+					}
 				}
-			}
-			args, stderr := strings.Fields(c.args), c.stderr
-			if strings.Contains(stderr, "%d") {
-				stderr = fmt.Sprintf(stderr, c.files)
-			}
-			exits(t, dir, 0, args...).wants(t, fmt.Sprintf("^SHA256SUMS: %d files, ", c.files), stderr)
-			noCheckpoint(t, filepath.Join(dir, "SHA256SUMS"))
-			exits(t, dir, 0, append([]string{"-o=whole"}, args...)...)
-			check(t, dir, "SHA256SUMS", script.ReadFile(t, filepath.Join(dir, "whole")))
-		})
+				stderr := c.stderr
+				if strings.Contains(stderr, "%d") {
+					stderr = fmt.Sprintf(stderr, c.files)
+				}
+				if workers != "-workers=1" {
+					stderr = "" // what was done when the run was interrupted varies
+				}
+				args := strings.Fields(c.args)
+				exits(t, dir, 0, append([]string{workers}, args...)...).wants(t, fmt.Sprintf("^SHA256SUMS: %d files, ", c.files), stderr)
+				noCheckpoint(t, filepath.Join(dir, "SHA256SUMS"))
+				exits(t, dir, 0, append([]string{"-o=whole"}, args...)...)
+				check(t, dir, "SHA256SUMS", script.ReadFile(t, filepath.Join(dir, "whole")))
+			})
+		}
 	}
 }
 
 // interruptAt5 interrupts a run that hangs at file 5.
-func interruptAt5(t *testing.T, dir string) {
+func interruptAt5(t *testing.T, dir, workers string) {
 	t.Helper()
-	cmd := command(dir, noStall, "-stall=5", "-stall-for=1ns", "tree")
+	cmd := command(dir, noStall, workers, "-stall=5", "-stall-for=1ns", "tree")
 	said := make(chan string, 1000)
 	cmd.Stderr = says(said)
 	if err := cmd.Start(); err != nil {
@@ -349,9 +359,9 @@ func appendTo(file, content string) error {
 	return errors.Join(err, f.Close())
 }
 
-// Given a manifest that cannot be synced, when a checkpoint is saved, then the Save
+// Given a sums file that cannot be synced, when a checkpoint is saved, then the Save
 // fails, and the checkpoint is not in the store. A device cannot be synced.
-func TestStore_SyncsManifestBeforeCheckpoint(t *testing.T) {
+func TestStore_SyncsSumsBeforeCheckpoint(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("that /dev/null cannot be synced is known of Linux only")
 	}
@@ -361,15 +371,20 @@ func TestStore_SyncsManifestBeforeCheckpoint(t *testing.T) {
 	}
 	defer s.Close()
 	batch := []activity.Checkpoint{{ID: id, State: activity.CheckpointRunning}}
-	s.manifest = "/dev/null"
+	sums := manifest.SumsFile(s.manifest)
+	if err := os.Symlink("/dev/null", sums); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Save(t.Context(), batch); !errors.Is(err, syscall.EINVAL) {
-		t.Errorf("Save of a manifest that cannot be synced: error %v, want %v", err, syscall.EINVAL)
+		t.Errorf("Save beside sums that cannot be synced: error %v, want %v", err, syscall.EINVAL)
 	}
 	if _, found, err := s.Load(t.Context(), id); found || err != nil {
 		t.Errorf("the checkpoint is there, or error %v", err)
 	}
-	s.manifest = filepath.Join(t.TempDir(), "SUMS")
-	script.WriteFile(t, s.manifest, "a line\n")
+	if err := os.Remove(sums); err != nil {
+		t.Fatal(err)
+	}
+	script.WriteFile(t, sums, "a sum")
 	if err := s.Save(t.Context(), batch); err != nil {
 		t.Error(err)
 	}
@@ -384,8 +399,8 @@ var (
 )
 
 // Given a program that is killed at random moments, when it is started again until it
-// has finished, then it never starts over, and never resumes after the lines that the
-// manifest has.
+// has finished, each time with another number of workers, then it never starts over, and
+// never resumes after the lines that the manifest has.
 func TestProgram_KilledAtRandom(t *testing.T) {
 	if testing.Short() {
 		t.Skip("hashes files for some seconds")
@@ -430,7 +445,8 @@ func TestProgram_KilledAtRandom(t *testing.T) {
 			if killed < *kills || resumed == 0 {
 				moment = time.Duration(moments.Int64N(int64(took)))
 			}
-			r := finish(t, command(dir, noStall, "-o=tree/SUMS", "tree"), moment)
+			workers := fmt.Sprint("-workers=", 1+moments.IntN(6))
+			r := finish(t, command(dir, noStall, workers, "-o=tree/SUMS", "tree"), moment)
 			switch {
 			case r.code == -1:
 				killed++
@@ -484,7 +500,7 @@ func TestProgram_FullDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("sh", "-c", `ulimit -f 128 || exit 99; exec "$0" "$@"`, bin, noStall, "-fail=2", "tree")
+	cmd := exec.Command("sh", "-c", `ulimit -f 128 || exit 99; exec "$0" "$@"`, bin, noStall, "-workers=1", "-fail=2", "tree")
 	cmd.Dir = dir
 	if err := os.Mkdir(filepath.Join(dir, "tree/z"), 0o755); err != nil {
 		t.Fatal(err)

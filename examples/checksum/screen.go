@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -28,7 +29,8 @@ type screen struct {
 	bar      *progressbar.ProgressBar // on a terminal, once there is progress
 	drawn    time.Time                // when the bar was last drawn
 	attempts int                      // number of the last attempt
-	done     manifest.Progress        // as recorded last
+	files    []string                 // those to hash
+	done     activity.RangeProgress   // which of them are done, as recorded last
 	heard    time.Time                // when the attempt started or sent its last heartbeat
 	failure  string                   // "timeout" or "error" if an attempt has failed since the last file was done
 	failed   time.Time                // when the timeout expired or the error occurred
@@ -63,9 +65,11 @@ func (s *screen) observe(e activity.Event) {
 		s.fail(e)
 	case activity.EventHeartbeat:
 		s.heard = e.Time
-		var p manifest.Progress
+		var p activity.RangeProgress
 		if recorded, err := e.HeartbeatDetails(&p); recorded && err == nil {
-			s.recovered(e, fmt.Sprintf("file %d", p.Next))
+			if p.Next > s.done.Next {
+				s.recovered(e, fmt.Sprintf("file %d", s.done.Next+1))
+			}
 			s.advance(p)
 		}
 	case activity.EventCompleted:
@@ -78,21 +82,33 @@ func (s *screen) fail(e activity.Event) {
 	var timeout *activity.TimeoutError
 	if errors.As(e.Err, &timeout) && timeout.Type == activity.TimeoutHeartbeat {
 		s.failure, s.failed = "timeout", s.heard.Add(timeout.After)
-		s.printf("checksum: attempt %d stalled at %s: no heartbeat for %s\n%s", e.Attempt, s.done, timeout.After, own(timeout.Stack))
+		s.printf("checksum: attempt %d stalled at %s: no heartbeat for %s\n%s", e.Attempt, s.place(), timeout.After, stacks())
 		return
 	}
 	s.failure, s.failed = "error", e.Time
-	s.printf("checksum: attempt %d failed at %s: %v\n", e.Attempt, s.done, e.Err)
+	s.printf("checksum: attempt %d failed at %s: %v\n", e.Attempt, s.place(), e.Err)
 }
 
-// own returns the lines of a stack above the frames of the activity runtime.
-func own(stack []byte) string {
-	function, _, runtime := strings.Cut(string(stack), "\ngithub.com/seed-9da638b0/activity.")
-	if runtime {
-		function += "\n"
+// stacks returns where the functions of package manifest hang, without the frames of the
+// activity runtime. The stack in a TimeoutError would not do, because RangeParallel runs
+// them in goroutines of their own.
+func stacks() (hang string) {
+	dump := make([]byte, 1<<20)
+	dump = dump[:runtime.Stack(dump, true)]
+	for stack := range strings.SplitSeq(string(dump), "\n\n") {
+		own, _, cut := strings.Cut(stack, "\ngithub.com/seed-9da638b0/activity.")
+		if cut && strings.Contains(own, "/manifest.") {
+			hang += own + "\n"
+		}
 	}
-	return function
+	return hang
 }
+
+// place returns the place at which the work is.
+func (s *screen) place() string { return manifest.Place(s.done, s.files) }
+
+// count returns how many files are done.
+func (s *screen) count() int { return s.done.Next + len(s.done.Done) }
 
 // recovered says that the current attempt is the first to get further after a failure.
 func (s *screen) recovered(e activity.Event, done string) {
@@ -103,25 +119,25 @@ func (s *screen) recovered(e activity.Event, done string) {
 	s.failure = ""
 }
 
-func (s *screen) advance(p manifest.Progress) {
-	before := s.done
+func (s *screen) advance(p activity.RangeProgress) {
+	before := s.count()
 	s.done = p
 	if s.terminal {
 		if time.Since(s.drawn) > 50*time.Millisecond {
 			s.draw()
 		}
-	} else if p.Next*10/p.Total > before.Next*10/p.Total {
-		s.printf("checksum: %d of %d files\n", p.Next, p.Total)
+	} else if s.count()*10/p.To > before*10/p.To {
+		s.printf("checksum: %d of %d files\n", s.count(), p.To)
 	}
 }
 
 func (s *screen) draw() {
 	if s.bar == nil {
-		s.bar = progressbar.NewOptions(s.done.Total, progressbar.OptionSetDescription("hashing"), progressbar.OptionShowCount(),
+		s.bar = progressbar.NewOptions(s.done.To, progressbar.OptionSetDescription("hashing"), progressbar.OptionShowCount(),
 			progressbar.OptionSetWriter(s.out), progressbar.OptionClearOnFinish())
 	}
-	s.bar.ChangeMax(s.done.Total)
-	s.bar.Set(s.done.Next)
+	s.bar.ChangeMax(s.done.To)
+	s.bar.Set(s.count())
 	s.drawn = time.Now()
 }
 

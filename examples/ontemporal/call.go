@@ -22,10 +22,9 @@ import (
 // and a Store, the server does: it keeps the progress, and any worker may continue
 // where another one ended. So all workers must see the same files under the same names.
 //
-// One thing a server cannot do: it does not wait until the manifest is on disk before
-// it takes a heartbeat. After a worker has lost power, the manifest may be shorter than
-// was recorded. The next attempt finds that out, and the activity fails. The next
-// execution starts over.
+// One thing a server cannot do: it does not wait until the sums are on disk before it
+// takes a heartbeat. After a worker has lost power, sums of files that are recorded as done
+// may be missing. The next attempt finds that out, and starts over.
 
 // options are those of the embedded example, as far as a server has them.
 func options(id string) activity.Options {
@@ -52,17 +51,18 @@ func call(ctx context.Context, c client.Client, in manifest.Job) int {
 	runFile := manifest.CheckpointFile(in.Manifest) + ".run"
 	h, err := start(ctx, c, in, runFile)
 	if err != nil {
-		return explain(err, manifest.Progress{})
+		return explain(err, activity.RangeProgress{})
 	}
 	context.AfterFunc(ctx, func() { h.Cancel(context.Cause(ctx)) })
 	seen := &watcher{out: os.Stderr}
-	p, err := seen.watch(ctx, h)
+	r, err := seen.watch(ctx, h)
 	defer os.Remove(runFile)
 	if err != nil {
 		return explain(err, seen.done)
 	}
-	fmt.Printf("%s: %d files, %d bytes; attempts: %d\n", manifest.Quote(*output), p.Next-p.Unread, p.Bytes, seen.attempts)
-	if unread := p.Unread + p.UnreadDirs; unread > 0 {
+	os.Remove(manifest.SumsFile(in.Manifest))
+	fmt.Printf("%s: %d files, %d bytes; attempts: %d\n", manifest.Quote(*output), r.Files, r.Bytes, seen.attempts)
+	if unread := r.Unread + r.UnreadDirs; unread > 0 {
 		say("WARNING: %d files or directories could not be read, see the worker's output", unread)
 		return 1
 	}
@@ -71,10 +71,10 @@ func call(ctx context.Context, c client.Client, in manifest.Job) int {
 
 // start starts the activity. If an earlier caller has done so, and nobody has printed
 // the result, it returns that execution, whether or not it has ended.
-func start(ctx context.Context, c client.Client, in manifest.Job, runFile string) (*ontemporal.Handle[manifest.Progress], error) {
+func start(ctx context.Context, c client.Client, in manifest.Job, runFile string) (*ontemporal.Handle[manifest.Result], error) {
 	id := activityName + " " + in.Manifest
 	if run, err := os.ReadFile(runFile); err == nil {
-		h := ontemporal.GetHandle[manifest.Progress](c, id, string(run))
+		h := ontemporal.GetHandle[manifest.Result](c, id, string(run))
 		_, err := h.Status(ctx)
 		if err == nil {
 			say("an earlier caller has started the activity; this one shows its result")
@@ -87,7 +87,7 @@ func start(ctx context.Context, c client.Client, in manifest.Job, runFile string
 	h, err := ontemporal.Start(ctx, c, *taskQueue, options(id), new(manifest.Writer).Write, in)
 	if errors.Is(err, activity.ErrAlreadyRunning) {
 		say("an earlier caller has started the activity; this one shows its result")
-		h, err = ontemporal.GetHandle[manifest.Progress](c, id, ""), nil
+		h, err = ontemporal.GetHandle[manifest.Result](c, id, ""), nil
 	}
 	if err != nil {
 		return nil, err
@@ -103,12 +103,12 @@ type watcher struct {
 	out      io.Writer
 	attempts int
 	waiting  bool // for a worker
-	done     manifest.Progress
+	done     activity.RangeProgress
 }
 
 // watch shows the activity's progress until it has ended, and returns its result. If
 // ctx ends, the activity is being canceled, and that end is waited for.
-func (w *watcher) watch(ctx context.Context, h *ontemporal.Handle[manifest.Progress]) (manifest.Progress, error) {
+func (w *watcher) watch(ctx context.Context, h *ontemporal.Handle[manifest.Result]) (manifest.Result, error) {
 	ctx = context.WithoutCancel(ctx)
 	for ended, lost := false, false; !ended; {
 		select {
@@ -135,17 +135,17 @@ func (w *watcher) show(now activity.Status) {
 			fmt.Fprintln(w.out, "ontemporal: waiting for a worker")
 		}
 	}
-	var p manifest.Progress
+	var p activity.RangeProgress
 	recorded, err := now.HeartbeatDetails(&p)
 	recorded = recorded && err == nil
-	if recorded && w.done == (manifest.Progress{}) { // a caller that comes later
+	if recorded && w.done.To == 0 { // a caller that comes later
 		w.advance(p)
 	}
 	if now.Attempt > w.attempts {
 		w.attempts = now.Attempt
 		if now.Attempt > 1 && now.LastFailure != nil {
 			fmt.Fprintf(w.out, "ontemporal: recovered: attempt %d %s; attempt %d continues at %s\n",
-				now.Attempt-1, failure(now.LastFailure), now.Attempt, w.done)
+				now.Attempt-1, failure(now.LastFailure), now.Attempt, manifest.Place(w.done, nil))
 		}
 	}
 	if recorded {
@@ -163,15 +163,15 @@ func failure(err error) string {
 }
 
 // advance shows each tenth of the files.
-func (w *watcher) advance(p manifest.Progress) {
-	if p.Total > 0 && p.Next*10/p.Total > w.done.Next*10/p.Total {
-		fmt.Fprintf(w.out, "ontemporal: %d of %d files\n", p.Next, p.Total)
+func (w *watcher) advance(p activity.RangeProgress) {
+	if p.To > 0 && p.Next*10/p.To > w.done.Next*10/p.To {
+		fmt.Fprintf(w.out, "ontemporal: %d of %d files\n", p.Next, p.To)
 	}
 	w.done = p
 }
 
 // explain says why there is no manifest, and returns the exit code.
-func explain(err error, done manifest.Progress) int {
+func explain(err error, done activity.RangeProgress) int {
 	code := 1
 	var end *activity.Error
 	switch errors.As(err, &end); {
@@ -182,10 +182,10 @@ func explain(err error, done manifest.Progress) int {
 		code = 130
 	default:
 		say("%s", manifest.Reason(end.Err))
-		say("gave up in attempt %d (%s), at %s", end.Attempt, end.RetryState, done)
+		say("gave up in attempt %d (%s), at %s", end.Attempt, end.RetryState, manifest.Place(done, nil))
 	}
 	if done.Next > 0 {
-		say("%s has the first %d of %d files; run the same command to continue", manifest.Quote(*output), done.Next, done.Total)
+		say("%s has the first %d of %d files; run the same command to continue", manifest.Quote(*output), done.Next, done.To)
 	}
 	return code
 }

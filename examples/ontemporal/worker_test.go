@@ -22,14 +22,14 @@ import (
 )
 
 // attempt runs one attempt of the activity in a worker of the SDK's test environment. It
-// resumes from p, unless that is zero. It returns what the attempt said.
-func attempt(t *testing.T, w *manifest.Writer, in manifest.Job, p manifest.Progress) (result manifest.Progress, said []string, err error) {
+// resumes from done, unless that is zero. It returns what the attempt said.
+func attempt(t *testing.T, w *manifest.Writer, in manifest.Job, done activity.RangeProgress) (result manifest.Result, said []string, err error) {
 	t.Helper()
 	env := new(testsuite.WorkflowTestSuite).NewTestActivityEnvironment()
 	w.Say = func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
 	ontemporal.Register(env, activityName, w.Write)
-	if p != (manifest.Progress{}) {
-		env.SetHeartbeatDetails(p)
+	if done.To > 0 {
+		env.SetHeartbeatDetails(done)
 	}
 	value, err := env.ExecuteActivity(activityName, in)
 	if err == nil {
@@ -39,13 +39,13 @@ func attempt(t *testing.T, w *manifest.Writer, in manifest.Job, p manifest.Progr
 }
 
 // embedded runs the activity in this process, and fails at a file unless that is zero.
-// It returns the last progress.
-func embedded(t *testing.T, in manifest.Job, failAt int) (p manifest.Progress) {
+// It returns the last progress and the result.
+func embedded(t *testing.T, in manifest.Job, failAt int) (done activity.RangeProgress, result manifest.Result) {
 	t.Helper()
 	rt := activity.New(activity.Config{
 		Logger: slog.New(slog.DiscardHandler),
 		Observer: func(e activity.Event) {
-			if _, err := e.HeartbeatDetails(&p); err != nil {
+			if _, err := e.HeartbeatDetails(&done); err != nil {
 				t.Error(err)
 			}
 		},
@@ -53,10 +53,11 @@ func embedded(t *testing.T, in manifest.Job, failAt int) (p manifest.Progress) {
 	w := &manifest.Writer{Say: t.Logf}
 	w.Trouble.FailAt = failAt
 	opts := activity.Options{RetryPolicy: activity.RetryPolicy{MaximumAttempts: 1}}
-	if _, err := activity.Execute(t.Context(), rt, opts, w.Write, in); (err != nil) != (failAt > 0) {
+	result, err := activity.Execute(t.Context(), rt, opts, w.Write, in)
+	if (err != nil) != (failAt > 0) {
 		t.Fatal(err)
 	}
-	return p
+	return done, result
 }
 
 // fiveFiles makes a directory of files, and a manifest elsewhere.
@@ -73,34 +74,32 @@ func fiveFiles(t *testing.T) manifest.Job {
 // manifest is that of an undisturbed run in one process.
 func TestWorker_Resumes(t *testing.T) {
 	in := fiveFiles(t)
-	whole := embedded(t, in, 0)
+	_, whole := embedded(t, in, 0)
 	want := script.ReadFile(t, in.Manifest)
-	three := embedded(t, in, 4)
+	three, _ := embedded(t, in, 4)
 	if three.Next != 3 {
 		t.Fatalf("%+v, want the progress after three files", three)
 	}
-	other := three
-	other.Files++
 
 	script.WriteFile(t, in.Manifest, script.ReadFile(t, in.Manifest)+"half a li")
 	for _, test := range []struct {
 		name   string
 		before func()
 		failAt int // would fail at a file that is done already
-		from   manifest.Progress
+		from   activity.RangeProgress
 		says   []string
 	}{
 		{"from the fourth file", func() {}, 3, three, nil},
-		{"from the start", func() {}, 0, manifest.Progress{}, nil},
-		{"another manifest", func() { script.WriteFile(t, in.Manifest, "other") }, 0, three, []string{in.Manifest + " was changed by another program; starting over"}},
-		{"other files", func() {}, 0, other, []string{"the first 3 files are not those of the previous run, or have changed; starting over"}},
+		{"from the start", func() {}, 0, activity.RangeProgress{}, nil},
+		{"another manifest", func() { script.WriteFile(t, in.Manifest, "other") }, 3, three, nil},
+		{"no sums", func() { os.Remove(manifest.SumsFile(in.Manifest)) }, 0, three, []string{"the 3 files that are done are not those of the previous run, or have changed; starting over"}},
 	} {
 		test.before()
 		w := &manifest.Writer{}
 		w.Trouble.FailAt = test.failAt
-		p, said, err := attempt(t, w, in, test.from)
-		if p != whole || err != nil {
-			t.Errorf("%s: progress %+v, error %v, want %+v", test.name, p, err, whole)
+		r, said, err := attempt(t, w, in, test.from)
+		if r != whole || err != nil {
+			t.Errorf("%s: result %+v, error %v, want %+v", test.name, r, err, whole)
 		}
 		if diff := cmp.Diff(want, script.ReadFile(t, in.Manifest)); diff != "" {
 			t.Errorf("%s: manifest (-embedded +worker):\n%s", test.name, diff)
@@ -115,7 +114,7 @@ func TestWorker_Resumes(t *testing.T) {
 // retried.
 func TestWorker_MissingDirectoryIsNonRetryable(t *testing.T) {
 	in := manifest.Job{Manifest: filepath.Join(t.TempDir(), "SUMS"), Dirs: []string{filepath.Join(t.TempDir(), "missing")}}
-	_, _, err := attempt(t, &manifest.Writer{}, in, manifest.Progress{})
+	_, _, err := attempt(t, &manifest.Writer{}, in, activity.RangeProgress{})
 	if err == nil || !strings.Contains(err.Error(), "no such file or directory") || !strings.Contains(err.Error(), "retryable: false") {
 		t.Errorf("error %v, want a non-retryable one", err)
 	}
@@ -159,7 +158,7 @@ func TestAbsolute_Paths(t *testing.T) {
 }
 
 // recorded returns the status of an activity that has recorded p.
-func recorded(t *testing.T, p manifest.Progress) activity.Status {
+func recorded(t *testing.T, p activity.RangeProgress) activity.Status {
 	t.Helper()
 	h, err := activity.Start(t.Context(), activity.New(activity.Config{}), activity.Options{}, func(ctx activity.Context, _ struct{}) (struct{}, error) {
 		return struct{}{}, ctx.Heartbeat(p)
@@ -189,7 +188,7 @@ func TestWatcher_Show(t *testing.T) {
 	}
 	stalled := &activity.TimeoutError{Type: activity.TimeoutHeartbeat, After: 2 * time.Second}
 	at := func(n int) activity.Status {
-		return recorded(t, manifest.Progress{Next: n, Total: 10, File: fmt.Sprint("file", n)})
+		return recorded(t, activity.RangeProgress{Next: n, To: 10})
 	}
 
 	shows(activity.Status{}, activity.StateWaiting, 0, nil, "ontemporal: waiting for a worker\n")
@@ -199,18 +198,18 @@ func TestWatcher_Show(t *testing.T) {
 	shows(at(2), activity.StateRunning, 1, nil, "")
 	shows(at(2), activity.StateBackingOff, 1, stalled, "")
 	shows(at(5), activity.StateRunning, 2, stalled,
-		"ontemporal: recovered: attempt 1 stalled: no heartbeat for 2s; attempt 2 continues at file 3 of 10, file2\nontemporal: 5 of 10 files\n")
+		"ontemporal: recovered: attempt 1 stalled: no heartbeat for 2s; attempt 2 continues at file 3 of 10\nontemporal: 5 of 10 files\n")
 	shows(at(5), activity.StateWaiting, 2, stalled, "ontemporal: waiting for a worker\n")
 	shows(at(10), activity.StateCompleted, 3, errors.New("an error"),
-		"ontemporal: recovered: attempt 2 failed: an error; attempt 3 continues at file 6 of 10, file5\nontemporal: 10 of 10 files\n")
+		"ontemporal: recovered: attempt 2 failed: an error; attempt 3 continues at file 6 of 10\nontemporal: 10 of 10 files\n")
 
 	// A caller that comes later shows at once where the activity is.
 	w = &watcher{out: &out}
 	shows(at(7), activity.StateRunning, 4, stalled,
-		"ontemporal: 7 of 10 files\nontemporal: recovered: attempt 3 stalled: no heartbeat for 2s; attempt 4 continues at file 8 of 10, file7\n")
+		"ontemporal: 7 of 10 files\nontemporal: recovered: attempt 3 stalled: no heartbeat for 2s; attempt 4 continues at file 8 of 10\n")
 	slow := &activity.TimeoutError{Type: activity.TimeoutStartToClose, After: time.Hour}
 	shows(at(7), activity.StateRunning, 5, slow,
-		fmt.Sprintf("ontemporal: recovered: attempt 4 failed: %v; attempt 5 continues at file 8 of 10, file7\n", slow))
+		fmt.Sprintf("ontemporal: recovered: attempt 4 failed: %v; attempt 5 continues at file 8 of 10\n", slow))
 	// The attempt failed before the first file.
 	w = &watcher{out: &out}
 	shows(activity.Status{}, activity.StateRunning, 2, stalled, "ontemporal: recovered: attempt 1 stalled: no heartbeat for 2s; attempt 2 continues at the start\n")

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash/crc64"
 	"io"
 	"io/fs"
 	"os"
@@ -18,6 +17,10 @@ import (
 // CheckpointFile returns the name under which the progress of an unfinished
 // manifest is kept beside it.
 func CheckpointFile(manifest string) string { return manifest + ".checkpoint" }
+
+// SumsFile returns the name of the file that keeps the sums of the files that are done
+// until the manifest is finished.
+func SumsFile(manifest string) string { return CheckpointFile(manifest) + ".sums" }
 
 // GoSource returns the directory of the Go installation's source: something to hash
 // that everybody has.
@@ -73,7 +76,19 @@ func sameFile(path, other string) bool {
 	return err == nil && err2 == nil && os.SameFile(a, b)
 }
 
-func hashFile(ctx activity.Context, path string) (sum []byte, size int64, err error) {
+// sumFile hashes a file. If that cannot be read, the sum says so, beside the error.
+func sumFile(ctx activity.Context, path string) (sum, error) {
+	s, before := sum{Size: -1}, state(path) // before it is read, so that a change meanwhile shows
+	hash, size, err := hashFile(ctx, path)
+	if err == nil {
+		s.Size = size
+		copy(s.Hash[:], hash)
+	}
+	s.Check = s.check(path, before)
+	return s, err
+}
+
+func hashFile(ctx activity.Context, path string) (hash []byte, size int64, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, 0, err
@@ -99,29 +114,6 @@ func line(sum []byte, path string) string {
 }
 
 var escape = strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`)
-
-var crcTable = crc64.MakeTable(crc64.ECMA)
-
-// fingerprint returns a number that changes with the files' names, modes, sizes and
-// modification times.
-func fingerprint(files []string, alive func() error) (sum uint64, err error) {
-	for _, file := range files {
-		if err := alive(); err != nil {
-			return 0, err
-		}
-		sum = addFingerprint(sum, file)
-	}
-	return sum, nil
-}
-
-// addFingerprint returns the fingerprint of one more file than sum has.
-func addFingerprint(sum uint64, file string) uint64 {
-	state := "unreadable"
-	if info, err := os.Lstat(file); err == nil {
-		state = fmt.Sprint(info.Mode(), info.Size(), info.ModTime().UnixNano())
-	}
-	return crc64.Update(sum, crcTable, fmt.Appendf(nil, "%q %s\n", file, state))
-}
 
 // Reason returns err on one line, with the file that it is about.
 func Reason(err error) string {

@@ -1,10 +1,8 @@
 package manifest
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash/crc64"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -23,33 +21,16 @@ import (
 
 const beat = 10 * time.Second
 
-// fiveFiles makes a directory of files. It returns the progress with which a run over
-// all of them ends.
-func fiveFiles(t *testing.T) (dir string, files []string, whole Progress) {
+// fiveFiles makes a directory of files. It returns the result of a run over all of them.
+func fiveFiles(t *testing.T) (dir string, files []string, whole Result) {
 	t.Helper()
 	dir = t.TempDir()
 	for i := range 5 {
-		file, content := filepath.Join(dir, fmt.Sprintf("file%d", i)), strings.Repeat("x", 100*i)
-		script.WriteFile(t, file, content)
+		file := filepath.Join(dir, fmt.Sprintf("file%d", i))
+		script.WriteFile(t, file, strings.Repeat("x", 100*i))
 		files = append(files, file)
-		whole.add([]byte(line(sum(content), file)), int64(len(content)))
 	}
-	whole.Next, whole.Files, whole.Total = len(files), fingerprintOf(t, files), len(files)
-	return dir, files, whole
-}
-
-func fingerprintOf(t *testing.T, files []string) uint64 {
-	t.Helper()
-	sum, err := fingerprint(files, func() error { return nil })
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sum
-}
-
-func sum(content string) []byte {
-	s := sha256.Sum256([]byte(content))
-	return s[:]
+	return dir, files, Result{Files: 5, Bytes: 1000}
 }
 
 func quiet() *activity.Runtime {
@@ -60,7 +41,7 @@ func newJob(t *testing.T, dir string) Job {
 	return Job{filepath.Join(t.TempDir(), "SUMS"), []string{dir}}
 }
 
-func execute(t *testing.T, rt *activity.Runtime, w *Writer, in Job) (Progress, error) {
+func execute(t *testing.T, rt *activity.Runtime, w *Writer, in Job) (Result, error) {
 	if w.Say == nil {
 		w.Say = t.Logf
 	}
@@ -85,11 +66,11 @@ func TestWrite_StallAtEachFile(t *testing.T) {
 	for n := range files {
 		for _, wake := range []time.Duration{time.Nanosecond, time.Hour} { // during the next attempt, and after the end
 			synctest.Test(t, func(t *testing.T) {
-				in, w, rt, start := newJob(t, dir), &Writer{}, quiet(), time.Now()
+				in, w, rt, start := newJob(t, dir), &Writer{Workers: 1 + n%2*3}, quiet(), time.Now()
 				w.Trouble.StallAt, w.Trouble.StallFor = n+1, wake
-				p, err := execute(t, rt, w, in)
-				if p != whole || err != nil {
-					t.Errorf("stall at %d: progress %+v, error %v, want %+v", n+1, p, err, whole)
+				r, err := execute(t, rt, w, in)
+				if r != whole || err != nil {
+					t.Errorf("stall at %d: result %+v, error %v, want %+v", n+1, r, err, whole)
 				}
 				if took := time.Since(start); took != beat {
 					t.Errorf("stall at %d: the run took %s, want %s: the next attempt starts at once", n+1, took, beat)
@@ -117,11 +98,11 @@ func TestWrite_FailureAtEachFile(t *testing.T) {
 	want := plain(t, dir)
 	for n := range files {
 		synctest.Test(t, func(t *testing.T) {
-			in, w, rt := newJob(t, dir), &Writer{}, quiet()
+			in, w, rt := newJob(t, dir), &Writer{Workers: 1 + n%2*3}, quiet()
 			w.Trouble.FailAt = n + 1
-			p, err := execute(t, rt, w, in)
-			if p != whole || err != nil {
-				t.Errorf("fail at %d: progress %+v, error %v, want %+v", n+1, p, err, whole)
+			r, err := execute(t, rt, w, in)
+			if r != whole || err != nil {
+				t.Errorf("fail at %d: result %+v, error %v, want %+v", n+1, r, err, whole)
 			}
 			if s := rt.Stats(); s.Attempts != 2 {
 				t.Errorf("fail at %d: %d attempts, want 2", n+1, s.Attempts)
@@ -141,24 +122,17 @@ func TestWrite_VanishedFileIsCountedOnce(t *testing.T) {
 	if err := os.Remove(files[2]); err != nil {
 		t.Fatal(err)
 	}
-	whole.Unread++
-	whole.Bytes -= 200
-	whole.Length -= int64(len(lines[2]))
+	whole = Result{Files: 4, Bytes: 800, Unread: 1}
 	want := strings.Join(append(lines[:2:2], lines[3:]...), "")
-	whole.Lines, whole.Files = crc64.Checksum([]byte(want), crcTable), fingerprintOf(t, files)
 	synctest.Test(t, func(t *testing.T) {
 		in, w, said := newJob(t, dir), &Writer{}, make(chan string, 10)
 		w.Say = func(format string, args ...any) { said <- fmt.Sprintf(format, args...) }
 		w.Trouble.StallAt, w.Trouble.StallFor = 3, time.Minute
-		p, err := activity.Execute(t.Context(), quiet(), activity.Options{HeartbeatTimeout: beat}, func(ctx activity.Context, in Job) (Progress, error) {
-			p, err := activity.Resume(ctx, Progress{})
-			if err != nil {
-				return p, err
-			}
-			return w.writeFiles(ctx, in.Manifest, files, p)
+		r, err := activity.Execute(t.Context(), quiet(), activity.Options{HeartbeatTimeout: beat}, func(ctx activity.Context, in Job) (Result, error) {
+			return w.writeFiles(ctx, in.Manifest, files)
 		}, in)
-		if p != whole || err != nil {
-			t.Errorf("progress %+v, error %v, want %+v", p, err, whole)
+		if r != whole || err != nil {
+			t.Errorf("result %+v, error %v, want %+v", r, err, whole)
 		}
 		time.Sleep(time.Hour)
 		if diff := cmp.Diff(want, script.ReadFile(t, in.Manifest)); diff != "" {
@@ -174,10 +148,11 @@ func TestWrite_VanishedFileIsCountedOnce(t *testing.T) {
 	})
 }
 
-// Given a manifest that another program cuts off, when the next attempt resumes, then
-// it fails. Truncating to the recorded length would fill the manifest with zeros.
+// Given a manifest that another program cuts off, when the next attempt resumes, then it
+// writes the lines of all files that are done again.
 func TestWrite_ManifestCutBetweenAttempts(t *testing.T) {
 	dir, _, _ := fiveFiles(t)
+	want := plain(t, dir)
 	synctest.Test(t, func(t *testing.T) {
 		in, w, rt := newJob(t, dir), &Writer{}, quiet()
 		w.Trouble.StallAt, w.Trouble.StallFor = 3, time.Minute
@@ -190,9 +165,11 @@ func TestWrite_ManifestCutBetweenAttempts(t *testing.T) {
 		if err := os.Truncate(in.Manifest, 10); err != nil {
 			t.Fatal(err)
 		}
-		var end *activity.Error
-		if err := <-done; !errors.As(err, &end) || end.RetryState != activity.RetryStateNonRetryableFailure || !strings.Contains(err.Error(), "another program") {
-			t.Errorf("error %v, want a non-retryable one about another program", err)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(want, script.ReadFile(t, in.Manifest)); diff != "" {
+			t.Errorf("manifest (-plain +this):\n%s", diff)
 		}
 		if s := rt.Stats(); s.Attempts != 2 {
 			t.Errorf("%d attempts, want 2", s.Attempts)
@@ -204,7 +181,7 @@ func TestWrite_ManifestCutBetweenAttempts(t *testing.T) {
 // Given files that change while an attempt hangs, when the next one resumes, then the
 // manifest is that of the files as they are. It starts over only if it has to.
 func TestWrite_FilesChangeBetweenAttempts(t *testing.T) {
-	const startsOver = "the first 3 files are not those of the previous run, or have changed; starting over"
+	const startsOver = "the 3 files that are done are not those of the previous run, or have changed; starting over"
 	for name, c := range map[string]struct {
 		change func(dir string) error
 		says   string
@@ -214,7 +191,7 @@ func TestWrite_FilesChangeBetweenAttempts(t *testing.T) {
 		"Edited": {func(dir string) error { return os.WriteFile(filepath.Join(dir, "file2"), []byte("other"), 0o644) }, startsOver},
 		"Few": {func(dir string) error {
 			return errors.Join(os.Remove(filepath.Join(dir, "file2")), os.Remove(filepath.Join(dir, "file3")), os.Remove(filepath.Join(dir, "file4")))
-		}, startsOver},
+		}, ""},
 		"After": {func(dir string) error { return os.WriteFile(filepath.Join(dir, "z"), nil, 0o644) }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -280,7 +257,7 @@ func TestWrite_ManifestChangedMeanwhile(t *testing.T) {
 	} {
 		in, w := newJob(t, dir), &Writer{Say: t.Logf}
 		files := 0
-		_, err := activity.Execute(t.Context(), quiet(), activity.Options{}, func(ctx activity.Context, in Job) (Progress, error) {
+		_, err := activity.Execute(t.Context(), quiet(), activity.Options{}, func(ctx activity.Context, in Job) (Result, error) {
 			return w.Write(meddler{ctx, func() {
 				if files++; files == 3 {
 					if err := change(in.Manifest); err != nil {
@@ -290,8 +267,8 @@ func TestWrite_ManifestChangedMeanwhile(t *testing.T) {
 			}}, in)
 		}, in)
 		var end *activity.Error
-		if !errors.As(err, &end) || end.RetryState != activity.RetryStateNonRetryableFailure || !errors.Is(err, errChanged) {
-			t.Errorf("%s: error %v, want a non-retryable one: %v", name, err, errChanged)
+		if !errors.As(err, &end) || end.RetryState != activity.RetryStateNonRetryableFailure || !errors.Is(err, errTampered) {
+			t.Errorf("%s: error %v, want a non-retryable one: %v", name, err, errTampered)
 		}
 	}
 }
@@ -313,7 +290,11 @@ func TestList_IsNoStall(t *testing.T) {
 		t.Errorf("%d heartbeats in a tree of 100 directories, want 100 at least", n)
 	}
 
-	_, files, whole := fiveFiles(t)
+	five, files, _ := fiveFiles(t)
+	in := newJob(t, five)
+	if _, err := execute(t, rt, &Writer{}, in); err != nil {
+		t.Fatal(err)
+	}
 	over, calls := errors.New("it is over"), 0
 	alive := func() error {
 		if calls++; calls == 3 {
@@ -325,8 +306,8 @@ func TestList_IsNoStall(t *testing.T) {
 		t.Errorf("list: error %v after %d signs of life, want %v after 3", err, calls, over)
 	}
 	calls = 0
-	if _, err := whole.ifSame(files, alive, t.Logf); err != over || calls != 3 {
-		t.Errorf("ifSame: error %v after %d signs of life, want %v after 3", err, calls, over)
+	if _, err := Recall(in.Manifest, files, activity.RangeProgress{Next: 5, To: 5}, alive); err != over || calls != 3 {
+		t.Errorf("Recall: error %v after %d signs of life, want %v after 3", err, calls, over)
 	}
 }
 
