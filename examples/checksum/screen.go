@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -82,20 +81,17 @@ func (s *screen) fail(e activity.Event) {
 	var timeout *activity.TimeoutError
 	if errors.As(e.Err, &timeout) && timeout.Type == activity.TimeoutHeartbeat {
 		s.failure, s.failed = "timeout", s.heard.Add(timeout.After)
-		s.printf("checksum: attempt %d stalled at %s: no heartbeat for %s\n%s", e.Attempt, s.place(), timeout.After, stacks())
+		s.printf("checksum: attempt %d stalled at %s: no heartbeat for %s\n%s", e.Attempt, s.place(), timeout.After, hanging(timeout.Stack))
 		return
 	}
 	s.failure, s.failed = "error", e.Time
 	s.printf("checksum: attempt %d failed at %s: %v\n", e.Attempt, s.place(), e.Err)
 }
 
-// stacks returns where the functions of package manifest hang, without the frames of the
-// activity runtime. The stack in a TimeoutError would not do, because RangeParallel runs
-// them in goroutines of their own.
-func stacks() (hang string) {
-	dump := make([]byte, 1<<20)
-	dump = dump[:runtime.Stack(dump, true)]
-	for stack := range strings.SplitSeq(string(dump), "\n\n") {
+// hanging returns the stacks of the workers that hang in package manifest, without the frames
+// of the activity runtime.
+func hanging(stacks []byte) (hang string) {
+	for stack := range strings.SplitSeq(string(stacks), "\n\n") {
 		own, _, cut := strings.Cut(stack, "\ngithub.com/seed-9da638b0/activity.")
 		if cut && strings.Contains(own, "/manifest.") {
 			hang += own + "\n"
