@@ -553,7 +553,9 @@ func TestPause_KillAndShutdownAgree(t *testing.T) {
 					e.pass(ms(300))
 				}
 				e.pass([]time.Duration{ms(20), 10 * time.Second}[n(2)])
-				if e.pass(2 * time.Millisecond); h.Status().State != activity.StatePaused {
+				before := h.Status()
+				e.pass(2 * time.Millisecond) // until what it has recorded is saved
+				if after := h.Status(); before.State != activity.StatePaused || after.State != before.State {
 					continue
 				}
 				killed := s.get("a")
