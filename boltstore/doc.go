@@ -13,7 +13,8 @@
 // An open Store locks its file against other processes and against other Stores in the same
 // process. Give a Store to one Runtime. If the file is locked, Open waits for up to
 // [Options.LockTimeout], 0.5 s by default, and then returns [ErrInUse]. Copy the file only
-// while no Store has it open.
+// while no Store has it open. With [Options.ReadOnly], several Stores can have the file open,
+// but none can change it.
 //
 // # Durability
 //

@@ -54,6 +54,7 @@ type Store struct {
 	absolute string                // absolute path, because the program may change its working directory
 	file     *os.File              // file that bbolt has open
 	db       *bbolt.DB             // nil until Open has checked the file
+	readOnly bool                  // Options.ReadOnly
 	writing  chan struct{}         // semaphore of writers, of capacity 1; unlike a mutex, waiting for it can be canceled
 	broken   atomic.Pointer[error] // first error that makes the Store unusable, or nil
 }
@@ -65,6 +66,11 @@ type Options struct {
 	// LockTimeout is the longest time that Open waits for a file that another process, or
 	// another Store in this process, has open. If zero, 0.5 s. It must not be negative.
 	LockTimeout time.Duration
+
+	// ReadOnly opens an existing file and never changes it. If there is none, Open returns an
+	// error that wraps [fs.ErrNotExist]. Save and Delete return errors. Several read-only Stores
+	// can have the file open at the same time, but no other Store can.
+	ReadOnly bool
 }
 
 // Open opens the file at path. If it does not exist, Open creates it, readable and writable
@@ -74,7 +80,7 @@ type Options struct {
 // file and the reason, and leaves the file unchanged. If the file is still in use after
 // Options.LockTimeout, the error wraps [ErrInUse]. If LockTimeout is negative, Open returns an
 // error and does not access the disk. If most of the file is free, Open rewrites it under the
-// same name; see the package documentation.
+// same name; see the package documentation. [Options.ReadOnly] prevents all changes.
 func Open(path string, opts *Options) (*Store, error) {
 	lockTimeout := defaultLockTimeout
 	if opts != nil && opts.LockTimeout != 0 {
@@ -84,12 +90,13 @@ func Open(path string, opts *Options) (*Store, error) {
 		return nil, fmt.Errorf("boltstore: Options.LockTimeout must not be negative (got %v)", lockTimeout)
 	}
 
-	s := &Store{path: path, absolute: path, writing: make(chan struct{}, 1)}
+	s := &Store{path: path, absolute: path, readOnly: opts != nil && opts.ReadOnly, writing: make(chan struct{}, 1)}
 	if absolute, err := filepath.Abs(path); err == nil {
 		s.absolute = absolute
 	}
 	// All attempts share lockTimeout, because openFile subtracts its wait from bolt.Timeout.
 	bolt := boltOptions(lockTimeout)
+	bolt.ReadOnly = s.readOnly
 	bolt.OpenFile = func(path string, flag int, mode os.FileMode) (*os.File, error) {
 		return s.openFile(path, flag, mode, &bolt.Timeout)
 	}
@@ -107,7 +114,7 @@ func Open(path string, opts *Options) (*Store, error) {
 
 func (s *Store) open(bolt *bbolt.Options) error {
 	switch info, err := os.Stat(s.path); {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist) && !s.readOnly:
 		if err := create(s.path); err != nil {
 			return err
 		}
@@ -121,7 +128,7 @@ func (s *Store) open(bolt *bbolt.Options) error {
 		if errors.Is(err, bolterrors.ErrTimeout) {
 			return ErrInUse
 		}
-		if err != nil {
+		if err != nil || s.readOnly {
 			return err
 		}
 		if err = addBucket(s.db); err == nil {
@@ -155,7 +162,7 @@ func (s *Store) openFile(path string, flag int, mode os.FileMode, timeout *time.
 	}
 	s.file = file
 	for start := time.Now(); ; {
-		locked, err := tryLock(file)
+		locked, err := tryLock(file, s.readOnly)
 		if err != nil {
 			return nil, fmt.Errorf("lock: %w", err)
 		}
@@ -180,10 +187,13 @@ func (s *Store) openFile(path string, flag int, mode os.FileMode, timeout *time.
 	if links(info) == 0 {
 		return nil, errUnlinked
 	}
-	if info.Size() > 0 {
+	switch {
+	case info.Size() > 0:
 		if err := verify(file, info.Size()); err != nil {
 			return nil, fmt.Errorf("%w; the file was left as it is: replace it by a sound copy, or move it away to start with an empty Store", err)
 		}
+	case s.readOnly:
+		return nil, errors.New("the file is empty; the first Store that is not read-only makes it an empty Store")
 	}
 	if lockedTwice {
 		return file, nil
@@ -406,7 +416,11 @@ func (v *view) decode(id string, record []byte) (activity.Checkpoint, error) {
 func (s *Store) view(ctx context.Context, operation string, read func(*view) error) error {
 	return s.guarded(ctx, operation, func() error {
 		return s.db.View(func(tx *bbolt.Tx) error {
-			return read(&view{tx.Bucket([]byte(bucketName)), tx.Bucket([]byte(inputsName))})
+			v := &view{tx.Bucket([]byte(bucketName)), tx.Bucket([]byte(inputsName))}
+			if v.records == nil { // the creation of the file was interrupted, and a read-only Open cannot finish it
+				return nil
+			}
+			return read(v)
 		})
 	})
 }
