@@ -12,9 +12,11 @@
 //
 // An open Store locks its file against other processes and against other Stores in the same
 // process. Give a Store to one Runtime. If the file is locked, Open waits for up to
-// [Options.LockTimeout], 0.5 s by default, and then returns [ErrInUse]. Copy the file only
-// while no Store has it open. With [Options.ReadOnly], several Stores can have the file open,
-// but none can change it.
+// [Options.LockTimeout], 0.5 s by default, and then returns [ErrInUse]. With [Options.ReadOnly],
+// several Stores can have the file open, but none can change it.
+//
+// Other programs must not copy the file while a Store has it open, because the copy may mix
+// several states. [Store.WriteTo] makes a consistent copy while activities run.
 //
 // # Durability
 //
@@ -53,8 +55,9 @@
 // If the file is truncated, damaged or not a Store's, Open returns an error that names the
 // file, and does not change it. Replace it with a good copy, or move it away to start with an
 // empty Store. The command "bbolt surgery" may recover parts of it. Open treats only a file of
-// length 0 as new. If a process is killed while Open creates or compacts a file, it can leave
-// a file beside it with ".new" or ".compact" in its name. Delete that when no Store is open.
+// length 0 as new. If a process is killed while Open creates or compacts a file, or while
+// WriteTo copies one, it can leave a file beside it with ".new", ".compact" or ".copy" in its
+// name. Delete that when no Store is open.
 //
 // If one of the two meta pages is damaged, bbolt uses the other, which may be one commit
 // older. bbolt cannot tell this from a commit that a loss of power interrupted.

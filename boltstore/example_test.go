@@ -47,6 +47,54 @@ func Example() {
 	// row 2
 }
 
+// A program can back up its own Store while activities run.
+func ExampleStore_WriteTo() {
+	folder, err := os.MkdirTemp("", "boltstore")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(folder)
+	store, err := boltstore.Open(filepath.Join(folder, "activities.db"), nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer store.Close()
+	err = store.Save(context.Background(), []activity.Checkpoint{{ID: "import customers.csv"}}) // as the Runtime does
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	backup, err := os.Create(filepath.Join(folder, "activities.new"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, err = store.WriteTo(backup)
+	if err := errors.Join(err, backup.Sync(), backup.Close()); err != nil {
+		fmt.Println(err)
+		return
+	}
+	// Only a complete copy gets the name of the backup.
+	if err := os.Rename(backup.Name(), filepath.Join(folder, "activities.backup")); err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	old, err := boltstore.Open(filepath.Join(folder, "activities.backup"), &boltstore.Options{ReadOnly: true})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer old.Close()
+	for checkpoint, err := range old.All(context.Background()) {
+		fmt.Println(checkpoint.ID, err)
+	}
+	// Output: import customers.csv <nil>
+}
+
 // A program that replaces its predecessor can wait until the predecessor has shut down.
 func ExampleOpen_inUse() {
 	folder, err := os.MkdirTemp("", "boltstore")
