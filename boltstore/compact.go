@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/seed-9da638b0/activity/boltstore/internal/folder"
 	"go.etcd.io/bbolt"
 )
 
@@ -34,7 +35,7 @@ func (s *Store) compact() error {
 	}
 	// If the directory cannot be synced, a loss of power could undo the rename, and with it all
 	// later Saves.
-	if err := fsyncFolder(path); err != nil {
+	if err := folder.Sync(path); err != nil {
 		return nil
 	}
 	temp, err := sibling(path, info)
@@ -70,7 +71,7 @@ func (s *Store) compact() error {
 	old := s.db
 	s.db, s.file = db, file
 	// A process that waits for the lock of the old file will find that it has lost its name.
-	return errors.Join(old.Close(), fsyncFolder(path))
+	return errors.Join(old.Close(), folder.Sync(path))
 }
 
 // sibling creates an empty file beside path, with the owner and mode of info, and returns its

@@ -9,14 +9,13 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/boltstore/internal/folder"
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 )
@@ -135,7 +134,7 @@ func (s *Store) open(bolt *bbolt.Options) error {
 			err = s.compact()
 		}
 		if err == nil {
-			err = syncFolder(s.path)
+			err = folder.TrySync(s.path) // the process that created the file may have ended before it could
 		}
 		if err != nil {
 			s.db.Close()
@@ -242,32 +241,6 @@ func addBucket(db *bbolt.DB) error {
 		_, err := tx.CreateBucket([]byte(bucketName))
 		return err
 	})
-}
-
-// syncFolder makes the file's name durable, because the process that created the file may have
-// ended before it could. syncFolder ignores the errors of a directory without read permission
-// and of a file system that cannot sync directories.
-func syncFolder(path string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	path, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return err
-	}
-	if err := fsyncFolder(path); err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EINVAL) {
-		return err
-	}
-	return nil
-}
-
-func fsyncFolder(path string) error {
-	folder, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer folder.Close()
-	return folder.Sync()
 }
 
 // Close waits for calls in progress and then closes the file. Closing a Store again has no
