@@ -18,6 +18,13 @@
 // Other programs must not copy the file while a Store has it open, because the copy may mix
 // several states. [Store.WriteTo] makes a consistent copy while activities run.
 //
+// # Looking at a file
+//
+// The command activities lists, shows, checks, deletes and exports the checkpoints in a
+// file that no program has open, for example after a crash:
+//
+//	go run github.com/seed-9da638b0/activity/boltstore/cmd/activities ls activities.db
+//
 // # Durability
 //
 // When Save or Delete returns nil, the change survives the end of the process and a loss of
