@@ -20,7 +20,7 @@
 //
 // # Looking at a file
 //
-// The command activities lists, shows, checks, deletes and exports the checkpoints in a
+// The command activities lists, shows, checks, deletes, exports and copies the checkpoints in a
 // file that no program has open, for example after a crash:
 //
 //	go run github.com/seed-9da638b0/activity/boltstore/cmd/activities ls activities.db

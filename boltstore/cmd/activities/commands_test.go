@@ -329,7 +329,7 @@ func wantEveryError(t *testing.T, dir, text string) {
 		defer unchanged(t, dir)()
 	}
 	for _, args := range [][]string{
-		{"ls", file}, {"ls", "-json", file}, {"show", file, "a"}, {"verify", file}, {"forget", file, "a"}, {"export", file},
+		{"ls", file}, {"ls", "-json", file}, {"show", file, "a"}, {"verify", file}, {"forget", file, "a"}, {"export", file}, {"backup", file, "backup.db"},
 	} {
 		got := activities(t, dir, args...)
 		if got.code != 1 || got.stdout != "" || !strings.HasPrefix(got.stderr, "activities: "+file+": ") || !strings.Contains(got.stderr, text) || strings.Count(got.stderr, "\n") != 1 {

@@ -48,9 +48,14 @@ func TestCrash_EveryCommand(t *testing.T) {
 	if got := activities(t, dir, "show", file, "import"); !strings.Contains(got.stdout, "\nDetails:     42\n") {
 		t.Errorf("show: %+v", got)
 	}
+	copied := filepath.Join(t.TempDir(), file)
+	wantResult(t, dir, result{}, "backup", file, copied)
 	check()
 	wantResult(t, dir, result{}, "forget", file, "import")
 	if left := stored(t, filepath.Join(dir, file)); len(left) > 0 {
 		t.Errorf("%v are left, want nothing", left)
+	}
+	if all := stored(t, copied); all["import"].State != activity.CheckpointRunning {
+		t.Errorf("the copy has %v", all)
 	}
 }

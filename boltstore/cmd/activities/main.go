@@ -4,7 +4,7 @@
 //
 // Run it in a module that requires boltstore, so that it reads the same versions of the file.
 //
-// The commands are ls, show, verify, forget and export. "activities help" lists them, and
+// The commands are ls, show, verify, forget, export and backup. "activities help" lists them, and
 // "activities help ls" describes one. Only forget changes the file. The exit status is 0 for
 // success, 1 for a failure or a damaged file, and 2 for wrong usage.
 //
@@ -96,6 +96,14 @@ is a JSON object with the fields of activity.Checkpoint. Input and Details are t
 stored bytes in base64, or null. In Details, each value comes after its length, a
 uvarint. A string that is not valid UTF-8 is an object, such as {"base64":"/w=="}.
 A zero time is "0001-01-01T00:00:00Z".`,
+}, {
+	name: "backup", usage: "FILE DEST", min: 2, max: 2, run: backup,
+	short: "copy the file",
+	help: `Backup copies the file. When it has succeeded, the copy is durable, and only its owner
+can read it. DEST must not exist. If backup is killed, it can leave a file beside DEST
+with ".new" in its name.
+
+To copy the file of a running program, let the program call Store.WriteTo.`,
 }}
 
 const idHelp = `
