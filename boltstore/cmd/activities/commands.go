@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -143,7 +145,7 @@ func export(out io.Writer, _ options, args []string) error {
 	var errs []error
 	err := each(args[0], func(c activity.Checkpoint) error {
 		var line bytes.Buffer
-		if err := encode(&line, exported{exact(c.ID), exact(c.Name), exact(c.LastFailure), record(c)}); err != nil {
+		if err := encode(&line, exported{exact(c.ID), exact(c.Name), exact(c.LastFailure), exactHeader(c.Header), record(c)}); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %q: not exported: %w", args[0], c.ID, err)) // a time after the year 9999
 			return nil
 		}
@@ -156,6 +158,7 @@ func export(out io.Writer, _ options, args []string) error {
 // An exported is the lossless JSON form of a checkpoint. Its own fields hide those of the record.
 type exported struct {
 	ID, Name, LastFailure exact
+	Header                exactHeader
 	record
 }
 
@@ -170,6 +173,22 @@ func (s exact) MarshalJSON() ([]byte, error) {
 		return json.Marshal(string(s))
 	}
 	return json.Marshal(map[string][]byte{"base64": []byte(s)})
+}
+
+// An exactHeader is an object or, if a string is not valid UTF-8, a list of keys and values.
+type exactHeader map[string]string
+
+func (h exactHeader) MarshalJSON() ([]byte, error) {
+	valid := true
+	var pairs [][2]exact
+	for _, k := range slices.Sorted(maps.Keys(h)) {
+		valid = valid && utf8.ValidString(k) && utf8.ValidString(h[k])
+		pairs = append(pairs, [2]exact{exact(k), exact(h[k])})
+	}
+	if valid {
+		return json.Marshal(map[string]string(h))
+	}
+	return json.Marshal(pairs)
 }
 
 // open opens the Store's file. The advice is for a file that a program has open.

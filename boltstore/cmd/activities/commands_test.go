@@ -41,6 +41,7 @@ func samples() []activity.Checkpoint {
 	waiting.State, waiting.Attempt, waiting.CountedFrom, waiting.Progressed, waiting.Sequence = activity.CheckpointWaiting, 3, 1, 2, 17
 	waiting.UpdatedAt, waiting.NextAttempt = noon.Add(time.Minute), noon.Add(time.Hour)
 	waiting.Input, waiting.Details = []byte(`"<customers>"`), details(`{"Next":7,"To":10}`)
+	waiting.Header = map[string]string{"traceparent": "00-1", "a": "<b>"}
 	waiting.LastFailure = "row 7:\tconnection refused\ngoroutine 7:\n\tmain.go:12"
 	failed := checkpoint("today's import")
 	failed.Name, failed.State, failed.Attempt = "example.com/shop.Import", activity.CheckpointFailed, 5
@@ -66,7 +67,7 @@ z   import  running  0        2026-11-24T12:00:00Z  -             -
 `}, "ls", "-name=example.com/shop.Import", file)
 	const customers = `{"ID":"customers","Name":"import","State":"waiting","Attempt":3,"CountedFrom":1,"Progressed":2,"Sequence":17,` +
 		`"ScheduledAt":"2026-11-24T12:00:00.123456789Z","UpdatedAt":"2026-11-24T12:01:00.123456789Z","NextAttempt":"2026-11-24T13:00:00.123456789Z",` +
-		`"Input":"<customers>","Details":{"Next":7,"To":10},"LastFailure":"row 7:\tconnection refused\ngoroutine 7:\n\tmain.go:12"}` + "\n"
+		`"Input":"<customers>","Details":{"Next":7,"To":10},"Header":{"a":"<b>","traceparent":"00-1"},"LastFailure":"row 7:\tconnection refused\ngoroutine 7:\n\tmain.go:12"}` + "\n"
 	wantResult(t, dir, result{stdout: customers}, "ls", "-json", "-state", "waiting", file)
 	wantResult(t, dir, result{stdout: customers}, "show", "-json", file, "customers")
 	if got := activities(t, dir, "ls", "-json", file); strings.Count(got.stdout, "\n") != 3 || !strings.HasPrefix(got.stdout, customers) {
@@ -93,6 +94,10 @@ Input:       "<customers>"
 Details:     {
                "Next": 7,
                "To": 10
+             }
+Header:      {
+               "a": "<b>",
+               "traceparent": "00-1"
              }
 LastFailure: ` + "row 7:\tconnection refused\n             goroutine 7:\n             \tmain.go:12\n"}, "show", file, "customers")
 	wantResult(t, dir, result{stderr: "activities: activities.db: there is no checkpoint with the ID \"x\"\n", code: 1}, "show", file, "x")
@@ -221,10 +226,11 @@ func TestExport_LosesNothing(t *testing.T) {
 	a, late, z := checkpoint("a"), checkpoint("late"), checkpoint("z")
 	late.UpdatedAt = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
 	a.Name, z.LastFailure = "\xff", "\xff"
+	a.Header = map[string]string{"k": "\xff", "b": "c"}
 	got = activities(t, newFile(t, a, late, z), "export", file)
 	if lines := strings.Split(got.stdout, "\n"); got.code != 1 || len(lines) != 3 ||
-		!strings.HasPrefix(lines[0], `{"ID":"a","Name":{"base64":"/w=="},"LastFailure":"",`) ||
-		!strings.HasPrefix(lines[1], `{"ID":"z","Name":"import","LastFailure":{"base64":"/w=="},`) ||
+		!strings.HasPrefix(lines[0], `{"ID":"a","Name":{"base64":"/w=="},"LastFailure":"","Header":[["b","c"],["k",{"base64":"/w=="}]],`) ||
+		!strings.HasPrefix(lines[1], `{"ID":"z","Name":"import","LastFailure":{"base64":"/w=="},"Header":null,`) ||
 		!strings.HasPrefix(got.stderr, `activities: activities.db: "late": not exported: `) || strings.Count(got.stderr, "\n") != 1 {
 		t.Errorf("with a time after the year 9999: %+v", got)
 	}

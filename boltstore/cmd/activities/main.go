@@ -94,7 +94,8 @@ also rewrite a file that is mostly free, as each program that opens it does.
 	help: `Export writes all checkpoints, in the order of their IDs, and loses nothing. Each line
 is a JSON object with the fields of activity.Checkpoint. Input and Details are the
 stored bytes in base64, or null. In Details, each value comes after its length, a
-uvarint. A string that is not valid UTF-8 is an object, such as {"base64":"/w=="}.
+uvarint. A string that is not valid UTF-8 is an object, such as {"base64":"/w=="}. A
+Header with such a string is a list of its keys and values.
 A zero time is "0001-01-01T00:00:00Z".`,
 }, {
 	name: "backup", usage: "FILE DEST", min: 2, max: 2, run: backup,
