@@ -60,13 +60,14 @@ func TestPause_OfARunningAttempt(t *testing.T) {
 		synctest.Wait()
 		checkState(t, h, activity.StateRunning)
 		checkErr(t, e.rt.Pause("a"), nil)
+		synctest.Wait()
 		checkErr(t, e.rt.Cancel("a", errCancel), nil)
 		synctest.Wait()
 		checkEnd(t, e.end(h), 1, activity.RetryStateCancelRequested, errCancel)
 		checkDiff(t, "details", resumed, []int{0, 30})
 		checkDiff(t, "events", e.lines("a", activity.EventHeartbeat), []string{
 			"0s scheduled 0", "0s attempt started 1", "2.5s paused 1",
-			"1h0m2.5s unpaused 1", "1h0m2.5s attempt started 1", "1h0m2.5s canceled 1",
+			"1h0m2.5s unpaused 1", "1h0m2.5s attempt started 1", "1h0m2.5s paused 1", "1h0m2.5s canceled 1",
 		})
 	})
 }

@@ -46,6 +46,9 @@ func TestEveryInterruption_RangeParallel(t *testing.T) {
 // it makes the same runs, and in each of them the attempts resume from the same details and
 // run the same bodies.
 func TestRangeParallel_SameRunsEachTime(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs all runs, and -short leaves out most")
+	}
 	sleep := func(d func(i int) time.Duration) func(ctx activity.Context, i int) error {
 		return func(ctx activity.Context, i int) error {
 			if err := ctx.Sleep(d(i)); err != nil {

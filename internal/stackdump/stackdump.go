@@ -62,7 +62,7 @@ func Take(method string) Dump {
 	stacks := map[string][][]byte{}
 	own := map[string][]byte{}
 	separator := []byte("\n\n")
-	for stack := range bytes.SplitSeq(all, separator) {
+	for stack := range bytes.SplitSeq(bytes.TrimSuffix(all, []byte("\n")), separator) {
 		if attempt, ok := firstArgument(stack, method); ok {
 			own[attempt] = stack
 		} else if attempt, ok := firstArgument(stack, workForFrame); ok {
