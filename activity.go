@@ -266,7 +266,7 @@ func (a *activity) functionReturnedLocked(t *attempt, r *result) (ask bool) {
 	a.mu.Lock()
 	causeGiven := t.causeGiven
 	// The error of an inner activity or start, too, can say that the Runtime drains.
-	drainTold := t.drainTold || r.verdict.shutdown && a.rt.drain.begun.Load()
+	drainTold := t.drainTold || t.beatsTold > 0 || r.verdict.shutdown && a.rt.drain.begun.Load()
 	if drainTold && (causeGiven || r.err != nil) && a.phase == phaseRunning {
 		a.mu.Unlock()
 		a.cancelLocked(ErrShutdown)

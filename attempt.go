@@ -42,7 +42,8 @@ type attempt struct {
 	outermost   Context       // the Context that an Interceptor passed to next; nil before that
 	progressed  bool          // set once, by a heartbeat whose details differ from resumesFrom
 	causeGiven  bool          // set once, when a helper that cuts work short, such as Sleep, returns the Context's cause, or ErrShutdown in a drain, to the function
-	drainTold   bool          // set once, when one of these or Heartbeat returns ErrShutdown in a drain
+	drainTold   bool          // set once, when one of these returns ErrShutdown in a drain
+	beatsTold   int32         // number of heartbeats that have returned ErrShutdown in a drain, without those that the function does not see: see swallowed
 	longNoted   bool          // set once, by the first heartbeat after RetryPolicy.ResetAfter
 	rangeCalled bool          // set once, by BeginRange
 	guards      int32         // number of functions inside Guard

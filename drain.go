@@ -102,11 +102,11 @@ func asks(err error) (asked bool, failed error) {
 	return false, err
 }
 
-// swallowed notes that the function does not see that a heartbeat has asked it.
+// swallowed notes that the function does not see that one heartbeat has asked it.
 func swallowed(ctx Context) {
 	if t := attemptOf(ctx); t != nil {
 		t.a.mu.Lock()
-		t.drainTold = t.drainTold && t.causeGiven // another safe point may have told it
+		t.beatsTold = max(0, t.beatsTold-1) // another heartbeat may have told it
 		t.a.mu.Unlock()
 	}
 }

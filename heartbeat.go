@@ -111,7 +111,7 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	}
 	if end == nil && !derived && a.rt.drain.begun.Load() {
 		a.mu.Lock()
-		t.drainTold = true
+		t.beatsTold++
 		a.mu.Unlock()
 		if failed != nil {
 			return &askedError{failed}

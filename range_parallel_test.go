@@ -568,6 +568,34 @@ func TestRangeParallel_DrainLetsTheOthersFinish(t *testing.T) {
 	})
 }
 
+// Rules 19 and 30. Given a body whose heartbeat Drain has asked to stop, when another body is done
+// before the first fails, then the function was asked, and the attempt does not count.
+func TestRangeParallel_DrainAskedOneBody(t *testing.T) {
+	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
+		h := e.start(job, func(ctx activity.Context) error {
+			return activity.RangeParallel(ctx, 0, 2, 2, func(ctx activity.Context, i int) error {
+				if i == 1 {
+					<-e.gate("done")
+					return nil
+				}
+				<-e.gate("beat")
+				checkErr(t, ctx.Heartbeat(), activity.ErrShutdown)
+				<-e.gate("fail")
+				return errBoom
+			})
+		})
+		d := e.drain()
+		e.open("beat")
+		e.open("done")
+		e.open("fail")
+		<-d
+		checkEnd(t, e.end(h), 1, activity.RetryStateCancelRequested, activity.ErrShutdown, errBoom)
+		if cp := s.get("a"); cp.State != activity.CheckpointInterrupted || cp.Attempt != 0 || cp.LastFailure != "" {
+			t.Errorf("%+v", cp)
+		}
+	})
+}
+
 // Rules 14 and 30. Given a body that has failed, when another one panics as it ends, then the
 // panic is not lost.
 func TestRangeParallel_PanicAfterAnError(t *testing.T) {
