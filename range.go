@@ -112,8 +112,10 @@ func RangeParallel(ctx Context, from, to, workers int, body func(ctx Context, i 
 		runtime.Goexit()
 	case p.err != nil:
 		return p.err
+	case p.ended != nil:
+		return noteCause(ctx, p.ended)
 	}
-	return p.ended
+	return nil
 }
 
 // A parallel is a call of RangeParallel.
@@ -182,12 +184,16 @@ func (p *parallel) run(i int) bool {
 	}()
 	// Only now, because a RangeParallel that has no number left is done, and is not cut
 	// short. It may call user code.
-	if err := stopped(p.ctx); err != nil {
+	err := ended(p.ctx) // if it counts, RangeParallel notes that the function gets it
+	if err == nil {
+		err = stopped(p.ctx)
+	}
+	if err != nil {
 		returned = true
 		p.stop(err, func() { p.ended = err }) // others may wait for i to be done
 		return false
 	}
-	err := p.runBody(i)
+	err = p.runBody(i)
 	returned = true
 	if err != nil {
 		p.stop(err, func() {

@@ -596,6 +596,33 @@ func TestRangeParallel_DrainAskedOneBody(t *testing.T) {
 	})
 }
 
+// Rules 17 and 30. Given a function that ignores the error of RangeParallel, when a body returns
+// the attempt's cause, and another is done although it was canceled, then the error is the body's
+// own, as with Range, whichever of the two comes first.
+func TestRangeParallel_BodysErrorIsNotTheCause(t *testing.T) {
+	for _, order := range [][]string{{"cause", "done"}, {"done", "cause"}} {
+		t.Run(order[0]+" first", func(t *testing.T) {
+			both(t, activity.Config{}, func(t *testing.T, e *env) {
+				h := e.start(activity.Options{}, func(ctx activity.Context) error {
+					checkErr(t, activity.RangeParallel(ctx, 0, 3, 2, func(ctx activity.Context, i int) error {
+						if i == 0 {
+							<-e.gate("cause")
+							return context.Cause(ctx)
+						}
+						<-e.gate("done")
+						return nil
+					}), errCancel)
+					return nil
+				})
+				h.Cancel(errCancel)
+				e.open(order[0])
+				e.open(order[1])
+				checkErr(t, e.end(h), nil)
+			})
+		})
+	}
+}
+
 // Rules 14 and 30. Given a body that has failed, when another one panics as it ends, then the
 // panic is not lost.
 func TestRangeParallel_PanicAfterAnError(t *testing.T) {
