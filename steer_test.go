@@ -39,7 +39,10 @@ func TestByID_LookupAndCancel(t *testing.T) {
 		}
 		for id, cause := range map[string]error{"a": errCancel, "": nil} {
 			opts.ID = id
-			h := e.start(opts, untilEnded)
+			h := e.start(opts, func(ctx activity.Context) error {
+				<-e.gate("canceled twice " + id)
+				return untilEnded(ctx)
+			})
 			got, ok := e.rt.Lookup(h.ID())
 			if !ok {
 				t.Fatalf("%q is not found", h.ID())
@@ -50,7 +53,7 @@ func TestByID_LookupAndCancel(t *testing.T) {
 			}
 			checkErr(t, e.rt.Cancel(h.ID(), cause), nil)
 			checkErr(t, e.rt.Cancel(h.ID(), errBoom), nil) // the first counts
-			synctest.Wait()
+			e.open("canceled twice " + id)
 			if cause == nil {
 				cause = context.Canceled
 			}
