@@ -14,8 +14,9 @@ type Event struct {
 	Err      error         // error of the attempt or the activity; with EventPaused, the function's error, unless it only reports the stop; nil if there is none
 	Delay    time.Duration // with EventAttemptFailed, the wait before the next attempt; zero if it starts at once, or if there is none
 
-	details []byte // details of an EventHeartbeat; nil if it had none
-	codec   Codec  // the Codec that encoded details
+	details     []byte    // details of an EventHeartbeat; nil if it had none
+	codec       Codec     // the Codec that encoded details
+	scheduledAt time.Time // Status.ScheduledAt; zero with EventHeartbeat
 }
 
 // HeartbeatDetails decodes the details of an EventHeartbeat, as
@@ -99,7 +100,7 @@ func (a *activity) emitAtLocked(at instant, kind EventKind, attempt int, err err
 	// Events that nobody wants cost nothing, and no goroutine that delivers them.
 	if a.rt.subscribers.want(kind) {
 		a.mu.Lock()
-		a.postEventLocked(Event{Kind: kind, Time: a.rt.wall(at), Attempt: attempt, Err: err, Delay: delay})
+		a.postEventLocked(Event{Kind: kind, Time: a.rt.wall(at), Attempt: attempt, Err: err, Delay: delay, scheduledAt: a.rt.time(a.scheduled)})
 		a.mu.Unlock()
 	}
 }

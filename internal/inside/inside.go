@@ -1,0 +1,20 @@
+// Package inside gives package activityhttp what package activity does not export. Package
+// activity sets the variables when it is initialized, and nothing changes them after that.
+package inside
+
+import "time"
+
+var (
+	// Now returns the time of day on the clock of an *activity.Runtime.
+	Now func(runtime any) time.Time
+
+	// Stopping reports whether Drain or Shutdown of an *activity.Runtime was called.
+	Stopping func(runtime any) bool
+
+	// ScheduledAt returns when the activity of an activity.Event was scheduled. It is zero
+	// for a heartbeat.
+	ScheduledAt func(event any) time.Time
+
+	// ErrorText returns err.Error(), or a text that says that this has panicked.
+	ErrorText func(err error) string
+)
