@@ -48,8 +48,8 @@ func (h *handler) apiActivities(w http.ResponseWriter, r *http.Request) {
 	}
 	s := h.ask()
 	found := []keyedStatus{} // not nil, which would be null
-	for _, i := range s.filter(f) {
-		found = append(found, keyedStatus{url.QueryEscape(s.all[i].ID), s.all[i]})
+	for _, a := range s.filter(f) {
+		found = append(found, keyedStatus{url.QueryEscape(a.ID), *a.Status})
 	}
 	writeJSON(w, http.StatusOK, struct {
 		Stats      activity.Stats

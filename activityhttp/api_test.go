@@ -216,7 +216,7 @@ func TestHealthz(t *testing.T) {
 			add(time.Minute - mock.Now().Sub(rt.Stats().StoreFailingSince))
 			healthy(t, h)
 			add(1)
-			sick(t, h, "The Store has failed for 1 min 0 s.\n")
+			sick(t, h, "The Store has failed for 1 min.\n")
 			store.fails.Store(false)
 			for range 10 {
 				add(time.Second)

@@ -85,8 +85,8 @@ func TestShared_KeepsNothing(t *testing.T) {
 func TestDuration(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		-time.Second: "0 s", 0: "0 s", time.Microsecond: "0 ms", 999*time.Millisecond + 999: "999 ms", time.Second: "1 s", 59 * time.Second: "59 s",
-		time.Minute: "1 min 0 s", 59*time.Minute + 59*time.Second: "59 min 59 s", time.Hour: "1 h 0 min", 47*time.Hour + 59*time.Minute: "47 h 59 min",
-		48 * time.Hour: "2 d 0 h", 51 * time.Hour: "2 d 3 h",
+		time.Minute: "1 min", 59*time.Minute + 59*time.Second: "59 min 59 s", time.Hour: "1 h", 47*time.Hour + 59*time.Minute: "47 h 59 min",
+		48 * time.Hour: "2 d", 51 * time.Hour: "2 d 3 h",
 	} {
 		if got := duration(d); got != want {
 			t.Errorf("%s: got %q, want %q", d, got, want)

@@ -50,13 +50,13 @@ func TestLive_OnlyChanges(t *testing.T) {
 			t.Fatalf("at 1 s there are the updates %+v", all)
 		}
 		checkDiff(t, "cells at 1 s", all[0].Cells, map[string]map[string]string{
-			"quick": {"Age": "1 s", "Beat": "silent for 1 s of 1 min 0 s"}, "waits": {"Age": "1 s"},
+			"quick": {"Age": "1 s", "Beat": "silent for 1 s of 1 min"}, "waits": {"Age": "1 s"},
 		})
 		pass(9 * time.Second)
 		all = v.take()
 		last := all[len(all)-1]
 		checkDiff(t, "cells at 10 s", last.Cells, map[string]map[string]string{
-			"quick": {"Age": "10 s", "Beat": "silent for 0 s of 1 min 0 s", "Value": "1", "Progress": "1 of 100", "Rate": "0.1/s, 16 min 20 s left"},
+			"quick": {"Age": "10 s", "Beat": "silent for 0 s of 1 min", "Value": "1", "Progress": "1 of 100", "Rate": "0.1/s, 16 min 20 s left"},
 			"waits": {"Age": "10 s"},
 		})
 		for _, u := range all {

@@ -65,15 +65,21 @@ function reorder(wanted) {
   if (focus !== document.activeElement && rows.contains(focus)) focus.focus({ preventScroll: true });
 }
 
-function say(text, lost) {
-  if (state.textContent !== text) state.textContent = text;
-  state.classList.toggle("lost", lost);
+// connect follows the stream. The browser connects anew when a stream ends, but not after an
+// error status, such as that of a proxy while the program restarts.
+function connect() {
+  const source = new EventSource("live" + location.search);
+  source.onopen = () => say("live");
+  source.onmessage = (event) => apply(JSON.parse(event.data));
+  source.onerror = () => {
+    say("not live, trying again");
+    if (source.readyState === EventSource.CLOSED) setTimeout(connect, 2000);
+  };
 }
 
-const source = new EventSource("live" + location.search);
-source.onopen = () => say("live", false);
-source.onmessage = (event) => apply(JSON.parse(event.data));
-source.onerror = () => {
-  if (source.readyState === EventSource.CLOSED) say("not live: reload the page", true);
-  else say("connection lost, trying again", true);
-};
+function say(text) {
+  if (state.textContent !== text) state.textContent = text;
+  state.classList.toggle("lost", text !== "live");
+}
+
+connect();

@@ -1,6 +1,7 @@
 package activityhttp
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -56,43 +57,30 @@ type snapshot struct {
 	now      time.Time // on the Runtime's clock
 	stats    activity.Stats
 	stopping bool
-	all      []activity.Status // those with the smallest alert first, and then the oldest first
-	starts   [noAlert + 2]int  // where in all each alert begins, and the length of all
+	all      []alerted        // those with the smallest alert first, and then the oldest first
+	alerts   [noAlert + 1]int // number of activities with each alert
+}
+
+// An alerted is an activity and its alert.
+type alerted struct {
+	*activity.Status
+	alert alert
 }
 
 // ask asks the Runtime.
 func (h *handler) ask() *snapshot {
 	s := &snapshot{stopping: inside.Stopping(h.rt), stats: h.rt.Stats()}
-	unsorted := h.rt.Activities()
+	activities := h.rt.Activities()
 	s.now = inside.Now(h.rt)
-	alerts := make([]alert, len(unsorted))
-	for i := range unsorted {
-		alerts[i] = alertOf(&unsorted[i], s.now)
-		s.starts[alerts[i]+1]++
+	s.all = make([]alerted, len(activities))
+	for i := range activities {
+		a := alertOf(&activities[i], s.now)
+		s.all[i] = alerted{&activities[i], a}
+		s.alerts[a]++
 	}
-	for a := range noAlert + 1 {
-		s.starts[a+1] += s.starts[a]
-	}
-	s.all = make([]activity.Status, len(unsorted))
-	next := s.starts
-	for i, a := range alerts {
-		s.all[next[a]] = unsorted[i]
-		next[a]++
-	}
+	slices.SortStableFunc(s.all, func(x, y alerted) int { return cmp.Compare(x.alert, y.alert) })
 	return s
 }
-
-// alert returns the alert of s.all[i].
-func (s *snapshot) alert(i int) alert {
-	a := blocked
-	for i >= s.starts[a+1] {
-		a++
-	}
-	return a
-}
-
-// count returns how many activities have an alert.
-func (s *snapshot) count(a alert) int { return s.starts[a+1] - s.starts[a] }
 
 // unhealthy returns the reasons for which the Runtime is not healthy.
 func unhealthy(stopping bool, stats activity.Stats, now time.Time) []string {
@@ -162,8 +150,8 @@ func (f filter) query(page int) string {
 	return q.Encode()
 }
 
-func (f filter) match(s *activity.Status, a alert) bool {
-	return (f.State == "" || f.State == s.State.String() || f.State == a.String()) && f.matchText(s.ID, s.Name)
+func (f filter) match(a alerted) bool {
+	return (f.State == "" || f.State == a.State.String() || f.State == a.alert.String()) && f.matchText(a.ID, a.Name)
 }
 
 func (f filter) matchText(id, name string) bool {
@@ -173,11 +161,15 @@ func (f filter) matchText(id, name string) bool {
 	return contains(id, f.Find) && contains(name, f.Name)
 }
 
-// filter returns the indexes in s.all of the activities that match f.
-func (s *snapshot) filter(f filter) (found []int) {
-	for i := range s.all {
-		if f.match(&s.all[i], s.alert(i)) {
-			found = append(found, i)
+// filter returns the activities that match f.
+func (s *snapshot) filter(f filter) []alerted {
+	if f.Find == "" && f.Name == "" && f.State == "" {
+		return s.all
+	}
+	var found []alerted
+	for _, a := range s.all {
+		if f.match(a) {
+			found = append(found, a)
 		}
 	}
 	return found

@@ -125,12 +125,21 @@ func duration(d time.Duration) string {
 	case s < 60:
 		return fmt.Sprintf("%d s", max(s, 0))
 	case s < 60*60:
-		return fmt.Sprintf("%d min %d s", s/60, s%60)
+		return units(s/60, "min", s%60, "s")
 	case s < 48*60*60:
-		return fmt.Sprintf("%d h %d min", s/3600, s/60%60)
+		return units(s/3600, "h", s/60%60, "min")
 	default:
-		return fmt.Sprintf("%d d %d h", s/86400, s/3600%24)
+		return units(s/86400, "d", s/3600%24, "h")
 	}
+}
+
+// units returns an amount in two units. The smaller one is left out if it is zero.
+func units(n int64, unit string, rest int64, smaller string) string {
+	text := fmt.Sprintf("%d %s", n, unit)
+	if rest > 0 {
+		text += fmt.Sprintf(" %d %s", rest, smaller)
+	}
+	return text
 }
 
 // ago returns the time from then to now in whole seconds, so that it does not change with each

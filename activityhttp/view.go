@@ -81,8 +81,8 @@ func (h *handler) view(f filter, s *snapshot, before *view) *view {
 		v.Pager.Next = "?" + f.query(f.page+1)
 	}
 	known := before.byKey()
-	for _, i := range rows {
-		r := newRow(&s.all[i], s.alert(i), s.now, known[url.QueryEscape(s.all[i].ID)])
+	for _, a := range rows {
+		r := newRow(a, s.now, known[url.QueryEscape(a.ID)])
 		r.Control, r.Back = h.opts.Control, "?"+f.query(f.page)
 		v.Rows = append(v.Rows, r)
 	}
@@ -93,7 +93,7 @@ func (h *handler) view(f filter, s *snapshot, before *view) *view {
 func alerts(s *snapshot) []string {
 	all := unhealthy(s.stopping, s.stats, s.now)
 	for _, a := range []alert{stalled, failing} {
-		if n := s.count(a); n > 0 {
+		if n := s.alerts[a]; n > 0 {
 			all = append(all, activities(n)+" "+a.String()+".")
 		}
 	}
@@ -113,14 +113,14 @@ func (v *view) byKey() map[string]*row {
 
 // newRow returns the row of an activity. before is its row in the view before; nil if there is
 // none.
-func newRow(s *activity.Status, a alert, now time.Time, before *row) *row {
+func newRow(s alerted, now time.Time, before *row) *row {
 	r := &row{
 		fixed: fixed{
 			ID: s.ID, Key: url.QueryEscape(s.ID), Shown: shown(s.ID), Name: shown(s.Name),
-			State: s.State, Alert: a.String(), Abandoned: s.Abandoned, Bar: s.Total > 0,
+			State: s.State, Alert: s.alert.String(), Abandoned: s.Abandoned, Bar: s.Total > 0,
 			Attempt: strconv.Itoa(s.Attempt),
 		},
-		Live: live{Age: ago(now, s.ScheduledAt), Beat: beat(s, now)},
+		Live: live{Age: ago(now, s.ScheduledAt), Beat: beat(s.Status, now)},
 		err:  s.LastFailure,
 	}
 	if s.MaximumAttempts > 0 {
@@ -129,7 +129,7 @@ func newRow(s *activity.Status, a alert, now time.Time, before *row) *row {
 	if r.Bar {
 		r.Live.Value, r.Live.Max = strconv.Itoa(s.Done), strconv.Itoa(s.Total)
 		r.Live.Progress = fmt.Sprintf("%d of %d", s.Done, s.Total)
-		r.Live.Rate = estimate(s, now)
+		r.Live.Rate = estimate(s.Status, now)
 	} else {
 		r.Live.Details = detailsText(s.Details)
 	}

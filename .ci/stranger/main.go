@@ -78,7 +78,11 @@ func library(dir string) bool {
 	case ".ci", "bench", "examples":
 		return false
 	}
-	return path.Base(dir) != "servertest"
+	switch path.Base(dir) {
+	case "servertest", "browsertest":
+		return false
+	}
+	return true
 }
 
 // publish puts the module in dir on the proxy.
