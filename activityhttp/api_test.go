@@ -29,7 +29,7 @@ type failingStore struct {
 
 func (s *failingStore) err() error {
 	if s.fails.Load() {
-		return errors.New("disk full")
+		return errors.New("disk full \u202e")
 	}
 	return nil
 }

@@ -82,6 +82,44 @@ func TestShared_KeepsNothing(t *testing.T) {
 	}
 }
 
+// A viewer that leaves is no longer counted, and a server is noted once.
+func TestLive_LeavesNothing(t *testing.T) {
+	h := Handler(activity.New(activity.Config{}), nil).(*handler)
+	ctx, cancel := context.WithCancel(context.WithValue(t.Context(), http.ServerContextKey, &http.Server{}))
+	cancel()
+	for range 3 {
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", "/live", nil))
+	}
+	if h.shared.viewers != 0 || h.shared.last != nil || len(h.servers.down) != 1 {
+		t.Errorf("%d viewers, snapshot %v, %d servers", h.shared.viewers, h.shared.last, len(h.servers.down))
+	}
+}
+
+// The list of ended activities is built anew only after another one has ended.
+func TestEndedList(t *testing.T) {
+	var l endedList
+	if got := l.list(); len(got) != 0 {
+		t.Errorf("got %v", got)
+	}
+	l.add(activity.Event{ID: "a"})
+	one := l.list()
+	if again := l.list(); &again[0] != &one[0] {
+		t.Error("it was built twice")
+	}
+	l.add(activity.Event{ID: "b"})
+	if two := l.list(); len(one) != 1 || len(two) != 2 || two[0].id != "b" || two[1].id != "a" {
+		t.Errorf("got %v, and then %v", one, two)
+	}
+}
+
+func TestShown(t *testing.T) {
+	for s, want := range map[string]string{"a b": "a b", "é": "é", "": "", `"a"`: `"\"a\""`, `a"b`: `a"b`, "a\n": `"a\n"`, "\xff": `"\xff"`, "\u202e": `"\u202e"`} {
+		if got := shown(s); got != want {
+			t.Errorf("%q: got %s, want %s", s, got, want)
+		}
+	}
+}
+
 func TestDuration(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		-time.Second: "0 s", 0: "0 s", time.Microsecond: "0 ms", 999*time.Millisecond + 999: "999 ms", time.Second: "1 s", 59 * time.Second: "59 s",

@@ -22,16 +22,14 @@ func (h *handler) live(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Time{}) // otherwise Server.ReadTimeout would end the stream
 	header := w.Header()
 	header.Set("Content-Type", "text/event-stream")
 	header.Set("X-Accel-Buffering", "no") // nginx
 	if r.Method == "HEAD" {
 		return
 	}
-	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }() // for the next request of the connection
 	send := func(event string) error {
-		_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+		_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout)) // instead of Server.WriteTimeout
 		if _, err := w.Write([]byte(event)); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package activityhttp_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -223,6 +224,35 @@ func TestLive_SlowViewer(t *testing.T) {
 			t.Fatalf("the slow viewer got %d updates", len(all))
 		}
 		checkDiff(t, "cells", all[1].Cells["a"]["Progress"], "102 of 1000000")
+	})
+}
+
+// Given a viewer of an activity that fails again and again, then it gets each error.
+func TestLive_NewFailure(t *testing.T) {
+	bubble(t, activity.Config{}, nil, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
+		opts := job("a")
+		opts.RetryPolicy = activity.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 1}
+		start(t, rt, opts, func(ctx activity.Context) error { return fmt.Errorf("boom %d", ctx.Info().Attempt) })
+		v := watch(t, h, "", false)
+		contains(t, v.take()[0].Rows["a"], ">boom 1<")
+		pass(250 * time.Millisecond)
+		for n := 2; n < 5; n++ {
+			pass(time.Second)
+			last := ""
+			for _, u := range v.take() {
+				last = cmp.Or(u.Rows["a"], last)
+			}
+			contains(t, last, fmt.Sprintf(">boom %d<", n))
+		}
+	})
+}
+
+// A stream ends when the context of its request ends, also if the connection is still open.
+func TestLive_ContextEnds(t *testing.T) {
+	bubble(t, activity.Config{}, nil, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
+		v := watch(t, h, "", false)
+		v.leave()
+		<-v.done
 	})
 }
 

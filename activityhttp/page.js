@@ -30,9 +30,11 @@ function morph(from, to) {
   for (const { name, value } of to.attributes) {
     if (from.getAttribute(name) !== value) from.setAttribute(name, value);
   }
+  // Copies, because a child that replaces another one leaves its parent.
   const old = [...from.childNodes];
-  [...to.childNodes].forEach((child, i) => (i < old.length ? morph(old[i], child) : from.append(child)));
-  old.slice(to.childNodes.length).forEach((child) => child.remove());
+  const wanted = [...to.childNodes];
+  wanted.forEach((child, i) => (i < old.length ? morph(old[i], child) : from.append(child)));
+  old.slice(wanted.length).forEach((child) => child.remove());
 }
 
 function setCell(row, name, text) {

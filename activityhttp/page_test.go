@@ -46,7 +46,49 @@ func TestPage_Range(t *testing.T) {
 		contains(t, page, `value="45" max="100"`, "45 of 100", "0.5/s, 1 min 50 s left", "attempt 2 of 5", "silent for 0 s of 10 s", `data-f="Age">11 s<`)
 		lacks(t, page, `class="alert"`, "next attempt")
 		pass(time.Second)
-		contains(t, get(t, h, "/"), "silent for 1 s of 10 s")
+		contains(t, get(t, h, "/"), "silent for 1 s of 10 s", "0.5/s, 1 min 49 s left")
+		if err := rt.Pause("a/b"); err != nil {
+			t.Fatal(err)
+		}
+		pass(9 * time.Second)
+		page = get(t, h, "/")
+		contains(t, page, "45 of 100", `data-f="Beat">10 s ago<`)
+		lacks(t, page, " left", "silent")
+	})
+}
+
+// Given a function that has stalled, then the page has its stack at the timeout.
+func TestPage_StackOfAStall(t *testing.T) {
+	bubble(t, activity.Config{}, nil, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
+		opts := job("a")
+		opts.HeartbeatTimeout = time.Second
+		start(t, rt, opts, untilEnded)
+		lacks(t, get(t, h, "/"), "Stack at the failure")
+		pass(time.Second)
+		contains(t, get(t, h, "/"), "heartbeat timeout", "Stack at the failure", "activityhttp_test.untilEnded")
+	})
+}
+
+// recurseWithALongNameSoThatAStackIsLargerThanWhatThePageShows waits at a depth of n calls.
+func recurseWithALongNameSoThatAStackIsLargerThanWhatThePageShows(ctx activity.Context, n int) error {
+	if n > 0 {
+		return recurseWithALongNameSoThatAStackIsLargerThanWhatThePageShows(ctx, n-1)
+	}
+	return untilEnded(ctx)
+}
+
+// The page cuts the stack of a deep recursion, and the API does not.
+func TestStack_Deep(t *testing.T) {
+	bubble(t, activity.Config{}, nil, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
+		start(t, rt, job("a"), func(ctx activity.Context) error {
+			return recurseWithALongNameSoThatAStackIsLargerThanWhatThePageShows(ctx, 90)
+		})
+		page := get(t, h, "/stack?id=a")
+		contains(t, page, "activityhttp_test.untilEnded", "Stack of", "Again")
+		pass(time.Minute)
+		text := get(t, h, "/api/stack?id=a")
+		contains(t, page, fmt.Sprintf("… (cut: %d bytes in all)", len(text)))
+		lacks(t, text, "(cut: ")
 	})
 }
 

@@ -69,6 +69,10 @@ func TestSteer_Buttons(t *testing.T) {
 		check("running", "cancel", "pause")
 		check("waiting", "cancel", "pause")
 		check("paused", "cancel", "unpause")
+		form, err := url.Parse(urlOf(t, get(t, h, "/?find=pau&state=paused"), `action="unpause?id=`))
+		if err != nil || form.Query().Get("back") != "?find=pau&state=paused" {
+			t.Errorf("the form is %s, %v", form, err)
+		}
 	})
 }
 
@@ -173,7 +177,7 @@ func TestSteer_StoreFails(t *testing.T) {
 	bubble(t, activity.Config{Store: store}, control, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
 		store.fails.Store(true)
 		contains(t, do(t, h, http.StatusServiceUnavailable, "POST", "/api/forget?id=a").Body.String(), "disk full")
-		contains(t, do(t, h, http.StatusServiceUnavailable, "GET", "/stored").Body.String(), "disk full")
+		contains(t, do(t, h, http.StatusServiceUnavailable, "GET", "/stored").Body.String(), `disk full \u202e`)
 		contains(t, do(t, h, http.StatusServiceUnavailable, "GET", "/api/checkpoints").Body.String(), "disk full")
 		store.fails.Store(false)
 	})

@@ -84,11 +84,11 @@ func describe(err error) (text, stack string) {
 }
 
 func stackOf(err error) []byte {
-	defer func() { _ = recover() }() // of an Unwrap, Is or As method
-	if e := (*activity.TimeoutError)(nil); errors.As(err, &e) && e != nil && len(e.Stack) > 0 {
+	defer func() { _ = recover() }() // of an Unwrap or As method, or because the error is a nil pointer
+	if e := (*activity.TimeoutError)(nil); errors.As(err, &e) && len(e.Stack) > 0 {
 		return e.Stack
 	}
-	if e := (*activity.PanicError)(nil); errors.As(err, &e) && e != nil {
+	if e := (*activity.PanicError)(nil); errors.As(err, &e) {
 		return e.Stack
 	}
 	return nil

@@ -146,8 +146,10 @@ func newRow(s alerted, now time.Time, before *row) *row {
 
 // same reports whether two errors are known to be the same.
 func same(a, b error) bool {
-	return a == nil && b == nil ||
-		a != nil && b != nil && reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
+	if a == nil || b == nil {
+		return a == b
+	}
+	return reflect.ValueOf(a).Comparable() && a == b // a comparison with what is not comparable panics
 }
 
 // beat returns when the last heartbeat was, compared with the timeout.

@@ -1,6 +1,7 @@
 package browsertest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -23,30 +24,71 @@ import (
 )
 
 // Given an open page, when an activity advances, then its bar moves. The focus and an open
-// question stay meanwhile, also while rows are added and moved.
+// question stay meanwhile, also when the row changes and moves up. A row goes when its activity
+// has ended.
 func TestLive_BarMoves(t *testing.T) {
 	w := newWorld(t, nil)
-	step, _ := w.stepper("a", 10)
+	w.stepper("first", 10)
+	steps, fail := make(chan struct{}), make(chan struct{})
+	opts := activity.Options{ID: "a", RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}}
+	w.start(opts, func(ctx activity.Context) error {
+		return activity.Range(ctx, 0, 10, func(int) error {
+			select {
+			case <-steps:
+				return nil
+			case <-fail:
+				return errors.New("boom")
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		})
+	})
 	w.open("")
 	bar := row("a") + `.querySelector("progress")`
 	if got := eval[float64](w, bar+".max"); got != 10 {
 		t.Fatalf("the bar has the maximum %v", got)
 	}
-	w.do(
-		chromedp.Click(chromedp.CSS(`tr[data-key="a"] summary`)),
-		chromedp.Focus(chromedp.CSS(`tr[data-key="a"] button.danger`)),
-	)
+	const button = `tr[data-key="a"] button.danger`
+	w.do(chromedp.Click(chromedp.CSS(`tr[data-key="a"] summary`)), chromedp.Focus(chromedp.CSS(button)))
 	for n := 1; n <= 3; n++ {
-		step()
+		steps <- struct{}{}
 		w.await(fmt.Sprintf("%s.value === %d", bar, n))
 	}
 	w.await(row("a") + `.innerText.includes("3 of 10")`)
-	w.start(activity.Options{ID: "blocked", RetryPolicy: activity.RetryPolicy{InitialInterval: time.Hour}}, func(activity.Context) error { return errors.New("boom") })
-	w.await(`document.querySelector("#rows tr").dataset.key === "blocked"`) // above the other
-	if !eval[bool](w, `document.activeElement === `+row("a")+`.querySelector("button.danger") && `+row("a")+`.querySelector("details.ask").open`) {
+	close(fail)
+	w.await(`document.querySelector("#rows tr").dataset.key === "a" && ` + row("a") + `.innerText.includes("Retry now")`)
+	if !eval[bool](w, `document.activeElement === document.querySelector('`+button+`') && document.activeElement.checkVisibility()`) {
 		t.Errorf("the focus or the question is lost: %s", eval[string](w, `document.activeElement.outerHTML`))
 	}
 	w.await(`document.getElementById("alerts").innerText.includes("1 activity is failing.")`)
+	if err := w.rt.Cancel("a", nil); err != nil {
+		t.Fatal(err)
+	}
+	w.await(`document.querySelectorAll("#rows tr").length === 1 && document.getElementById("alerts").innerText === ""`)
+	w.start(activity.Options{ID: "new"}, untilEnded)
+	w.await(`document.querySelector("#rows tr:last-child .id").textContent === "new"`)
+}
+
+// What morph makes of an element is what it was to become.
+func TestLive_Morph(t *testing.T) {
+	w := newWorld(t, nil)
+	w.open("")
+	wrong := eval[[]string](w, `(() => {
+		const all = [
+			'<div></div>', '<div class="a" title="b">x</div>', '<div class="b">y</div>', '<div><b>x</b>y<i>z</i></div>', '<div>y<i title="a">z</i></div>', '<div><b>x</b></div>',
+			'<div><b>x</b><details><summary>s</summary><u>t</u></details></div>', '<div><details><summary>s</summary></details>z</div>',
+		];
+		const wrong = [];
+		for (const a of all) for (const b of all) {
+			const p = parse(a);
+			morph(p, parse(b));
+			if (p.outerHTML !== b) wrong.push(a + " to " + b + ": " + p.outerHTML);
+		}
+		return wrong;
+	})()`)
+	if len(wrong) > 0 {
+		t.Error(strings.Join(wrong, "\n"))
+	}
 }
 
 // Given hostile IDs, errors and stacks, then the browser shows them as text and runs nothing.
@@ -200,10 +242,12 @@ func TestLive_ThousandRows(t *testing.T) {
 // so, connects anew, and is live again.
 func TestLive_Reconnects(t *testing.T) {
 	var down atomic.Bool
+	refused := make(chan struct{}, 1000)
 	w := newWorld(t, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			if down.Load() {
 				http.Error(rw, "bad gateway", http.StatusBadGateway)
+				refused <- struct{}{}
 				return
 			}
 			h.ServeHTTP(rw, r)
@@ -214,6 +258,7 @@ func TestLive_Reconnects(t *testing.T) {
 	down.Store(true)
 	w.server.CloseClientConnections()
 	w.await(`document.getElementById("live").textContent === "not live, trying again"`)
+	<-refused // with a status after which the browser does not connect anew by itself
 	step()
 	down.Store(false)
 	w.await(`document.getElementById("live").textContent === "live" && ` + row("a") + `.querySelector("progress").value === 1`)
