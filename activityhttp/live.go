@@ -29,7 +29,10 @@ func (h *handler) live(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	send := func(event string) error {
-		_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout)) // instead of Server.WriteTimeout
+		// Instead of Server.WriteTimeout. Between two events there is none, because HTTP/2 would
+		// reset a silent stream.
+		_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+		defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
 		if _, err := w.Write([]byte(event)); err != nil {
 			return err
 		}

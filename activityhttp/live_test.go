@@ -382,28 +382,44 @@ func TestLive_ServerShutdown(t *testing.T) {
 	})
 }
 
-// Given a server with ReadTimeout and WriteTimeout, then a stream outlives both.
+// Given a server with ReadTimeout and WriteTimeout, then a stream outlives both, over HTTP/1 and
+// HTTP/2, whether it has much to say or nothing.
 func TestLive_ServerTimeouts(t *testing.T) {
-	bubble(t, activity.Config{}, nil, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
-		start(t, rt, job("a"), steps(time.Second, 1000))
-		server := http.Server{ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second}
-		client := serve(&server, h)
-		var updates atomic.Int64
-		ended := lines(t, client, &updates)
-		pass(time.Minute)
-		if n := updates.Load(); n < 61 {
-			t.Errorf("there were %d updates in a minute, want at least 61", n)
-		}
-		select {
-		case err := <-ended:
-			t.Errorf("the stream has ended: %v", err)
-		default:
-		}
-		if err := server.Shutdown(t.Context()); err != nil {
-			t.Error(err)
-		}
-		<-ended
-	})
+	for _, test := range []struct{ http2, busy bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
+		bubble(t, activity.Config{}, nil, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
+			if test.busy {
+				start(t, rt, job("a"), steps(time.Second, 1000))
+			}
+			server := http.Server{ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second}
+			if test.http2 {
+				server.Protocols = &http.Protocols{}
+				server.Protocols.SetUnencryptedHTTP2(true)
+			}
+			client := serve(&server, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if (r.ProtoMajor == 2) != test.http2 {
+					t.Errorf("the protocol is %s", r.Proto)
+				}
+				h.ServeHTTP(w, r)
+			}))
+			client.Transport.(*http.Transport).Protocols = server.Protocols
+			var updates atomic.Int64
+			ended := lines(t, client, &updates)
+			pass(time.Minute)
+			if n := updates.Load(); (n >= 61) != test.busy || n < 1 {
+				t.Errorf("%v: there were %d updates in a minute", test, n)
+			}
+			select {
+			case err := <-ended:
+				t.Errorf("%v: the stream has ended: %v", test, err)
+			default:
+				go client.CloseIdleConnections()
+				if err := server.Shutdown(t.Context()); err != nil {
+					t.Error(err)
+				}
+				<-ended
+			}
+		})
+	}
 }
 
 // Given a viewer whose connection takes nothing any more, then its stream is given up.
