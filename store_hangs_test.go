@@ -568,3 +568,24 @@ func TestStoreHangs_LoadEndsWithCallerOrShutdown(t *testing.T) {
 		})
 	})
 }
+
+// Rule 24. Given a start that waits for an earlier Load of its ID, when that returns, then its own Load
+// has a context that has not ended.
+func TestStoreHangs_LoadAfterAnotherOfTheID(t *testing.T) {
+	durable(t, activity.Config{StoreTimeout: 5 * time.Second}, func(t *testing.T, e *env, s *faultyStore) {
+		first := make(chan struct{})
+		s.on("Load", func(context.Context) error { <-first; return nil })
+		late := e.launch(e.ctx, job, noop)
+		e.pass(5 * time.Second)
+		checkErr(t, late.err, context.DeadlineExceeded)
+		s.on("Load", func(ctx context.Context) error { return context.Cause(ctx) })
+		waits := e.launch(e.ctx, job, noop)
+		if waits.returned.Load() {
+			t.Fatal("it did not wait")
+		}
+		close(first)
+		synctest.Wait()
+		checkErr(t, waits.err, nil)
+		checkErr(t, e.end(waits.h), nil)
+	})
+}

@@ -205,12 +205,16 @@ func (rt *Runtime) load(ctx context.Context, id string, by instant, cancelable f
 // the Load itself.
 func (rt *Runtime) loadTurn(ctx context.Context, id string, by instant, cancelable func(context.CancelCauseFunc)) (*storeCall, error) {
 	var late *waitTimer
+	waiting := ctx // ends the wait; the Load itself gets ctx, because waiting ends with this call
 	for {
 		rt.enter()
 		within := min(rt.cfg.StoreTimeout, by.since(rt.now))
 		before := rt.writer.loads[id]
 		if before == nil {
 			defer rt.leave()
+			if err := ended(waiting); err != nil { // at the instant at which the other Load has returned
+				return nil, err
+			}
 			c := rt.newCallLocked(ctx, "Load", within)
 			c.id = id
 			rt.writer.loads[id] = c
@@ -224,7 +228,7 @@ func (rt *Runtime) loadTurn(ctx context.Context, id string, by instant, cancelab
 			late = rt.newWaitTimerLocked(within)
 			defer late.stop()
 			var cancel context.CancelCauseFunc
-			ctx, cancel = context.WithCancelCause(ctx)
+			waiting, cancel = context.WithCancelCause(ctx)
 			defer cancel(nil)
 			if cancelable != nil {
 				cancelable(cancel)
@@ -233,8 +237,8 @@ func (rt *Runtime) loadTurn(ctx context.Context, id string, by instant, cancelab
 		rt.leave()
 		select {
 		case <-returned:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+		case <-waiting.Done():
+			return nil, context.Cause(waiting)
 		case <-late.c:
 			return nil, rt.errNotTried()
 		}
