@@ -14,6 +14,7 @@ const maxEnded = 50
 // An endedActivity is an activity that has ended. It has the texts of its error, because the
 // error itself may refer to anything.
 type endedActivity struct {
+	N              int // its number, from 1, which is the key of its row
 	id, name       string
 	How            string
 	Attempt        int
@@ -44,6 +45,7 @@ func (l *endedList) add(e activity.Event) {
 	a.Failure, a.Stack = describe(err)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	a.N = l.count + 1
 	l.ring[l.count%maxEnded] = a
 	l.count++
 	l.built = nil

@@ -14,7 +14,7 @@ function parse(html) {
 }
 
 // morph makes the node from look like the node to, and touches only what differs. So the focus,
-// the selection and an open <details> stay.
+// the selection and an open <details> stay. Children with keys are matched by their keys.
 function morph(from, to) {
   if (from.nodeType !== to.nodeType || from.nodeName !== to.nodeName) {
     from.replaceWith(to);
@@ -30,6 +30,16 @@ function morph(from, to) {
   for (const { name, value } of to.attributes) {
     if (from.getAttribute(name) !== value) from.setAttribute(name, value);
   }
+  if (to.firstElementChild?.dataset.key) {
+    const known = byKey(from);
+    place(from, [...to.children].map((child) => {
+      const old = known.get(child.dataset.key);
+      if (!old) return child;
+      morph(old, child);
+      return old;
+    }));
+    return;
+  }
   // Copies, because a child that replaces another one leaves its parent.
   const old = [...from.childNodes];
   const wanted = [...to.childNodes];
@@ -44,7 +54,7 @@ function setCell(row, name, text) {
 
 function apply(update) {
   for (const [id, html] of Object.entries(update.Parts ?? {})) morph(document.getElementById(id), parse(html));
-  const known = new Map([...rows.children].map((row) => [row.dataset.key, row]));
+  const known = byKey(rows);
   for (const [key, html] of Object.entries(update.Rows ?? {})) {
     if (known.has(key)) morph(known.get(key), parse(html));
     else known.set(key, parse(html));
@@ -52,19 +62,24 @@ function apply(update) {
   for (const [key, cells] of Object.entries(update.Cells ?? {})) {
     for (const [name, text] of Object.entries(cells)) setCell(known.get(key), name, text);
   }
-  if (update.Order) reorder(update.Order.map((key) => known.get(key)));
+  if (update.Order) place(rows, update.Order.map((key) => known.get(key)));
 }
 
-// reorder makes wanted the rows of the table. A node that is moved loses the focus, so it is
-// given back.
-function reorder(wanted) {
+// byKey returns the rows of a table by their keys.
+function byKey(body) {
+  return new Map([...body.children].map((row) => [row.dataset.key, row]));
+}
+
+// place makes wanted the rows of a table. A node that is moved loses the focus, so it is given
+// back.
+function place(body, wanted) {
   const focus = document.activeElement;
   const stay = new Set(wanted);
-  for (const row of [...rows.children]) if (!stay.has(row)) row.remove();
+  for (const node of [...body.childNodes]) if (!stay.has(node)) node.remove();
   wanted.forEach((row, i) => {
-    if (rows.children[i] !== row) rows.insertBefore(row, rows.children[i] ?? null);
+    if (body.childNodes[i] !== row) body.insertBefore(row, body.childNodes[i] ?? null);
   });
-  if (focus !== document.activeElement && rows.contains(focus)) focus.focus({ preventScroll: true });
+  if (focus !== document.activeElement && body.contains(focus)) focus.focus({ preventScroll: true });
 }
 
 // connect follows the stream. The browser connects anew when a stream ends, but not after an

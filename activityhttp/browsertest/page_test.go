@@ -69,6 +69,36 @@ func TestLive_BarMoves(t *testing.T) {
 	w.await(`document.querySelector("#rows tr:last-child .id").textContent === "new"`)
 }
 
+// Given an open stack in the list of those that have ended, when another activity ends, then the
+// stack stays open in its own row, which moves down.
+func TestLive_EndedStackStaysOpen(t *testing.T) {
+	w := newWorld(t, nil)
+	end := func(id string) {
+		h := w.start(activity.Options{ID: id, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 1}}, func(activity.Context) error { panic(id) })
+		if _, err := h.Wait(t.Context()); err == nil {
+			t.Errorf("%s has not failed", id)
+		}
+	}
+	end("a")
+	w.open("")
+	const ids = `[...document.querySelectorAll("#ended .id")].map((id) => id.textContent).join()`
+	w.await(ids + ` === "a"`)
+	w.do(chromedp.Click(chromedp.CSS(`#ended summary`)), chromedp.Focus(chromedp.CSS(`#ended summary`)))
+	want := []string{"a"}
+	for _, id := range []string{"b", "c"} {
+		end(id)
+		want = slices.Insert(want, 0, id)
+		w.await(ids + " === " + quote(strings.Join(want, ",")))
+	}
+	const open = `[...document.querySelectorAll("#ended details[open]")].map((d) => d.closest("tr").querySelector(".id").textContent).join()`
+	if got := eval[string](w, open); got != "a" {
+		t.Errorf("the open stacks are those of %q, want a", got)
+	}
+	if got := eval[string](w, `document.activeElement.closest("tr")?.querySelector(".id").textContent ?? ""`); got != "a" {
+		t.Errorf("the focus is in the row of %q, want a", got)
+	}
+}
+
 // What morph makes of an element is what it was to become.
 func TestLive_Morph(t *testing.T) {
 	w := newWorld(t, nil)
@@ -76,6 +106,7 @@ func TestLive_Morph(t *testing.T) {
 	wrong := eval[[]string](w, `(() => {
 		const all = [
 			'<div></div>', '<div class="a" title="b">x</div>', '<div class="b">y</div>', '<div><b>x</b>y<i>z</i></div>', '<div>y<i title="a">z</i></div>', '<div><b>x</b></div>',
+			'<div><p data-key="1">x</p></div>', '<div><p data-key="3">y</p><p data-key="1">z</p></div>', '<div><p data-key="4"></p><p data-key="3"><b>y</b></p></div>',
 			'<div><b>x</b><details><summary>s</summary><u>t</u></details></div>', '<div><details><summary>s</summary></details>z</div>',
 		];
 		const wrong = [];
