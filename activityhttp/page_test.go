@@ -302,7 +302,7 @@ func TestPage_TenThousand(t *testing.T) {
 
 func TestPage_None(t *testing.T) {
 	bubble(t, activity.Config{}, nil, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
-		contains(t, get(t, h, "/"), "No activity is running or waiting.", "None has ended")
+		contains(t, get(t, h, "/"), "No activity is running or waiting.", "None has ended since Handler was called.")
 	})
 }
 
@@ -337,7 +337,9 @@ func TestPage_Ended(t *testing.T) {
 			want = append(want, fmt.Sprintf("done-%02d", i))
 		}
 		checkDiff(t, "ended", ids, want)
-		contains(t, page, "failed\">failed<", "after 1 min 30 s", ">panic: no such table<", "Stack at the failure", "TestPage_Ended", "canceled\">canceled<", ">boom<", "completed\">completed<", "after 0 s", "2000-01-01 00:01:30")
+		contains(t, page, "failed\">failed<", "after 1 min 30 s", ">panic: no such table<", "Stack at the failure", "TestPage_Ended", "canceled\">canceled<", ">boom<", "completed\">completed<", "after 0 s", "2000-01-01 00:01:30 UTC")
+		contains(t, page, `<tr role="row" data-key="60">`, `<tr role="row" data-key="11">`)
+		lacks(t, page, `data-key="10"`)
 	})
 }
 
@@ -356,7 +358,7 @@ func TestStored(t *testing.T) {
 		})
 		pass(time.Second)
 		page := get(t, h, "/stored?find=B&name=job")
-		contains(t, page, `&#34;&lt;b&gt;\xff&#34;`, `class="state">failed<`, ">17<", ">boom<", "2000-01-01 00:00:00")
+		contains(t, page, `&#34;&lt;b&gt;\xff&#34;`, `class="state">failed<`, ">17<", ">boom<", "2000-01-01 00:00:00 UTC")
 		forget := urlOf(t, page, `action="forget?id=`)
 		contains(t, get(t, h, "/stored?find=c"), "There is no such checkpoint.")
 		w := do(t, h, http.StatusSeeOther, "POST", "/"+forget)
