@@ -135,6 +135,27 @@ func TestLive_RowsAndOrder(t *testing.T) {
 	})
 }
 
+// Given attempts that change no number on the page, then the numbers are not sent again.
+func TestLive_CountsOnlyIfShown(t *testing.T) {
+	bubble(t, activity.Config{}, nil, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
+		opts := job("a")
+		opts.RetryPolicy.InitialInterval, opts.RetryPolicy.BackoffCoefficient = 100*time.Millisecond, 1
+		start(t, rt, opts, func(activity.Context) error { return errBoom })
+		v := watch(t, h, "?find=none", false)
+		pass(5 * time.Second)
+		last := ""
+		for _, u := range v.take() {
+			counts, sent := u.Parts["counts"]
+			if sent && counts == last {
+				t.Errorf("the same numbers are sent again: %s", counts)
+			}
+			if sent {
+				last = counts
+			}
+		}
+	})
+}
+
 // Given an activity that makes progress every millisecond, then a viewer gets four updates a second.
 func TestLive_FourUpdatesASecond(t *testing.T) {
 	bubble(t, activity.Config{}, nil, func(t *testing.T, rt *activity.Runtime, h http.Handler) {

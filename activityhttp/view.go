@@ -70,10 +70,9 @@ func (h *handler) view(f filter, s *snapshot, before *view) *view {
 	rows := found[first:min(first+pageSize, len(found))]
 	v := &view{
 		Filter: f, Control: h.opts.Control,
-		Alerts: alerts(s), Counts: s.stats, Ended: h.ended.list(),
+		Alerts: alerts(s), Counts: shownCounts(s.stats), Ended: h.ended.list(),
 		Pager: pager{First: min(first+1, len(found)), Last: first + len(rows), Found: len(found), All: len(s.all)},
 	}
-	v.Counts.Heartbeats = 0 // not shown, and it changes all the time
 	if f.page > 1 {
 		v.Pager.Previous = "?" + f.query(f.page-1)
 	}
@@ -87,6 +86,15 @@ func (h *handler) view(f filter, s *snapshot, before *view) *view {
 		v.Rows = append(v.Rows, r)
 	}
 	return v
+}
+
+// shownCounts returns the counts that the page shows. The others would change all the time.
+func shownCounts(s activity.Stats) activity.Stats {
+	return activity.Stats{
+		Running: s.Running, Waiting: s.Waiting, BackingOff: s.BackingOff, Blocked: s.Blocked, Paused: s.Paused,
+		Abandoned: s.Abandoned,
+		Completed: s.Completed, Failed: s.Failed, Canceled: s.Canceled,
+	}
 }
 
 // alerts returns what may need a person.
