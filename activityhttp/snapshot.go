@@ -111,9 +111,13 @@ type filter struct {
 	page              int // from 1
 }
 
-// States are the values of filter.State besides "".
+// maxPage is the largest number of a page.
+const maxPage = 1_000_000_000
+
+// States are the values of filter.State besides "". An activity has one of the last three while
+// its end is being saved.
 func (filter) States() []string {
-	return []string{"blocked", "stalled", "failing", "running", "waiting", "backing off", "paused"}
+	return []string{"blocked", "stalled", "failing", "running", "waiting", "backing off", "paused", "completed", "failed", "canceled"}
 }
 
 // filterOf returns the filter in the query. If it is wrong, filterOf answers the request and
