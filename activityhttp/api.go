@@ -32,7 +32,11 @@ type keyedCheckpoint struct {
 
 // apiActivities serves one activity, or all that match the filter.
 func (h *handler) apiActivities(w http.ResponseWriter, r *http.Request) {
-	if id := r.URL.Query().Get("id"); id != "" {
+	if r.URL.Query().Has("id") {
+		id, ok := idOf(w, r)
+		if !ok {
+			return
+		}
 		s, ok := h.rt.Lookup(id)
 		if !ok {
 			err := fmt.Errorf("activity %q: %w", id, activity.ErrNotFound)

@@ -100,6 +100,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		allow := to.method
 		if allow == "GET" {
+		// URL.Query drops what is malformed, and then a filter would be none.
+		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+			fail(w, r, http.StatusBadRequest, "The query is malformed: "+err.Error())
+			return
+		}
 			allow += ", HEAD"
 		}
 		header.Set("Allow", allow)

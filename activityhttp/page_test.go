@@ -455,9 +455,20 @@ func TestHandler_BelowAPrefix(t *testing.T) {
 
 func TestHandler_RefusesWrongQueries(t *testing.T) {
 	bubble(t, activity.Config{}, control, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
-		for _, path := range []string{"/?state=x", "/?page=0", "/?page=x", "/live?state=x", "/api/activities?state=x", "/stored?page=-1", "/stack", "/api/stack?id="} {
+		long := strings.Repeat("x", 1<<10)
+		for _, path := range []string{
+			"/?state=x", "/live?state=x", "/api/activities?state=x",
+			"/?page=0", "/?page=x", "/stored?page=-1", "/?page=1000000001", "/stored?page=184467440737095518", "/api/activities?page=92233720368547759",
+			"/stack", "/api/stack?id=", "/api/activities?id=", "/api/activities?id=&find=a",
+			"/?find=%zz", "/api/activities?find=%zz", "/?find=a;name=b", "/stored?find=%", "/live?a;b",
+			"/?find=x" + long, "/?name=x" + long, "/stored?find=x" + long,
+		} {
 			do(t, h, http.StatusBadRequest, "GET", path)
 		}
+		for _, path := range []string{"/?page=1000000000", "/stored?page=1000000000", "/?name=" + long + "&find=" + long} {
+			get(t, h, path)
+		}
+		do(t, h, http.StatusBadRequest, "POST", "/api/cancel?id=a;b")
 		for _, path := range []string{"/x", "/page.html", "/api/", "/api/x", "//", "/cancel/"} {
 			do(t, h, http.StatusNotFound, "GET", path)
 		}

@@ -108,7 +108,8 @@ func activities(n int) string {
 // A filter says which activities are shown.
 type filter struct {
 	Find, Name, State string
-	page              int // from 1
+	find, name        string // Find and Name in lower case
+	page              int    // from 1
 }
 
 // maxPage is the largest number of a page.
@@ -125,14 +126,19 @@ func (filter) States() []string {
 func filterOf(w http.ResponseWriter, r *http.Request) (f filter, ok bool) {
 	q := r.URL.Query()
 	f = filter{Find: q.Get("find"), Name: q.Get("name"), State: q.Get("state"), page: 1}
+	f.find, f.name = strings.ToLower(f.Find), strings.ToLower(f.Name)
+	if max(len(f.Find), len(f.Name)) > maxName {
+		fail(w, r, http.StatusBadRequest, fmt.Sprintf("A filter must not be longer than %d bytes.", maxName))
+		return f, false
+	}
 	if f.State != "" && !slices.Contains(f.States(), f.State) {
 		fail(w, r, http.StatusBadRequest, fmt.Sprintf("The state is unknown (got %q).", f.State))
 		return f, false
 	}
 	if p := q.Get("page"); p != "" {
 		n, err := strconv.Atoi(p)
-		if err != nil || n < 1 {
-			fail(w, r, http.StatusBadRequest, fmt.Sprintf("The page must be a positive number (got %q).", p))
+		if err != nil || n < 1 || n > maxPage {
+			fail(w, r, http.StatusBadRequest, fmt.Sprintf("The page must be a number from 1 to %d (got %q).", maxPage, p))
 			return f, false
 		}
 		f.page = n
@@ -160,9 +166,9 @@ func (f filter) match(a alerted) bool {
 
 func (f filter) matchText(id, name string) bool {
 	contains := func(s, part string) bool {
-		return part == "" || strings.Contains(strings.ToLower(s), strings.ToLower(part))
+		return part == "" || strings.Contains(strings.ToLower(s), part)
 	}
-	return contains(id, f.Find) && contains(name, f.Name)
+	return contains(id, f.find) && contains(name, f.name)
 }
 
 // filter returns the activities that match f.
