@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -135,6 +136,132 @@ func TestAPI_Checkpoints(t *testing.T) {
 		start(t, rt, opts, func(activity.Context) error { return errBoom })
 		pass(time.Second)
 		contains(t, get(t, h, "/api/checkpoints"), `{"Checkpoints":[{"Key":"a%FF","Checkpoint":{"ID":"a\ufffd","Name":"job","State":"failed"`, `"LastFailure":"boom"`)
+	})
+}
+
+// A tornStore is a Store whose All yields one checkpoint and then an error.
+type tornStore struct{ *storetest.Memory }
+
+func (tornStore) All(context.Context) iter.Seq2[activity.Checkpoint, error] {
+	return func(yield func(activity.Checkpoint, error) bool) {
+		_ = yield(activity.Checkpoint{ID: "a", Name: "job", State: activity.CheckpointFailed}, nil) &&
+			yield(activity.Checkpoint{}, errBoom)
+	}
+}
+
+func (tornStore) Load(context.Context, string) (activity.Checkpoint, bool, error) {
+	return activity.Checkpoint{ID: "a", Name: "job", State: activity.CheckpointFailed}, true, nil
+}
+
+// Given a Store that fails after it has yielded a checkpoint, then that one is sent already, and
+// the connection is aborted, so that nobody takes the part for the whole.
+func TestAPI_CheckpointsTorn(t *testing.T) {
+	bubble(t, activity.Config{Store: tornStore{&storetest.Memory{}}}, nil, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
+		w := httptest.NewRecorder()
+		func() {
+			defer func() { checkDiff(t, "panic", recover() == http.ErrAbortHandler, true) }()
+			h.ServeHTTP(w, httptest.NewRequest("GET", "/api/checkpoints", nil))
+		}()
+		checkDiff(t, "status", w.Code, http.StatusOK)
+		contains(t, w.Body.String(), `{"Checkpoints":[{"Key":"a"`)
+		lacks(t, w.Body.String(), "]")
+		do(t, h, http.StatusServiceUnavailable, "GET", "/stored") // the Store can be read again
+	})
+}
+
+// Given 100 checkpoints of 1 MiB, when they are served, then little of them is in memory at once.
+func TestAPI_CheckpointsStream(t *testing.T) {
+	store := &storetest.Memory{}
+	bubble(t, activity.Config{Store: store}, nil, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
+		var batch []activity.Checkpoint
+		for i := range 100 {
+			batch = append(batch, activity.Checkpoint{ID: fmt.Sprint(i), Name: "job", State: activity.CheckpointFailed, Input: []byte(`"` + strings.Repeat("x", 1<<20) + `"`)})
+		}
+		if err := store.Save(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+		var w sizes
+		h.ServeHTTP(&w, httptest.NewRequest("GET", "/api/checkpoints", nil))
+		if w.all < 100<<20 || w.largest > 2<<20 {
+			t.Errorf("%d bytes were written, and up to %d at once", w.all, w.largest)
+		}
+	})
+}
+
+// sizes is an http.ResponseWriter that notes how much is written.
+type sizes struct {
+	header       http.Header
+	all, largest int
+}
+
+func (s *sizes) WriteHeader(int) {}
+
+func (s *sizes) Header() http.Header {
+	if s.header == nil {
+		s.header = http.Header{}
+	}
+	return s.header
+}
+
+func (s *sizes) Write(p []byte) (int, error) {
+	s.all += len(p)
+	s.largest = max(s.largest, len(p))
+	return len(p), nil
+}
+
+// A stuckStore is a Store whose All waits until it is released, and ignores its context.
+type stuckStore struct {
+	*storetest.Memory
+	calls   atomic.Int32
+	release chan struct{}
+}
+
+func (s *stuckStore) All(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
+	s.calls.Add(1)
+	<-s.release
+	return s.Memory.All(ctx)
+}
+
+// Given a Store that hangs, when many ask for its checkpoints, then one of them waits for it, and
+// the others end with their clients.
+func TestAPI_CheckpointsHang(t *testing.T) {
+	store := &stuckStore{Memory: &storetest.Memory{}}
+	bubble(t, activity.Config{Store: store, StoreTimeout: time.Minute}, nil, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
+		store.release = make(chan struct{})
+		var ended atomic.Int32
+		for _, path := range []string{"/stored", "/stored", "/api/checkpoints", "/stored"} {
+			go func() {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", path, nil))
+				ended.Add(1)
+			}()
+			pass(time.Second / 4)
+		}
+		pass(10 * time.Second)
+		checkDiff(t, "requests that have ended", ended.Load(), int32(3))
+		checkDiff(t, "calls of All", store.calls.Load(), int32(1))
+		close(store.release)
+		synctest.Wait()
+		checkDiff(t, "requests that have ended", ended.Load(), int32(4))
+		contains(t, get(t, h, "/api/checkpoints"), `{"Checkpoints":[]}`)
+	})
+}
+
+// Given details that cannot be encoded, then the answer says why.
+func TestAPI_CannotEncode(t *testing.T) {
+	bubble(t, activity.Config{MaxDetailsSize: 1 << 20}, nil, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
+		start(t, rt, job("deep"), func(ctx activity.Context) error {
+			var v any = 1
+			for range 10_000 {
+				v = []any{v}
+			}
+			if err := ctx.Heartbeat(v); err != nil {
+				t.Error(err)
+			}
+			return untilEnded(ctx)
+		})
+		contains(t, do(t, h, http.StatusInternalServerError, "GET", "/api/activities").Body.String(), `{"Error":"`)
 	})
 }
 

@@ -33,6 +33,7 @@ func Handler(rt *activity.Runtime, opts *Options) http.Handler {
 		rt:      rt,
 		ended:   &endedList{},
 		shared:  shared{epoch: time.Now()},
+		reading: make(chan struct{}, 1),
 		servers: servers{down: map[serverKey]chan struct{}{}},
 	}
 	if opts != nil {
@@ -67,6 +68,7 @@ type handler struct {
 	routes  map[string]route // by path
 	ended   *endedList
 	shared  shared
+	reading chan struct{} // holds a value while the Store is read
 	servers servers
 	origin  http.CrossOriginProtection
 }
@@ -93,18 +95,20 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	to, known := h.routes[r.URL.Path]
 	switch {
+	case !known && strings.Count(r.URL.Path, "/") > 1 && !isAPI(r):
+		writeText(w, http.StatusNotFound, "There is no such page.\n") // a page has relative links, which would lead elsewhere
 	case !known:
 		fail(w, r, http.StatusNotFound, "There is no such page.")
 	case to.method == r.Method, to.method == "GET" && r.Method == "HEAD":
-		to.serve(w, r)
-	default:
-		allow := to.method
-		if allow == "GET" {
 		// URL.Query drops what is malformed, and then a filter would be none.
 		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
 			fail(w, r, http.StatusBadRequest, "The query is malformed: "+err.Error())
 			return
 		}
+		to.serve(w, r)
+	default:
+		allow := to.method
+		if allow == "GET" {
 			allow += ", HEAD"
 		}
 		header.Set("Allow", allow)
@@ -116,7 +120,12 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // elsewhere without it. http.Redirect would write an absolute path, which lacks the prefix.
 func redirectToSlash(w http.ResponseWriter, r *http.Request) {
 	full, _, _ := strings.Cut(r.RequestURI, "?")
-	to := url.URL{Path: "./" + path.Base(full) + "/", RawQuery: r.URL.RawQuery}
+	to, err := url.Parse("./" + path.Base(full) + "/") // it is escaped already
+	if err != nil {
+		writeText(w, http.StatusBadRequest, "The path is malformed.\n")
+		return
+	}
+	to.RawQuery = r.URL.RawQuery
 	w.Header().Set("Location", to.String())
 	w.WriteHeader(http.StatusTemporaryRedirect)
 }
@@ -127,12 +136,12 @@ var files embed.FS
 var templates = template.Must(template.ParseFS(files, "page.html"))
 
 // render executes the template of that name. An error means that template and data do not match.
-func render(name string, data any) string {
+func render(name string, data any) []byte {
 	var b bytes.Buffer
 	if err := templates.ExecuteTemplate(&b, name, data); err != nil {
 		panic(err)
 	}
-	return b.String()
+	return b.Bytes()
 }
 
 // asset serves an embedded file.
@@ -141,15 +150,15 @@ func asset(name, contentType string) http.HandlerFunc {
 	if err != nil {
 		panic(err) // it is not embedded
 	}
-	return func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, contentType, string(content)) }
+	return func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, contentType, content) }
 }
 
 // write answers a request.
-func write(w http.ResponseWriter, status int, contentType, content string) {
+func write(w http.ResponseWriter, status int, contentType string, content []byte) {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(content)))
 	w.WriteHeader(status)
-	_, _ = w.Write([]byte(content)) // an error means that the client has gone
+	_, _ = w.Write(content) // an error means that the client has gone
 }
 
 func writePage(w http.ResponseWriter, status int, name string, data any) {
@@ -157,13 +166,15 @@ func writePage(w http.ResponseWriter, status int, name string, data any) {
 }
 
 func writeText(w http.ResponseWriter, status int, text string) {
-	write(w, status, "text/plain; charset=utf-8", text)
+	write(w, status, "text/plain; charset=utf-8", []byte(text))
 }
+
+func isAPI(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/api/") }
 
 // fail answers a request with an error: as JSON below /api/, and as a page elsewhere.
 func fail(w http.ResponseWriter, r *http.Request, status int, text string) {
-	if strings.HasPrefix(r.URL.Path, "/api/") {
-		writeJSON(w, status, struct{ Error string }{text})
+	if isAPI(r) {
+		writeJSON(w, status, apiError{text})
 		return
 	}
 	writePage(w, status, "error", struct{ Title, Text string }{http.StatusText(status), clean(text, maxText)})
@@ -205,5 +216,5 @@ func stackPage(w http.ResponseWriter, id string, stack []byte) {
 }
 
 func stackText(w http.ResponseWriter, _ string, stack []byte) {
-	writeText(w, http.StatusOK, string(stack))
+	write(w, http.StatusOK, "text/plain; charset=utf-8", stack)
 }

@@ -476,6 +476,55 @@ func TestHandler_RefusesWrongQueries(t *testing.T) {
 	})
 }
 
+// A router that does not add the slash to a prefix gets a redirect, in which the prefix is
+// escaped once.
+func TestHandler_RedirectsToTheSlash(t *testing.T) {
+	bubble(t, activity.Config{}, nil, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
+		for _, test := range []struct{ prefix, target, want string }{
+			{"/a", "/a", "./a/"},
+			{"/a", "/a?b=c;d", "./a/?b=c;d"},
+			{"/a", "http://example.com/a", "./a/"},
+			{"/é", "/%C3%A9", "./%C3%A9/"},
+			{"/d e", "/d%20e", "./d%20e/"},
+			{"/x/a:b", "/x/a:b", "./a:b/"},
+		} {
+			w := do(t, http.StripPrefix(test.prefix, h), http.StatusTemporaryRedirect, "GET", test.target)
+			checkDiff(t, test.target, w.Header().Get("Location"), test.want)
+		}
+	})
+}
+
+// A page that does not exist has no relative links, which would lead elsewhere from a deeper path.
+func TestHandler_NotFoundBelowAPath(t *testing.T) {
+	bubble(t, activity.Config{}, nil, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
+		for _, path := range []string{"/stack/", "/stack/x/y", "//"} {
+			page := do(t, h, http.StatusNotFound, "GET", path).Body.String()
+			contains(t, page, "There is no such page.")
+			lacks(t, page, "href=")
+		}
+		contains(t, do(t, h, http.StatusNotFound, "GET", "/x").Body.String(), `<a href="./">`)
+		contains(t, do(t, h, http.StatusNotFound, "GET", "/api/x/y").Body.String(), `{"Error":"There is no such page."}`)
+	})
+}
+
+// Given an activity that has ended and whose Store fails, then it is found by its final state.
+func TestPage_FilterByFinalState(t *testing.T) {
+	store := &failingStore{Store: &storetest.Memory{}}
+	bubble(t, activity.Config{Store: store}, nil, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
+		start(t, rt, job("a"), func(ctx activity.Context) error { return ctx.Sleep(time.Second) })
+		start(t, rt, job("b"), untilEnded)
+		store.fails.Store(true)
+		defer store.fails.Store(false)
+		pass(2 * time.Second)
+		page := get(t, h, "/?state=completed")
+		checkDiff(t, "rows", keys(page), []string{"a"})
+		contains(t, page, "<option selected>completed")
+		for _, state := range []string{"failed", "canceled"} {
+			checkDiff(t, state, len(decode[statuses](t, h, "/api/activities?state="+state).Activities), 0)
+		}
+	})
+}
+
 func TestHandler_Methods(t *testing.T) {
 	bubble(t, activity.Config{}, control, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
 		for _, path := range []string{"/", "/page.css", "/page.js", "/live", "/stack", "/stored", "/healthz", "/api/activities", "/api/checkpoints", "/api/stack"} {

@@ -36,8 +36,8 @@ func (h *handler) storedPage(w http.ResponseWriter, r *http.Request) {
 	if f.page > 1 {
 		v.Previous = "?" + f.query(f.page-1)
 	}
-	skip := (f.page - 1) * pageSize
-	for cp, err := range h.rt.Checkpoints(r.Context()) {
+	skip := int64(f.page-1) * pageSize
+	for cp, err := range h.checkpoints(r.Context()) {
 		if err != nil {
 			fail(w, r, http.StatusServiceUnavailable, err.Error())
 			return

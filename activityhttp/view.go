@@ -212,7 +212,7 @@ func (v *view) change(before *view) (u update, changed bool) {
 		{"ended", before.Ended, v.Ended},
 	} {
 		if all || !reflect.DeepEqual(part.old, part.new) {
-			u.Parts[part.name] = render(part.name, part.new)
+			u.Parts[part.name] = string(render(part.name, part.new))
 		}
 	}
 	known := before.byKey()
@@ -221,7 +221,7 @@ func (v *view) change(before *view) (u update, changed bool) {
 		reordered = reordered || r.Key != before.Rows[i].Key
 		switch old := known[r.Key]; {
 		case old == nil || old.fixed != r.fixed:
-			u.Rows[r.Key] = render("row", r)
+			u.Rows[r.Key] = string(render("row", r))
 		case old.Live != r.Live:
 			u.Cells[r.Key] = r.Live.change(old.Live)
 		}
