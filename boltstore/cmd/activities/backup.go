@@ -24,29 +24,43 @@ func backup(_ io.Writer, _ options, args []string) error {
 	}
 	temp, err := os.CreateTemp(filepath.Dir(dest), "activities.new*")
 	if err != nil {
-		return fmt.Errorf("%s: %w", dest, err)
+		return reason(dest, err)
 	}
 	defer os.Remove(temp.Name())
 	_, err = s.WriteTo(temp)
 	if err := errors.Join(err, temp.Sync(), temp.Close()); err != nil {
-		return fmt.Errorf("%s: %w", dest, err)
+		return reason(dest, err)
 	}
 	if err := name(temp.Name(), dest); err != nil {
 		return err
 	}
 	if err := folder.TrySync(dest); err != nil {
-		return fmt.Errorf("%s: %w", dest, err)
+		return reason(dest, err)
 	}
 	return nil
 }
 
+// reason returns an error that names dest and the reason of err, and not the temporary file.
+func reason(dest string, err error) error {
+	if e := (*fs.PathError)(nil); errors.As(err, &e) {
+		err = e.Err
+	}
+	if e := (*os.LinkError)(nil); errors.As(err, &e) {
+		err = e.Err
+	}
+	return fmt.Errorf("%s: %w", dest, err)
+}
+
 // free returns an error unless there is no file at path.
 func free(path string) error {
+	if path == "" {
+		return errors.New("DEST is empty")
+	}
 	switch _, err := os.Lstat(path); {
 	case err == nil:
 		return fmt.Errorf("%s: the file exists and is left as it is", path)
 	case !errors.Is(err, fs.ErrNotExist):
-		return err
+		return reason(path, err)
 	}
 	return nil
 }
@@ -60,5 +74,8 @@ func name(path, dest string) error {
 	if err := free(dest); err != nil {
 		return err
 	}
-	return os.Rename(path, dest)
+	if err := os.Rename(path, dest); err != nil {
+		return reason(dest, err)
+	}
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"strings"
 	"testing"
 )
 
@@ -35,8 +36,24 @@ func TestBackup_Copy(t *testing.T) {
 	if entries, err := os.ReadDir(other); err != nil || len(entries) != 1 {
 		t.Errorf("the directory has %v (error %v), want one file", entries, err)
 	}
-	if got := activities(t, dir, "backup", file, filepath.Join(other, "missing", "backup.db")); got.code != 1 || got.stdout != "" {
-		t.Errorf("backup to a missing directory: %+v", got)
+}
+
+// Given a name that no file can have, when a file is to be copied to it, then the error names it
+// and the reason, and nothing is left.
+func TestBackup_WrongName(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("the errors have other texts")
+	}
+	dir := newFile(t, samples()...)
+	defer unchanged(t, dir)()
+	wantResult(t, dir, result{stderr: "activities: DEST is empty\n", code: 1}, "backup", file, "")
+	for dest, why := range map[string]string{
+		filepath.Join("missing", "backup.db"): "no such file or directory",
+		filepath.Join(file, "backup.db"):      "not a directory",
+		"new" + string(filepath.Separator):    "no such file or directory",
+		strings.Repeat("x", 1000):             "file name too long",
+	} {
+		wantResult(t, dir, result{stderr: "activities: " + dest + ": " + why + "\n", code: 1}, "backup", file, dest)
 	}
 }
 
