@@ -50,21 +50,27 @@ func ls(out io.Writer, o options, args []string) error {
 	return err
 }
 
-// show shows a checkpoint with the fields of its JSON form, but with exact strings.
-func show(out io.Writer, o options, args []string) error {
-	file := args[0]
+// load returns the checkpoint that an argument stands for.
+func load(file, arg string) (activity.Checkpoint, error) {
 	s, err := open(file, true, lookInside)
 	if err != nil {
-		return err
+		return activity.Checkpoint{}, err
 	}
 	defer s.Close()
-	id, err := resolve(s, file, args[1])
+	id, err := resolve(s, file, arg)
 	if err != nil {
-		return err
+		return activity.Checkpoint{}, err
 	}
 	c, _, err := s.Load(context.Background(), id)
+	return c, explain(file, err, lookInside)
+}
+
+// show shows a checkpoint with the fields of its JSON form, but with exact strings. The file is
+// closed before, because a pager may keep the output waiting.
+func show(out io.Writer, o options, args []string) error {
+	c, err := load(args[0], args[1])
 	if err != nil {
-		return explain(file, err, lookInside)
+		return err
 	}
 	if o.json {
 		return encode(out, c)
@@ -235,7 +241,11 @@ func explain(file string, err error, advice string) error {
 	case errors.As(err, &path):
 		return fmt.Errorf("%s: %w", file, path.Err)
 	}
-	return errors.New(strings.TrimPrefix(err.Error(), "boltstore: "))
+	text := strings.TrimPrefix(err.Error(), "boltstore: ")
+	if why, ok := strings.CutPrefix(text, file+": open: "); ok { // each command opens the file
+		text = file + ": " + why
+	}
+	return errors.New(text)
 }
 
 // resolve returns the ID that an argument stands for: the argument itself or, if it is a quoted Go

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/boltstore"
 	"go.etcd.io/bbolt"
 )
 
@@ -318,13 +320,13 @@ activities: activities.db: "c": the record is damaged: call Runtime.Forget to de
 	if err := os.WriteFile(path, content[:len(content)/2], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wantEveryError(t, dir, "open: truncated: ")
+	wantEveryError(t, dir, "activities: activities.db: truncated: ")
 	page := slices.Clone(content)
 	page[3*os.Getpagesize()]++
 	if err := os.WriteFile(path, page, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wantEveryError(t, dir, "open: damaged: page 3: says that it is page ")
+	wantEveryError(t, dir, "activities: activities.db: damaged: page 3: says that it is page ")
 }
 
 // wantEveryError checks that every command fails with one line that names the file and has the
@@ -353,6 +355,7 @@ func TestFile_Foreign(t *testing.T) {
 		missing = "cannot find the file"
 	}
 	wantEveryError(t, dir, missing)
+	wantResult(t, dir, result{stderr: "activities: .: not a regular file\n", code: 1}, "ls", ".")
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
 		t.Errorf("the directory has %v (error %v), want nothing", entries, err)
 	}
@@ -400,6 +403,40 @@ func TestFile_Held(t *testing.T) {
 	}
 	if all := stored(t, filepath.Join(dir, file)); len(all) != 4 {
 		t.Errorf("there are %d checkpoints, want 4", len(all))
+	}
+}
+
+// Given a pager that does not read on, when a checkpoint is shown, then a program can open the
+// file meanwhile.
+func TestShow_ReleasesFile(t *testing.T) {
+	c := checkpoint("a")
+	c.Details = details(strconv.Quote(strings.Repeat("x", 1<<20)))
+	dir := newFile(t, c)
+	for _, args := range [][]string{{"show", file, "a"}, {"show", "-json", file, "a"}} {
+		cmd := child(t, "activities", args...)
+		cmd.Dir = dir
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
+			t.Error(err)
+		}
+		s, err := boltstore.Open(filepath.Join(dir, file), nil)
+		if err != nil {
+			t.Errorf("%q: %v", args, err)
+		} else if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		if n, err := io.Copy(io.Discard, out); err != nil || n < 1<<20 {
+			t.Errorf("%q: %d bytes, error %v", args, n, err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
