@@ -2,7 +2,7 @@
 // the same as JSON. It has no authentication, and an import of it registers nothing: mount
 // [Handler] behind your own middleware, because IDs, errors, heartbeat details and stacks may be
 // confidential, and with Options.Control everyone who reaches the page can cancel your
-// activities.
+// activities. An internal address is then not enough, because web pages reach it by DNS rebinding.
 //
 //	http.Handle("/debug/activities/", onlyAdmins(
 //		http.StripPrefix("/debug/activities", activityhttp.Handler(rt, nil))))
@@ -23,7 +23,7 @@
 // and do not run.
 //
 // Long texts are cut, such as details, errors and stacks. A text that does not print, such as
-// invalid UTF-8, is shown as a Go string literal.
+// invalid UTF-8, is shown as a Go string literal. Times are in UTC.
 //
 // If scripts run, the page follows the activities, with at most four updates a second that hold
 // only what has changed. Without scripts, reload it.
@@ -46,14 +46,21 @@
 //	POST ./api/forget?id=ID   [activity.Runtime.Forget]
 //
 // The page and ./api/activities take three filters: find is a part of the ID, name is a part of
-// the name, and state is a State, or one of stalled and failing.
+// the name, and state is a State, or one of stalled and failing. Find and name ignore case, and
+// have at most 1 KiB. An activity has a final State while its end is being saved. ./stored takes
+// find and name.
 //
 // JSON has the fields of [activity.Status.MarshalJSON]. Beside each Status and Checkpoint stands
 // a Key, which is the ID, escaped for a query, because JSON cannot hold an ID that is not UTF-8.
-// An action that has worked answers 204. An error is an object with the field Error: 400 if
-// the query is wrong, 403 without Options.Control or from another site, 404 if no such activity
-// runs, 405 for another method, 409 if the activity is not in a state for it, and 503 if the
-// Store has failed.
+// An action that has worked answers 204. So does forget if there is no such checkpoint. An error
+// is an object with the field Error: 400 if the query is wrong, 403 without Options.Control or
+// from another site, 404 if no such activity runs, 405 for another method, 409 if the activity is
+// not in a state for it, and 503 if the Store has failed. ./api/stack also answers 409 if stacks
+// were dumped too often, or if there are too many goroutines: see [activity.Runtime.Stack].
+//
+// ./api/checkpoints is a stream. If the Store fails after the first checkpoint, the connection is
+// aborted, so that a part is not taken for the whole. Requests for checkpoints wait for each
+// other. If the Store hangs, the next one waits for Config.StoreTimeout.
 //
 // ./healthz answers 503 if Drain or Shutdown was called, if the Store has failed for longer than
 // a minute, or if an activity is blocked.
@@ -74,4 +81,7 @@
 // WriteTimeout of the server do not end it. It needs a ResponseWriter that can flush, and that
 // http.NewResponseController finds. If middleware hides that, as http.TimeoutHandler does, the
 // page works, but does not update itself.
+//
+// Each open page holds one connection. Over HTTP/1, browsers open at most six to a host, and
+// further pages wait. HTTP/2 has no such limit.
 package activityhttp
