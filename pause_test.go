@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/storetest"
 )
 
 // checkSteer wants an error that contains all of what.
@@ -855,4 +856,63 @@ func TestPause_WhileAStartIsSaved(t *testing.T) {
 		}
 		close(saves)
 	})
+}
+
+// Rules 25, 30 and 32. Given activities that several goroutines pause and unpause all the time, outside
+// of a bubble, then each body has been done when its activity completes, and nothing hangs.
+func TestPause_FromManyGoroutines(t *testing.T) {
+	const activities, bodies, steers = 10, 30, 2000
+	rt := activity.New(activity.Config{Logger: quiet, Store: &storetest.Memory{}, MaxConcurrent: activities / 2})
+	var mu sync.Mutex
+	done := map[string]map[int]bool{}
+	var handles []*activity.Handle[string]
+	for n := range activities {
+		done[fmt.Sprint(n)] = map[int]bool{}
+	}
+	for n := range activities {
+		id := fmt.Sprint(n)
+		h, err := activity.Start(t.Context(), rt, activity.Options{ID: id, Name: "job", RetryPolicy: once}, func(ctx activity.Context, _ struct{}) (string, error) {
+			return "done", activity.RangeParallel(ctx, 0, bodies, 3, func(ctx activity.Context, i int) error {
+				if err := ctx.Sleep(100 * time.Microsecond); err != nil {
+					return err
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				done[id][i] = true
+				return nil
+			})
+		}, struct{}{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		handles = append(handles, h)
+	}
+	var steering sync.WaitGroup
+	for g := range 4 {
+		steering.Go(func() {
+			for n := range steers {
+				id := fmt.Sprint((n + g) % activities)
+				_ = []func(string) error{rt.Pause, rt.Unpause, rt.RetryNow}[(n/activities+g)%3](id)
+			}
+		})
+	}
+	steering.Wait()
+	for _, h := range handles {
+		for ended := false; !ended; {
+			_ = rt.Unpause(h.ID()) // refused while the function returns
+			select {
+			case <-h.Done():
+				ended = true
+			case <-time.After(time.Millisecond):
+			}
+		}
+		checkErr(t, wait(t, h), nil)
+		if n := len(done[h.ID()]); n != bodies {
+			t.Errorf("%d bodies of %s are done", n, h.ID())
+		}
+	}
+	if s := rt.Stats(); s.Completed != activities || s.Paused+s.Running+s.Waiting+s.BackingOff+s.Blocked+s.Abandoned != 0 {
+		t.Errorf("%+v", s)
+	}
+	checkErr(t, rt.Shutdown(t.Context()), nil)
 }
