@@ -750,14 +750,15 @@ func TestCancel_IgnoredErrorIsNoSuccess(t *testing.T) {
 			checkTold(t, tt.told, func(ctx activity.Context) { <-ctx.Done(); tt.fn(ctx) })
 		})
 	}
-	// The error that f or body returns is its own, even if it is the cause.
+	// The error that f returns is its own, even if it is the cause. That of a body says that the loop
+	// is not done.
 	t.Run("f of Guard", func(t *testing.T) {
 		checkTold(t, false, func(ctx activity.Context) {
 			_ = activity.Guard(ctx, func() error { return untilEnded(ctx) })
 		})
 	})
 	t.Run("body of Range", func(t *testing.T) {
-		checkTold(t, false, func(ctx activity.Context) {
+		checkTold(t, true, func(ctx activity.Context) {
 			_ = activity.Range(ctx, 0, 3, func(int) error { return untilEnded(ctx) })
 		})
 	})
@@ -900,7 +901,7 @@ func TestCancel_EndedChildSleepReportsNothing(t *testing.T) {
 				}
 				<-ctx.Done()
 				time.Sleep(time.Second)
-				return nil // finished all the same
+				return nil // finished anyway
 			})
 			time.Sleep(time.Minute)
 			h.Cancel(errCancel)

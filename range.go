@@ -49,7 +49,7 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 			return err
 		}
 		if err := body(i); err != nil {
-			return err
+			return noteBodyError(ctx, err)
 		}
 		r.finish(i)
 		if err := recordRange(ctx, r.progress()); err != nil {
@@ -57,6 +57,15 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 		}
 	}
 	return nil
+}
+
+// noteBodyError returns the error of a body. If that is the cause of ctx, or ErrShutdown in a drain,
+// the function gets it from Range, and the loop is not done. So it is noted like Range's own.
+func noteBodyError(ctx Context, err error) error {
+	if attemptOf(ctx) == nil && (ctx.Err() == nil || !same(err, ended(ctx))) {
+		return err // for another engine, noteCause takes the error for the cause
+	}
+	return noteCause(ctx, err)
 }
 
 // RangeParallel is [Range] with up to workers bodies at once, each in a goroutine of its
@@ -111,7 +120,7 @@ func RangeParallel(ctx Context, from, to, workers int, body func(ctx Context, i 
 	case p.exited:
 		runtime.Goexit()
 	case p.err != nil:
-		return p.err
+		return noteBodyError(ctx, p.err)
 	case p.ended != nil:
 		return noteCause(ctx, p.ended)
 	}

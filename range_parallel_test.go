@@ -597,9 +597,9 @@ func TestRangeParallel_DrainAskedOneBody(t *testing.T) {
 }
 
 // Rules 17 and 30. Given a function that ignores the error of RangeParallel, when a body returns
-// the attempt's cause, and another is done although it was canceled, then the error is the body's
-// own, as with Range, whichever of the two comes first.
-func TestRangeParallel_BodysErrorIsNotTheCause(t *testing.T) {
+// the attempt's cause, and another is done although it was canceled, then the nil of the function is
+// no success, whichever of the two comes first, because the loop is not done.
+func TestRangeParallel_BodyReturnsTheCause(t *testing.T) {
 	for _, order := range [][]string{{"cause", "done"}, {"done", "cause"}} {
 		t.Run(order[0]+" first", func(t *testing.T) {
 			both(t, activity.Config{}, func(t *testing.T, e *env) {
@@ -617,7 +617,7 @@ func TestRangeParallel_BodysErrorIsNotTheCause(t *testing.T) {
 				h.Cancel(errCancel)
 				e.open(order[0])
 				e.open(order[1])
-				checkErr(t, e.end(h), nil)
+				checkEnd(t, e.end(h), 1, activity.RetryStateCancelRequested, errCancel)
 			})
 		})
 	}

@@ -744,7 +744,7 @@ func (m *rangeModel) checkEnd(r *rangeRun) {
 // or calls runtime.Goexit. Then the function returns.
 func (m *rangeModel) loopReturns(r *rangeRun, err string) {
 	m.say("call %d: the loop returns %s", r.n, cmp.Or(err, "nil"))
-	if r.err == "" && !r.panicked && !r.exited && r.ended != "" { // the error of a body is its own, even if it is the cause
+	if !r.panicked && !r.exited && (r.err == "" && r.ended != "" || r.err != "" && r.err == r.cause || m.drains && r.err == "shutdown") {
 		r.told = true
 	}
 	if r.call.twice && err == "" {
