@@ -158,7 +158,7 @@ func TestClean(t *testing.T) {
 	}
 }
 
-// An error whose methods panic has a text all the same.
+// An error whose methods panic still has a text.
 func TestDescribe_Panics(t *testing.T) {
 	text, stack := describe(panics{})
 	if !strings.Contains(text, "panicked") || stack != "" {

@@ -227,7 +227,7 @@ func TestLive_ViewersShare(t *testing.T) {
 	})
 }
 
-// Given a viewer that takes nothing, then another one is served all the same.
+// Given a viewer that takes nothing, then another one is still served.
 func TestLive_SlowViewer(t *testing.T) {
 	bubble(t, activity.Config{}, nil, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
 		start(t, rt, job("a"), steps(100*time.Millisecond, 1_000_000))

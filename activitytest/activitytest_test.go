@@ -455,7 +455,7 @@ func TestProcess_EndsItsActivities(t *testing.T) {
 					if err := ctx.Sleep(d); err != nil {
 						return 0, err
 					}
-					l.add("goes on")
+					l.add("continues")
 					return 0, nil
 				}
 			}

@@ -188,7 +188,7 @@ func TestCrash_StopsTheProcess(t *testing.T) {
 						return 0, err
 					}
 					if life == 1 && i > 0 {
-						l.add("other goes on")
+						l.add("other continues")
 					}
 					if err := ctx.Heartbeat(); err != nil {
 						return 0, err

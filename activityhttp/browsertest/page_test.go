@@ -99,7 +99,7 @@ func TestLive_EndedStackStaysOpen(t *testing.T) {
 	}
 }
 
-// What morph makes of an element is what it was to become.
+// Morph turns an element into the one it was given.
 func TestLive_Morph(t *testing.T) {
 	w := newWorld(t, nil)
 	w.open("")
