@@ -191,6 +191,7 @@ type modelRig struct {
 	now    int
 	begun  time.Time
 	acts   []*modelDriven
+	holder map[int]int // which of acts was accepted last with an ID
 	did    []bool
 	shut   chan struct{}
 	shutAt int
@@ -235,7 +236,7 @@ func (r *modelRig) turn(act, run, from int, gate bool) {
 
 // runPackage gives the same traces as model.run, from the package.
 func runPackage(s *modelScript) []modelTrace {
-	r := &modelRig{s: s, clock: &modelClock{Mock: clock.NewMock()}, did: make([]bool, len(s.actions)), shutAt: -1, bail: make(chan struct{})}
+	r := &modelRig{s: s, clock: &modelClock{Mock: clock.NewMock()}, holder: map[int]int{}, did: make([]bool, len(s.actions)), shutAt: -1, bail: make(chan struct{})}
 	r.begun = r.clock.Now()
 	r.rt = activity.New(activity.Config{Clock: r.clock, MaxConcurrent: s.slots, Observer: r.observe, Logger: quiet})
 	for range s.acts {
@@ -357,7 +358,9 @@ func (r *modelRig) act(x modelAction) {
 		a.handle = h
 		if err != nil {
 			a.result = "refused: " + modelDescribe(err)
+			return
 		}
+		r.holder[spec.id] = x.act
 	case "cancel":
 		if a.handle != nil {
 			a.handle.Cancel(modelError(fmt.Sprintf("cancel %d", x.act)))
@@ -365,7 +368,7 @@ func (r *modelRig) act(x modelAction) {
 	case "ctx":
 		a.cancel(modelError(fmt.Sprintf("ctx %d", x.act)))
 	case "retry":
-		if id := fmt.Sprintf("act-%d", r.s.acts[x.act].id); a.handle != nil && r.holds(x.act, id) {
+		if id, ok := r.holds(x.act); ok {
 			_ = r.rt.RetryNow(id)
 		}
 	case "pause", "unpause":
@@ -373,13 +376,17 @@ func (r *modelRig) act(x modelAction) {
 		if x.kind == "unpause" {
 			steer = r.rt.Unpause
 		}
-		if id := fmt.Sprintf("act-%d", r.s.acts[x.act].id); a.handle != nil && r.holds(x.act, id) {
-			gives := "nil"
-			if err := steer(id); err != nil {
-				_, gives, _ = strings.Cut(err.Error(), "the activity is ")
-			}
-			a.calls = append(a.calls, fmt.Sprintf("%d %s gives %s", r.now, x.kind, gives))
+		id, ok := r.holds(x.act)
+		if !ok {
+			return
 		}
+		gives := "nil"
+		if err := steer(id); errors.Is(err, activity.ErrNotFound) {
+			return
+		} else if err != nil {
+			_, gives, _ = strings.Cut(err.Error(), "the activity is ")
+		}
+		a.calls = append(a.calls, fmt.Sprintf("%d %s gives %s", r.now, x.kind, gives))
 	case "shutdown", "drain":
 		end := r.rt.Shutdown
 		if x.kind == "drain" {
@@ -396,16 +403,20 @@ func (r *modelRig) act(x modelAction) {
 	}
 }
 
-// holds reports whether the activity is the one that runs with this ID, which others share.
-func (r *modelRig) holds(act int, id string) bool {
-	s, ok := r.rt.Lookup(id)
-	return ok && s.Name == fmt.Sprint(act)
+// holds returns the ID of the activity, and whether it is the last that was accepted with that. It
+// does not ask the Runtime, which would settle what is due before the action itself does.
+func (r *modelRig) holds(act int) (id string, ok bool) {
+	spec := r.s.acts[act]
+	holder, ok := r.holder[spec.id]
+	return spec.activityID(), ok && holder == act
 }
+
+func (s *modelSpec) activityID() string { return fmt.Sprintf("act-%d", s.id) }
 
 func (s *modelSpec) options(i int) activity.Options {
 	sec := func(n int) time.Duration { return time.Duration(n) * time.Second }
 	o := activity.Options{
-		ID: fmt.Sprintf("act-%d", s.id), Name: fmt.Sprint(i),
+		ID: s.activityID(), Name: fmt.Sprint(i),
 		HeartbeatTimeout: sec(s.hb), StartToCloseTimeout: sec(s.s2c), ScheduleToStartTimeout: sec(s.sts), ScheduleToCloseTimeout: sec(s.stc),
 		RetryPolicy: activity.RetryPolicy{InitialInterval: sec(s.initial), BackoffCoefficient: float64(s.coefficient), MaximumInterval: sec(s.maxInterval),
 			MaximumAttempts: s.maxTrys, ResetOnProgress: s.reset, ResetAfter: sec(s.resetAfter)},
