@@ -89,9 +89,13 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// Not no-referrer, with which browsers send "Origin: null" with a form.
 	header.Set("Referrer-Policy", "same-origin")
 	h.servers.shutdownOf(r) // as early as possible: see there
-	if r.URL.Path == "" {
+	full, _, _ := strings.Cut(r.RequestURI, "?")
+	if r.URL.Path == "" && !strings.HasSuffix(full, "/") {
 		redirectToSlash(w, r)
 		return
+	}
+	if !strings.HasPrefix(r.URL.Path, "/") { // the prefix was stripped with its slash
+		r = withPath(r, "/"+r.URL.Path)
 	}
 	to, known := h.routes[r.URL.Path]
 	switch {
@@ -114,6 +118,14 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		header.Set("Allow", allow)
 		fail(w, r, http.StatusMethodNotAllowed, "The method must be "+to.method+".")
 	}
+}
+
+// withPath returns a copy of r with another path.
+func withPath(r *http.Request, path string) *http.Request {
+	to, u := *r, *r.URL
+	u.Path, u.RawPath = path, ""
+	to.URL = &u
+	return &to
 }
 
 // redirectToSlash adds the slash to the end of the prefix, because relative URLs would lead

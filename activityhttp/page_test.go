@@ -423,29 +423,37 @@ func TestPage_NothingInline(t *testing.T) {
 	})
 }
 
-// The handler works below every prefix, and each of its URLs is relative.
+// The handler works below every prefix, stripped with its last slash or without, and each of its URLs
+// is relative.
 func TestHandler_BelowAPrefix(t *testing.T) {
 	bubble(t, activity.Config{}, control, func(t *testing.T, rt *activity.Runtime, h http.Handler) {
 		start(t, rt, job("a"), untilEnded)
-		mux := http.NewServeMux()
-		mux.Handle("/x/y/", http.StripPrefix("/x/y", h))
-		page := get(t, mux, "/x/y/")
 		base, _ := url.Parse("http://example.com/x/y/")
-		for _, begin := range []string{`href="page.css`, `src="page.js`, `href="stored`, `href="stack?id=`} {
-			to, err := base.Parse(urlOf(t, page, begin))
-			if err != nil {
-				t.Fatal(err)
+		for _, prefix := range []string{"/x/y", "/x/y/"} {
+			mux := http.NewServeMux()
+			mux.Handle("/x/y/", http.StripPrefix(prefix, h))
+			page := get(t, mux, "/x/y/")
+			for _, begin := range []string{`href="page.css`, `src="page.js`, `href="stored`, `href="stack?id=`} {
+				to, err := base.Parse(urlOf(t, page, begin))
+				if err != nil {
+					t.Fatal(err)
+				}
+				get(t, mux, to.RequestURI())
 			}
-			get(t, mux, to.RequestURI())
-		}
-		w := do(t, mux, http.StatusSeeOther, "POST", "/x/y/"+urlOf(t, page, `action="pause?id=`))
-		to, err := base.Parse(w.Header().Get("Location"))
-		if err != nil || to.Path != "/x/y/" {
-			t.Errorf("%s leads to %s, %v", w.Header().Get("Location"), to, err)
+			w := do(t, mux, http.StatusSeeOther, "POST", "/x/y/"+urlOf(t, page, `action="pause?id=`))
+			to, err := base.Parse(w.Header().Get("Location"))
+			if err != nil || to.Path != "/x/y/" {
+				t.Errorf("with prefix %s, %s leads to %s, %v", prefix, w.Header().Get("Location"), to, err)
+			}
+			synctest.Wait()
+			if err := rt.Unpause("a"); err != nil {
+				t.Error(err)
+			}
+			synctest.Wait()
 		}
 		// A router that does not add the slash.
 		bare := http.StripPrefix("/x/y", h)
-		w = do(t, bare, http.StatusTemporaryRedirect, "GET", "/x/y?find=a")
+		w := do(t, bare, http.StatusTemporaryRedirect, "GET", "/x/y?find=a")
 		base, _ = url.Parse("http://example.com/x/y?find=a")
 		if to, err := base.Parse(w.Header().Get("Location")); err != nil || to.RequestURI() != "/x/y/?find=a" {
 			t.Errorf("%s leads to %s, %v", w.Header().Get("Location"), to, err)
