@@ -193,8 +193,12 @@ func (t *attempt) returned(r *result, cause error) {
 		a.cancelLocked(cause)
 	}
 	rt.settleLocked()
+	deliver := a.takeDelivery()
 	ask := a.functionReturnedLocked(t, r)
 	rt.leave()
+	if deliver {
+		a.deliver()
+	}
 	if ask {
 		t.askRetryable(r.err)
 	}

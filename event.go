@@ -168,7 +168,29 @@ func (a *activity) follow() {
 	}
 }
 
-// deliver is the goroutine that delivers an activity's notices. It ends when there are none.
+// takeDelivery makes the goroutine of an attempt, whose function has returned, the one that
+// delivers. It reports false if there is nobody to deliver to, or if another goroutine delivers.
+// If it reports true, the caller must call deliver as soon as it has unlocked Runtime.mu.
+// A new goroutine would cost more than the delivery itself. activity.mu must not be held.
+func (a *activity) takeDelivery() bool {
+	if list := a.rt.subscribers.list.Load(); list == nil || len(list.all) == 0 {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.delivery == nil {
+		a.delivery = &delivery{}
+	}
+	d := a.delivery
+	if d.running || d.held {
+		return false
+	}
+	d.running = true
+	return true
+}
+
+// deliver delivers an activity's notices until there are none. Unless takeDelivery has reported
+// true, it is a goroutine of its own.
 func (a *activity) deliver() {
 	done := false
 	defer func() {

@@ -263,20 +263,26 @@ func TestAllocations_HotCalls(t *testing.T) {
 	rt := activity.New(activity.Config{})
 	canEnd, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	observed := activity.New(activity.Config{})
+	observed.Subscribe(func(activity.Event) {}, activity.EventCompleted)
 	for _, c := range []struct {
 		name   string
 		budget float64
+		rt     *activity.Runtime
 		ctx    context.Context
 		fn     func(activity.Context) error
 	}{
 		// The activity, its end's channel, the attempt, its context (two), and what
 		// starts a goroutine.
-		{"Run", 6, context.Background(), noop},
-		{"Run with a context that can end", 6, canEnd, func(ctx activity.Context) error { return ctx.Err() }},
-		{"Run of what asks for its Done", 7, canEnd, asks},
+		{"Run", 6, rt, context.Background(), noop},
+		{"Run with a context that can end", 6, rt, canEnd, func(ctx activity.Context) error { return ctx.Err() }},
+		{"Run of what asks for its Done", 7, rt, canEnd, asks},
+		// In addition the queue of events, its first event and what calls the subscriber. A goroutine
+		// that delivers would be one more.
+		{"Run with a subscriber to its end", 9, observed, context.Background(), noop},
 	} {
 		if got := testing.AllocsPerRun(1000, func() {
-			if err := rt.Run(c.ctx, story(), c.fn); err != nil {
+			if err := c.rt.Run(c.ctx, story(), c.fn); err != nil {
 				t.Fatal(err)
 			}
 		}); got > c.budget {

@@ -69,7 +69,7 @@
 //
 // All viewers share what is asked of the Runtime: once per tick, four ticks a second. While
 // nobody has the page open, no goroutine and no timer runs. But Handler subscribes to the last
-// event of each activity, for the list of those that have ended. That adds some 3 us to each
+// event of each activity, for the list of those that have ended. That adds some 2 us to each
 // activity, as much as a function that does nothing takes. Handler does not subscribe to
 // heartbeats, which would make them dear.
 //
