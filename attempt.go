@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/seed-9da638b0/activity/internal/ctxchain"
 )
 
 // An attempt is one run of an activity's function. It is also the Context that the
@@ -388,7 +390,7 @@ func (t *attempt) Sleep(d time.Duration) error { return t.SleepContext(t, d) }
 // SleepContext implements [Engine].
 func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
 	var drain <-chan struct{} // nil if ctx outlives the attempt
-	if endsWithAttempt(ctx) {
+	if ctxchain.EndsWithAttempt(ctx) {
 		drain = t.a.rt.drain.signal
 	}
 	if ctx.Err() == nil && d > 0 && !t.asked(ctx) {

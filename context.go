@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"reflect"
 	"time"
+
+	"github.com/seed-9da638b0/activity/internal/ctxchain"
 )
 
 // A Context is the context that an activity's function gets. It is a context.Context that
@@ -169,11 +171,14 @@ func (d *derived) Err() error                  { return d.ctx.Err() }
 func (d *derived) Value(key any) any           { return d.ctx.Value(key) }
 func (d *derived) String() string              { return fmt.Sprint(d.Context) }
 
+// Parent implements [ctxchain.Child].
+func (d *derived) Parent() context.Context { return d.ctx }
+
 func (d *derived) Heartbeat(details ...any) error {
 	err := d.Context.Heartbeat(details...)
 	end := ended(d.ctx)
 	// A drain asks only contexts that end with the attempt, and have not ended.
-	if asked, failed := asks(err); asked && ended(d.Context) == nil && (end != nil || !endsWithAttempt(d.ctx)) {
+	if asked, failed := asks(err); asked && ended(d.Context) == nil && (end != nil || !ctxchain.EndsWithAttempt(d.ctx)) {
 		swallowed(d.Context)
 		err = failed
 	}

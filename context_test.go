@@ -792,11 +792,53 @@ func TestEngine_ForeignEngine(t *testing.T) {
 			t.Errorf("%s: a second Range is not refused", name)
 		}
 		checkErr(t, c.Sleep(time.Second), nil)
-		if want := map[bool]int{true: 0, false: 1}[name == "itself" || name == "a wrapper"]; engine.guards != 1 || engine.ranges != 2 || engine.sleeps != want {
+		// Guard and Sleep each sleep once; "itself" and "a wrapper" do without SleepContext.
+		if want := map[bool]int{true: 0, false: 2}[name == "itself" || name == "a wrapper"]; engine.guards != 1 || engine.ranges != 2 || engine.sleeps != want {
 			t.Errorf("%s: %d guards, %d ranges, %d sleeps", name, engine.guards, engine.ranges, engine.sleeps)
 		}
 		cancel()
 	}
+}
+
+// askingEngine is another engine that wants its function to stop, although its Context has not
+// ended.
+type askingEngine struct{ otherEngine }
+
+func (e *askingEngine) SleepContext(ctx context.Context, d time.Duration) error { return e.Sleep(d) }
+func (e *askingEngine) Guard(f func() error) error                              { return f() }
+func (e *askingEngine) BeginRange() bool                                        { return true }
+func (e *askingEngine) Sleep(time.Duration) error                               { e.told++; return activity.ErrShutdown }
+func (e *askingEngine) Heartbeat(...any) error                                  { return activity.ErrShutdown }
+
+// Rule 19. Given another engine that wants its function to stop, then no step begins, and the step
+// in progress can finish.
+func TestEngine_ForeignEngineAsks(t *testing.T) {
+	engine := &askingEngine{}
+	engine.Context = activity.NewContext(context.Background(), engine)
+	checkErr(t, activity.Guard(engine, never), activity.ErrShutdown)
+	checkErr(t, activity.Range(engine, 0, 1, func(int) error { return never() }), activity.ErrShutdown)
+	if _, err := activity.Reader(engine, strings.NewReader("x")).Read(make([]byte, 1)); err != activity.ErrShutdown {
+		t.Errorf("Read returned %v", err)
+	}
+	if engine.told != 3 {
+		t.Errorf("the engine was asked %d times", engine.told)
+	}
+
+	// Its heartbeat asks a context that ends with the attempt, and no other.
+	child, cancel := context.WithCancel(engine)
+	for name, test := range map[string]struct {
+		ctx  context.Context
+		want error
+	}{
+		"a child":               {child, activity.ErrShutdown},
+		"one that outlives it":  {context.WithoutCancel(child), nil},
+		"a child of the latter": {context.WithValue(context.WithoutCancel(child), key{}, 1), nil},
+	} {
+		if c, _ := activity.FromContext(test.ctx); c.Heartbeat(1) != test.want {
+			t.Errorf("%s: Heartbeat does not return %v", name, test.want)
+		}
+	}
+	cancel()
 }
 
 // Given a Context that is not of this package, when NewContext registers it, then

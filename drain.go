@@ -3,8 +3,9 @@ package activity
 import (
 	"context"
 	"fmt"
-	"reflect"
 	"sync/atomic"
+
+	"github.com/seed-9da638b0/activity/internal/ctxchain"
 )
 
 // Drain lets the program stop between two steps. It refuses new activities, and asks every
@@ -80,7 +81,7 @@ func (a *activity) drainLocked() {
 
 // asked reports whether the function is to stop at a safe point that uses ctx.
 func (t *attempt) asked(ctx context.Context) bool {
-	return t.a.rt.drain.begun.Load() && endsWithAttempt(ctx)
+	return t.a.rt.drain.begun.Load() && ctxchain.EndsWithAttempt(ctx)
 }
 
 // An askedError is what a heartbeat returns in a drain if its details were not recorded, or not
@@ -112,7 +113,7 @@ func swallowed(ctx Context) {
 }
 
 // stopped returns what a safe point that uses ctx returns to the function: the cause if ctx
-// has ended, ErrShutdown if the Runtime drains, else nil.
+// has ended, ErrShutdown if the Runtime drains, else nil. Another engine says that in its Sleep.
 func stopped(ctx Context) error {
 	if err := ended(ctx); err != nil { // also if only a context derived from the attempt's has ended
 		return noteCause(ctx, err)
@@ -120,7 +121,15 @@ func stopped(ctx Context) error {
 	if t := attemptOf(ctx); t != nil {
 		return t.noteCause(t.drained(ctx))
 	}
-	return nil
+	return ctx.Sleep(0)
+}
+
+// isAsked reports whether ctx has not ended, and its safe points return ErrShutdown.
+func isAsked(ctx Context) bool {
+	if t := attemptOf(ctx); t != nil {
+		return t.asked(ctx)
+	}
+	return ctx.Err() == nil && ctx.Sleep(0) == ErrShutdown
 }
 
 // drained returns what a safe point returns because the Runtime drains, or nil. A timeout
@@ -135,37 +144,4 @@ func (t *attempt) drained(ctx context.Context) error {
 		return err
 	}
 	return ErrShutdown
-}
-
-var typeWithoutCancel = reflect.TypeOf(context.WithoutCancel(context.Background()))
-
-// endsWithAttempt reports whether ctx, which is derived from an attempt's Context, ends when
-// that does: whether there is no context.WithoutCancel between them. No method of a context
-// tells, so it looks for the one that each is derived from, which is a field named Context in
-// the standard library's types and in those that embed theirs.
-func endsWithAttempt(ctx context.Context) bool {
-	for {
-		switch c := ctx.(type) {
-		case *attempt:
-			return true
-		case *derived:
-			ctx = c.ctx
-			continue
-		}
-		v := reflect.ValueOf(ctx)
-		if v.Type() == typeWithoutCancel || ctx.Done() == nil {
-			return false
-		}
-		if v = reflect.Indirect(v); v.Kind() != reflect.Struct {
-			return true
-		}
-		if v = v.FieldByName("Context"); !v.IsValid() || !v.CanInterface() {
-			return true
-		}
-		parent, ok := v.Interface().(context.Context)
-		if !ok {
-			return true
-		}
-		ctx = parent
-	}
 }

@@ -62,7 +62,7 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 // noteBodyError returns the error of a body. If that is the cause of ctx, or ErrShutdown in a drain,
 // the function gets it from Range, and the loop is not done. So it is noted like Range's own.
 func noteBodyError(ctx Context, err error) error {
-	if attemptOf(ctx) == nil && (ctx.Err() == nil || !same(err, ended(ctx))) {
+	if asked, _ := asks(err); attemptOf(ctx) == nil && !asked && (ctx.Err() == nil || !same(err, ended(ctx))) {
 		return err // for another engine, noteCause takes the error for the cause
 	}
 	return noteCause(ctx, err)
@@ -235,12 +235,9 @@ func (p *parallel) stop(cause error, note func()) {
 	note()
 	p.changed.Broadcast()
 	p.mu.Unlock()
-	if wraps(cause, ErrShutdown) {
-		if t := attemptOf(p.ctx); t != nil && t.asked(p.ctx) {
-			return
-		}
+	if !wraps(cause, ErrShutdown) || !isAsked(p.ctx) {
+		p.cancel(cause)
 	}
-	p.cancel(cause)
 }
 
 // finish records that body i is done.
