@@ -4,24 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
-	"go.temporal.io/api/serviceerror"
-	"go.temporal.io/api/workflowservicemock/v1"
 	sdkactivity "go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
-)
-
-const (
-	callTimeout = 5 * time.Second  // for calls of the server that an attempt can do without
-	maxPulse    = 10 * time.Second // the longest time between two heartbeats of the worker's own
-	maxQuiet    = time.Second      // the longest time for which heartbeats without details are kept from the SDK
 )
 
 var (
@@ -29,10 +22,13 @@ var (
 	// workflow or by an operator.
 	errCanceled = fmt.Errorf("activity: canceled (%w)", context.Canceled)
 
-	// errOver is the cause of a Context whose attempt the server has ended.
-	errOver = errors.New("activity: the attempt is over, the server has timed it out or terminated it")
+	// errReset is the cause of a Context whose activity an operator has reset.
+	errReset = fmt.Errorf("activity: reset on the server: %w", sdkactivity.ErrActivityReset)
 
-	// errStops is the cause of a Context whose worker stops.
+	// errOver is the cause of a Context whose attempt the server has ended, or may have.
+	errOver = errors.New("activity: the attempt is over")
+
+	// errStops is the cause of a Context whose worker has stopped.
 	errStops = fmt.Errorf("%w: the Temporal worker stops", activity.ErrShutdown)
 
 	// errReturned is the cause of a Context whose function has returned.
@@ -42,25 +38,27 @@ var (
 // An attempt is one run of an activity's function in a worker, and the Context that
 // the function gets. Its Context ends, with the cause that the embedded runtime has, if
 //
-//   - a deadline is reached, which the attempt watches itself;
-//   - the SDK's context ends, because the answer to a heartbeat says so;
-//   - the worker stops.
+//   - the function is silent for the heartbeat timeout;
+//   - the SDK's context ends, because a deadline is reached or the worker has stopped;
+//   - the answer to a heartbeat says so;
+//   - the server answers no heartbeat for the heartbeat timeout, which ends the lease.
 //
-// The first cause wins. The attempt's heartbeats tell the server that the worker is
-// alive. They are sent while the function is silent, too, because this worker decides
-// whether the function has stalled, not the server.
+// The first cause wins. How heartbeats are sent is in heartbeat.go.
 type attempt struct {
 	context.Context // FromContext finds the attempt in it
 	cancel          context.CancelCauseFunc
 	sdk             context.Context
 	sdkInfo         sdkactivity.Info
 	info            activity.Info
+	logger          *slog.Logger
+	worker          *registration
 	place           *place
-	dumps           *dumps
-	resumed         details       // the details that the attempt resumes from
-	grace           time.Duration // Options.CancelGrace; zero in a workflow's activity, which has until its deadline
-	left            chan struct{} // closed when the function is left behind
-	unwatch         func()        // stops watching the SDK's context and the worker
+	resumed         details         // the details that the attempt resumes from
+	grace           time.Duration   // Options.CancelGrace; zero in a workflow's activity, which has until its deadline
+	left            chan struct{}   // closed when the function is left behind
+	stopping        <-chan struct{} // closed when the worker begins to stop; nil if the SDK does not tell
+	unwatch         func() bool     // stops watching the SDK's context
+	beat            func(details) error
 
 	// sending is held while a heartbeat is sent, so that the newest arrives last. It is
 	// locked before mu.
@@ -70,46 +68,54 @@ type attempt struct {
 
 	over       bool // the attempt is fenced: timed out, ended by the server, or settled
 	settled    bool // the outcome is decided
-	told       bool // Sleep, Idle, Range or Guard has returned the cause
+	told       bool // Sleep, Idle, Range or Guard has returned the cause, or ErrShutdown
+	asked      bool // the function was asked to stop, by a heartbeat or as told
 	ranged     bool // BeginRange was called
-	recorded   bool // details were recorded
 	progressed bool // the recorded details differ from those that the attempt resumed from
 
 	// silent means that something else has ended the SDK's context. The end of the
-	// attempt could not be reported then, so no heartbeats of the worker's own are sent.
+	// attempt could not be reported then, so no heartbeats are sent.
 	silent bool
 
 	guards   int         // the functions inside Guard
-	latest   details     // the details recorded last, or resumed from
-	sent     time.Time   // the last heartbeat that the SDK got
-	waiting  int         // the heartbeats in flight
-	pulseAt  time.Time   // the next heartbeat of the worker's own
-	beat     time.Time   // the function's last heartbeat, or its start
+	waiting  int         // the calls of the function that wait for the server
+	quietAt  time.Time   // the function's last heartbeat, or its start
 	beatBy   time.Time   // the heartbeat deadline; zero if there is none
 	returnBy time.Time   // when a canceled or paused function is left behind; zero before that, and if it has no limit
-	timer    *time.Timer // the timer of the next deadline or heartbeat; nil before start
+	timer    *time.Timer // the timer of the next deadline or heartbeat
+
+	heartbeats
 }
 
-func newAttempt(sdk context.Context, start start, dumps *dumps) (*attempt, error) {
+func newAttempt(sdk context.Context, start start, w *registration) (*attempt, error) {
 	info := sdkactivity.GetInfo(sdk)
-	t := &attempt{sdk: sdk, sdkInfo: info, dumps: dumps, left: make(chan struct{}), info: activity.Info{
+	t := &attempt{sdk: sdk, sdkInfo: info, worker: w, left: make(chan struct{}), stopping: sdkactivity.GetWorkerStopChannel(sdk), info: activity.Info{
 		ID: info.ActivityID, Name: info.ActivityType.Name,
 		Attempt:     int(info.Attempt),
 		ScheduledAt: info.ScheduledTime, StartedAt: info.StartedTime, Deadline: info.Deadline,
 		StartToCloseTimeout: info.StartToCloseTimeout, HeartbeatTimeout: info.HeartbeatTimeout,
 		ScheduleToCloseTimeout: info.ScheduleToCloseTimeout,
 	}}
+	t.logger = slog.New(&logHandler{logger: sdkactivity.GetLogger(sdk)}).With("id", t.info.ID, "name", t.info.Name, "attempt", t.info.Attempt)
+	t.beat = t.sendBeat
+	t.heartbeats = newHeartbeats(time.Now(), info.HeartbeatTimeout, w.opts.MaxHeartbeatThrottleInterval)
 	if p := info.RetryPolicy; p != nil {
 		t.info.MaximumAttempts = int(p.MaximumAttempts)
 	}
+	if info.IsLocalActivity {
+		return nil, activity.NonRetryable(fmt.Errorf("%s: a local activity has no heartbeats, so it cannot run functions of package activity: use workflow.ExecuteActivity", t))
+	}
+	if err := w.checked(sdk); err != nil {
+		return nil, fmt.Errorf("%s: %w", t, err)
+	}
 	var err error
 	if t.resumed, err = recorded(sdk); err != nil {
-		return nil, fmt.Errorf("%s: cannot read its heartbeat details: %w", t, err)
+		return nil, fmt.Errorf("%s: %w: cannot read its heartbeat details: %w", t, activity.ErrCannotResume, err)
 	}
 	if t.resumed == nil {
 		t.resumed = fromJSON(start.Details)
 	}
-	t.latest = t.resumed
+	t.latest, t.acked = t.resumed, t.resumed
 	if len(start.Header) > 0 {
 		t.info.Header = start.Header
 	}
@@ -122,7 +128,11 @@ func newAttempt(sdk context.Context, start start, dumps *dumps) (*attempt, error
 	t.Context, t.cancel = context.WithCancelCause(context.WithoutCancel(sdk))
 	t.Context = activity.NewContext(t.Context, t)
 	t.place = enter(placeKey{sdkactivity.GetClient(sdk), info.WorkflowExecution, info.ActivityID}, t)
-	t.watch()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.unwatch = context.AfterFunc(t.sdk, t.sdkEnded)
+	t.timer = time.AfterFunc(time.Hour, t.tick)
+	t.armLocked(time.Now())
 	return t, nil
 }
 
@@ -139,34 +149,8 @@ func (t *attempt) lastFailure() error {
 	return lastFailure(d, t.resumed)
 }
 
-// watch ends the Context when the SDK's context ends or the worker stops.
-func (t *attempt) watch() {
-	unwatchSDK := context.AfterFunc(t.sdk, t.sdkEnded)
-	unwatched := make(chan struct{})
-	t.unwatch = func() {
-		unwatchSDK()
-		close(unwatched)
-	}
-	stopping := sdkactivity.GetWorkerStopChannel(t.sdk)
-	select {
-	case <-stopping:
-		t.cancel(errStops)
-		return
-	default:
-	}
-	if stopping != nil {
-		go func() {
-			select {
-			case <-stopping:
-				t.cancel(errStops)
-			case <-unwatched:
-			}
-		}()
-	}
-}
-
 // admit waits until no function of an earlier attempt keeps this one from starting. The
-// worker's heartbeats show meanwhile that the attempt is alive.
+// attempt's heartbeats show meanwhile that it is alive.
 func (t *attempt) admit() error {
 	for n := 0; ; n++ {
 		t.sdkEnded()
@@ -175,60 +159,64 @@ func (t *attempt) admit() error {
 		}
 		changed, why := t.place.blocked()
 		if changed == nil {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			now := time.Now()
+			t.extendLocked(now) // from here on, silence is a stall
+			t.armLocked(now)
 			return nil
 		}
 		if n == 0 {
-			t.Logger().Error("activity: this attempt is blocked by a function that hangs", "waiting_for", why)
+			t.logger.Error("activity: this attempt is blocked by a function that hangs", "waiting_for", why)
 		}
-		t.send(t.sendDirectly)
-		timer := time.NewTimer(t.pulse())
 		select {
 		case <-changed:
 		case <-t.Done():
-		case <-timer.C:
+		case <-t.stopping:
+			return t.tellStop()
 		}
-		timer.Stop()
 	}
 }
 
-// start begins to watch the deadlines.
-func (t *attempt) start() {
-	if len(t.resumed) > 0 && !sdkactivity.HasHeartbeatDetails(t.sdk) {
-		t.send(t.bySDK) // so that the server has them for the next attempt
+// armLocked sets the timer to the next deadline or heartbeat.
+func (t *attempt) armLocked(now time.Time) {
+	if t.settled || t.timer == nil {
+		return
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := time.Now()
-	t.pulseAt = now.Add(t.pulse())
-	t.extendLocked(now)
-	t.timer = time.AfterFunc(t.nextLocked(now), t.tick)
+	var at time.Time
+	for _, due := range t.deadlinesLocked() {
+		if !due.IsZero() && (at.IsZero() || due.Before(at)) {
+			at = due
+		}
+	}
+	if at.IsZero() {
+		t.timer.Stop()
+	} else {
+		t.timer.Reset(at.Sub(now))
+	}
 }
 
-// nextLocked returns the time until the next deadline or heartbeat.
-func (t *attempt) nextLocked(now time.Time) time.Duration {
-	at := t.pulseAt
+// deadlinesLocked returns when the timer must fire. Start-to-close and schedule-to-close are
+// not among them, because the SDK's context ends then.
+func (t *attempt) deadlinesLocked() []time.Time {
 	if t.over { // only Guard still needs heartbeats
-		return at.Sub(now)
+		return []time.Time{t.sendAtLocked()}
 	}
-	deadlines := []time.Time{t.info.Deadline, t.returnBy}
+	all := []time.Time{t.sendAtLocked(), t.leaseEnd, t.returnBy}
 	if t.watchedLocked() {
-		deadlines = append(deadlines, t.beatBy)
+		all = append(all, t.beatBy)
 	}
-	for _, d := range deadlines {
-		if !d.IsZero() && d.Before(at) {
-			at = d
-		}
-	}
-	return at.Sub(now)
+	return all
 }
 
 // watchedLocked reports whether the heartbeat deadline counts. It does not count for a
-// canceled or paused function, which has until returnBy, nor while a heartbeat is in flight.
+// canceled or paused function, which has until returnBy, nor while the function waits for the
+// server.
 func (t *attempt) watchedLocked() bool { return !t.beatBy.IsZero() && t.Err() == nil && t.waiting == 0 }
 
-// extendLocked moves the heartbeat deadline.
+// extendLocked moves the heartbeat deadline. The timer looks at it when it fires.
 func (t *attempt) extendLocked(now time.Time) {
-	t.beat = now
+	t.quietAt = now
 	if d := t.info.HeartbeatTimeout; d > 0 {
 		t.beatBy = now.Add(d)
 	}
@@ -245,17 +233,6 @@ func isStall(err error) bool {
 	return ok && e.Type == activity.TimeoutHeartbeat
 }
 
-// pulse returns the time between two heartbeats of the worker's own. They bypass the SDK,
-// which holds heartbeats back for 80 % of the timeout. The server counts from the last
-// heartbeat that it received, and must not find a stall before the worker does. The
-// answers also report cancellations.
-func (t *attempt) pulse() time.Duration {
-	if d := t.info.HeartbeatTimeout; d > 0 {
-		return min(d/2, maxPulse)
-	}
-	return maxPulse
-}
-
 // tick does what is due.
 func (t *attempt) tick() {
 	t.mu.Lock()
@@ -265,15 +242,15 @@ func (t *attempt) tick() {
 		t.mu.Unlock()
 		return
 	}
-	due := !now.Before(t.pulseAt)
+	at := t.sendAtLocked()
+	due := !at.IsZero() && !now.Before(at)
 	if due {
-		t.pulseAt = now.Add(t.pulse())
+		t.claimLocked(now)
 	}
-	t.timer.Reset(t.nextLocked(now))
-	due = due && !t.silent
+	t.armLocked(now)
 	t.mu.Unlock()
 	if due {
-		t.send(t.sendDirectly)
+		t.send()
 	}
 }
 
@@ -282,9 +259,13 @@ func (t *attempt) tick() {
 func (t *attempt) checkLocked(now time.Time) {
 	due := func(deadline time.Time) bool { return !deadline.IsZero() && !now.Before(deadline) }
 	closed := due(t.info.Deadline)
+	stalled := t.watchedLocked() && due(t.beatBy)
+	lost := t.lostLocked(now)
 	switch {
 	case t.over:
-	case t.watchedLocked() && due(t.beatBy) && (!closed || t.beatBy.Before(t.info.Deadline)):
+	case lost && (!closed || t.leaseEnd.Before(t.info.Deadline)) && (!stalled || !t.beatBy.Before(t.leaseEnd)):
+		t.fenceLocked(fmt.Errorf("%w: the server has answered no heartbeat for %s, and may have started another", errOver, t.info.HeartbeatTimeout))
+	case stalled && (!closed || t.beatBy.Before(t.info.Deadline)):
 		t.fenceLocked(t.timeoutLocked(activity.TimeoutHeartbeat, t.info.HeartbeatTimeout))
 	case closed:
 		t.fenceLocked(t.closedLocked())
@@ -305,7 +286,7 @@ func (t *attempt) closedLocked() error {
 func (t *attempt) timeoutLocked(typ activity.TimeoutType, after time.Duration) error {
 	return &activity.TimeoutError{
 		ID: t.info.ID, Name: t.info.Name, Type: typ, Attempt: t.info.Attempt, After: after,
-		Stack: t.dumps.stack(t, t.beat), LastFailure: oneLevel(t.info.LastFailure), Details: t.latest.framed(),
+		Stack: t.worker.stack(t, t.quietAt), LastFailure: oneLevel(t.info.LastFailure), Details: t.latest.framed(),
 	}
 }
 
@@ -327,42 +308,21 @@ func (t *attempt) leaveLocked() {
 	}
 }
 
-// sdkEnded ends the Context if the SDK's context has ended for good.
+// sdkEnded ends the Context if the SDK's context has ended.
 func (t *attempt) sdkEnded() {
-	switch t.sdk.Err() {
-	case context.DeadlineExceeded:
-		t.mu.Lock()
-		defer t.mu.Unlock()
+	err := t.sdk.Err()
+	if err == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch cause := context.Cause(t.sdk); {
+	case t.over:
+	case err == context.DeadlineExceeded:
 		if t.checkLocked(time.Now()); !t.over {
 			t.fenceLocked(t.closedLocked())
 		}
-	case context.Canceled:
-		t.heard(context.Cause(t.sdk))
-	}
-}
-
-// heard ends the Context if that is what the answer to a heartbeat, or the cause of the
-// SDK's context, says. An outage of the server ends the SDK's context, but not the
-// attempt: the deadlines decide, and the heartbeats bypass the SDK from then on.
-func (t *attempt) heard(cause error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var (
-		canceled *temporal.CanceledError
-		notFound *serviceerror.NotFound
-		trouble  serviceerror.ServiceError
-	)
-	switch {
-	case t.over || cause == nil:
-	case errors.As(cause, &canceled):
-		t.stopLocked(errCanceled)
-	case errors.Is(cause, sdkactivity.ErrActivityPaused):
-		if !t.isLast() {
-			t.stopLocked(activity.ErrPaused)
-		}
-	case errors.As(cause, &notFound):
-		t.fenceLocked(fmt.Errorf("%w: %w", errOver, cause))
-	case errors.As(cause, &trouble), errors.Is(cause, context.DeadlineExceeded):
+	case t.stopsLocked(cause):
 	case errors.Is(cause, worker.ErrWorkerShutdown):
 		t.cancel(errStops)
 		t.silent = true
@@ -372,15 +332,28 @@ func (t *attempt) heard(cause error) {
 	}
 }
 
-// stopLocked ends the Context. The function has until returnBy to return.
-func (t *attempt) stopLocked(cause error) {
-	t.cancel(cause)
+// stopsLocked ends the Context if that is what the answer to a heartbeat, or the cause of the
+// SDK's context, says. The function has until returnBy to return. It reports false if err says
+// nothing of the kind.
+func (t *attempt) stopsLocked(err error) bool {
+	switch {
+	case temporal.IsCanceledError(err):
+		t.cancel(errCanceled)
+	case errors.Is(err, sdkactivity.ErrActivityPaused):
+		if t.isLast() {
+			return true
+		}
+		t.cancel(activity.ErrPaused)
+	case errors.Is(err, sdkactivity.ErrActivityReset):
+		t.cancel(errReset)
+	default:
+		return false
+	}
 	if t.grace > 0 && t.returnBy.IsZero() {
 		t.returnBy = time.Now().Add(t.grace)
-		if t.timer != nil {
-			t.timer.Reset(0)
-		}
+		t.armLocked(time.Now())
 	}
+	return true
 }
 
 // isLast reports whether the attempt is the last of MaximumAttempts. The server counts an
@@ -388,73 +361,6 @@ func (t *attempt) stopLocked(cause error) {
 func (t *attempt) isLast() bool { return isLast(t.info.Attempt, t.info.MaximumAttempts) }
 
 func isLast(attempt, maximum int) bool { return maximum > 0 && attempt >= maximum }
-
-// send sends a heartbeat with the newest details, because the server forgets details
-// that a heartbeat leaves out. Once the attempt is settled, it sends nothing.
-func (t *attempt) send(by func()) {
-	t.sending.Lock()
-	defer t.sending.Unlock()
-	t.mu.Lock()
-	late := t.settled
-	t.mu.Unlock()
-	if !late {
-		by()
-	}
-}
-
-// bySDK gives a heartbeat to the SDK, which may hold it back. Once the SDK's context has
-// ended, the heartbeat bypasses the SDK.
-func (t *attempt) bySDK() {
-	if t.sdk.Err() != nil {
-		t.sendDirectly()
-		return
-	}
-	sdkactivity.RecordHeartbeat(t.sdk, t.newest().anys()...)
-	t.sdkEnded() // the answer may have ended it
-}
-
-// flush sends the details of an attempt that has failed, because the SDK may still hold
-// them back.
-func (t *attempt) flush() {
-	t.mu.Lock()
-	recorded := t.recorded
-	t.mu.Unlock()
-	if recorded {
-		t.sending.Lock()
-		defer t.sending.Unlock()
-		t.sendDirectly()
-	}
-}
-
-// sendDirectly sends a heartbeat that bypasses the SDK.
-func (t *attempt) sendDirectly() {
-	c, info := sdkactivity.GetClient(t.sdk), &t.sdkInfo
-	// The client of the SDK's test environment ends the process when it is used.
-	if _, test := c.WorkflowService().(*workflowservicemock.MockWorkflowServiceClient); test {
-		sdkactivity.RecordHeartbeat(t.sdk, t.newest().anys()...)
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.sdk), callTimeout)
-	defer cancel()
-	o := client.RecordActivityHeartbeatOptions{
-		TaskToken: info.TaskToken, Details: t.newest().anys(), Namespace: info.Namespace,
-		WorkflowID: info.WorkflowExecution.ID, ActivityType: t.info.Name, TaskQueue: info.TaskQueue,
-	}
-	if info.WorkflowType != nil {
-		o.WorkflowType = info.WorkflowType.Name
-	}
-	err := c.RecordActivityHeartbeatWithOptions(ctx, o)
-	if err != nil && !temporal.IsCanceledError(err) {
-		t.Logger().Warn("activity: cannot send a heartbeat to the server", "error", err)
-	}
-	t.heard(err)
-}
-
-func (t *attempt) newest() details {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.latest
-}
 
 // settle decides the outcome of an attempt whose function returned err or was left
 // behind. It returns the outcome, and the cause if the Context had ended. The outcome
@@ -464,19 +370,19 @@ func (t *attempt) settle(err error) (result, cause error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.checkLocked(time.Now())
-	cause = causeOf(t)
+	if cause = causeOf(t); cause == nil && t.asked && (err != nil || t.told) {
+		cause = errStops
+	}
 	if t.over || err == nil && t.told {
 		err = cause
 	}
 	t.over, t.settled = true, true
 	t.cancel(errReturned) // the function may have left goroutines behind
-	if t.timer != nil {
-		t.timer.Stop()
-	}
+	t.timer.Stop()
 	return err, cause
 }
 
-// call runs the function. It must not be inlined, and keeps t alive: dumps finds the
+// call runs the function. It must not be inlined, and keeps t alive: a dump of stacks finds the
 // attempt's goroutine by this frame's receiver.
 //
 //go:noinline

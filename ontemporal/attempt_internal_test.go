@@ -3,7 +3,10 @@ package ontemporal
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,7 +15,6 @@ import (
 	"go.temporal.io/api/serviceerror"
 	sdkactivity "go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
-	"go.temporal.io/sdk/worker"
 )
 
 // Rule 7. Given an attempt's deadlines, when the clock is read just before, at or after them,
@@ -44,7 +46,7 @@ func TestAttempt_DeadlineReached(t *testing.T) {
 		{"close first", 101, 100, 0, []time.Duration{101 * time.Second}, stc},
 		{"late for both", 10, 100, 0, []time.Duration{200 * time.Second}, beat},
 	} {
-		a := &attempt{left: make(chan struct{}), dumps: &dumps{}}
+		a := &attempt{left: make(chan struct{}), worker: &registration{}}
 		a.Context, a.cancel = context.WithCancelCause(context.Background())
 		a.info.HeartbeatTimeout, a.info.StartToCloseTimeout, a.info.ScheduleToCloseTimeout = test.heartbeat*time.Second, 100*time.Second, test.scheduleToClose*time.Second
 		a.info.ScheduledAt, a.info.Deadline = begun, begun.Add(test.deadline*time.Second)
@@ -66,33 +68,113 @@ func TestAttempt_DeadlineReached(t *testing.T) {
 	}
 }
 
+// A testAttempt is an attempt with a server that the test plays.
+type testAttempt struct {
+	attempt
+	endSDK context.CancelCauseFunc // ends the SDK's context
+
+	server sync.Mutex
+	sent   []string     // the details of the heartbeats, as JSON
+	answer func() error // answers a heartbeat; nil: at once, with nil
+}
+
+// answers sets how heartbeats are answered.
+func (a *testAttempt) answers(f func() error) {
+	a.server.Lock()
+	defer a.server.Unlock()
+	a.answer = f
+}
+
+// neverStalls makes the silence of the function no stall.
+func (a *testAttempt) neverStalls() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.beatBy = time.Time{}
+}
+
+// isOver reports whether the attempt is fenced.
+func (a *testAttempt) isOver() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.over
+}
+
+// got returns the details of the heartbeats that the server got.
+func (a *testAttempt) got() []string {
+	a.server.Lock()
+	defer a.server.Unlock()
+	return slices.Clone(a.sent)
+}
+
+// last returns the details of the last heartbeat.
+func (a *testAttempt) last() string {
+	all := a.got()
+	return all[len(all)-1]
+}
+
+// newTestAttempt returns an attempt that has just arrived.
+func newTestAttempt(t *testing.T, heartbeatTimeout time.Duration) *testAttempt {
+	a := &testAttempt{attempt: attempt{left: make(chan struct{}), worker: &registration{}, unwatch: func() bool { return true }}}
+	a.info = activity.Info{ID: "a", Name: "f", Attempt: 1, HeartbeatTimeout: heartbeatTimeout, Deadline: time.Now().Add(24 * time.Hour)}
+	a.sdk, a.endSDK = context.WithCancelCause(context.Background())
+	a.Context, a.cancel = context.WithCancelCause(context.WithoutCancel(a.sdk))
+	a.Context = activity.NewContext(a.Context, &a.attempt)
+	a.heartbeats = newHeartbeats(time.Now(), heartbeatTimeout, 0)
+	a.beat = func(d details) error {
+		var all []string
+		for _, v := range d {
+			all = append(all, string(v.Payload().GetData()))
+		}
+		a.server.Lock()
+		a.sent = append(a.sent, strings.Join(all, " "))
+		answer := a.answer
+		a.server.Unlock()
+		if answer != nil {
+			return answer()
+		}
+		return nil
+	}
+	a.logger = slog.New(slog.DiscardHandler)
+	a.place = &place{changed: make(chan struct{})}
+	a.timer = time.AfterFunc(time.Hour, a.tick)
+	t.Cleanup(func() { _, _ = a.settle(nil) })
+	now := time.Now()
+	a.extendLocked(now)
+	a.armLocked(now)
+	return a
+}
+
 // Rules 17 and 32. Given a canceled or paused function that is silent, when CancelGrace has
 // passed, then it is left behind, and not before.
 func TestAttempt_LeftBehindAtCancelGrace(t *testing.T) {
 	for answer, cause := range map[error]error{
 		temporal.NewCanceledError():   errCanceled,
 		sdkactivity.ErrActivityPaused: activity.ErrPaused,
+		sdkactivity.ErrActivityReset:  errReset,
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			begun := time.Now()
-			a := &attempt{left: make(chan struct{}), grace: time.Minute}
-			a.Context, a.cancel = context.WithCancelCause(context.Background())
-			a.beatBy, a.info.HeartbeatTimeout, a.sent = begun.Add(time.Second), time.Second, begun
-			a.heard(answer)
-			time.Sleep(time.Second)
-			a.heard(answer) // the grace period does not begin again
-			a.checkLocked(begun.Add(time.Minute - 1))
-			if a.over {
+			a := newTestAttempt(t, time.Second)
+			a.grace = time.Minute
+			a.answers(func() error { return answer }) // it does not begin the grace period again
+			checkCause(t, &a.attempt, a.Heartbeat(), cause)
+			time.Sleep(time.Minute - 1)
+			synctest.Wait()
+			if a.isOver() {
 				t.Errorf("over: %v", context.Cause(a))
 			}
-			if d := a.nextLocked(begun.Add(time.Minute - 1)); d > time.Minute {
-				t.Errorf("the next look is after %s", d)
-			}
-			a.checkLocked(begun.Add(time.Minute))
-			if !a.over || !isLeft(a) || context.Cause(a) != cause {
+			time.Sleep(1)
+			synctest.Wait()
+			if !a.isOver() || !isLeft(&a.attempt) || context.Cause(a) != cause {
 				t.Errorf("not over: %v", context.Cause(a))
 			}
 		})
+	}
+}
+
+func checkCause(t *testing.T, a *attempt, got, want error) {
+	t.Helper()
+	if !errors.Is(got, want) || !errors.Is(context.Cause(a), want) {
+		t.Errorf("got %v, and the cause is %v; want %v", got, context.Cause(a), want)
 	}
 }
 
@@ -135,7 +217,7 @@ func TestStack_OfEachAttempt(t *testing.T) {
 func hangs(until chan struct{}) { <-until }
 
 // Given an answer to a heartbeat, then the attempt continues, is canceled or is over. An
-// outage of the server does not end it.
+// outage of the server does not end it, nor does the data converter.
 func TestAttempt_AnswerToHeartbeat(t *testing.T) {
 	for _, test := range []struct {
 		name       string
@@ -149,27 +231,31 @@ func TestAttempt_AnswerToHeartbeat(t *testing.T) {
 		{"unavailable", serviceerror.NewUnavailable("away"), nil, false, false},
 		{"too late", serviceerror.NewDeadlineExceeded("late"), nil, false, false},
 		{"the RPC's own timeout", context.DeadlineExceeded, nil, false, false},
-		{"the worker has stopped", worker.ErrWorkerShutdown, activity.ErrShutdown, false, false},
+		{"refused by the converter", errors.New("cannot encode"), nil, false, false},
 		{"paused", sdkactivity.ErrActivityPaused, activity.ErrPaused, false, false},
 		{"reset", sdkactivity.ErrActivityReset, sdkactivity.ErrActivityReset, false, false},
 	} {
 		for _, before := range []error{nil, activity.ErrShutdown, errReturned} {
-			a := &attempt{left: make(chan struct{}), over: before == errReturned}
-			a.Context, a.cancel = context.WithCancelCause(context.Background())
-			if before != nil {
-				a.cancel(before)
-			}
-			a.heard(test.answer)
-			want, over, left := test.cause, test.over, test.left
-			if before != nil {
-				want = before
-			}
-			if before == errReturned {
-				over, left = true, false
-			}
-			if cause := context.Cause(a); !errors.Is(cause, want) || a.over != over || isLeft(a) != left {
-				t.Errorf("%s after %v: over %v, left %v, %v", test.name, before, a.over, isLeft(a), cause)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				a := newTestAttempt(t, time.Minute)
+				a.answers(func() error { return test.answer })
+				a.over = before == errReturned
+				if before != nil {
+					a.cancel(before)
+				}
+				a.claimLocked(time.Now())
+				a.send()
+				want, over, left := test.cause, test.over, test.left
+				if before != nil {
+					want = before
+				}
+				if before == errReturned {
+					over, left = true, false
+				}
+				if cause := context.Cause(a); !errors.Is(cause, want) || a.over != over || isLeft(&a.attempt) != left {
+					t.Errorf("%s after %v: over %v, left %v, %v", test.name, before, a.over, isLeft(&a.attempt), cause)
+				}
+			})
 		}
 	}
 }

@@ -7,14 +7,46 @@ import (
 	"time"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/internal/ctxchain"
 	"github.com/seed-9da638b0/activity/internal/heartbeatdetails"
-	sdkactivity "go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/interceptor"
 )
 
 var (
 	_ activity.Context = (*attempt)(nil)
 	_ activity.Engine  = (*attempt)(nil)
 )
+
+// Value implements [context.Context]. Through it, the SDK's RecordHeartbeat finds the attempt.
+func (t *attempt) Value(key any) any {
+	value := t.Context.Value(key)
+	if next, ok := value.(interceptor.ActivityOutboundInterceptor); ok {
+		return &recorder{interceptor.ActivityOutboundInterceptorBase{Next: next}, t}
+	}
+	return value
+}
+
+// A recorder takes the heartbeats that the function, or a library that it calls, gives to the SDK.
+type recorder struct {
+	interceptor.ActivityOutboundInterceptorBase
+	t *attempt
+}
+
+// RecordHeartbeat implements [interceptor.ActivityOutboundInterceptor].
+func (r *recorder) RecordHeartbeat(_ context.Context, values ...any) {
+	var newest details
+	var failed error
+	if heartbeatdetails.Given(values) {
+		if newest, failed = encodeForSDK(values); failed == nil {
+			failed = r.t.worker.fits(newest)
+		}
+	}
+	if failed != nil {
+		newest = nil
+		r.t.logger.Error("activity: heartbeat details not recorded, the previous ones are kept", "error", failed)
+	}
+	_ = r.t.heartbeat(newest, nil) // the SDK's function returns no error
+}
 
 // Deadline implements [context.Context].
 func (t *attempt) Deadline() (time.Time, bool) { return t.sdk.Deadline() }
@@ -23,33 +55,58 @@ func (t *attempt) Deadline() (time.Time, bool) { return t.sdk.Deadline() }
 func (t *attempt) Info() activity.Info { return t.info }
 
 // Logger implements [activity.Context].
-func (t *attempt) Logger() *slog.Logger {
-	return slog.New(&logHandler{logger: sdkactivity.GetLogger(t.sdk)}).With("id", t.info.ID, "name", t.info.Name, "attempt", t.info.Attempt)
-}
+func (t *attempt) Logger() *slog.Logger { return t.logger }
 
 // Sleep implements [activity.Context].
 func (t *attempt) Sleep(d time.Duration) error { return t.SleepContext(t, d) }
 
 // SleepContext implements [activity.Engine].
 func (t *attempt) SleepContext(ctx context.Context, d time.Duration) error {
-	if ctx.Err() == nil && d > 0 {
+	if ctx.Err() == nil && d > 0 && !t.stops(ctx) {
 		timer := time.NewTimer(d)
 		defer timer.Stop()
+		stopping := t.stopping
+		if !ctxchain.EndsWithAttempt(ctx) {
+			stopping = nil
+		}
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
+		case <-stopping:
 		}
 	}
 	t.mu.Lock()
 	t.checkLocked(time.Now()) // at one instant, a timeout comes first
 	t.mu.Unlock()
 	if ctx.Err() == nil { // even if the attempt has ended, because ctx may not end with it
+		if t.stops(ctx) {
+			return t.tellStop()
+		}
 		return nil
 	}
 	if err := t.tell(); err != nil {
 		return err
 	}
 	return causeOf(ctx)
+}
+
+// stops reports whether a safe point that uses ctx, which has not ended, asks the function to
+// stop because the worker stops, as the embedded runtime's Drain does.
+func (t *attempt) stops(ctx context.Context) bool {
+	select {
+	case <-t.stopping:
+		return ctxchain.EndsWithAttempt(ctx)
+	default:
+		return false
+	}
+}
+
+// tellStop returns what asks the function to stop, and records that it got that.
+func (t *attempt) tellStop() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.told, t.asked = true, true
+	return activity.ErrShutdown
 }
 
 // tell returns the cause if the attempt has ended, and records that the function has got
@@ -69,6 +126,7 @@ func (t *attempt) tellLocked() error {
 
 // Guard implements [activity.Engine].
 func (t *attempt) Guard(f func() error) error {
+	t.confirm()
 	t.mu.Lock()
 	if err := t.tellLocked(); err != nil {
 		t.mu.Unlock()
@@ -101,39 +159,31 @@ func (t *attempt) Heartbeat(values ...any) error {
 	var newest details
 	var failed error
 	if heartbeatdetails.Given(values) {
-		if newest, failed = encode(values); failed != nil {
+		newest, failed = encode(values)
+		if failed == nil {
+			failed = t.worker.fits(newest)
+		}
+		if failed != nil {
+			newest = nil
 			failed = activity.NonRetryable(fmt.Errorf("%s: heartbeat details not recorded, the previous ones are kept: %w", t, failed))
 		}
 	}
-	t.mu.Lock()
-	now := time.Now()
-	t.checkLocked(now)
-	if t.over {
-		defer t.mu.Unlock()
-		return context.Cause(t)
-	}
-	if newest != nil {
-		t.latest, t.recorded = newest, true
-		t.progressed = t.progressed || !newest.equal(t.resumed)
-	}
-	t.extendLocked(now)
-	// The SDK encodes the details again for each heartbeat, so those without details are
-	// not all passed on.
-	due := t.sdk.Err() == nil && (newest != nil || now.Sub(t.sent) >= min(t.pulse()/10, maxQuiet))
-	if due {
-		t.sent = now
-		t.waiting++ // the time in which it waits for the server is not a stall
-		t.mu.Unlock()
-		t.send(t.bySDK)
-		t.mu.Lock()
-		t.waiting--
-		t.extendLocked(time.Now())
-	}
-	t.mu.Unlock()
-	if err := causeOf(t); err != nil {
+	return t.heartbeat(newest, failed)
+}
+
+// heartbeat is Heartbeat for encoded details. If failed is not nil, they could not be encoded.
+func (t *attempt) heartbeat(newest details, failed error) error {
+	err := t.record(newest, failed)
+	if causeOf(t) != nil || !t.stops(t) {
 		return err
 	}
-	return failed
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.asked = true
+	if err == nil {
+		return activity.ErrShutdown
+	}
+	return err
 }
 
 // HeartbeatDetails implements [activity.Context].

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"slices"
@@ -13,7 +14,9 @@ import (
 	"github.com/seed-9da638b0/activity"
 	"github.com/seed-9da638b0/activity/internal/strictjson"
 	commonpb "go.temporal.io/api/common/v1"
+	"go.temporal.io/api/serviceerror"
 	sdkactivity "go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 )
 
@@ -35,12 +38,30 @@ func encode(values []any) (details, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot encode value %d of %d (%T): %w", i+1, len(values), v, err)
 		}
-		if size += len(value); size > maxDetailsSize {
-			return nil, fmt.Errorf("%w: %d bytes encoded, and the limit of a Temporal server is %d", activity.ErrDetailsTooLarge, size, maxDetailsSize)
-		}
+		size += len(value)
 		all = append(all, value)
 	}
-	return fromJSON(all), nil
+	return fromJSON(all), checkSize(size)
+}
+
+// encodeForSDK encodes what the function gave to the SDK's RecordHeartbeat, as the SDK does by
+// default.
+func encodeForSDK(values []any) (d details, err error) {
+	encoded, err := converter.GetDefaultDataConverter().ToPayloads(values...)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range encoded.GetPayloads() {
+		d = append(d, converter.NewRawValue(p))
+	}
+	return d, checkSize(d.size())
+}
+
+func checkSize(size int) error {
+	if size > maxDetailsSize {
+		return fmt.Errorf("%w: %d bytes encoded, and the limit of a Temporal server is %d", activity.ErrDetailsTooLarge, size, maxDetailsSize)
+	}
+	return nil
 }
 
 // marshal returns a panic of v's methods as an error, as the embedded runtime does.
@@ -63,6 +84,43 @@ func fromJSON(values []json.RawMessage) details {
 	}
 	return d
 }
+
+// checkConverter returns an error if the data converter of c cannot take details, which are
+// [converter.RawValue]. It encodes one of them for a heartbeat that is never sent, because the next
+// value cannot be encoded.
+func checkConverter(c client.Client) (err error) {
+	last := &lastValue{}
+	defer func() {
+		if v := recover(); v != nil && !last.reached {
+			err = fmt.Errorf("it panicked: %v", v)
+		}
+		if last.reached {
+			err = nil
+		}
+		if err != nil {
+			err = fmt.Errorf("the client's data converter must accept converter.RawValue, as the SDK says, because heartbeat details are encoded already: %w", err)
+		}
+	}()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	err = c.RecordActivityHeartbeatWithOptions(ctx, client.RecordActivityHeartbeatOptions{
+		TaskToken: []byte("no task"), Details: []any{fromJSON([]json.RawMessage{[]byte("1")})[0], last},
+	})
+	var server serviceerror.ServiceError
+	if errors.As(err, &server) || errors.Is(err, context.Canceled) { // it has encoded both
+		err = nil
+	}
+	return err
+}
+
+// A lastValue cannot be encoded, and notes whether a converter has come to it.
+type lastValue struct{ reached bool }
+
+var errLastValue = errors.New("the last value")
+
+func (v *lastValue) MarshalJSON() ([]byte, error)   { v.reached = true; return nil, errLastValue }
+func (v *lastValue) MarshalText() ([]byte, error)   { return v.MarshalJSON() }
+func (v *lastValue) MarshalBinary() ([]byte, error) { return v.MarshalJSON() }
 
 // recorded returns the details that the server gave to the attempt.
 func recorded(sdk context.Context) (details, error) {

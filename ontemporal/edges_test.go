@@ -3,6 +3,8 @@ package ontemporal_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -11,6 +13,7 @@ import (
 	"github.com/seed-9da638b0/activity"
 	sdkactivity "go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/worker"
 )
 
 // Given several of the SDK's test environments, which use the same IDs, then their activities
@@ -60,33 +63,103 @@ func TestGuard_OutlivesItsFunction(t *testing.T) {
 	}
 }
 
-// Rule 4. Given a worker that stops, then details that the function records before it returns
-// are kept.
-func TestWorkerStop_KeepsDetails(t *testing.T) {
+// Rule 19. Given a worker that stops, then each safe point asks the function to stop, and heartbeats
+// record first. The Context lives on.
+func TestWorkerStop_SafePoints(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		_, err := run(c, options{HeartbeatTimeout: time.Hour, RetryPolicy: once}, func(ctx activity.Context, _ int) (int, error) {
+			time.AfterFunc(time.Minute, func() { close(c.stop) })
+			begun := time.Now()
+			if err := ctx.Sleep(time.Hour); err != activity.ErrShutdown || time.Since(begun) != time.Minute {
+				t.Errorf("Sleep returned %v after %s", err, time.Since(begun))
+			}
+			for _, err := range []error{
+				ctx.Sleep(time.Hour), ctx.Heartbeat(7), activity.Idle(ctx, time.Hour),
+				activity.Guard(ctx, never), activity.Range(ctx, 0, 1, func(int) error { return never() }),
+			} {
+				if err != activity.ErrShutdown {
+					t.Errorf("got %v", err)
+				}
+			}
+			if time.Since(begun) != time.Minute || ctx.Err() != nil {
+				t.Errorf("after %s: %v", time.Since(begun), context.Cause(ctx))
+			}
+			// What outlives the attempt is not asked.
+			clean, _ := activity.FromContext(context.WithoutCancel(ctx))
+			checkErr(t, clean.Sleep(time.Second), nil)
+			checkErr(t, clean.Heartbeat(8), nil)
+			return 0, ctx.Heartbeat(9)
+		}, 0)
+		checkInterrupted(t, err)
+		if n := len(c.got()); n == 0 || c.got()[n-1] != "9" {
+			t.Errorf("the server got the heartbeats %s", c.got())
+		}
+	})
+}
+
+// checkInterrupted checks the error of an attempt whose worker has stopped.
+func checkInterrupted(t *testing.T, err error) {
+	t.Helper()
+	if app := failure(t, err); app.NonRetryable() || app.NextRetryDelay() != time.Millisecond || !strings.Contains(app.Error(), activity.ErrShutdown.Error()) {
+		t.Errorf("got %v, next after %s", err, app.NextRetryDelay())
+	}
+}
+
+// Rule 19. Given a worker that stops, then a function that finishes all the same has completed, also
+// if only heartbeats have asked it. One that Sleep has told, or that fails, is interrupted.
+func TestWorkerStop_Outcomes(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		fn   func(ctx activity.Context) error
+		done bool
+	}{
+		{"not asked", func(activity.Context) error { return nil }, true},
+		{"asked by a heartbeat", func(ctx activity.Context) error { _ = ctx.Heartbeat(); return nil }, true},
+		{"told by Sleep", func(ctx activity.Context) error { _ = ctx.Sleep(0); return nil }, false},
+		{"told by Range", func(ctx activity.Context) error { _ = activity.Range(ctx, 0, 1, nil); return nil }, false},
+		{"told by a body", func(ctx activity.Context) error {
+			_ = activity.RangeParallel(ctx, 0, 1, 1, func(activity.Context, int) error { return nil })
+			return nil
+		}, false},
+		{"asked, and failed for good", func(ctx activity.Context) error {
+			_ = ctx.Heartbeat()
+			return activity.NonRetryable(fmt.Errorf("not done: %w", activity.ErrShutdown))
+		}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inCluster(t, func(t *testing.T, c *cluster) {
+				_, err := run(c, options{RetryPolicy: once}, func(ctx activity.Context, _ int) (int, error) {
+					close(c.stop)
+					return 0, test.fn(ctx)
+				}, 0)
+				if test.done {
+					checkErr(t, err, nil)
+				} else {
+					checkInterrupted(t, err)
+				}
+			})
+		})
+	}
+}
+
+// Rule 4. Given a worker whose WorkerStopTimeout has passed, then the Context has ended, and details
+// that the function records before it returns are kept.
+func TestWorkerStop_AtStopTimeout(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		_, _ = run(c, options{HeartbeatTimeout: time.Hour, RetryPolicy: once}, func(ctx activity.Context, _ int) (int, error) {
 			checkErr(t, ctx.Heartbeat(7), nil)
 			close(c.stop)
+			time.AfterFunc(20*time.Second, func() { c.cancel(worker.ErrWorkerShutdown) }) // as Worker.Stop does
+			begun := time.Now()
 			<-ctx.Done()
+			if d := time.Since(begun); d != 20*time.Second {
+				t.Errorf("the Context ended after %s", d)
+			}
 			err := ctx.Heartbeat(8)
 			checkErr(t, err, activity.ErrShutdown)
 			return 0, err
 		}, 0)
 		if n := len(c.got()); n == 0 || c.got()[n-1] != "8" {
-			t.Errorf("the server got the heartbeats %s", c.got())
-		}
-	})
-	inCluster(t, func(t *testing.T, c *cluster) {
-		_, _ = run(c, options{HeartbeatTimeout: time.Hour, RetryPolicy: once}, func(ctx activity.Context, _ int) (int, error) {
-			return 0, activity.Range(ctx, 0, 4, func(i int) error {
-				if i == 1 {
-					close(c.stop)
-					<-ctx.Done()
-				}
-				return nil
-			})
-		}, 0)
-		if n := len(c.got()); n == 0 || c.got()[n-1] != `{"Next":2,"To":4}` {
 			t.Errorf("the server got the heartbeats %s", c.got())
 		}
 	})
@@ -209,17 +282,21 @@ func TestPulse_SilentFunction(t *testing.T) {
 	})
 }
 
-// Given no heartbeat timeout and a silent function, then the worker still sends heartbeats,
-// whose answers report cancellations.
+// Given no heartbeat timeout, then the worker sends no heartbeats of its own, but does not keep
+// details for long.
 func TestPulse_NoHeartbeatTimeout(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		_, err := run(c, options{}, func(ctx activity.Context, _ int) (int, error) {
 			time.Sleep(time.Hour)
+			if n := len(c.got()); n > 0 {
+				t.Errorf("the server got %d heartbeats in an hour", n)
+			}
+			checkErr(t, ctx.Heartbeat(1), nil)
+			checkErr(t, ctx.Heartbeat(2), nil)
+			time.Sleep(time.Minute) // the SDK of the test environment keeps the second for 30 s
 			return 0, nil
 		}, 0)
 		checkErr(t, err, nil)
-		if n := len(c.got()); n < 60 || n > 125 {
-			t.Errorf("the server got %d heartbeats in an hour", n)
-		}
+		checkBeats(t, c, "1", "2")
 	})
 }

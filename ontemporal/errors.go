@@ -11,6 +11,7 @@ import (
 
 	"github.com/seed-9da638b0/activity"
 	enumspb "go.temporal.io/api/enums/v1"
+	failurepb "go.temporal.io/api/failure/v1"
 	"go.temporal.io/sdk/temporal"
 )
 
@@ -44,7 +45,7 @@ var sentinels = []error{
 // nothing about retries, it is returned unchanged.
 func toTemporal(err error) error { return convert(err, false) }
 
-// interrupted is toTemporal for an attempt that was paused, or whose worker stops. The
+// interrupted is toTemporal for an attempt that was paused or reset, or whose worker stops. The
 // embedded runtime does not count such an attempt, so the next one starts at once, whatever
 // the error says about retries.
 func interrupted(err error) error { return convert(err, true) }
@@ -53,11 +54,28 @@ func convert(err error, interrupted bool) error {
 	if e, ok := err.(*temporal.ApplicationError); ok && !interrupted && sendable(err) {
 		return e
 	}
-	var options temporal.ApplicationErrorOptions
-	special, delayed, cannotResume := false, false, false
+	inner := err
+	for isMark(inner) {
+		inner = errors.Unwrap(inner)
+	}
+	options := temporal.ApplicationErrorOptions{Cause: errors.Unwrap(inner)}
+	text, typ, special := err.Error(), typeOf(inner), false
+	switch e := inner.(type) {
+	case *temporal.ApplicationError:
+		text, typ = e.Message(), e.Type()
+		options.NonRetryable, options.NextRetryDelay = e.NonRetryable(), e.NextRetryDelay()
+		options.Category, options.Details = e.Category(), detailsOf(e)
+	case *activity.PanicError:
+		if options.Cause == nil && inner == err && !interrupted && sendable(err) {
+			return newPanicError(e)
+		}
+		typ, special = panicType, true
+		options.Details = []any{short(e.Stack)}
+	}
+	cannotResume, delayed := false, false
 	walk(err, func(err error) {
 		if err == activity.ErrCannotResume {
-			options.NonRetryable, special, cannotResume = true, true, true
+			cannotResume, special = true, true
 		}
 		if e, ok := err.(interface{ NonRetryable() bool }); ok && e.NonRetryable() {
 			options.NonRetryable, special = true, true
@@ -69,26 +87,15 @@ func convert(err error, interrupted bool) error {
 			}
 		}
 	})
+	if cannotResume { // a worker of another version may be able to
+		options.NonRetryable = false
+		if typ != panicType {
+			typ = cannotResumeType
+		}
+	}
 	if interrupted {
 		options.NonRetryable, options.NextRetryDelay, special = false, atOnce, true
 	}
-	inner := err
-	for isMark(inner) {
-		inner = errors.Unwrap(inner)
-	}
-	typ := typeOf(inner)
-	if e, ok := inner.(*temporal.ApplicationError); ok {
-		typ = e.Type()
-	}
-	if cannotResume {
-		typ = cannotResumeType
-	}
-	if p, ok := inner.(*activity.PanicError); ok {
-		typ, special = panicType, true
-		options.Details = []any{short(p.Stack)}
-	}
-	options.Cause = errors.Unwrap(inner)
-	text := err.Error()
 	if !sendable(err) {
 		text, special, options.Cause = strings.ToValidUTF8(text, "\uFFFD"), true, nil
 	}
@@ -96,6 +103,46 @@ func convert(err error, interrupted bool) error {
 		return err
 	}
 	return temporal.NewApplicationErrorWithOptions(text, typ, options)
+}
+
+// newPanicError returns e as the SDK has it. Only a failure from a server becomes such an error.
+func newPanicError(e *activity.PanicError) error {
+	return temporal.GetDefaultFailureConverter().FailureToError(&failurepb.Failure{
+		Message: fmt.Sprint(e.Value), StackTrace: short(e.Stack), Source: "GoSDK",
+		FailureInfo: &failurepb.Failure_ApplicationFailureInfo{ApplicationFailureInfo: &failurepb.ApplicationFailureInfo{Type: "PanicError"}},
+	})
+}
+
+// detailsOf returns the details of e. The SDK does not tell their number, and has no common type
+// for those that were given in this process and those that came from a server.
+func detailsOf(e *temporal.ApplicationError) (all []any) {
+	if !e.HasDetails() {
+		return nil
+	}
+	if d, err := read(func(into ...any) error { return attempted(func() error { return e.Details(into...) }) }); err == nil {
+		return d.anys() // from a server
+	}
+	for {
+		one := make([]any, len(all)+1)
+		into := make([]any, len(one))
+		for i := range one {
+			into[i] = &one[i]
+		}
+		if attempted(func() error { return e.Details(into...) }) != nil {
+			return all
+		}
+		all = one
+	}
+}
+
+// attempted returns the error of f. The SDK panics if details are of another type than the variable.
+func attempted(f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("panic: %v", v)
+		}
+	}()
+	return f()
 }
 
 // sendable reports whether the SDK can send the texts of err and of all errors that it

@@ -32,20 +32,22 @@ type notFoundError struct{ row int }
 
 func (e *notFoundError) Error() string { return fmt.Sprintf("row %d not found", e.row) }
 
+func saysNonRetryable(err error) bool {
+	var n interface{ NonRetryable() bool }
+	return errors.As(err, &n) && n.NonRetryable()
+}
+
+func delay(err error) time.Duration {
+	var d interface{ RetryDelay() time.Duration }
+	if errors.As(err, &d) {
+		return d.RetryDelay()
+	}
+	return 0
+}
+
 // Given an error of a function, when it has passed through a server, then its text, its
 // statements about retries and the errors that errors.Is and errors.As find are the same.
 func TestErrors_ComeBackAsSent(t *testing.T) {
-	isNonRetryable := func(err error) bool {
-		var n interface{ NonRetryable() bool }
-		return errors.As(err, &n) && n.NonRetryable()
-	}
-	delay := func(err error) time.Duration {
-		var d interface{ RetryDelay() time.Duration }
-		if errors.As(err, &d) {
-			return d.RetryDelay()
-		}
-		return 0
-	}
 	boom := errors.New("boom")
 	for _, err := range []error{
 		boom,
@@ -80,7 +82,7 @@ func TestErrors_ComeBackAsSent(t *testing.T) {
 			t.Errorf("%q came back as %q", err, back)
 		}
 		var inner *activity.Error
-		if got, want := isNonRetryable(back), isNonRetryable(err) && !errors.As(err, &inner); got != want {
+		if got, want := saysNonRetryable(back), saysNonRetryable(err) && !errors.As(err, &inner); got != want {
 			t.Errorf("%q came back as %T, non-retryable: %v", err, back, got)
 		}
 		if delay(back) != delay(err) {
@@ -98,14 +100,53 @@ func TestErrors_ComeBackAsSent(t *testing.T) {
 	}
 }
 
-// Rule 33. Given ErrCannotResume, then the server does not retry the failure, and its type
-// identifies it.
-func TestErrors_CannotResumeIsNotRetried(t *testing.T) {
-	for _, err := range []error{activity.ErrCannotResume, activity.RetryAfter(fmt.Errorf("row 7: %w", activity.ErrCannotResume), time.Hour)} {
+// Rule 33. Given ErrCannotResume, even marked as NonRetryable, then the server retries the failure,
+// because another version of the program may be able to resume. Its type identifies it.
+func TestErrors_CannotResumeIsRetried(t *testing.T) {
+	for _, err := range []error{
+		activity.ErrCannotResume, activity.RetryAfter(fmt.Errorf("row 7: %w", activity.ErrCannotResume), time.Hour),
+		activity.NonRetryable(activity.ErrCannotResume),
+	} {
 		var app *temporal.ApplicationError
-		if !errors.As(toTemporal(err), &app) || app.Type() != "activity.ErrCannotResume" || !app.NonRetryable() {
+		if !errors.As(toTemporal(err), &app) || app.Type() != "activity.ErrCannotResume" || app.NonRetryable() || app.NextRetryDelay() != delay(err) {
 			t.Errorf("%q is reported as %+v", err, app)
 		}
+	}
+}
+
+// Given an ApplicationError, of this process or from a server, with a statement about retries around
+// it, then it keeps its type, text, details, category and cause.
+func TestErrors_ApplicationErrorIsKept(t *testing.T) {
+	own := temporal.NewApplicationErrorWithOptions("no such row", "RowError", temporal.ApplicationErrorOptions{
+		Details: []any{7, "seven", []int{1, 2}, 1 << 60, "fifth"}, Category: temporal.ApplicationErrorCategoryBenign, Cause: io.EOF,
+	})
+	for name, inner := range map[string]error{"own": own, "a server's": there(own)} {
+		if remote := (*remoteError)(nil); errors.As(inner, &remote) {
+			inner = remote.failure
+		}
+		for _, marked := range []error{activity.NonRetryable(inner), activity.RetryAfter(inner, time.Minute), activity.NonRetryable(activity.RetryAfter(inner, time.Minute))} {
+			var app *temporal.ApplicationError
+			if !errors.As(there(marked), &app) {
+				t.Fatalf("%s: %v came back as %v", name, marked, there(marked))
+			}
+			var n, big int
+			var text, last string
+			var list []int
+			if err := app.Details(&n, &text, &list, &big, &last); err != nil || n != 7 || text != "seven" || fmt.Sprint(list) != "[1 2]" || big != 1<<60 || last != "fifth" {
+				t.Errorf("%s: the details are %d, %q, %v, %d, %q, %v", name, n, text, list, big, last, err)
+			}
+			cause := errors.Unwrap(app)
+			if app.Message() != "no such row" || app.Type() != "RowError" || app.Category() != temporal.ApplicationErrorCategoryBenign || cause == nil || cause.Error() != "EOF" {
+				t.Errorf("%s: %q, %s, category %v, cause %v", name, app.Message(), app.Type(), app.Category(), cause)
+			}
+			if app.NonRetryable() != saysNonRetryable(marked) || app.NextRetryDelay() != delay(marked) {
+				t.Errorf("%s: non-retryable %t, next after %s", name, app.NonRetryable(), app.NextRetryDelay())
+			}
+		}
+	}
+	// The SDK gives no access to what follows a detail that is nil.
+	if d := detailsOf(temporal.NewApplicationError("", "", 1, nil, 3).(*temporal.ApplicationError)); fmt.Sprint(d) != "[1]" {
+		t.Errorf("the details are %v", d)
 	}
 }
 
@@ -197,7 +238,7 @@ func TestErrors_CutByServer(t *testing.T) {
 // Given long stacks and details, then a failure stays below the 4 KiB that a server keeps.
 func TestErrors_FitServerLimit(t *testing.T) {
 	stack := bytes.Repeat([]byte("frame()\n"), 1<<17)
-	a := &attempt{info: activity.Info{Attempt: 2}, latest: fromJSON([]json.RawMessage{stack}), progressed: true}
+	a := &attempt{info: activity.Info{Attempt: 2}, heartbeats: heartbeats{latest: fromJSON([]json.RawMessage{stack})}, progressed: true}
 	e := &activity.TimeoutError{ID: "a", Name: "f", Type: activity.TimeoutHeartbeat, Stack: stack, LastFailure: errors.New(string(stack))}
 	for _, err := range []error{a.stalled(e), toTemporal(&activity.PanicError{Value: "ouch", Stack: stack})} {
 		if f := temporal.GetDefaultFailureConverter().ErrorToFailure(err); proto.Size(f) > 4<<10 {

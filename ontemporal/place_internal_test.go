@@ -7,11 +7,10 @@ import (
 	"testing"
 )
 
-func newTestAttempt(key placeKey) *attempt {
-	t := &attempt{left: make(chan struct{})}
-	t.Context, t.cancel = context.WithCancelCause(context.Background())
-	t.place = enter(key, t)
-	return t
+func newPlacedAttempt(t *testing.T, key placeKey) *attempt {
+	a := newTestAttempt(t, 0)
+	a.place = enter(key, &a.attempt)
+	return &a.attempt
 }
 
 func isLeft(t *attempt) bool {
@@ -27,14 +26,14 @@ func isLeft(t *attempt) bool {
 // the next is blocked until Guard has returned.
 func TestPlace_GuardBlocksNextAttempt(t *testing.T) {
 	key := placeKey{id: t.Name()}
-	old := newTestAttempt(key)
+	old := newPlacedAttempt(t, key)
 	if changed, why := old.place.blocked(); changed != nil {
 		t.Fatalf("the first is blocked by %s", why)
 	}
 	var next *attempt
 	err := old.Guard(func() error {
 		return old.Guard(func() error {
-			next = newTestAttempt(key)
+			next = newPlacedAttempt(t, key)
 			if !errors.Is(context.Cause(old), errOver) || isLeft(old) {
 				t.Error("the earlier attempt continues, or was left behind inside Guard")
 			}
@@ -73,12 +72,12 @@ func TestPlace_GuardBlocksNextAttempt(t *testing.T) {
 func TestPlace_FunctionsBlockNextAttempt(t *testing.T) {
 	key := placeKey{id: t.Name()}
 	for range maxLeft {
-		newTestAttempt(key)
+		newPlacedAttempt(t, key)
 	}
 	for range 3 {
-		newTestAttempt(key)
+		newPlacedAttempt(t, key)
 	}
-	last := newTestAttempt(key)
+	last := newPlacedAttempt(t, key)
 	for n := 13; n > maxLeft; n-- {
 		changed, why := last.place.blocked()
 		if changed == nil || !strings.HasPrefix(why, map[int]string{13: "13", 12: "12", 11: "11"}[n]) {
@@ -90,7 +89,7 @@ func TestPlace_FunctionsBlockNextAttempt(t *testing.T) {
 	if changed, why := last.place.blocked(); changed != nil {
 		t.Errorf("beside %d functions it is blocked: %s", maxLeft, why)
 	}
-	other := newTestAttempt(placeKey{id: "another"})
+	other := newPlacedAttempt(t, placeKey{id: "another"})
 	if changed, why := other.place.blocked(); changed != nil {
 		t.Errorf("another activity is blocked: %s", why)
 	}

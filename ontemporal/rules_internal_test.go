@@ -54,7 +54,7 @@ func TestErrors_ScheduleToStartOfServer(t *testing.T) {
 func TestErrors_LastStallHasAllDetails(t *testing.T) {
 	for n, want := range map[int]bool{2: false, 3: true} {
 		d, _ := encode([]any{make([]byte, 2*maxKept)})
-		a := &attempt{info: activity.Info{Attempt: n, MaximumAttempts: 3}, latest: d}
+		a := &attempt{info: activity.Info{Attempt: n, MaximumAttempts: 3}, heartbeats: heartbeats{latest: d}}
 		var timeout *temporal.TimeoutError
 		err := a.stalled(&activity.TimeoutError{Type: activity.TimeoutHeartbeat})
 		if !errors.As(err, &timeout) || timeout.HasLastHeartbeatDetails() != want {
@@ -88,10 +88,10 @@ func TestGuard_HoldsReportUntilDeadline(t *testing.T) {
 // Given a worker that has shut down, then the attempt sends no heartbeats, because its end
 // could not be reported.
 func TestAttempt_SilentAfterWorkerShutdown(t *testing.T) {
-	a := &attempt{left: make(chan struct{})}
-	a.Context, a.cancel = context.WithCancelCause(context.Background())
-	if a.heard(worker.ErrWorkerShutdown); !a.silent {
-		t.Error("it still sends heartbeats")
+	a := newTestAttempt(t, 10*time.Second)
+	a.endSDK(worker.ErrWorkerShutdown)
+	if a.sdkEnded(); !a.silent || !errors.Is(context.Cause(a), activity.ErrShutdown) || !a.sendAtLocked().IsZero() {
+		t.Errorf("it still sends heartbeats, %v", context.Cause(a))
 	}
 }
 

@@ -1,16 +1,13 @@
 package ontemporal_test
 
 import (
-	"errors"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
 	commonpb "go.temporal.io/api/common/v1"
-	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/converter"
-	"go.temporal.io/sdk/temporal"
 )
 
 // A slowConverter takes 4 s for the first heartbeat after slow is set.
@@ -44,22 +41,5 @@ func TestHeartbeat_SlowCallIsNoStall(t *testing.T) {
 			return 0, ctx.Heartbeat(2)
 		}, 0)
 		checkErr(t, err, nil)
-	})
-}
-
-// Given an outage that has ended the SDK's context, when start-to-close is reached, then the
-// server's timeout is reported, not a failure.
-func TestTimeout_StartToCloseAfterOutage(t *testing.T) {
-	inCluster(t, func(t *testing.T, c *cluster) {
-		time.AfterFunc(time.Minute, func() { c.cancel(serviceerror.NewUnavailable("away")) })
-		_, err := run(c, options{RetryPolicy: once, StartToCloseTimeout: 10 * time.Minute}, func(ctx activity.Context, _ int) (int, error) {
-			<-ctx.Done()
-			return 0, nil
-		}, 0)
-		var app *temporal.ApplicationError
-		var timeout *temporal.TimeoutError
-		if !errors.As(err, &timeout) || errors.As(err, &app) {
-			t.Errorf("got %v", err)
-		}
 	})
 }

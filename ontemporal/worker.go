@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
 	sdkactivity "go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
 )
@@ -18,17 +20,22 @@ import (
 // nil, and, as the SDK does, if r already has an activity of that name.
 //
 // Workflows call fn as an ordinary Temporal activity with one argument. It must not be
-// called as a local activity. [Start] may send a second argument, which holds options
-// that Temporal has no field for. Workflows leave it out.
+// called as a local activity, which fails. [Start] may send a second argument, which holds
+// options that Temporal has no field for. Workflows leave it out.
+//
+// To set the [WorkerOptions], call Register with what [Registry] returns.
 func Register[In, Out any](r worker.ActivityRegistry, name string, fn func(activity.Context, In) (Out, error)) {
 	name, err := check(activity.Options{Name: name}, fn)
 	if err != nil {
 		panic(fmt.Sprintf("ontemporal: Register: %v", err))
 	}
-	dumps := &dumps{}
+	w := &registration{}
+	if own, ok := r.(*registry); ok {
+		w.opts = own.opts
+	}
 	r.RegisterActivityWithOptions(func(ctx context.Context, in In, start start) (Out, error) {
 		out := new(Out)
-		err := run(ctx, start, dumps, func(c activity.Context) (err error) {
+		err := run(ctx, start, w, func(c activity.Context) (err error) {
 			*out, err = fn(c, in)
 			return err
 		})
@@ -38,6 +45,67 @@ func Register[In, Out any](r worker.ActivityRegistry, name string, fn func(activ
 		}
 		return *out, nil
 	}, sdkactivity.RegisterOptions{Name: name})
+}
+
+// WorkerOptions are what a worker's functions need to know of it, and the SDK does not tell them.
+// The zero WorkerOptions are ready to use.
+type WorkerOptions struct {
+	// MaxHeartbeatThrottleInterval is the longest time for which recorded details are kept from
+	// the server, as in [worker.Options]. If the worker is killed, they are lost. If zero, or if
+	// it is longer, half the heartbeat timeout is used, or 10 s if that is shorter or if there is
+	// no heartbeat timeout.
+	MaxHeartbeatThrottleInterval time.Duration
+
+	// DataConverter is that of the worker's client. If it is set, Heartbeat encodes the details
+	// with it, and refuses details that are too large when they are encoded, or that it cannot
+	// encode. If nil, only the size of their JSON counts. If a codec then makes them larger than
+	// the server's limit, the server fails the activity.
+	DataConverter converter.DataConverter
+}
+
+// Registry returns a registry to [Register] functions with, which passes them on to r, a worker,
+// with these options. It panics if MaxHeartbeatThrottleInterval is negative.
+func Registry(r worker.ActivityRegistry, opts WorkerOptions) worker.ActivityRegistry {
+	if d := opts.MaxHeartbeatThrottleInterval; d < 0 {
+		panic(fmt.Sprintf("ontemporal: WorkerOptions.MaxHeartbeatThrottleInterval must not be negative (got %s)", d))
+	}
+	return &registry{r, opts}
+}
+
+type registry struct {
+	worker.ActivityRegistry
+	opts WorkerOptions
+}
+
+// A registration is what the attempts of a registered function share.
+type registration struct {
+	dumps
+	opts WorkerOptions
+
+	check    sync.Once // sets checkErr
+	checkErr error
+}
+
+// checked checks the client's data converter, once.
+func (w *registration) checked(sdk context.Context) error {
+	w.check.Do(func() {
+		if c := sdkactivity.GetClient(sdk); !inTestEnvironment(c) {
+			w.checkErr = checkConverter(c)
+		}
+	})
+	return w.checkErr
+}
+
+// fits returns an error if a heartbeat with d would be refused.
+func (w *registration) fits(d details) error {
+	if w.opts.DataConverter == nil {
+		return nil
+	}
+	encoded, err := w.opts.DataConverter.ToPayloads(d.anys()...)
+	if err != nil {
+		return err
+	}
+	return checkSize(encoded.Size())
 }
 
 // A start is the second argument of an activity: the options that Temporal has no field
@@ -61,16 +129,15 @@ func RegisterDefinition[In, Out any](r worker.ActivityRegistry, d *activity.Defi
 // run runs one attempt in the SDK's goroutine, and returns the error that the SDK must
 // report. The function has a goroutine of its own, which is left behind if the attempt
 // times out.
-func run(sdk context.Context, start start, dumps *dumps, fn func(activity.Context) error) error {
-	t, err := newAttempt(sdk, start, dumps)
+func run(sdk context.Context, start start, w *registration, fn func(activity.Context) error) error {
+	t, err := newAttempt(sdk, start, w)
 	if err != nil {
-		return err
+		return toTemporal(err)
 	}
 	if err := t.admit(); err != nil {
 		t.place.leave()
 		return t.report(t.settle(err))
 	}
-	t.start()
 	returned, settled := make(chan error, 1), make(chan struct{})
 	go func() {
 		err := activity.NonRetryable(activity.ErrGoexit) // unless call returns
@@ -102,7 +169,7 @@ func (t *attempt) report(err, cause error) error {
 	t.flush()
 	timeout, _ := cause.(*activity.TimeoutError)
 	if timeout != nil {
-		t.Logger().Warn("activity: attempt failed", "error", timeout.Error(), "stack", string(timeout.Stack))
+		t.logger.Warn("activity: attempt failed", "error", timeout.Error(), "stack", string(timeout.Stack))
 	}
 	switch {
 	case isStall(cause):
@@ -114,7 +181,7 @@ func (t *attempt) report(err, cause error) error {
 		return t.canceled(temporal.NewCanceledError())
 	case errors.Is(cause, errCanceled) && errors.Is(err, context.Canceled):
 		return t.canceled(temporal.NewCanceledError(err.Error()))
-	case errors.Is(cause, activity.ErrShutdown), errors.Is(cause, activity.ErrPaused):
+	case errors.Is(cause, activity.ErrShutdown), errors.Is(cause, activity.ErrPaused), cause == errReset:
 		return interrupted(err)
 	}
 	return toTemporal(err)
@@ -129,7 +196,7 @@ func (t *attempt) canceled(err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.sdk), callTimeout)
 	defer cancel()
 	if failed := sdkactivity.GetClient(t.sdk).CompleteActivity(ctx, t.sdkInfo.TaskToken, nil, err); failed != nil {
-		t.Logger().Warn("activity: cannot report the cancellation to the server", "error", failed)
+		t.logger.Warn("activity: cannot report the cancellation to the server", "error", failed)
 	}
 	return sdkactivity.ErrResultPending
 }
@@ -138,15 +205,15 @@ func (t *attempt) canceled(err error) error {
 // timeout, because only a failure can say when the next attempt starts. Workflows find
 // the timeout as its cause.
 func (t *attempt) stalled(e *activity.TimeoutError) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	options := temporal.ApplicationErrorOptions{Details: []any{short(e.Stack)}, Cause: temporal.NewHeartbeatTimeoutError()}
-	if newest := t.newest(); newest.size() <= maxKept || t.isLast() {
-		options.Cause = temporal.NewHeartbeatTimeoutError(newest.anys()...)
+	if t.latest.size() <= maxKept || t.isLast() {
+		options.Cause = temporal.NewHeartbeatTimeoutError(t.latest.anys()...)
 	}
 	if e.LastFailure != nil {
 		options.Details = append(options.Details, short([]byte(textOf(e.LastFailure))))
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.progressed || !t.stalledBefore() {
 		options.NextRetryDelay = atOnce
 	}

@@ -317,7 +317,7 @@ func (jsonPanics) MarshalJSON() ([]byte, error) { panic("ouch") }
 func (*jsonPanics) UnmarshalJSON([]byte) error  { return nil }
 
 // Rules 5 and 33. Given details that do not decode, then the attempt fails with ErrCannotResume,
-// and is not retried.
+// and is retried, as another worker may be able to decode them. The details are kept.
 func TestHeartbeatDetails_DoNotDecode(t *testing.T) {
 	type renamed struct{ Line int }
 	for _, test := range []struct {
@@ -333,7 +333,7 @@ func TestHeartbeatDetails_DoNotDecode(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			inCluster(t, func(t *testing.T, c *cluster) {
-				_, err := run(c, options{}, func(ctx activity.Context, _ int) (int, error) {
+				_, err := run(c, options{RetryPolicy: &temporal.RetryPolicy{MaximumAttempts: 3}}, func(ctx activity.Context, _ int) (int, error) {
 					if ctx.Info().Attempt == 1 {
 						checkErr(t, ctx.Heartbeat(test.record...), nil)
 						return 0, errBoom
@@ -342,7 +342,7 @@ func TestHeartbeatDetails_DoNotDecode(t *testing.T) {
 					return 0, err
 				}, 0)
 				app := failure(t, err)
-				if !app.NonRetryable() || !strings.HasPrefix(app.Message(), `activity "1" (f): attempt 2: cannot resume from the recorded heartbeat details: `) || !strings.Contains(app.Message(), test.want) {
+				if app.NonRetryable() || app.Type() != "activity.ErrCannotResume" || !strings.HasPrefix(app.Message(), `activity "1" (f): attempt 3: cannot resume from the recorded heartbeat details: `) || !strings.Contains(app.Message(), test.want) {
 					t.Errorf("got %v", err)
 				}
 			})
@@ -375,7 +375,7 @@ func TestHeartbeatDetails_Foreign(t *testing.T) {
 }
 
 // Given Options.HeartbeatDetails, which the second argument holds, then all attempts resume
-// from them, and the server gets them with the first heartbeat.
+// from them, and the server gets them with a heartbeat without details.
 func TestHeartbeatDetails_FromOptions(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		_, err := run(c, options{}, func(ctx activity.Context, _ int) (int, error) {
@@ -387,7 +387,7 @@ func TestHeartbeatDetails_FromOptions(t *testing.T) {
 			if ctx.Info().Attempt < 3 {
 				return 0, errBoom
 			}
-			return 0, nil
+			return 0, ctx.Heartbeat()
 		}, 0, map[string]any{"Details": []any{"a", 7}})
 		checkErr(t, err, nil)
 		checkBeats(t, c, `"a" 7`)
@@ -443,7 +443,8 @@ func TestErrors_AreReported(t *testing.T) {
 		{"an inner activity's", func() error {
 			return &activity.Error{ID: "inner", Name: "g", Attempt: 3, RetryState: activity.RetryStateNonRetryableFailure, Err: activity.NonRetryable(errBoom)}
 		}, 2, time.Minute, "Error", `activity "inner" (g) failed in attempt 3, no further attempt (non-retryable failure): boom`},
-		{"panic", func() error { panic("ouch") }, 2, time.Minute, "activity.PanicError", "panic: ouch"},
+		{"panic", func() error { panic("ouch") }, 2, time.Minute, "", "ouch"},
+		{"panic, retry after", func() error { panic(activity.RetryAfter(errBoom, time.Hour)) }, 2, time.Hour, "activity.PanicError", "panic: boom"},
 		{"panic, non-retryable", func() error { panic(activity.NonRetryable(errBoom)) }, 1, 0, "activity.PanicError", "panic: boom"},
 		{"Goexit", func() error { runtime.Goexit(); return nil }, 1, 0, "errorString", activity.ErrGoexit.Error()},
 		{"the SDK's", func() error { return temporal.NewNonRetryableApplicationError("theirs", "their type", errBoom) }, 1, 0, "their type", "theirs"},
@@ -456,6 +457,13 @@ func TestErrors_AreReported(t *testing.T) {
 					waits = append(waits, c.waited())
 					return 0, test.err()
 				}, 0)
+				if test.typ == "" {
+					var p *temporal.PanicError
+					if !errors.As(err, &p) || p.Error() != test.message || !strings.Contains(p.StackTrace(), "TestErrors") || len(waits) != test.attempts {
+						t.Errorf("got %v after %d attempts", err, len(waits))
+					}
+					return
+				}
 				app := failure(t, err)
 				if app.Type() != test.typ || app.Message() != test.message || len(waits) != test.attempts {
 					t.Errorf("got %q, %q after %d attempts", app.Type(), app.Message(), len(waits))
