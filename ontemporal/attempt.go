@@ -102,9 +102,6 @@ func newAttempt(sdk context.Context, start start, w *registration) (*attempt, er
 	if p := info.RetryPolicy; p != nil {
 		t.info.MaximumAttempts = int(p.MaximumAttempts)
 	}
-	if info.IsLocalActivity {
-		return nil, activity.NonRetryable(fmt.Errorf("%s: a local activity has no heartbeats, so it cannot run functions of package activity: use workflow.ExecuteActivity", t))
-	}
 	if err := w.checked(sdk); err != nil {
 		return nil, fmt.Errorf("%s: %w", t, err)
 	}

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"time"
 	"unicode/utf8"
 
 	"github.com/seed-9da638b0/activity"
 	"github.com/seed-9da638b0/activity/internal/heartbeatdetails"
+	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
@@ -24,8 +26,8 @@ import (
 //
 // The options, the result and the errors are those of [activity.Execute]. An option that
 // a server cannot keep is an error that names it: see the package documentation.
-func Execute[In, Out any](ctx context.Context, c client.Client, taskQueue string, opts activity.Options, fn func(activity.Context, In) (Out, error), in In) (Out, error) {
-	h, err := Start(ctx, c, taskQueue, opts, fn, in)
+func Execute[In, Out any](ctx context.Context, c client.Client, taskQueue string, opts activity.Options, fn func(activity.Context, In) (Out, error), in In, more ...StartOption) (Out, error) {
+	h, err := Start(ctx, c, taskQueue, opts, fn, in, more...)
 	if err != nil {
 		var zero Out
 		return zero, err
@@ -36,7 +38,7 @@ func Execute[In, Out any](ctx context.Context, c client.Client, taskQueue string
 // Start is [activity.Start] on a Temporal cluster: see [Execute]. It returns when the
 // server has accepted the activity. The end of ctx cancels the activity. The end of this
 // process does not; [GetHandle] finds the activity again.
-func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, opts activity.Options, fn func(activity.Context, In) (Out, error), in In) (*Handle[Out], error) {
+func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, opts activity.Options, fn func(activity.Context, In) (Out, error), in In, more ...StartOption) (*Handle[Out], error) {
 	name, err := check(opts, fn)
 	if err != nil {
 		return nil, err
@@ -50,6 +52,17 @@ func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, 
 	if opts.CancelGrace == 0 {
 		opts.CancelGrace = defaultCancelGrace
 	}
+	id := opts.ID
+	if id == "" {
+		id = "activity-" + rand.Text()
+	}
+	sdkOpts, err := startOptions(id, taskQueue, &opts, more)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkConverter(ctx, c); err != nil {
+		return nil, fmt.Errorf("activity %q: not started: %w", id, err)
+	}
 	var first start
 	var left details
 	if d := opts.HeartbeatDetails; heartbeatdetails.Given(d) {
@@ -57,15 +70,17 @@ func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, 
 			return nil, fmt.Errorf("activity: Options.HeartbeatDetails: %w", err)
 		}
 	}
-	id := opts.ID
-	if id == "" {
-		id = "activity-" + rand.Text()
-	} else if before, err := leftBehind(ctx, c, &opts, in); ctx.Err() != nil {
-		return nil, notStarted(id, name, ctx)
-	} else if err != nil {
-		return nil, fmt.Errorf("activity %q: not started: %w", id, err)
-	} else if before != nil {
-		left = before
+	if opts.ID != "" {
+		before, err := leftBehind(ctx, c, &opts, in)
+		switch {
+		case ctx.Err() != nil:
+			return nil, notStarted(id, name, ctx)
+		case err == activity.ErrAlreadyRunning && sdkOpts.ActivityIDConflictPolicy == enumspb.ACTIVITY_ID_CONFLICT_POLICY_USE_EXISTING:
+		case err != nil:
+			return nil, fmt.Errorf("activity %q: not started: %w", id, err)
+		case before != nil:
+			left = before
+		}
 	}
 	if first.Details, err = left.json(); err != nil {
 		return nil, fmt.Errorf("activity %q: not started: cannot resume from the details of its last execution: %w", id, err)
@@ -79,8 +94,9 @@ func Start[In, Out any](ctx context.Context, c client.Client, taskQueue string, 
 		args = append(args, first)
 	}
 	// If ctx ends during the call, it must still be known whether the activity was started.
-	sdk, err := c.ExecuteActivity(context.WithoutCancel(ctx), startOptions(id, taskQueue, &opts), name, args...)
-	if running := (*serviceerror.ActivityExecutionAlreadyStarted)(nil); errors.As(err, &running) {
+	sdk, err := c.ExecuteActivity(context.WithoutCancel(ctx), sdkOpts, name, args...)
+	mayReuse := sdkOpts.ActivityIDReusePolicy == 0 || sdkOpts.ActivityIDReusePolicy == enumspb.ACTIVITY_ID_REUSE_POLICY_ALLOW_DUPLICATE
+	if running := (*serviceerror.ActivityExecutionAlreadyStarted)(nil); errors.As(err, &running) && mayReuse {
 		return nil, fmt.Errorf("activity %q: not started: %w", id, activity.ErrAlreadyRunning)
 	}
 	if isOutage(err) {
@@ -100,8 +116,8 @@ func notStarted(id, name string, ctx context.Context) error {
 }
 
 // ExecuteDefinition is [activity.Definition.Execute] on a Temporal cluster.
-func ExecuteDefinition[In, Out any](ctx context.Context, c client.Client, taskQueue string, d *activity.Definition[In, Out], id string, in In) (Out, error) {
-	h, err := StartDefinition(ctx, c, taskQueue, d, id, in)
+func ExecuteDefinition[In, Out any](ctx context.Context, c client.Client, taskQueue string, d *activity.Definition[In, Out], id string, in In, more ...StartOption) (Out, error) {
+	h, err := StartDefinition(ctx, c, taskQueue, d, id, in, more...)
 	if err != nil {
 		var zero Out
 		return zero, err
@@ -110,13 +126,13 @@ func ExecuteDefinition[In, Out any](ctx context.Context, c client.Client, taskQu
 }
 
 // StartDefinition is [activity.Definition.Start] on a Temporal cluster.
-func StartDefinition[In, Out any](ctx context.Context, c client.Client, taskQueue string, d *activity.Definition[In, Out], id string, in In) (*Handle[Out], error) {
+func StartDefinition[In, Out any](ctx context.Context, c client.Client, taskQueue string, d *activity.Definition[In, Out], id string, in In, more ...StartOption) (*Handle[Out], error) {
 	if err := checkDefinition(d); err != nil {
 		return nil, fmt.Errorf("activity %q: not started: %w", id, err)
 	}
 	opts := d.Options
 	opts.ID, opts.Name = id, d.Name
-	return Start(ctx, c, taskQueue, opts, d.Func, in)
+	return Start(ctx, c, taskQueue, opts, d.Func, in, more...)
 }
 
 // checkDefinition checks d as the embedded runtime does.
@@ -174,25 +190,51 @@ func unsupported(o *activity.Options) error {
 	return nil
 }
 
-func startOptions(id, taskQueue string, o *activity.Options) client.StartActivityOptions {
+// A StartOption sets what only Temporal has, such as Summary, Priority, TypedSearchAttributes and
+// the policies for IDs, in the SDK's options of a standalone activity. If it changes the ID, the
+// task queue, a timeout or the retry policy, the start is refused, because those are in
+// [activity.Options].
+//
+// With ActivityIDConflictPolicy USE_EXISTING, the Handle of an ID that is running is that of the
+// execution that runs, instead of [activity.ErrAlreadyRunning].
+type StartOption func(*client.StartActivityOptions)
+
+// startOptions returns the options as the SDK has them.
+func startOptions(id, taskQueue string, o *activity.Options, more []StartOption) (client.StartActivityOptions, error) {
 	p := o.RetryPolicy
 	if p.InitialInterval == 0 && p.MaximumInterval > 0 {
 		p.InitialInterval = min(time.Second, p.MaximumInterval)
 	}
-	return client.StartActivityOptions{
+	policy := temporal.RetryPolicy{ // the server's defaults are those of package activity
+		InitialInterval:    p.InitialInterval,
+		BackoffCoefficient: p.BackoffCoefficient,
+		MaximumInterval:    p.MaximumInterval,
+		MaximumAttempts:    int32(p.MaximumAttempts),
+	}
+	ours := client.StartActivityOptions{
 		ID:                     id,
 		TaskQueue:              taskQueue,
 		StartToCloseTimeout:    o.StartToCloseTimeout,
 		HeartbeatTimeout:       o.HeartbeatTimeout,
 		ScheduleToStartTimeout: o.ScheduleToStartTimeout,
 		ScheduleToCloseTimeout: o.ScheduleToCloseTimeout,
-		RetryPolicy: &temporal.RetryPolicy{ // the server's defaults are those of package activity
-			InitialInterval:    p.InitialInterval,
-			BackoffCoefficient: p.BackoffCoefficient,
-			MaximumInterval:    p.MaximumInterval,
-			MaximumAttempts:    int32(p.MaximumAttempts),
-		},
+		RetryPolicy:            &policy,
 	}
+	all := ours
+	all.RetryPolicy = new(temporal.RetryPolicy)
+	*all.RetryPolicy = policy
+	for _, set := range more {
+		set(&all)
+	}
+	for _, field := range []string{
+		"ID", "TaskQueue", "StartToCloseTimeout", "HeartbeatTimeout", "ScheduleToStartTimeout", "ScheduleToCloseTimeout", "RetryPolicy",
+	} {
+		got, want := reflect.ValueOf(all).FieldByName(field).Interface(), reflect.ValueOf(ours).FieldByName(field).Interface()
+		if !reflect.DeepEqual(got, want) {
+			return all, fmt.Errorf("activity: a StartOption must not change %s, which activity.Options or an argument of Start sets (got %v)", field, got)
+		}
+	}
+	return all, nil
 }
 
 var describeDetails = client.DescribeActivityOptions{IncludeHeartbeatDetails: true, IncludeInput: true}

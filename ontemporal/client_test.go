@@ -21,6 +21,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -77,6 +78,14 @@ func (s *server) ExecuteActivity(_ context.Context, o client.StartActivityOption
 		return nil, s.startErr
 	}
 	return s, nil
+}
+
+// RecordActivityHeartbeatWithOptions encodes the details, as the SDK's client does.
+func (s *server) RecordActivityHeartbeatWithOptions(_ context.Context, o client.RecordActivityHeartbeatOptions) error {
+	if _, err := converter.GetDefaultDataConverter().ToPayloads(o.Details...); err != nil {
+		return err
+	}
+	panic("a heartbeat was sent")
 }
 
 func (s *server) GetActivityHandle(o client.GetActivityHandleOptions) client.ActivityHandle {

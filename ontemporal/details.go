@@ -88,7 +88,7 @@ func fromJSON(values []json.RawMessage) details {
 // checkConverter returns an error if the data converter of c cannot take details, which are
 // [converter.RawValue]. It encodes one of them for a heartbeat that is never sent, because the next
 // value cannot be encoded.
-func checkConverter(c client.Client) (err error) {
+func checkConverter(ctx context.Context, c client.Client) (err error) {
 	last := &lastValue{}
 	defer func() {
 		if v := recover(); v != nil && !last.reached {
@@ -101,13 +101,13 @@ func checkConverter(c client.Client) (err error) {
 			err = fmt.Errorf("the client's data converter must accept converter.RawValue, as the SDK says, because heartbeat details are encoded already: %w", err)
 		}
 	}()
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	err = c.RecordActivityHeartbeatWithOptions(ctx, client.RecordActivityHeartbeatOptions{
 		TaskToken: []byte("no task"), Details: []any{fromJSON([]json.RawMessage{[]byte("1")})[0], last},
 	})
 	var server serviceerror.ServiceError
-	if errors.As(err, &server) || errors.Is(err, context.Canceled) { // it has encoded both
+	if errors.As(err, &server) || ctx.Err() != nil { // not the converter's
 		err = nil
 	}
 	return err

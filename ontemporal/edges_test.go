@@ -11,9 +11,11 @@ import (
 	"time"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/ontemporal"
 	sdkactivity "go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
 )
 
 // Given several of the SDK's test environments, which use the same IDs, then their activities
@@ -299,4 +301,63 @@ func TestPulse_NoHeartbeatTimeout(t *testing.T) {
 		checkErr(t, err, nil)
 		checkBeats(t, c, "1", "2")
 	})
+}
+
+// Given a function whose library gives heartbeats to the SDK, through a derived context too, then they
+// are heartbeats of the attempt, and the next one resumes from their details.
+func TestSDKHeartbeat_Counts(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		type library struct{ File, Row int }
+		_, err := run(c, options{HeartbeatTimeout: 10 * time.Second}, func(ctx activity.Context, _ int) (int, error) {
+			if ctx.Info().Attempt == 1 {
+				child, cancel := context.WithCancel(context.WithValue(ctx, key{}, 1))
+				defer cancel()
+				for i := range 10 {
+					time.Sleep(10*time.Second - 1)
+					sdkactivity.RecordHeartbeat(child, library{1, i}, "x")
+				}
+				sdkactivity.RecordHeartbeat(ctx) // keeps the details
+				sdkactivity.RecordHeartbeat(ctx, make(chan int))
+				time.Sleep(10*time.Second - 1)
+				checkErr(t, ctx.Heartbeat(), nil)
+				return 0, errBoom
+			}
+			var ours, theirs library
+			var more string
+			found, err := ctx.HeartbeatDetails(&ours, &more)
+			if want := (library{1, 9}); !found || err != nil || ours != want || more != "x" {
+				t.Errorf("it resumes from %+v, %q, %v", ours, more, err)
+			}
+			if err := sdkactivity.GetHeartbeatDetails(ctx, &theirs); err != nil || theirs != ours {
+				t.Errorf("the SDK has %+v, %v", theirs, err)
+			}
+			return 0, nil
+		}, 0)
+		checkErr(t, err, nil)
+	})
+}
+
+// Given a local activity, then the function does not run. The SDK cannot call the registered function,
+// which has a second argument, so the package has no say in the error.
+func TestLocalActivity_Fails(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		ontemporal.Register(c, "f", func(activity.Context, int) (int, error) { return 0, never() })
+		c.ExecuteWorkflow(func(ctx workflow.Context) error {
+			ctx = workflow.WithLocalActivityOptions(ctx, workflow.LocalActivityOptions{ScheduleToCloseTimeout: time.Minute, RetryPolicy: once})
+			return workflow.ExecuteLocalActivity(ctx, "f", 0).Get(ctx, nil)
+		})
+		if err := c.GetWorkflowError(); err == nil || !strings.Contains(err.Error(), "too few input arguments") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// Given an interval that is negative, then Registry panics and names it.
+func TestRegistry_NegativeInterval(t *testing.T) {
+	defer func() {
+		if v := fmt.Sprint(recover()); v != "ontemporal: WorkerOptions.MaxHeartbeatThrottleInterval must not be negative (got -1s)" {
+			t.Errorf("it panicked with %s", v)
+		}
+	}()
+	ontemporal.Registry(nil, ontemporal.WorkerOptions{MaxHeartbeatThrottleInterval: -time.Second})
 }

@@ -3,11 +3,13 @@ package ontemporal
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
 	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
 )
@@ -25,8 +27,35 @@ func PlacesLeft() int {
 func TestStartOptions_DefaultInterval(t *testing.T) {
 	for maximum, want := range map[time.Duration]time.Duration{0: 0, time.Millisecond: time.Millisecond, time.Minute: time.Second} {
 		o := activity.Options{RetryPolicy: activity.RetryPolicy{MaximumInterval: maximum}}
-		if got := startOptions("a", "queue", &o).RetryPolicy.InitialInterval; got != want {
-			t.Errorf("with MaximumInterval %s it is %s, want %s", maximum, got, want)
+		all, err := startOptions("a", "queue", &o, nil)
+		if got := all.RetryPolicy.InitialInterval; got != want || err != nil {
+			t.Errorf("with MaximumInterval %s it is %s, %v, want %s", maximum, got, err, want)
+		}
+	}
+}
+
+// Given a StartOption, then it sets what only Temporal has. What activity.Options has, it must not
+// change, and the error names the field.
+func TestStartOptions_StartOption(t *testing.T) {
+	var o activity.Options
+	all, err := startOptions("a", "queue", &o, []StartOption{
+		func(o *client.StartActivityOptions) { o.Summary = "first" },
+		func(o *client.StartActivityOptions) { o.Summary += ", second" },
+	})
+	if all.Summary != "first, second" || all.ID != "a" || err != nil {
+		t.Errorf("got %+v, %v", all, err)
+	}
+	for field, change := range map[string]StartOption{
+		"ID":                     func(o *client.StartActivityOptions) { o.ID = "b" },
+		"TaskQueue":              func(o *client.StartActivityOptions) { o.TaskQueue = "other" },
+		"StartToCloseTimeout":    func(o *client.StartActivityOptions) { o.StartToCloseTimeout = 1 },
+		"HeartbeatTimeout":       func(o *client.StartActivityOptions) { o.HeartbeatTimeout = 1 },
+		"ScheduleToStartTimeout": func(o *client.StartActivityOptions) { o.ScheduleToStartTimeout = 1 },
+		"ScheduleToCloseTimeout": func(o *client.StartActivityOptions) { o.ScheduleToCloseTimeout = 1 },
+		"RetryPolicy":            func(o *client.StartActivityOptions) { o.RetryPolicy.MaximumAttempts = 1 },
+	} {
+		if _, err := startOptions("a", "queue", &o, []StartOption{change}); err == nil || !strings.Contains(err.Error(), "must not change "+field+",") {
+			t.Errorf("%s: got %v", field, err)
 		}
 	}
 }

@@ -19,9 +19,9 @@ import (
 // empty, the function's name is used, as for [activity.Options]. Register panics if fn is
 // nil, and, as the SDK does, if r already has an activity of that name.
 //
-// Workflows call fn as an ordinary Temporal activity with one argument. It must not be
-// called as a local activity, which fails. [Start] may send a second argument, which holds
-// options that Temporal has no field for. Workflows leave it out.
+// Workflows call fn as an ordinary Temporal activity with one argument. [Start] may send a second
+// one, which holds options that Temporal has no field for. A local activity, which has no
+// heartbeats, cannot leave that out: the SDK then fails with "Call with too few input arguments".
 //
 // To set the [WorkerOptions], call Register with what [Registry] returns.
 func Register[In, Out any](r worker.ActivityRegistry, name string, fn func(activity.Context, In) (Out, error)) {
@@ -90,7 +90,7 @@ type registration struct {
 func (w *registration) checked(sdk context.Context) error {
 	w.check.Do(func() {
 		if c := sdkactivity.GetClient(sdk); !inTestEnvironment(c) {
-			w.checkErr = checkConverter(c)
+			w.checkErr = checkConverter(sdk, c)
 		}
 	})
 	return w.checkErr

@@ -502,6 +502,7 @@ func TestScenarios_Details(t *testing.T) {
 		},
 	}, {
 		name: "a renamed field",
+		opts: activity.Options{RetryPolicy: twice},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			if first(ctx) {
 				return "", errors.Join(ctx.Heartbeat(point{3, 4}), errDisk)
@@ -517,8 +518,10 @@ func TestScenarios_Details(t *testing.T) {
 			"end is: ErrCannotResume",
 			"end text: activity \"ID\" (work): attempt 2: cannot resume from the recorded heartbeat details: cannot decode value 1 into *struct { Row int; Byte int }: json: unknown field \"Line\"",
 		},
+		server: map[string]difference{"end": retriedElsewhere},
 	}, {
 		name: "fewer values than are asked for",
+		opts: activity.Options{RetryPolicy: twice},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			if first(ctx) {
 				return "", errors.Join(ctx.Heartbeat(3), errDisk)
@@ -535,6 +538,7 @@ func TestScenarios_Details(t *testing.T) {
 			"end is: ErrCannotResume",
 			"end text: activity \"ID\" (work): attempt 2: cannot resume from the recorded heartbeat details: 2 values requested, 1 recorded",
 		},
+		server: map[string]difference{"end": retriedElsewhere},
 	}, {
 		name: "details that cannot be encoded",
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
@@ -706,6 +710,7 @@ func TestScenarios_Details(t *testing.T) {
 		},
 	}, {
 		name: "a Range that finds another's details",
+		opts: activity.Options{RetryPolicy: twice},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			if first(ctx) {
 				return "", errors.Join(ctx.Heartbeat(3), errDisk)
@@ -720,8 +725,10 @@ func TestScenarios_Details(t *testing.T) {
 			"end is: ErrCannotResume",
 			"end text: activity.Range from 0 to 2: the recorded details are not a Range's: activity \"ID\" (work): attempt 2: cannot resume from the recorded heartbeat details: cannot decode value 1 into *activity.RangeProgress: json: cannot unmarshal number into Go value of type activity.RangeProgress",
 		},
+		server: map[string]difference{"end": retriedElsewhere},
 	}, {
 		name: "a Range that was longer",
+		opts: activity.Options{RetryPolicy: twice},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			to := 5 - 3*(ctx.Info().Attempt-1)
 			err := activity.Range(ctx, 0, to, func(int) error { return nil })
@@ -738,8 +745,14 @@ func TestScenarios_Details(t *testing.T) {
 			"end is: ErrCannotResume",
 			"end text: activity.Range from 0 to 2: cannot resume from the recorded heartbeat details: an earlier attempt ran a Range to 5 (next 5), so these numbers may stand for other work",
 		},
+		server: map[string]difference{"end": retriedElsewhere},
 	}})
 }
+
+// retriedElsewhere is the end of an activity whose details no worker can read.
+var retriedElsewhere = difference{"work of ID in attempt 2: maximum attempts reached", "a worker of another version may be able to resume, so the server retries"}
+
+var twice = activity.RetryPolicy{MaximumAttempts: 2}
 
 // maxDetails is the size of details that both engines accept.
 const maxDetails = 2<<20 - 4<<10

@@ -135,7 +135,8 @@ func newCluster(t *testing.T, queue string, opts worker.Options, fn function) *c
 
 func (c *cluster) work(t *testing.T) {
 	c.w = worker.New(temporal, c.queue, c.opts)
-	ontemporal.Register(c.w, name, c.fn)
+	options := ontemporal.WorkerOptions{MaxHeartbeatThrottleInterval: c.opts.MaxHeartbeatThrottleInterval}
+	ontemporal.Register(ontemporal.Registry(c.w, options), name, c.fn)
 	if err := c.w.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -43,7 +43,8 @@ var inChild = []scenario{{
 
 func TestScenarios_Lives(t *testing.T) {
 	run(t, append(inChild, []scenario{{
-		name: "the process is shut down",
+		name:   "the process is shut down",
+		worker: worker.Options{WorkerStopTimeout: time.Second},
 		opts: activity.Options{HeartbeatTimeout: 30 * time.Second},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			if n, err := activity.Resume(ctx, 0); n > 0 || err != nil {
@@ -433,6 +434,7 @@ func TestScenarios_OtherActivities(t *testing.T) {
 		},
 	}, {
 		name: "ErrCannotResume, then a program that can",
+		opts: activity.Options{RetryPolicy: twice},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			x.mu.Lock()
 			old := x.seen["end"] == ""
@@ -462,6 +464,7 @@ func TestScenarios_OtherActivities(t *testing.T) {
 			"end text: activity \"ID\" (work): attempt 2: cannot resume from the recorded heartbeat details: cannot decode value 1 into *int: json: cannot unmarshal string into Go value of type int",
 		},
 		server: map[string]difference{
+			"end":                          retriedElsewhere,
 			"attempt 1 resumes from again": {"\"row 3\"", "the server counts every attempt, and the execution has failed"},
 			"attempt 2 comes after again":  {"", "the server counts every attempt, and the execution has failed"},
 			"attempt 2 resumes from again": {"", "the server counts every attempt, and the execution has failed"},
