@@ -57,11 +57,10 @@ func dial() client.Client {
 
 // serve starts a worker of the task queue.
 func serve(c client.Client, taskQueue string, register func(worker.ActivityRegistry)) worker.Worker {
-	w := worker.New(c, taskQueue, worker.Options{
+	w := worker.New(c, taskQueue, worker.Options{WorkerStopTimeout: 10 * time.Second})
+	register(ontemporal.Registry(w, ontemporal.WorkerOptions{
 		MaxHeartbeatThrottleInterval: time.Second, // bounds the progress that is lost when a worker is killed
-		WorkerStopTimeout:            10 * time.Second,
-	})
-	register(w)
+	}))
 	if err := w.Start(); err != nil {
 		fmt.Println(err)
 		os.Exit(1)

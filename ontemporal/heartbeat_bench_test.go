@@ -1,6 +1,7 @@
 package ontemporal_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/seed-9da638b0/activity"
@@ -9,8 +10,8 @@ import (
 	"go.temporal.io/sdk/testsuite"
 )
 
-// BenchmarkHeartbeat measures a heartbeat and the SDK's own in the SDK's test environment,
-// while the SDK holds heartbeats back.
+// BenchmarkHeartbeat measures a heartbeat, and that of a function that uses the SDK, in the SDK's
+// test environment, while heartbeats are held back.
 func BenchmarkHeartbeat(b *testing.B) {
 	row := struct {
 		Table string
@@ -18,32 +19,42 @@ func BenchmarkHeartbeat(b *testing.B) {
 	}{"customers", 7}
 	for _, bench := range []struct {
 		name string
-		beat func(ctx activity.Context, n int)
+		sdk  func(ctx context.Context, n int)
+		ours func(ctx activity.Context, n int)
 	}{
-		{"none/SDK", func(ctx activity.Context, _ int) { sdkactivity.RecordHeartbeat(ctx) }},
-		{"none/ours", func(ctx activity.Context, _ int) { _ = ctx.Heartbeat() }},
-		{"int/SDK", func(ctx activity.Context, n int) { sdkactivity.RecordHeartbeat(ctx, n) }},
-		{"int/ours", func(ctx activity.Context, n int) { _ = ctx.Heartbeat(n) }},
-		{"struct/SDK", func(ctx activity.Context, _ int) { sdkactivity.RecordHeartbeat(ctx, row) }},
-		{"struct/ours", func(ctx activity.Context, _ int) { _ = ctx.Heartbeat(row) }},
+		{"none", func(ctx context.Context, _ int) { sdkactivity.RecordHeartbeat(ctx) }, func(ctx activity.Context, _ int) { _ = ctx.Heartbeat() }},
+		{"int", func(ctx context.Context, n int) { sdkactivity.RecordHeartbeat(ctx, n) }, func(ctx activity.Context, n int) { _ = ctx.Heartbeat(n) }},
+		{"struct", func(ctx context.Context, _ int) { sdkactivity.RecordHeartbeat(ctx, row) }, func(ctx activity.Context, _ int) { _ = ctx.Heartbeat(row) }},
 	} {
-		b.Run(bench.name, func(b *testing.B) {
-			var suite testsuite.WorkflowTestSuite
-			suite.SetLogger(quiet)
-			env := suite.NewTestActivityEnvironment()
-			ontemporal.Register(env, "f", func(ctx activity.Context, _ int) (int, error) {
-				bench.beat(ctx, 0) // the first one is sent at once
-				b.ReportAllocs()
-				b.ResetTimer()
-				for n := range b.N {
-					bench.beat(ctx, n)
-				}
-				b.StopTimer()
-				return 0, nil
-			})
-			if _, err := env.ExecuteActivity("f", 0); err != nil {
-				b.Fatal(err)
+		measure := func(b *testing.B, beat func(n int)) {
+			beat(0) // the first one is sent at once
+			b.ReportAllocs()
+			b.ResetTimer()
+			for n := range b.N {
+				beat(n)
 			}
-		})
+			b.StopTimer()
+		}
+		for _, by := range []string{"SDK", "ours"} {
+			b.Run(bench.name+"/"+by, func(b *testing.B) {
+				var suite testsuite.WorkflowTestSuite
+				suite.SetLogger(quiet)
+				env := suite.NewTestActivityEnvironment()
+				if by == "SDK" {
+					env.RegisterActivityWithOptions(func(ctx context.Context, _ int) (int, error) {
+						measure(b, func(n int) { bench.sdk(ctx, n) })
+						return 0, nil
+					}, sdkactivity.RegisterOptions{Name: "f"})
+				} else {
+					ontemporal.Register(env, "f", func(ctx activity.Context, _ int) (int, error) {
+						measure(b, func(n int) { bench.ours(ctx, n) })
+						return 0, nil
+					})
+				}
+				if _, err := env.ExecuteActivity("f", 0); err != nil {
+					b.Fatal(err)
+				}
+			})
+		}
 	}
 }

@@ -115,14 +115,16 @@ func dial(ctx context.Context) (client.Client, error) {
 func serve(ctx context.Context, c client.Client) int {
 	fatal := make(chan error, 1)
 	w := worker.New(c, *taskQueue, worker.Options{
-		DisableWorkflowWorker:        true,
-		MaxHeartbeatThrottleInterval: time.Second,     // what is lost of the progress if the worker is killed
-		WorkerStopTimeout:            5 * time.Second, // docker stop kills after 10 s
-		OnFatalError:                 func(err error) { fatal <- err },
+		DisableWorkflowWorker: true,
+		WorkerStopTimeout:     5 * time.Second, // docker stop kills after 10 s
+		OnFatalError:          func(err error) { fatal <- err },
+	})
+	r := ontemporal.Registry(w, ontemporal.WorkerOptions{
+		MaxHeartbeatThrottleInterval: time.Second, // what is lost of the progress if the worker is killed
 	})
 	writer := &manifest.Writer{Say: say}
 	writer.Trouble.StallAt = *stall
-	ontemporal.Register(w, activityName, writer.Write)
+	ontemporal.Register(r, activityName, writer.Write)
 	if err := w.Start(); err != nil {
 		say("%v", err)
 		return 1

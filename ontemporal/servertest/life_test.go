@@ -45,7 +45,7 @@ func TestScenarios_Lives(t *testing.T) {
 	run(t, append(inChild, []scenario{{
 		name:   "the process is shut down",
 		worker: worker.Options{WorkerStopTimeout: time.Second},
-		opts: activity.Options{HeartbeatTimeout: 30 * time.Second},
+		opts:   activity.Options{HeartbeatTimeout: 30 * time.Second},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			if n, err := activity.Resume(ctx, 0); n > 0 || err != nil {
 				return "done", err
@@ -115,8 +115,9 @@ func TestScenarios_Lives(t *testing.T) {
 			"attempt 2 resumes from":       {"1", "the server counts every attempt"},
 		},
 	}, {
-		name: "the process is shut down, and the function succeeds",
-		opts: activity.Options{HeartbeatTimeout: 30 * time.Second},
+		name:   "the process is shut down, and the function succeeds",
+		worker: worker.Options{WorkerStopTimeout: time.Second},
+		opts:   activity.Options{HeartbeatTimeout: 30 * time.Second},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			x.note("ready", "yes")
 			<-ctx.Done()
