@@ -370,7 +370,7 @@ func (t *attempt) settle(err error) (result, cause error) {
 	if cause = causeOf(t); cause == nil && t.asked && (err != nil || t.told) {
 		cause = errStops
 	}
-	if t.over || err == nil && t.told {
+	if t.over || err == nil && t.told || cause == errStops && err == activity.ErrShutdown {
 		err = cause
 	}
 	t.over, t.settled = true, true
