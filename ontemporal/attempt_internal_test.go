@@ -162,7 +162,7 @@ func TestAttempt_LeftBehindAtCancelGrace(t *testing.T) {
 			if a.isOver() {
 				t.Errorf("over: %v", context.Cause(a))
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			if !a.isOver() || !isLeft(&a.attempt) || context.Cause(a) != cause {
 				t.Errorf("not over: %v", context.Cause(a))
