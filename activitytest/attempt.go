@@ -334,11 +334,15 @@ func (a *attempt) come(b body, what, point string) result {
 	}
 	if w.run == nil {
 		w.cutSaved()
-		w.places = append(w.places, placed{place: p, at: time.Now(), canStall: a.canStall(), unsaved: len(w.unsaved)})
+		w.places = append(w.places, placed{place: p, site: siteHere(what, point), at: time.Now(), canStall: a.canStall(), unsaved: len(w.unsaved)})
 		w.mu.Unlock()
 		return result{}
 	}
+	before := len(w.recovery)
 	in := w.due(p, a.hang == nil && l.shutdown == nil)
+	if len(w.recovery) > before && len(w.run.interruptions) == 1 {
+		w.recovery[before] = visit{siteHere(what, point), a.canStall()}
+	}
 	if in == nil || in.kind == Stall && !a.canStall() {
 		w.mu.Unlock()
 		return result{}
@@ -405,13 +409,13 @@ func (w *World) due(p place, recovers bool) *interruption {
 		if w.hanging != nil || w.settling || !recovers {
 			return nil
 		}
-		w.recovery++
+		w.recovery = append(w.recovery, visit{})
 	}
 	if w.done >= len(w.run.interruptions) || w.differs != "" {
 		return nil
 	}
 	in := w.run.interruptions[w.done]
-	if w.done == 0 && p == in.place || w.done > 0 && w.recovery == in.nth {
+	if w.done == 0 && p == in.place || w.done > 0 && len(w.recovery) == in.nth {
 		return in
 	}
 	return nil

@@ -40,6 +40,24 @@
 // A [Plan] limits the kinds of interruptions, the number of runs and their virtual time.
 // With -short, a tenth of the runs are made.
 //
+// # Coverage
+//
+// Places with the same calls on the stack are one site. A loop passes the same sites again and
+// again. If more runs are possible than Plan.MaxRuns, those that try something new come first:
+//  1. each kind of interruption once at each site,
+//  2. more of these, at other places of the same sites; they get half of what is left,
+//  3. a second interruption at each site that only a recovery comes to,
+//  4. stalls that wake later, and pairs of interruptions: each combination of a kind and a
+//     site with a kind and a site in its recovery, once.
+//
+// So a fault at one step of a thousand is found if that step has code of its own, and a fault in
+// the code of a recovery too. A pair is left out if one of its interruptions alone has failed,
+// because that failure is the simpler one. The test logs what was tried:
+//
+//	activitytest: 366 runs, at 12 places, with seed 7: 7 of 7 sites in 3 ways; 315 of 315 pairs
+//
+// With Plan.RequireAll, the test fails unless everything was tried.
+//
 // # Places
 //
 // A process can be interrupted at these places:
@@ -114,8 +132,8 @@
 // with its Context canceled. If the process then returns an error, as it should, World.Run
 // calls it again. If it returns nil, it has ended by itself.
 //
-// Twice: While the process recovers from one interruption, it is interrupted again. A
-// sample of all pairs of interruptions is tried.
+// Twice: While the process recovers from one interruption, it is interrupted again, at each
+// pair of sites once.
 //
 // # What fails a run
 //

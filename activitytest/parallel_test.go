@@ -106,7 +106,7 @@ func TestRangeParallel_SameRunsEachTime(t *testing.T) {
 // what each attempt resumed from and which bodies it ran. The wake-up of a stalled attempt is
 // at a place of any body, so the runs that wake one late are left out.
 func attempts(t *testing.T, body func(ctx activity.Context, i int) error) map[string][]string {
-	plan := activitytest.Plan{Kinds: activitytest.Crash | activitytest.Stall | activitytest.Shutdown, MaxRuns: 120, Seed: 1}
+	plan := activitytest.Plan{Kinds: activitytest.Crash | activitytest.Stall | activitytest.Shutdown, MaxRuns: 300, Seed: 1}
 	_, all := runs(t, plan, func(t *testing.T, w *activitytest.World, l *log) {
 		live(t, w, job, func(ctx activity.Context) error {
 			var from activity.RangeProgress

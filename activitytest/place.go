@@ -2,6 +2,8 @@ package activitytest
 
 import (
 	"fmt"
+	"hash/maphash"
+	"runtime"
 	"time"
 )
 
@@ -57,9 +59,29 @@ func label(id string) string {
 	return fmt.Sprintf("activity %q", id)
 }
 
+// A site is where the program is at a place: all calls on the goroutine's stack, and the kind of
+// place. A loop passes many places of one site.
+type site uint64
+
+var siteSeed = maphash.MakeSeed()
+
+// siteHere returns the site of the calling goroutine, of whose stack the callers of come count.
+func siteHere(what, point string) site {
+	var pcs [64]uintptr
+	var h maphash.Hash
+	h.SetSeed(siteSeed)
+	for _, pc := range pcs[:runtime.Callers(3, pcs[:])] {
+		maphash.WriteComparable(&h, pc)
+	}
+	maphash.WriteComparable(&h, what)
+	maphash.WriteComparable(&h, point)
+	return site(h.Sum64())
+}
+
 // A placed is a place that the dry run passed, with the interruptions possible there.
 type placed struct {
 	place
+	site     site
 	at       time.Time
 	canStall bool
 	unsaved  int // number of recorded details that the Store did not hold

@@ -2,6 +2,7 @@ package activitytest
 
 import (
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -15,7 +16,7 @@ const (
 	Crash    Kind = 1 << iota // the process stops at the place
 	Stall                     // the call at the place hangs until its attempt has timed out and the next attempt runs
 	Shutdown                  // the Runtime is shut down at the place
-	Twice                     // a second interruption follows during the recovery from the first; a sample is tried
+	Twice                     // a second interruption follows during the recovery from the first
 
 	single = Crash | Stall | Shutdown
 )
@@ -42,10 +43,13 @@ func (k Kind) String() string {
 type Plan struct {
 	// Kinds is the set of kinds to try. If zero or Twice alone, all kinds are tried.
 	Kinds Kind
-	// MaxRuns is the maximum number of runs. If more runs are possible, each kind gets the
-	// same number, spread evenly over the places. If zero, 2,000. With -short, a tenth of
+	// MaxRuns is the maximum number of runs. If more runs are possible, those that try something
+	// new come first: see the package documentation. If zero, 2,000. With -short, a tenth of
 	// the runs are made. If -run names subtests, only these are run.
 	MaxRuns int
+	// RequireAll fails the test if MaxRuns is too small to try each kind of interruption at
+	// each site, and each pair of them. It is ignored with -short, and if -run names subtests.
+	RequireAll bool
 	// Seed selects the runs if there are more than MaxRuns, and the second interruptions of
 	// Twice. If zero, a random seed is used. The seed is logged.
 	Seed uint64
@@ -109,8 +113,7 @@ func (p Plan) Run(t *testing.T, body func(t *testing.T, w *World)) {
 			return
 		}
 	}
-	runs, possible := c.second()
-	for _, r := range runs {
+	for _, r := range c.second() {
 		if !try(r) {
 			return
 		}
@@ -122,7 +125,16 @@ func (p Plan) Run(t *testing.T, body func(t *testing.T, w *World)) {
 	case count == 0:
 		t.Errorf("activitytest: no run was made: none of Plan.Kinds (%s) is possible at the %d places", p.Kinds, len(dry.places))
 	}
-	t.Logf("activitytest: %d of %d possible runs, at %d places, with seed %d", count, possible, len(dry.places), p.Seed)
+	if c.filter != nil {
+		t.Logf("activitytest: %d of %d possible runs, at %d places, with seed %d", count, c.total, len(dry.places), p.Seed)
+		return
+	}
+	sites, ofSites, pairs, ofPairs := c.covered()
+	covered := fmt.Sprintf("%d of %d sites in %d ways; %d of %d pairs", sites, ofSites, bits.OnesCount(uint(p.Kinds&single)), pairs, ofPairs)
+	t.Logf("activitytest: %d runs, at %d places, with seed %d: %s", count, len(dry.places), p.Seed, covered)
+	if p.RequireAll && !testing.Short() && !t.Failed() && (sites < ofSites || pairs < ofPairs) {
+		t.Errorf("activitytest: Plan.RequireAll: not everything was tried with MaxRuns %d: %s", p.MaxRuns, covered)
+	}
 }
 
 func (p *Plan) setDefaults() error {

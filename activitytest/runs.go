@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"hash/fnv"
+	"iter"
 	"math/rand/v2"
 	"regexp"
 	"slices"
@@ -19,6 +20,7 @@ import (
 type interruption struct {
 	kind  Kind
 	place place // place of a first interruption
+	site  site  // of the place; zero if it is not known, in a run that -run names
 	nth   int   // place of a second interruption, from 1; 0 for a first one
 	lost  int   // number of the last recorded details that a Crash loses
 	until int   // number of the next attempt's place at which a Stall wakes; 0 for at once
@@ -37,6 +39,8 @@ func (i *interruption) String() string {
 	}
 	return s
 }
+
+func (i *interruption) way() way { return way{i.site, i.kind} }
 
 func (i *interruption) name(withID bool) string {
 	s := i.kind.String() + "_" + i.place.name(withID)
@@ -67,8 +71,16 @@ const (
 	classes // number of classes
 )
 
+// A way is a kind of interruption at a site.
+type way struct {
+	site site
+	kind Kind
+}
+
 // A choice chooses the runs from the possible ones. It does so in two parts, because the
-// recoveries seen in the first part determine which runs are possible in the second.
+// recoveries seen in the first part determine which runs are possible in the second. In both
+// parts, the runs that try something new come first: a kind of interruption at a site, and
+// then a pair of these.
 type choice struct {
 	plan   *Plan
 	rng    *rand.Rand
@@ -79,15 +91,18 @@ type choice struct {
 	firsts [classes][]*interruption // possible interruptions of the first part
 	total  int                      // number of these
 
-	outcomes []outcome // results of the first part's runs
+	outcomes []outcome       // results of the first part's runs
+	tried    map[way]bool    // what is possible, and whether a run tried it
+	pairs    map[[2]way]bool // what is possible in the recoveries seen, and whether a run tried it
+	failed   map[way]bool    // what has failed as the only interruption of a run
 }
 
 // An outcome is the result of a run with one interruption.
 type outcome struct {
 	in       *interruption
-	recovery int // number of places that the recovery passed
-	later    int // number of possible runs with the same stall that wake later
-	end      int // number above all places of the next attempt, for the run that wakes at its return
+	recovery []visit // places that the recovery passed
+	later    int     // number of possible runs with the same stall that wake later
+	end      int     // number above all places of the next attempt, for the run that wakes at its return
 }
 
 // moreLater is the number of additional places at which a stall is tried to wake. If a
@@ -95,29 +110,111 @@ type outcome struct {
 // it wakes later, the next attempt does these steps itself and passes more places.
 const moreLater = 3
 
-// learn adds the outcome of a run. It ignores runs of the second part and failed runs.
+// learn adds the outcome of a run. Only the recovery from a single interruption, if it has passed,
+// says which others are possible.
 func (c *choice) learn(w *World) {
-	in := w.run.interruptions[0]
-	if len(w.run.interruptions) > 1 || in.until > 0 || w.failed {
+	for _, in := range w.run.interruptions[:w.done] {
+		c.tried[in.way()] = true
+	}
+	first := w.run.interruptions[0]
+	if len(w.run.interruptions) > 1 {
+		c.pairs[[2]way{first.way(), w.run.interruptions[1].way()}] = true
 		return
 	}
-	o := outcome{in: in, recovery: w.recovery}
+	if w.failed {
+		c.failed[first.way()] = true
+		return
+	}
+	if first.until > 0 {
+		return
+	}
+	o := outcome{in: first, recovery: w.recovery}
 	if h := w.stalled; h != nil && !h.blocked && h.came > 0 {
 		o.later = h.came + moreLater
 		o.end = h.came + len(w.dry.places)
 	}
 	c.outcomes = append(c.outcomes, o)
+	for pair := range c.pairsOf(o) {
+		possible(c.pairs, pair)
+		possible(c.tried, pair[1]) // it may be at a site that only recoveries come to
+	}
+}
+
+// possible notes that key is possible, and not tried unless it was before.
+func possible[K comparable](all map[K]bool, key K) {
+	if _, known := all[key]; !known {
+		all[key] = false
+	}
+}
+
+// pairsOf returns the pairs that are possible in a recovery, each with a second interruption at a
+// random one of its places.
+func (c *choice) pairsOf(o outcome) iter.Seq2[[2]way, *interruption] {
+	return func(yield func([2]way, *interruption) bool) {
+		if c.plan.Kinds&Twice == 0 {
+			return
+		}
+		seen := map[visit]bool{}
+		for _, i := range c.rng.Perm(len(o.recovery)) {
+			v := o.recovery[i]
+			if seen[v] {
+				continue
+			}
+			seen[v] = true
+			for _, kind := range c.kindsAt(v.canStall) {
+				second := &interruption{kind: kind, site: v.site, nth: i + 1}
+				if !yield([2]way{o.in.way(), second.way()}, second) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// covered returns how many sites there are, at how many of them each possible kind was tried, and the
+// same of the pairs.
+func (c *choice) covered() (sites, ofSites, pairs, ofPairs int) {
+	all := map[site]bool{}
+	for w, tried := range c.tried {
+		before, known := all[w.site]
+		all[w.site] = tried && (before || !known)
+	}
+	for _, done := range all {
+		if done {
+			sites++
+		}
+	}
+	for _, done := range c.pairs {
+		if done {
+			pairs++
+		}
+	}
+	return sites, len(all), pairs, len(c.pairs)
+}
+
+// kindsAt returns the kinds that are possible at a place.
+func (c *choice) kindsAt(canStall bool) (kinds []Kind) {
+	for _, k := range []Kind{Crash, Stall, Shutdown} {
+		if k&c.plan.Kinds != 0 && (k != Stall || canStall) {
+			kinds = append(kinds, k)
+		}
+	}
+	return kinds
 }
 
 func newChoice(p *Plan, dry *World, filter *regexp.Regexp) *choice {
-	c := &choice{plan: p, rng: rand.New(rand.NewPCG(p.Seed, 0)), filter: filter, budget: p.MaxRuns}
+	c := &choice{
+		plan: p, rng: rand.New(rand.NewPCG(p.Seed, 0)), filter: filter, budget: p.MaxRuns,
+		tried: map[way]bool{}, pairs: map[[2]way]bool{}, failed: map[way]bool{},
+	}
 	for i := range dry.places {
 		at := &dry.places[i]
 		c.withID = c.withID || at.id != dry.places[0].id
 		add := func(class int, in *interruption) {
-			in.place = at.place
+			in.place, in.site = at.place, at.site
 			if in.kind&p.Kinds != 0 {
 				c.firsts[class] = append(c.firsts[class], in)
+				possible(c.tried, in.way())
 				c.total++
 			}
 		}
@@ -155,17 +252,8 @@ func (c *choice) run(interruptions ...*interruption) *run {
 	return &run{strings.Join(names, "_then_"), interruptions}
 }
 
-// enough returns how many of n possible runs to make, at most most.
-func (c *choice) enough(n, most int) int {
-	n = min(n, most)
-	if testing.Short() && c.filter == nil {
-		n = (n + 9) / 10
-	}
-	return n
-}
-
-// first returns the runs of the first part. Each class gets the same share of the budget. If
-// it has fewer runs, the others get the rest.
+// first returns the runs of the first part: each class at each site once, and then others. Of what
+// is left of the budget, the second part gets half.
 func (c *choice) first(dry *World) (runs []*run) {
 	if c.filter != nil {
 		runs = c.named()
@@ -176,16 +264,23 @@ func (c *choice) first(dry *World) (runs []*run) {
 	for i := range dry.places {
 		order[dry.places[i].place] = i
 	}
-	most := c.budget
-	if c.plan.Kinds&(Stall|Twice) != 0 {
-		most -= c.budget / 4 // reserved for the second part
-	}
+	var rest [classes][]*interruption
 	var wants [classes]int
 	for class, all := range c.firsts {
-		wants[class] = len(all)
+		var once []*interruption
+		once, rest[class] = c.onceEach(all)
+		wants[class] = len(rest[class])
+		for _, in := range once {
+			runs = append(runs, c.run(in))
+		}
 	}
-	n := shares(c.enough(c.total, most), wants[:]...)
-	for class, all := range c.firsts {
+	runs = spread(c.rng, runs, c.budget)
+	left := c.budget - len(runs)
+	if c.plan.Kinds&(Stall|Twice) != 0 {
+		left = (left + 1) / 2
+	}
+	n := shares(left, wants[:]...)
+	for class, all := range rest {
 		for _, in := range spread(c.rng, all, n[class]) {
 			runs = append(runs, c.run(in))
 		}
@@ -194,35 +289,55 @@ func (c *choice) first(dry *World) (runs []*run) {
 		return cmp.Compare(order[r.interruptions[0].place], order[s.interruptions[0].place])
 	})
 	c.budget -= len(runs)
-	return runs
+	return c.short(runs)
 }
 
-// second returns the runs of the second part: stalls that wake later, and second
-// interruptions. possible is the number of possible runs in both parts.
-func (c *choice) second() (runs []*run, possible int) {
-	later, stalls := 0, 0
+// short returns the runs or, with -short, a tenth of them.
+func (c *choice) short(runs []*run) []*run {
+	if !testing.Short() {
+		return runs
+	}
+	return spread(c.rng, runs, (len(runs)+9)/10)
+}
+
+// onceEach returns one interruption at random for each site, and the others.
+func (c *choice) onceEach(all []*interruption) (once, others []*interruption) {
+	bySite := map[site][]int{}
+	var sites []site // in the order of the dry run
+	for i, in := range all {
+		if bySite[in.site] == nil {
+			sites = append(sites, in.site)
+		}
+		bySite[in.site] = append(bySite[in.site], i)
+	}
+	chosen := map[int]bool{}
+	for _, at := range sites {
+		chosen[bySite[at][c.rng.IntN(len(bySite[at]))]] = true
+	}
+	for i, in := range all {
+		if chosen[i] {
+			once = append(once, in)
+		} else {
+			others = append(others, in)
+		}
+	}
+	return once, others
+}
+
+// second returns the runs of the second part: second interruptions at sites that only a recovery
+// comes to, and then stalls that wake later and other second interruptions.
+func (c *choice) second() (runs []*run) {
+	if c.filter != nil {
+		return nil
+	}
+	only, pairs := c.twice()
+	runs = spread(c.rng, only, c.budget)
+	later := 0
 	for _, o := range c.outcomes {
 		later += o.later
-		if o.in.kind == Stall {
-			stalls++
-		}
 	}
-	twice := 0
-	if c.plan.Kinds&Twice != 0 {
-		twice = min((c.total+3)/4, c.budget)
-		if later > 0 {
-			twice = min(twice, (c.budget+1)/2)
-		}
-	}
-	laters := 0
-	if stalls > 0 { // assumes the same average for stalls that were not run
-		laters = later * len(c.firsts[stall]) / stalls
-	}
-	possible = c.total + laters + twice
-	if c.filter != nil {
-		return nil, c.total
-	}
-	for _, i := range strides(c.rng, later, min(later, c.enough(laters, c.budget-twice))) {
+	n := shares(c.budget-len(runs), later, len(pairs))
+	for _, i := range strides(c.rng, later, n[0]) {
 		for _, o := range c.outcomes {
 			if i < o.later {
 				in := *o.in
@@ -235,27 +350,34 @@ func (c *choice) second() (runs []*run, possible int) {
 			i -= o.later
 		}
 	}
-	return append(runs, c.twice(c.enough(twice, twice))...), possible
+	runs = append(runs, spread(c.rng, pairs, n[1])...)
+	return c.short(runs)
 }
 
-// twice returns up to n random runs with a second interruption.
-func (c *choice) twice(n int) (runs []*run) {
-	known := map[string]bool{}
-	for tries := 0; len(runs) < n && tries < 10*n && len(c.outcomes) > 0; tries++ {
-		first := c.outcomes[c.rng.IntN(len(c.outcomes))]
-		if first.recovery == 0 {
-			continue
-		}
-		second := &interruption{kind: c.outcomes[c.rng.IntN(len(c.outcomes))].in.kind, nth: 1 + c.rng.IntN(first.recovery)}
-		if second.kind == Crash {
-			second.lost = c.rng.IntN(2)
-		}
-		if r := c.run(first.in, second); !known[r.name] {
-			known[r.name] = true
-			runs = append(runs, r)
+// twice returns a run for each pair. In the runs of only, the second interruption is at a site that
+// only recoveries come to, and each kind is tried there once. A pair is left out if one of its
+// interruptions alone has failed: those runs say more.
+func (c *choice) twice() (only, pairs []*run) {
+	chosen, first := map[[2]way]bool{}, map[way]bool{}
+	for _, i := range c.rng.Perm(len(c.outcomes)) {
+		o := c.outcomes[i]
+		for pair, second := range c.pairsOf(o) {
+			if chosen[pair] || c.failed[pair[0]] || c.failed[pair[1]] {
+				continue
+			}
+			chosen[pair] = true
+			if second.kind == Crash {
+				second.lost = c.rng.IntN(2)
+			}
+			if r := c.run(o.in, second); c.tried[pair[1]] || first[pair[1]] {
+				pairs = append(pairs, r)
+			} else {
+				first[pair[1]] = true
+				only = append(only, r)
+			}
 		}
 	}
-	return runs
+	return only, pairs
 }
 
 // shares divides n as evenly as possible, so that nobody gets more than wanted.

@@ -245,6 +245,9 @@ func TestTwice_CrashThenCrash(t *testing.T) {
 		twice++
 		// The recovery's places: two for HeartbeatDetails, then two for each heartbeat.
 		want := []string{"0", fmt.Sprint(first), fmt.Sprint(first + max(0, second-2)/2)}
+		if second == 2 { // Resume has not returned yet
+			want = want[:2]
+		}
 		if last := 2 + 2*(20-first) + 1; second <= last && !slices.Equal(got[name], want) {
 			t.Errorf("%s resumed from %q, want %q", name, got[name], want)
 		}
@@ -279,8 +282,8 @@ func TestTwice_ShutdownThenShutdown(t *testing.T) {
 			}
 		}
 	}
-	if twice < 5 {
-		t.Errorf("%d runs have a second interruption, want at least 5", twice)
+	if twice < 4 { // one for each site
+		t.Errorf("%d runs have a second interruption, want at least 4", twice)
 	}
 }
 

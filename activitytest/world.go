@@ -50,7 +50,7 @@ type World struct {
 	places      []placed          // places of the dry run
 	done        int               // interruptions so far
 	settling    bool              // whether an interruption is about to happen
-	recovery    int               // places passed since the first interruption
+	recovery    []visit           // places passed since the first interruption
 	hanging     *hang             // stalled attempt, until it wakes
 	stalled     *hang             // last stalled attempt, even after it woke
 	unsaved     []record          // details recorded in this life; the Store may hold some of them
@@ -76,6 +76,12 @@ type sight struct {
 	fromNothing map[int][]*step // steps of the dry run's attempts that resumed from nothing, by execution
 	records     int             // number of heartbeats with details
 	resumptions []*resumption   // attempts that resumed from details; none in the dry run
+}
+
+// A visit is a place that a recovery passed. In a run with two interruptions it is zero.
+type visit struct {
+	site     site
+	canStall bool
 }
 
 // A record is the details that a heartbeat recorded.

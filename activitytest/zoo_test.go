@@ -36,6 +36,7 @@ func TestZoo(t *testing.T) {
 	t.Run("Finds", z.finds)
 	t.Run("Replays", z.replays)
 	t.Run("Short", z.short)
+	t.Run("Always", z.always)
 }
 
 // locks matches the tests in which a lock is held forever. They take seconds of real time.
@@ -122,7 +123,7 @@ var found = map[string][]string{
 	},
 	"TestDetailsNotRead_Wrong": {
 		`the heartbeat details of activity "import" make no difference: \d+ attempts resumed from details \(1; 2; 3\), and each made the same calls as an attempt that resumed from nothing\. The activity never reads its details: resume from them with activity\.Resume, or call Heartbeat without details\.\n`,
-		`activitytest: (\d+) of \d+ possible runs`,
+		`activitytest: \d+ runs, at \d+ places, with seed \d+: (\d+) of \d+ sites in 3 ways; \d+ of \d+ pairs\n`,
 	},
 	"TestDetailsIgnored_Wrong": {
 		`the heartbeat details of activity "import" make no difference: \d+ attempts resumed from details \(1; 2; 3\), .* The activity reads its details but starts from the beginning: continue from the details, or call Heartbeat without details\. If it skips work that has no place, add a Point to that work\.\n`,
@@ -164,6 +165,14 @@ var found = map[string][]string{
 	"TestNotStarted_Wrong":      {`the run never reached the place of its interruption, as the dry run did: before sleep 1 of activity "import"\n`},
 	"TestConfig_Wrong":          {`World\.Config\.Clock and World\.Config\.Store must be nil, because the World has its own\n`},
 	"TestLeak_Wrong":            {`deadlock: main bubble goroutine has exited but blocked goroutines remain`, `waits \(chan send\):\n\s+zoo_test\.TestLeak_Wrong`},
+
+	"TestOneStepOf1000_Wrong": {`step 573 was done 2 times`, `activitytest: 100 runs, at \d+ places, with seed \d+: (\d+) of \d+ sites in 3 ways`},
+	"TestTape_Wrong": {
+		`--- FAIL: TestTape_Wrong/\w+_then_crash_at_place_\d`,
+		`the total is 2\d, want 33`,
+		`place \d of the recovery was at point "undone" 1 of activity "import"`,
+	},
+	"TestRequireAll_Wrong": {`Plan\.RequireAll: not everything was tried with MaxRuns 40: (\d+) of (\d+) sites in 3 ways; \d+ of \d\d\d pairs\n`},
 
 	"TestWorkersRecordOwnRow_Wrong": {
 		`--- FAIL: TestWorkersRecordOwnRow_Wrong/crash_after_heartbeat_1 `,
@@ -300,17 +309,31 @@ func (z zoo) replays(t *testing.T) {
 	}
 }
 
+// Given a fault that only one place in a thousand has, or only a second interruption, when the test
+// runs with any seed, then it is found.
+func (z zoo) always(t *testing.T) {
+	for test, times := range map[string]int{"TestOneStepOf1000_Wrong": 5, "TestTape_Wrong": 20} {
+		_, output := z.run(t, "-test.run", "^"+test+"$", "-test.count", strconv.Itoa(times))
+		if n := strings.Count(output[test], "--- FAIL: "+test+" ("); n != times {
+			t.Errorf("%s: found in %d of %d tests", test, n, times)
+		}
+	}
+}
+
 // Given -short, when a test runs, then it makes a tenth of the runs.
 func (z zoo) short(t *testing.T) {
-	count := regexp.MustCompile(`activitytest: (\d+) of (\d+) possible runs`)
-	_, output := z.run(t, "-test.short", "-test.run", "^(TestHeartbeatBeforeEffect_Right|TestNilOnDone_Right)$")
-	m := count.FindStringSubmatch(output["TestHeartbeatBeforeEffect_Right"])
-	if m == nil {
-		t.Fatalf("the output does not have the number of runs:\n%s", output["TestHeartbeatBeforeEffect_Right"])
+	count := regexp.MustCompile(`activitytest: (\d+) runs, at `)
+	runs := func(args ...string) int {
+		_, output := z.run(t, append(args, "-test.run", "^(TestHeartbeatBeforeEffect_Right|TestNilOnDone_Right)$")...)
+		m := count.FindStringSubmatch(output["TestHeartbeatBeforeEffect_Right"])
+		if m == nil {
+			t.Fatalf("the output does not have the number of runs:\n%s", output["TestHeartbeatBeforeEffect_Right"])
+		}
+		n, _ := strconv.Atoi(m[1])
+		return n
 	}
-	n, _ := strconv.Atoi(m[1])
-	all, _ := strconv.Atoi(m[2])
-	if n < all/10 || n > all/10+4 { // each part of the plan is rounded up
-		t.Errorf("%d of %d runs were made, want a tenth", n, all)
+	// With fewer recoveries seen, fewer pairs are possible.
+	if short, all := runs("-test.short"), runs(); short > all/10+2 || short < all/40 {
+		t.Errorf("%d of %d runs were made, want a tenth", short, all)
 	}
 }

@@ -997,3 +997,128 @@ func TestWithoutID_Right(t *testing.T) {
 		d.check(t)
 	})
 }
+
+// Bug: one step of a thousand, which has code of its own, appends to the file before the heartbeat
+// and not by its number. A hundred runs must find it.
+
+func oneStepOf1000(t *testing.T, special func(ctx activity.Context, f *file, i int)) {
+	plan := activitytest.Plan{MaxRuns: 100}
+	plan.Run(t, func(t *testing.T, w *activitytest.World) {
+		f, d := &file{}, &table{}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				return activity.Range(ctx, 0, 1000, func(i int) error {
+					if i == 573 {
+						special(ctx, f, i)
+					} else if i%50 == 0 {
+						d.put(ctx, i)
+					}
+					return nil
+				})
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.len() != 1 {
+			t.Errorf("step 573 was done %d times", f.len())
+		}
+	})
+}
+
+func TestOneStepOf1000_Wrong(t *testing.T) {
+	oneStepOf1000(t, func(ctx activity.Context, f *file, i int) { f.append(ctx, i) })
+}
+
+func TestOneStepOf1000_Right(t *testing.T) {
+	oneStepOf1000(t, func(ctx activity.Context, f *file, i int) {
+		activitytest.Point(ctx, "put")
+		f.mu.Lock()
+		f.lines = []int{i}
+		f.mu.Unlock()
+		activitytest.Point(ctx, "done")
+	})
+}
+
+// Bug: before it resumes, the activity takes back what was not recorded, and a crash in the middle of
+// that takes it back twice. Only a second interruption comes to that place.
+
+func tape(t *testing.T, undo func(ctx activity.Context, f *file, total *int)) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		f, total := &file{}, 0 // the total is stored beside the file
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			// A stalled attempt would write beside the next one, so it must have ended.
+			opts := options
+			opts.MaxAbandoned = activity.NoOverlap
+			return rt.Run(ctx, opts, func(ctx activity.Context) error {
+				next, err := activity.Resume(ctx, 0)
+				if err != nil {
+					return err
+				}
+				for f.len() > next {
+					undo(ctx, f, &total)
+				}
+				for ; next < rows; next++ {
+					if ctx.Err() != nil {
+						return context.Cause(ctx)
+					}
+					total += 10 + next
+					f.lines = append(f.lines, next)
+					activitytest.Point(ctx, "written")
+					if err := ctx.Heartbeat(next + 1); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.check(t)
+		if total != 33 {
+			t.Errorf("the total is %d, want 33", total)
+		}
+	})
+}
+
+func TestTape_Wrong(t *testing.T) {
+	tape(t, func(ctx activity.Context, f *file, total *int) {
+		last := f.lines[f.len()-1]
+		*total -= 10 + last
+		activitytest.Point(ctx, "undone")
+		f.cut(f.len() - 1)
+	})
+}
+
+func TestTape_Right(t *testing.T) {
+	tape(t, func(ctx activity.Context, f *file, total *int) {
+		last := f.lines[f.len()-1]
+		f.cut(f.len() - 1) // in one transaction with the total
+		*total -= 10 + last
+		activitytest.Point(ctx, "undone")
+	})
+}
+
+// Bug: the Plan makes too few runs to try everything that it requires.
+
+func requireAll(t *testing.T, plan activitytest.Plan) {
+	plan.Run(t, func(t *testing.T, w *activitytest.World) {
+		d := &table{}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				return activity.Range(ctx, 0, rows, func(i int) error { d.put(ctx, i); return nil })
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.check(t)
+	})
+}
+
+func TestRequireAll_Wrong(t *testing.T) {
+	requireAll(t, activitytest.Plan{MaxRuns: 40, RequireAll: true})
+}
+
+func TestRequireAll_Right(t *testing.T) { requireAll(t, activitytest.Plan{RequireAll: true}) }
