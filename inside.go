@@ -20,4 +20,5 @@ func init() {
 	}
 	inside.ScheduledAt = func(event any) time.Time { return event.(Event).scheduledAt }
 	inside.ErrorText = errorText
+	inside.Freeze = func(runtime any, frozen bool) { runtime.(*Runtime).freeze(frozen) }
 }

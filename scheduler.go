@@ -40,6 +40,7 @@ type scheduler struct {
 	stacks  *dump        // the stacks of all goroutines; nil until the first stack is needed
 
 	noDumpBefore instant // the end of the pause after the last dump of the stacks
+	frozen       bool    // whether nothing rings: see inside.Freeze
 }
 
 // enter locks rt.mu, reads the clock, and settles what is due. So at any instant a
@@ -87,7 +88,7 @@ func (rt *Runtime) leave() {
 // timer that fires too early costs less than a Reset for each of them.
 func (rt *Runtime) armLocked() {
 	s := &rt.scheduler
-	for try := 1; s.alarms.next() < s.armed; try++ {
+	for try := 1; s.alarms.next() < s.armed && !s.frozen; try++ {
 		rt.now = rt.read()
 		next := min(s.alarms.next(), rt.lookLocked())
 		if next <= rt.now {
@@ -159,9 +160,17 @@ func (s *scheduler) startLocked() {
 
 // settleLocked rings all alarms that are due at rt.now.
 func (rt *Runtime) settleLocked() {
-	if rt.scheduler.alarms.next() <= rt.now {
+	if rt.scheduler.alarms.next() <= rt.now && !rt.scheduler.frozen {
 		rt.ringLocked()
 	}
+}
+
+// freeze stops the scheduler, or lets it go on.
+func (rt *Runtime) freeze(frozen bool) {
+	rt.lock()
+	rt.scheduler.frozen = frozen
+	rt.settleLocked()
+	rt.leave()
 }
 
 // startEvery is the number of alarms after which ringLocked starts the attempts that have

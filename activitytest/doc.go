@@ -114,7 +114,8 @@
 //
 // # Kinds of interruptions
 //
-// Crash: The process stops at the place. Its goroutines stop there or at their next place.
+// Crash: The process stops at the place. Its goroutines stop there or at their next place, and
+// its Runtime stands still: none of its timeouts comes, so the Contexts of its attempts do not end.
 // Their deferred calls run only after the body and its assertions, before the test's own
 // cleanups. The next life begins with whatever the Store durably held. Recorded details that
 // were not saved yet, because of Config.SaveInterval, may be lost. So there are runs that
@@ -187,8 +188,8 @@
 //   - State that survives although it should not, such as progress that the program keeps in
 //     a variable of the body or of the package. To the test, such a variable is outside the
 //     process.
-//   - What the process's own goroutines and timers do after a crash. They continue until they
-//     reach a place or call the Runtime. A goroutine must not wait forever for one that was
+//   - What the process's own goroutines and timers do after a crash, such as a time.AfterFunc. They
+//     continue until they reach a place or call the Runtime. A goroutine must not wait forever for one that was
 //     stopped. When the body is over, their contexts end.
 //   - Resources that the system takes back from a dead process, such as a listener or a file
 //     lock. The dead life holds them until the body is over. Open them in the body, or fake

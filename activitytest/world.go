@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/internal/inside"
 	"github.com/seed-9da638b0/activity/storetest"
 )
 
@@ -172,6 +173,7 @@ func (w *World) end() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
 	for _, l := range lives {
+		inside.Freeze(l.rt, false)
 		l.cancel(errOver)
 		close(l.over)
 		_ = l.rt.Shutdown(ctx)
@@ -402,6 +404,7 @@ func (w *World) crash(l *life, in *interruption) {
 	for _, s := range l.rt.Activities() { // calls no code of this package, so World.mu may be held
 		w.interrupted[s.ID] = true
 	}
+	inside.Freeze(l.rt, true) // nor does this
 	w.cutSaved()
 	kept := w.unsaved[:max(len(w.unsaved)-in.lost, 0)]
 	for i := len(kept); i < len(w.unsaved); i++ {

@@ -1,4 +1,4 @@
-// Package inside gives package activityhttp what package activity does not export. Package
+// Package inside gives packages activityhttp and activitytest what package activity does not export. Package
 // activity sets the variables when it is initialized, and nothing changes them after that.
 package inside
 
@@ -17,4 +17,8 @@ var (
 
 	// ErrorText returns err.Error(), or a text that says that this has panicked.
 	ErrorText func(err error) string
+
+	// Freeze stops the scheduler of an *activity.Runtime, or lets it go on: while it is frozen, no
+	// timeout, backoff or Sleep ends, as in a process that was killed.
+	Freeze func(runtime any, frozen bool)
 )

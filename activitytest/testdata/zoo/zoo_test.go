@@ -1100,6 +1100,44 @@ func TestTape_Right(t *testing.T) {
 	})
 }
 
+// Bug: rows are written when the attempt's Context ends, which a killed process does not live to see.
+
+func buffered(t *testing.T, each bool) {
+	everyTable(t, func(d *table) func(ctx activity.Context) error {
+		return func(ctx activity.Context) error {
+			var mu sync.Mutex
+			var rows []int
+			flush := func() {
+				mu.Lock()
+				defer mu.Unlock()
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				for _, row := range rows {
+					if d.rows == nil {
+						d.rows = map[int]bool{}
+					}
+					d.rows[row] = true
+				}
+				rows = nil
+			}
+			defer context.AfterFunc(ctx, flush)()
+			defer flush()
+			return activity.Range(ctx, 0, 3, func(i int) error {
+				mu.Lock()
+				rows = append(rows, i)
+				mu.Unlock()
+				if each {
+					flush()
+				}
+				return ctx.Sleep(5 * time.Second) // a dead life's heartbeat timeout passes meanwhile
+			})
+		}
+	})
+}
+
+func TestFlushAtTheEnd_Wrong(t *testing.T) { buffered(t, false) }
+func TestFlushAtTheEnd_Right(t *testing.T) { buffered(t, true) }
+
 // Bug: the Plan makes too few runs to try everything that it requires.
 
 func requireAll(t *testing.T, plan activitytest.Plan) {
