@@ -130,8 +130,8 @@
 // timeout, and a MaximumAttempts that allows another attempt.
 //
 // Shutdown: [activity.Runtime.Shutdown] is called at the place, and the function continues
-// with its Context canceled. If the process then returns an error, as it should, World.Run
-// calls it again. If it returns nil, it has ended by itself.
+// with its Context canceled. If the process then returns an error, or if the Store holds what
+// was interrupted, World.Run calls it again. Otherwise it has ended by itself.
 //
 // Twice: While the process recovers from one interruption, it is interrupted again, at each
 // pair of sites once.
@@ -149,7 +149,8 @@
 //   - The run takes more than Plan.Limit of virtual time or makes 1,000 attempts of one
 //     activity, or the dry run passes 100,000 places.
 //   - The process returns nil although one of its activities was interrupted and not resumed.
-//     This is allowed if the dry run leaves that activity unfinished, too.
+//     This is allowed if the dry run leaves that activity unfinished, too, and after a Shutdown if
+//     the Store holds the activity, because the next life resumes it.
 //   - A goroutine does not end within an hour of virtual time after its context has ended.
 //     After a crash this is allowed.
 //   - A lock is held across a place. If the attempt stalls there, the next attempt waits for

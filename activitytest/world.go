@@ -58,6 +58,7 @@ type World struct {
 	interrupted map[string]bool   // IDs of activities that a later life must resume
 	finished    map[string]bool   // IDs of activities that ended
 	leaves      []string          // IDs of activities that are unfinished at the end
+	stopped     bool              // whether a process has stopped an activity itself, with Shutdown or Drain
 	ended       bool              // whether the body and its assertions are over
 	visits      int               // places passed so far
 	steps       []*step           // trace, without the middle if it is very long
@@ -210,8 +211,8 @@ func (w *World) missing() string {
 }
 
 // Run calls process, one life of the program, until a life ends by itself: it was not
-// interrupted, or it returned nil after its Runtime was shut down. Run returns the error of
-// that life. Each life gets a new Runtime, with whatever the Store held when the life before
+// interrupted, or it returned nil after its Runtime was shut down, and the Store holds nothing
+// that was interrupted by that. Run returns the error of that life. Each life gets a new Runtime, with whatever the Store held when the life before
 // ended. ctx ends when the body does.
 //
 // Run must be called in the body's goroutine. process should return its errors and make no
@@ -256,7 +257,12 @@ func (w *World) Run(process func(ctx context.Context, rt *activity.Runtime) erro
 		case down != nil && l.err != nil:
 			continue
 		}
-		if left := w.left(l); left != "" && l.err == nil {
+		left, stored := w.left(l)
+		switch {
+		case left == "" || l.err != nil:
+		case down != nil && stored:
+			continue // the next life resumes it
+		default:
 			w.t.Errorf("activitytest: the process returned nil, although %s was interrupted and not resumed", left)
 		}
 		synctest.Wait() // attempts that stalled finish their work of this instant before the body continues
@@ -264,25 +270,26 @@ func (w *World) Run(process func(ctx context.Context, rt *activity.Runtime) erro
 	}
 }
 
-// left returns the label of an activity that was interrupted and has not ended since, or "".
-// If the dry run leaves the activity unfinished as well, such as an endless poller, that is
-// intended. If there are several activities, left cannot tell for one that is not stored.
-func (w *World) left(l *life) string {
+// left returns the label of an activity that was interrupted and has not ended since, or "", and
+// whether the Store holds it. If the dry run leaves the activity unfinished as well, such as an
+// endless poller, that is intended. If there are several activities, left cannot tell for one
+// that is not stored.
+func (w *World) left(l *life) (activity string, stored bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, id := range w.unfinished() {
 		if w.interrupted[id] && (w.dry == nil || !slices.Contains(w.dry.leaves, id)) {
-			return label(id)
+			return label(id), true
 		}
 	}
 	ids := len(w.seen)
 	if w.seen[""] != nil {
 		ids--
 	}
-	if ids == 1 && (l.canceled || w.interruptedNow()) {
-		return "its activity"
+	if ids == 1 && (l.canceled && (w.dry == nil || !w.dry.stopped) || w.interruptedNow()) {
+		return "its activity", false
 	}
-	return ""
+	return "", false
 }
 
 // interruptedNow reports whether an activity was interrupted and has not started again,
@@ -386,7 +393,11 @@ func (l *life) observe(e activity.Event) bool {
 	case activity.EventCanceled:
 		w.finished[e.ID] = true
 		w.note(l, e.ID, e.Attempt, "ended: "+short(e.Err))
-		if l.shutdown != nil && errors.Is(e.Err, activity.ErrShutdown) {
+		switch {
+		case !errors.Is(e.Err, activity.ErrShutdown):
+		case l.shutdown == nil:
+			w.stopped = true
+		default:
 			l.canceled = true
 			w.interrupted[e.ID] = true
 		}

@@ -141,7 +141,7 @@ var found = map[string][]string{
 		`the calls before the interruption must be those of the dry run, but call 1 of activity "import" was HeartbeatDetails in the dry run and is now Heartbeat\n`,
 	},
 	"TestOrder_Wrong":               {`--- FAIL: TestOrder_Wrong/crash_`, `row \d is missing`},
-	"TestProcessDropsError_Wrong":   {`--- FAIL: TestProcessDropsError_Wrong/shutdown_`, `the process returned nil, although activity "import" was interrupted and not resumed`},
+	"TestProcessForgets_Wrong":      {`--- FAIL: TestProcessForgets_Wrong/shutdown_`, `the process returned nil, although its activity was interrupted and not resumed`},
 	"TestDropsErrorWithoutID_Wrong": {`--- FAIL: TestDropsErrorWithoutID_Wrong/shutdown_`, `the process returned nil, although its activity was interrupted and not resumed`},
 	"TestNotResumedWithoutID_Wrong": {`--- FAIL: TestNotResumedWithoutID_Wrong/crash_`, `the process returned nil, although its activity was interrupted and not resumed`},
 	"TestStaleWrite_Wrong":          {`--- FAIL: TestStaleWrite_Wrong/stall_at_point_set_1_until_place_`, `the balance is 10 after 1 steps`},

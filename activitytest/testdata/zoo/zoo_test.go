@@ -8,7 +8,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -664,19 +663,67 @@ func order(t *testing.T, list func(life int) []int) {
 	})
 }
 
-// Bug: the process drops the error of an interrupted activity and returns nil.
+// No bug: the process drops the error of an activity that was interrupted, but the Store holds that,
+// and the next life resumes it.
 
-func TestProcessDropsError_Wrong(t *testing.T) {
-	processDrops(t, func(err error) error {
+func TestProcessDropsError_Right(t *testing.T) {
+	processDrops(t, func(error) error { return nil })
+}
+
+func TestProcessReturnsError_Right(t *testing.T) {
+	processDrops(t, func(err error) error { return err })
+}
+
+// Bug: the process removes an activity that was interrupted.
+func TestProcessForgets_Wrong(t *testing.T) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		d := &table{}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			if err := rt.Run(ctx, options, func(ctx activity.Context) error { return inOrder(ctx, d) }); err != nil {
+				return rt.Forget(ctx, options.ID)
+			}
+			return nil
+		})
 		if err != nil {
-			fmt.Println("continues next time:", err)
+			t.Fatal(err)
 		}
-		return nil
 	})
 }
 
-func TestProcessDropsError_Right(t *testing.T) {
-	processDrops(t, func(err error) error { return err })
+// No bug: a server recovers what is unfinished, polls, and ends with a Shutdown.
+
+func TestServer_Right(t *testing.T) {
+	plan := activitytest.Plan{MaxRuns: 300}
+	plan.Run(t, func(t *testing.T, w *activitytest.World) {
+		d := &table{}
+		def := &activity.Definition[int, int]{Name: "rows", Options: activity.Options{HeartbeatTimeout: 10 * time.Second}, Func: func(ctx activity.Context, in int) (int, error) {
+			return 0, inOrder(ctx, d)
+		}}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			if _, err := rt.Recover(ctx, def); err != nil {
+				return err
+			}
+			poller := activity.Options{HeartbeatTimeout: 10 * time.Second}
+			if _, err := rt.Start(ctx, poller, func(ctx activity.Context) error {
+				for {
+					if _, err := def.Start(ctx, rt, "rows", 7); err != nil && !errors.Is(err, activity.ErrAlreadyRunning) {
+						return err
+					}
+					if err := activity.Idle(ctx, time.Minute); err != nil {
+						return err
+					}
+				}
+			}); err != nil && !errors.Is(err, activity.ErrShutdown) {
+				return err
+			}
+			time.Sleep(331 * time.Second) // nothing else happens at that instant
+			return rt.Shutdown(context.WithoutCancel(ctx))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.check(t)
+	})
 }
 
 // Bug: the process drops the error of an interrupted activity without an ID, which is not
@@ -699,6 +746,7 @@ func processDrops(t *testing.T, end func(error) error) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		d.check(t)
 	})
 }
 
