@@ -37,6 +37,10 @@
 // details attempts resumed from, and which calls each life made. After ten failures the
 // remaining runs are skipped.
 //
+// Two oracles say more than the body's assertions. [World.Same] compares what is left with what the
+// run without an interruption has left. [World.Once] fails a run in which an effect happens twice
+// that must not.
+//
 // A [Plan] limits the kinds of interruptions, the number of runs and their virtual time.
 // With -short, a tenth of the runs are made.
 //
@@ -138,7 +142,7 @@
 //
 // # What fails a run
 //
-// Besides the body's own assertions, each of the following fails a run or the test:
+// Besides the body's own assertions and the oracles, each of the following fails a run or the test:
 //
 //   - There is no place at all, or no run to make.
 //   - The dry run, in which nothing is interrupted, fails. Then no other run is made.

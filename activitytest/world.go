@@ -63,6 +63,8 @@ type World struct {
 	visits      int               // places passed so far
 	steps       []*step           // trace, without the middle if it is very long
 	notes       []string          // lines about the interruptions, for the story
+	same        map[string]any    // values given to Same
+	once        map[any]bool      // keys given to Once
 	differs     string            // first difference from the calls of the dry run, or ""
 }
 
@@ -159,7 +161,7 @@ func (w *World) end() {
 	t := w.t
 	w.mu.Lock()
 	w.ended = true
-	lives, differs, missing := w.lives, w.differs, w.missing()
+	lives, differs, missing, skipped := w.lives, w.differs, w.missing(), w.notCompared()
 	w.leaves = w.unfinished()
 	w.mu.Unlock()
 	switch {
@@ -167,6 +169,8 @@ func (w *World) end() {
 		t.Errorf("activitytest: the calls before the interruption must be those of the dry run, but %s", differs)
 	case missing != "" && !t.Failed():
 		t.Error(missing)
+	case skipped != "" && !t.Failed() && !t.Skipped():
+		t.Error(skipped)
 	}
 
 	// One life after the other, so that their deferred calls do not race for the body's

@@ -173,6 +173,13 @@ var found = map[string][]string{
 		`place \d of the recovery was at point "undone" 1 of activity "import"`,
 	},
 	"TestFlushAtTheEnd_Wrong": {`--- FAIL: TestFlushAtTheEnd_Wrong/crash_after_heartbeat_1 `, `row 0 is missing`},
+	"TestPaidTwice_Wrong": {
+		`--- FAIL: TestPaidTwice_Wrong/crash_at_point_paid_1 `,
+		`this must happen once, and happened again: 0\n`,
+		`the total must be that of the dry run: got 40, want 30\n`,
+	},
+	"TestNotCompared_Wrong":   {`World\.Same was called in the dry run, and not now: \["the total"\]\n`},
+	"TestComparedTwice_Wrong": {`World\.Same was called twice with the name "the total"\n`, `this was the dry run`},
 	"TestRequireAll_Wrong":    {`Plan\.RequireAll: not everything was tried with MaxRuns 40: (\d+) of (\d+) sites in 3 ways; \d+ of \d\d\d pairs\n`},
 
 	"TestWorkersRecordOwnRow_Wrong": {

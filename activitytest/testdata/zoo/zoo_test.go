@@ -1186,6 +1186,69 @@ func buffered(t *testing.T, each bool) {
 func TestFlushAtTheEnd_Wrong(t *testing.T) { buffered(t, false) }
 func TestFlushAtTheEnd_Right(t *testing.T) { buffered(t, true) }
 
+// Bug: a payment is made again if the process is interrupted before it is recorded. The bodies know no
+// more than that: the oracles of the World find it.
+
+type bank struct {
+	mu    sync.Mutex
+	total int
+	keys  map[int]bool // idempotency keys
+}
+
+// pay pays the amount. If idempotent, it does so once for each key.
+func (b *bank) pay(ctx context.Context, w *activitytest.World, key int, idempotent bool) {
+	activitytest.Point(ctx, "pay")
+	b.mu.Lock()
+	if !idempotent || !b.keys[key] {
+		w.Once(key)
+		b.total += 10
+	}
+	if b.keys == nil {
+		b.keys = map[int]bool{}
+	}
+	b.keys[key] = true
+	b.mu.Unlock()
+	activitytest.Point(ctx, "paid")
+}
+
+func payments(t *testing.T, idempotent bool, check func(w *activitytest.World, b *bank)) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		b := &bank{}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				return activity.Range(ctx, 0, rows, func(i int) error { b.pay(ctx, w, i, idempotent); return nil })
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		check(w, b)
+	})
+}
+
+func TestPaidTwice_Wrong(t *testing.T) {
+	payments(t, false, func(w *activitytest.World, b *bank) { w.Same("the total", b.total) })
+}
+
+func TestPaidTwice_Right(t *testing.T) {
+	payments(t, true, func(w *activitytest.World, b *bank) { w.Same("the total", b.total) })
+}
+
+// Bug of the test itself: it does not compare what it compares in the dry run.
+func TestNotCompared_Wrong(t *testing.T) {
+	first := true
+	payments(t, true, func(w *activitytest.World, b *bank) {
+		if first {
+			w.Same("the total", b.total)
+		}
+		first = false
+	})
+}
+
+func TestComparedTwice_Wrong(t *testing.T) {
+	payments(t, true, func(w *activitytest.World, b *bank) { w.Same("the total", b.total); w.Same("the total", b.total) })
+}
+
 // Bug: the Plan makes too few runs to try everything that it requires.
 
 func requireAll(t *testing.T, plan activitytest.Plan) {
