@@ -526,7 +526,7 @@ func TestLock_HeldDuringARealWait(t *testing.T) {
 	reading := make(chan bool, 1)
 	go func() {
 		for range reading {
-			time.Sleep(3 * time.Second) // real time, longer than look * stillness
+			time.Sleep(3 * time.Second) // real time, longer than the looks of lockAtPlace
 			fmt.Fprint(out, "x")
 		}
 	}()

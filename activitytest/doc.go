@@ -200,7 +200,8 @@
 //     lock. The dead life holds them until the body is over. Open them in the body, or fake
 //     them.
 //   - A real network. While a goroutine waits for it, the bubble's time does not advance. Use
-//     a fake or net.Pipe. Real files work.
+//     a fake or net.Pipe. Real files work. If the bubble's time stands still for ten seconds of real
+//     time, the test fails with the goroutines that wait.
 //   - A call that hangs forever.
 //   - The effect of a power loss on files.
 package activitytest

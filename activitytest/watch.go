@@ -12,17 +12,27 @@ import (
 	"time"
 )
 
-// The bubble stands still if its goroutines are unchanged at this many successive looks.
-const (
-	look            = 250 * time.Millisecond // real time between two looks
-	stillness       = 8                      // looks if a goroutine is stopped at a place
-	stillnessInBody = 40                     // looks otherwise, because a goroutine outside the bubble may hold the lock
+// The bubble stands still if its goroutines are unchanged at as many successive looks as the
+// standstill says.
+const look = 250 * time.Millisecond // real time between two looks
+
+// A standstill is a reason why the bubble's time stands still.
+type standstill struct {
+	why   string
+	looks int
+}
+
+var (
+	lockAtPlace = &standstill{"a lock is held across a place, and a goroutine waits for it forever", 8}
+	// A goroutine outside the bubble may hold the lock.
+	lockElsewhere = &standstill{"a goroutine waits for a lock forever, and no other goroutine can continue", 40}
+	network       = &standstill{"a goroutine waits for the network or a pipe, and no other goroutine can continue: use a fake, a net.Pipe or an http.RoundTripper that calls the handler", 36}
 )
 
 // bubble runs the body in a bubble and watches it from outside. A goroutine that waits for a
-// sync.Mutex is not durably blocked. So if a lock is never released, the bubble's time
-// stands still forever, and nothing inside it can notice. Such a bubble cannot be ended
-// from outside either, so it is left behind.
+// sync.Mutex or for the network is not durably blocked. So if a lock is never released, or nothing
+// comes, the bubble's time stands still forever, and nothing inside it can notice. Such a bubble cannot
+// be ended from outside either, so it is left behind.
 func (w *World) bubble(t *testing.T, body func(t *testing.T, w *World)) {
 	done := make(chan any, 1)
 	go func() {
@@ -39,18 +49,14 @@ func (w *World) bubble(t *testing.T, body func(t *testing.T, w *World)) {
 			return
 		case <-ticker.C:
 		}
-		now, atPlace := w.locked()
-		if now == "" || now != before {
+		now, reason := w.stuck()
+		if reason == nil || now != before {
 			before, still = now, 0
 			continue
 		}
-		why, enough := "a lock is held across a place, and a goroutine waits for it forever", stillness
-		if !atPlace {
-			why, enough = "a goroutine waits for a lock forever, and no other goroutine can continue", stillnessInBody
-		}
-		if still++; still == enough {
+		if still++; still == reason.looks {
 			w.hung, w.failed = true, true
-			t.Errorf("activitytest: %s, so the bubble's time stands still\n%s", why, w.whereabouts(true))
+			t.Errorf("activitytest: %s, so the bubble's time stands still\n%s", reason.why, w.whereabouts(true))
 			w.tell(t)
 			return
 		}
@@ -155,26 +161,36 @@ func (g *goroutine) stopped() bool {
 	return slices.ContainsFunc(g.frames, func(f frame) bool { return stops.MatchString(f.function) })
 }
 
-// locked returns a description of the bubble if all its goroutines wait and at least one of
-// them waits for a lock. Otherwise, it returns "". atPlace reports whether a goroutine is
-// stopped at a place.
-func (w *World) locked() (state string, atPlace bool) {
+// waitsForNetwork reports whether the goroutine waits for a connection, or for data on one.
+func (g *goroutine) waitsForNetwork() bool { return g.state == "IO wait" }
+
+// stuck returns a description of the bubble and why its time stands still, if all its goroutines wait
+// and at least one of them waits for a lock or for the network. Otherwise, it returns nil.
+func (w *World) stuck() (state string, reason *standstill) {
 	var b strings.Builder
 	fmt.Fprint(&b, w.moved.Load())
-	lock := false
+	lock, atPlace, net := false, false, false
 	for _, g := range w.goroutines() {
-		if g.waitsForLock() {
+		switch {
+		case g.waitsForLock():
 			lock = true
-		} else if !g.durable {
-			return "", false
+		case g.waitsForNetwork():
+			net = true
+		case !g.durable:
+			return "", nil
 		}
 		atPlace = atPlace || g.stopped()
 		fmt.Fprintf(&b, " %s %s", g.id, g.state)
 	}
-	if !lock {
-		return "", false
+	switch {
+	case net: // who waits for it may hold a lock
+		reason = network
+	case lock && atPlace:
+		reason = lockAtPlace
+	case lock:
+		reason = lockElsewhere
 	}
-	return b.String(), atPlace
+	return b.String(), reason
 }
 
 const own = "github.com/seed-9da638b0/activity"
@@ -185,9 +201,9 @@ var stops = regexp.MustCompile(`^` + regexp.QuoteMeta(own) + `/activitytest\.\(\
 // notTheUsers matches functions that are not the user's own code.
 var notTheUsers = regexp.MustCompile(`^(testing|runtime|sync|time|context|internal/\w+|testing/synctest)\.|^` + regexp.QuoteMeta(own) + `(\.|/activitytest\.(\(|Point$))`)
 
-// whereabouts describes where the user's goroutines are. If lock is set, it lists only
-// those that are stopped at a place and those that wait for a lock.
-func (w *World) whereabouts(lock bool) string {
+// whereabouts describes where the user's goroutines are. If still is set, it lists only those that are
+// stopped at a place and those for which the bubble's time stands still.
+func (w *World) whereabouts(still bool) string {
 	var b strings.Builder
 	n := 0
 	for _, g := range w.goroutines() {
@@ -203,7 +219,12 @@ func (w *World) whereabouts(lock bool) string {
 			what = "is stopped at a place"
 		case g.waitsForLock():
 			what = "waits for a lock"
-		case lock || g.state == "running":
+		case g.waitsForNetwork():
+			what = "waits for the network or a pipe"
+			if len(frames) == 0 {
+				frames = g.frames // those of a server
+			}
+		case still || g.state == "running":
 			continue
 		}
 		if len(frames) == 0 {

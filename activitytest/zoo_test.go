@@ -173,6 +173,10 @@ var found = map[string][]string{
 		`place \d of the recovery was at point "undone" 1 of activity "import"`,
 	},
 	"TestFlushAtTheEnd_Wrong": {`--- FAIL: TestFlushAtTheEnd_Wrong/crash_after_heartbeat_1 `, `row 0 is missing`},
+	"TestNetworkLock_Wrong": {
+		`a goroutine waits for the network or a pipe, and no other goroutine can continue: use a fake, a net\.Pipe or an http\.RoundTripper that calls the handler, so the bubble's time stands still\n`,
+		`goroutine \d+ waits for the network or a pipe:\n(.*\n)*\s+httptest\.\(\*Server\)\.goServe`,
+	},
 	"TestPaidTwice_Wrong": {
 		`--- FAIL: TestPaidTwice_Wrong/crash_at_point_paid_1 `,
 		`this must happen once, and happened again: 0\n`,

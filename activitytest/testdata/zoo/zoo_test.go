@@ -8,6 +8,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"sync"
 	"testing"
@@ -1247,6 +1249,56 @@ func TestNotCompared_Wrong(t *testing.T) {
 
 func TestComparedTwice_Wrong(t *testing.T) {
 	payments(t, true, func(w *activitytest.World, b *bank) { w.Same("the total", b.total); w.Same("the total", b.total) })
+}
+
+// Bug of the test itself: it uses a real network, for which a bubble's time stands still.
+
+func TestNetworkLock_Wrong(t *testing.T) {
+	t.Parallel()
+	fetches(t, func(h http.Handler) (http.RoundTripper, string, func()) {
+		s := httptest.NewServer(h)
+		return http.DefaultTransport, s.URL, s.Close
+	})
+}
+
+func TestNetworkLock_Right(t *testing.T) {
+	fetches(t, func(h http.Handler) (http.RoundTripper, string, func()) {
+		return inMemory{h}, "http://server", func() {}
+	})
+}
+
+type inMemory struct{ http.Handler }
+
+func (m inMemory) RoundTrip(r *http.Request) (*http.Response, error) {
+	w := httptest.NewRecorder()
+	m.ServeHTTP(w, r)
+	return w.Result(), nil
+}
+
+func fetches(t *testing.T, serve func(http.Handler) (http.RoundTripper, string, func())) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		network, url, stop := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
+		defer stop()
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				return activity.Range(ctx, 0, 2, func(i int) error {
+					r, err := http.NewRequestWithContext(ctx, "GET", url, nil)
+					if err != nil {
+						return err
+					}
+					answer, err := (&http.Client{Transport: network}).Do(r)
+					if err != nil {
+						return err
+					}
+					_ = answer.Body.Close()
+					return ctx.Sleep(time.Second)
+				})
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // Bug: the Plan makes too few runs to try everything that it requires.
