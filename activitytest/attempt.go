@@ -303,11 +303,17 @@ func (a *attempt) leave(s *step, err error) {
 type result struct {
 	over  bool // whether the body is over, so that the call must return at once
 	woken bool // whether the attempt stalled here and its Context has ended
+	fault bool // whether the call must fail
 }
 
 // come passes a place of the body, if it is one. It counts the place and makes the
 // interruption planned there.
 func (a *attempt) come(b body, what, point string) result {
+	return a.comeTo(b, what, point, false)
+}
+
+// comeTo is come. canFault reports whether the call at the place can fail.
+func (a *attempt) comeTo(b body, what, point string, canFault bool) result {
 	l, w := a.life, a.life.w
 	w.moved.Add(1)
 	w.mu.Lock()
@@ -334,16 +340,16 @@ func (a *attempt) come(b body, what, point string) result {
 	}
 	if w.run == nil {
 		w.cutSaved()
-		w.places = append(w.places, placed{place: p, site: siteHere(what, point), at: time.Now(), canStall: a.canStall(), unsaved: len(w.unsaved)})
+		w.places = append(w.places, placed{place: p, site: siteHere(what, point), at: time.Now(), canStall: a.canStall(), canFault: canFault, unsaved: len(w.unsaved)})
 		w.mu.Unlock()
 		return result{}
 	}
 	before := len(w.recovery)
 	in := w.due(p, a.hang == nil && l.shutdown == nil)
 	if len(w.recovery) > before && len(w.run.interruptions) == 1 {
-		w.recovery[before] = visit{siteHere(what, point), a.canStall()}
+		w.recovery[before] = visit{siteHere(what, point), a.canStall(), canFault}
 	}
-	if in == nil || in.kind == Stall && !a.canStall() {
+	if in == nil || in.kind == Stall && !a.canStall() || in.kind == Fault && !canFault {
 		w.mu.Unlock()
 		return result{}
 	}
@@ -380,6 +386,9 @@ func (a *attempt) interrupt(in *interruption, p place) result {
 		w.hanging, w.stalled, a.hang = h, h, h
 		w.mu.Unlock()
 		return a.wait(h)
+	case Fault:
+		w.mu.Unlock()
+		return result{fault: true}
 	default:
 		down := make(chan struct{})
 		l.shutdown = down

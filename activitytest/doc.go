@@ -68,7 +68,8 @@
 //   - before and after each Heartbeat, Sleep and HeartbeatDetails, including those made by
 //     [activity.Range] and [activity.Idle],
 //   - on entering and on leaving each [activity.Guard],
-//   - before the function returns, and
+//   - before the function returns,
+//   - before and after each HTTP request that passes [World.Serve] or [World.RoundTripper], and
 //   - at each [Point].
 //
 // Places are counted for each activity ID and, in a parallel loop, for each body. An activity
@@ -137,6 +138,9 @@
 // with its Context canceled. If the process then returns an error, or if the Store holds what
 // was interrupted, World.Run calls it again. Otherwise it has ended by itself.
 //
+// Fault: An HTTP request fails with [ErrFault], before it is sent or after it was answered. That
+// happens once, and the function goes on.
+//
 // Twice: While the process recovers from one interruption, it is interrupted again, at each
 // pair of sites once.
 //
@@ -200,7 +204,7 @@
 //     lock. The dead life holds them until the body is over. Open them in the body, or fake
 //     them.
 //   - A real network. While a goroutine waits for it, the bubble's time does not advance. Use
-//     a fake or net.Pipe. Real files work. If the bubble's time stands still for ten seconds of real
+//     [World.Serve], a fake or net.Pipe. Real files work. If the bubble's time stands still for ten seconds of real
 //     time, the test fails with the goroutines that wait.
 //   - A call that hangs forever.
 //   - The effect of a power loss on files.

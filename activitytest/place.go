@@ -12,7 +12,7 @@ type place struct {
 	id    string // ID of the activity, or "" if the process itself is at the place
 	body  body   // body of a RangeParallel that is at the place, if any
 	what  string // kind of place: "before heartbeat", "entering guard", "at point", ...
-	point string // name of the Point, if it is one
+	point string // name of the Point, or method and path of the request, if it is one
 	n     int    // number, from 1, among the places that are otherwise the same
 }
 
@@ -84,6 +84,7 @@ type placed struct {
 	site     site
 	at       time.Time
 	canStall bool
+	canFault bool
 	unsaved  int // number of recorded details that the Store did not hold
 }
 
@@ -91,7 +92,7 @@ type placed struct {
 type call struct {
 	kind    string        // "Sleep", "Heartbeat", ...
 	d       time.Duration // duration of a Sleep
-	point   string        // name of a Point
+	point   string        // name of a Point, or method and path of a Request
 	details bool          // whether a Heartbeat has details
 }
 
@@ -102,7 +103,7 @@ func (c call) String() string {
 	case c.details:
 		return c.kind + " with details"
 	case c.point != "":
-		return fmt.Sprintf("Point(%q)", c.point)
+		return fmt.Sprintf("%s(%q)", c.kind, c.point)
 	}
 	return c.kind
 }

@@ -2,7 +2,6 @@ package activitytest
 
 import (
 	"fmt"
-	"math/bits"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -17,8 +16,9 @@ const (
 	Stall                     // the call at the place hangs until its attempt has timed out and the next attempt runs
 	Shutdown                  // the Runtime is shut down at the place
 	Twice                     // a second interruption follows during the recovery from the first
+	Fault                     // the call at the place fails, once; for calls of World.RoundTripper and World.Serve
 
-	single = Crash | Stall | Shutdown
+	single = Crash | Stall | Shutdown | Fault
 )
 
 // String returns the names of the kinds in k, such as "crash|shutdown".
@@ -27,7 +27,7 @@ func (k Kind) String() string {
 		return "none"
 	}
 	var names []string
-	for i, name := range []string{"crash", "stall", "shutdown", "twice"} {
+	for i, name := range []string{"crash", "stall", "shutdown", "twice", "fault"} {
 		if k&(1<<i) != 0 {
 			names = append(names, name)
 			k &^= 1 << i
@@ -129,8 +129,8 @@ func (p Plan) Run(t *testing.T, body func(t *testing.T, w *World)) {
 		t.Logf("activitytest: %d of %d possible runs, at %d places, with seed %d", count, c.total, len(dry.places), p.Seed)
 		return
 	}
-	sites, ofSites, pairs, ofPairs := c.covered()
-	covered := fmt.Sprintf("%d of %d sites in %d ways; %d of %d pairs", sites, ofSites, bits.OnesCount(uint(p.Kinds&single)), pairs, ofPairs)
+	sites, ofSites, kinds, pairs, ofPairs := c.covered()
+	covered := fmt.Sprintf("%d of %d sites in %d ways; %d of %d pairs", sites, ofSites, kinds, pairs, ofPairs)
 	t.Logf("activitytest: %d runs, at %d places, with seed %d: %s", count, len(dry.places), p.Seed, covered)
 	if p.RequireAll && !testing.Short() && !t.Failed() && (sites < ofSites || pairs < ofPairs) {
 		t.Errorf("activitytest: Plan.RequireAll: not everything was tried with MaxRuns %d: %s", p.MaxRuns, covered)
@@ -143,7 +143,7 @@ func (p *Plan) setDefaults() error {
 	}
 	switch {
 	case p.Kinds&^(single|Twice) != 0:
-		return fmt.Errorf("activitytest: Plan.Kinds must have no other bits than Crash, Stall, Shutdown and Twice (got %s)", p.Kinds)
+		return fmt.Errorf("activitytest: Plan.Kinds must have no other bits than Crash, Stall, Shutdown, Twice and Fault (got %s)", p.Kinds)
 	case p.MaxRuns < 0:
 		return fmt.Errorf("activitytest: Plan.MaxRuns must not be negative (got %d)", p.MaxRuns)
 	case p.Limit < 0:

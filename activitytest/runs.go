@@ -68,6 +68,7 @@ const (
 	crashLost        // a crash that loses details
 	stall            // a stall that wakes at once
 	shutdown
+	fault
 	classes // number of classes
 )
 
@@ -161,7 +162,7 @@ func (c *choice) pairsOf(o outcome) iter.Seq2[[2]way, *interruption] {
 				continue
 			}
 			seen[v] = true
-			for _, kind := range c.kindsAt(v.canStall) {
+			for _, kind := range c.kindsAt(v) {
 				second := &interruption{kind: kind, site: v.site, nth: i + 1}
 				if !yield([2]way{o.in.way(), second.way()}, second) {
 					return
@@ -171,13 +172,14 @@ func (c *choice) pairsOf(o outcome) iter.Seq2[[2]way, *interruption] {
 	}
 }
 
-// covered returns how many sites there are, at how many of them each possible kind was tried, and the
-// same of the pairs.
-func (c *choice) covered() (sites, ofSites, pairs, ofPairs int) {
-	all := map[site]bool{}
+// covered returns how many sites there are, at how many of them each possible kind was tried, how many
+// kinds are possible, and how many pairs there are and were tried.
+func (c *choice) covered() (sites, ofSites, kinds, pairs, ofPairs int) {
+	all, possible := map[site]bool{}, map[Kind]bool{}
 	for w, tried := range c.tried {
 		before, known := all[w.site]
 		all[w.site] = tried && (before || !known)
+		possible[w.kind] = true
 	}
 	for _, done := range all {
 		if done {
@@ -189,13 +191,13 @@ func (c *choice) covered() (sites, ofSites, pairs, ofPairs int) {
 			pairs++
 		}
 	}
-	return sites, len(all), pairs, len(c.pairs)
+	return sites, len(all), len(possible), pairs, len(c.pairs)
 }
 
 // kindsAt returns the kinds that are possible at a place.
-func (c *choice) kindsAt(canStall bool) (kinds []Kind) {
-	for _, k := range []Kind{Crash, Stall, Shutdown} {
-		if k&c.plan.Kinds != 0 && (k != Stall || canStall) {
+func (c *choice) kindsAt(v visit) (kinds []Kind) {
+	for _, k := range []Kind{Crash, Stall, Shutdown, Fault} {
+		if k&c.plan.Kinds != 0 && (k != Stall || v.canStall) && (k != Fault || v.canFault) {
 			kinds = append(kinds, k)
 		}
 	}
@@ -225,6 +227,9 @@ func newChoice(p *Plan, dry *World, filter *regexp.Regexp) *choice {
 			add(stall, &interruption{kind: Stall})
 		}
 		add(shutdown, &interruption{kind: Shutdown})
+		if at.canFault {
+			add(fault, &interruption{kind: Fault})
+		}
 	}
 	return c
 }
@@ -422,7 +427,7 @@ func spread[T any](rng *rand.Rand, all []T, n int) []T {
 var (
 	lostPattern   = regexp.MustCompile(`_lost_(\d+)`)
 	untilPattern  = regexp.MustCompile(`_until_place_(\d+)`)
-	secondPattern = regexp.MustCompile(`^(crash|stall|shutdown)_at_place_(\d+)(?:_lost_(\d+))?\$?$`)
+	secondPattern = regexp.MustCompile(`^(crash|stall|shutdown|fault)_at_place_(\d+)(?:_lost_(\d+))?\$?$`)
 )
 
 // named returns the runs whose names match the filter, so that any run can be repeated alone,
@@ -435,7 +440,7 @@ func (c *choice) named() (runs []*run) {
 		if m == nil {
 			return nil
 		}
-		second.kind = map[string]Kind{"crash": Crash, "stall": Stall, "shutdown": Shutdown}[m[1]]
+		second.kind = map[string]Kind{"crash": Crash, "stall": Stall, "shutdown": Shutdown, "fault": Fault}[m[1]]
 		second.nth, _ = strconv.Atoi(m[2])
 		second.lost, _ = strconv.Atoi(m[3])
 		pattern += "$"

@@ -26,7 +26,7 @@ var (
 	lockAtPlace = &standstill{"a lock is held across a place, and a goroutine waits for it forever", 8}
 	// A goroutine outside the bubble may hold the lock.
 	lockElsewhere = &standstill{"a goroutine waits for a lock forever, and no other goroutine can continue", 40}
-	network       = &standstill{"a goroutine waits for the network or a pipe, and no other goroutine can continue: use a fake, a net.Pipe or an http.RoundTripper that calls the handler", 36}
+	network       = &standstill{"a goroutine waits for the network or a pipe, and no other goroutine can continue: use World.Serve, a fake or a net.Pipe", 36}
 )
 
 // bubble runs the body in a bubble and watches it from outside. A goroutine that waits for a

@@ -86,6 +86,7 @@ type sight struct {
 type visit struct {
 	site     site
 	canStall bool
+	canFault bool
 }
 
 // A record is the details that a heartbeat recorded.

@@ -174,9 +174,16 @@ var found = map[string][]string{
 	},
 	"TestFlushAtTheEnd_Wrong": {`--- FAIL: TestFlushAtTheEnd_Wrong/crash_after_heartbeat_1 `, `row 0 is missing`},
 	"TestNetworkLock_Wrong": {
-		`a goroutine waits for the network or a pipe, and no other goroutine can continue: use a fake, a net\.Pipe or an http\.RoundTripper that calls the handler, so the bubble's time stands still\n`,
+		`a goroutine waits for the network or a pipe, and no other goroutine can continue: use World\.Serve, a fake or a net\.Pipe, so the bubble's time stands still\n`,
 		`goroutine \d+ waits for the network or a pipe:\n(.*\n)*\s+httptest\.\(\*Server\)\.goServe`,
 	},
+	"TestPostedTwice_Wrong": {
+		`--- FAIL: TestPostedTwice_Wrong/crash_after_request_POST__pay-\w+_1 `,
+		`--- FAIL: TestPostedTwice_Wrong/fault_after_request_POST__pay-\w+_1 `,
+		`the total must be that of the dry run: got 4, want 3\n`,
+		`Request\("POST /pay"\) = activitytest: the call fails because of a Fault; <<fault after request "POST /pay" 1>>; return`,
+	},
+	"TestFailureIsTheEnd_Wrong": {`--- FAIL: TestFailureIsTheEnd_Wrong/fault_before_request_GET__-\w+_1 `, `row 0 is missing`},
 	"TestPaidTwice_Wrong": {
 		`--- FAIL: TestPaidTwice_Wrong/crash_at_point_paid_1 `,
 		`this must happen once, and happened again: 0\n`,

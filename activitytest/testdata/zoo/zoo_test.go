@@ -8,9 +8,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -1255,29 +1258,21 @@ func TestComparedTwice_Wrong(t *testing.T) {
 
 func TestNetworkLock_Wrong(t *testing.T) {
 	t.Parallel()
-	fetches(t, func(h http.Handler) (http.RoundTripper, string, func()) {
+	fetches(t, func(w *activitytest.World, h http.Handler) (http.RoundTripper, string, func()) {
 		s := httptest.NewServer(h)
 		return http.DefaultTransport, s.URL, s.Close
 	})
 }
 
 func TestNetworkLock_Right(t *testing.T) {
-	fetches(t, func(h http.Handler) (http.RoundTripper, string, func()) {
-		return inMemory{h}, "http://server", func() {}
+	fetches(t, func(w *activitytest.World, h http.Handler) (http.RoundTripper, string, func()) {
+		return w.Serve(h), "http://server", func() {}
 	})
 }
 
-type inMemory struct{ http.Handler }
-
-func (m inMemory) RoundTrip(r *http.Request) (*http.Response, error) {
-	w := httptest.NewRecorder()
-	m.ServeHTTP(w, r)
-	return w.Result(), nil
-}
-
-func fetches(t *testing.T, serve func(http.Handler) (http.RoundTripper, string, func())) {
+func fetches(t *testing.T, serve func(*activitytest.World, http.Handler) (http.RoundTripper, string, func())) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
-		network, url, stop := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
+		network, url, stop := serve(w, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
 		defer stop()
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			return rt.Run(ctx, options, func(ctx activity.Context) error {
@@ -1298,6 +1293,87 @@ func fetches(t *testing.T, serve func(http.Handler) (http.RoundTripper, string, 
 		if err != nil {
 			t.Fatal(err)
 		}
+	})
+}
+
+// Bug: a payment whose answer is lost is sent again, without an idempotency key.
+
+func posts(t *testing.T, key func(i int) string) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		var mu sync.Mutex
+		total, known := 0, map[string]bool{}
+		api := w.Serve(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			amount, _ := io.ReadAll(r.Body)
+			mu.Lock()
+			defer mu.Unlock()
+			if k := r.Header.Get("Idempotency-Key"); k == "" || !known[k] {
+				total += len(amount)
+				known[k] = true
+			}
+		}))
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			client := &http.Client{Transport: api}
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				return activity.Range(ctx, 0, rows, func(i int) error {
+					r, err := http.NewRequestWithContext(ctx, "POST", "http://bank/pay", strings.NewReader("1"))
+					if err != nil {
+						return err
+					}
+					r.Header.Set("Idempotency-Key", key(i))
+					answer, err := client.Do(r)
+					if err != nil {
+						return err
+					}
+					return answer.Body.Close()
+				})
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Same("the total", total)
+	})
+}
+
+func TestPostedTwice_Wrong(t *testing.T) { posts(t, func(int) string { return "" }) }
+func TestPostedTwice_Right(t *testing.T) { posts(t, strconv.Itoa) }
+
+// Bug: the first failure of a request is taken for the end of the pages.
+
+func TestFailureIsTheEnd_Wrong(t *testing.T) { pages(t, true) }
+func TestFailureIsTheEnd_Right(t *testing.T) { pages(t, false) }
+
+func pages(t *testing.T, wrong bool) {
+	activitytest.Plan{Kinds: activitytest.Fault}.Run(t, func(t *testing.T, w *activitytest.World) {
+		d := &table{}
+		api := w.Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if page, _ := strconv.Atoi(r.URL.Query().Get("page")); page >= rows {
+				http.NotFound(w, r)
+			}
+		}))
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			client := &http.Client{Transport: api}
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				page, err := activity.Resume(ctx, 0)
+				for ; err == nil; page++ {
+					r, _ := http.NewRequestWithContext(ctx, "GET", "http://site/?page="+strconv.Itoa(page), nil)
+					answer, failed := client.Do(r)
+					if failed != nil && !wrong {
+						return failed
+					}
+					if failed != nil || answer.StatusCode != http.StatusOK {
+						return nil
+					}
+					d.put(ctx, page)
+					err = ctx.Heartbeat(page + 1)
+				}
+				return err
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.check(t)
 	})
 }
 
