@@ -792,8 +792,8 @@ func TestEngine_ForeignEngine(t *testing.T) {
 			t.Errorf("%s: a second Range is not refused", name)
 		}
 		checkErr(t, c.Sleep(time.Second), nil)
-		// Guard and Sleep each sleep once; "itself" and "a wrapper" do without SleepContext.
-		if want := map[bool]int{true: 0, false: 2}[name == "itself" || name == "a wrapper"]; engine.guards != 1 || engine.ranges != 2 || engine.sleeps != want {
+		// Guard sleeps twice, and Sleep once; "itself" and "a wrapper" do without SleepContext.
+		if want := map[bool]int{true: 0, false: 3}[name == "itself" || name == "a wrapper"]; engine.guards != 1 || engine.ranges != 2 || engine.sleeps != want {
 			t.Errorf("%s: %d guards, %d ranges, %d sleeps", name, engine.guards, engine.ranges, engine.sleeps)
 		}
 		cancel()
@@ -821,7 +821,7 @@ func TestEngine_ForeignEngineAsks(t *testing.T) {
 		t.Errorf("Read returned %v", err)
 	}
 	if engine.told != 3 {
-		t.Errorf("the engine was asked %d times", engine.told)
+		t.Errorf("the engine has told the function %d times", engine.told)
 	}
 
 	// Its heartbeat asks a context that ends with the attempt, and no other.

@@ -109,6 +109,8 @@ func swallowed(ctx Context) {
 		t.a.mu.Lock()
 		t.beatsTold = max(0, t.beatsTold-1) // another heartbeat may have told it
 		t.a.mu.Unlock()
+	} else if e, ok := engineOf(ctx).(ctxchain.Unseen); ok {
+		e.Unseen()
 	}
 }
 

@@ -12,8 +12,17 @@ func Guard(ctx Context, f func() error) error {
 	if err := stopped(ctx); err != nil {
 		return err
 	}
-	if e := engineOf(ctx); e != nil {
+	e := engineOf(ctx)
+	switch {
+	case e == nil:
+		return f()
+	case attemptOf(ctx) != nil:
 		return e.Guard(f)
 	}
-	return f()
+	return e.Guard(func() error {
+		if err := stopped(ctx); err != nil { // another engine may have waited
+			return err
+		}
+		return f()
+	})
 }

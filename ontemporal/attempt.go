@@ -13,7 +13,6 @@ import (
 	"github.com/seed-9da638b0/activity"
 	sdkactivity "go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/worker"
 )
 
@@ -60,16 +59,17 @@ type attempt struct {
 	unwatch         func() bool     // stops watching the SDK's context
 	beat            func(details) error
 
-	// sending is held while a heartbeat is sent, so that the newest arrives last. It is
-	// locked before mu.
-	sending sync.Mutex
+	// sending has room for one, who sends a heartbeat, so that the newest arrives last. It is
+	// taken before mu is locked. It is a channel because a bubble's time stands still for a mutex.
+	sending chan struct{}
 
 	mu sync.Mutex // guards the fields below; methods that end in Locked need it
 
 	over       bool // the attempt is fenced: timed out, ended by the server, or settled
 	settled    bool // the outcome is decided
 	told       bool // Sleep, Idle, Range or Guard has returned the cause, or ErrShutdown
-	asked      bool // the function was asked to stop, by a heartbeat or as told
+	stopTold   bool // they have returned ErrShutdown
+	beatsTold  int  // the heartbeats that have returned ErrShutdown, without those that the function does not see
 	ranged     bool // BeginRange was called
 	progressed bool // the recorded details differ from those that the attempt resumed from
 
@@ -89,7 +89,7 @@ type attempt struct {
 
 func newAttempt(sdk context.Context, start start, w *registration) (*attempt, error) {
 	info := sdkactivity.GetInfo(sdk)
-	t := &attempt{sdk: sdk, sdkInfo: info, worker: w, left: make(chan struct{}), stopping: sdkactivity.GetWorkerStopChannel(sdk), info: activity.Info{
+	t := &attempt{sdk: sdk, sdkInfo: info, worker: w, left: make(chan struct{}), sending: make(chan struct{}, 1), stopping: sdkactivity.GetWorkerStopChannel(sdk), info: activity.Info{
 		ID: info.ActivityID, Name: info.ActivityType.Name,
 		Attempt:     int(info.Attempt),
 		ScheduledAt: info.ScheduledTime, StartedAt: info.StartedTime, Deadline: info.Deadline,
@@ -102,7 +102,7 @@ func newAttempt(sdk context.Context, start start, w *registration) (*attempt, er
 	if p := info.RetryPolicy; p != nil {
 		t.info.MaximumAttempts = int(p.MaximumAttempts)
 	}
-	if err := w.checked(sdk); err != nil {
+	if err := w.check(sdk); err != nil {
 		return nil, fmt.Errorf("%s: %w", t, err)
 	}
 	var err error
@@ -136,7 +136,7 @@ func newAttempt(sdk context.Context, start start, w *registration) (*attempt, er
 // lastFailure asks the server how the attempt before ended, because the SDK does not
 // say. The server cannot answer that for an activity that a workflow started.
 func (t *attempt) lastFailure() error {
-	ctx, cancel := context.WithTimeout(t.sdk, callTimeout)
+	ctx, cancel := context.WithTimeout(t.sdk, t.timeout()) // because no heartbeats are sent yet
 	defer cancel()
 	h := sdkactivity.GetClient(t.sdk).GetActivityHandle(client.GetActivityHandleOptions{ActivityID: t.info.ID, RunID: t.sdkInfo.ActivityRunID})
 	d, err := h.Describe(ctx, client.DescribeActivityOptions{IncludeLastFailure: true})
@@ -219,10 +219,10 @@ func (t *attempt) extendLocked(now time.Time) {
 	}
 }
 
-// holdsLocked reports whether the report of a stall is held back, because the function is
-// inside Guard.
+// holdsLocked reports whether the server must not learn yet that the attempt is over, because the
+// function is inside Guard.
 func (t *attempt) holdsLocked(now time.Time) bool {
-	return t.guards > 0 && isStall(context.Cause(t)) && now.Before(t.info.Deadline)
+	return t.guards > 0 && !errors.Is(context.Cause(t), errOver) && now.Before(t.info.Deadline)
 }
 
 func isStall(err error) bool {
@@ -311,16 +311,18 @@ func (t *attempt) sdkEnded() {
 	if err == nil {
 		return
 	}
+	cause := context.Cause(t.sdk)
+	stops, stopped := answerOf(cause), errors.Is(cause, worker.ErrWorkerShutdown)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch cause := context.Cause(t.sdk); {
+	switch {
 	case t.over:
 	case err == context.DeadlineExceeded:
 		if t.checkLocked(time.Now()); !t.over {
 			t.fenceLocked(t.closedLocked())
 		}
-	case t.stopsLocked(cause):
-	case errors.Is(cause, worker.ErrWorkerShutdown):
+	case t.stopsLocked(stops):
+	case stopped:
 		t.cancel(errStops)
 		t.silent = true
 	default:
@@ -329,19 +331,17 @@ func (t *attempt) sdkEnded() {
 	}
 }
 
-// stopsLocked ends the Context if that is what the answer to a heartbeat, or the cause of the
-// SDK's context, says. The function has until returnBy to return. It reports false if err says
-// nothing of the kind.
-func (t *attempt) stopsLocked(err error) bool {
+// stopsLocked ends the Context if a says so. The function has until returnBy to return. It reports
+// false if a says nothing of the kind.
+func (t *attempt) stopsLocked(a answer) bool {
 	switch {
-	case temporal.IsCanceledError(err):
+	case a == answerCanceled:
 		t.cancel(errCanceled)
-	case errors.Is(err, sdkactivity.ErrActivityPaused):
-		if t.isLast() {
-			return true
-		}
+	case a == answerPaused && t.isLast():
+		return true
+	case a == answerPaused:
 		t.cancel(activity.ErrPaused)
-	case errors.Is(err, sdkactivity.ErrActivityReset):
+	case a == answerReset:
 		t.cancel(errReset)
 	default:
 		return false
@@ -367,7 +367,7 @@ func (t *attempt) settle(err error) (result, cause error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.checkLocked(time.Now())
-	if cause = causeOf(t); cause == nil && t.asked && (err != nil || t.told) {
+	if cause = causeOf(t); cause == nil && (t.stopTold || t.beatsTold > 0 && err != nil) {
 		cause = errStops
 	}
 	if t.over || err == nil && t.told || cause == errStops && err == activity.ErrShutdown {

@@ -114,7 +114,7 @@ func (a *testAttempt) last() string {
 
 // newTestAttempt returns an attempt that has just arrived.
 func newTestAttempt(t *testing.T, heartbeatTimeout time.Duration) *testAttempt {
-	a := &testAttempt{attempt: attempt{left: make(chan struct{}), worker: &registration{}, unwatch: func() bool { return true }}}
+	a := &testAttempt{attempt: attempt{left: make(chan struct{}), sending: make(chan struct{}, 1), worker: &registration{}, unwatch: func() bool { return true }}}
 	a.info = activity.Info{ID: "a", Name: "f", Attempt: 1, HeartbeatTimeout: heartbeatTimeout, Deadline: time.Now().Add(24 * time.Hour)}
 	a.sdk, a.endSDK = context.WithCancelCause(context.Background())
 	a.Context, a.cancel = context.WithCancelCause(context.WithoutCancel(a.sdk))

@@ -170,7 +170,7 @@ func unsupported(o *activity.Options) error {
 	case o.MaxAbandoned != 0:
 		return no("MaxAbandoned", o.MaxAbandoned, "not be set on Temporal, because attempts may run in different workers")
 	case o.SyncHeartbeats:
-		return no("SyncHeartbeats", o.SyncHeartbeats, "not be set on Temporal, because its SDK decides when to send a heartbeat")
+		return no("SyncHeartbeats", o.SyncHeartbeats, "not be set on Temporal, where a heartbeat does not wait for the server")
 	case p.ResetOnProgress:
 		return no("RetryPolicy.ResetOnProgress", p.ResetOnProgress, "not be set on Temporal, because its server counts all attempts")
 	case p.ResetAfter != 0:

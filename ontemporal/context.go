@@ -45,7 +45,7 @@ func (r *recorder) RecordHeartbeat(_ context.Context, values ...any) {
 		newest = nil
 		r.t.logger.Error("activity: heartbeat details not recorded, the previous ones are kept", "error", failed)
 	}
-	_ = r.t.heartbeat(newest, nil) // the SDK's function returns no error
+	_ = r.t.record(newest) // the SDK's function returns no error, so the function is not asked to stop
 }
 
 // Deadline implements [context.Context].
@@ -105,7 +105,7 @@ func (t *attempt) stops(ctx context.Context) bool {
 func (t *attempt) tellStop() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.told, t.asked = true, true
+	t.told, t.stopTold = true, true
 	return activity.ErrShutdown
 }
 
@@ -127,6 +127,9 @@ func (t *attempt) tellLocked() error {
 // Guard implements [activity.Engine].
 func (t *attempt) Guard(f func() error) error {
 	t.confirm()
+	if t.Err() == nil && t.stops(t) {
+		return t.tellStop()
+	}
 	t.mu.Lock()
 	if err := t.tellLocked(); err != nil {
 		t.mu.Unlock()
@@ -168,22 +171,30 @@ func (t *attempt) Heartbeat(values ...any) error {
 			failed = activity.NonRetryable(fmt.Errorf("%s: heartbeat details not recorded, the previous ones are kept: %w", t, failed))
 		}
 	}
-	return t.heartbeat(newest, failed)
-}
-
-// heartbeat is Heartbeat for encoded details. If failed is not nil, they could not be encoded.
-func (t *attempt) heartbeat(newest details, failed error) error {
-	err := t.record(newest, failed)
+	err := t.record(newest)
+	if err == nil {
+		err = failed
+	}
+	if err == nil {
+		err = t.takeRefused()
+	}
 	if causeOf(t) != nil || !t.stops(t) {
 		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.asked = true
+	t.beatsTold++
 	if err == nil {
 		return activity.ErrShutdown
 	}
 	return err
+}
+
+// Unseen implements [ctxchain.Unseen].
+func (t *attempt) Unseen() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.beatsTold = max(0, t.beatsTold-1)
 }
 
 // HeartbeatDetails implements [activity.Context].

@@ -1,7 +1,6 @@
 package ontemporal
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -198,5 +197,5 @@ func (d details) size() int {
 }
 
 func (d details) equal(other details) bool {
-	return slices.EqualFunc(d, other, func(a, b converter.RawValue) bool { return bytes.Equal(a.Payload().GetData(), b.Payload().GetData()) })
+	return slices.EqualFunc(d, other, func(a, b converter.RawValue) bool { return samePayload(a.Payload(), b.Payload()) })
 }

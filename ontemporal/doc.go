@@ -39,7 +39,9 @@
 // The function gets an [activity.Context], and [activity.Resume], [activity.Range],
 // [activity.RangeParallel], [activity.Idle], [activity.Guard], [activity.Reader] and
 // [activity.FromContext] work with it. The SDK's package activity works with it, too: a
-// RecordHeartbeat, of a library for instance, is a heartbeat of the attempt, with its details.
+// RecordHeartbeat, of a library for instance, is a heartbeat of the attempt, with its details. They are
+// encoded with the SDK's default data converter. If that fails, the worker logs it. Interceptors of
+// RecordHeartbeat are not called.
 //
 // Heartbeat details are encoded as JSON by the embedded runtime's default Codec, which
 // refuses details that would not come back as they were. A heartbeat without details
@@ -52,7 +54,8 @@
 // the policy's interval if the embedded runtime would wait for that. The server's own
 // timeouts only detect the loss of a worker.
 //
-// A function that does not return is abandoned, and frees its slot in the worker. If more
+// A function that does not return is abandoned, and frees its slot in the worker, unless it is inside
+// Guard. If more
 // than 10 functions of one activity are abandoned in a worker, the activity's next attempt
 // there waits until one of them returns.
 //
@@ -73,54 +76,56 @@
 //
 // # What is better than with the SDK alone
 //
-//   - A stall is retried at once, with the stack of the function that hangs in the worker's log
-//     and in the TimeoutError. The SDK's functions do not notice a stall. The server does, and
-//     waits for the policy's interval.
-//   - An outage of the server, or of the network, that is shorter than the heartbeat timeout
-//     less the time between two heartbeats does not end the attempt. The SDK ends its context
-//     when a heartbeat could not be sent for the time that it holds heartbeats back.
-//   - A longer outage ends the attempt, on this side, before the server starts another: see
-//     below. In a test that cuts the network from a worker, the two attempts overlapped for 0 s.
-//   - Deadlines are exact, by the worker's clock, and function results that come later are
-//     not reported.
-//   - A heartbeat without details keeps those recorded before. With the SDK it clears them.
-//   - A value that JSON would not give back as it was is refused.
+//   - The worker notices a stall, and has the stack of the function that hangs in its log and in the
+//     TimeoutError. The next attempt starts at once, unless the one before has stalled too and
+//     this one made no progress. With the SDK alone, the server notices the stall, and waits for the
+//     policy's interval.
+//   - An outage of the server or of the network does not end the attempt if it is shorter than the
+//     heartbeat timeout less one and a quarter of the time between two heartbeats. With the SDK alone,
+//     the context ends once a heartbeat has failed for one throttle interval.
+//   - A longer outage ends the attempt here before the server starts the next one: see Fencing. In a
+//     test that cuts the network from a worker, the two attempts overlap for 0 s.
+//   - Deadlines are exact, by the worker's clock. A result that arrives later is discarded.
+//   - A heartbeat without details keeps those recorded before. With the SDK alone it clears them.
+//   - Details that JSON cannot round-trip are refused.
 //
-// It costs heartbeats: one each half heartbeat timeout, or each 10 s if that is shorter, with the
-// newest details, also while the function is silent. The SDK holds them back for 80 % of the
-// timeout, at most 60 s. With 100 KB of details and a timeout of 10 s, a test counts 1.4
-// times the SDK's bytes. A call of Heartbeat that is held back takes as long as the SDK's with a
-// struct, and half as long with an int.
+// The price is traffic. A worker sends a heartbeat with the newest details every half heartbeat
+// timeout, but at least every 10 s, even while the function is silent. The SDK waits for 80 % of
+// the timeout, but at most 60 s, and sends nothing for a function that is silent. So with a timeout of 10 s,
+// a worker sends 1.6 times the SDK's bytes. A Heartbeat call that sends nothing costs as much as
+// the SDK's for a struct, and half as much for an int.
 //
 // # Fencing
 //
-// The heartbeats of an attempt that has a heartbeat timeout are a lease. When the server has
-// answered none of them for HeartbeatTimeout, counted from when the answered one was sent, the
-// Context ends, with an error that says so, and [activity.Guard] refuses. The server counts from
-// when it gets a heartbeat, so it starts the next attempt later than that. Guard waits for the first
-// answer. What Guard is running at the end of the lease cannot be stopped, so keep it
-// short, or let what it writes to check a fencing token, such as Info.Attempt. Without a
-// heartbeat timeout there is no lease: the attempt then ends at its start-to-close timeout, on
-// both sides.
+// The heartbeats of an attempt are a lease, if it has a heartbeat timeout. The lease ends
+// HeartbeatTimeout after the sending of the last heartbeat that the server has answered. Then the Context
+// ends, with an error that says so, and [activity.Guard] refuses. The server counts from the arrival of a
+// heartbeat, so it starts the next attempt later than that. Guard waits for the first answer.
+//
+// A function already inside Guard when the lease ends cannot be stopped. Keep it short, or have the
+// system that it writes to check a fencing token, such as Info.StartedAt. Without a heartbeat
+// timeout there is no lease: the attempt then ends at its start-to-close timeout, on both sides.
 //
 // # Stopping a worker
 //
-// A worker that stops asks its functions to stop, as [activity.Runtime.Drain] does: Heartbeat, which
-// records first, Sleep, Idle, Range, Guard and Reader return [activity.ErrShutdown]. The Context
-// lives until WorkerStopTimeout of [worker.Options] has passed. A function that finishes
-// all the same has completed. One that ends because it was asked costs its attempt, because the
-// server counts every attempt, and the next one starts in another worker at once. So give
-// a job with MaximumAttempts more of them than it sees deployments, or none. By default,
-// WorkerStopTimeout is zero: the Contexts end at once, and the server has to detect the loss.
+// A stopping worker asks its functions to stop, as [activity.Runtime.Drain] does: the next Sleep, Idle,
+// Range, Guard or Reader returns [activity.ErrShutdown]. So does Heartbeat, after it has recorded. The
+// Context lives until WorkerStopTimeout of [worker.Options] has passed. By default that is zero: the
+// Contexts end at once, and the server has to detect the loss.
+//
+// If the function finishes anyway, it has completed. If it stops because it was asked, that counts as an
+// attempt, because the server counts every attempt. The next one starts at once, in another
+// worker. Set MaximumAttempts higher than the number of deployments that the job will see, or
+// leave it unset.
 //
 // # What is refused
 //
 // MaxAbandoned, SyncHeartbeats, ResetOnProgress, ResetAfter, Retryable and Jitter have no equivalent
 // on a Temporal server. Execute and Start return an error that names the option. They also
 // return an error if neither StartToCloseTimeout nor ScheduleToCloseTimeout is set, if the
-// Header is not UTF-8, or if the client's data converter does not accept [converter.RawValue], as
-// which heartbeat details are sent. A worker with such a client fails each attempt with an error
-// that says the same. The SDK cannot call a registered function as a local activity: it fails with
+// Header is not UTF-8, or if the client's data converter does not accept [converter.RawValue], the
+// type in which heartbeat details are sent. A worker with such a client fails each attempt with
+// an error that says the same. The SDK cannot call a registered function as a local activity: it fails with
 // "Call with too few input arguments".
 //
 // # What differs
@@ -133,9 +138,9 @@
 //     lost. If the embedded runtime is killed, it loses those of the last SaveInterval. At a
 //     start-to-close timeout it loses none.
 //   - A cancellation reaches the function with the answer to a heartbeat. If there is a heartbeat
-//     timeout, that takes 10 s at most. If there is none, the worker sends no heartbeats but the
-//     function's, so a function that sends none is not canceled. The cause in the function is an error
-//     that wraps context.Canceled. Only the caller has the caller's own cause.
+//     timeout, that takes 10 s at most. Without one, only the function's own heartbeats are sent, so a
+//     function that sends none never learns that it was canceled. The cause in the function is an
+//     error that wraps context.Canceled. Only the caller has the caller's own cause.
 //   - If a codec of the client makes details larger than the server's limit, the server fails the
 //     activity. With WorkerOptions.DataConverter, Heartbeat refuses them instead.
 //   - Through [context.WithoutCancel], Heartbeat returns nil after a cancellation even if
@@ -151,14 +156,14 @@
 //   - A pause of a whole worker is a stall, because the server and other workers do not
 //     pause.
 //   - If the server pauses an activity, its Context ends with [activity.ErrPaused] as the
-//     cause, with the answer to a heartbeat, within 10 s. The attempt counts, and its error is
+//     cause, with the answer to a heartbeat, as with a cancellation. The attempt counts, and its error is
 //     the Info.LastFailure of the next one. The last of MaximumAttempts is not interrupted,
 //     because the activity would have failed.
 //   - An attempt that ends in [activity.ErrCannotResume] is retried by the policy, because a worker
 //     of another version may be able to resume. It counts. The type of the failure is
 //     "activity.ErrCannotResume".
-//   - Guard keeps out later attempts as long as the server answers the heartbeats, and those in workers
-//     of the same client always.
+//   - Guard always keeps out later attempts in workers of the same client. It keeps out those
+//     elsewhere only while the server answers the heartbeats.
 //   - The server's timers are a little late, its retries pass through a task queue, and
 //     ScheduleToStartTimeout bounds the wait for a worker.
 //
@@ -187,8 +192,8 @@
 //
 // Errors and sizes:
 //
-//   - Errors come back as their text. A type of the function's own is the Type of a
-//     *temporal.ApplicationError, which errors.As finds. The parts of errors.Join and of
+//   - Errors come back as their text. errors.As finds a *temporal.ApplicationError, whose Type names
+//     the function's own error type. The parts of errors.Join and of
 //     several %w, and an inner activity's *Error, are only text. PanicError.Value is
 //     the value's text.
 //   - A workflow gets a panic as a [*temporal.PanicError]. If the value is an error, it gets an

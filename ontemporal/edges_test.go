@@ -361,3 +361,28 @@ func TestRegistry_NegativeInterval(t *testing.T) {
 	}()
 	ontemporal.Registry(nil, ontemporal.WorkerOptions{MaxHeartbeatThrottleInterval: -time.Second})
 }
+
+// Rule 19. Given a worker that stops, when only heartbeats that the function does not see are answered
+// with that, then its own failure counts.
+func TestWorkerStop_UnseenHeartbeats(t *testing.T) {
+	for name, beat := range map[string]func(ctx activity.Context){
+		"a library's heartbeat": func(ctx activity.Context) { sdkactivity.RecordHeartbeat(ctx, 1) },
+		"a heartbeat that outlives the attempt": func(ctx activity.Context) {
+			side, _ := activity.FromContext(context.WithoutCancel(ctx))
+			checkErr(t, side.Heartbeat(), nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inCluster(t, func(t *testing.T, c *cluster) {
+				_, err := run(c, options{RetryPolicy: once}, func(ctx activity.Context, _ int) (int, error) {
+					close(c.stop)
+					beat(ctx)
+					return 0, activity.NonRetryable(errBoom) // the input is wrong, say
+				}, 0)
+				if app := failure(t, err); !app.NonRetryable() {
+					t.Errorf("the function failed for good, and is retried after %s: %v", app.NextRetryDelay(), err)
+				}
+			})
+		})
+	}
+}

@@ -12,12 +12,15 @@ import (
 	sdkactivity "go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
+	"google.golang.org/grpc/status"
 )
 
 const (
 	callTimeout = 5 * time.Second  // for calls of the server that an attempt can do without
 	maxPulse    = 10 * time.Second // the longest time between two heartbeats
-	maxRetry    = time.Second      // the longest time between a heartbeat that failed and the next
+	maxRetry    = time.Second      // the longest time between the sending of a heartbeat that failed and the next
+	minRetry    = 100 * time.Millisecond
+	minTimeout  = 250 * time.Millisecond // for a heartbeat
 )
 
 // heartbeats is how an attempt sends its heartbeats, and what the answers have granted it.
@@ -31,13 +34,15 @@ type heartbeats struct {
 	pulse    time.Duration // the time between two heartbeats while nothing is recorded; zero if none are needed
 	throttle time.Duration // the shortest time between two heartbeats
 
-	latest  details   // the details recorded last, or resumed from
-	acked   details   // the newest details that the server has
-	unsent  bool      // latest is newer than the last heartbeat
-	sentAt  time.Time // the last heartbeat, or the start; see first
-	first   bool      // none was sent
-	retryAt time.Time // the next heartbeat, if the last one failed
-	refused error     // the details recorded last could not be sent, and latest is acked; nil if the function was told
+	latest   details   // the details recorded last, or resumed from
+	previous details   // those recorded before latest
+	acked    details   // the details of the last heartbeat that the server has answered
+	unsure   bool      // a later heartbeat was not answered, so the server may have its details instead
+	unsent   bool      // latest is newer than the last heartbeat
+	sentAt   time.Time // the last heartbeat, or the start; see first
+	first    bool      // none was sent
+	retryAt  time.Time // the next heartbeat, if the last one failed
+	refused  error     // details could not be encoded when they were sent; nil once the function was told
 
 	// The server ends the attempt if it gets no heartbeat for HeartbeatTimeout. leaseEnd is no
 	// later than that: it is counted from when the last heartbeat that the server has answered
@@ -67,7 +72,16 @@ func (h *heartbeats) dueLocked(now time.Time) bool {
 }
 
 // retry returns the time between a heartbeat that failed and the next.
-func (h *heartbeats) retry() time.Duration { return min(h.throttle/4, maxRetry) }
+func (h *heartbeats) retry() time.Duration { return max(min(h.throttle/4, maxRetry), minRetry) }
+
+// timeout bounds a heartbeat. It must leave time for another one before the lease ends, because a
+// network that drops packets answers nothing.
+func (h *heartbeats) timeout() time.Duration {
+	if h.pulse == 0 {
+		return callTimeout
+	}
+	return min(max(h.pulse/4, minTimeout), callTimeout)
+}
 
 // claimLocked makes the caller the one that sends what is due.
 func (h *heartbeats) claimLocked(now time.Time) {
@@ -96,40 +110,37 @@ func (t *attempt) lostLocked(now time.Time) bool {
 	return !t.leaseEnd.IsZero() && (!now.Before(t.leaseEnd) || !now.Round(0).Before(t.leaseEnd.Round(0)))
 }
 
-// record records details of the function, if newest is not nil, and sends a heartbeat if one is
-// due. If failed is not nil, the details could not be encoded.
-func (t *attempt) record(newest details, failed error) error {
+// record records details of the function, if newest is not nil, and sends a heartbeat if one is due.
+func (t *attempt) record(newest details) error {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	now := time.Now()
 	if t.checkLocked(now); t.over {
-		defer t.mu.Unlock()
 		return context.Cause(t)
 	}
 	t.extendLocked(now)
-	fresh := newest != nil && !t.unsent
 	if newest != nil {
-		t.latest, t.unsent = newest, true
+		t.previous, t.latest = t.latest, newest
+		if !t.unsent {
+			t.unsent = true
+			t.armLocked(now)
+		}
 		t.progressed = t.progressed || !newest.equal(t.resumed)
 	}
 	if t.dueLocked(now) && !t.silent {
-		t.sendFromFunctionLocked(now)
-	} else if fresh {
-		t.armLocked(now)
+		t.claimLocked(now)
+		t.waitLocked(t.send)
 	}
-	if t.refused != nil {
-		failed, t.refused = t.refused, nil
-	}
-	t.mu.Unlock()
-	if err := causeOf(t); err != nil {
-		return err
-	}
-	return failed
+	return causeOf(t)
 }
 
-// sendFromFunctionLocked sends a heartbeat while the function waits. It unlocks mu meanwhile.
-func (t *attempt) sendFromFunctionLocked(now time.Time) {
-	t.claimLocked(now)
-	t.waitLocked(t.send)
+// takeRefused returns the error of details that could not be encoded when they were sent, once.
+func (t *attempt) takeRefused() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err := t.refused
+	t.refused = nil
+	return err
 }
 
 // waitLocked calls f, which waits for the server. It unlocks mu meanwhile, and that time is no
@@ -137,19 +148,22 @@ func (t *attempt) sendFromFunctionLocked(now time.Time) {
 func (t *attempt) waitLocked(f func()) {
 	t.waiting++
 	t.mu.Unlock()
+	defer func() { // f calls the user's logger, which may panic
+		t.mu.Lock()
+		t.waiting--
+		now := time.Now()
+		t.extendLocked(now)
+		t.armLocked(now)
+	}()
 	f()
-	t.mu.Lock()
-	t.waiting--
-	now := time.Now()
-	t.extendLocked(now)
-	t.armLocked(now)
 }
 
-// confirm waits until the server has answered a heartbeat, or the Context has ended.
+// confirm waits until the server has answered a heartbeat, the Context has ended, or the worker
+// stops.
 func (t *attempt) confirm() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.leaseEnd.IsZero() {
+	if t.leaseEnd.IsZero() || t.over || t.silent || t.Err() != nil {
 		return
 	}
 	select {
@@ -157,21 +171,23 @@ func (t *attempt) confirm() {
 		return
 	default:
 	}
-	if t.retryAt.IsZero() {
-		t.sendFromFunctionLocked(time.Now())
+	if now := time.Now(); t.dueLocked(now) {
+		t.claimLocked(now)
+		t.waitLocked(t.send)
 	}
 	t.waitLocked(func() {
 		select {
 		case <-t.confirmed:
 		case <-t.Done():
+		case <-t.stopping:
 		}
 	})
 }
 
 // send sends a heartbeat that was claimed. Once the attempt is settled, it sends nothing.
 func (t *attempt) send() {
-	t.sending.Lock()
-	defer t.sending.Unlock()
+	t.sending <- struct{}{}
+	defer func() { <-t.sending }()
 	t.mu.Lock()
 	newest, late := t.latest, t.settled
 	t.mu.Unlock()
@@ -180,69 +196,127 @@ func (t *attempt) send() {
 	}
 	sent := time.Now()
 	err := t.beat(newest)
-	t.mu.Lock()
-	failure := t.answeredLocked(newest, sent, err)
-	t.armLocked(time.Now())
-	t.mu.Unlock()
-	if failure != "" {
-		t.logger.Warn(failure, "error", err)
+	answer := answerOf(err) // which calls methods of err, perhaps user code
+	var refused error
+	if answer == answerRefused {
+		refused = activity.NonRetryable(fmt.Errorf("%s: heartbeat details not sent, the previous ones are kept: %w", t, err))
 	}
-}
+	over := fmt.Errorf("%w: the server has timed it out or terminated it: %w", errOver, err)
 
-// answeredLocked does what the answer says to a heartbeat that was sent with these details. It
-// returns what is to be logged.
-func (t *attempt) answeredLocked(newest details, sent time.Time, err error) (failure string) {
+	t.mu.Lock()
 	now := time.Now()
 	t.checkLocked(now) // an answer that comes after the end of the lease does not renew it
-	notFound := (*serviceerror.NotFound)(nil)
+	warning := ""
 	switch {
 	case t.over && !t.holdsLocked(now):
-		return ""
-	case err == nil, t.stopsLocked(err):
-	case errors.As(err, &notFound):
-		t.fenceLocked(fmt.Errorf("%w: the server has timed it out or terminated it: %w", errOver, err))
-		return ""
-	case isRefused(err): // to send the same again would not help
-		t.refused = activity.NonRetryable(fmt.Errorf("%s: heartbeat details not sent, the previous ones are kept: %w", t, err))
-		if t.latest.equal(newest) {
-			t.latest, t.unsent = t.acked, false
+	case answer == answerNotFound:
+		t.silent = true
+		if !t.over {
+			t.fenceLocked(over)
 		}
+	case answer == answerRefused && !newest.equal(t.acked):
+		warning = "activity: heartbeat details not sent, the previous ones are kept"
+		t.refusedLocked(newest, refused)
 		t.retryAt = now.Add(t.retry())
-		return "activity: heartbeat details not sent, the previous ones are kept"
-	default: // an outage: the lease decides
-		t.unsent = t.unsent || !newest.equal(t.acked)
-		t.retryAt = now.Add(t.retry())
-		return "activity: cannot send a heartbeat to the server"
-	}
-	t.acked = newest
-	if !t.leaseEnd.IsZero() {
-		t.leaseEnd = sent.Add(t.info.HeartbeatTimeout)
-	}
-	select {
-	case <-t.confirmed:
+	case answer == answerRefused, answer == answerNone: // an outage, of a key server perhaps: the lease decides
+		warning = "activity: cannot send a heartbeat to the server"
+		t.unsure = t.unsure || !newest.equal(t.acked)
+		t.retryAt = later(sent.Add(t.retry()), now)
 	default:
-		close(t.confirmed)
+		t.stopsLocked(answer)
+		t.acked, t.unsure = newest, false
+		if !t.leaseEnd.IsZero() {
+			t.leaseEnd = sent.Add(t.info.HeartbeatTimeout)
+		}
+		select {
+		case <-t.confirmed:
+		default:
+			close(t.confirmed)
+		}
 	}
-	return ""
+	t.armLocked(now)
+	t.mu.Unlock()
+	if warning != "" {
+		t.logger.Warn(warning, "error", err)
+	}
 }
 
-// isRefused reports whether err, of a heartbeat, comes from the client's data converter.
-func isRefused(err error) bool {
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
+// refusedLocked goes back to the details before newest, which cannot be encoded, unless there are
+// newer ones.
+func (t *attempt) refusedLocked(newest details, err error) {
+	t.refused = err
+	if !t.latest.equal(newest) {
+		return
+	}
+	if t.previous.equal(newest) {
+		t.previous = t.acked
+	}
+	t.latest, t.previous = t.previous, t.acked
+	t.unsent = !t.latest.equal(t.acked)
+	t.progressed = !t.latest.equal(t.resumed) || !t.acked.equal(t.resumed)
+}
+
+// An answer is what the server's answer to a heartbeat says.
+type answer int
+
+const (
+	answerNone     answer = iota // there was none
+	answerRefused                // the data converter, or another part of the client, has refused the details
+	answerNotFound               // the attempt is over
+	answerAlive
+	answerCanceled
+	answerPaused
+	answerReset
+)
+
+// answerOf returns the answer that err says, which a heartbeat has returned or which is the cause of
+// the SDK's context.
+func answerOf(err error) answer {
+	var notFound *serviceerror.NotFound
 	var server serviceerror.ServiceError
-	return !errors.As(err, &server) && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled)
+	_, isStatus := status.FromError(err)
+	switch {
+	case err == nil:
+		return answerAlive
+	case temporal.IsCanceledError(err):
+		return answerCanceled
+	case errors.Is(err, sdkactivity.ErrActivityPaused):
+		return answerPaused
+	case errors.Is(err, sdkactivity.ErrActivityReset):
+		return answerReset
+	case errors.As(err, &notFound):
+		return answerNotFound
+	case isStatus, errors.As(err, &server), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return answerNone
+	}
+	return answerRefused
 }
 
-// flush sends the details of an attempt that has failed, if the server does not have them.
+// flush sends the details of an attempt that has failed, if the server may not have them.
 func (t *attempt) flush() {
-	t.sending.Lock()
-	defer t.sending.Unlock()
+	t.sending <- struct{}{}
+	defer func() { <-t.sending }()
 	t.mu.Lock()
-	newest, have := t.latest, t.latest.equal(t.acked)
+	newest, have := t.latest, !t.unsure && t.latest.equal(t.acked)
 	t.mu.Unlock()
 	if have {
 		return
 	}
-	if err := t.beat(newest); err != nil && !temporal.IsCanceledError(err) {
+	err := t.beat(newest)
+	switch answerOf(err) {
+	case answerRefused:
+		t.mu.Lock()
+		t.refusedLocked(newest, nil)
+		t.mu.Unlock()
+		fallthrough
+	case answerNone, answerNotFound:
 		t.logger.Warn("activity: cannot send the last heartbeat details to the server", "error", err)
 	}
 }
@@ -262,11 +336,7 @@ func (t *attempt) sendBeat(newest details) (err error) {
 		}
 		return err
 	}
-	timeout := callTimeout
-	if t.pulse > 0 {
-		timeout = min(timeout, t.pulse)
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.sdk), timeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.sdk), t.timeout())
 	defer cancel()
 	o := client.RecordActivityHeartbeatOptions{
 		TaskToken: info.TaskToken, Details: newest.anys(), Namespace: info.Namespace,

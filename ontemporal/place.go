@@ -47,7 +47,7 @@ func enter(key placeKey, t *attempt) *place {
 	}
 	p.running++
 	before := p.latest
-	if before != nil && before.info.StartedAt.After(t.info.StartedAt) {
+	if before != nil && before.isAfter(t) {
 		before = t // a later attempt was faster to enter, so t is over
 	} else {
 		p.latest = t
@@ -59,6 +59,15 @@ func enter(key placeKey, t *attempt) *place {
 		before.mu.Unlock()
 	}
 	return p
+}
+
+// isAfter reports whether t began after other. The clocks of two server hosts may differ, so within a
+// run the later attempt counts as the later one.
+func (t *attempt) isAfter(other *attempt) bool {
+	if run := t.sdkInfo.ActivityRunID; run != "" && run == other.sdkInfo.ActivityRunID && t.info.Attempt < other.info.Attempt {
+		return false
+	}
+	return t.info.StartedAt.After(other.info.StartedAt)
 }
 
 func (p *place) leave() {

@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
@@ -47,8 +47,8 @@ func Register[In, Out any](r worker.ActivityRegistry, name string, fn func(activ
 	}, sdkactivity.RegisterOptions{Name: name})
 }
 
-// WorkerOptions are what a worker's functions need to know of it, and the SDK does not tell them.
-// The zero WorkerOptions are ready to use.
+// WorkerOptions repeats the settings of a worker that the SDK does not expose to its functions. The
+// zero WorkerOptions are ready to use.
 type WorkerOptions struct {
 	// MaxHeartbeatThrottleInterval is the longest time for which recorded details are kept from
 	// the server, as in [worker.Options]. If the worker is killed, they are lost. If zero, or if
@@ -82,18 +82,18 @@ type registration struct {
 	dumps
 	opts WorkerOptions
 
-	check    sync.Once // sets checkErr
-	checkErr error
+	checked atomic.Bool // the client's data converter takes details
 }
 
-// checked checks the client's data converter, once.
-func (w *registration) checked(sdk context.Context) error {
-	w.check.Do(func() {
-		if c := sdkactivity.GetClient(sdk); !inTestEnvironment(c) {
-			w.checkErr = checkConverter(sdk, c)
-		}
-	})
-	return w.checkErr
+// check checks the client's data converter, until it has once passed.
+func (w *registration) check(sdk context.Context) error {
+	c := sdkactivity.GetClient(sdk)
+	if w.checked.Load() || inTestEnvironment(c) {
+		return nil
+	}
+	err := checkConverter(sdk, c)
+	w.checked.Store(err == nil)
+	return err
 }
 
 // fits returns an error if a heartbeat with d would be refused.
@@ -193,9 +193,12 @@ func (t *attempt) canceled(err error) error {
 	if temporal.IsCanceledError(context.Cause(t.sdk)) {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.sdk), callTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.sdk), time.Minute) // about as long as the SDK tries
 	defer cancel()
-	if failed := sdkactivity.GetClient(t.sdk).CompleteActivity(ctx, t.sdkInfo.TaskToken, nil, err); failed != nil {
+	failed := persist(ctx, func() error {
+		return sdkactivity.GetClient(t.sdk).CompleteActivity(ctx, t.sdkInfo.TaskToken, nil, err)
+	})
+	if failed != nil {
 		t.logger.Warn("activity: cannot report the cancellation to the server", "error", failed)
 	}
 	return sdkactivity.ErrResultPending

@@ -18,6 +18,10 @@ type engine interface {
 // A Child is a context of this module's own that says from which context it is derived.
 type Child interface{ Parent() context.Context }
 
+// An Unseen is an engine that is told when its function does not see that a heartbeat has asked it
+// to stop.
+type Unseen interface{ Unseen() }
+
 var typeWithoutCancel = reflect.TypeOf(context.WithoutCancel(context.Background()))
 
 // EndsWithAttempt reports whether ctx, which is derived from an attempt's Context, ends when that
