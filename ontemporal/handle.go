@@ -313,8 +313,8 @@ func failure(ctx context.Context, sdk client.ActivityHandle, err, cause error) e
 	if of.details, err = newestDetails(d); err != nil {
 		of.details = nil // the failure matters more
 	}
-	if err := cutShort(d); err != nil {
-		how.error = err
+	if isCutShort(d) && d.HasLastFailure() {
+		how.error = d.GetLastFailure()
 	}
 	result := fromTemporal(how.error, of)
 	if end.RetryState != activity.RetryStateCancelRequested {
@@ -429,7 +429,7 @@ func attempts(d *client.ActivityExecutionDescription) int {
 		case enumspb.TIMEOUT_TYPE_START_TO_CLOSE, enumspb.TIMEOUT_TYPE_HEARTBEAT:
 			return n
 		}
-		if cutShort(d) != nil {
+		if isCutShort(d) {
 			return n
 		}
 	}
@@ -439,15 +439,13 @@ func attempts(d *client.ActivityExecutionDescription) int {
 	return n - 1
 }
 
-// cutShort returns the last attempt's timeout if no time was left for another attempt
-// before schedule-to-close. The server then reports schedule-to-close instead. It
-// returns nil in all other cases.
-func cutShort(d *client.ActivityExecutionDescription) error {
-	f := d.RawResponse.GetOutcome().GetFailure()
-	if f.GetTimeoutFailureInfo() == nil || !strings.HasPrefix(f.GetMessage(), "Not enough time to schedule next retry") {
-		return nil
-	}
-	return d.GetLastFailure()
+// isCutShort reports whether no time was left for another attempt before schedule-to-close. The
+// server then reports schedule-to-close, before that has passed, instead of the last attempt's failure.
+func isCutShort(d *client.ActivityExecutionDescription) bool {
+	info := d.RawResponse.GetInfo()
+	timeout := d.RawResponse.GetOutcome().GetFailure().GetTimeoutFailureInfo()
+	closeBy := info.GetScheduleTime().AsTime().Add(info.GetScheduleToCloseTimeout().AsDuration())
+	return timeout.GetTimeoutType() == enumspb.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE && info.GetCloseTime() != nil && info.GetCloseTime().AsTime().Before(closeBy)
 }
 
 func retryState(d *client.ActivityExecutionDescription) activity.RetryState {

@@ -10,11 +10,12 @@ import (
 	failurepb "go.temporal.io/api/failure/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-func timedOut(typ enumspb.TimeoutType, message string) *failurepb.Failure {
-	return &failurepb.Failure{Message: message, FailureInfo: &failurepb.Failure_TimeoutFailureInfo{TimeoutFailureInfo: &failurepb.TimeoutFailureInfo{TimeoutType: typ}}}
+func timedOut(typ enumspb.TimeoutType) *failurepb.Failure {
+	return &failurepb.Failure{FailureInfo: &failurepb.Failure_TimeoutFailureInfo{TimeoutFailureInfo: &failurepb.TimeoutFailureInfo{TimeoutType: typ}}}
 }
 
 // Given a description of an execution, then its attempt and State follow. The server counts an
@@ -57,12 +58,12 @@ func TestStatus_AttemptAndState(t *testing.T) {
 		{"canceled while it ran", canceled, 0, now, before, 0, nil, 3, activity.StateCanceled},
 		{"canceled between attempts", canceled, 0, before, before, 0, nil, 2, activity.StateCanceled},
 		{"canceled before the first", canceled, 0, never, never, 0, nil, 0, activity.StateCanceled},
-		{"heartbeat", ended, 0, now, now, 0, timedOut(enumspb.TIMEOUT_TYPE_HEARTBEAT, ""), 3, activity.StateFailed},
-		{"start to close", ended, 0, now, now, 0, timedOut(enumspb.TIMEOUT_TYPE_START_TO_CLOSE, ""), 3, activity.StateFailed},
-		{"schedule to close while it ran", ended, 0, now, before, 0, timedOut(enumspb.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE, ""), 3, activity.StateFailed},
-		{"schedule to close while it waited", ended, 0, before, before, 0, timedOut(enumspb.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE, ""), 2, activity.StateFailed},
-		{"schedule to start", ended, 0, never, never, 0, timedOut(enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START, ""), 0, activity.StateFailed},
-		{"schedule to start, again", ended, 0, before, before, 0, timedOut(enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START, ""), 2, activity.StateFailed},
+		{"heartbeat", ended, 0, now, now, 0, timedOut(enumspb.TIMEOUT_TYPE_HEARTBEAT), 3, activity.StateFailed},
+		{"start to close", ended, 0, now, now, 0, timedOut(enumspb.TIMEOUT_TYPE_START_TO_CLOSE), 3, activity.StateFailed},
+		{"schedule to close while it ran", ended, 0, now, before, 0, timedOut(enumspb.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE), 3, activity.StateFailed},
+		{"schedule to close while it waited", ended, 0, before, before, 0, timedOut(enumspb.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE), 2, activity.StateFailed},
+		{"schedule to start", ended, 0, never, never, 0, timedOut(enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START), 0, activity.StateFailed},
+		{"schedule to start, again", ended, 0, before, before, 0, timedOut(enumspb.TIMEOUT_TYPE_SCHEDULE_TO_START), 2, activity.StateFailed},
 	} {
 		at := func(n int) *timestamppb.Timestamp {
 			if n == never {
@@ -86,6 +87,36 @@ func TestStatus_AttemptAndState(t *testing.T) {
 		}
 		if got := state(d); got != test.state {
 			t.Errorf("%s: it is %s, want %s", test.name, got, test.state)
+		}
+	}
+}
+
+// Given a schedule-to-close timeout that the server reports before that has passed, then no time was
+// left for another attempt, and the last attempt's own failure counts. Otherwise it does not.
+func TestCutShort_ByTheTimes(t *testing.T) {
+	scheduled := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
+	own := timedOut(enumspb.TIMEOUT_TYPE_START_TO_CLOSE)
+	for _, test := range []struct {
+		closed time.Duration
+		typ    enumspb.TimeoutType
+		want   bool
+	}{
+		{time.Hour - 1, enumspb.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE, true},
+		{time.Hour, enumspb.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE, false},
+		{time.Hour - 1, enumspb.TIMEOUT_TYPE_HEARTBEAT, false},
+		{0, enumspb.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE, false}, // it has not ended
+	} {
+		info := &activitypb.ActivityExecutionInfo{
+			ScheduleTime: timestamppb.New(scheduled), ScheduleToCloseTimeout: durationpb.New(time.Hour), LastFailure: own,
+		}
+		if test.closed > 0 {
+			info.CloseTime = timestamppb.New(scheduled.Add(test.closed))
+		}
+		d := &client.ActivityExecutionDescription{RawResponse: &workflowservice.DescribeActivityExecutionResponse{
+			Info: info, Outcome: &activitypb.ActivityExecutionOutcome{Value: &activitypb.ActivityExecutionOutcome_Failure{Failure: timedOut(test.typ)}},
+		}}
+		if got := isCutShort(d); got != test.want {
+			t.Errorf("%+v: %t", test, got)
 		}
 	}
 }
