@@ -130,7 +130,29 @@ func newAttempt(sdk context.Context, start start, w *registration) (*attempt, er
 	t.unwatch = context.AfterFunc(t.sdk, t.sdkEnded)
 	t.timer = time.AfterFunc(time.Hour, t.tick)
 	t.armLocked(time.Now())
+	if d := w.opts.WorkerStopTimeout; d > 0 && t.stopping != nil {
+		go t.endBefore(d)
+	}
 	return t, nil
+}
+
+// maxReport is the longest time before WorkerStopTimeout has passed at which a Context ends.
+const maxReport = 5 * time.Second
+
+// endBefore ends the Context once the worker stops, before the given WorkerStopTimeout has passed.
+func (t *attempt) endBefore(stopTimeout time.Duration) {
+	select {
+	case <-t.stopping:
+	case <-t.Done():
+		return
+	}
+	timer := time.NewTimer(stopTimeout - min(stopTimeout/5, maxReport))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		t.cancel(errStops)
+	case <-t.Done():
+	}
 }
 
 // lastFailure asks the server how the attempt before ended, because the SDK does not

@@ -12,8 +12,10 @@
 // A worker registers the function under a name:
 //
 //	c, err := client.Dial(client.Options{}) // the server on this machine
-//	w := worker.New(c, "imports", worker.Options{WorkerStopTimeout: 10 * time.Second})
-//	ontemporal.Register(w, "import", importRows)
+//	const stop = 10 * time.Second // for functions to finish when the worker stops
+//	w := worker.New(c, "imports", worker.Options{WorkerStopTimeout: stop})
+//	r := ontemporal.Registry(w, ontemporal.WorkerOptions{WorkerStopTimeout: stop})
+//	ontemporal.Register(r, "import", importRows)
 //	err = w.Run(worker.InterruptCh())
 //
 // The caller adds the client and the task queue. The embedded call
@@ -110,8 +112,10 @@
 //
 // A stopping worker asks its functions to stop, as [activity.Runtime.Drain] does: the next Sleep, Idle,
 // Range, Guard or Reader returns [activity.ErrShutdown]. So does Heartbeat, after it has recorded. The
-// Context lives until WorkerStopTimeout of [worker.Options] has passed. By default that is zero: the
-// Contexts end at once, and the server has to detect the loss.
+// Context lives until WorkerStopTimeout of [worker.Options] has passed, after which the SDK can lose what
+// the function returns. With WorkerStopTimeout of [WorkerOptions] it ends a little earlier, so that the
+// function has time to return. By default WorkerStopTimeout is zero: the Contexts end at once, and the
+// server has to detect the loss.
 //
 // If the function finishes anyway, it has completed. If it stops because it was asked, that counts as an
 // attempt, because the server counts every attempt. The next one starts at once, in another

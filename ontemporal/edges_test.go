@@ -167,6 +167,33 @@ func TestWorkerStop_AtStopTimeout(t *testing.T) {
 	})
 }
 
+// Given WorkerOptions.WorkerStopTimeout, then the Context ends a fifth of that before it has passed, at
+// most 5 s, and what the function returns then counts.
+func TestWorkerStop_TimeToReturn(t *testing.T) {
+	for timeout, want := range map[time.Duration]time.Duration{10 * time.Second: 8 * time.Second, time.Minute: 55 * time.Second} {
+		inCluster(t, func(t *testing.T, c *cluster) {
+			ontemporal.Register(ontemporal.Registry(c, ontemporal.WorkerOptions{WorkerStopTimeout: timeout}), "f", func(ctx activity.Context, _ int) (int, error) {
+				time.AfterFunc(time.Hour, func() { close(c.stop) })
+				begun := time.Now()
+				<-ctx.Done()
+				if d := time.Since(begun) - time.Hour; d != want || !errors.Is(context.Cause(ctx), activity.ErrShutdown) {
+					t.Errorf("with %s, the Context ended after %s: %v", timeout, d, context.Cause(ctx))
+				}
+				return 7, nil
+			})
+			c.ExecuteWorkflow(func(ctx workflow.Context) (n int, err error) {
+				ctx = workflow.WithActivityOptions(ctx, options{StartToCloseTimeout: 10 * time.Hour, RetryPolicy: once})
+				err = workflow.ExecuteActivity(ctx, "f", 0).Get(ctx, &n)
+				return n, err
+			})
+			var n int
+			if err := c.GetWorkflowResult(&n); n != 7 || err != nil {
+				t.Errorf("got %d, %v", n, err)
+			}
+		})
+	}
+}
+
 // Rule 4. Given a canceled attempt, then details that the function records are kept.
 func TestCancel_KeepsDetails(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
@@ -352,14 +379,21 @@ func TestLocalActivity_Fails(t *testing.T) {
 	})
 }
 
-// Given an interval that is negative, then Registry panics and names it.
-func TestRegistry_NegativeInterval(t *testing.T) {
-	defer func() {
-		if v := fmt.Sprint(recover()); v != "ontemporal: WorkerOptions.MaxHeartbeatThrottleInterval must not be negative (got -1s)" {
-			t.Errorf("it panicked with %s", v)
-		}
-	}()
-	ontemporal.Registry(nil, ontemporal.WorkerOptions{MaxHeartbeatThrottleInterval: -time.Second})
+// Given an interval or a timeout that is negative, then Registry panics and names it.
+func TestRegistry_Negative(t *testing.T) {
+	for want, o := range map[string]ontemporal.WorkerOptions{
+		"MaxHeartbeatThrottleInterval must not be negative (got -1s)": {MaxHeartbeatThrottleInterval: -time.Second},
+		"WorkerStopTimeout must not be negative (got -1s)":            {WorkerStopTimeout: -time.Second},
+	} {
+		func() {
+			defer func() {
+				if v := fmt.Sprint(recover()); v != "ontemporal: WorkerOptions."+want {
+					t.Errorf("it panicked with %s", v)
+				}
+			}()
+			ontemporal.Registry(nil, o)
+		}()
+	}
 }
 
 // Rule 19. Given a worker that stops, when only heartbeats that the function does not see are answered

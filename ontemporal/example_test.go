@@ -60,6 +60,7 @@ func serve(c client.Client, taskQueue string, register func(worker.ActivityRegis
 	w := worker.New(c, taskQueue, worker.Options{WorkerStopTimeout: 10 * time.Second})
 	register(ontemporal.Registry(w, ontemporal.WorkerOptions{
 		MaxHeartbeatThrottleInterval: time.Second, // bounds the progress that is lost when a worker is killed
+		WorkerStopTimeout:            10 * time.Second,
 	}))
 	if err := w.Start(); err != nil {
 		fmt.Println(err)

@@ -56,6 +56,11 @@ type WorkerOptions struct {
 	// no heartbeat timeout.
 	MaxHeartbeatThrottleInterval time.Duration
 
+	// WorkerStopTimeout is that of [worker.Options]. If it is set, the Contexts end a fifth of it
+	// before it has passed, at most 5 s, so that functions have time to return, and the worker to
+	// report that. If zero, they end when it has passed. What a function returns after that can be lost.
+	WorkerStopTimeout time.Duration
+
 	// DataConverter is that of the worker's client. If it is set, Heartbeat encodes the details
 	// with it, and refuses details that are too large when they are encoded, or that it cannot
 	// encode. If nil, only the size of their JSON counts. If a codec then makes them larger than
@@ -64,10 +69,14 @@ type WorkerOptions struct {
 }
 
 // Registry returns a registry to [Register] functions with, which passes them on to r, a worker,
-// with these options. It panics if MaxHeartbeatThrottleInterval is negative.
+// with these options. It panics if an interval or a timeout is negative.
 func Registry(r worker.ActivityRegistry, opts WorkerOptions) worker.ActivityRegistry {
-	if d := opts.MaxHeartbeatThrottleInterval; d < 0 {
-		panic(fmt.Sprintf("ontemporal: WorkerOptions.MaxHeartbeatThrottleInterval must not be negative (got %s)", d))
+	for name, d := range map[string]time.Duration{
+		"MaxHeartbeatThrottleInterval": opts.MaxHeartbeatThrottleInterval, "WorkerStopTimeout": opts.WorkerStopTimeout,
+	} {
+		if d < 0 {
+			panic(fmt.Sprintf("ontemporal: WorkerOptions.%s must not be negative (got %s)", name, d))
+		}
 	}
 	return &registry{r, opts}
 }

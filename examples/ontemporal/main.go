@@ -111,16 +111,19 @@ func dial(ctx context.Context) (client.Client, error) {
 	return client.DialContext(ctx, client.Options{HostPort: *address, Namespace: *namespace, Logger: log.NewStructuredLogger(logger)})
 }
 
+const stopTimeout = 5 * time.Second // docker stop kills after 10 s
+
 // serve is a worker until ctx ends, and returns the exit code.
 func serve(ctx context.Context, c client.Client) int {
 	fatal := make(chan error, 1)
 	w := worker.New(c, *taskQueue, worker.Options{
 		DisableWorkflowWorker: true,
-		WorkerStopTimeout:     5 * time.Second, // docker stop kills after 10 s
+		WorkerStopTimeout:     stopTimeout,
 		OnFatalError:          func(err error) { fatal <- err },
 	})
 	r := ontemporal.Registry(w, ontemporal.WorkerOptions{
 		MaxHeartbeatThrottleInterval: time.Second, // what is lost of the progress if the worker is killed
+		WorkerStopTimeout:            stopTimeout,
 	})
 	writer := &manifest.Writer{Say: say}
 	writer.Trouble.StallAt = *stall

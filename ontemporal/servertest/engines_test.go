@@ -135,7 +135,9 @@ func newCluster(t *testing.T, queue string, opts worker.Options, fn function) *c
 
 func (c *cluster) work(t *testing.T) {
 	c.w = worker.New(temporal, c.queue, c.opts)
-	options := ontemporal.WorkerOptions{MaxHeartbeatThrottleInterval: c.opts.MaxHeartbeatThrottleInterval}
+	options := ontemporal.WorkerOptions{
+		MaxHeartbeatThrottleInterval: c.opts.MaxHeartbeatThrottleInterval, WorkerStopTimeout: c.opts.WorkerStopTimeout,
+	}
 	ontemporal.Register(ontemporal.Registry(c.w, options), name, c.fn)
 	if err := c.w.Start(); err != nil {
 		t.Fatal(err)

@@ -44,7 +44,7 @@ var inChild = []scenario{{
 func TestScenarios_Lives(t *testing.T) {
 	run(t, append(inChild, []scenario{{
 		name:   "the process is shut down",
-		worker: worker.Options{WorkerStopTimeout: time.Second},
+		worker: worker.Options{WorkerStopTimeout: 20 * time.Second},
 		opts:   activity.Options{HeartbeatTimeout: 30 * time.Second},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			if n, err := activity.Resume(ctx, 0); n > 0 || err != nil {
@@ -116,7 +116,7 @@ func TestScenarios_Lives(t *testing.T) {
 		},
 	}, {
 		name:   "the process is shut down, and the function succeeds",
-		worker: worker.Options{WorkerStopTimeout: time.Second},
+		worker: worker.Options{WorkerStopTimeout: 20 * time.Second},
 		opts:   activity.Options{HeartbeatTimeout: 30 * time.Second},
 		fn: func(x *trial, ctx activity.Context, in string) (string, error) {
 			x.note("ready", "yes")
