@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -315,6 +316,11 @@ func (a *attempt) come(b body, what, point string) result {
 // comeTo is come. canFault reports whether the call at the place can fail.
 func (a *attempt) comeTo(b body, what, point string, canFault bool) result {
 	l, w := a.life, a.life.w
+	at := point
+	if canFault { // the paths of requests may have IDs
+		at, _, _ = strings.Cut(point, " ")
+		canFault = a.Context == nil || a.canRetry()
+	}
 	w.moved.Add(1)
 	w.mu.Lock()
 	if h := a.hang; h != nil && w.hanging == h && !l.dead { // stalled by another of its goroutines
@@ -340,14 +346,14 @@ func (a *attempt) comeTo(b body, what, point string, canFault bool) result {
 	}
 	if w.run == nil {
 		w.cutSaved()
-		w.places = append(w.places, placed{place: p, site: siteHere(what, point), at: time.Now(), canStall: a.canStall(), canFault: canFault, unsaved: len(w.unsaved)})
+		w.places = append(w.places, placed{place: p, site: siteHere(what, at), at: time.Now(), canStall: a.canStall(), canFault: canFault, unsaved: len(w.unsaved)})
 		w.mu.Unlock()
 		return result{}
 	}
 	before := len(w.recovery)
 	in := w.due(p, a.hang == nil && l.shutdown == nil)
 	if len(w.recovery) > before && len(w.run.interruptions) == 1 {
-		w.recovery[before] = visit{siteHere(what, point), a.canStall(), canFault}
+		w.recovery[before] = visit{siteHere(what, at), a.canStall(), canFault}
 	}
 	if in == nil || in.kind == Stall && !a.canStall() || in.kind == Fault && !canFault {
 		w.mu.Unlock()
@@ -387,6 +393,7 @@ func (a *attempt) interrupt(in *interruption, p place) result {
 		w.mu.Unlock()
 		return a.wait(h)
 	case Fault:
+		l.faulted = l.faulted || a.Context == nil
 		w.mu.Unlock()
 		return result{fault: true}
 	default:
@@ -471,8 +478,12 @@ func (w *World) sight(id string) *sight {
 // canStall reports whether another attempt would follow if this one hung.
 func (a *attempt) canStall() bool {
 	i := &a.info
-	return a.Context != nil && (i.HeartbeatTimeout > 0 || i.StartToCloseTimeout > 0) &&
-		(i.MaximumAttempts == 0 || i.Attempt < i.MaximumAttempts)
+	return a.Context != nil && (i.HeartbeatTimeout > 0 || i.StartToCloseTimeout > 0) && a.canRetry()
+}
+
+// canRetry reports whether MaximumAttempts allows another attempt.
+func (a *attempt) canRetry() bool {
+	return a.info.MaximumAttempts == 0 || a.info.Attempt < a.info.MaximumAttempts
 }
 
 // park stops a goroutine of a dead process until the body is over. Then the function's own

@@ -37,30 +37,32 @@
 // details attempts resumed from, and which calls each life made. After ten failures the
 // remaining runs are skipped.
 //
-// Two oracles say more than the body's assertions. [World.Same] compares what is left with what the
-// run without an interruption has left. [World.Once] fails a run in which an effect happens twice
-// that must not.
+// A body can use two built-in checks. [World.Same] fails the run if a value differs from that of the
+// dry run. [World.Once] fails the run if it is called twice with the same key.
 //
 // A [Plan] limits the kinds of interruptions, the number of runs and their virtual time.
 // With -short, a tenth of the runs are made.
 //
 // # Coverage
 //
-// Places with the same calls on the stack are one site. A loop passes the same sites again and
-// again. If more runs are possible than Plan.MaxRuns, those that try something new come first:
+// Places with the same calls on the stack, and the same name if they are Points, are one site. A
+// loop passes the same sites again and again. If more runs are possible than Plan.MaxRuns, those that try
+// something new come first:
 //  1. each kind of interruption once at each site,
-//  2. more of these, at other places of the same sites; they get half of what is left,
+//  2. the same kinds at other places of these sites, with half of the remaining runs, or with all of them
+//     if Plan.Kinds has neither Stall nor Twice,
 //  3. a second interruption at each site that only a recovery comes to,
-//  4. stalls that wake later, and pairs of interruptions: each combination of a kind and a
-//     site with a kind and a site in its recovery, once.
+//  4. each pair of a first and a second interruption, which is two kinds at two sites, once; more pairs, at
+//     other places; and stalls that wake later.
 //
-// So a fault at one step of a thousand is found if that step has code of its own, and a fault in
-// the code of a recovery too. A pair is left out if one of its interruptions alone has failed,
-// because that failure is the simpler one. The test logs what was tried:
+// So if one step of a thousand has code of its own, its faults are found. The same holds for code that
+// only a recovery runs. A fault that depends on which iteration is interrupted may be missed. A pair
+// is left out if one of its interruptions alone has failed, because that failure is the simpler
+// one. The test logs what was tried:
 //
 //	activitytest: 366 runs, at 12 places, with seed 7: 7 of 7 sites in 3 ways; 315 of 315 pairs
 //
-// With Plan.RequireAll, the test fails unless everything was tried.
+// With Plan.RequireAll, the test fails unless everything was tried, except with -short or -run.
 //
 // # Places
 //
@@ -119,8 +121,8 @@
 //
 // # Kinds of interruptions
 //
-// Crash: The process stops at the place. Its goroutines stop there or at their next place, and
-// its Runtime stands still: none of its timeouts comes, so the Contexts of its attempts do not end.
+// Crash: The process stops at the place. Its goroutines stop there or at their next place. Its
+// Runtime is frozen: no timeout fires, so the Contexts of its attempts do not end until the body has ended.
 // Their deferred calls run only after the body and its assertions, before the test's own
 // cleanups. The next life begins with whatever the Store durably held. Recorded details that
 // were not saved yet, because of Config.SaveInterval, may be lost. So there are runs that
@@ -135,11 +137,13 @@
 // timeout, and a MaximumAttempts that allows another attempt.
 //
 // Shutdown: [activity.Runtime.Shutdown] is called at the place, and the function continues
-// with its Context canceled. If the process then returns an error, or if the Store holds what
-// was interrupted, World.Run calls it again. Otherwise it has ended by itself.
+// with its Context canceled. If the process returns an error, or nil while the Store holds an
+// interrupted activity, World.Run starts another life. If it returns nil and an interrupted
+// activity is lost, the run fails.
 //
-// Fault: An HTTP request fails with [ErrFault], before it is sent or after it was answered. That
-// happens once, and the function goes on.
+// Fault: One HTTP request returns [ErrFault], either unsent or after the server has processed it. The
+// function continues, and its next request succeeds unless a second interruption follows. If the
+// process itself made the request and returns an error, World.Run starts another life.
 //
 // Twice: While the process recovers from one interruption, it is interrupted again, at each
 // pair of sites once.
@@ -197,15 +201,16 @@
 //   - State that survives although it should not, such as progress that the program keeps in
 //     a variable of the body or of the package. To the test, such a variable is outside the
 //     process.
-//   - What the process's own goroutines and timers do after a crash, such as a time.AfterFunc. They
-//     continue until they reach a place or call the Runtime. A goroutine must not wait forever for one that was
-//     stopped. When the body is over, their contexts end.
+//   - What goroutines and timers of the process, such as a time.AfterFunc, do after a crash. They run
+//     until they reach a place or call the Runtime. A goroutine that waits for a stopped one must
+//     also end when its context ends, which happens when the body is over.
+//   - HTTP requests whose context is not that of an activity or the process. They have no place.
 //   - Resources that the system takes back from a dead process, such as a listener or a file
 //     lock. The dead life holds them until the body is over. Open them in the body, or fake
 //     them.
 //   - A real network. While a goroutine waits for it, the bubble's time does not advance. Use
-//     [World.Serve], a fake or net.Pipe. Real files work. If the bubble's time stands still for ten seconds of real
-//     time, the test fails with the goroutines that wait.
+//     [World.Serve], a fake or net.Pipe. Real files work. If nothing arrives for nine seconds, the test
+//     fails and names the goroutines that wait.
 //   - A call that hangs forever.
 //   - The effect of a power loss on files.
 package activitytest

@@ -2,29 +2,32 @@ package activitytest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 )
 
 // ErrFault is the error of a call that fails because of a [Fault].
 var ErrFault = errors.New("activitytest: the call fails because of a Fault")
 
 // RoundTripper returns a RoundTripper that passes requests on to next, with a place before and after each
-// request whose context is that of an activity or a process, or is derived from one. So a request is not
-// sent, or it is sent and its answer is lost, or it is answered late. next must not use a real network:
-// see [World.Serve].
+// request whose context is that of an activity or a process, or is derived from one. A request with
+// another context has no place. So runs cover a request that is not sent, an answer that is lost, and
+// an answer that is late. next must not use a real network: see [World.Serve].
 //
 // With a [Fault], the request fails with [ErrFault], which [http.Client] wraps: before it is sent, or after
 // the server has answered.
 func (w *World) RoundTripper(next http.RoundTripper) http.RoundTripper { return &roundTripper{next} }
 
 // Serve returns a RoundTripper to h, a server in memory that outlives the process. Its places are those of
-// [World.RoundTripper]. h has a goroutine of its own for each request, and no places: it goes on if the
-// client's context ends, or its process crashes.
+// [World.RoundTripper]. h has a goroutine of its own for each request, and no places. It goes on if the
+// client's process crashes. The answer arrives as a whole when h has returned, so h cannot stream.
 //
 //	client := &http.Client{Transport: w.Serve(api)}
 func (w *World) Serve(h http.Handler) http.RoundTripper { return w.RoundTripper(&server{h}) }
@@ -41,7 +44,7 @@ func (t *roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	c := a.enter(ctx, call{kind: "Request", point: request})
 	answer, err := t.between(a, c, r, request)
 	if err != nil && r.Body != nil {
-		_ = r.Body.Close() // as a RoundTripper must
+		_ = r.Body.Close() // next may not have been called
 	}
 	a.leave(c, err)
 	return answer, err
@@ -84,21 +87,25 @@ func (t *roundTripper) between(a *attempt, c *step, r *http.Request, request str
 type server struct{ handler http.Handler }
 
 func (s *server) RoundTrip(r *http.Request) (*http.Response, error) {
-	ctx := r.Context()
 	var body []byte
 	if r.Body != nil {
+		defer r.Body.Close() // as a RoundTripper must
 		var err error
 		if body, err = io.ReadAll(r.Body); err != nil {
 			return nil, err
 		}
-		_ = r.Body.Close()
 	}
-	// The handler does not run in the client's process.
-	served := httptest.NewRequest(r.Method, r.URL.String(), bytes.NewReader(body)).WithContext(context.Background())
-	served.Header = r.Header.Clone()
-	if r.Host != "" {
-		served.Host = r.Host
-	}
+	// The handler does not run in the client's process. Its context ends if the client gives up.
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	served := (&http.Request{
+		Method: cmp.Or(r.Method, "GET"), URL: &url.URL{Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: r.URL.RawQuery},
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{"User-Agent": {"Go-http-client/1.1"}}, Host: cmp.Or(r.Host, r.URL.Host),
+		Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
+		RemoteAddr: "192.0.2.1:1234", RequestURI: r.URL.RequestURI(),
+	}).WithContext(ctx)
+	maps.Copy(served.Header, r.Header.Clone())
 	w := httptest.NewRecorder()
 	done := make(chan error, 1)
 	go func() {
@@ -118,10 +125,16 @@ func (s *server) RoundTrip(r *http.Request) (*http.Response, error) {
 		if err != nil {
 			return nil, err
 		}
-		answer := w.Result()
-		answer.Request = r
-		return answer, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	case <-r.Context().Done():
+		return nil, context.Cause(r.Context())
 	}
+	answer := w.Result()
+	answer.Request = r
+	switch {
+	case served.Method == "HEAD":
+		answer.Body = http.NoBody
+	case answer.ContentLength < 0:
+		answer.ContentLength = int64(w.Body.Len())
+	}
+	return answer, nil
 }

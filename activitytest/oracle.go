@@ -6,9 +6,10 @@ import (
 	"slices"
 )
 
-// Same fails the run unless value is deeply equal to the value of that name in the dry run. So a body
-// need not know what is right, if what an uninterrupted process leaves is. Call it in the body's
-// goroutine, after [World.Run], once for each name. The value must not change after that.
+// Same fails the run unless value is deeply equal, as [reflect.DeepEqual] has it, to the value of that name
+// in the dry run. So the body need not state the expected value, provided that the uninterrupted run is
+// correct. Call it in the body's goroutine, after [World.Run], once for each name. The value must not
+// change after that.
 //
 //	w.Same("rows", db.all())
 func (w *World) Same(name string, value any) {
@@ -33,13 +34,17 @@ func (w *World) Same(name string, value any) {
 	}
 }
 
-// Once fails the run if it is called twice with one key. Call it in a fake, where it has an effect that
+// Once fails the run if it is called twice with the same key, which must be comparable. Call it in a fake, where it has an effect that
 // must not happen again, such as a payment. It may be called in any goroutine. Calls after the end of the
 // body do not count.
 //
 //	w.Once(payment.ID)
 func (w *World) Once(key any) {
 	w.t.Helper()
+	if !reflect.ValueOf(key).Comparable() {
+		w.t.Errorf("activitytest: World.Once: the key must be comparable (got %T)", key)
+		return
+	}
 	w.mu.Lock()
 	twice := !w.ended && w.once[key]
 	if w.once == nil {
@@ -48,7 +53,7 @@ func (w *World) Once(key any) {
 	w.once[key] = true
 	w.mu.Unlock()
 	if twice {
-		w.t.Errorf("activitytest: this must happen once, and happened again: %v", key)
+		w.t.Errorf("activitytest: World.Once was called twice with the key %v", key)
 	}
 }
 

@@ -130,10 +130,14 @@ func (p Plan) Run(t *testing.T, body func(t *testing.T, w *World)) {
 		return
 	}
 	sites, ofSites, kinds, pairs, ofPairs := c.covered()
-	covered := fmt.Sprintf("%d of %d sites in %d ways; %d of %d pairs", sites, ofSites, kinds, pairs, ofPairs)
+	ways := "ways"
+	if kinds == 1 {
+		ways = "way"
+	}
+	covered := fmt.Sprintf("%d of %d sites in %d %s; %d of %d pairs", sites, ofSites, kinds, ways, pairs, ofPairs)
 	t.Logf("activitytest: %d runs, at %d places, with seed %d: %s", count, len(dry.places), p.Seed, covered)
 	if p.RequireAll && !testing.Short() && !t.Failed() && (sites < ofSites || pairs < ofPairs) {
-		t.Errorf("activitytest: Plan.RequireAll: not everything was tried with MaxRuns %d: %s", p.MaxRuns, covered)
+		t.Errorf("activitytest: Plan.RequireAll: not everything was tried with MaxRuns %d, or not every interruption was reached: %s", p.MaxRuns, covered)
 	}
 }
 

@@ -119,7 +119,9 @@ func (c *choice) learn(w *World) {
 	}
 	first := w.run.interruptions[0]
 	if len(w.run.interruptions) > 1 {
-		c.pairs[[2]way{first.way(), w.run.interruptions[1].way()}] = true
+		if w.done > 1 {
+			c.pairs[[2]way{first.way(), w.run.interruptions[1].way()}] = true
+		}
 		return
 	}
 	if w.failed {
@@ -269,40 +271,45 @@ func (c *choice) first(dry *World) (runs []*run) {
 	for i := range dry.places {
 		order[dry.places[i].place] = i
 	}
+	var once []*run
 	var rest [classes][]*interruption
 	var wants [classes]int
 	for class, all := range c.firsts {
-		var once []*interruption
-		once, rest[class] = c.onceEach(all)
+		var chosen []*interruption
+		chosen, rest[class] = c.onceEach(all)
 		wants[class] = len(rest[class])
-		for _, in := range once {
-			runs = append(runs, c.run(in))
+		for _, in := range chosen {
+			once = append(once, c.run(in))
 		}
 	}
-	runs = spread(c.rng, runs, c.budget)
-	left := c.budget - len(runs)
+	once = spread(c.rng, once, c.budget)
+	left := c.budget - len(once)
 	if c.plan.Kinds&(Stall|Twice) != 0 {
 		left = (left + 1) / 2
 	}
+	var others []*run
 	n := shares(left, wants[:]...)
 	for class, all := range rest {
 		for _, in := range spread(c.rng, all, n[class]) {
-			runs = append(runs, c.run(in))
+			others = append(others, c.run(in))
 		}
 	}
+	c.budget -= len(once) + len(others)
+	runs = c.short(once, others)
 	slices.SortStableFunc(runs, func(r, s *run) int {
 		return cmp.Compare(order[r.interruptions[0].place], order[s.interruptions[0].place])
 	})
-	c.budget -= len(runs)
-	return c.short(runs)
+	return runs
 }
 
-// short returns the runs or, with -short, a tenth of them.
-func (c *choice) short(runs []*run) []*run {
-	if !testing.Short() {
-		return runs
+// short returns the runs or, with -short, a tenth of them, of new rather than of others.
+func (c *choice) short(news, others []*run) []*run {
+	n := len(news) + len(others)
+	if testing.Short() {
+		n = (n + 9) / 10
 	}
-	return spread(c.rng, runs, (len(runs)+9)/10)
+	runs := spread(c.rng, news, n)
+	return append(runs[:len(runs):len(runs)], spread(c.rng, others, n-len(runs))...)
 }
 
 // onceEach returns one interruption at random for each site, and the others.
@@ -336,12 +343,12 @@ func (c *choice) second() (runs []*run) {
 		return nil
 	}
 	only, pairs := c.twice()
-	runs = spread(c.rng, only, c.budget)
-	later := 0
+	only = spread(c.rng, only, c.budget)
+	later, left := 0, c.budget-len(only)
 	for _, o := range c.outcomes {
 		later += o.later
 	}
-	n := shares(c.budget-len(runs), later, len(pairs))
+	n := shares(left, later, left)
 	for _, i := range strides(c.rng, later, n[0]) {
 		for _, o := range c.outcomes {
 			if i < o.later {
@@ -355,8 +362,41 @@ func (c *choice) second() (runs []*run) {
 			i -= o.later
 		}
 	}
-	runs = append(runs, spread(c.rng, pairs, n[1])...)
-	return c.short(runs)
+	pairs = spread(c.rng, pairs, n[1])
+	runs = append(runs, pairs...)
+	return c.short(only, append(runs, c.again(append(only[:len(only):len(only)], pairs...), n[1]-len(pairs))...))
+}
+
+// again returns up to n random pairs at other places of the same sites than those of known. In half
+// of them, the recovery is interrupted where it comes back to the site of the first interruption.
+func (c *choice) again(known []*run, n int) (runs []*run) {
+	names := map[string]bool{}
+	for _, r := range known {
+		names[r.name] = true
+	}
+	for tries := 0; len(runs) < n && tries < 10*n && len(c.outcomes) > 0 && c.plan.Kinds&Twice != 0; tries++ {
+		o := c.outcomes[c.rng.IntN(len(c.outcomes))]
+		if len(o.recovery) == 0 {
+			continue
+		}
+		i := c.rng.IntN(len(o.recovery))
+		if same := slices.IndexFunc(o.recovery, func(v visit) bool { return v.site == o.in.site }); same >= 0 && tries%2 == 0 {
+			i = same
+		}
+		kinds := c.kindsAt(o.recovery[i])
+		if len(kinds) == 0 {
+			continue
+		}
+		second := &interruption{kind: kinds[c.rng.IntN(len(kinds))], site: o.recovery[i].site, nth: i + 1}
+		if second.kind == Crash {
+			second.lost = c.rng.IntN(2)
+		}
+		if r := c.run(o.in, second); !names[r.name] && !c.failed[o.in.way()] && !c.failed[second.way()] {
+			names[r.name] = true
+			runs = append(runs, r)
+		}
+	}
+	return runs
 }
 
 // twice returns a run for each pair. In the runs of only, the second interruption is at a site that
@@ -425,25 +465,23 @@ func spread[T any](rng *rand.Rand, all []T, n int) []T {
 }
 
 var (
-	lostPattern   = regexp.MustCompile(`_lost_(\d+)`)
-	untilPattern  = regexp.MustCompile(`_until_place_(\d+)`)
+	lostPattern   = regexp.MustCompile(`_lost_(\d+)\$?$`)
+	untilPattern  = regexp.MustCompile(`_until_place_(\d+)\$?$`)
 	secondPattern = regexp.MustCompile(`^(crash|stall|shutdown|fault)_at_place_(\d+)(?:_lost_(\d+))?\$?$`)
 )
 
 // named returns the runs whose names match the filter, so that any run can be repeated alone,
 // whatever the seed. It reads from the pattern whatever the dry run does not determine.
 func (c *choice) named() (runs []*run) {
-	pattern, then, twice := strings.Cut(c.filter.String(), "_then_")
-	second := &interruption{}
-	if twice {
-		m := secondPattern.FindStringSubmatch(then)
-		if m == nil {
-			return nil
+	pattern := c.filter.String()
+	second, twice := &interruption{}, false
+	if i := strings.LastIndex(pattern, "_then_"); i >= 0 { // which the name of a Point may contain
+		if m := secondPattern.FindStringSubmatch(pattern[i+len("_then_"):]); m != nil {
+			second.kind = map[string]Kind{"crash": Crash, "stall": Stall, "shutdown": Shutdown, "fault": Fault}[m[1]]
+			second.nth, _ = strconv.Atoi(m[2])
+			second.lost, _ = strconv.Atoi(m[3])
+			pattern, twice = pattern[:i]+"$", true
 		}
-		second.kind = map[string]Kind{"crash": Crash, "stall": Stall, "shutdown": Shutdown, "fault": Fault}[m[1]]
-		second.nth, _ = strconv.Atoi(m[2])
-		second.lost, _ = strconv.Atoi(m[3])
-		pattern += "$"
 	}
 	first, err := regexp.Compile(pattern)
 	if err != nil {

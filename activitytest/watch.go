@@ -196,10 +196,10 @@ func (w *World) stuck() (state string, reason *standstill) {
 const own = "github.com/seed-9da638b0/activity"
 
 // stops matches the functions in which goroutines are stopped.
-var stops = regexp.MustCompile(`^` + regexp.QuoteMeta(own) + `/activitytest\.\(\*(attempt\)\.(come|interrupt)|life\)\.attempt)$`)
+var stops = regexp.MustCompile(`^` + regexp.QuoteMeta(own) + `/activitytest\.\(\*(attempt\)\.(come|comeTo|interrupt)|life\)\.attempt)$`)
 
 // notTheUsers matches functions that are not the user's own code.
-var notTheUsers = regexp.MustCompile(`^(testing|runtime|sync|time|context|internal/\w+|testing/synctest)\.|^` + regexp.QuoteMeta(own) + `(\.|/activitytest\.(\(|Point$))`)
+var notTheUsers = regexp.MustCompile(`^(testing|runtime|sync|time|context|net/http|internal/\w+|testing/synctest)\.|^` + regexp.QuoteMeta(own) + `(\.|/activitytest\.(\(|Point$))`)
 
 // whereabouts describes where the user's goroutines are. If still is set, it lists only those that are
 // stopped at a place and those for which the bubble's time stands still.

@@ -126,6 +126,7 @@ type life struct {
 	crashed  bool          // whether it ended by a crash
 	shutdown chan struct{} // closed when the planned Shutdown has returned; nil if there is none
 	canceled bool          // whether that Shutdown canceled an activity
+	faulted  bool          // whether a call of the process itself, and not of an activity, was made to fail
 }
 
 // These limits stop an endless run before Plan.Limit.
@@ -215,9 +216,9 @@ func (w *World) missing() string {
 	return fmt.Sprintf("activitytest: the run never reached the place of its interruption, as the dry run did: %s", first.place)
 }
 
-// Run calls process, one life of the program, until a life ends by itself: it was not
-// interrupted, or it returned nil after its Runtime was shut down, and the Store holds nothing
-// that was interrupted by that. Run returns the error of that life. Each life gets a new Runtime, with whatever the Store held when the life before
+// Run calls process once for each life of the program, and returns the error of the last one. A life is
+// the last if it was not interrupted. After a Shutdown, it is the last if it returns nil and the Store
+// holds no activity that was interrupted. Each life gets a new Runtime, with whatever the Store held when the life before
 // ended. ctx ends when the body does.
 //
 // Run must be called in the body's goroutine. process should return its errors and make no
@@ -240,7 +241,7 @@ func (w *World) Run(process func(ctx context.Context, rt *activity.Runtime) erro
 			w.t.Fatalf("activitytest: %s\n%s", why, w.whereabouts(false))
 		}
 		w.mu.Lock()
-		crashed, down := l.crashed, l.shutdown
+		crashed, down, faulted := l.crashed, l.shutdown, l.faulted
 		w.mu.Unlock()
 		if crashed {
 			continue
@@ -259,7 +260,7 @@ func (w *World) Run(process func(ctx context.Context, rt *activity.Runtime) erro
 				w.t.Error("activitytest: the process called runtime.Goexit")
 			}
 			runtime.Goexit() // a t.FailNow in process must end the body
-		case down != nil && l.err != nil:
+		case (down != nil || faulted) && l.err != nil:
 			continue
 		}
 		left, stored := w.left(l)
