@@ -5,6 +5,9 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
+
+	sdkactivity "go.temporal.io/sdk/activity"
 )
 
 func newPlacedAttempt(t *testing.T, key placeKey) *attempt {
@@ -99,5 +102,30 @@ func TestPlace_FunctionsBlockNextAttempt(t *testing.T) {
 	}
 	if n := len(places.byKey); n != 0 {
 		t.Errorf("%d places are left", n)
+	}
+}
+
+// Given two attempts of a run whose servers' clocks differ, then the one with the higher number is the
+// later one. Of other runs, and after a reset, the times tell.
+func TestPlace_LaterAttempt(t *testing.T) {
+	at := func(run string, number int, second int64) *attempt {
+		a := &attempt{sdkInfo: sdkactivity.Info{ActivityRunID: run}}
+		a.info.Attempt, a.info.StartedAt = number, time.Unix(second, 0)
+		return a
+	}
+	for _, test := range []struct {
+		before, now *attempt
+		want        bool // whether before is the later one
+	}{
+		{at("a", 1, 20), at("a", 2, 10), false},
+		{at("a", 1, 10), at("a", 2, 20), false},
+		{at("a", 2, 20), at("a", 1, 10), true},
+		{at("a", 7, 10), at("a", 1, 20), false}, // a reset
+		{at("a", 1, 20), at("b", 2, 10), true},
+		{at("", 1, 20), at("", 2, 10), true}, // of a workflow
+	} {
+		if got := test.before.isAfter(test.now); got != test.want {
+			t.Errorf("%s %d: %t", test.before.sdkInfo.ActivityRunID, test.before.info.Attempt, got)
+		}
 	}
 }

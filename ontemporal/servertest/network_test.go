@@ -2,6 +2,7 @@ package servertest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,10 +15,12 @@ import (
 
 	"github.com/seed-9da638b0/activity"
 	"github.com/seed-9da638b0/activity/ontemporal"
+	commonpb "go.temporal.io/api/common/v1"
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	sdkactivity "go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/worker"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -490,5 +493,50 @@ func TestStart_SDKOptions(t *testing.T) {
 	})
 	if err == nil || errors.Is(err, activity.ErrAlreadyRunning) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// jsonOnly is a data converter that knows no RawValue.
+type jsonOnly struct{ converter.DataConverter }
+
+func (c jsonOnly) ToPayloads(values ...any) (*commonpb.Payloads, error) {
+	all := &commonpb.Payloads{}
+	for _, v := range values {
+		p, err := c.ToPayload(v)
+		if err != nil {
+			return nil, err
+		}
+		all.Payloads = append(all.Payloads, p)
+	}
+	return all, nil
+}
+
+func (c jsonOnly) ToPayload(v any) (*commonpb.Payload, error) {
+	if _, raw := v.(converter.RawValue); raw {
+		_, err := json.Marshal(v)
+		return nil, err
+	}
+	return c.DataConverter.ToPayload(v)
+}
+
+// Given a worker whose client's data converter cannot take heartbeat details, then the function does not
+// run, and the error says what the converter lacks.
+func TestWorker_DataConverter(t *testing.T) {
+	t.Parallel()
+	queue := fmt.Sprintf("queue-%d", trials.Add(1))
+	c, err := client.Dial(client.Options{
+		HostPort: hostPort, Namespace: namespace, Logger: quiet, DataConverter: jsonOnly{converter.GetDefaultDataConverter()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fn := func(ctx activity.Context, in string) (string, error) { return "it has run", nil }
+	w := startWorker(t, c, queue, worker.Options{}, func(r worker.ActivityRegistry) { ontemporal.Register(r, name, fn) })
+	defer w.Stop()
+	opts := activity.Options{Name: name, StartToCloseTimeout: time.Minute, RetryPolicy: activity.RetryPolicy{MaximumAttempts: 1}}
+	out, err := ontemporal.Execute(timeLimit(t), temporal, queue, opts, fn, "in")
+	if err == nil || !strings.Contains(err.Error(), "the client's data converter must accept converter.RawValue") {
+		t.Errorf("got %q, %v", out, err)
 	}
 }
