@@ -572,6 +572,18 @@ func TestKind_String(t *testing.T) {
 	}
 }
 
+// Given more possible runs than MaxRuns, and no second interruptions, then all of MaxRuns are made.
+func TestPlan_StallsUseAllRuns(t *testing.T) {
+	names, _ := runs(t, activitytest.Plan{Kinds: activitytest.Stall, MaxRuns: 400, Seed: 1}, func(t *testing.T, w *activitytest.World, l *log) {
+		live(t, w, job, func(ctx activity.Context) error {
+			return activity.Range(ctx, 0, 100, func(int) error { return nil })
+		})
+	})
+	if len(names) != 400 {
+		t.Errorf("%d runs, want 400", len(names))
+	}
+}
+
 // Given more possible runs than MaxRuns, when runs are made, then they are spread evenly over
 // the kinds and the places, and the Seed selects them.
 func TestPlan_MaxRuns(t *testing.T) {

@@ -26,7 +26,7 @@ var ErrFault = errors.New("activitytest: the call fails because of a Fault")
 func (w *World) RoundTripper(next http.RoundTripper) http.RoundTripper { return &roundTripper{next} }
 
 // Serve returns a RoundTripper to h, a server in memory that outlives the process. Its places are those of
-// [World.RoundTripper]. h has a goroutine of its own for each request, and no places. It goes on if the
+// [World.RoundTripper]. h has a goroutine of its own for each request, and no places. It continues if the
 // client's process crashes. The answer arrives as a whole when h has returned, so h cannot stream.
 //
 //	client := &http.Client{Transport: w.Serve(api)}

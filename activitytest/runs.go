@@ -348,7 +348,11 @@ func (c *choice) second() (runs []*run) {
 	for _, o := range c.outcomes {
 		later += o.later
 	}
-	n := shares(left, later, left)
+	more := 0
+	if c.plan.Kinds&Twice != 0 {
+		more = left
+	}
+	n := shares(left, later, more)
 	for _, i := range strides(c.rng, later, n[0]) {
 		for _, o := range c.outcomes {
 			if i < o.later {
@@ -374,7 +378,7 @@ func (c *choice) again(known []*run, n int) (runs []*run) {
 	for _, r := range known {
 		names[r.name] = true
 	}
-	for tries := 0; len(runs) < n && tries < 10*n && len(c.outcomes) > 0 && c.plan.Kinds&Twice != 0; tries++ {
+	for tries := 0; len(runs) < n && tries < 10*n && len(c.outcomes) > 0; tries++ {
 		o := c.outcomes[c.rng.IntN(len(c.outcomes))]
 		if len(o.recovery) == 0 {
 			continue
