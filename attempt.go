@@ -198,7 +198,10 @@ func (t *attempt) returned(r *result, cause error) {
 	deliver := a.takeDelivery()
 	ask := a.functionReturnedLocked(t, r)
 	rt.leave()
-	if deliver {
+	switch {
+	case deliver && ask:
+		go a.deliver() // a subscriber must not keep Retryable from being asked
+	case deliver:
 		a.deliver()
 	}
 	if ask {
