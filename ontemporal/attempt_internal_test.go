@@ -85,6 +85,16 @@ func (a *testAttempt) answers(f func() error) {
 	a.answer = f
 }
 
+// refuses makes the data converter refuse these details.
+func (a *testAttempt) refuses(details string) {
+	a.answers(func() error {
+		if a.last() == details {
+			return errConverter
+		}
+		return nil
+	})
+}
+
 // neverStalls makes the silence of the function no stall.
 func (a *testAttempt) neverStalls() {
 	a.mu.Lock()

@@ -197,11 +197,13 @@ func (t *attempt) send() {
 	sent := time.Now()
 	err := t.beat(newest)
 	answer := answerOf(err) // which calls methods of err, perhaps user code
-	var refused error
-	if answer == answerRefused {
-		refused = activity.NonRetryable(fmt.Errorf("%s: heartbeat details not sent, the previous ones are kept: %w", t, err))
+	var failure error       // what that makes of the details, or of the attempt
+	switch answer {
+	case answerRefused:
+		failure = activity.NonRetryable(fmt.Errorf("%s: heartbeat details not sent, the previous ones are kept: %w", t, err))
+	case answerNotFound:
+		failure = fmt.Errorf("%w: the server has timed it out or terminated it: %w", errOver, err)
 	}
-	over := fmt.Errorf("%w: the server has timed it out or terminated it: %w", errOver, err)
 
 	t.mu.Lock()
 	now := time.Now()
@@ -212,16 +214,16 @@ func (t *attempt) send() {
 	case answer == answerNotFound:
 		t.silent = true
 		if !t.over {
-			t.fenceLocked(over)
+			t.fenceLocked(failure)
 		}
 	case answer == answerRefused && !newest.equal(t.acked):
 		warning = "activity: heartbeat details not sent, the previous ones are kept"
-		t.refusedLocked(newest, refused)
+		t.refusedLocked(newest, failure)
 		t.retryAt = now.Add(t.retry())
 	case answer == answerRefused, answer == answerNone: // an outage, of a key server perhaps: the lease decides
 		warning = "activity: cannot send a heartbeat to the server"
 		t.unsure = t.unsure || !newest.equal(t.acked)
-		t.retryAt = later(sent.Add(t.retry()), now)
+		t.retryAt = sent.Add(t.retry()) // at once, if the call took longer
 	default:
 		t.stopsLocked(answer)
 		t.acked, t.unsure = newest, false
@@ -239,13 +241,6 @@ func (t *attempt) send() {
 	if warning != "" {
 		t.logger.Warn(warning, "error", err)
 	}
-}
-
-func later(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return b
-	}
-	return a
 }
 
 // refusedLocked goes back to the details before newest, which cannot be encoded, unless there are

@@ -64,12 +64,7 @@ func TestHeartbeat_RefusalReachesTheFunction(t *testing.T) {
 		a := newTestAttempt(t, 10*time.Second)
 		a.throttle = time.Second
 		checkErr(t, a.Heartbeat(1))
-		a.answers(func() error {
-			if a.last() == "2" {
-				return errors.New("no such key")
-			}
-			return nil
-		})
+		a.refuses("2")
 		checkErr(t, a.Heartbeat(2))                   // held back
 		time.Sleep(2 * time.Second)                   // sent, and refused
 		(&recorder{t: &a.attempt}).RecordHeartbeat(a) // a library's
@@ -154,12 +149,7 @@ func TestStall_ReportLeavesOutRefusedDetails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newTestAttempt(t, 10*time.Second)
 		checkErr(t, a.Heartbeat(1))
-		a.answers(func() error {
-			if a.last() == "2" {
-				return errors.New("no such key")
-			}
-			return nil
-		})
+		a.refuses("2")
 		checkErr(t, a.Heartbeat(2)) // held back
 		a.mu.Lock()
 		a.fenceLocked(a.timeoutLocked(activity.TimeoutHeartbeat, a.info.HeartbeatTimeout))
@@ -283,12 +273,7 @@ func checkErrAny(error) {}
 func TestHeartbeat_RefusedIsNoProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newTestAttempt(t, 10*time.Second)
-		a.answers(func() error {
-			if a.last() == "2" {
-				return errors.New("no such key")
-			}
-			return nil
-		})
+		a.refuses("2")
 		_ = a.Heartbeat(2)
 		a.mu.Lock()
 		defer a.mu.Unlock()
@@ -351,12 +336,7 @@ func TestHeartbeat_RefusalKeepsThePrevious(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newTestAttempt(t, 10*time.Second)
 		checkErr(t, a.Heartbeat(1))
-		a.answers(func() error {
-			if a.last() == "3" {
-				return errors.New("no such key")
-			}
-			return nil
-		})
+		a.refuses("3")
 		checkErr(t, a.Heartbeat(2)) // accepted, and held back
 		checkErr(t, a.Heartbeat(3)) // held back, and then refused
 		time.Sleep(7 * time.Second)
