@@ -206,7 +206,8 @@
 // implements Context and Engine, and needs the same Value method. It must note when the
 // function gets the attempt's cause from Sleep, SleepContext or Guard: after a
 // cancellation, a nil that the function then returns is no success. Idle, Range, Guard and
-// [Reader] call Sleep(0) before each step, and to report that they return the cause. If an
+// [Reader] call Sleep(0) to report that they return the cause. All but Idle also call it before
+// each step. If an
 // engine wants the function to stop before its Context ends, as [Runtime.Drain] does, its Sleep
 // and Heartbeat return exactly [ErrShutdown].
 //

@@ -95,7 +95,7 @@ func start(t *testing.T, rt *activity.Runtime, opts activity.Options, fn func(ac
 func startWith(t *testing.T, ctx context.Context, rt *activity.Runtime, opts activity.Options, fn func(activity.Context) error) *activity.Handle[string] {
 	t.Helper()
 	if opts.RetryPolicy.MaximumAttempts == 0 {
-		opts.RetryPolicy.MaximumAttempts = 100 // a broken rule must not retry for ever
+		opts.RetryPolicy.MaximumAttempts = 100 // a broken rule must not retry forever
 	}
 	h, err := activity.Start(ctx, rt, opts, func(ctx activity.Context, _ struct{}) (string, error) {
 		return "done", fn(ctx)
