@@ -246,3 +246,23 @@ func TestDetails_FirstAttemptFails(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+// Given a run with two interruptions of which the second did not happen, then the pair was not tried.
+func TestChoice_PairThatDidNotHappen(t *testing.T) {
+	var p Plan
+	if err := p.setDefaults(); err != nil {
+		t.Fatal(err)
+	}
+	dry := newWorld(&p, nil, nil)
+	c := newChoice(&p, dry, nil)
+	first, second := &interruption{kind: Crash, site: 1}, &interruption{kind: Crash, site: 2, nth: 1}
+	possible(c.pairs, [2]way{first.way(), second.way()})
+	for done := 1; done <= 2; done++ {
+		w := newWorld(&p, &run{"", []*interruption{first, second}}, dry)
+		w.done = done
+		c.learn(w)
+		if _, _, _, pairs, of := c.covered(); pairs != done-1 || of != 1 {
+			t.Errorf("after %d interruptions, %d of %d pairs were tried", done, pairs, of)
+		}
+	}
+}
