@@ -564,7 +564,7 @@ func TestLock_HeldDuringARealWait(t *testing.T) {
 
 func TestKind_String(t *testing.T) {
 	for kind, want := range map[activitytest.Kind]string{
-		0: "none", activitytest.Stall: "stall", activitytest.Shutdown | activitytest.Twice: "shutdown|twice", 32 | activitytest.Crash: "crash|Kind(32)",
+		0: "none", activitytest.Stall: "stall", activitytest.Shutdown | activitytest.Twice: "shutdown|twice", 64 | activitytest.Crash: "crash|Kind(64)",
 	} {
 		if got := kind.String(); got != want {
 			t.Errorf("%d: %s, want %s", uint(kind), got, want)

@@ -1,11 +1,9 @@
 package activitytest
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"runtime"
-	"strings"
 	"sync"
 	"time"
 
@@ -56,6 +54,7 @@ func Point(ctx context.Context, name string) {
 // attempt is called at the start of an attempt. It returns the Context for the function.
 func (l *life) attempt(ctx activity.Context) *attempt {
 	a := &attempt{Context: ctx, life: l, info: ctx.Info(), goid: goid()}
+	l.w.owns(a, a.goid)
 	a.self = activity.NewContext(ctx, a)
 	a.turned.L = &l.w.mu
 	if l.stopped() {
@@ -81,7 +80,10 @@ func (l *life) attempt(ctx activity.Context) *attempt {
 	}
 	w.mu.Unlock()
 	if woken {
-		a.yield()
+		time.Sleep(time.Nanosecond) // the stalled one continues first
+		if l.stopped() {
+			runtime.Goexit()
+		}
 	}
 	return a
 }
@@ -307,91 +309,97 @@ type result struct {
 	fault bool // whether the call must fail
 }
 
-// come passes a place of the body, if it is one. It counts the place and makes the
-// interruption planned there.
-func (a *attempt) come(b body, what, point string) result {
-	return a.comeTo(b, what, point, false)
+// A spot is where a goroutine comes to a place.
+type spot struct {
+	body        body            // body of a RangeParallel, if any
+	what, point string          // as in place
+	site        string          // part of point that tells sites apart
+	canFault    bool            // whether the call at the place can fail
+	ends        <-chan struct{} // ends a stall before the attempt wakes; nil for never
+	locked      bool            // whether the caller holds locks of database/sql
 }
 
-// comeTo is come. canFault reports whether the call at the place can fail.
-func (a *attempt) comeTo(b body, what, point string, canFault bool) result {
+// come passes a place of the body, if it is one.
+func (a *attempt) come(b body, what, point string) result {
+	return a.comeTo(spot{body: b, what: what, point: point, site: point})
+}
+
+// comeTo passes a place. It counts the place and makes the interruption planned there.
+func (a *attempt) comeTo(s spot) result {
 	l, w := a.life, a.life.w
-	at := point
-	if canFault { // the paths of requests may have IDs
-		at, _, _ = strings.Cut(point, " ")
-		canFault = a.Context == nil || a.canRetry()
-	}
+	canFault := s.canFault && (a.Context == nil || a.canRetry())
+	w.awaitTurn(s)
 	w.moved.Add(1)
 	w.mu.Lock()
 	if h := a.hang; h != nil && w.hanging == h && !l.dead { // stalled by another of its goroutines
 		w.mu.Unlock()
-		return a.wait(h)
+		return a.wait(h, s)
 	}
 	if l.dead || w.ended {
 		w.mu.Unlock()
-		return a.park()
+		return a.park(s)
 	}
 	w.visited(a.info.ID)
-	p := w.count(place{id: a.info.ID, body: b, what: what, point: point})
+	p := w.count(place{id: a.info.ID, body: s.body, what: s.what, point: s.point})
 	if w.wakesAt(a, p) {
 		w.note(l, a.info.ID, a.info.Attempt, fmt.Sprintf("reaches its place %d (%s)", w.stalled.came, p.here()))
 		w.wakeLocked()
 		w.mu.Unlock()
-		a.yield()
+		w.pause(time.Nanosecond, s) // the stalled one continues first
 		w.mu.Lock()
 		if l.dead || w.ended {
 			w.mu.Unlock()
-			return a.park()
+			return a.park(s)
 		}
 	}
 	if w.run == nil {
 		w.cutSaved()
-		w.places = append(w.places, placed{place: p, site: siteHere(what, at), at: time.Now(), canStall: a.canStall(), canFault: canFault, unsaved: len(w.unsaved)})
+		w.places = append(w.places, placed{place: p, site: siteHere(s.what, s.site), at: time.Now(), canStall: a.canStall(), canFault: canFault, unsaved: len(w.unsaved), unsynced: w.unsynced()})
 		w.mu.Unlock()
 		return result{}
 	}
 	before := len(w.recovery)
 	in := w.due(p, a.hang == nil && l.shutdown == nil)
 	if len(w.recovery) > before && len(w.run.interruptions) == 1 {
-		w.recovery[before] = visit{siteHere(what, at), a.canStall(), canFault}
+		w.recovery[before] = visit{siteHere(s.what, s.site), a.canStall(), canFault, w.unsynced()}
 	}
 	if in == nil || in.kind == Stall && !a.canStall() || in.kind == Fault && !canFault {
 		w.mu.Unlock()
 		return result{}
 	}
-	return a.interrupt(in, p)
+	return a.interrupt(in, p, s)
 }
 
 // interrupt makes the interruption at a place. World.mu is held on entry and released.
-func (a *attempt) interrupt(in *interruption, p place) result {
+func (a *attempt) interrupt(in *interruption, p place, s spot) result {
 	l, w := a.life, a.life.w
 	w.done++
 	// Other goroutines finish their work of this instant first, so that the result does not
 	// depend on the order in which they run.
 	w.settling = true
 	w.mu.Unlock()
-	time.Sleep(settle)
+	w.pause(settle, s)
 	w.mu.Lock()
 	w.settling = false
 	if l.dead || w.ended {
 		w.mu.Unlock()
-		return a.park()
+		return a.park(s)
 	}
 	if in.nth > 0 {
 		w.notes = append(w.notes, fmt.Sprintf("place %d of the recovery was %s", in.nth, p))
 	}
 	w.note(l, a.info.ID, a.info.Attempt, fmt.Sprintf("<<%s %s>>", in.kind, p.here()))
 	switch in.kind {
-	case Crash:
+	case Crash, powerLoss:
 		w.crash(l, in)
 		w.mu.Unlock()
 		close(l.died)
-		return a.park()
+		return a.park(s)
 	case Stall:
-		h := &hang{id: a.info.ID, attempt: a.info.Attempt, until: in.until, wake: make(chan struct{})}
+		h := &hang{id: a.info.ID, attempt: a.info.Attempt, until: in.until, goid: goid(), wake: make(chan struct{})}
 		w.hanging, w.stalled, a.hang = h, h, h
 		w.mu.Unlock()
-		return a.wait(h)
+		return a.wait(h, s)
 	case Fault:
 		l.faulted = l.faulted || a.Context == nil
 		w.mu.Unlock()
@@ -400,7 +408,7 @@ func (a *attempt) interrupt(in *interruption, p place) result {
 		down := make(chan struct{})
 		l.shutdown = down
 		w.mu.Unlock()
-		a.shutDown(down)
+		a.shutDown(down, s)
 		return result{}
 	}
 }
@@ -486,50 +494,45 @@ func (a *attempt) canRetry() bool {
 	return a.info.MaximumAttempts == 0 || a.info.Attempt < a.info.MaximumAttempts
 }
 
-// park stops a goroutine of a dead process until the body is over. Then the function's own
-// goroutine ends. Another goroutine returns from park, because the function may wait for it.
-func (a *attempt) park() result {
+// park stops a goroutine of a dead process until the body is over. Then the function's own goroutine
+// ends. Another goroutine returns from park, because the function may wait for it, and so does one that would
+// keep locks of database/sql.
+func (a *attempt) park(s spot) result {
 	<-a.life.over
-	if goid() == a.goid {
+	if goid() == a.goid && !s.locked {
 		runtime.Goexit()
 	}
 	return result{over: true}
 }
 
-// wait stalls the goroutine until the hang wakes or the body is over.
-func (a *attempt) wait(h *hang) result {
+// wait stalls the goroutine until the hang wakes, the call's context ends or the body is over.
+func (a *attempt) wait(h *hang, s spot) result {
 	w := a.life.w
 	select {
 	case <-h.wake:
+	case <-s.ends:
 	case <-a.life.over:
 	}
 	w.mu.Lock()
 	dead := a.life.dead || w.ended
 	w.mu.Unlock()
 	if dead {
-		return a.park()
+		return a.park(s)
 	}
+	w.awaitTurn(s)
 	return result{woken: true}
 }
 
 // wakeLocked wakes the stalled attempt. World.mu is held.
 func (w *World) wakeLocked() {
+	w.queue.turn = w.hanging.goid // others may wait for its locks
 	close(w.hanging.wake)
 	w.hanging = nil
 }
 
-// yield lets all other goroutines in the bubble run until they are blocked, because only
-// then does the bubble's time advance.
-func (a *attempt) yield() {
-	time.Sleep(time.Nanosecond)
-	if a.life.stopped() {
-		a.park()
-	}
-}
-
 // shutDown starts the Runtime's Shutdown. It returns when the attempt's Context and those
 // derived from it have ended.
-func (a *attempt) shutDown(down chan struct{}) {
+func (a *attempt) shutDown(down chan struct{}, s spot) {
 	go func() {
 		defer close(down)
 		ctx, cancel := context.WithTimeout(context.Background(), 24*time.Hour)
@@ -544,24 +547,5 @@ func (a *attempt) shutDown(down chan struct{}) {
 	if a.Context != nil {
 		<-a.Context.Done()
 	}
-	time.Sleep(time.Nanosecond) // derived contexts end a moment later
-}
-
-// goid returns a name of the calling goroutine.
-func goid() string {
-	h := header()
-	if i := bytes.IndexByte(h, '['); i >= 0 {
-		return string(h[:i])
-	}
-	return string(h)
-}
-
-// header returns the header of the calling goroutine in a dump.
-func header() []byte {
-	b := make([]byte, 100)
-	b = b[:runtime.Stack(b, false)]
-	if i := bytes.IndexByte(b, '\n'); i >= 0 {
-		b = b[:i]
-	}
-	return b
+	a.life.w.pause(time.Nanosecond, s) // derived contexts end a moment later
 }

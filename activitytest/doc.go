@@ -71,15 +71,25 @@
 //     [activity.Range] and [activity.Idle],
 //   - on entering and on leaving each [activity.Guard],
 //   - before the function returns,
-//   - before and after each HTTP request that passes [World.Serve] or [World.RoundTripper], and
+//   - before and after each HTTP request that passes [World.Serve] or [World.RoundTripper],
+//   - before and after each Exec, Query and Commit of a database that [World.Driver] opens,
+//   - before each call of a file or a directory of [World.FS], and after it if it changes something, and
 //   - at each [Point].
 //
 // Places are counted for each activity ID and, in a parallel loop, for each body. An activity
 // without an ID is counted under the ID that the Runtime makes up, which depends on the order in
 // which activities start. If several activities start at the same time, give them IDs.
 //
-// There is often no such place between two effects on the outside world. Add one by calling
-// Point in a fake:
+// # The outside world
+//
+// Serve, Driver and FS stand for what outlives the process: a server, a database and a disk. A dead process
+// reaches none of them any more. At a crash they do what the system would: the server continues, the
+// database rolls back, files are closed. So an activity that uses no other effects needs neither Points nor
+// fakes. Their calls belong to the activity of their context. A call without one belongs to the activity
+// whose goroutine makes it, or has started the goroutine that makes it. If neither is known, it belongs to
+// the process.
+//
+// Other effects have no places. Add some by calling Point in a fake:
 //
 //	func (d *database) insert(ctx context.Context, row string) {
 //		activitytest.Point(ctx, "insert") // if it stalls here, the row is written late
@@ -141,9 +151,17 @@
 // interrupted activity, World.Run starts another life. If it returns nil and an interrupted
 // activity is lost, the run fails.
 //
-// Fault: One HTTP request returns [ErrFault], either unsent or after the server has processed it. The
-// function continues, and its next request succeeds unless a second interruption follows. If the
-// process itself made the request and returns an error, World.Run starts another life.
+// Fault: One request, statement, Commit or call of a file returns [ErrFault]. A call of a file has then not
+// happened. The others have happened or not, depending on the run. The function continues, and its next
+// call succeeds unless a second interruption follows. If the process itself made the call and returns an
+// error, World.Run starts another life.
+//
+// Power loss, with Plan.PowerLoss: A crash after which the files of World.FS lack changes that were not
+// synced. In the model of ALICE (Pillai et al., OSDI 2014), a call makes one or several small changes: to a
+// file's size, to half of what is written, to a name in a directory. A power loss may keep any of them. The
+// runs keep the first of them, from none to all but the last; all but one; and only one. File.Sync makes the
+// changes of a file durable, and for a directory those of the names in it: after a rename, a program syncs
+// the directory. The Store loses nothing, and neither does a database.
 //
 // Twice: While the process recovers from one interruption, it is interrupted again, at each
 // pair of sites once.
@@ -204,7 +222,7 @@
 //   - What goroutines and timers of the process, such as a time.AfterFunc, do after a crash. They run
 //     until they reach a place or call the Runtime. A goroutine that waits for a stopped one must
 //     also end when its context ends, which happens when the body is over.
-//   - HTTP requests whose context is not that of an activity or the process. They have no place.
+//   - What a timer of a dead process does with a server, a database or a file that it opens then.
 //   - Resources that the system takes back from a dead process, such as a listener or a file
 //     lock. The dead life holds them until the body is over. Open them in the body, or fake
 //     them.
@@ -212,5 +230,5 @@
 //     [World.Serve], a fake or net.Pipe. Real files work. If nothing arrives for nine seconds, the test
 //     fails and names the goroutines that wait.
 //   - A call that hangs forever.
-//   - The effect of a power loss on files.
+//   - The effect of a power loss on other files than those of FS.
 package activitytest

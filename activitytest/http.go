@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -13,78 +12,61 @@ import (
 	"net/url"
 )
 
-// ErrFault is the error of a call that fails because of a [Fault].
-var ErrFault = errors.New("activitytest: the call fails because of a Fault")
-
 // RoundTripper returns a RoundTripper that passes requests on to next, with a place before and after each
-// request whose context is that of an activity or a process, or is derived from one. A request with
-// another context has no place. So runs cover a request that is not sent, an answer that is lost, and
+// request of an activity or a process. So runs cover a request that is not sent, an answer that is lost, and
 // an answer that is late. next must not use a real network: see [World.Serve].
 //
 // With a [Fault], the request fails with [ErrFault], which [http.Client] wraps: before it is sent, or after
 // the server has answered.
-func (w *World) RoundTripper(next http.RoundTripper) http.RoundTripper { return &roundTripper{next} }
+func (w *World) RoundTripper(next http.RoundTripper) http.RoundTripper { return &roundTripper{w, next} }
 
 // Serve returns a RoundTripper to h, a server in memory that outlives the process. Its places are those of
 // [World.RoundTripper]. h has a goroutine of its own for each request, and no places. It continues if the
 // client's process crashes. The answer arrives as a whole when h has returned, so h cannot stream.
 //
 //	client := &http.Client{Transport: w.Serve(api)}
-func (w *World) Serve(h http.Handler) http.RoundTripper { return w.RoundTripper(&server{h}) }
+func (w *World) Serve(h http.Handler) http.RoundTripper { return w.RoundTripper(&server{w, h}) }
 
-type roundTripper struct{ next http.RoundTripper }
-
-func (t *roundTripper) RoundTrip(r *http.Request) (*http.Response, error) {
-	ctx := r.Context()
-	a, ok := ctx.Value(attemptKey{}).(*attempt)
-	if !ok {
-		return t.next.RoundTrip(r)
-	}
-	request := r.Method + " " + r.URL.Path
-	c := a.enter(ctx, call{kind: "Request", point: request})
-	answer, err := t.between(a, c, r, request)
-	if err != nil && r.Body != nil {
-		_ = r.Body.Close() // next may not have been called
-	}
-	a.leave(c, err)
-	return answer, err
+type roundTripper struct {
+	w    *World
+	next http.RoundTripper
 }
 
-// between makes the request between its two places.
-func (t *roundTripper) between(a *attempt, c *step, r *http.Request, request string) (*http.Response, error) {
-	switch at := a.comeTo(c.body, "before request", request, true); {
-	case at.over:
-		return nil, errOver
-	case at.fault:
-		a.show(c)
-		return nil, ErrFault
+func (t *roundTripper) RoundTrip(r *http.Request) (answer *http.Response, err error) {
+	ctx := r.Context()
+	a := t.w.caller(ctx, nil)
+	if a == nil {
+		return t.next.RoundTrip(r)
 	}
-	a.show(c)
-	if ctx := r.Context(); ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	answer, err := t.next.RoundTrip(r)
-	at := a.comeTo(c.body, "after request", request, true)
-	if err != nil {
-		return nil, err
-	}
+	called := false
+	err = a.outside(ctx, effect{
+		noun: "request", call: call{kind: "Request", point: r.Method + " " + r.URL.Path}, site: r.Method, // paths may have IDs
+		do: func() (err error) {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			called = true
+			answer, err = t.next.RoundTrip(r)
+			return err
+		},
+		late: func() error { return context.Cause(ctx) }, // the answer comes when nobody waits for it
+	})
 	switch {
-	case at.over:
-		err = errOver
-	case at.fault:
-		err = ErrFault
-	case at.woken: // the answer comes when nobody waits for it
-		err = context.Cause(r.Context())
-	}
-	if err != nil {
+	case err == nil:
+		return answer, nil
+	case !called && r.Body != nil:
+		_ = r.Body.Close() // as a RoundTripper must
+	case answer != nil:
 		_ = answer.Body.Close()
-		return nil, err
 	}
-	return answer, nil
+	return nil, err
 }
 
 // A server serves requests in memory.
-type server struct{ handler http.Handler }
+type server struct {
+	w       *World
+	handler http.Handler
+}
 
 func (s *server) RoundTrip(r *http.Request) (*http.Response, error) {
 	var body []byte
@@ -109,6 +91,7 @@ func (s *server) RoundTrip(r *http.Request) (*http.Response, error) {
 	w := httptest.NewRecorder()
 	done := make(chan error, 1)
 	go func() {
+		s.w.owns(nil, goid())
 		var err error
 		defer func() {
 			if v := recover(); v == http.ErrAbortHandler {

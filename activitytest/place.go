@@ -86,6 +86,7 @@ type placed struct {
 	canStall bool
 	canFault bool
 	unsaved  int // number of recorded details that the Store did not hold
+	unsynced int // number of changes to files that a power loss may lose
 }
 
 // A call is a call by an activity that the World sees.

@@ -50,7 +50,8 @@ func TestPlan_SetDefaults(t *testing.T) {
 		plan Plan
 		want string // end of the error's text
 	}{
-		{Plan{Kinds: 32}, "Plan.Kinds must have no other bits than Crash, Stall, Shutdown, Twice and Fault (got Kind(32))"},
+		{Plan{Kinds: 64}, "Plan.Kinds must have no other bits than Crash, Stall, Shutdown, Twice and Fault (got Kind(64))"},
+		{Plan{Kinds: Stall, PowerLoss: true}, "Plan.PowerLoss needs Crash among Plan.Kinds (got stall)"},
 		{Plan{MaxRuns: -1}, "Plan.MaxRuns must not be negative (got -1)"},
 		{Plan{Limit: -1}, "Plan.Limit must not be negative (got -1ns)"},
 		{Plan{}, ""},

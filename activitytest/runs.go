@@ -24,6 +24,7 @@ type interruption struct {
 	nth   int   // place of a second interruption, from 1; 0 for a first one
 	lost  int   // number of the last recorded details that a Crash loses
 	until int   // number of the next attempt's place at which a Stall wakes; 0 for at once
+	state state // what a power loss keeps
 }
 
 func (i *interruption) String() string {
@@ -34,6 +35,9 @@ func (i *interruption) String() string {
 	if i.until > 0 {
 		s += fmt.Sprintf(", until the next attempt reaches its place %d", i.until)
 	}
+	if i.kind == powerLoss {
+		s += fmt.Sprintf(", in state %d", i.state)
+	}
 	if i.lost > 0 {
 		s += fmt.Sprintf(", which loses the last %d recorded details", i.lost)
 	}
@@ -43,9 +47,12 @@ func (i *interruption) String() string {
 func (i *interruption) way() way { return way{i.site, i.kind} }
 
 func (i *interruption) name(withID bool) string {
-	s := i.kind.String() + "_" + i.place.name(withID)
+	s := word(i.kind.String()) + "_" + i.place.name(withID)
 	if i.nth > 0 {
-		s = fmt.Sprintf("%s_at_place_%d", i.kind, i.nth)
+		s = fmt.Sprintf("%s_at_place_%d", word(i.kind.String()), i.nth)
+	}
+	if i.kind == powerLoss {
+		s += fmt.Sprintf("_state_%d", i.state)
 	}
 	if i.until > 0 {
 		s += fmt.Sprintf("_until_place_%d", i.until)
@@ -69,6 +76,7 @@ const (
 	stall            // a stall that wakes at once
 	shutdown
 	fault
+	power
 	classes // number of classes
 )
 
@@ -96,6 +104,11 @@ type choice struct {
 	tried    map[way]bool    // what is possible, and whether a run tried it
 	pairs    map[[2]way]bool // what is possible in the recoveries seen, and whether a run tried it
 	failed   map[way]bool    // what has failed as the only interruption of a run
+
+	inconclusive []string     // names of the runs that were inconclusive
+	doubts       map[way]int  // number of these
+	turns        map[way]bool // what was inconclusive until goroutines went on one by one
+	unmade       int          // runs that were left out, because they would be inconclusive as well
 }
 
 // An outcome is the result of a run with one interruption.
@@ -114,6 +127,11 @@ const moreLater = 3
 // learn adds the outcome of a run. Only the recovery from a single interruption, if it has passed,
 // says which others are possible.
 func (c *choice) learn(w *World) {
+	if w.inconclusive {
+		c.inconclusive = append(c.inconclusive, w.run.name)
+		c.doubts[lastWay(w)]++
+		return
+	}
 	for _, in := range w.run.interruptions[:w.done] {
 		c.tried[in.way()] = true
 	}
@@ -143,6 +161,31 @@ func (c *choice) learn(w *World) {
 	}
 }
 
+// maxDoubts is the number of inconclusive runs of one kind at one site. Each takes a third of a second.
+const maxDoubts = 3
+
+// doubtful reports whether the run would be inconclusive, like others before, and counts it.
+func (c *choice) doubtful(r *run) bool {
+	for _, in := range r.interruptions {
+		if c.doubts[in.way()] >= maxDoubts {
+			c.unmade++
+			return true
+		}
+	}
+	return false
+}
+
+// needTurns notes that a run was inconclusive because its goroutines did not go on one by one.
+func (c *choice) needTurns(w *World) { c.turns[lastWay(w)] = true }
+
+// needsTurns reports whether the run would be inconclusive, like others, unless its goroutines go on one by one.
+func (c *choice) needsTurns(r *run) bool {
+	return slices.ContainsFunc(r.interruptions, func(in *interruption) bool { return c.turns[in.way()] })
+}
+
+// lastWay returns the last interruption that the run came to.
+func lastWay(w *World) way { return w.run.interruptions[max(w.done-1, 0)].way() }
+
 // possible notes that key is possible, and not tried unless it was before.
 func possible[K comparable](all map[K]bool, key K) {
 	if _, known := all[key]; !known {
@@ -165,13 +208,25 @@ func (c *choice) pairsOf(o outcome) iter.Seq2[[2]way, *interruption] {
 			}
 			seen[v] = true
 			for _, kind := range c.kindsAt(v) {
-				second := &interruption{kind: kind, site: v.site, nth: i + 1}
+				second := c.secondAt(kind, v, i+1)
 				if !yield([2]way{o.in.way(), second.way()}, second) {
 					return
 				}
 			}
 		}
 	}
+}
+
+// secondAt returns a second interruption at the nth place of a recovery, which is v.
+func (c *choice) secondAt(kind Kind, v visit, nth int) *interruption {
+	in := &interruption{kind: kind, site: v.site, nth: nth}
+	switch kind {
+	case Crash:
+		in.lost = c.rng.IntN(2)
+	case powerLoss:
+		in.state = state(c.rng.IntN(states(v.unsynced)))
+	}
+	return in
 }
 
 // covered returns how many sites there are, at how many of them each possible kind was tried, how many
@@ -198,8 +253,8 @@ func (c *choice) covered() (sites, ofSites, kinds, pairs, ofPairs int) {
 
 // kindsAt returns the kinds that are possible at a place.
 func (c *choice) kindsAt(v visit) (kinds []Kind) {
-	for _, k := range []Kind{Crash, Stall, Shutdown, Fault} {
-		if k&c.plan.Kinds != 0 && (k != Stall || v.canStall) && (k != Fault || v.canFault) {
+	for _, k := range []Kind{Crash, Stall, Shutdown, Fault, powerLoss} {
+		if k&c.plan.Kinds != 0 && (k != Stall || v.canStall) && (k != Fault || v.canFault) && (k != powerLoss || v.unsynced > 0) {
 			kinds = append(kinds, k)
 		}
 	}
@@ -209,7 +264,7 @@ func (c *choice) kindsAt(v visit) (kinds []Kind) {
 func newChoice(p *Plan, dry *World, filter *regexp.Regexp) *choice {
 	c := &choice{
 		plan: p, rng: rand.New(rand.NewPCG(p.Seed, 0)), filter: filter, budget: p.MaxRuns,
-		tried: map[way]bool{}, pairs: map[[2]way]bool{}, failed: map[way]bool{},
+		tried: map[way]bool{}, pairs: map[[2]way]bool{}, failed: map[way]bool{}, doubts: map[way]int{}, turns: map[way]bool{},
 	}
 	for i := range dry.places {
 		at := &dry.places[i]
@@ -231,6 +286,9 @@ func newChoice(p *Plan, dry *World, filter *regexp.Regexp) *choice {
 		add(shutdown, &interruption{kind: Shutdown})
 		if at.canFault {
 			add(fault, &interruption{kind: Fault})
+		}
+		for _, s := range spread(c.rng, statesOf(at.unsynced), maxStates) {
+			add(power, &interruption{kind: powerLoss, state: s})
 		}
 	}
 	return c
@@ -391,10 +449,7 @@ func (c *choice) again(known []*run, n int) (runs []*run) {
 		if len(kinds) == 0 {
 			continue
 		}
-		second := &interruption{kind: kinds[c.rng.IntN(len(kinds))], site: o.recovery[i].site, nth: i + 1}
-		if second.kind == Crash {
-			second.lost = c.rng.IntN(2)
-		}
+		second := c.secondAt(kinds[c.rng.IntN(len(kinds))], o.recovery[i], i+1)
 		if r := c.run(o.in, second); !names[r.name] && !c.failed[o.in.way()] && !c.failed[second.way()] {
 			names[r.name] = true
 			runs = append(runs, r)
@@ -415,9 +470,6 @@ func (c *choice) twice() (only, pairs []*run) {
 				continue
 			}
 			chosen[pair] = true
-			if second.kind == Crash {
-				second.lost = c.rng.IntN(2)
-			}
 			if r := c.run(o.in, second); c.tried[pair[1]] || first[pair[1]] {
 				pairs = append(pairs, r)
 			} else {
@@ -471,7 +523,8 @@ func spread[T any](rng *rand.Rand, all []T, n int) []T {
 var (
 	lostPattern   = regexp.MustCompile(`_lost_(\d+)\$?$`)
 	untilPattern  = regexp.MustCompile(`_until_place_(\d+)\$?$`)
-	secondPattern = regexp.MustCompile(`^(crash|stall|shutdown|fault)_at_place_(\d+)(?:_lost_(\d+))?\$?$`)
+	statePattern  = regexp.MustCompile(`_state_(\d+)\$?$`)
+	secondPattern = regexp.MustCompile(`^(crash|stall|shutdown|fault|power_loss)_at_place_(\d+)(?:_lost_(\d+))?(?:_state_(\d+))?\$?$`)
 )
 
 // named returns the runs whose names match the filter, so that any run can be repeated alone,
@@ -481,9 +534,10 @@ func (c *choice) named() (runs []*run) {
 	second, twice := &interruption{}, false
 	if i := strings.LastIndex(pattern, "_then_"); i >= 0 { // which the name of a Point may contain
 		if m := secondPattern.FindStringSubmatch(pattern[i+len("_then_"):]); m != nil {
-			second.kind = map[string]Kind{"crash": Crash, "stall": Stall, "shutdown": Shutdown, "fault": Fault}[m[1]]
+			second.kind = map[string]Kind{"crash": Crash, "stall": Stall, "shutdown": Shutdown, "fault": Fault, "power_loss": powerLoss}[m[1]]
 			second.nth, _ = strconv.Atoi(m[2])
 			second.lost, _ = strconv.Atoi(m[3])
+			second.state = state(numberIn(statePattern, m[0]))
 			pattern, twice = pattern[:i]+"$", true
 		}
 	}
@@ -492,16 +546,24 @@ func (c *choice) named() (runs []*run) {
 		return nil
 	}
 	lost, until := numberIn(lostPattern, pattern), numberIn(untilPattern, pattern)
+	kept := -1
+	if statePattern.MatchString(pattern) {
+		kept = numberIn(statePattern, pattern)
+	}
 	for class, all := range c.firsts {
-		for _, in := range all {
+		for i, in := range all {
 			in := *in
 			switch {
+			case class == power && kept >= 0 && i > 0 && all[i-1].place == in.place:
+				continue // another state at this place
 			case class == crashLost && lost > 0:
 				continue // covered by the crash at this place that loses nothing
 			case in.kind == Crash && lost > 0:
 				in.lost = lost
 			case in.kind == Stall:
 				in.until = until
+			case in.kind == powerLoss && kept >= 0:
+				in.state = state(kept)
 			}
 			switch {
 			case !first.MatchString(in.name(c.withID)):

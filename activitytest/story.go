@@ -114,11 +114,16 @@ func (w *World) story() string {
 		from = to
 	}
 	b.WriteString(strings.Join(ends(lines, "  (%d more)"), "\n"))
+	if w.crashed && len(w.conns) == 0 && lockedPattern.MatchString(b.String()) {
+		b.WriteString("\nThe process that crashed may hold SQLite's lock, because its transaction is still open: open the database with World.Driver, which rolls it back")
+	}
 	if w.run != nil {
 		fmt.Fprintf(&b, "\nTo run it again: go test -run '%s'", w.replay())
 	}
 	return b.String()
 }
+
+var lockedPattern = regexp.MustCompile(`database( table)? is locked|SQLITE_(BUSY|LOCKED)`)
 
 // replay returns the pattern for -run that matches only this run.
 func (w *World) replay() string {

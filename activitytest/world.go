@@ -32,11 +32,12 @@ type World struct {
 	run  *run   // interruptions of this run; nil in the dry run
 	dry  *World // World of the dry run; nil in the dry run
 
-	t       *testing.T // the bubble's T
-	failed  bool       // whether the run failed; set once, at its end
-	skipped bool       // whether the body was skipped; set once, at its end
-	hung    bool       // whether the bubble was left behind; set by bubble
-	crashed bool       // whether any life crashed; set before the end
+	t            *testing.T // the bubble's T
+	failed       bool       // whether the run failed; set once, at its end
+	skipped      bool       // whether the body was skipped; set once, at its end
+	hung         bool       // whether the bubble was left behind; set by bubble
+	inconclusive bool       // whether it was left behind, because the attempt's own lock may be held; set by bubble
+	crashed      bool       // whether any life crashed; set before the end
 
 	bubbleID atomic.Pointer[string] // number of the bubble in a dump
 	moved    atomic.Uint64          // number of calls and places so far, for bubble
@@ -47,25 +48,29 @@ type World struct {
 	mu          sync.Mutex // never held by a goroutine that waits
 	memory      *storetest.Memory
 	lives       []*life
-	seen        map[string]*sight // activities that made calls, by ID
-	places      []placed          // places of the dry run
-	done        int               // interruptions so far
-	settling    bool              // whether an interruption is about to happen
-	recovery    []visit           // places passed since the first interruption
-	hanging     *hang             // stalled attempt, until it wakes
-	stalled     *hang             // last stalled attempt, even after it woke
-	unsaved     []record          // details recorded in this life; the Store may hold some of them
-	interrupted map[string]bool   // IDs of activities that a later life must resume
-	finished    map[string]bool   // IDs of activities that ended
-	leaves      []string          // IDs of activities that are unfinished at the end
-	stopped     bool              // whether a process has stopped an activity itself, with Shutdown or Drain
-	ended       bool              // whether the body and its assertions are over
-	visits      int               // places passed so far
-	steps       []*step           // trace, without the middle if it is very long
-	notes       []string          // lines about the interruptions, for the story
-	same        map[string]any    // values given to Same
-	once        map[any]bool      // keys given to Once
-	differs     string            // first difference from the calls of the dry run, or ""
+	owners      map[string]*attempt // by goroutine, the attempt or process that runs there, or nil for the body
+	seen        map[string]*sight   // activities that made calls, by ID
+	places      []placed            // places of the dry run
+	done        int                 // interruptions so far
+	settling    bool                // whether an interruption is about to happen
+	recovery    []visit             // places passed since the first interruption
+	hanging     *hang               // stalled attempt, until it wakes
+	stalled     *hang               // last stalled attempt, even after it woke
+	unsaved     []record            // details recorded in this life; the Store may hold some of them
+	interrupted map[string]bool     // IDs of activities that a later life must resume
+	finished    map[string]bool     // IDs of activities that ended
+	leaves      []string            // IDs of activities that are unfinished at the end
+	stopped     bool                // whether a process has stopped an activity itself, with Shutdown or Drain
+	ended       bool                // whether the body and its assertions are over
+	visits      int                 // places passed so far
+	steps       []*step             // trace, without the middle if it is very long
+	conns       []*conn             // of Drivers
+	disks       map[string]*FS      // by directory
+	notes       []string            // lines about the interruptions, for the story
+	same        map[string]any      // values given to Same
+	once        map[any]bool        // keys given to Once
+	queue       queue               // of goroutines at places
+	differs     string              // first difference from the calls of the dry run, or ""
 }
 
 // A sight is what a World saw of one activity.
@@ -87,6 +92,7 @@ type visit struct {
 	site     site
 	canStall bool
 	canFault bool
+	unsynced int
 }
 
 // A record is the details that a heartbeat recorded.
@@ -99,6 +105,7 @@ type record struct {
 type hang struct {
 	id      string
 	attempt int
+	goid    string        // goroutine that was interrupted
 	until   int           // number of the next attempt's place at which this one wakes; 0 for its start
 	came    int           // number of places that the next attempt has passed
 	ended   bool          // whether the next attempt has reached its return
@@ -111,6 +118,7 @@ type life struct {
 	w      *World
 	number int // number of the life, from 1
 	rt     *activity.Runtime
+	own    *attempt // for the process itself
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
@@ -124,6 +132,7 @@ type life struct {
 	// Guarded by World.mu.
 	dead     bool          // whether the process has ended: its goroutines are to stop
 	crashed  bool          // whether it ended by a crash
+	lost     *state        // what a power loss keeps; nil if there was none
 	shutdown chan struct{} // closed when the planned Shutdown has returned; nil if there is none
 	canceled bool          // whether that Shutdown canceled an activity
 	faulted  bool          // whether a call of the process itself, and not of an activity, was made to fail
@@ -146,6 +155,7 @@ func newWorld(p *Plan, r *run, dry *World) *World {
 func (w *World) live(t *testing.T, body func(t *testing.T, w *World)) {
 	id := bubbleOf(header())
 	w.bubbleID.Store(&id)
+	w.owns(nil, goid())
 	w.t, w.limit = t, time.After(w.plan.Limit)
 	w.endless = make(chan string, 1)
 	defer w.end() // also if the body calls t.FailNow
@@ -165,6 +175,7 @@ func (w *World) end() {
 	w.ended = true
 	lives, differs, missing, skipped := w.lives, w.differs, w.missing(), w.notCompared()
 	w.leaves = w.unfinished()
+	w.goOn()
 	w.mu.Unlock()
 	switch {
 	case differs != "":
@@ -195,6 +206,7 @@ func (w *World) end() {
 	}
 	// Functions that sleep must return before this does, because the bubble's time then stops.
 	time.Sleep(time.Hour)
+	w.release()
 	w.failed, w.skipped = t.Failed(), t.Skipped()
 	if w.failed {
 		w.tell(t)
@@ -234,6 +246,7 @@ func (w *World) Run(process func(ctx context.Context, rt *activity.Runtime) erro
 		select {
 		case <-l.returned:
 		case <-l.died:
+			w.release()
 			continue
 		case <-w.limit:
 			w.t.Fatalf("activitytest: the run has not ended within Plan.Limit (%s of virtual time)\n%s", w.plan.Limit, w.whereabouts(false))
@@ -252,6 +265,7 @@ func (w *World) Run(process func(ctx context.Context, rt *activity.Runtime) erro
 		w.mu.Lock()
 		l.dead = true
 		w.mu.Unlock()
+		w.release()
 		switch {
 		case l.panicked != "":
 			w.t.Fatalf("activitytest: the process panicked: %s", l.panicked)
@@ -323,6 +337,7 @@ func (w *World) unfinished() (ids []string) {
 // begin starts the next life.
 func (w *World) begin(process func(ctx context.Context, rt *activity.Runtime) error) *life {
 	l := &life{w: w, died: make(chan struct{}), over: make(chan struct{}), returned: make(chan struct{})}
+	l.own = &attempt{life: l}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	cfg := w.Config
 	cfg.Store = &store{l}
@@ -358,8 +373,9 @@ func (w *World) begin(process func(ctx context.Context, rt *activity.Runtime) er
 				l.goexit, l.panicked = false, fmt.Sprintf("%v\n%s", v, debug.Stack())
 			}
 		}()
-		own := &attempt{life: l, goid: goid()}
-		l.err = process(context.WithValue(l.ctx, attemptKey{}, own), l.rt)
+		l.own.goid = goid()
+		w.owns(l.own, l.own.goid)
+		l.err = process(context.WithValue(l.ctx, attemptKey{}, l.own), l.rt)
 		l.goexit = false
 	}()
 	return l
@@ -418,6 +434,9 @@ func (l *life) observe(e activity.Event) bool {
 // is held.
 func (w *World) crash(l *life, in *interruption) {
 	l.dead, l.crashed, w.crashed = true, true, true
+	if in.kind == powerLoss {
+		l.lost = &in.state
+	}
 	for _, s := range l.rt.Activities() { // calls no code of this package, so World.mu may be held
 		w.interrupted[s.ID] = true
 	}

@@ -17,8 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Given the test program in testdata/zoo, whose tests have one bug each or none, when it
-// runs, then every bug is reported in the words that found has, and everything else passes.
+// Given the test programs in testdata, whose tests have one bug each or none, when they run, then
+// every bug is reported in the words that found has, and everything else passes.
 func TestZoo(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and runs another test program")
@@ -28,15 +28,24 @@ func TestZoo(t *testing.T) {
 	if err != nil || strings.TrimSpace(string(host)) != runtime.GOARCH {
 		t.Skipf("needs a go command for this machine: %q, %v", host, err)
 	}
-	z := zoo(filepath.Join(t.TempDir(), "zoo.test"))
-	build := exec.Command("go", "test", "-c", "-o", string(z), "./testdata/zoo")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	t.Run("Finds", z.finds)
+	z, sqlite := build(t, "zoo"), build(t, "sqlite")
+	t.Run("Finds", func(t *testing.T) { finds(t, z, sqlite) })
 	t.Run("Replays", z.replays)
 	t.Run("Short", z.short)
 	t.Run("Always", z.always)
+}
+
+// build builds the test program in a directory of testdata.
+func build(t *testing.T, name string) zoo {
+	t.Helper()
+	z := zoo(filepath.Join(t.TempDir(), name+".test"))
+	cmd := exec.Command("go", "test", "-c", "-o", string(z), ".")
+	cmd.Dir = filepath.Join("testdata", name)
+	cmd.Env = append(cmd.Environ(), "GOWORK=off") // sqlite is a module of its own
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return z
 }
 
 // locks matches the tests in which a lock is held forever. They take seconds of real time.
@@ -195,6 +204,16 @@ var found = map[string][]string{
 	"TestComparedTwice_Wrong": {`World\.Same was called twice with the name "the total"\n`, `this was the dry run`},
 	"TestRequireAll_Wrong":    {`Plan\.RequireAll: not everything was tried with MaxRuns 40, or not every interruption was reached: (\d+) of (\d+) sites in 3 ways; \d+ of \d\d\d pairs\n`},
 
+	"TestCSV_Wrong": {
+		`--- FAIL: TestCSV_Wrong/crash_after_exec_INSERT_`,
+		`imported \["ada" "ada" "barbara" "chien-shiung"\]`,
+		`<<crash after exec "INSERT INTO people VALUES \(\?, \?\)" 1>>`,
+	},
+	"TestRecordedBeforeCommit_Wrong": {`--- FAIL: TestRecordedBeforeCommit_Wrong/crash_before_commit_1 `, `imported \["chien-shiung"\]`},
+	"TestProgressBeside_Wrong":       {`--- FAIL: TestProgressBeside_Wrong/crash_after_commit_1 `, `imported \["ada" "ada"`},
+	"TestErrorIgnored_Wrong":         {`--- FAIL: TestErrorIgnored_Wrong/fault_before_exec_`, `imported \["barbara" "chien-shiung"\]`},
+	"TestLockOfTheDead_Wrong":        {`database is locked`, `The process that crashed may hold SQLite's lock, because its transaction is still open: open the database with World\.Driver, which rolls it back\n`},
+
 	"TestWorkersRecordOwnRow_Wrong": {
 		`--- FAIL: TestWorkersRecordOwnRow_Wrong/crash_after_heartbeat_1 `,
 		`row 0 is missing`,
@@ -234,14 +253,17 @@ var found = map[string][]string{
 	},
 }
 
-func (z zoo) finds(t *testing.T) {
+func finds(t *testing.T, z, sqlite zoo) {
 	var mu sync.Mutex
 	results, output := map[string]string{}, map[string]string{}
-	t.Run("Run", func(t *testing.T) { // two processes at once, since one of them mostly waits
-		for _, arg := range []string{"-test.run=" + locks, "-test.skip=" + locks} {
-			t.Run(arg, func(t *testing.T) {
+	t.Run("Run", func(t *testing.T) { // three processes at once, since one of them mostly waits
+		for _, p := range []struct {
+			zoo zoo
+			arg string
+		}{{z, "-test.run=" + locks}, {z, "-test.skip=" + locks}, {sqlite, "-test.run=."}} {
+			t.Run(p.arg, func(t *testing.T) {
 				t.Parallel()
-				r, o := z.run(t, arg)
+				r, o := p.zoo.run(t, p.arg)
 				mu.Lock()
 				defer mu.Unlock()
 				maps.Copy(results, r)

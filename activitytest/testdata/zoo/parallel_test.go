@@ -1,6 +1,7 @@
 package zoo_test
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"testing"
@@ -330,5 +331,59 @@ func TestTokenInBodies_Right(t *testing.T) {
 				return ctx.Heartbeat()
 			})
 		}
+	})
+}
+
+// A worker pool that holds a mutex of the attempt while it records. The mutex ends with the attempt, so this
+// is no fault.
+
+func pool(t *testing.T, plan activitytest.Plan, put func(ctx activity.Context, d *table, mu *sync.Mutex, i int)) {
+	plan.Run(t, func(t *testing.T, w *activitytest.World) {
+		d := &table{}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				var mu sync.Mutex
+				var failed error
+				done := 0
+				jobs := make(chan int)
+				var workers sync.WaitGroup
+				for range 3 {
+					workers.Go(func() {
+						for i := range jobs {
+							put(ctx, d, &mu, i)
+							done++
+							failed = cmp.Or(failed, ctx.Heartbeat(done))
+							mu.Unlock()
+						}
+					})
+				}
+				for i := range rows {
+					jobs <- i
+				}
+				close(jobs)
+				workers.Wait()
+				return failed
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.check(t)
+	})
+}
+
+func TestPoolLock_Right(t *testing.T) {
+	pool(t, activitytest.Plan{RequireAll: true}, func(ctx activity.Context, d *table, mu *sync.Mutex, i int) {
+		d.put(ctx, i)
+		mu.Lock()
+	})
+}
+
+// Between the jobs and the mutex there is no place at which a worker could be kept from waiting for it. So
+// some runs are inconclusive.
+func TestPoolLockFirst_Right(t *testing.T) {
+	pool(t, activitytest.Plan{Kinds: activitytest.Crash, MaxRuns: 10}, func(ctx activity.Context, d *table, mu *sync.Mutex, i int) {
+		mu.Lock()
+		d.put(ctx, i)
 	})
 }

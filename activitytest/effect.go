@@ -1,0 +1,93 @@
+package activitytest
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+)
+
+// ErrFault is the error of a call that fails because of a [Fault].
+var ErrFault = errors.New("activitytest: the call fails because of a Fault")
+
+// An effect is a call that leaves the process: a request, a statement, a write.
+type effect struct {
+	noun   string          // what messages call it
+	call   call            // as in the trace
+	site   string          // part of call.point that tells sites apart
+	ends   <-chan struct{} // as in spot
+	locked bool            // as in spot
+	do     func() error    // makes the call
+
+	local bool         // whether the call has not happened if it fails, so that there is no Fault after it
+	reads bool         // whether the call changes nothing, so that there is no place after it
+	fails func() error // makes the call fail because of a Fault before it; nil returns ErrFault
+	late  func() error // result of a call that stalled after it was made; nil for that of do
+}
+
+// outside makes the call between two places.
+func (a *attempt) outside(ctx context.Context, e effect) (err error) {
+	c := a.enter(ctx, e.call)
+	defer func() { a.leave(c, err) }()
+	at := spot{body: c.body, what: "before " + e.noun, point: e.call.point, site: e.site, canFault: true, ends: e.ends, locked: e.locked}
+	switch r := a.comeTo(at); {
+	case r.over:
+		return errOver
+	case r.fault:
+		a.show(c)
+		if e.fails != nil {
+			return e.fails()
+		}
+		return ErrFault
+	}
+	a.show(c)
+	err = e.do()
+	if e.reads {
+		return err
+	}
+	at.what, at.canFault = "after "+e.noun, err == nil && !e.local
+	switch r := a.comeTo(at); {
+	case r.over:
+		return errOver
+	case r.fault:
+		return ErrFault
+	case r.woken && err == nil && e.late != nil:
+		return e.late()
+	}
+	return err
+}
+
+// release takes back what dead processes hold, as the system does, and makes the last power loss.
+func (w *World) release() {
+	w.mu.Lock()
+	dead := map[*life]bool{}
+	for _, l := range w.lives {
+		dead[l] = l.dead || w.ended
+	}
+	var lost *state
+	if n := len(w.lives); n > 0 {
+		lost, w.lives[n-1].lost = w.lives[n-1].lost, nil
+	}
+	disks := slices.Collect(maps.Values(w.disks))
+	conns := slices.Clone(w.conns)
+	w.mu.Unlock()
+	for _, c := range conns {
+		if c.of(dead) {
+			_ = c.shut()
+		}
+	}
+	for _, d := range disks {
+		d.release(dead)
+		if lost != nil {
+			d.lose(*lost)
+		}
+	}
+}
+
+// unsynced returns the number of changes that a power loss may lose. World.mu is held.
+func (w *World) unsynced() (n int) {
+	for _, d := range w.disks {
+		n += d.unsynced()
+	}
+	return n
+}

@@ -1,0 +1,106 @@
+package activitytest
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// A goroutine that waits for a mutex stops the bubble's time, even if the mutex ends with the attempt that is to
+// be interrupted. So if a run is inconclusive for this reason, it is made again with the goroutines one by
+// one: one goes on until it is blocked, and only then another one leaves its place. While one of them is
+// interrupted, the others are at places, and do not wait for its locks.
+
+// A queue is the goroutines that wait at places for their turns.
+type queue struct {
+	on      bool   // whether goroutines go on one by one; set once, before the run
+	turn    string // goroutine that goes on, or was the last to do so
+	waiting []*waiting
+	giving  bool      // whether giveTurns runs
+	paused  time.Time // end of the last pause, at which and before which no other goroutine gets its turn
+}
+
+type waiting struct {
+	body body
+	goid string
+	turn chan struct{} // closed when it is its turn
+}
+
+// awaitTurn waits until it is the turn of the calling goroutine, if goroutines go on one by one.
+func (w *World) awaitTurn(s spot) {
+	q := &w.queue
+	if !q.on {
+		return
+	}
+	me := goid()
+	w.mu.Lock()
+	if q.turn == "" || q.turn == me || w.ended { // at the end, all go on
+		q.turn = me
+		w.mu.Unlock()
+		return
+	}
+	next := &waiting{s.body, me, make(chan struct{})}
+	at, _ := slices.BinarySearchFunc(q.waiting, next, func(a, b *waiting) int {
+		i, _ := strconv.Atoi(a.goid)
+		j, _ := strconv.Atoi(b.goid)
+		return cmp.Or(cmp.Compare(a.body.i, b.body.i), cmp.Compare(i, j))
+	})
+	q.waiting = slices.Insert(q.waiting, at, next)
+	if !q.giving {
+		q.giving = true
+		go w.giveTurns()
+	}
+	w.mu.Unlock()
+	select {
+	case <-next.turn:
+	case <-s.ends: // the caller's locks are waited for
+		w.mu.Lock()
+		q.waiting = slices.DeleteFunc(q.waiting, func(o *waiting) bool { return o == next })
+		w.mu.Unlock()
+	}
+}
+
+// goOn lets all goroutines go on. World.mu is held.
+func (w *World) goOn() {
+	for _, next := range w.queue.waiting {
+		close(next.turn)
+	}
+	w.queue.waiting = nil
+}
+
+// giveTurns gives the waiting goroutines their turns, whenever all others are blocked.
+func (w *World) giveTurns() {
+	for q := &w.queue; ; {
+		time.Sleep(time.Nanosecond)
+		w.mu.Lock()
+		switch {
+		case len(q.waiting) == 0:
+			q.giving = false
+			w.mu.Unlock()
+			return
+		case time.Now().After(q.paused):
+			next := q.waiting[0]
+			q.waiting = q.waiting[1:]
+			q.turn = next.goid
+			close(next.turn)
+		}
+		w.mu.Unlock()
+	}
+}
+
+// pause lets all other goroutines in the bubble run until they are blocked, because only then does the
+// bubble's time advance. If the call's context ends, pause returns at once: a goroutine of database/sql then
+// waits for one of the caller's locks, and time stands still.
+func (w *World) pause(d time.Duration, s spot) {
+	end := time.Now().Add(d)
+	w.mu.Lock()
+	if w.queue.paused.Before(end) {
+		w.queue.paused = end
+	}
+	w.mu.Unlock()
+	select {
+	case <-time.After(d):
+	case <-s.ends:
+	}
+}

@@ -1,0 +1,238 @@
+package activitytest
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// A disk is what a power loss may leave of an FS's files. Its model is that of ALICE (Pillai et al., "All File
+// Systems Are Not Created Equal", OSDI 2014): each call makes one or several small changes, and a power
+// loss keeps any of those that were not synced, in any combination.
+type disk struct {
+	root    *os.Root
+	names   map[string]*node // as the processes see them; nil for a name that does not exist
+	durable map[string]*node // as they are after a power loss that loses all changes
+	changes []*change        // not synced, in order
+}
+
+// A node is the content of a file, whatever its name is.
+type node struct {
+	size    int64  // as the processes see it
+	durable []byte // what is left after a power loss that loses all changes
+}
+
+// A change is a change that a power loss may lose.
+type change struct {
+	node *node  // the file whose content changes, or nil
+	dir  string // the directory in which a name changes, if node is nil
+	text string
+	make func()
+}
+
+func newDisk(root *os.Root) *disk {
+	return &disk{root: root, names: map[string]*node{}, durable: map[string]*node{}}
+}
+
+func (d *disk) add(n *node, dir string, do func(), format string, args ...any) {
+	d.changes = append(d.changes, &change{n, dir, fmt.Sprintf(format, args...), do})
+}
+
+// load makes a file known before its name or content changes for the first time. What it has then is durable.
+func (d *disk) load(name string) error {
+	name = filepath.Clean(name)
+	if _, known := d.names[name]; known {
+		return nil
+	}
+	info, err := d.root.Stat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		d.names[name] = nil
+		return nil
+	case err != nil || !info.Mode().IsRegular():
+		return err
+	}
+	content, err := d.root.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	n := &node{int64(len(content)), content}
+	d.names[name], d.durable[name] = n, n
+	return nil
+}
+
+// opened notes that a file was opened, and returns its node, or nil for a directory.
+func (d *disk) opened(name string, flag int) (*node, error) {
+	clean := filepath.Clean(name)
+	n := d.names[clean]
+	if n == nil {
+		if flag&os.O_CREATE == 0 { // a directory
+			return nil, nil
+		}
+		n = &node{}
+		d.names[clean] = n
+		d.add(nil, filepath.Dir(clean), func() { d.durable[clean] = n }, "the name of the new file %s", name)
+	}
+	if flag&os.O_TRUNC != 0 && n.size > 0 {
+		d.truncated(n, name, 0)
+	}
+	return n, nil
+}
+
+func (d *disk) renamed(from, to string) {
+	text := fmt.Sprintf("the new name of %s, %s", from, to)
+	from, to = filepath.Clean(from), filepath.Clean(to)
+	n := d.names[from]
+	if n == nil || from == to { // a directory
+		return
+	}
+	d.names[from], d.names[to] = nil, n
+	d.add(nil, filepath.Dir(to), func() {
+		d.durable[to] = n
+		if d.durable[from] == n {
+			delete(d.durable, from)
+		}
+	}, "%s", text)
+}
+
+func (d *disk) removed(name string) {
+	clean := filepath.Clean(name)
+	n := d.names[clean]
+	d.names[clean] = nil
+	d.add(nil, filepath.Dir(clean), func() {
+		if d.durable[clean] == n {
+			delete(d.durable, clean)
+		}
+	}, "the removal of %s", name)
+}
+
+// wrote notes a write. Each half may be lost, because a write may cross a block's end. If the file grows, it
+// does so half by half, and its new size may be kept without the data, or the other way round.
+func (d *disk) wrote(n *node, name string, off int64, p []byte) {
+	p = slices.Clone(p)
+	half := len(p) / 2
+	for _, part := range [][]byte{p[:half], p[half:]} {
+		if len(part) == 0 {
+			continue
+		}
+		at, end := off, off+int64(len(part))
+		if end > n.size {
+			n.size = end
+			d.add(n, "", func() { n.grow(end) }, "the growth of %s to %d bytes", name, end)
+		}
+		d.add(n, "", func() {
+			if at < int64(len(n.durable)) {
+				copy(n.durable[at:], part)
+			}
+		}, "%q at byte %d of %s", clip(string(part), 20), at, name)
+		off = end
+	}
+}
+
+func (d *disk) truncated(n *node, name string, size int64) {
+	n.size = size
+	d.add(n, "", func() {
+		n.durable = n.durable[:min(size, int64(len(n.durable)))]
+		n.grow(size)
+	}, "the truncation of %s to %d bytes", name, size)
+}
+
+// grow makes what is durable at least this long.
+func (n *node) grow(size int64) {
+	if more := size - int64(len(n.durable)); more > 0 {
+		n.durable = append(n.durable, make([]byte, more)...)
+	}
+}
+
+// sync makes the changes of a file durable.
+func (d *disk) sync(n *node) { d.settle(func(c *change) bool { return c.node == n }) }
+
+// syncDir makes the names in a directory durable.
+func (d *disk) syncDir(name string) {
+	dir := filepath.Clean(name)
+	d.settle(func(c *change) bool { return c.node == nil && c.dir == dir })
+}
+
+func (d *disk) settle(is func(*change) bool) {
+	d.changes = slices.DeleteFunc(d.changes, func(c *change) bool {
+		if is(c) {
+			c.make()
+			return true
+		}
+		return false
+	})
+}
+
+// A state is what a power loss keeps of the changes that were not synced. It is one of states(n), where n is
+// their number.
+type state int
+
+// states returns the number of states that are tried: the first changes are kept, from none to all but the
+// last; one is lost; one is kept. That is 0 if n is 0, because then a power loss is a crash.
+func states(n int) int { return max(3*n-2, 0) }
+
+// keeps reports whether change i of n is kept.
+func (s state) keeps(i, n int) bool {
+	switch s := int(s); {
+	case s < n:
+		return i < s
+	case s < 2*n-1: // n-1 states
+		return i != s-n
+	default: // n-1 states
+		return i == s-(2*n-1)+1
+	}
+}
+
+// lose makes the real files those that the power loss leaves, and describes what is lost.
+func (d *disk) lose(s state) (lost []string, err error) {
+	n := len(d.changes)
+	if all := states(n); all > 0 {
+		s %= state(all) // another run may have other changes
+	}
+	for i, c := range d.changes {
+		if s.keeps(i, n) {
+			c.make()
+		} else {
+			lost = append(lost, c.text)
+		}
+	}
+	d.changes = nil
+	var errs []error
+	for name := range d.names {
+		n := d.durable[name]
+		d.names[name] = n
+		if n == nil {
+			if err := d.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
+			continue
+		}
+		n.size = int64(len(n.durable))
+		errs = append(errs, d.root.WriteFile(name, n.durable, 0o666))
+	}
+	return lost, errors.Join(errs...)
+}
+
+// losses describes what power losses have lost.
+func losses(lost []string) string {
+	if len(lost) == 0 {
+		return "the power loss loses nothing"
+	}
+	return "the power loss loses " + strings.Join(ends(lost, "%d more"), "; ")
+}
+
+// maxStates is the number of states that are tried at one place.
+const maxStates = 40
+
+// statesOf returns the states of n changes.
+func statesOf(n int) []state {
+	all := make([]state, states(n))
+	for i := range all {
+		all[i] = state(i)
+	}
+	return all
+}
