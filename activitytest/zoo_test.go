@@ -273,6 +273,7 @@ func finds(t *testing.T, z, sqlite zoo) {
 	})
 	for test, result := range results {
 		switch words := found[test]; {
+		case result == "skip": // a limit of the package
 		case !strings.HasSuffix(test, "_Wrong"):
 			if result != "pass" {
 				t.Errorf("%s: got %q, want pass:\n%s", test, result, start(output[test]))
