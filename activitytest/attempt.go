@@ -2,6 +2,7 @@ package activitytest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -74,6 +75,9 @@ func (l *life) attempt(ctx activity.Context) *attempt {
 		w.notes = append(w.notes, fmt.Sprintf("in life %d, attempt %d of %s resumed from %s", l.number, a.info.Attempt, label(a.info.ID), show(details)))
 	}
 	woken := false
+	if h := w.hanging; h != nil && h.id == a.info.ID {
+		h.later = true
+	}
 	if h := w.hanging; h != nil && h.id == a.info.ID && h.until == 0 {
 		w.wakeLocked()
 		woken = true
@@ -396,7 +400,7 @@ func (a *attempt) interrupt(in *interruption, p place, s spot) result {
 		close(l.died)
 		return a.park(s)
 	case Stall:
-		h := &hang{id: a.info.ID, attempt: a.info.Attempt, until: in.until, goid: goid(), wake: make(chan struct{})}
+		h := &hang{id: a.info.ID, attempt: a.info.Attempt, place: p, until: in.until, gives: s.locked, goid: goid(), wake: make(chan struct{})}
 		w.hanging, w.stalled, a.hang = h, h, h
 		w.mu.Unlock()
 		return a.wait(h, s)
@@ -413,16 +417,34 @@ func (a *attempt) interrupt(in *interruption, p place, s spot) result {
 	}
 }
 
-// wakesAt counts the places of the attempt that follows a stalled one, and reports whether
-// the stalled one wakes at this place. World.mu is held.
+// wakesAt counts the places of the attempts that follow a stalled one, and reports whether the stalled one
+// wakes at this place. It does so at the latest when an attempt returns, unless that has timed out: then it
+// may have waited for what the stalled one holds. World.mu is held.
 func (w *World) wakesAt(a *attempt, p place) bool {
 	h := w.stalled
 	if h == nil || h.id != a.info.ID || h.attempt >= a.info.Attempt || h.ended {
 		return false
 	}
 	h.came++
-	h.ended = p.what == "before return"
-	return w.hanging == h && (h.came >= h.until || h.ended)
+	var timeout *activity.TimeoutError
+	switch {
+	case p.what != "before return":
+	case a.Context.Err() == nil || h.gives || !errors.As(context.Cause(a.Context), &timeout):
+		h.ended = true
+	case w.hanging == h:
+		if h.timeouts++; h.timeouts == maxTimeouts {
+			w.holds(h)
+		}
+	}
+	return w.hanging == h && (h.until >= 0 && h.came >= h.until || h.ended)
+}
+
+// maxTimeouts is the number of attempts that may time out, one after the other, while an earlier one hangs.
+const maxTimeouts = 20
+
+// holds reports that the stalled attempt holds what later ones need. World.mu is held.
+func (w *World) holds(h *hang) {
+	w.neverEnds(fmt.Sprintf("attempt %d of %s hangs %s, and no later attempt can end before it goes on: they wait for something that it holds, such as a connection", h.attempt, label(h.id), h.place.here()))
 }
 
 // due returns the interruption planned for this place, or nil. recovers reports whether the

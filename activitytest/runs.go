@@ -15,6 +15,9 @@ import (
 	"unicode"
 )
 
+// atReturn says that a stall wakes when the next attempt returns, or when nothing else can go on.
+const atReturn = -1
+
 // An interruption is a kind of interruption and its place. A second interruption of a run has
 // the nth place of the recovery from the first; any other has a place of the dry run.
 type interruption struct {
@@ -23,7 +26,7 @@ type interruption struct {
 	site  site  // of the place; zero if it is not known, in a run that -run names
 	nth   int   // place of a second interruption, from 1; 0 for a first one
 	lost  int   // number of the last recorded details that a Crash loses
-	until int   // number of the next attempt's place at which a Stall wakes; 0 for at once
+	until int   // number of the next attempt's place at which a Stall wakes; 0 for at once, or atReturn
 	state state // what a power loss keeps
 }
 
@@ -32,8 +35,11 @@ func (i *interruption) String() string {
 	if i.nth > 0 {
 		s = fmt.Sprintf("%s at place %d of the recovery", i.kind, i.nth)
 	}
-	if i.until > 0 {
+	switch {
+	case i.until > 0:
 		s += fmt.Sprintf(", until the next attempt reaches its place %d", i.until)
+	case i.until == atReturn:
+		s += ", until the next attempt returns"
 	}
 	if i.kind == powerLoss {
 		s += fmt.Sprintf(", in state %d", i.state)
@@ -54,8 +60,11 @@ func (i *interruption) name(withID bool) string {
 	if i.kind == powerLoss {
 		s += fmt.Sprintf("_state_%d", i.state)
 	}
-	if i.until > 0 {
+	switch {
+	case i.until > 0:
 		s += fmt.Sprintf("_until_place_%d", i.until)
+	case i.until == atReturn:
+		s += "_until_return"
 	}
 	if i.lost > 0 {
 		s += fmt.Sprintf("_lost_%d", i.lost)
@@ -74,6 +83,7 @@ const (
 	crash     = iota // a crash that loses no details
 	crashLost        // a crash that loses details
 	stall            // a stall that wakes at once
+	stallLong        // a stall that wakes when the next attempt returns
 	shutdown
 	fault
 	power
@@ -103,6 +113,7 @@ type choice struct {
 	outcomes []outcome       // results of the first part's runs
 	tried    map[way]bool    // what is possible, and whether a run tried it
 	pairs    map[[2]way]bool // what is possible in the recoveries seen, and whether a run tried it
+	long     map[site]int    // number of places that the attempts after one that stalled there for long have passed
 	failed   map[way]bool    // what has failed as the only interruption of a run
 
 	inconclusive []string     // names of the runs that were inconclusive
@@ -115,14 +126,21 @@ type choice struct {
 type outcome struct {
 	in       *interruption
 	recovery []visit // places that the recovery passed
-	later    int     // number of possible runs with the same stall that wake later
-	end      int     // number above all places of the next attempt, for the run that wakes at its return
+	came     int     // number of places that the attempts after a stalled one passed; 0 if they waited for it
 }
 
 // moreLater is the number of additional places at which a stall is tried to wake. If a
 // stalled function wakes at once, it may do steps that the next attempt then need not do. If
 // it wakes later, the next attempt does these steps itself and passes more places.
 const moreLater = 3
+
+// later returns the number of possible runs with the same stall that wake later, each at another place.
+func (c *choice) later(o outcome) int {
+	if o.came == 0 {
+		return 0
+	}
+	return max(o.came, c.long[o.in.site]) + moreLater
+}
 
 // learn adds the outcome of a run. Only the recovery from a single interruption, if it has passed,
 // says which others are possible.
@@ -146,14 +164,15 @@ func (c *choice) learn(w *World) {
 		c.failed[first.way()] = true
 		return
 	}
-	if first.until > 0 {
+	came := 0
+	if h := w.stalled; h != nil && !h.blocked {
+		came = h.came
+	}
+	if first.until != 0 {
+		c.long[first.site] = max(c.long[first.site], came)
 		return
 	}
-	o := outcome{in: first, recovery: w.recovery}
-	if h := w.stalled; h != nil && !h.blocked && h.came > 0 {
-		o.later = h.came + moreLater
-		o.end = h.came + len(w.dry.places)
-	}
+	o := outcome{first, w.recovery, came}
 	c.outcomes = append(c.outcomes, o)
 	for pair := range c.pairsOf(o) {
 		possible(c.pairs, pair)
@@ -264,7 +283,7 @@ func (c *choice) kindsAt(v visit) (kinds []Kind) {
 func newChoice(p *Plan, dry *World, filter *regexp.Regexp) *choice {
 	c := &choice{
 		plan: p, rng: rand.New(rand.NewPCG(p.Seed, 0)), filter: filter, budget: p.MaxRuns,
-		tried: map[way]bool{}, pairs: map[[2]way]bool{}, failed: map[way]bool{}, doubts: map[way]int{}, turns: map[way]bool{},
+		tried: map[way]bool{}, pairs: map[[2]way]bool{}, failed: map[way]bool{}, long: map[site]int{}, doubts: map[way]int{}, turns: map[way]bool{},
 	}
 	for i := range dry.places {
 		at := &dry.places[i]
@@ -282,6 +301,7 @@ func newChoice(p *Plan, dry *World, filter *regexp.Regexp) *choice {
 		}
 		if at.canStall {
 			add(stall, &interruption{kind: Stall})
+			add(stallLong, &interruption{kind: Stall, until: atReturn})
 		}
 		add(shutdown, &interruption{kind: Shutdown})
 		if at.canFault {
@@ -404,7 +424,7 @@ func (c *choice) second() (runs []*run) {
 	only = spread(c.rng, only, c.budget)
 	later, left := 0, c.budget-len(only)
 	for _, o := range c.outcomes {
-		later += o.later
+		later += c.later(o)
 	}
 	more := 0
 	if c.plan.Kinds&Twice != 0 {
@@ -413,15 +433,14 @@ func (c *choice) second() (runs []*run) {
 	n := shares(left, later, more)
 	for _, i := range strides(c.rng, later, n[0]) {
 		for _, o := range c.outcomes {
-			if i < o.later {
-				in := *o.in
-				if in.until = i + 1; in.until == o.later {
-					in.until = o.end
-				}
-				runs = append(runs, c.run(&in))
-				break
+			if n := c.later(o); i >= n {
+				i -= n
+				continue
 			}
-			i -= o.later
+			in := *o.in
+			in.until = i + 1
+			runs = append(runs, c.run(&in))
+			break
 		}
 	}
 	pairs = spread(c.rng, pairs, n[1])
@@ -560,8 +579,10 @@ func (c *choice) named() (runs []*run) {
 				continue // covered by the crash at this place that loses nothing
 			case in.kind == Crash && lost > 0:
 				in.lost = lost
-			case in.kind == Stall:
+			case class == stall:
 				in.until = until
+			case class == stallLong && until > 0:
+				continue // covered by the stall at this place that wakes at once
 			case in.kind == powerLoss && kept >= 0:
 				in.state = state(kept)
 			}

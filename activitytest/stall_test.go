@@ -97,9 +97,10 @@ func TestStall_CountsPlacesOfTheNextAttempt(t *testing.T) {
 	var want []string
 	for _, place := range []string{"after_heartbeat_1", "at_point_here_1", "before_heartbeat_1", "before_return_1"} {
 		want = append(want, "stall_"+place)
-		for _, until := range []int{1, 2, 3, 4, 6} { // 2 places, then moreLater, the last of which is the return
-			want = append(want, fmt.Sprintf("stall_%s_until_place_%d", place, until))
+		for until := range 5 { // 2 places, then moreLater
+			want = append(want, fmt.Sprintf("stall_%s_until_place_%d", place, until+1))
 		}
+		want = append(want, "stall_"+place+"_until_return")
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)

@@ -103,14 +103,18 @@ type record struct {
 
 // A hang is an attempt that stalls or has stalled.
 type hang struct {
-	id      string
-	attempt int
-	goid    string        // goroutine that was interrupted
-	until   int           // number of the next attempt's place at which this one wakes; 0 for its start
-	came    int           // number of places that the next attempt has passed
-	ended   bool          // whether the next attempt has reached its return
-	blocked bool          // whether the next attempt had to wait for this one
-	wake    chan struct{} // closed to wake the attempt
+	id       string
+	attempt  int
+	place    place
+	goid     string        // goroutine that was interrupted
+	until    int           // number of the next attempt's place at which this one wakes; 0 for its start, atReturn for its return
+	gives    bool          // whether it wakes if the next attempt times out, because it holds what only a database lets it hold
+	came     int           // number of places that later attempts have passed
+	later    bool          // whether a later attempt has started
+	ended    bool          // whether a later attempt has reached its return, without a timeout
+	timeouts int           // number of later attempts that have timed out
+	blocked  bool          // whether the next attempt had to wait for this one
+	wake     chan struct{} // closed to wake the attempt
 }
 
 // A life is one process.
@@ -405,7 +409,11 @@ func (l *life) observe(e activity.Event) bool {
 		w.note(l, e.ID, e.Attempt, "failed: "+short(e.Err))
 	case activity.EventBlocked:
 		w.note(l, e.ID, e.Attempt, "blocks the next attempt")
-		if h := w.hanging; h != nil && h.id == e.ID {
+		switch h := w.hanging; {
+		case h == nil || h.id != e.ID:
+		case h.later && !h.gives: // the later ones hang as well
+			w.holds(h)
+		default:
 			h.blocked = true
 			w.wakeLocked()
 		}

@@ -246,7 +246,7 @@ var found = map[string][]string{
 		`activity\.RangeParallel from 0 to 3: the recorded details are not a Range's`,
 	},
 	"TestLockInBodies_Wrong": {
-		`--- FAIL: TestLockInBodies_Wrong/\w+_heartbeat_1_of_body_\d `,
+		`--- FAIL: TestLockInBodies_Wrong/stall_\w+_of_body_\d_until_return `,
 		`a lock is held across a place, and a goroutine waits for it forever, so the bubble's time stands still\n`,
 		`waits for a lock:\n\s+zoo_test\.\S*lockInBodies\S*\n\s+\S+parallel_test\.go:\d+`,
 		`is stopped at a place:\n\s+zoo_test\.\S*lockInBodies`,

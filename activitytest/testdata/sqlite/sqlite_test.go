@@ -237,3 +237,21 @@ func locked(t *testing.T, open opener) {
 		})
 	})
 }
+
+// The pool has one connection, as is usual for SQLite. A Commit that stalls holds it, and with it the lock of
+// the database. No program can do without, so this is no fault.
+func TestOneConnection_Right(t *testing.T) {
+	one := func(w *activitytest.World, path string) *sql.DB {
+		db := wrapped(w, path)
+		db.SetMaxOpenConns(1)
+		return db
+	}
+	imports(t, activitytest.Plan{Kinds: activitytest.Stall}, one, keyed, func(ctx activity.Context, db *sql.DB, rows [][]string) error {
+		return activity.Range(ctx, 0, len(rows), func(i int) error {
+			return transact(ctx, db, func(tx *sql.Tx) error {
+				_, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO people VALUES (?, ?)", rows[i][0], rows[i][1])
+				return err
+			})
+		})
+	})
+}

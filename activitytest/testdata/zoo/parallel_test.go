@@ -337,7 +337,7 @@ func TestTokenInBodies_Right(t *testing.T) {
 // A worker pool that holds a mutex of the attempt while it records. The mutex ends with the attempt, so this
 // is no fault.
 
-func pool(t *testing.T, plan activitytest.Plan, put func(ctx activity.Context, d *table, mu *sync.Mutex, i int)) {
+func lockedPool(t *testing.T, plan activitytest.Plan, put func(ctx activity.Context, d *table, mu *sync.Mutex, i int)) {
 	plan.Run(t, func(t *testing.T, w *activitytest.World) {
 		d := &table{}
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
@@ -373,7 +373,7 @@ func pool(t *testing.T, plan activitytest.Plan, put func(ctx activity.Context, d
 }
 
 func TestPoolLock_Right(t *testing.T) {
-	pool(t, activitytest.Plan{RequireAll: true}, func(ctx activity.Context, d *table, mu *sync.Mutex, i int) {
+	lockedPool(t, activitytest.Plan{RequireAll: true}, func(ctx activity.Context, d *table, mu *sync.Mutex, i int) {
 		d.put(ctx, i)
 		mu.Lock()
 	})
@@ -382,7 +382,7 @@ func TestPoolLock_Right(t *testing.T) {
 // Between the jobs and the mutex there is no place at which a worker could be kept from waiting for it. So
 // some runs are inconclusive.
 func TestPoolLockFirst_Right(t *testing.T) {
-	pool(t, activitytest.Plan{Kinds: activitytest.Crash, MaxRuns: 10}, func(ctx activity.Context, d *table, mu *sync.Mutex, i int) {
+	lockedPool(t, activitytest.Plan{Kinds: activitytest.Crash, MaxRuns: 10}, func(ctx activity.Context, d *table, mu *sync.Mutex, i int) {
 		mu.Lock()
 		d.put(ctx, i)
 	})

@@ -202,35 +202,6 @@ func pool(t *testing.T, wrong bool) {
 	})
 }
 
-// No bug: workers count what they have done under a lock that ends with the attempt, and send
-// the heartbeat under that lock, so that the counts are recorded in order. Nobody waits for the
-// lock of an attempt that hangs.
-func TestPoolHeartbeatsUnderLock_Right(t *testing.T) {
-	t.Skip("not yet")
-	everyTable(t, func(d *table) func(ctx activity.Context) error {
-		return func(ctx activity.Context) error {
-			var mu sync.Mutex
-			done := 0 // for people to see
-			failed := make(chan error, rows)
-			for row := range rows {
-				go func() {
-					d.put(ctx, row)
-					mu.Lock()
-					done++
-					err := ctx.Heartbeat(done)
-					mu.Unlock()
-					failed <- err
-				}()
-			}
-			var errs []error
-			for range rows {
-				errs = append(errs, <-failed)
-			}
-			return errors.Join(errs...)
-		}
-	})
-}
-
 // Bug: a consumer commits its offset before it has processed the record.
 
 func TestOffsets_Wrong(t *testing.T) { consume(t, true) }
@@ -635,10 +606,7 @@ func TestLease_Right(t *testing.T) { leased(t, 4*time.Second, true) }
 // Bug: as above, but the next attempt asks for the lease more often. Before it has the lease, it
 // passes many more places than an attempt that gets the lease at once.
 
-func TestLeasePolled_Wrong(t *testing.T) {
-	t.Skip("not found yet")
-	leased(t, time.Second, false)
-}
+func TestLeasePolled_Wrong(t *testing.T) { leased(t, time.Second, false) }
 
 func TestLeasePolled_Right(t *testing.T) { leased(t, time.Second, true) }
 
@@ -727,7 +695,11 @@ func renewer(t *testing.T, wrong bool) {
 				if err != nil {
 					return err
 				}
-				stop := l.keep(life, token)
+				renewing := context.Context(ctx) // ends with the attempt, even if this hangs
+				if wrong {
+					renewing = life
+				}
+				stop := l.keep(renewing, token)
 				if !wrong {
 					defer stop()
 				}
@@ -927,33 +899,43 @@ func cached(t *testing.T, wrong bool) {
 // Bug: an upload holds the only connection of its process while it sends a heartbeat. If the
 // heartbeat hangs, no other attempt gets the connection.
 
-func TestUpload_Wrong(t *testing.T) {
-	t.Skip("not found yet")
-	upload(t, true)
+func TestUpload_Wrong(t *testing.T) { upload(t, options, true, true) }
+func TestUpload_Right(t *testing.T) { upload(t, options, false, true) }
+
+// Bug: as above, and those that wait for the connection do not stop with their attempts.
+func TestUploadPlain_Wrong(t *testing.T) { upload(t, options, true, false) }
+
+// With NoOverlap, the next attempt waits on purpose for the one that hangs.
+func TestUploadNoOverlap_Right(t *testing.T) {
+	opts := options
+	opts.MaxAbandoned = activity.NoOverlap
+	upload(t, opts, true, false)
 }
 
-func TestUpload_Right(t *testing.T) { upload(t, false) }
-
-func upload(t *testing.T, wrong bool) {
+func upload(t *testing.T, opts activity.Options, held, ends bool) {
 	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
 		d := &table{}
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			connection := make(chan struct{}, 1)
-			return rt.Run(ctx, options, func(ctx activity.Context) error {
+			return rt.Run(ctx, opts, func(ctx activity.Context) error {
 				next, err := activity.Resume(ctx, 0)
 				for ; err == nil && next < rows; next++ {
 					activitytest.Point(ctx, "upload")
+					done := ctx.Done()
+					if !ends {
+						done = nil
+					}
 					select {
 					case connection <- struct{}{}:
-					case <-ctx.Done():
+					case <-done:
 						return context.Cause(ctx)
 					}
 					d.putAll(context.Background(), []int{next}) // no place while the connection is held
-					if !wrong {
+					if !held {
 						<-connection
 					}
 					err = ctx.Heartbeat(next + 1)
-					if wrong {
+					if held {
 						<-connection
 					}
 				}
