@@ -48,7 +48,8 @@
 // Places with the same calls on the stack, and the same name if they are Points, are one site. A
 // loop passes the same sites again and again. If more runs are possible than Plan.MaxRuns, those that try
 // something new come first:
-//  1. each kind of interruption once at each site,
+//  1. each kind of interruption once at each site, a stall twice: a short one and one that wakes only when the
+//     next attempt returns,
 //  2. the same kinds at other places of these sites, with half of the remaining runs, or with all of them
 //     if Plan.Kinds has neither Stall nor Twice,
 //  3. a second interruption at each site that only a recovery comes to,
@@ -125,9 +126,7 @@
 //   - leaves its result outside the process. A later attempt does not run again the bodies that
 //     are done, so it lacks whatever they left in variables of the function.
 //   - sends heartbeats without details only.
-//   - holds no lock across a place, even if the lock ends with the attempt, because the other
-//     bodies wait for it while the bubble's time stands still. A channel with room for one
-//     token may be held.
+//   - holds no lock that outlives the attempt across a place.
 //
 // # Kinds of interruptions
 //
@@ -141,9 +140,10 @@
 //
 // Stall: The call at the place hangs until its attempt has timed out and the next attempt
 // runs. Depending on the run, it continues as soon as that attempt runs, or when that attempt
-// reaches its first place, its second place, and so on, or returns. The call then behaves as
+// reaches its first place, its second place, and so on, or only when it returns. The call then behaves as
 // one whose attempt has ended, before the next attempt takes another step. Inside Guard, the
-// call continues once it blocks the next attempt. Stalls need a heartbeat or start-to-close
+// call continues once it blocks the next attempt. So does a call of Driver once the next attempt times out,
+// because that may wait for a connection or for the database's lock. Stalls need a heartbeat or start-to-close
 // timeout, and a MaximumAttempts that allows another attempt.
 //
 // Shutdown: [activity.Runtime.Shutdown] is called at the place, and the function continues
@@ -183,11 +183,19 @@
 //     the Store holds the activity, because the next life resumes it.
 //   - A goroutine does not end within an hour of virtual time after its context has ended.
 //     After a crash this is allowed.
+//   - An attempt hangs, and the later ones wait for something that it holds, such as the only connection of a
+//     pool: 20 of them time out one after the other, or as many hang as MaxAbandoned allows.
 //   - A lock is held across a place. If the attempt stalls there, the next attempt waits for
 //     the lock forever. If the process crashes there, the next life waits forever for a lock
 //     that outlives the process. The bubble's time then stands still, which is detected after
 //     about two seconds of real time. The goroutines of that run are left behind, its
 //     cleanups are not run, and no further run is made.
+//
+// A lock that ends with the attempt or the process is no fault. But if others of its goroutines wait for it, time
+// stands still as well. Such a run is made again with the goroutines one by one: one goes on until it is
+// blocked, and only then another one leaves its place. If time stands still nevertheless, because goroutines
+// wait for the lock without coming to a place before, the run is inconclusive. It is skipped, and after three
+// of them, so are those of the same kind at the same site. The test logs how many, and does not fail.
 //
 // # Details that make no difference
 //

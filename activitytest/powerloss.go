@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -228,11 +229,14 @@ func losses(lost []string) string {
 // maxStates is the number of states that are tried at one place.
 const maxStates = 40
 
-// statesOf returns the states of n changes.
-func statesOf(n int) []state {
+// statesOf returns the states of n changes that are tried. The first one loses all of them.
+func statesOf(n int, rng *rand.Rand) []state {
 	all := make([]state, states(n))
 	for i := range all {
 		all[i] = state(i)
 	}
-	return all
+	if len(all) <= maxStates {
+		return all
+	}
+	return append(all[:1:1], spread(rng, all[1:], maxStates-1)...)
 }

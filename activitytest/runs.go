@@ -86,8 +86,9 @@ const (
 	stallLong        // a stall that wakes when the next attempt returns
 	shutdown
 	fault
-	power
-	classes // number of classes
+	power     // a power loss that loses all that was not synced
+	powerPart // a power loss that loses a part of it
+	classes   // number of classes
 )
 
 // A way is a kind of interruption at a site.
@@ -307,8 +308,8 @@ func newChoice(p *Plan, dry *World, filter *regexp.Regexp) *choice {
 		if at.canFault {
 			add(fault, &interruption{kind: Fault})
 		}
-		for _, s := range spread(c.rng, statesOf(at.unsynced), maxStates) {
-			add(power, &interruption{kind: powerLoss, state: s})
+		for i, s := range statesOf(at.unsynced, c.rng) {
+			add(min(power+i, powerPart), &interruption{kind: powerLoss, state: s})
 		}
 	}
 	return c
@@ -570,11 +571,11 @@ func (c *choice) named() (runs []*run) {
 		kept = numberIn(statePattern, pattern)
 	}
 	for class, all := range c.firsts {
-		for i, in := range all {
+		for _, in := range all {
 			in := *in
 			switch {
-			case class == power && kept >= 0 && i > 0 && all[i-1].place == in.place:
-				continue // another state at this place
+			case class == powerPart && kept >= 0:
+				continue // covered by the power loss at this place that loses everything
 			case class == crashLost && lost > 0:
 				continue // covered by the crash at this place that loses nothing
 			case in.kind == Crash && lost > 0:

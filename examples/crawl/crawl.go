@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"time"
@@ -49,12 +50,13 @@ type fetched struct {
 type crawler struct {
 	rt     *activity.Runtime
 	client *http.Client
+	disk   disk
 	crawl  activity.Definition[target, frontier]
 	fetch  activity.Definition[target, fetched]
 }
 
 func newCrawler(rt *activity.Runtime, client *http.Client, heartbeatTimeout time.Duration) *crawler {
-	c := &crawler{rt: rt, client: client}
+	c := &crawler{rt: rt, client: client, disk: osDisk{}}
 	// A crawl has no timeout, because it only waits for its fetches, and these have one.
 	c.crawl = activity.Definition[target, frontier]{Name: "crawl", Func: c.crawlSite}
 	c.fetch = activity.Definition[target, fetched]{Name: "fetch", Func: c.fetchPage, Options: activity.Options{
@@ -134,7 +136,7 @@ func (c *crawler) crawlSite(ctx activity.Context, in target) (frontier, error) {
 	for _, page := range slices.Sorted(maps.Keys(f.Pages)) {
 		index = fmt.Appendf(index, "%s %s\n", page, f.Pages[page])
 	}
-	return f, activity.Guard(ctx, func() error { return writeFile(in.Dir, "index.txt", index) })
+	return f, activity.Guard(ctx, func() error { return writeFile(c.disk, in.Dir, "index.txt", index) })
 }
 
 // fetchPage is the function of a fetch. It makes one request, and its error says whether and
@@ -172,7 +174,7 @@ func (c *crawler) fetchPage(ctx activity.Context, in target) (fetched, error) {
 	}
 	got.Links = links(req.URL, body)
 	// Guard keeps an attempt that has timed out from writing beside the next one.
-	return got, activity.Guard(ctx, func() error { return writeFile(in.Dir, fileName(req.URL), body) })
+	return got, activity.Guard(ctx, func() error { return writeFile(c.disk, in.Dir, fileName(req.URL), body) })
 }
 
 var href = regexp.MustCompile(`href="([^"]*)"`)
@@ -195,17 +197,49 @@ func links(page *url.URL, body []byte) (found []string) {
 // fileName returns a name of its own for each page of a site.
 func fileName(page *url.URL) string { return url.QueryEscape(page.RequestURI()) + ".html" }
 
-// writeFile replaces a file. Whenever the process dies, there is the old file or the new one.
-func writeFile(dir, name string, content []byte) error {
+// A disk is where the pages are. The tests have one that loses its power.
+type disk interface {
+	create(path string) (file, error)
+	rename(oldpath, newpath string) error
+	syncDir(dir string) error
+}
+
+type file interface {
+	io.WriteCloser
+	Sync() error
+}
+
+type osDisk struct{}
+
+func (osDisk) create(path string) (file, error) { return os.Create(path) }
+
+func (osDisk) rename(oldpath, newpath string) error { return os.Rename(oldpath, newpath) }
+
+func (osDisk) syncDir(dir string) error {
+	if runtime.GOOS == "windows" { // which syncs names itself
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// writeFile replaces a file. Whenever the process dies, there is the old file or the new one. The
+// new one is on the disk before a checkpoint says so.
+func writeFile(d disk, dir, name string, content []byte) error {
 	path := filepath.Join(dir, name)
-	f, err := os.Create(path + ".new") // what a dead process has left is overwritten
+	f, err := d.create(path + ".new") // what a dead process has left is overwritten
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(content)
-	// The file is on the disk before a checkpoint says so.
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	if err := d.rename(path+".new", path); err != nil {
+		return err
+	}
+	return d.syncDir(dir) // or the file keeps its old name after a loss of power
 }

@@ -59,6 +59,7 @@ type Writer struct {
 	Workers int                              // number of files that are hashed at once; if zero, one
 	Say     func(format string, args ...any) // prints a line for the user
 	Trouble Trouble                          // what is to go wrong, to see the recovery
+	disk    disk                             // of the manifest; if nil, the real one
 }
 
 // Write is the activity's function. A heartbeat records which files are done, by their
@@ -77,12 +78,16 @@ func (w *Writer) Write(ctx activity.Context, in Job) (Result, error) {
 }
 
 func (w *Writer) writeFiles(ctx activity.Context, manifest string, files []string) (Result, error) {
+	disk := w.disk
+	if disk == nil {
+		disk = osDisk{}
+	}
 	// The progress of the previous attempt, whether in this process or another one.
 	done, err := activity.Resume(ctx, activity.RangeProgress{})
 	if err != nil {
 		return Result{}, err
 	}
-	sums, err := Recall(manifest, files, done, func() error { return ctx.Heartbeat() })
+	sums, err := recall(disk, manifest, files, done, func() error { return ctx.Heartbeat() })
 	if errors.Is(err, ErrChanged) {
 		w.Say("%v; starting over", err)
 		ctx, done, sums = fresh{ctx}, activity.RangeProgress{}, map[int]sum{}
@@ -94,7 +99,7 @@ func (w *Writer) writeFiles(ctx activity.Context, manifest string, files []strin
 	// Guard, which refuses an attempt that is over.
 	var out *output
 	err = activity.Guard(ctx, func() (err error) {
-		out, err = open(manifest, files, sums)
+		out, err = open(disk, manifest, files, sums)
 		return err
 	})
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -48,11 +50,52 @@ func state(path string) string {
 // ErrChanged means that the recorded progress does not count.
 var ErrChanged = errors.New("not those of the previous run, or have changed")
 
+// A disk has the manifest and the sums file.
+type disk interface {
+	openFile(name string, flag int, perm fs.FileMode) (file, error)
+	readFile(name string) ([]byte, error)
+	syncDir(name string) error
+}
+
+type file interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Name() string
+	Truncate(size int64) error
+	Sync() error
+}
+
+// osDisk is the real disk. The tests have one that loses its power.
+type osDisk struct{}
+
+func (osDisk) openFile(name string, flag int, perm fs.FileMode) (file, error) {
+	return os.OpenFile(name, flag, perm)
+}
+
+func (osDisk) readFile(name string) ([]byte, error) { return os.ReadFile(name) }
+
+// syncDir makes sure that the names in a directory are on disk. Windows does so itself.
+func (osDisk) syncDir(name string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	dir, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
 // Recall returns the sums of the files that are done. If those are other files now, or
 // their sums are not there, the error is ErrChanged. It calls alive for each of them, and
 // returns its error.
 func Recall(manifest string, files []string, done activity.RangeProgress, alive func() error) (map[int]sum, error) {
-	data, err := os.ReadFile(SumsFile(manifest))
+	return recall(osDisk{}, manifest, files, done, alive)
+}
+
+func recall(d disk, manifest string, files []string, done activity.RangeProgress, alive func() error) (map[int]sum, error) {
+	data, err := d.readFile(SumsFile(manifest))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -76,8 +119,9 @@ func Recall(manifest string, files []string, done activity.RangeProgress, alive 
 
 // An output is what an attempt writes to: the sums file and the manifest.
 type output struct {
+	disk           disk
 	files          []string
-	sums, manifest *os.File
+	sums, manifest file
 
 	mu     sync.Mutex
 	ready  map[int]sum // of files that have no line yet, because a file before them is not done
@@ -90,13 +134,14 @@ type output struct {
 // open begins the manifest with the files that are done, and cuts off everything
 // beyond. Where it has been written before, it does not change. An error that no retry
 // can mend is NonRetryable. Others, such as a full disk, are retried.
-func open(manifest string, files []string, done map[int]sum) (*output, error) {
-	o := &output{files: files, ready: done}
-	var err, err2 error
-	o.manifest, err = os.OpenFile(manifest, os.O_RDWR|os.O_CREATE, 0o666)
-	o.sums, err2 = os.OpenFile(SumsFile(manifest), os.O_WRONLY|os.O_CREATE, 0o666)
-	if err := errors.Join(err, err2); err != nil {
-		o.close()
+func open(d disk, manifest string, files []string, done map[int]sum) (*output, error) {
+	o := &output{disk: d, files: files, ready: done}
+	var err error
+	if o.manifest, err = d.openFile(manifest, os.O_RDWR|os.O_CREATE, 0o666); err != nil {
+		return nil, activity.NonRetryable(err)
+	}
+	if o.sums, err = d.openFile(SumsFile(manifest), os.O_WRONLY|os.O_CREATE, 0o666); err != nil {
+		o.manifest.Close()
 		return nil, activity.NonRetryable(err)
 	}
 	if err = o.writeLines(); err == nil {
@@ -158,14 +203,14 @@ func (o *output) writeLines() error {
 
 var errTampered = errors.New("was changed by another program")
 
-// finish makes sure that the whole manifest is on disk.
+// finish makes sure that the whole manifest is on disk, and its name as well.
 func (o *output) finish() error {
 	crc := crc64.New(crcTable)
 	_, err := io.Copy(crc, io.NewSectionReader(o.manifest, 0, o.length))
 	if err == nil && crc.Sum64() != o.crc {
 		err = activity.NonRetryable(fmt.Errorf("%s %w", Quote(o.manifest.Name()), errTampered))
 	}
-	return errors.Join(err, o.manifest.Sync(), o.manifest.Close())
+	return errors.Join(err, o.manifest.Sync(), o.manifest.Close(), o.disk.syncDir(filepath.Dir(o.manifest.Name())))
 }
 
 // close ignores errors, because finish has reported them.
