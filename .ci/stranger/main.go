@@ -74,8 +74,12 @@ func run(repository, out string) error {
 
 // library says whether users import the module in that directory.
 func library(dir string) bool {
-	switch strings.Split(dir, "/")[0] {
+	elements := strings.Split(dir, "/")
+	switch elements[0] {
 	case ".ci", "bench", "examples":
+		return false
+	}
+	if slices.Contains(elements, "testdata") {
 		return false
 	}
 	switch path.Base(dir) {
