@@ -153,6 +153,7 @@ func (a *attempt) BeginRange() bool { return a.engine().BeginRange() }
 func (a *attempt) engine() activity.Engine { return a.Context.(activity.Engine) }
 
 func (a *attempt) sleep(ctx context.Context, d time.Duration, sleep func(time.Duration) error) error {
+	defer a.life.idles()()
 	return a.do(ctx, "sleep", call{kind: "Sleep", d: d}, func() error { return sleep(d) }, func() error { return sleep(0) })
 }
 

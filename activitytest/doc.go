@@ -40,6 +40,9 @@
 // A body can use two built-in checks. [World.Same] fails the run if a value differs from that of the
 // dry run. [World.Once] fails the run if it is called twice with the same key.
 //
+// A process that serves until it gets a signal waits for the end of its context, calls Shutdown and returns. With
+// World.StopWhenIdle, its context ends when nothing is left to do. After a crash, the next life does the same.
+//
 // A [Plan] limits the kinds of interruptions, the number of runs and their virtual time.
 // With -short, a tenth of the runs are made.
 //

@@ -28,6 +28,11 @@ type World struct {
 	// the World has its own. If Logger is nil, nothing is logged.
 	Config activity.Config
 
+	// StopWhenIdle is for a process that serves. It ends the context of the process, as a signal does with
+	// signal.NotifyContext, once each of its activities has ended, is paused or is in [activity.Idle]. A
+	// process that has no activity is idle after an hour of virtual time.
+	StopWhenIdle bool
+
 	plan *Plan
 	run  *run   // interruptions of this run; nil in the dry run
 	dry  *World // World of the dry run; nil in the dry run
@@ -138,6 +143,7 @@ type life struct {
 	crashed  bool          // whether it ended by a crash
 	lost     *state        // what a power loss keeps; nil if there was none
 	shutdown chan struct{} // closed when the planned Shutdown has returned; nil if there is none
+	idling   int           // number of attempts in activity.Idle, with StopWhenIdle
 	canceled bool          // whether that Shutdown canceled an activity
 	faulted  bool          // whether a call of the process itself, and not of an activity, was made to fail
 }
@@ -369,6 +375,9 @@ func (w *World) begin(process func(ctx context.Context, rt *activity.Runtime) er
 	w.unsaved = nil
 	w.mu.Unlock()
 
+	if w.StopWhenIdle {
+		go l.stopIfIdle(time.Hour)
+	}
 	go func() {
 		defer close(l.returned)
 		l.goexit = true
@@ -404,6 +413,12 @@ func (l *life) observe(e activity.Event) bool {
 	w := l.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.StopWhenIdle {
+		switch e.Kind {
+		case activity.EventCompleted, activity.EventFailed, activity.EventCanceled, activity.EventPaused:
+			go l.stopIfIdle(time.Nanosecond)
+		}
+	}
 	switch e.Kind {
 	case activity.EventAttemptFailed:
 		w.note(l, e.ID, e.Attempt, "failed: "+short(e.Err))

@@ -698,8 +698,20 @@ func TestProcessForgets_Wrong(t *testing.T) {
 // No bug: a server recovers what is unfinished, polls, and ends with a Shutdown.
 
 func TestServer_Right(t *testing.T) {
+	server(t, false, func(ctx context.Context) {
+		time.Sleep(331 * time.Second) // nothing else happens at that instant
+	})
+}
+
+// The same, but it runs until it gets a signal.
+func TestServerUntilSignal_Right(t *testing.T) {
+	server(t, true, func(ctx context.Context) { <-ctx.Done() })
+}
+
+func server(t *testing.T, untilIdle bool, serve func(ctx context.Context)) {
 	plan := activitytest.Plan{MaxRuns: 300}
 	plan.Run(t, func(t *testing.T, w *activitytest.World) {
+		w.StopWhenIdle = untilIdle
 		d := &table{}
 		def := &activity.Definition[int, int]{Name: "rows", Options: activity.Options{HeartbeatTimeout: 10 * time.Second}, Func: func(ctx activity.Context, in int) (int, error) {
 			return 0, inOrder(ctx, d)
@@ -721,7 +733,7 @@ func TestServer_Right(t *testing.T) {
 			}); err != nil && !errors.Is(err, activity.ErrShutdown) {
 				return err
 			}
-			time.Sleep(331 * time.Second) // nothing else happens at that instant
+			serve(ctx)
 			return rt.Shutdown(context.WithoutCancel(ctx))
 		})
 		if err != nil {
@@ -730,6 +742,40 @@ func TestServer_Right(t *testing.T) {
 		d.check(t)
 	})
 }
+
+// Bug: a server accepts an order once, and its next life does not recover it.
+
+func orders(t *testing.T, recovers bool) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		w.StopWhenIdle = true
+		d, accepted := &table{}, false // both are stored
+		def := &activity.Definition[int, int]{Name: "rows", Options: activity.Options{HeartbeatTimeout: 10 * time.Second}, Func: func(ctx activity.Context, in int) (int, error) {
+			return 0, inOrder(ctx, d)
+		}}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			if recovers {
+				if _, err := rt.Recover(ctx, def); err != nil {
+					return err
+				}
+			}
+			if !accepted {
+				if _, err := def.Start(ctx, rt, "rows", 7); err != nil && !errors.Is(err, activity.ErrAlreadyRunning) {
+					return err
+				}
+				accepted = true
+			}
+			<-ctx.Done()
+			return rt.Shutdown(context.WithoutCancel(ctx))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.check(t)
+	})
+}
+
+func TestServerForgets_Wrong(t *testing.T) { orders(t, false) }
+func TestServerForgets_Right(t *testing.T) { orders(t, true) }
 
 // Bug: the process drops the error of an interrupted activity without an ID, which is not
 // stored.
