@@ -518,11 +518,17 @@ func (a *attempt) canRetry() bool {
 }
 
 // park stops a goroutine of a dead process until the body is over. Then the function's own goroutine
-// ends. Another goroutine returns from park, because the function may wait for it, and so does one that would
-// keep locks of database/sql.
+// ends, unless a deferred call of it would end the test program. Another goroutine returns from park, because
+// the function may wait for it, and so does one that would keep locks of database/sql.
 func (a *attempt) park(s spot) result {
 	<-a.life.over
-	if goid() == a.goid && !s.locked {
+	switch {
+	case goid() != a.goid || s.locked:
+	case relocks():
+		if a.life.crashed {
+			select {} // stays behind, as after a kill
+		}
+	default:
 		runtime.Goexit()
 	}
 	return result{over: true}

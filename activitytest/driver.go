@@ -272,7 +272,8 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (own driver.T
 		case opts.ReadOnly:
 			err = errors.New("sql: driver does not support read-only transactions")
 		default:
-			real, err = c.real.Begin() //nolint:staticcheck
+			//lint:ignore SA1019 A driver may have nothing else.
+			real, err = c.real.Begin()
 		}
 		if err == nil {
 			own = &tx{c, real, ctx, c.opens(real.Rollback)}
@@ -399,7 +400,8 @@ var (
 	_ driver.StmtExecContext   = (*stmt)(nil)
 	_ driver.StmtQueryContext  = (*stmt)(nil)
 	_ driver.NamedValueChecker = (*stmt)(nil)
-	_ driver.ColumnConverter   = (*stmt)(nil)
+	//lint:ignore SA1019 A driver may have nothing else.
+	_ driver.ColumnConverter = (*stmt)(nil)
 )
 
 func (s *stmt) Close() error { return s.c.end(s.part, s.real.Close) }
@@ -420,7 +422,8 @@ func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (r dri
 		}
 		values, err := unnamed(args)
 		if err == nil {
-			r, err = s.real.Exec(values) //nolint:staticcheck
+			//lint:ignore SA1019 A driver may have nothing else.
+			r, err = s.real.Exec(values)
 		}
 		return err
 	}, nil)
@@ -436,7 +439,8 @@ func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driv
 		if err != nil {
 			return nil, err
 		}
-		return s.real.Query(values) //nolint:staticcheck
+		//lint:ignore SA1019 A driver may have nothing else.
+		return s.real.Query(values)
 	})
 }
 
@@ -444,14 +448,16 @@ func (s *stmt) CheckNamedValue(v *driver.NamedValue) error {
 	if real, ok := s.real.(driver.NamedValueChecker); ok {
 		return real.CheckNamedValue(v)
 	}
-	if _, ok := s.real.(driver.ColumnConverter); ok { //nolint:staticcheck
+	//lint:ignore SA1019 A driver may have nothing else.
+	if _, ok := s.real.(driver.ColumnConverter); ok {
 		return driver.ErrSkip
 	}
 	return s.c.CheckNamedValue(v)
 }
 
 func (s *stmt) ColumnConverter(i int) driver.ValueConverter {
-	if real, ok := s.real.(driver.ColumnConverter); ok { //nolint:staticcheck
+	//lint:ignore SA1019 A driver may have nothing else.
+	if real, ok := s.real.(driver.ColumnConverter); ok {
 		return real.ColumnConverter(i)
 	}
 	return driver.DefaultParameterConverter

@@ -1493,3 +1493,23 @@ func TestRequireAll_Wrong(t *testing.T) {
 }
 
 func TestRequireAll_Right(t *testing.T) { requireAll(t, activitytest.Plan{RequireAll: true}) }
+
+// No bug: a fake that releases its lock for the Point.
+func TestRelock_Right(t *testing.T) {
+	everyTable(t, func(d *table) func(ctx activity.Context) error {
+		put := func(ctx context.Context, row int) {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if d.rows == nil {
+				d.rows = map[int]bool{}
+			}
+			d.rows[row] = true
+			d.mu.Unlock()
+			activitytest.Point(ctx, "done")
+			d.mu.Lock()
+		}
+		return func(ctx activity.Context) error {
+			return activity.Range(ctx, 0, rows, func(i int) error { put(ctx, i); return nil })
+		}
+	})
+}
