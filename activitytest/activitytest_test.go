@@ -765,3 +765,28 @@ func TestProcess_ReturnsAnError(t *testing.T) {
 		}
 	})
 }
+
+// Given several runs at once, then the same runs are made with the same results as one by one.
+func TestPlan_Parallel(t *testing.T) {
+	made := func(parallel int) map[string]bool {
+		var mu sync.Mutex
+		names := map[string]bool{}
+		t.Run(fmt.Sprint(parallel), func(t *testing.T) {
+			plan := activitytest.Plan{Seed: 1, MaxRuns: 300, Parallel: parallel}
+			plan.Run(t, func(t *testing.T, w *activitytest.World) {
+				_, name, _ := strings.Cut(strings.TrimPrefix(t.Name(), "TestPlan_Parallel/"), "/")
+				live(t, w, job, allPlaces)
+				mu.Lock()
+				defer mu.Unlock()
+				names[name] = true
+			})
+		})
+		return names
+	}
+	if testing.Short() {
+		t.Skip("needs all runs, and -short leaves out most")
+	}
+	if diff := cmp.Diff(made(1), made(4)); diff != "" {
+		t.Errorf("runs (-one by one +four at once):\n%s", diff)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -55,6 +56,9 @@ type Plan struct {
 	// PowerLoss makes a power loss of each Crash after which an [FS] has changes that were not synced. In
 	// further runs, it loses some of these.
 	PowerLoss bool
+	// Parallel is the number of runs that are made at once. If zero, 1, because bodies may use the same files or
+	// variables of the test. If they do not, runtime.GOMAXPROCS(0) is best.
+	Parallel int
 	// Seed selects the runs if there are more than MaxRuns, and the second interruptions of
 	// Twice. If zero, a random seed is used. The seed is logged.
 	Seed uint64
@@ -96,59 +100,26 @@ func (p Plan) Run(t *testing.T, body func(t *testing.T, w *World)) {
 
 	inOrder(dry.places)
 	c := newChoice(&p, dry, subtestFilter(t.Name()))
-	used := usages{}
-	count, failures := 0, 0
-	// try makes a run and reports whether to continue with the next one.
-	try := func(r *run) bool {
-		if c.doubtful(r) {
-			return true
-		}
-		w := newWorld(&p, r, dry)
-		count++
-		passed := t.Run(r.name, func(t *testing.T) {
-			w.queue.on = c.needsTurns(r)
-			if w.bubble(t, body); w.inconclusive && !w.queue.on {
-				c.needTurns(w)
-				w = newWorld(&p, r, dry)
-				w.queue.on = true
-				w.bubble(t, body)
-			}
-			if c.learn(w); w.inconclusive {
-				t.SkipNow()
-			}
-		})
-		if !passed {
-			failures++
-		}
-		used.learn(w)
-		if w.hung || failures == maxFailures {
-			t.Logf("activitytest: stopped after %d runs, %d of which failed, at %d places, with seed %d", count, failures, len(dry.places), p.Seed)
-			return false
-		}
-		return true
+	r := &runner{t: t, plan: &p, body: body, dry: dry, choice: c, used: usages{}}
+	if r.all(c.first(dry)); !r.stopped {
+		c.findPairs()
+		r.all(c.second())
 	}
-	for _, r := range c.first(dry) {
-		if !try(r) {
-			return
-		}
+	if r.stopped {
+		return
 	}
-	for _, r := range c.second() {
-		if !try(r) {
-			return
-		}
-	}
-	used.judge(t, dry)
+	r.used.judge(t, dry)
 	if len(c.inconclusive) > 0 {
 		t.Logf("activitytest: %d runs were inconclusive, such as %s, and %d similar ones were not made, because a lock is held across a place: release it first, or use a channel with room for one token", len(c.inconclusive), c.inconclusive[0], c.unmade)
 	}
 	switch {
-	case count == 0 && c.filter != nil:
+	case r.count == 0 && c.filter != nil:
 		t.Error("activitytest: no run was made: -run matches none of the possible runs, which change with the activity")
-	case count == 0:
+	case r.count == 0:
 		t.Errorf("activitytest: no run was made: none of Plan.Kinds (%s) is possible at the %d places", p.Kinds, len(dry.places))
 	}
 	if c.filter != nil {
-		t.Logf("activitytest: %d of %d possible runs, at %d places, with seed %d", count, c.total, len(dry.places), p.Seed)
+		t.Logf("activitytest: %d of %d possible runs, at %d places, with seed %d", r.count, c.total, len(dry.places), p.Seed)
 		return
 	}
 	sites, ofSites, kinds, pairs, ofPairs := c.covered()
@@ -157,9 +128,85 @@ func (p Plan) Run(t *testing.T, body func(t *testing.T, w *World)) {
 		ways = "way"
 	}
 	covered := fmt.Sprintf("%d of %d sites in %d %s; %d of %d pairs", sites, ofSites, kinds, ways, pairs, ofPairs)
-	t.Logf("activitytest: %d runs, at %d places, with seed %d: %s", count, len(dry.places), p.Seed, covered)
+	t.Logf("activitytest: %d runs, at %d places, with seed %d: %s", r.count, len(dry.places), p.Seed, covered)
 	if p.RequireAll && !testing.Short() && !t.Failed() && (sites < ofSites || pairs < ofPairs) {
 		t.Errorf("activitytest: Plan.RequireAll: not everything was tried with MaxRuns %d, or not every interruption was reached: %s", p.MaxRuns, covered)
+	}
+}
+
+// A runner makes the runs of a Plan.
+type runner struct {
+	t    *testing.T
+	plan *Plan
+	body func(t *testing.T, w *World)
+	dry  *World
+
+	mu       sync.Mutex
+	choice   *choice
+	used     usages
+	count    int  // runs that were made
+	failures int  // runs that failed
+	stopped  bool // whether no further run is to be made
+}
+
+// all makes the runs, unless it is stopped.
+func (r *runner) all(runs []*run) {
+	next := make(chan *run)
+	var workers sync.WaitGroup
+	for range r.plan.Parallel {
+		workers.Go(func() {
+			for next := range next {
+				r.try(next)
+			}
+		})
+	}
+	for _, run := range runs {
+		next <- run
+	}
+	close(next)
+	workers.Wait()
+}
+
+// try makes a run.
+func (r *runner) try(run *run) {
+	r.mu.Lock()
+	turns := r.choice.needsTurns(run)
+	if r.stopped || r.choice.doubtful(run) {
+		r.mu.Unlock()
+		return
+	}
+	r.count++
+	r.mu.Unlock()
+
+	var w *World
+	bubble := func(t *testing.T) {
+		w = newWorld(r.plan, run, r.dry)
+		w.queue.on = turns
+		w.bubble(t, r.body)
+	}
+	passed := r.t.Run(run.name, func(t *testing.T) {
+		if bubble(t); w.inconclusive && !turns {
+			r.mu.Lock()
+			r.choice.needTurns(w)
+			r.mu.Unlock()
+			turns = true
+			bubble(t)
+		}
+		if w.inconclusive {
+			t.SkipNow()
+		}
+	})
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.choice.learn(w)
+	r.used.learn(w)
+	if !passed {
+		r.failures++
+	}
+	if !r.stopped && (w.hung || r.failures == maxFailures) {
+		r.stopped = true
+		r.t.Logf("activitytest: stopped after %d runs, %d of which failed, at %d places, with seed %d", r.count, r.failures, len(r.dry.places), r.plan.Seed)
 	}
 }
 
@@ -172,6 +219,8 @@ func (p *Plan) setDefaults() error {
 		return fmt.Errorf("activitytest: Plan.Kinds must have no other bits than Crash, Stall, Shutdown, Twice and Fault (got %s)", p.Kinds)
 	case p.MaxRuns < 0:
 		return fmt.Errorf("activitytest: Plan.MaxRuns must not be negative (got %d)", p.MaxRuns)
+	case p.Parallel < 0:
+		return fmt.Errorf("activitytest: Plan.Parallel must not be negative (got %d)", p.Parallel)
 	case p.Limit < 0:
 		return fmt.Errorf("activitytest: Plan.Limit must not be negative (got %s)", p.Limit)
 	}
@@ -186,6 +235,9 @@ func (p *Plan) setDefaults() error {
 	}
 	if p.MaxRuns == 0 {
 		p.MaxRuns = defaultMaxRuns
+	}
+	if p.Parallel == 0 {
+		p.Parallel = 1
 	}
 	if p.Limit == 0 {
 		p.Limit = defaultLimit

@@ -38,7 +38,7 @@ func TestStall_WakesAtTheReturn(t *testing.T) {
 	dry := newWorld(&p, nil, nil)
 	dry.bubble(t, body)
 	in := &interruption{kind: Stall, place: dry.places[0].place, until: 99}
-	w := newWorld(&p, &run{in.name(false), []*interruption{in}}, dry)
+	w := newWorld(&p, &run{name: in.name(false), interruptions: []*interruption{in}}, dry)
 	w.bubble(t, body)
 	if want := []string{"attempt 2", "attempt 1"}; !slices.Equal(lines, want) {
 		t.Errorf("%q, want %q", lines, want)
@@ -53,6 +53,7 @@ func TestPlan_SetDefaults(t *testing.T) {
 		{Plan{Kinds: 64}, "Plan.Kinds must have no other bits than Crash, Stall, Shutdown, Twice and Fault (got Kind(64))"},
 		{Plan{Kinds: Stall, PowerLoss: true}, "Plan.PowerLoss needs Crash among Plan.Kinds (got stall)"},
 		{Plan{MaxRuns: -1}, "Plan.MaxRuns must not be negative (got -1)"},
+		{Plan{Parallel: -1}, "Plan.Parallel must not be negative (got -1)"},
 		{Plan{Limit: -1}, "Plan.Limit must not be negative (got -1ns)"},
 		{Plan{}, ""},
 	} {
@@ -259,7 +260,7 @@ func TestChoice_PairThatDidNotHappen(t *testing.T) {
 	first, second := &interruption{kind: Crash, site: 1}, &interruption{kind: Crash, site: 2, nth: 1}
 	possible(c.pairs, [2]way{first.way(), second.way()})
 	for done := 1; done <= 2; done++ {
-		w := newWorld(&p, &run{"", []*interruption{first, second}}, dry)
+		w := newWorld(&p, &run{interruptions: []*interruption{first, second}}, dry)
 		w.done = done
 		c.learn(w)
 		if _, _, _, pairs, of := c.covered(); pairs != done-1 || of != 1 {

@@ -74,6 +74,7 @@ func (i *interruption) name(withID bool) string {
 
 // A run is one subtest.
 type run struct {
+	number        int // in the order in which the runs were chosen
 	name          string
 	interruptions []*interruption // one or two, in order
 }
@@ -110,6 +111,7 @@ type choice struct {
 
 	firsts [classes][]*interruption // possible interruptions of the first part
 	total  int                      // number of these
+	runs   int                      // number of runs so far
 
 	outcomes []outcome       // results of the first part's runs
 	tried    map[way]bool    // what is possible, and whether a run tried it
@@ -125,6 +127,7 @@ type choice struct {
 
 // An outcome is the result of a run with one interruption.
 type outcome struct {
+	run      int // number of the run
 	in       *interruption
 	recovery []visit // places that the recovery passed
 	came     int     // number of places that the attempts after a stalled one passed; 0 if they waited for it
@@ -173,11 +176,19 @@ func (c *choice) learn(w *World) {
 		c.long[first.site] = max(c.long[first.site], came)
 		return
 	}
-	o := outcome{first, w.recovery, came}
+	o := outcome{w.run.number, first, w.recovery, came}
 	c.outcomes = append(c.outcomes, o)
-	for pair := range c.pairsOf(o) {
-		possible(c.pairs, pair)
-		possible(c.tried, pair[1]) // it may be at a site that only recoveries come to
+}
+
+// findPairs finds the pairs that are possible after the first part, in an order that does not depend on that in
+// which the runs ended.
+func (c *choice) findPairs() {
+	slices.SortFunc(c.outcomes, func(o, p outcome) int { return cmp.Compare(o.run, p.run) })
+	for _, o := range c.outcomes {
+		for pair := range c.pairsOf(o) {
+			possible(c.pairs, pair)
+			possible(c.tried, pair[1]) // it may be at a site that only recoveries come to
+		}
 	}
 }
 
@@ -335,7 +346,8 @@ func (c *choice) run(interruptions ...*interruption) *run {
 	for i, in := range interruptions {
 		names[i] = in.name(c.withID)
 	}
-	return &run{strings.Join(names, "_then_"), interruptions}
+	c.runs++
+	return &run{c.runs, strings.Join(names, "_then_"), interruptions}
 }
 
 // first returns the runs of the first part: each class at each site once, and then others. Of what
