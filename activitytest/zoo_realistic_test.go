@@ -49,6 +49,13 @@ func init() {
 			`row 0 is missing`,
 			`resumed from 1\n`,
 		},
+		"TestAppendFile_Wrong": {`--- FAIL: TestAppendFile_Wrong/\w+_rows_1`, `rows "aabc"`},
+		"TestRenamedBeforeSync_Wrong": {
+			`--- FAIL: TestRenamedBeforeSync_Wrong/power_loss_\w+_state_0 `,
+			`page0 is "", error <nil>`,
+			`interrupted by a power loss \w+ .* of activity "import", in state 0\n`,
+			`the power loss loses the growth of draft to 2 bytes; "he" at byte 0 of draft; the growth of draft to 5 bytes; "llo" at byte 2 of draft\n`,
+		},
 		"TestLeasePolled_Wrong": {`--- FAIL: TestLeasePolled_Wrong/stall_at_point_append_1_until_return `, `lines \(-want \+got\)`},
 		"TestUploadPlain_Wrong": {`attempt 1 of activity "import" hangs before heartbeat 1, and no later attempt can end before it goes on`},
 		"TestUpload_Wrong": {

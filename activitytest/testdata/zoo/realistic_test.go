@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -947,4 +948,100 @@ func upload(t *testing.T, opts activity.Options, held, ends bool) {
 		}
 		d.check(t)
 	})
+}
+
+// Bug: rows are appended to a real file, and those that are not recorded are not cut off before.
+
+func TestAppendFile_Wrong(t *testing.T) { appendFile(t, false) }
+func TestAppendFile_Right(t *testing.T) { appendFile(t, true) }
+
+func appendFile(t *testing.T, cuts bool) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		disk := w.FS(t.TempDir())
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				f, err := disk.OpenFile("rows", os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o666)
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				size, err := activity.Resume(ctx, int64(0))
+				if err != nil {
+					return err
+				}
+				if cuts {
+					if err := activity.Guard(ctx, func() error { return f.Truncate(size) }); err != nil {
+						return err
+					}
+				}
+				for size < rows {
+					err := activity.Guard(ctx, func() error {
+						_, err := f.Write([]byte{'a' + byte(size)})
+						return err
+					})
+					if size++; err == nil {
+						err = ctx.Heartbeat(size)
+					}
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := disk.ReadFile("rows"); err != nil || string(got) != "abc" {
+			t.Errorf("rows %q, error %v", got, err)
+		}
+	})
+}
+
+// Bug: a file is renamed before it is synced, so that after a loss of power it is empty.
+
+func TestRenamedBeforeSync_Wrong(t *testing.T) { publishes(t, false) }
+func TestRenamedBeforeSync_Right(t *testing.T) { publishes(t, true) }
+
+func publishes(t *testing.T, syncs bool) {
+	activitytest.Plan{PowerLoss: true}.Run(t, func(t *testing.T, w *activitytest.World) {
+		disk := w.FS(t.TempDir())
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				return activity.Range(ctx, 0, 2, func(i int) error {
+					return activity.Guard(ctx, func() error { return publish(disk, "page"+strconv.Itoa(i), syncs) })
+				})
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"page0", "page1"} {
+			if got, err := disk.ReadFile(name); err != nil || string(got) != "hello" {
+				t.Errorf("%s is %q, error %v", name, got, err)
+			}
+		}
+	})
+}
+
+func publish(disk *activitytest.FS, name string, syncs bool) error {
+	f, err := disk.Create("draft")
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString("hello")
+	if err == nil && syncs {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := disk.Rename("draft", name); err != nil {
+		return err
+	}
+	dir, err := disk.Open(".")
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
