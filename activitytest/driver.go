@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 )
@@ -102,14 +103,11 @@ type conn struct {
 	token chan struct{} // held while the real connection is used; a wait for it is durable, as that for a mutex is not
 	// Guarded by token.
 	closed bool
-	open   []*closer // in the order in which they were opened
+	parts  []*part // that are open, in the order in which they were opened
 }
 
-// A closer closes a part of the real connection once: a transaction, a statement, rows.
-type closer struct {
-	close func() error
-	done  bool
-}
+// A part is a transaction, a statement or rows of the real connection.
+type part struct{ close func() error }
 
 // use calls f, which uses the real connection, unless this is closed.
 func (c *conn) use(f func() error) error {
@@ -122,38 +120,35 @@ func (c *conn) use(f func() error) error {
 }
 
 // opens notes that a part was opened. The connection is in use.
-func (c *conn) opens(f func() error) *closer {
-	p := &closer{close: f}
-	c.open = append(c.open, p)
+func (c *conn) opens(end func() error) *part {
+	p := &part{end}
+	c.parts = append(c.parts, p)
 	return p
 }
 
-// end closes a part by way of f, once.
-func (c *conn) end(p *closer, f func() error) error {
-	return c.use(func() error {
-		if p.done {
-			return nil
-		}
-		p.done = true
-		for i, q := range c.open {
-			if q == p {
-				c.open = append(c.open[:i], c.open[i+1:]...)
-				break
-			}
-		}
-		return f()
-	})
+// ends closes a part by way of f. The connection is in use.
+func (c *conn) ends(p *part, f func() error) error {
+	i := slices.Index(c.parts, p)
+	if i < 0 {
+		return driver.ErrBadConn
+	}
+	c.parts = slices.Delete(c.parts, i, i+1)
+	return f()
+}
+
+// end closes a part.
+func (c *conn) end(p *part) error {
+	return c.use(func() error { return c.ends(p, p.close) })
 }
 
 // shut closes the connection and all of its parts.
 func (c *conn) shut() error {
 	c.cancel() // a statement that is being executed
-	return c.use(func() (err error) {
+	return c.use(func() error {
 		c.closed = true
-		for i := len(c.open) - 1; i >= 0; i-- {
-			_ = c.open[i].close() // a transaction is rolled back
+		for _, p := range slices.Backward(c.parts) {
+			_ = p.close() // a transaction is rolled back
 		}
-		c.open = nil
 		return c.real.Close()
 	})
 }
@@ -371,29 +366,21 @@ type tx struct {
 	c    *conn
 	real driver.Tx
 	ctx  context.Context // of BeginTx
-	part *closer
+	part *part
 }
 
 func (t *tx) Commit() error {
-	end := func(f func() error) func() error {
-		return func() error {
-			if t.part.done {
-				return driver.ErrBadConn
-			}
-			t.part.done = true
-			return f()
-		}
-	}
+	end := func(f func() error) func() error { return func() error { return t.c.ends(t.part, f) } }
 	return t.c.effect(t.ctx, "Commit", "", end(t.real.Commit), end(t.real.Rollback))
 }
 
-func (t *tx) Rollback() error { return t.c.end(t.part, t.real.Rollback) }
+func (t *tx) Rollback() error { return t.c.end(t.part) }
 
 type stmt struct {
 	c     *conn
 	real  driver.Stmt
 	query string
-	part  *closer
+	part  *part
 }
 
 var (
@@ -404,7 +391,7 @@ var (
 	_ driver.ColumnConverter = (*stmt)(nil)
 )
 
-func (s *stmt) Close() error { return s.c.end(s.part, s.real.Close) }
+func (s *stmt) Close() error { return s.c.end(s.part) }
 
 func (s *stmt) NumInput() int { return s.real.NumInput() }
 
@@ -478,7 +465,7 @@ func unnamed(args []driver.NamedValue) ([]driver.Value, error) {
 type rows struct {
 	c    *conn
 	real driver.Rows
-	part *closer
+	part *part
 }
 
 var (
@@ -490,7 +477,7 @@ var (
 	_ driver.RowsColumnTypePrecisionScale   = (*rows)(nil)
 )
 
-func (r *rows) Close() error { return r.c.end(r.part, r.part.close) }
+func (r *rows) Close() error { return r.c.end(r.part) }
 
 func (r *rows) Next(dest []driver.Value) error {
 	return r.c.use(func() error { return r.real.Next(dest) })
