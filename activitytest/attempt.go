@@ -521,7 +521,15 @@ func (a *attempt) canRetry() bool {
 // ends, unless a deferred call of it would end the test program. Another goroutine returns from park, because
 // the function may wait for it, and so does one that would keep locks of database/sql.
 func (a *attempt) park(s spot) result {
-	<-a.life.over
+	var ends <-chan struct{}
+	if s.locked { // a goroutine of database/sql then waits for one of the caller's locks
+		ends = s.ends
+	}
+	select {
+	case <-a.life.over:
+	case <-ends:
+		return result{over: true}
+	}
 	switch {
 	case goid() != a.goid || s.locked:
 	case relocks():
@@ -534,7 +542,8 @@ func (a *attempt) park(s spot) result {
 	return result{over: true}
 }
 
-// wait stalls the goroutine until the hang wakes, the call's context ends or the body is over.
+// wait stalls the goroutine until the hang wakes, the call's context ends or the body is over. If that context
+// ends before the attempt's, the call has a timeout of its own, and the attempt goes on.
 func (a *attempt) wait(h *hang, s spot) result {
 	w := a.life.w
 	select {
@@ -544,12 +553,27 @@ func (a *attempt) wait(h *hang, s spot) result {
 	}
 	w.mu.Lock()
 	dead := a.life.dead || w.ended
+	if !dead && w.hanging == h && ended(s.ends) && a.Context.Err() == nil {
+		w.note(a.life, a.info.ID, a.info.Attempt, "the stalled call times out")
+		w.wakeLocked()
+		a.hang = nil
+	}
 	w.mu.Unlock()
 	if dead {
 		return a.park(s)
 	}
 	w.awaitTurn(s)
 	return result{woken: true}
+}
+
+// ended reports whether c is closed.
+func ended(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // wakeLocked wakes the stalled attempt. World.mu is held.

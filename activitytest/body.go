@@ -47,6 +47,10 @@ func (a *attempt) WatchBody(ctx context.Context, i int, run func(ctx context.Con
 		delete(a.bodies, me)
 		w.mu.Unlock()
 	}()
+	w.awaitTurn(spot{body: b})
+	if a.life.stopped() {
+		return errOver
+	}
 	if err := run(context.WithValue(ctx, bodyKey{a}, b)); err != nil {
 		return err
 	}

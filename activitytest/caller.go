@@ -5,6 +5,7 @@ import (
 	"context"
 	"regexp"
 	"runtime"
+	"slices"
 )
 
 // owns notes that a runs on this goroutine. If a is nil, the goroutine is outside of all processes.
@@ -45,6 +46,40 @@ func (w *World) caller(ctx context.Context, other *attempt) *attempt {
 		a = w.lives[len(w.lives)-1].own
 	}
 	return a
+}
+
+// adopt notes that the life owns all goroutines in the bubble of which no owner is known. It must be called
+// before the next life begins.
+func (w *World) adopt(l *life) {
+	if !w.outside.Load() {
+		return
+	}
+	all := w.goroutines()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, g := range all {
+		if _, known := w.owners[g.id]; !known {
+			w.owners[g.id] = w.ownerOf(g, all, l.own)
+		}
+	}
+}
+
+// ownerOf returns the owner of the goroutine or, if none is known, of the one that started it, and so on. If
+// none of them is known, it returns other. World.mu is held.
+func (w *World) ownerOf(g goroutine, all []goroutine, other *attempt) *attempt {
+	for {
+		if a, known := w.owners[g.id]; known {
+			return a
+		}
+		if a, known := w.owners[g.parent]; known {
+			return a
+		}
+		i := slices.IndexFunc(all, func(p goroutine) bool { return p.id == g.parent })
+		if i < 0 {
+			return other
+		}
+		g = all[i]
+	}
 }
 
 var parentPattern = regexp.MustCompile(`(?m)^created by .* in goroutine (\d+)$`)

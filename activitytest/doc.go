@@ -51,8 +51,8 @@
 // Places with the same calls on the stack, and the same name if they are Points, are one site. A
 // loop passes the same sites again and again. If more runs are possible than Plan.MaxRuns, those that try
 // something new come first:
-//  1. each kind of interruption once at each site, a stall twice: a short one and one that wakes only when the
-//     next attempt returns,
+//  1. each kind of interruption once at each site, and two of these twice: a stall, which is short or ends only
+//     when the next attempt returns, and a power loss, which loses all that was not synced or a part of it,
 //  2. the same kinds at other places of these sites, with half of the remaining runs, or with all of them
 //     if Plan.Kinds has neither Stall nor Twice,
 //  3. a second interruption at each site that only a recovery comes to,
@@ -162,9 +162,10 @@
 // Power loss, with Plan.PowerLoss: A crash after which the files of World.FS lack changes that were not
 // synced. In the model of ALICE (Pillai et al., OSDI 2014), a call makes one or several small changes: to a
 // file's size, to half of what is written, to a name in a directory. A power loss may keep any of them. The
-// runs keep the first of them, from none to all but the last; all but one; and only one. File.Sync makes the
-// changes of a file durable, and for a directory those of the names in it: after a rename, a program syncs
-// the directory. The Store loses nothing, and neither does a database.
+// runs keep the first of them, from none to all but the last; all but one; and only one. If there are many, 40
+// of these states are tried at a place. File.Sync makes the changes of a file durable, and for a directory
+// those of the names in it. After a rename, a program syncs the directory of the new name. The Store loses
+// nothing, and neither does a database.
 //
 // Twice: While the process recovers from one interruption, it is interrupted again, at each
 // pair of sites once.
@@ -196,9 +197,11 @@
 //
 // A lock that ends with the attempt or the process is no fault. But if others of its goroutines wait for it, time
 // stands still as well. Such a run is made again with the goroutines one by one: one goes on until it is
-// blocked, and only then another one leaves its place. If time stands still nevertheless, because goroutines
-// wait for the lock without coming to a place before, the run is inconclusive. It is skipped, and after three
-// of them, so are those of the same kind at the same site. The test logs how many, and does not fail.
+// blocked, and only then another one leaves its place, or another body of RangeParallel begins. If time
+// stands still nevertheless, because goroutines wait for the lock without coming to a place before, the run is
+// inconclusive. It is skipped, and after three of them, so are those of the same kind at the same site. The
+// test logs how many. It fails only with Plan.RequireAll. A run in which time stands still takes a third of a
+// second, and leaves its goroutines, open files and temporary directories behind.
 //
 // # Details that make no difference
 //

@@ -24,16 +24,22 @@ type Driver struct {
 //
 // With a [Fault], a statement or a Commit fails with [ErrFault]: before it is executed, or after that. A
 // statement with a context that stalls returns at the latest when this context ends, as with most drivers. A
-// statement without one, and a Commit, are executed late. The process opens the database, because the
-// connection pool dies with it, and closes it before it returns:
+// statement without one, and a Commit, are executed late. The process opens the database and closes it before
+// it returns:
 //
 //	db := w.Driver(&sqlite.Driver{}).DB(filepath.Join(dir, "rows.db"))
 //	defer db.Close()
 //
-// The method Raw of a [sql.Conn] passes a connection of the wrapper. A database that outlives the
-// process in a file or in memory takes no time. A real database server is reached over a real network, for
-// which the bubble's time stands still.
-func (w *World) Driver(real driver.Driver) *Driver { return &Driver{w, real} }
+// If the body opens it, its pool outlives the process, and counts the connections of a dead one as in use. The
+// method Raw of a [sql.Conn] passes a connection of the wrapper.
+//
+// The database runs in real time. If a statement waits for a lock in a system call, as with SQLite's
+// busy_timeout, so does the test: make that timeout short. A database server is reached over a network, for
+// which the bubble's time stands still until it answers.
+func (w *World) Driver(real driver.Driver) *Driver {
+	w.outside.Store(true)
+	return &Driver{w, real}
+}
 
 // DB opens a database, like [sql.Open] with the driver. It panics if the driver refuses the name.
 func (d *Driver) DB(dataSourceName string) *sql.DB {

@@ -78,9 +78,43 @@ func (w *World) release() {
 	}
 	for _, d := range disks {
 		d.release(dead)
-		if lost != nil {
-			d.lose(*lost)
+	}
+	if lost != nil {
+		text := w.losePower(disks, *lost)
+		w.mu.Lock()
+		w.notes = append(w.notes, text)
+		w.mu.Unlock()
+	}
+}
+
+// losePower makes a power loss of all disks, and describes it.
+func (w *World) losePower(all []*FS, s state) string {
+	var disks []*disk
+	for _, d := range all {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		disks = append(disks, d.disk)
+	}
+	text := losses(lose(disks, s))
+	for _, d := range disks {
+		if err := d.restore(); err != nil {
+			w.t.Errorf("activitytest: a power loss cannot be made: %v", err)
 		}
+	}
+	return text
+}
+
+// forget lets the body change the files of all disks between two calls of World.Run.
+func (w *World) forget() {
+	w.mu.Lock()
+	disks := slices.Collect(maps.Values(w.disks))
+	w.mu.Unlock()
+	for _, d := range disks {
+		d.mu.Lock()
+		if d.disk != nil && len(d.disk.changes) == 0 && len(d.files) == 0 {
+			d.disk.forget()
+		}
+		d.mu.Unlock()
 	}
 }
 

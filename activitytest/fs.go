@@ -3,6 +3,8 @@ package activitytest
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -10,15 +12,15 @@ import (
 	"sync"
 )
 
-// An FS is a directory of real files that outlive the process. Its methods are those of [os.Root]: names are
-// relative to the directory and cannot leave it. There is a place before each call, and after each one that
+// An FS is a directory of real files that outlive the process. Its methods are some of those of [os.Root]: names
+// are relative to the directory and cannot leave it. Make subdirectories with package os. There is a place before each call, and after each one that
 // changes something. A crash keeps what was written and closes the process's files.
 //
 // With a [Fault], a call fails with [ErrFault], which a [fs.PathError] wraps, and changes nothing. A Write or
 // WriteAt then writes the first half, as on a full disk.
 //
-// With Plan.PowerLoss, changes that were not synced may be lost. While a process runs, its files must be
-// changed only by way of the FS.
+// With Plan.PowerLoss, changes that were not synced may be lost. While a process runs, or has left files that
+// are not synced, they must be changed only by way of the FS.
 type FS struct {
 	w    *World
 	root *os.Root
@@ -33,6 +35,7 @@ type FS struct {
 //	disk := w.FS(t.TempDir())
 func (w *World) FS(dir string) *FS {
 	w.t.Helper()
+	w.outside.Store(true)
 	path, err := filepath.Abs(dir)
 	if err != nil {
 		w.t.Fatalf("activitytest: World.FS: %v", err)
@@ -48,7 +51,7 @@ func (w *World) FS(dir string) *FS {
 	}
 	d := &FS{w: w, root: root, files: map[*File]bool{}}
 	if w.plan.PowerLoss {
-		d.disk = newDisk(root)
+		d.disk = newDisk(w, root)
 	}
 	if w.disks == nil {
 		w.disks = map[string]*FS{}
@@ -83,9 +86,13 @@ func (d *FS) OpenFile(name string, flag int, perm fs.FileMode) (f *File, err err
 		}
 		d.files[f] = true
 		if d.disk != nil {
-			f.node, err = d.disk.opened(name, flag)
+			info, err := f.real.Stat()
+			if err != nil {
+				return err
+			}
+			f.node = d.disk.opened(name, flag, info)
 		}
-		return err
+		return nil
 	}
 	if err := d.call(f.opener, "open", name, flag&(os.O_CREATE|os.O_TRUNC) == 0, do, nil); err != nil {
 		return nil, err
@@ -112,7 +119,7 @@ func (d *FS) Stat(name string) (info fs.FileInfo, err error) {
 }
 
 // Rename is like [os.Rename]. After a power loss, it may not have happened, unless the directory of newname
-// was synced. A directory cannot be renamed with Plan.PowerLoss.
+// was synced. With Plan.PowerLoss, it refuses a directory.
 func (d *FS) Rename(oldname, newname string) error {
 	return d.call(nil, "rename", oldname+" to "+newname, false, func() error {
 		if d.disk == nil {
@@ -120,6 +127,9 @@ func (d *FS) Rename(oldname, newname string) error {
 		}
 		if err := cmp.Or(d.disk.load(oldname), d.disk.load(newname)); err != nil {
 			return err
+		}
+		if info, err := d.root.Stat(oldname); err == nil && info.IsDir() {
+			return &os.LinkError{Op: "rename", Old: oldname, New: newname, Err: fmt.Errorf("a directory, with Plan.PowerLoss: %w", errors.ErrUnsupported)}
 		}
 		if err := d.root.Rename(oldname, newname); err != nil {
 			return err
@@ -183,19 +193,6 @@ func (d *FS) release(dead map[*life]bool) {
 	}
 }
 
-// lose makes a power loss.
-func (d *FS) lose(s state) {
-	d.mu.Lock()
-	lost, err := d.disk.lose(s)
-	d.mu.Unlock()
-	d.w.mu.Lock()
-	d.w.notes = append(d.w.notes, losses(lost))
-	d.w.mu.Unlock()
-	if err != nil {
-		d.w.t.Errorf("activitytest: a power loss cannot be made: %v", err)
-	}
-}
-
 // unsynced returns the number of changes that a power loss may lose.
 func (d *FS) unsynced() int {
 	d.mu.Lock()
@@ -206,7 +203,7 @@ func (d *FS) unsynced() int {
 	return len(d.disk.changes)
 }
 
-// A File is an open file of an [FS]. Its methods are those of [os.File].
+// A File is an open file of an [FS]. Its methods are some of those of [os.File].
 type File struct {
 	fs     *FS
 	name   string

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 
@@ -301,6 +302,156 @@ func TestFS_DeadProcess(t *testing.T) {
 		}
 		if after, _ := os.ReadFile(filepath.Join(dir, "done")); !slices.Equal(before, after) {
 			t.Errorf("%q, then %q", before, after)
+		}
+	})
+}
+
+// Given a file that is renamed twice or moved to another directory, when the power fails, then it never has
+// two names.
+func TestFS_OneName(t *testing.T) {
+	for name, do := range map[string]func(disk *activitytest.FS) error{
+		"twice": func(disk *activitytest.FS) error { return cmp.Or(disk.Rename("b", "c"), disk.Rename("c", "d")) },
+		"moved": func(disk *activitytest.FS) error {
+			dir, err := disk.Open("sub")
+			if err != nil {
+				return err
+			}
+			defer dir.Close()
+			return cmp.Or(write(disk, "c", os.O_CREATE|os.O_SYNC, "B"), disk.Remove("b"), disk.Rename("c", "sub/d"), dir.Sync(), write(disk, "x", os.O_CREATE, "x"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			runs(t, activitytest.Plan{Kinds: activitytest.Crash, PowerLoss: true}, func(t *testing.T, w *activitytest.World, l *log) {
+				dir := t.TempDir()
+				if err := errors.Join(os.Mkdir(filepath.Join(dir, "sub"), 0o777), os.WriteFile(filepath.Join(dir, "b"), []byte("B"), 0o600)); err != nil {
+					t.Fatal(err)
+				}
+				disk, lives := w.FS(dir), 0
+				live(t, w, job, func(ctx activity.Context) error {
+					if lives++; lives > 1 {
+						return nil
+					}
+					return do(disk)
+				})
+				var found []string
+				for _, name := range []string{"b", "c", "d", "sub/d"} {
+					if info, err := os.Stat(filepath.Join(dir, name)); err == nil {
+						if found = append(found, name); name != "c" && strings.Contains(t.Name(), "twice") && info.Mode().Perm() != 0o600 {
+							t.Errorf("%s has mode %s", name, info.Mode())
+						}
+					}
+				}
+				if most := map[bool]int{true: 1, false: 2}[strings.Contains(t.Name(), "twice")]; len(found) > most || slices.Contains(found, "c") && slices.Contains(found, "sub/d") {
+					t.Errorf("the files are %q", found)
+				}
+			})
+		})
+	}
+}
+
+// Given two disks, when the power fails, then one may keep all of its changes while the other loses its.
+func TestFS_TwoDisks(t *testing.T) {
+	got := map[string]bool{}
+	runs(t, activitytest.Plan{Kinds: activitytest.Crash, PowerLoss: true}, func(t *testing.T, w *activitytest.World, l *log) {
+		data, marker := t.TempDir(), t.TempDir()
+		a, b, lives := w.FS(data), w.FS(marker), 0
+		live(t, w, job, func(ctx activity.Context) error {
+			if lives++; lives > 1 {
+				return nil
+			}
+			if err := cmp.Or(write(a, "data", os.O_CREATE, "d"), write(b, "marker", os.O_CREATE, "m")); err != nil {
+				return err
+			}
+			activitytest.Point(ctx, "here")
+			return nil
+		})
+		if strings.Contains(t.Name(), "power_loss_at_point_here") {
+			d, _ := os.ReadFile(filepath.Join(data, "data"))
+			m, _ := os.ReadFile(filepath.Join(marker, "marker"))
+			got[string(d)+" "+string(m)] = true
+		}
+	})
+	for _, want := range []string{" ", "d ", "d \x00"} {
+		if !got[want] {
+			t.Errorf("%q was not tried: %q", want, slices.Sorted(maps.Keys(got)))
+		}
+	}
+}
+
+// Given directories that are removed, files that the body changes between two processes, and a directory that
+// is renamed, then a power loss can be made, or the FS refuses.
+func TestFS_Directories(t *testing.T) {
+	runs(t, activitytest.Plan{Kinds: activitytest.Crash, PowerLoss: true}, func(t *testing.T, w *activitytest.World, l *log) {
+		dir := t.TempDir()
+		if err := errors.Join(os.Mkdir(filepath.Join(dir, "sub"), 0o777), os.WriteFile(filepath.Join(dir, "sub", "a"), nil, 0o400), os.WriteFile(filepath.Join(dir, "cfg"), []byte("old"), 0o666)); err != nil {
+			t.Fatal(err)
+		}
+		disk := w.FS(dir)
+		live(t, w, activity.Options{ID: "one"}, func(ctx activity.Context) error {
+			if err := disk.Rename("sub", "other"); !errors.Is(err, errors.ErrUnsupported) {
+				t.Errorf("a directory is renamed: %v", err)
+			}
+			_, err := disk.ReadFile("cfg")
+			return cmp.Or(err, write(disk, "cfg", os.O_SYNC, "old"))
+		})
+		if err := os.WriteFile(filepath.Join(dir, "cfg"), []byte("new"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		live(t, w, activity.Options{ID: "two"}, func(ctx activity.Context) error {
+			f, err := disk.OpenFile("cfg", os.O_RDWR, 0)
+			if err != nil {
+				return err
+			}
+			if data, err := io.ReadAll(f); string(data) != "new" && err == nil {
+				t.Errorf("cfg is %q", data)
+			}
+			err = cmp.Or(f.Close(), disk.Remove("sub/a"))
+			if err == nil || errors.Is(err, fs.ErrNotExist) {
+				err = disk.Remove("sub")
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return err
+		})
+	})
+}
+
+// Given a goroutine whose parent has ended, when its process has crashed, then it writes nothing in the next
+// life, to no file that it opens.
+func TestFS_GrandchildOfDeadProcess(t *testing.T) {
+	runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
+		dir := t.TempDir()
+		disk, lives := w.FS(dir), 0
+		stop := make(chan struct{})
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			lives++
+			name := fmt.Sprint("log", lives)
+			go func() {
+				go func() {
+					for {
+						select {
+						case <-time.After(time.Second):
+							_ = write(disk, name, os.O_CREATE|os.O_APPEND, "x")
+						case <-stop:
+							return
+						}
+					}
+				}()
+			}()
+			if lives == 2 {
+				before, _ := os.ReadFile(filepath.Join(dir, "log1"))
+				defer func() {
+					if after, _ := os.ReadFile(filepath.Join(dir, "log1")); string(after) != string(before) {
+						t.Errorf("life 1 has written %q after %q", after, before)
+					}
+				}()
+			}
+			return rt.Run(ctx, job, func(ctx activity.Context) error { return ctx.Sleep(5500 * time.Millisecond) })
+		})
+		close(stop)
+		if err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -18,7 +18,10 @@ import (
 //
 // With a [Fault], the request fails with [ErrFault], which [http.Client] wraps: before it is sent, or after
 // the server has answered.
-func (w *World) RoundTripper(next http.RoundTripper) http.RoundTripper { return &roundTripper{w, next} }
+func (w *World) RoundTripper(next http.RoundTripper) http.RoundTripper {
+	w.outside.Store(true)
+	return &roundTripper{w, next}
+}
 
 // Serve returns a RoundTripper to h, a server in memory that outlives the process. Its places are those of
 // [World.RoundTripper]. h has a goroutine of its own for each request, and no places. It continues if the
@@ -41,6 +44,7 @@ func (t *roundTripper) RoundTrip(r *http.Request) (answer *http.Response, err er
 	called := false
 	err = a.outside(ctx, effect{
 		noun: "request", call: call{kind: "Request", point: r.Method + " " + r.URL.Path}, site: r.Method, // paths may have IDs
+		ends: ctx.Done(),
 		do: func() (err error) {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)

@@ -2,6 +2,7 @@ package activitytest
 
 import (
 	"cmp"
+	"runtime"
 	"slices"
 	"strconv"
 	"time"
@@ -90,8 +91,8 @@ func (w *World) giveTurns() {
 }
 
 // pause lets all other goroutines in the bubble run until they are blocked, because only then does the
-// bubble's time advance. If the call's context ends, pause returns at once: a goroutine of database/sql then
-// waits for one of the caller's locks, and time stands still.
+// bubble's time advance. If one of them waits for a lock of database/sql that the caller holds, time stands
+// still, and pause returns at once.
 func (w *World) pause(d time.Duration, s spot) {
 	end := time.Now().Add(d)
 	w.mu.Lock()
@@ -99,8 +100,25 @@ func (w *World) pause(d time.Duration, s spot) {
 		w.queue.paused = end
 	}
 	w.mu.Unlock()
+	if s.locked && w.awaited() {
+		return
+	}
 	select {
 	case <-time.After(d):
 	case <-s.ends:
 	}
+}
+
+// awaited waits until all other goroutines are blocked, and reports whether one of them waits for a lock.
+func (w *World) awaited() (lock bool) {
+	me, runs := goid(), true
+	for looks := 0; runs && looks < 1000; looks++ { // one may wait for something outside of the bubble forever
+		runtime.Gosched()
+		runs, lock = false, false
+		for _, g := range w.goroutines() {
+			lock = lock || g.waitsForLock()
+			runs = runs || g.id != me && !g.durable && !g.waitsForLock() && !g.waitsForNetwork()
+		}
+	}
+	return lock
 }

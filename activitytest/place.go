@@ -12,7 +12,7 @@ type place struct {
 	id    string // ID of the activity, or "" if the process itself is at the place
 	body  body   // body of a RangeParallel that is at the place, if any
 	what  string // kind of place: "before heartbeat", "entering guard", "at point", ...
-	point string // name of the Point, or method and path of the request, if it is one
+	point string // name of a Point, method and path of a request, statement or file
 	n     int    // number, from 1, among the places that are otherwise the same
 }
 
@@ -93,7 +93,7 @@ type placed struct {
 type call struct {
 	kind    string        // "Sleep", "Heartbeat", ...
 	d       time.Duration // duration of a Sleep
-	point   string        // name of a Point, or method and path of a Request
+	point   string        // as in place
 	details bool          // whether a Heartbeat has details
 }
 

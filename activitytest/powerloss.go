@@ -1,9 +1,12 @@
 package activitytest
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -15,32 +18,45 @@ import (
 // Systems Are Not Created Equal", OSDI 2014): each call makes one or several small changes, and a power
 // loss keeps any of those that were not synced, in any combination.
 type disk struct {
+	w       *World
 	root    *os.Root
 	names   map[string]*node // as the processes see them; nil for a name that does not exist
-	durable map[string]*node // as they are after a power loss that loses all changes
+	durable map[string]*node // as they are after a power loss that loses all changes; each node has one name
 	changes []*change        // not synced, in order
 }
 
-// A node is the content of a file, whatever its name is.
+// A node is a file, whatever its name is.
 type node struct {
+	mode    fs.FileMode
 	size    int64  // as the processes see it
 	durable []byte // what is left after a power loss that loses all changes
 }
 
 // A change is a change that a power loss may lose.
 type change struct {
-	node *node  // the file whose content changes, or nil
-	dir  string // the directory in which a name changes, if node is nil
-	text string
-	make func()
+	number uint64 // in the order in which the World's files changed
+	node   *node
+	name   bool   // whether its name changes, and not its content
+	dir    string // the directory in which the name changes
+	text   string
+	make   func()
 }
 
-func newDisk(root *os.Root) *disk {
-	return &disk{root: root, names: map[string]*node{}, durable: map[string]*node{}}
+func newDisk(w *World, root *os.Root) *disk {
+	d := &disk{w: w, root: root}
+	d.forget()
+	return d
 }
 
-func (d *disk) add(n *node, dir string, do func(), format string, args ...any) {
-	d.changes = append(d.changes, &change{n, dir, fmt.Sprintf(format, args...), do})
+// forget makes the files what they are now.
+func (d *disk) forget() {
+	d.names, d.durable, d.changes = map[string]*node{}, map[string]*node{}, nil
+}
+
+func (d *disk) add(c change, format string, args ...any) {
+	c.number = d.w.changes.Add(1)
+	c.text = fmt.Sprintf(format, args...)
+	d.changes = append(d.changes, &c)
 }
 
 // load makes a file known before its name or content changes for the first time. What it has then is durable.
@@ -61,54 +77,54 @@ func (d *disk) load(name string) error {
 	if err != nil {
 		return err
 	}
-	n := &node{int64(len(content)), content}
+	n := &node{info.Mode().Perm(), int64(len(content)), content}
 	d.names[name], d.durable[name] = n, n
 	return nil
 }
 
 // opened notes that a file was opened, and returns its node, or nil for a directory.
-func (d *disk) opened(name string, flag int) (*node, error) {
+func (d *disk) opened(name string, flag int, info fs.FileInfo) *node {
+	if info.IsDir() {
+		return nil
+	}
 	clean := filepath.Clean(name)
 	n := d.names[clean]
 	if n == nil {
-		if flag&os.O_CREATE == 0 { // a directory
-			return nil, nil
-		}
-		n = &node{}
-		d.names[clean] = n
-		d.add(nil, filepath.Dir(clean), func() { d.durable[clean] = n }, "the name of the new file %s", name)
+		n = &node{mode: info.Mode().Perm()}
+		d.named(n, clean, "the name of the new file %s", name)
 	}
 	if flag&os.O_TRUNC != 0 && n.size > 0 {
 		d.truncated(n, name, 0)
 	}
-	return n, nil
+	return n
+}
+
+// named notes that a node has a new name.
+func (d *disk) named(n *node, name, format string, args ...any) {
+	d.names[name] = n
+	d.add(change{node: n, name: true, dir: filepath.Dir(name), make: func() {
+		maps.DeleteFunc(d.durable, func(_ string, m *node) bool { return m == n })
+		d.durable[name] = n
+	}}, format, args...)
 }
 
 func (d *disk) renamed(from, to string) {
-	text := fmt.Sprintf("the new name of %s, %s", from, to)
-	from, to = filepath.Clean(from), filepath.Clean(to)
-	n := d.names[from]
-	if n == nil || from == to { // a directory
-		return
+	if n := d.names[filepath.Clean(from)]; filepath.Clean(from) != filepath.Clean(to) {
+		d.names[filepath.Clean(from)] = nil
+		d.named(n, filepath.Clean(to), "the new name of %s, %s", from, to)
 	}
-	d.names[from], d.names[to] = nil, n
-	d.add(nil, filepath.Dir(to), func() {
-		d.durable[to] = n
-		if d.durable[from] == n {
-			delete(d.durable, from)
-		}
-	}, "%s", text)
 }
 
 func (d *disk) removed(name string) {
 	clean := filepath.Clean(name)
 	n := d.names[clean]
+	if n == nil { // a directory
+		return
+	}
 	d.names[clean] = nil
-	d.add(nil, filepath.Dir(clean), func() {
-		if d.durable[clean] == n {
-			delete(d.durable, clean)
-		}
-	}, "the removal of %s", name)
+	d.add(change{node: n, name: true, dir: filepath.Dir(clean), make: func() {
+		maps.DeleteFunc(d.durable, func(_ string, m *node) bool { return m == n })
+	}}, "the removal of %s", name)
 }
 
 // wrote notes a write. Each half may be lost, because a write may cross a block's end. If the file grows, it
@@ -123,23 +139,23 @@ func (d *disk) wrote(n *node, name string, off int64, p []byte) {
 		at, end := off, off+int64(len(part))
 		if end > n.size {
 			n.size = end
-			d.add(n, "", func() { n.grow(end) }, "the growth of %s to %d bytes", name, end)
+			d.add(change{node: n, make: func() { n.grow(end) }}, "the growth of %s to %d bytes", name, end)
 		}
-		d.add(n, "", func() {
+		d.add(change{node: n, make: func() {
 			if at < int64(len(n.durable)) {
 				copy(n.durable[at:], part)
 			}
-		}, "%q at byte %d of %s", clip(string(part), 20), at, name)
+		}}, "%q at byte %d of %s", clip(string(part), 20), at, name)
 		off = end
 	}
 }
 
 func (d *disk) truncated(n *node, name string, size int64) {
 	n.size = size
-	d.add(n, "", func() {
+	d.add(change{node: n, make: func() {
 		n.durable = n.durable[:min(size, int64(len(n.durable)))]
 		n.grow(size)
-	}, "the truncation of %s to %d bytes", name, size)
+	}}, "the truncation of %s to %d bytes", name, size)
 }
 
 // grow makes what is durable at least this long.
@@ -149,13 +165,24 @@ func (n *node) grow(size int64) {
 	}
 }
 
-// sync makes the changes of a file durable.
-func (d *disk) sync(n *node) { d.settle(func(c *change) bool { return c.node == n }) }
+// sync makes the content of a file durable.
+func (d *disk) sync(n *node) { d.settle(func(c *change) bool { return !c.name && c.node == n }) }
 
-// syncDir makes the names in a directory durable.
+// syncDir makes the names in a directory durable. A name that a file had before is then gone, in whatever
+// directory.
 func (d *disk) syncDir(name string) {
 	dir := filepath.Clean(name)
-	d.settle(func(c *change) bool { return c.node == nil && c.dir == dir })
+	last := map[*node]int{}
+	for i, c := range d.changes {
+		if c.name && c.dir == dir {
+			last[c.node] = i
+		}
+	}
+	before := map[*change]bool{}
+	for i, c := range d.changes {
+		before[c] = c.name && i < last[c.node]
+	}
+	d.settle(func(c *change) bool { return c.name && c.dir == dir || before[c] })
 }
 
 func (d *disk) settle(is func(*change) bool) {
@@ -174,7 +201,12 @@ type state int
 
 // states returns the number of states that are tried: the first changes are kept, from none to all but the
 // last; one is lost; one is kept. That is 0 if n is 0, because then a power loss is a crash.
-func states(n int) int { return max(3*n-2, 0) }
+func states(n int) int {
+	if n == 2 { // then the one that is kept is the one that is not lost
+		return 3
+	}
+	return max(3*n-2, 0)
+}
 
 // keeps reports whether change i of n is kept.
 func (s state) keeps(i, n int) bool {
@@ -188,20 +220,30 @@ func (s state) keeps(i, n int) bool {
 	}
 }
 
-// lose makes the real files those that the power loss leaves, and describes what is lost.
-func (d *disk) lose(s state) (lost []string, err error) {
-	n := len(d.changes)
-	if all := states(n); all > 0 {
-		s %= state(all) // another run may have other changes
+// lose makes the changes of disks that a power loss keeps, and describes the others.
+func lose(disks []*disk, s state) (lost []string) {
+	var all []*change
+	for _, d := range disks {
+		all = append(all, d.changes...)
+		d.changes = nil
 	}
-	for i, c := range d.changes {
+	slices.SortFunc(all, func(a, b *change) int { return cmp.Compare(a.number, b.number) })
+	n := len(all)
+	if most := states(n); most > 0 {
+		s %= state(most) // another run may have other changes
+	}
+	for i, c := range all {
 		if s.keeps(i, n) {
 			c.make()
 		} else {
 			lost = append(lost, c.text)
 		}
 	}
-	d.changes = nil
+	return lost
+}
+
+// restore makes the real files what is durable.
+func (d *disk) restore() error {
 	var errs []error
 	for name := range d.names {
 		n := d.durable[name]
@@ -213,9 +255,13 @@ func (d *disk) lose(s state) (lost []string, err error) {
 			continue
 		}
 		n.size = int64(len(n.durable))
-		errs = append(errs, d.root.WriteFile(name, n.durable, 0o666))
+		if got, err := d.root.ReadFile(name); err == nil && bytes.Equal(got, n.durable) {
+			continue
+		}
+		_ = d.root.Remove(name) // it may be read-only
+		errs = append(errs, d.root.MkdirAll(filepath.Dir(name), 0o777), d.root.WriteFile(name, n.durable, n.mode), d.root.Chmod(name, n.mode))
 	}
-	return lost, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // losses describes what power losses have lost.

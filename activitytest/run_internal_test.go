@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -265,6 +266,40 @@ func TestChoice_PairThatDidNotHappen(t *testing.T) {
 		c.learn(w)
 		if _, _, _, pairs, of := c.covered(); pairs != done-1 || of != 1 {
 			t.Errorf("after %d interruptions, %d of %d pairs were tried", done, pairs, of)
+		}
+	}
+}
+
+// Given IDs that end like the numbers in a run's name, then each name selects the run that has it.
+func TestChoice_NamesLikeNumbers(t *testing.T) {
+	p := Plan{PowerLoss: true}
+	if err := p.setDefaults(); err != nil {
+		t.Fatal(err)
+	}
+	dry := newWorld(&p, nil, nil)
+	for _, id := range []string{"a", "x_lost_1", "x_until_place_2", "x_state_1", "x_then_crash_at_place_3"} {
+		dry.places = append(dry.places, placed{place: place{id: id, what: "after sleep", n: 1}, canStall: true, canFault: true, unsaved: 3, unsynced: 3})
+	}
+	choice := func(name string) *choice {
+		if name == "" {
+			return newChoice(&p, dry, nil)
+		}
+		return newChoice(&p, dry, regexp.MustCompile("^"+regexp.QuoteMeta(name)+"$"))
+	}
+	all := choice("")
+	for _, firsts := range all.firsts {
+		for _, in := range firsts {
+			in := *in
+			for _, second := range []*interruption{nil, {kind: Crash, nth: 2, lost: 1}, {kind: powerLoss, nth: 2, state: 4}, {kind: Stall, nth: 2}} {
+				r := all.run(&in)
+				if second != nil {
+					r = all.run(&in, second)
+				}
+				got := choice(r.name).named()
+				if len(got) != 1 || got[0].name != r.name {
+					t.Errorf("%s selects %d runs", r.name, len(got))
+				}
+			}
 		}
 	}
 }

@@ -2,17 +2,13 @@ package activitytest
 
 import (
 	"cmp"
-	"flag"
 	"fmt"
-	"hash/fnv"
 	"iter"
 	"math/rand/v2"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"unicode"
 )
 
 // atReturn says that a stall wakes when the next attempt returns, or when nothing else can go on.
@@ -550,136 +546,4 @@ func spread[T any](rng *rand.Rand, all []T, n int) []T {
 		chosen = append(chosen, all[i])
 	}
 	return chosen
-}
-
-var (
-	lostPattern   = regexp.MustCompile(`_lost_(\d+)\$?$`)
-	untilPattern  = regexp.MustCompile(`_until_place_(\d+)\$?$`)
-	statePattern  = regexp.MustCompile(`_state_(\d+)\$?$`)
-	secondPattern = regexp.MustCompile(`^(crash|stall|shutdown|fault|power_loss)_at_place_(\d+)(?:_lost_(\d+))?(?:_state_(\d+))?\$?$`)
-)
-
-// named returns the runs whose names match the filter, so that any run can be repeated alone,
-// whatever the seed. It reads from the pattern whatever the dry run does not determine.
-func (c *choice) named() (runs []*run) {
-	pattern := c.filter.String()
-	second, twice := &interruption{}, false
-	if i := strings.LastIndex(pattern, "_then_"); i >= 0 { // which the name of a Point may contain
-		if m := secondPattern.FindStringSubmatch(pattern[i+len("_then_"):]); m != nil {
-			second.kind = map[string]Kind{"crash": Crash, "stall": Stall, "shutdown": Shutdown, "fault": Fault, "power_loss": powerLoss}[m[1]]
-			second.nth, _ = strconv.Atoi(m[2])
-			second.lost, _ = strconv.Atoi(m[3])
-			second.state = state(numberIn(statePattern, m[0]))
-			pattern, twice = pattern[:i]+"$", true
-		}
-	}
-	first, err := regexp.Compile(pattern)
-	if err != nil {
-		return nil
-	}
-	lost, until := numberIn(lostPattern, pattern), numberIn(untilPattern, pattern)
-	kept := -1
-	if statePattern.MatchString(pattern) {
-		kept = numberIn(statePattern, pattern)
-	}
-	for class, all := range c.firsts {
-		for _, in := range all {
-			in := *in
-			switch {
-			case class == powerPart && kept >= 0:
-				continue // covered by the power loss at this place that loses everything
-			case class == crashLost && lost > 0:
-				continue // covered by the crash at this place that loses nothing
-			case in.kind == Crash && lost > 0:
-				in.lost = lost
-			case class == stall:
-				in.until = until
-			case class == stallLong && until > 0:
-				continue // covered by the stall at this place that wakes at once
-			case in.kind == powerLoss && kept >= 0:
-				in.state = state(kept)
-			}
-			switch {
-			case !first.MatchString(in.name(c.withID)):
-			case twice:
-				runs = append(runs, c.run(&in, second))
-			default:
-				runs = append(runs, c.run(&in))
-			}
-		}
-	}
-	return runs
-}
-
-// numberIn returns the number in the pattern, or 0.
-func numberIn(what *regexp.Regexp, pattern string) (n int) {
-	if m := what.FindStringSubmatch(pattern); m != nil {
-		n, _ = strconv.Atoi(m[1])
-	}
-	return n
-}
-
-// subtestFilter returns the part of -run that selects the subtests of a test, or nil.
-func subtestFilter(test string) *regexp.Regexp {
-	f := flag.Lookup("test.run")
-	if f == nil {
-		return nil
-	}
-	return elementOf(f.Value.String(), strings.Count(test, "/")+1)
-}
-
-// elementOf returns the nth element of a pattern, as the testing package splits it: at
-// slashes outside of brackets. It returns nil if there is none, or if the pattern has
-// alternatives at the top level.
-func elementOf(pattern string, n int) *regexp.Regexp {
-	depth, start := 0, 0
-	var elements []string
-	for i := 0; i < len(pattern); i++ {
-		switch c := pattern[i]; {
-		case c == '\\':
-			i++
-		case c == '[' || c == '(':
-			depth++
-		case (c == ']' || c == ')') && depth > 0:
-			depth--
-		case c == '|' && depth == 0:
-			return nil
-		case c == '/' && depth == 0:
-			elements = append(elements, pattern[start:i])
-			start = i + 1
-		}
-	}
-	elements = append(elements, pattern[start:])
-	if n >= len(elements) || elements[n] == "" {
-		return nil
-	}
-	re, err := regexp.Compile(elements[n])
-	if err != nil {
-		return nil
-	}
-	return re
-}
-
-// word turns s into a part of a subtest's name that needs no quoting in -run. If it must
-// replace characters other than spaces, or shorten s, it adds a hash, so that different
-// texts stay different.
-func word(s string) string {
-	const most = 60
-	lost := false
-	name := strings.Map(func(r rune) rune {
-		if unicode.IsLetter(r) || unicode.IsDigit(r) || r == '-' || r == '.' || r == '_' || r == '#' {
-			return r
-		}
-		lost = lost || r != ' '
-		return '_'
-	}, s)
-	if r := []rune(name); len(r) > most {
-		name, lost = string(r[:most]), true
-	}
-	if lost {
-		mark := fnv.New32a()
-		mark.Write([]byte(s))
-		name += fmt.Sprintf("-%x", mark.Sum32())
-	}
-	return name
 }

@@ -208,31 +208,23 @@ func (w *World) stuck() (state string, reason *standstill) {
 }
 
 // sameOwners reports whether each goroutine that waits for a lock belongs to an attempt that is itself stopped at
-// a place, or to a process that is dead or about to be interrupted as a whole.
+// a place, or to a process that is dead or about to be interrupted as a whole. It also does so while a
+// transaction hangs.
 func (w *World) sameOwners(all, waiting, stopped []goroutine) bool {
-	parents := map[string]string{}
-	for _, g := range all {
-		parents[g.id] = g.parent
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	owner := func(g goroutine) *attempt {
-		for id := g.id; id != ""; id = parents[id] {
-			if a, known := w.owners[id]; known {
-				return a
-			}
-		}
-		return nil
+	if w.hanging != nil && w.hanging.gives { // a driver may wait for the database's lock in this way
+		return true
 	}
 	attempts, lives := map[*attempt]bool{}, map[*life]bool{}
 	for _, g := range stopped {
-		if a := owner(g); a != nil {
+		if a := w.ownerOf(g, all, nil); a != nil {
 			attempts[a] = true
 			lives[a.life] = w.settling && w.run.interruptions[w.done-1].kind != Stall
 		}
 	}
 	for _, g := range waiting {
-		if a := owner(g); a == nil || !attempts[a] && !a.life.dead && !lives[a.life] {
+		if a := w.ownerOf(g, all, nil); a == nil || !attempts[a] && !a.life.dead && !lives[a.life] {
 			return false
 		}
 	}

@@ -46,6 +46,8 @@ type World struct {
 
 	bubbleID atomic.Pointer[string] // number of the bubble in a dump
 	moved    atomic.Uint64          // number of calls and places so far, for bubble
+	outside  atomic.Bool            // whether anything outlives the process that must know who calls: a Driver, an FS, a RoundTripper
+	changes  atomic.Uint64          // number of changes of files so far, with Plan.PowerLoss
 
 	endless chan string      // receives the reason why a run does not end
 	limit   <-chan time.Time // receives at Plan.Limit
@@ -251,11 +253,13 @@ func (w *World) Run(process func(ctx context.Context, rt *activity.Runtime) erro
 	if w.Config.Clock != nil || w.Config.Store != nil {
 		w.t.Fatal("activitytest: World.Config.Clock and World.Config.Store must be nil, because the World has its own")
 	}
+	w.forget()
 	for {
 		l := w.begin(process)
 		select {
 		case <-l.returned:
 		case <-l.died:
+			w.adopt(l)
 			w.release()
 			continue
 		case <-w.limit:
@@ -275,6 +279,7 @@ func (w *World) Run(process func(ctx context.Context, rt *activity.Runtime) erro
 		w.mu.Lock()
 		l.dead = true
 		w.mu.Unlock()
+		w.adopt(l)
 		w.release()
 		switch {
 		case l.panicked != "":

@@ -32,6 +32,7 @@ func TestZoo(t *testing.T) {
 	t.Run("Finds", func(t *testing.T) { finds(t, z, sqlite) })
 	t.Run("Replays", z.replays)
 	t.Run("Short", z.short)
+	t.Run("Alternatives", z.alternatives)
 	t.Run("Always", z.always)
 }
 
@@ -246,6 +247,7 @@ var found = map[string][]string{
 		`--- FAIL: TestBodyRecordsDetails_Wrong/crash_after_heartbeat_1_of_body_0 `,
 		`activity\.RangeParallel from 0 to 3: the recorded details are not a Range's`,
 	},
+	"TestMarkersLock_Wrong": {`--- FAIL: TestMarkersLock_Wrong/crash_after_open_marker0_1_of_body_0 `, `data0: no such file`},
 	"TestLockInBodies_Wrong": {
 		`--- FAIL: TestLockInBodies_Wrong/stall_\w+_of_body_\d_until_return `,
 		`a lock is held across a place, and a goroutine waits for it forever, so the bubble's time stands still\n`,
@@ -353,6 +355,15 @@ func (z zoo) replays(t *testing.T) {
 				t.Errorf("-run %s prints %d times, want %d: %s", pattern, n, times, text)
 			}
 		}
+	}
+}
+
+// Given a pattern of -run with alternatives, then RequireAll demands nothing, as with a pattern that names
+// subtests.
+func (z zoo) alternatives(t *testing.T) {
+	results, output := z.run(t, "-test.run", "^TestRequireAll_Right$/^crash_before|^TestNilOnDone_Right$")
+	if results["TestRequireAll_Right"] != "pass" || !strings.Contains(output["TestRequireAll_Right"], "possible runs, at") {
+		t.Errorf("%q:\n%s", results, output["TestRequireAll_Right"])
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"encoding/csv"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -253,5 +254,64 @@ func TestOneConnection_Right(t *testing.T) {
 				return err
 			})
 		})
+	})
+}
+
+// A prepared statement is closed by an attempt that wakes while the next one uses its connection.
+func TestPrepared_Right(t *testing.T) {
+	imports(t, activitytest.Plan{}, wrapped, keyed, func(ctx activity.Context, db *sql.DB, rows [][]string) error {
+		insert, err := db.PrepareContext(ctx, "INSERT OR REPLACE INTO people VALUES (?, ?)")
+		if err != nil {
+			return err
+		}
+		defer insert.Close()
+		return activity.Range(ctx, 0, len(rows), func(i int) error {
+			_, err := insert.ExecContext(ctx, rows[i][0], rows[i][1])
+			return err
+		})
+	})
+}
+
+// A transaction has a timeout of its own, which ends even if its process has crashed.
+func TestStatementTimeout_Right(t *testing.T) {
+	imports(t, activitytest.Plan{}, wrapped, keyed, func(ctx activity.Context, db *sql.DB, rows [][]string) error {
+		db.SetMaxOpenConns(1)
+		return activity.Range(ctx, 0, len(rows), func(i int) error {
+			short, cancel := context.WithTimeout(ctx, 2*time.Second)
+			defer cancel()
+			return transact(short, db, func(tx *sql.Tx) error {
+				_, err := tx.ExecContext(short, "INSERT OR REPLACE INTO people VALUES (?, ?)", rows[i][0], rows[i][1])
+				return err
+			})
+		})
+	})
+}
+
+// Several connections share a database in memory. One of them waits for another's lock in a mutex.
+func TestInMemory_Right(t *testing.T) {
+	memories := 0
+	activitytest.Plan{MaxRuns: 100, Kinds: activitytest.Crash | activitytest.Stall}.Run(t, func(t *testing.T, w *activitytest.World) {
+		memories++
+		dsn := fmt.Sprintf("file:memory%d?mode=memory&cache=shared", memories)
+		keep := plain(w, dsn)
+		defer keep.Close()
+		if _, err := keep.Exec(keyed); err != nil {
+			t.Fatal(err)
+		}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			db := wrapped(w, dsn)
+			defer db.Close()
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				return activity.Range(ctx, 0, 2, func(i int) error {
+					return transact(ctx, db, func(tx *sql.Tx) error {
+						_, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO people VALUES (?, ?)", i, i)
+						return err
+					})
+				})
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 	})
 }

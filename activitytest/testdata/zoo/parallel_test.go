@@ -3,6 +3,7 @@ package zoo_test
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -387,3 +388,49 @@ func TestPoolLockFirst_Right(t *testing.T) {
 		d.put(ctx, i)
 	})
 }
+
+// Bug: a marker is written before its data. Bodies do both under a mutex of the attempt.
+
+func markers(t *testing.T, wrong bool) {
+	activitytest.Plan{Kinds: activitytest.Crash}.Run(t, func(t *testing.T, w *activitytest.World) {
+		disk := w.FS(t.TempDir())
+		put := func(name string) error {
+			f, err := disk.Create(name)
+			if err != nil {
+				return err
+			}
+			return f.Close()
+		}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				var mu sync.Mutex
+				return activity.RangeParallel(ctx, 0, rows, workers, func(ctx activity.Context, i int) error {
+					mu.Lock()
+					defer mu.Unlock()
+					data, marker := fmt.Sprint("data", i), fmt.Sprint("marker", i)
+					if _, err := disk.Stat(marker); err == nil {
+						return nil
+					}
+					if wrong {
+						return cmp.Or(put(marker), put(data))
+					}
+					if err := put(data); err != nil {
+						return err
+					}
+					return put(marker)
+				})
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range rows {
+			if _, err := disk.Stat(fmt.Sprint("data", i)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func TestMarkersLock_Wrong(t *testing.T) { markers(t, true) }
+func TestMarkersLock_Right(t *testing.T) { markers(t, false) }

@@ -1045,3 +1045,33 @@ func publish(disk *activitytest.FS, name string, syncs bool) error {
 	}
 	return errors.Join(dir.Sync(), dir.Close())
 }
+
+// No bug: a request that hangs ends with the client's own timeout, and gives its slot back.
+func TestRequestTimeout_Right(t *testing.T) {
+	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+		client := &http.Client{Timeout: 5 * time.Second, Transport: w.Serve(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			slot := make(chan struct{}, 1)
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				select {
+				case slot <- struct{}{}:
+					defer func() { <-slot }()
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
+				r, err := http.NewRequestWithContext(ctx, "PUT", "http://server/", nil)
+				if err != nil {
+					return err
+				}
+				answer, err := client.Do(r)
+				if err != nil {
+					return err
+				}
+				return answer.Body.Close()
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
