@@ -169,7 +169,7 @@ func TestFS_PowerLoss(t *testing.T) {
 			if without == "" {
 				kinds |= activitytest.Twice
 			}
-			plan := activitytest.Plan{Kinds: kinds, PowerLoss: true, RequireAll: without == ""}
+			plan := activitytest.Plan{Kinds: kinds, PowerLoss: true, MaxRuns: 700}
 			_, got := runs(t, plan, func(t *testing.T, w *activitytest.World, l *log) {
 				dir := t.TempDir()
 				disk := w.FS(dir)

@@ -956,7 +956,7 @@ func TestAppendFile_Wrong(t *testing.T) { appendFile(t, false) }
 func TestAppendFile_Right(t *testing.T) { appendFile(t, true) }
 
 func appendFile(t *testing.T, cuts bool) {
-	activitytest.EveryInterruption(t, func(t *testing.T, w *activitytest.World) {
+	activitytest.Plan{MaxRuns: 500}.Run(t, func(t *testing.T, w *activitytest.World) {
 		disk := w.FS(t.TempDir())
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			return rt.Run(ctx, options, func(ctx activity.Context) error {
@@ -1004,7 +1004,7 @@ func TestRenamedBeforeSync_Wrong(t *testing.T) { publishes(t, false) }
 func TestRenamedBeforeSync_Right(t *testing.T) { publishes(t, true) }
 
 func publishes(t *testing.T, syncs bool) {
-	activitytest.Plan{PowerLoss: true}.Run(t, func(t *testing.T, w *activitytest.World) {
+	activitytest.Plan{PowerLoss: true, MaxRuns: 500}.Run(t, func(t *testing.T, w *activitytest.World) {
 		disk := w.FS(t.TempDir())
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
 			return rt.Run(ctx, options, func(ctx activity.Context) error {

@@ -1496,7 +1496,8 @@ func TestRequireAll_Right(t *testing.T) { requireAll(t, activitytest.Plan{Requir
 
 // No bug: a fake that releases its lock for the Point.
 func TestRelock_Right(t *testing.T) {
-	everyTable(t, func(d *table) func(ctx activity.Context) error {
+	activitytest.Plan{MaxRuns: 200}.Run(t, func(t *testing.T, w *activitytest.World) {
+		d := &table{}
 		put := func(ctx context.Context, row int) {
 			d.mu.Lock()
 			defer d.mu.Unlock()
@@ -1508,8 +1509,14 @@ func TestRelock_Right(t *testing.T) {
 			activitytest.Point(ctx, "done")
 			d.mu.Lock()
 		}
-		return func(ctx activity.Context) error {
-			return activity.Range(ctx, 0, rows, func(i int) error { put(ctx, i); return nil })
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				return activity.Range(ctx, 0, rows, func(i int) error { put(ctx, i); return nil })
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
+		d.check(t)
 	})
 }
