@@ -297,3 +297,45 @@ func TestDriver_Stall(t *testing.T) {
 		}
 	}
 }
+
+// A waiter is a memory whose statements wait until their contexts end.
+type waiter struct{ *memory }
+
+func (w waiter) Open(name string) (driver.Conn, error) {
+	c, err := w.memory.Open(name)
+	return &waiterConn{c.(*memoryConn)}, err
+}
+
+type waiterConn struct{ *memoryConn }
+
+func (c *waiterConn) ExecContext(ctx context.Context, _ string, _ []driver.NamedValue) (driver.Result, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// Given a statement that is being executed, when its process crashes, then the statement is canceled, and the
+// connection closed before the next life begins.
+func TestDriver_CrashDuringAStatement(t *testing.T) {
+	runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
+		m, lives := &memory{}, 0
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			if lives++; lives > 1 {
+				if m.open != 0 {
+					t.Errorf("%d connections are open", m.open)
+				}
+				return rt.Run(ctx, job, func(ctx activity.Context) error { return nil })
+			}
+			db := w.Driver(waiter{m}).DB("")
+			defer db.Close()
+			statement, cancel := context.WithCancel(context.WithoutCancel(ctx))
+			var wg sync.WaitGroup
+			defer wg.Wait()
+			defer cancel()
+			wg.Go(func() { _, _ = db.ExecContext(statement, "wait") })
+			return rt.Run(ctx, job, func(ctx activity.Context) error { return ctx.Sleep(time.Second) })
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
