@@ -339,3 +339,33 @@ func TestDriver_CrashDuringAStatement(t *testing.T) {
 		}
 	})
 }
+
+// Given a goroutine that opens a database again and again, when its process has crashed, then it opens none.
+func TestDriver_DeadProcessOpensNothing(t *testing.T) {
+	runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
+		m, lives := &memory{}, 0
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			lives++
+			if lives == 1 {
+				go func() {
+					for ctx.Err() == nil {
+						time.Sleep(time.Second)
+						db := w.Driver(m).DB("")
+						_ = db.Ping()
+						time.Sleep(time.Second)
+						_ = db.Close()
+					}
+				}()
+			}
+			before := m.open
+			err := rt.Run(ctx, job, func(ctx activity.Context) error { return ctx.Sleep(5500 * time.Millisecond) })
+			if lives == 2 && (before != 0 || m.open != 0) {
+				t.Errorf("life 2 begins with %d open connections and ends with %d", before, m.open)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
