@@ -20,9 +20,9 @@ func (w *World) owns(a *attempt, goid string) {
 
 // caller returns the attempt, or the process, that makes a call with ctx on the calling goroutine. It is
 // that of ctx. If ctx has none, it is that of the goroutine, or of the one that started it. If nothing is
-// known of these either, it is other, or if that is nil, the process of the newest life. caller returns
-// nil outside of all processes, as in the body.
-func (w *World) caller(ctx context.Context, other *attempt) *attempt {
+// known of these either, it is the process of the newest life. caller returns nil outside of all processes,
+// as in the body.
+func (w *World) caller(ctx context.Context) *attempt {
 	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
 		return a
 	}
@@ -40,8 +40,6 @@ func (w *World) caller(ctx context.Context, other *attempt) *attempt {
 	switch {
 	case known:
 		w.owners[own] = a
-	case other != nil:
-		a = other
 	case len(w.lives) > 0:
 		a = w.lives[len(w.lives)-1].own
 	}

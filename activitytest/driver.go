@@ -81,7 +81,7 @@ func (c *connector) Driver() driver.Driver { return c.d }
 
 func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	w := c.d.w
-	opener := w.caller(ctx, nil)
+	opener := w.caller(ctx)
 	if opener != nil && opener.life.stopped() {
 		return nil, errOver
 	}
@@ -161,7 +161,7 @@ func (c *conn) shut() error {
 
 // caller returns the attempt or the process that calls, or nil for the body.
 func (c *conn) caller(ctx context.Context) *attempt {
-	a := c.w.caller(ctx, c.opener)
+	a := c.w.caller(ctx)
 	c.user.Store(a)
 	return a
 }

@@ -74,7 +74,7 @@ func (d *FS) Open(name string) (*File, error) { return d.OpenFile(name, os.O_RDO
 
 // OpenFile is like [os.OpenFile].
 func (d *FS) OpenFile(name string, flag int, perm fs.FileMode) (f *File, err error) {
-	f = &File{fs: d, name: name, flag: flag, opener: d.w.caller(context.Background(), nil)}
+	f = &File{fs: d, name: name, flag: flag, opener: d.w.caller(context.Background())}
 	do := func() (err error) {
 		if d.disk != nil {
 			if err := d.disk.load(name); err != nil {
@@ -94,7 +94,7 @@ func (d *FS) OpenFile(name string, flag int, perm fs.FileMode) (f *File, err err
 		}
 		return nil
 	}
-	if err := d.call(f.opener, "open", name, flag&(os.O_CREATE|os.O_TRUNC) == 0, do, nil); err != nil {
+	if err := d.call("open", name, flag&(os.O_CREATE|os.O_TRUNC) == 0, do, nil); err != nil {
 		return nil, err
 	}
 	return f, nil
@@ -102,7 +102,7 @@ func (d *FS) OpenFile(name string, flag int, perm fs.FileMode) (f *File, err err
 
 // ReadFile is like [os.ReadFile].
 func (d *FS) ReadFile(name string) (data []byte, err error) {
-	err = d.call(nil, "read file", name, true, func() error {
+	err = d.call("read file", name, true, func() error {
 		data, err = d.root.ReadFile(name)
 		return err
 	}, nil)
@@ -111,7 +111,7 @@ func (d *FS) ReadFile(name string) (data []byte, err error) {
 
 // Stat is like [os.Stat].
 func (d *FS) Stat(name string) (info fs.FileInfo, err error) {
-	err = d.call(nil, "stat", name, true, func() error {
+	err = d.call("stat", name, true, func() error {
 		info, err = d.root.Stat(name)
 		return err
 	}, nil)
@@ -121,7 +121,7 @@ func (d *FS) Stat(name string) (info fs.FileInfo, err error) {
 // Rename is like [os.Rename]. After a power loss, it may not have happened, unless the directory of newname
 // was synced. With Plan.PowerLoss, it refuses a directory.
 func (d *FS) Rename(oldname, newname string) error {
-	return d.call(nil, "rename", oldname+" to "+newname, false, func() error {
+	return d.call("rename", oldname+" to "+newname, false, func() error {
 		if d.disk == nil {
 			return d.root.Rename(oldname, newname)
 		}
@@ -141,7 +141,7 @@ func (d *FS) Rename(oldname, newname string) error {
 
 // Remove is like [os.Remove]. After a power loss, it may not have happened, unless the directory was synced.
 func (d *FS) Remove(name string) error {
-	return d.call(nil, "remove", name, false, func() error {
+	return d.call("remove", name, false, func() error {
 		if d.disk == nil {
 			return d.root.Remove(name)
 		}
@@ -156,9 +156,9 @@ func (d *FS) Remove(name string) error {
 	}, nil)
 }
 
-// call makes a call between its places. opener is the process that opened the file, if any. fails makes the
-// call fail because of a Fault; if nil, the call changes nothing.
-func (d *FS) call(opener *attempt, noun, name string, reads bool, do, fails func() error) error {
+// call makes a call between its places. fails makes the call fail because of a Fault; if nil, it then changes
+// nothing.
+func (d *FS) call(noun, name string, reads bool, do, fails func() error) error {
 	locked := func(f func() error) func() error {
 		return func() error {
 			d.mu.Lock()
@@ -166,7 +166,7 @@ func (d *FS) call(opener *attempt, noun, name string, reads bool, do, fails func
 			return f()
 		}
 	}
-	a := d.w.caller(context.Background(), opener)
+	a := d.w.caller(context.Background())
 	if a == nil {
 		return locked(do)()
 	}
@@ -235,7 +235,7 @@ func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 }
 
 func (f *File) read(read func() (int, error)) (n int, err error) {
-	err = f.fs.call(f.opener, "read", f.name, true, func() error {
+	err = f.fs.call("read", f.name, true, func() error {
 		n, err = read()
 		return err
 	}, nil)
@@ -282,13 +282,13 @@ func (f *File) write(p []byte, off int64) (n int, err error) {
 		}
 		return err
 	}
-	err = f.fs.call(f.opener, "write", f.name, false, func() error { return write(p) }, func() error { return write(p[:len(p)/2]) })
+	err = f.fs.call("write", f.name, false, func() error { return write(p) }, func() error { return write(p[:len(p)/2]) })
 	return n, err
 }
 
 // Truncate is like [os.File.Truncate].
 func (f *File) Truncate(size int64) error {
-	return f.fs.call(f.opener, "truncate", f.name, false, func() error {
+	return f.fs.call("truncate", f.name, false, func() error {
 		err := f.real.Truncate(size)
 		if err == nil && f.node != nil {
 			f.fs.disk.truncated(f.node, f.name, size)
@@ -301,7 +301,7 @@ func (f *File) Truncate(size int64) error {
 // loses what was written to the file before. The Sync of a directory does so for the names in it: for files
 // that were created, renamed or removed there.
 func (f *File) Sync() error {
-	return f.fs.call(f.opener, "sync", f.name, false, func() error {
+	return f.fs.call("sync", f.name, false, func() error {
 		switch d := f.fs.disk; {
 		case !f.fs.files[f]:
 			return &fs.PathError{Op: "sync", Path: f.name, Err: fs.ErrClosed}

@@ -476,3 +476,29 @@ func TestFS_GrandchildOfDeadProcess(t *testing.T) {
 		}
 	})
 }
+
+// Given a timer of a process that has crashed, then it does not write to a file that the process had open.
+func TestFS_TimerOfDeadProcess(t *testing.T) {
+	runs(t, activitytest.Plan{Kinds: activitytest.Crash}, func(t *testing.T, w *activitytest.World, l *log) {
+		dir := t.TempDir()
+		disk, lives := w.FS(dir), 0
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			if lives++; lives == 1 {
+				f, err := disk.Create("late")
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				defer time.AfterFunc(10*time.Second, func() { _, _ = f.WriteString("x") }).Stop()
+			}
+			return rt.Run(ctx, job, func(ctx activity.Context) error { return ctx.Sleep(9 * time.Second) })
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if got, err := os.ReadFile(filepath.Join(dir, "late")); lives == 2 && len(got) > 0 {
+			t.Errorf("the dead process has written %q (%v)", got, err)
+		}
+		time.Sleep(time.Minute)
+	})
+}

@@ -37,7 +37,7 @@ type roundTripper struct {
 
 func (t *roundTripper) RoundTrip(r *http.Request) (answer *http.Response, err error) {
 	ctx := r.Context()
-	a := t.w.caller(ctx, nil)
+	a := t.w.caller(ctx)
 	if a == nil {
 		return t.next.RoundTrip(r)
 	}
