@@ -53,8 +53,8 @@ type Plan struct {
 	// RequireAll fails the test if MaxRuns is too small to try each kind of interruption at
 	// each site, and each pair of them. It is ignored with -short, and if -run names subtests.
 	RequireAll bool
-	// PowerLoss makes a power loss of each Crash after which an [FS] has changes that were not synced. In
-	// further runs, it loses some of these.
+	// PowerLoss also tries a power loss at each place of a Crash at which an [FS] has changes that were not
+	// synced. Depending on the run, it loses all or some of them.
 	PowerLoss bool
 	// Parallel is the number of runs that are made at once. If zero, 1, because bodies may use the same files or
 	// variables of the test. If they do not, runtime.GOMAXPROCS(0) is best.

@@ -198,7 +198,7 @@ func (w *World) stuck() (state string, reason *standstill) {
 	case net: // who waits for it may hold a lock
 		reason = network
 	case len(waiting) > 0 && len(stopped) > 0:
-		if reason = lockAtPlace; w.sameOwners(all, waiting, stopped) {
+		if reason = lockAtPlace; w.run != nil && w.sameOwners(all, waiting, stopped) {
 			reason = ownLock
 		}
 	case len(waiting) > 0:
