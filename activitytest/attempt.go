@@ -21,6 +21,7 @@ type attempt struct {
 	goid             string          // goroutine of the function
 
 	// Guarded by World.mu.
+	idling      int         // number of its goroutines in activity.Idle, with World.StopWhenIdle
 	hang        *hang       // the attempt's stall; nil if it has not stalled
 	execution   int         // number of executions that completed before this one
 	fromNothing bool        // whether it resumes from nothing in the dry run
@@ -153,7 +154,7 @@ func (a *attempt) BeginRange() bool { return a.engine().BeginRange() }
 func (a *attempt) engine() activity.Engine { return a.Context.(activity.Engine) }
 
 func (a *attempt) sleep(ctx context.Context, d time.Duration, sleep func(time.Duration) error) error {
-	defer a.life.idles()()
+	defer a.idles()()
 	return a.do(ctx, "sleep", call{kind: "Sleep", d: d}, func() error { return sleep(d) }, func() error { return sleep(0) })
 }
 

@@ -41,7 +41,8 @@
 // dry run. [World.Once] fails the run if it is called twice with the same key.
 //
 // A process that serves until it gets a signal waits for the end of its context, calls Shutdown and returns. With
-// World.StopWhenIdle, its context ends when nothing is left to do. After a crash, the next life does the same.
+// World.StopWhenIdle, its context ends when nothing is left to do. After a crash or a planned Shutdown, the next
+// life does the same.
 //
 // A [Plan] limits the kinds of interruptions, the number of runs and their virtual time.
 // With -short, a tenth of the runs are made.
@@ -51,8 +52,9 @@
 // Places with the same calls on the stack, and the same name if they are Points, are one site. A
 // loop passes the same sites again and again. If more runs are possible than Plan.MaxRuns, those that try
 // something new come first:
-//  1. each kind of interruption once at each site, and two of these twice: a stall, which is short or ends only
-//     when the next attempt returns, and a power loss, which loses all that was not synced or a part of it,
+//  1. each kind of interruption once at each site, and three of these in two forms: a crash, which loses
+//     recorded details or not; a stall, which is short or ends only when the next attempt returns; and a
+//     power loss, which loses all that was not synced or a part of it,
 //  2. the same kinds at other places of these sites, with half of the remaining runs, or with all of them
 //     if Plan.Kinds has neither Stall nor Twice,
 //  3. a second interruption at each site that only a recovery comes to,
@@ -77,7 +79,9 @@
 //   - before the function returns,
 //   - before and after each HTTP request that passes [World.Serve] or [World.RoundTripper],
 //   - before and after each Exec, Query and Commit of a database that [World.Driver] opens,
-//   - before each call of a file or a directory of [World.FS], and after it if it changes something, and
+//   - before each call of a file or a directory of [World.FS], and after it if it changes something; Close,
+//     Seek and File.Stat have none,
+//   - with Plan.PowerLoss, after the process has returned nil, and
 //   - at each [Point].
 //
 // Places are counted for each activity ID and, in a parallel loop, for each body. An activity
@@ -89,7 +93,7 @@
 // Serve, Driver and FS stand for what outlives the process: a server, a database and a disk. A dead process
 // reaches none of them any more. At a crash they do what the system would: the server continues, the
 // database rolls back, files are closed. So an activity that uses no other effects needs neither Points nor
-// fakes. Their calls belong to the activity of their context. A call without one belongs to the activity
+// fakes. A call of them belongs to the activity in its context. Without one, it belongs to the activity
 // whose goroutine makes it, or has started the goroutine that makes it. If neither is known, it belongs to
 // the process.
 //
@@ -109,7 +113,7 @@
 // body, under its number: "after sleep 1 of body 3". The heartbeat with which RangeParallel
 // records a body is that body's last one. The bodies that return at one instant are recorded
 // one after the other, the lowest number first. When one body is interrupted, the others first
-// finish their work of that instant. So the places and the results of the runs do not depend on
+// finish their work of that instant. So the places, and the results of idempotent bodies, do not depend on
 // the order in which goroutines run at one instant. There are three exceptions:
 //
 //   - A name such as "stall_at_point_put_1_of_body_2_until_place_4" or
@@ -143,8 +147,9 @@
 //
 // Stall: The call at the place hangs until its attempt has timed out and the next attempt
 // runs. Depending on the run, it continues as soon as that attempt runs, or when that attempt
-// reaches its first place, its second place, and so on, or only when it returns. The call then behaves as
-// one whose attempt has ended, before the next attempt takes another step. Inside Guard, the
+// reaches its first place, its second place, and so on, or only when it returns. A Heartbeat or Sleep then
+// returns the cause of the attempt's end, and a write or a Commit is made late, before the next attempt takes
+// another step. The attempt's other goroutines stop at their next places. Inside Guard, the
 // call continues once it blocks the next attempt. So does a call of Driver once the next attempt times out,
 // because that may wait for a connection or for the database's lock. Stalls need a heartbeat or start-to-close
 // timeout, and a MaximumAttempts that allows another attempt.
@@ -154,10 +159,10 @@
 // interrupted activity, World.Run starts another life. If it returns nil and an interrupted
 // activity is lost, the run fails.
 //
-// Fault: One request, statement, Commit or call of a file returns [ErrFault]. A call of a file has then not
-// happened. The others have happened or not, depending on the run. The function continues, and its next
-// call succeeds unless a second interruption follows. If the process itself made the call and returns an
-// error, World.Run starts another life.
+// Fault: One request, statement, Commit or call of a file returns [ErrFault]. A Write has then written its
+// first half, and another call of a file has changed nothing. The others have happened or not, depending on
+// the run. The function continues, and its next call succeeds unless a second interruption follows. If the
+// process itself made the call and returns an error, World.Run starts another life.
 //
 // Power loss, with Plan.PowerLoss: A crash after which the files of World.FS lack changes that were not
 // synced. In the model of ALICE (Pillai et al., OSDI 2014), a call makes one or several small changes: to a
@@ -165,14 +170,15 @@
 // runs keep the first of them, from none to all but the last; all but one; and only one. If there are many, 40
 // of these states are tried at a place. File.Sync makes the changes of a file durable, and for a directory
 // those of the names in it. After a rename, a program syncs the directory of the new name. The Store loses
-// nothing, and neither does a database.
+// nothing, and neither does a database. A power loss is also tried after the process has returned nil, and then
+// no other life follows: what was reported as done must be on the disk.
 //
 // Twice: While the process recovers from one interruption, it is interrupted again, at each
 // pair of sites once.
 //
 // # What fails a run
 //
-// Besides the body's own assertions and the oracles, each of the following fails a run or the test:
+// Besides the body's own assertions, World.Same and World.Once, each of the following fails a run or the test:
 //
 //   - There is no place at all, or no run to make.
 //   - The dry run, in which nothing is interrupted, fails. Then no other run is made.
@@ -189,15 +195,16 @@
 //     After a crash this is allowed.
 //   - An attempt hangs, and the later ones wait for something that it holds, such as the only connection of a
 //     pool: 20 of them time out one after the other, or as many hang as MaxAbandoned allows.
-//   - A lock is held across a place. If the attempt stalls there, the next attempt waits for
-//     the lock forever. If the process crashes there, the next life waits forever for a lock
-//     that outlives the process. The bubble's time then stands still, which is detected after
-//     about two seconds of real time. The goroutines of that run are left behind, its
-//     cleanups are not run, and no further run is made.
+//   - A lock is held across a place. If the attempt stalls there, the next attempt waits for the lock
+//     forever. If the process crashes there, the next life waits forever for a lock that outlives the
+//     process. The bubble's time then stands still, which is detected after about two seconds of real time,
+//     or ten if nobody is at a place. The goroutines of that run are left behind, its cleanups are not run,
+//     and no further run is made.
 //
-// A lock that ends with the attempt or the process is no fault. But if others of its goroutines wait for it, time
-// stands still as well. Such a run is made again with the goroutines one by one: one goes on until it is
-// blocked, and only then another one leaves its place, or another body of RangeParallel begins. If time
+// A lock that ends with the attempt is no fault, nor is one that ends with the process if this crashes. But if
+// other goroutines of the attempt wait for it, time stands still as well. Such a run is repeated with one
+// goroutine at a time: another one leaves its place, or another body of RangeParallel begins, only when the
+// current one is blocked. If time
 // stands still nevertheless, because goroutines wait for the lock without coming to a place before, the run is
 // inconclusive. It is skipped, and after three of them, so are those of the same kind at the same site. The
 // test logs how many. It fails only with Plan.RequireAll. A run in which time stands still takes a third of a

@@ -11,27 +11,29 @@ import (
 	"sync/atomic"
 )
 
-// A Driver is a database/sql driver that knows when its process has died. World.Driver makes it.
+// A Driver wraps a database/sql driver. It adds places, and closes the connections of a dead process.
 type Driver struct {
 	w    *World
 	real driver.Driver
 }
 
 // Driver wraps a database/sql driver. There is a place before and after each Exec, Query and Commit of an
-// activity or a process, including those of a prepared statement. So runs cover a transaction that is not
-// committed, and a commit whose answer is lost. A crash rolls back the transactions of the process, closes
-// its connections, and so frees their locks. So does the end of the process.
+// activity or a process, including those of a prepared statement. Other calls have none. So runs cover a
+// transaction that is not committed, and a commit whose answer is lost. A crash rolls back the transactions of
+// the process, closes its connections, and so frees their locks. So does the end of the process.
 //
 // With a [Fault], a statement or a Commit fails with [ErrFault]: before it is executed, or after that. A
-// statement with a context that stalls returns at the latest when this context ends, as with most drivers. A
+// stalled statement returns when its context ends, at the latest, as with most drivers. A
 // statement without one, and a Commit, are executed late. The process opens the database and closes it before
 // it returns:
 //
 //	db := w.Driver(&sqlite.Driver{}).DB(filepath.Join(dir, "rows.db"))
 //	defer db.Close()
 //
-// If the body opens it, its pool outlives the process, and counts the connections of a dead one as in use. The
-// method Raw of a [sql.Conn] passes a connection of the wrapper.
+// If the body opens it, its pool outlives the process, and still counts the connections of a dead one as in
+// use. With SetMaxOpenConns, later lives wait forever. If activities contend for the database's lock, their calls
+// differ from run to run: limit the pool to one connection. [sql.Conn.Raw] gets the wrapper's connection, not the
+// real driver's.
 //
 // The database runs in real time. If a statement waits for a lock in a system call, as with SQLite's
 // busy_timeout, so does the test: make that timeout short. A database server is reached over a network, for
@@ -189,7 +191,7 @@ func (c *conn) effect(ctx context.Context, kind, query string, do, fails func() 
 	if fails != nil {
 		e.fails = func() error { return errors.Join(ErrFault, c.use(fails)) }
 	}
-	if kind != "Commit" { // which has no context
+	if kind != "Commit" { // a Commit has no context
 		e.ends = ctx.Done()
 		e.do = func() error {
 			if ctx.Err() != nil {

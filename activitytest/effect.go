@@ -3,8 +3,10 @@ package activitytest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"time"
 )
 
 // ErrFault is the error of a call that fails because of a [Fault].
@@ -85,6 +87,24 @@ func (w *World) release() {
 		w.notes = append(w.notes, text)
 		w.mu.Unlock()
 	}
+}
+
+// returned passes the place at which a process has returned nil. What it has told its user is then true, also
+// after a power loss, and there is no other life that could mend it.
+func (w *World) returned(l *life) {
+	w.mu.Lock()
+	p := w.count(place{what: "after return"})
+	n := w.unsynced()
+	switch {
+	case w.run == nil && n > 0:
+		w.places = append(w.places, placed{place: p, site: siteHere(p.what, ""), at: time.Now(), unsynced: n, last: true})
+	case w.run != nil && w.done == 0 && w.differs == "" && w.run.interruptions[0].place == p:
+		w.done++
+		w.note(l, "", 0, fmt.Sprintf("<<%s %s>>", powerLoss, p.here()))
+		l.lost = &w.run.interruptions[0].state
+	}
+	w.mu.Unlock()
+	w.release()
 }
 
 // losePower makes a power loss of all disks, and describes it.

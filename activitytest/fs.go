@@ -12,15 +12,16 @@ import (
 	"sync"
 )
 
-// An FS is a directory of real files that outlive the process. Its methods are some of those of [os.Root]: names
-// are relative to the directory and cannot leave it. Make subdirectories with package os. There is a place before each call, and after each one that
-// changes something. A crash keeps what was written and closes the process's files.
+// An FS is a directory of real files that outlive the process. Its methods are some of those of [os.Root]:
+// names are relative to the directory and cannot leave it. Make subdirectories with package os. There is a
+// place before each call, and after each one that changes something. A crash keeps what was written and closes
+// the process's files.
 //
 // With a [Fault], a call fails with [ErrFault], which a [fs.PathError] wraps, and changes nothing. A Write or
 // WriteAt then writes the first half, as on a full disk.
 //
-// With Plan.PowerLoss, changes that were not synced may be lost. While a process runs, or has left files that
-// are not synced, they must be changed only by way of the FS.
+// With Plan.PowerLoss, changes that were not synced may be lost. Change the files only through the FS while a
+// process runs, or while there are changes that are not synced.
 type FS struct {
 	w    *World
 	root *os.Root
@@ -118,8 +119,8 @@ func (d *FS) Stat(name string) (info fs.FileInfo, err error) {
 	return info, err
 }
 
-// Rename is like [os.Rename]. After a power loss, it may not have happened, unless the directory of newname
-// was synced. With Plan.PowerLoss, it refuses a directory.
+// Rename is like [os.Rename]. A power loss may undo it, unless the directory of newname was synced. With
+// Plan.PowerLoss, it refuses a directory.
 func (d *FS) Rename(oldname, newname string) error {
 	return d.call("rename", oldname+" to "+newname, false, func() error {
 		if d.disk == nil {
@@ -139,7 +140,7 @@ func (d *FS) Rename(oldname, newname string) error {
 	}, nil)
 }
 
-// Remove is like [os.Remove]. After a power loss, it may not have happened, unless the directory was synced.
+// Remove is like [os.Remove]. A power loss may undo it, unless the directory was synced.
 func (d *FS) Remove(name string) error {
 	return d.call("remove", name, false, func() error {
 		if d.disk == nil {
@@ -297,8 +298,8 @@ func (f *File) Truncate(size int64) error {
 	}, nil)
 }
 
-// Sync is like [os.File.Sync], but no real disk is waited for. With Plan.PowerLoss, no power loss after it
-// loses what was written to the file before. The Sync of a directory does so for the names in it: for files
+// Sync is like [os.File.Sync], but it does not wait for a real disk. With Plan.PowerLoss, a later power loss
+// keeps all that was written to the file before. The Sync of a directory does so for the names in it: for files
 // that were created, renamed or removed there.
 func (f *File) Sync() error {
 	return f.fs.call("sync", f.name, false, func() error {

@@ -9,19 +9,25 @@ import (
 // errIdle is the cause with which the context of an idle process ends.
 var errIdle = errors.New("activitytest: each activity has ended, is paused or is in Idle")
 
-// idles notes that an attempt of the life sleeps in activity.Idle, until the returned function is called.
-func (l *life) idles() (done func()) {
+// idles notes that a goroutine of the attempt sleeps in activity.Idle, until the returned function is called.
+func (a *attempt) idles() (done func()) {
+	l := a.life
 	if !l.w.StopWhenIdle || !inIdle() {
 		return func() {}
 	}
-	add := func(n int) {
+	l.w.mu.Lock()
+	if a.idling++; a.idling == 1 {
+		l.idling++
+	}
+	l.w.mu.Unlock()
+	go l.stopIfIdle(time.Nanosecond)
+	return func() {
 		l.w.mu.Lock()
 		defer l.w.mu.Unlock()
-		l.idling += n
+		if a.idling--; a.idling == 0 {
+			l.idling--
+		}
 	}
-	add(1)
-	go l.stopIfIdle(time.Nanosecond)
-	return func() { add(-1) }
 }
 
 // inIdle reports whether activity.Idle is on the calling goroutine's stack.

@@ -19,7 +19,7 @@ type queue struct {
 	turn    string // goroutine that goes on, or was the last to do so
 	waiting []*waiting
 	giving  bool      // whether giveTurns runs
-	paused  time.Time // end of the last pause, at which and before which no other goroutine gets its turn
+	paused  time.Time // no goroutine gets its turn until after this time
 }
 
 type waiting struct {
@@ -55,7 +55,7 @@ func (w *World) awaitTurn(s spot) {
 	w.mu.Unlock()
 	select {
 	case <-next.turn:
-	case <-s.ends: // the caller's locks are waited for
+	case <-s.ends: // another goroutine waits for a lock that the caller holds
 		w.mu.Lock()
 		q.waiting = slices.DeleteFunc(q.waiting, func(o *waiting) bool { return o == next })
 		w.mu.Unlock()
@@ -91,8 +91,9 @@ func (w *World) giveTurns() {
 }
 
 // pause lets all other goroutines in the bubble run until they are blocked, because only then does the
-// bubble's time advance. If one of them waits for a lock of database/sql that the caller holds, time stands
-// still, and pause returns at once.
+// bubble's time advance. If one of them waits for a lock that the caller holds, time stands still, and pause
+// returns at once: so after a Shutdown or a Fault, the caller goes on and releases it. It looks for such locks
+// only where there may be some, which takes a dump.
 func (w *World) pause(d time.Duration, s spot) {
 	end := time.Now().Add(d)
 	w.mu.Lock()
@@ -100,7 +101,7 @@ func (w *World) pause(d time.Duration, s spot) {
 		w.queue.paused = end
 	}
 	w.mu.Unlock()
-	if s.locked && w.awaited() {
+	if (s.locked || w.queue.on) && w.awaited() {
 		return
 	}
 	select {
@@ -109,10 +110,10 @@ func (w *World) pause(d time.Duration, s spot) {
 	}
 }
 
-// awaited waits until all other goroutines are blocked, and reports whether one of them waits for a lock.
+// awaited reports whether a goroutine waits for a lock, once all others are blocked or after 1,000 looks.
 func (w *World) awaited() (lock bool) {
 	me, runs := goid(), true
-	for looks := 0; runs && looks < 1000; looks++ { // one may wait for something outside of the bubble forever
+	for looks := 0; runs && looks < 1000; looks++ { // one may wait forever for something outside of the bubble
 		runtime.Gosched()
 		runs, lock = false, false
 		for _, g := range w.goroutines() {

@@ -34,9 +34,9 @@ func (w *World) Same(name string, value any) {
 	}
 }
 
-// Once fails the run if it is called twice with the same key, which must be comparable. Call it in a fake, where it has an effect that
-// must not happen again, such as a payment. It may be called in any goroutine. Calls after the end of the
-// body do not count.
+// Once fails the run if it is called twice with the same key, which must be comparable. Call it in a fake,
+// where it has an effect that must not happen again, such as a payment. It may be called in any goroutine.
+// Calls after the end of the body do not count.
 //
 //	w.Once(payment.ID)
 func (w *World) Once(key any) {

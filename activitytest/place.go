@@ -85,8 +85,9 @@ type placed struct {
 	at       time.Time
 	canStall bool
 	canFault bool
-	unsaved  int // number of recorded details that the Store did not hold
-	unsynced int // number of changes to files that a power loss may lose
+	unsaved  int  // number of recorded details that the Store did not hold
+	unsynced int  // number of changes to files that a power loss may lose
+	last     bool // whether the process has returned, so that only a power loss is possible
 }
 
 // A call is a call by an activity that the World sees.

@@ -39,7 +39,7 @@ type change struct {
 	name   bool   // whether its name changes, and not its content
 	dir    string // the directory in which the name changes
 	text   string
-	make   func()
+	apply  func()
 }
 
 func newDisk(w *World, root *os.Root) *disk {
@@ -48,7 +48,7 @@ func newDisk(w *World, root *os.Root) *disk {
 	return d
 }
 
-// forget makes the files what they are now.
+// forget drops what is recorded: what is on the real disk is durable.
 func (d *disk) forget() {
 	d.names, d.durable, d.changes = map[string]*node{}, map[string]*node{}, nil
 }
@@ -102,7 +102,7 @@ func (d *disk) opened(name string, flag int, info fs.FileInfo) *node {
 // named notes that a node has a new name.
 func (d *disk) named(n *node, name, format string, args ...any) {
 	d.names[name] = n
-	d.add(change{node: n, name: true, dir: filepath.Dir(name), make: func() {
+	d.add(change{node: n, name: true, dir: filepath.Dir(name), apply: func() {
 		maps.DeleteFunc(d.durable, func(_ string, m *node) bool { return m == n })
 		d.durable[name] = n
 	}}, format, args...)
@@ -122,13 +122,13 @@ func (d *disk) removed(name string) {
 		return
 	}
 	d.names[clean] = nil
-	d.add(change{node: n, name: true, dir: filepath.Dir(clean), make: func() {
+	d.add(change{node: n, name: true, dir: filepath.Dir(clean), apply: func() {
 		maps.DeleteFunc(d.durable, func(_ string, m *node) bool { return m == n })
 	}}, "the removal of %s", name)
 }
 
 // wrote notes a write. Each half may be lost, because a write may cross a block's end. If the file grows, it
-// does so half by half, and its new size may be kept without the data, or the other way round.
+// does so half by half, and its new size may be kept without the data. Data beyond the size is lost.
 func (d *disk) wrote(n *node, name string, off int64, p []byte) {
 	p = slices.Clone(p)
 	half := len(p) / 2
@@ -139,9 +139,9 @@ func (d *disk) wrote(n *node, name string, off int64, p []byte) {
 		at, end := off, off+int64(len(part))
 		if end > n.size {
 			n.size = end
-			d.add(change{node: n, make: func() { n.grow(end) }}, "the growth of %s to %d bytes", name, end)
+			d.add(change{node: n, apply: func() { n.grow(end) }}, "the growth of %s to %d bytes", name, end)
 		}
-		d.add(change{node: n, make: func() {
+		d.add(change{node: n, apply: func() {
 			if at < int64(len(n.durable)) {
 				copy(n.durable[at:], part)
 			}
@@ -152,7 +152,7 @@ func (d *disk) wrote(n *node, name string, off int64, p []byte) {
 
 func (d *disk) truncated(n *node, name string, size int64) {
 	n.size = size
-	d.add(change{node: n, make: func() {
+	d.add(change{node: n, apply: func() {
 		n.durable = n.durable[:min(size, int64(len(n.durable)))]
 		n.grow(size)
 	}}, "the truncation of %s to %d bytes", name, size)
@@ -168,8 +168,8 @@ func (n *node) grow(size int64) {
 // sync makes the content of a file durable.
 func (d *disk) sync(n *node) { d.settle(func(c *change) bool { return !c.name && c.node == n }) }
 
-// syncDir makes the names in a directory durable. A name that a file had before is then gone, in whatever
-// directory.
+// syncDir makes the names in a directory durable. If one of them has replaced an older name of its file, that
+// is gone as well, in any directory.
 func (d *disk) syncDir(name string) {
 	dir := filepath.Clean(name)
 	last := map[*node]int{}
@@ -188,7 +188,7 @@ func (d *disk) syncDir(name string) {
 func (d *disk) settle(is func(*change) bool) {
 	d.changes = slices.DeleteFunc(d.changes, func(c *change) bool {
 		if is(c) {
-			c.make()
+			c.apply()
 			return true
 		}
 		return false
@@ -199,8 +199,8 @@ func (d *disk) settle(is func(*change) bool) {
 // their number.
 type state int
 
-// states returns the number of states that are tried: the first changes are kept, from none to all but the
-// last; one is lost; one is kept. That is 0 if n is 0, because then a power loss is a crash.
+// states returns the number of states that are tried: they keep the first changes, from none to all but the
+// last; all but one; exactly one. That is 0 if n is 0, because then a power loss is a crash.
 func states(n int) int {
 	if n == 2 { // then the one that is kept is the one that is not lost
 		return 3
@@ -234,7 +234,7 @@ func lose(disks []*disk, s state) (lost []string) {
 	}
 	for i, c := range all {
 		if s.keeps(i, n) {
-			c.make()
+			c.apply()
 		} else {
 			lost = append(lost, c.text)
 		}
@@ -242,7 +242,7 @@ func lose(disks []*disk, s state) (lost []string) {
 	return lost
 }
 
-// restore makes the real files what is durable.
+// restore writes what is durable to the real files.
 func (d *disk) restore() error {
 	var errs []error
 	for name := range d.names {

@@ -298,7 +298,7 @@ func newChoice(p *Plan, dry *World, filter *regexp.Regexp) *choice {
 		c.withID = c.withID || at.id != dry.places[0].id
 		add := func(class int, in *interruption) {
 			in.place, in.site = at.place, at.site
-			if in.kind&p.Kinds != 0 {
+			if in.kind&p.Kinds != 0 && (in.kind == powerLoss || !at.last) {
 				c.firsts[class] = append(c.firsts[class], in)
 				possible(c.tried, in.way())
 				c.total++

@@ -28,9 +28,9 @@ type World struct {
 	// the World has its own. If Logger is nil, nothing is logged.
 	Config activity.Config
 
-	// StopWhenIdle is for a process that serves. It ends the context of the process, as a signal does with
-	// signal.NotifyContext, once each of its activities has ended, is paused or is in [activity.Idle]. A
-	// process that has no activity is idle after an hour of virtual time.
+	// If StopWhenIdle is set, the context of the process ends, as with signal.NotifyContext and a signal, once
+	// each of its activities has ended, is paused or is in [activity.Idle]. Use it for a process that serves.
+	// A process that has no activity is idle after an hour of virtual time.
 	StopWhenIdle bool
 
 	plan *Plan
@@ -240,10 +240,10 @@ func (w *World) missing() string {
 	return fmt.Sprintf("activitytest: the run never reached the place of its interruption, as the dry run did: %s", first.place)
 }
 
-// Run calls process once for each life of the program, and returns the error of the last one. A life is
-// the last if it was not interrupted. After a Shutdown, it is the last if it returns nil and the Store
-// holds no activity that was interrupted. Each life gets a new Runtime, with whatever the Store held when the life before
-// ended. ctx ends when the body does.
+// Run calls process once for each life of the program, and returns the error of the last one. A life is the
+// last if it was not interrupted. After a Shutdown, it is the last if it returns nil and the Store holds no
+// activity that was interrupted. Each life gets a new Runtime, with whatever the Store held when the life
+// before ended. ctx ends when the body does.
 //
 // Run must be called in the body's goroutine. process should return its errors and make no
 // assertions. A process that was stopped also gets errors, once the body is over, and a
@@ -292,29 +292,31 @@ func (w *World) Run(process func(ctx context.Context, rt *activity.Runtime) erro
 		case (down != nil || faulted) && l.err != nil:
 			continue
 		}
-		left, stored := w.left(l)
+		left := w.left(l)
 		switch {
-		case left == "" || l.err != nil:
-		case down != nil && stored:
+		case l.err != nil:
+		case down != nil && w.stored():
 			continue // the next life resumes it
-		default:
+		case left != "":
 			w.t.Errorf("activitytest: the process returned nil, although %s was interrupted and not resumed", left)
 		}
 		synctest.Wait() // attempts that stalled finish their work of this instant before the body continues
+		if l.err == nil {
+			w.returned(l)
+		}
 		return l.err
 	}
 }
 
-// left returns the label of an activity that was interrupted and has not ended since, or "", and
-// whether the Store holds it. If the dry run leaves the activity unfinished as well, such as an
-// endless poller, that is intended. If there are several activities, left cannot tell for one
-// that is not stored.
-func (w *World) left(l *life) (activity string, stored bool) {
+// left returns the label of an activity that was interrupted and has not ended since, or "". If the dry run
+// leaves the activity unfinished as well, such as an endless poller, that is intended. If there are several
+// activities, left cannot tell for one that is not stored.
+func (w *World) left(l *life) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, id := range w.unfinished() {
 		if w.interrupted[id] && (w.dry == nil || !slices.Contains(w.dry.leaves, id)) {
-			return label(id), true
+			return label(id)
 		}
 	}
 	ids := len(w.seen)
@@ -322,9 +324,16 @@ func (w *World) left(l *life) (activity string, stored bool) {
 		ids--
 	}
 	if ids == 1 && (l.canceled && (w.dry == nil || !w.dry.stopped) || w.interruptedNow()) {
-		return "its activity", false
+		return "its activity"
 	}
-	return "", false
+	return ""
+}
+
+// stored reports whether the Store holds an activity that was interrupted.
+func (w *World) stored() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.unfinished(), func(id string) bool { return w.interrupted[id] })
 }
 
 // interruptedNow reports whether an activity was interrupted and has not started again,
@@ -441,7 +450,7 @@ func (l *life) observe(e activity.Event) bool {
 		w.finished[e.ID] = true
 		w.note(l, e.ID, e.Attempt, "ended: "+short(e.Err))
 	case activity.EventCanceled:
-		w.finished[e.ID] = true
+		w.finished[e.ID] = !errors.Is(e.Err, activity.ErrShutdown)
 		w.note(l, e.ID, e.Attempt, "ended: "+short(e.Err))
 		switch {
 		case !errors.Is(e.Err, activity.ErrShutdown):

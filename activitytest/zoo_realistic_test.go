@@ -56,6 +56,11 @@ func init() {
 			`interrupted by a power loss \w+ .* of activity "import", in state 0\n`,
 			`the power loss loses the growth of draft to 2 bytes; "he" at byte 0 of draft; the growth of draft to 5 bytes; "llo" at byte 2 of draft\n`,
 		},
+		"TestDoneBeforeSync_Wrong": {
+			`--- FAIL: TestDoneBeforeSync_Wrong/power_loss_after_return_1_of_the_process_state_0 `,
+			`page0 is "", error <nil>`,
+			`interrupted by a power loss after return 1 of the process itself, in state 0\n`,
+		},
 		"TestLeasePolled_Wrong": {`--- FAIL: TestLeasePolled_Wrong/stall_at_point_append_1_until_return `, `lines \(-want \+got\)`},
 		"TestUploadPlain_Wrong": {`attempt 1 of activity "import" hangs before heartbeat 1, and no later attempt can end before it goes on`},
 		"TestUpload_Wrong": {

@@ -1024,6 +1024,28 @@ func publishes(t *testing.T, syncs bool) {
 	})
 }
 
+// Bug: as above, and the activity ends. No later life writes the file again.
+
+func TestDoneBeforeSync_Wrong(t *testing.T) { exports(t, false) }
+func TestDoneBeforeSync_Right(t *testing.T) { exports(t, true) }
+
+func exports(t *testing.T, syncs bool) {
+	activitytest.Plan{PowerLoss: true, MaxRuns: 300}.Run(t, func(t *testing.T, w *activitytest.World) {
+		disk := w.FS(t.TempDir())
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			return rt.Run(ctx, options, func(ctx activity.Context) error {
+				return activity.Guard(ctx, func() error { return publish(disk, "page0", syncs) })
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := disk.ReadFile("page0"); err != nil || string(got) != "hello" {
+			t.Errorf("page0 is %q, error %v", got, err)
+		}
+	})
+}
+
 func publish(disk *activitytest.FS, name string, syncs bool) error {
 	f, err := disk.Create("draft")
 	if err != nil {

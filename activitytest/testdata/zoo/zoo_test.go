@@ -712,25 +712,25 @@ func server(t *testing.T, untilIdle bool, serve func(ctx context.Context)) {
 	plan := activitytest.Plan{MaxRuns: 300}
 	plan.Run(t, func(t *testing.T, w *activitytest.World) {
 		w.StopWhenIdle = untilIdle
-		d := &table{}
-		def := &activity.Definition[int, int]{Name: "rows", Options: activity.Options{HeartbeatTimeout: 10 * time.Second}, Func: func(ctx activity.Context, in int) (int, error) {
-			return 0, inOrder(ctx, d)
-		}}
+		d, opts := &table{}, activity.Options{HeartbeatTimeout: 10 * time.Second}
 		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
-			if _, err := rt.Recover(ctx, def); err != nil {
-				return err
-			}
-			poller := activity.Options{HeartbeatTimeout: 10 * time.Second}
-			if _, err := rt.Start(ctx, poller, func(ctx activity.Context) error {
+			def := &activity.Definition[int, int]{Name: "rows", Options: opts, Func: func(ctx activity.Context, in int) (int, error) {
+				return 0, inOrder(ctx, d)
+			}}
+			poll := &activity.Definition[int, int]{Name: "poll", Options: opts, Func: func(ctx activity.Context, in int) (int, error) {
 				for {
-					if _, err := def.Start(ctx, rt, "rows", 7); err != nil && !errors.Is(err, activity.ErrAlreadyRunning) {
-						return err
+					if _, err := def.Start(context.WithoutCancel(ctx), rt, "rows", 7); err != nil && !errors.Is(err, activity.ErrAlreadyRunning) {
+						return 0, err
 					}
 					if err := activity.Idle(ctx, time.Minute); err != nil {
-						return err
+						return 0, err
 					}
 				}
-			}); err != nil && !errors.Is(err, activity.ErrShutdown) {
+			}}
+			if _, err := rt.Recover(ctx, def, poll); err != nil {
+				return err
+			}
+			if _, err := poll.Start(context.WithoutCancel(ctx), rt, "poller", 0); err != nil && !errors.Is(err, activity.ErrAlreadyRunning) && !errors.Is(err, activity.ErrShutdown) {
 				return err
 			}
 			serve(ctx)
