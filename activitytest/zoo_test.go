@@ -256,7 +256,7 @@ var found = map[string][]string{
 	},
 }
 
-// inconclusive has the correct tests of the zoo some of whose runs are inconclusive.
+// inconclusive has the correct tests of the zoo some of whose runs may be inconclusive.
 var inconclusive = map[string]bool{"TestPoolLockFirst_Right": true, "TestInMemory_Right": true}
 
 func finds(t *testing.T, z, sqlite zoo) {
@@ -284,8 +284,8 @@ func finds(t *testing.T, z, sqlite zoo) {
 			if result != "pass" {
 				t.Errorf("%s: got %q, want pass:\n%s", test, result, start(output[test]))
 			}
-			if got := strings.Contains(output[test], "were inconclusive"); got != inconclusive[test] {
-				t.Errorf("%s: inconclusive runs: %t, want %t:\n%s", test, got, inconclusive[test], start(output[test]))
+			if strings.Contains(output[test], "were inconclusive") && !inconclusive[test] {
+				t.Errorf("%s: inconclusive runs:\n%s", test, start(output[test]))
 			}
 		case words == nil:
 			t.Errorf("%s is not in found", test)
