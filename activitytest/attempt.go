@@ -446,7 +446,7 @@ const maxTimeouts = 20
 
 // holds reports that the stalled attempt holds what later ones need. World.mu is held.
 func (w *World) holds(h *hang) {
-	w.neverEnds(fmt.Sprintf("attempt %d of %s hangs %s, and no later attempt can end before it goes on: they wait for something that it holds, such as a connection", h.attempt, label(h.id), h.place.here()))
+	w.neverEnds(fmt.Sprintf("attempt %d of %s hangs %s, and no later attempt can end before it continues, because they wait for something that it holds, such as a connection", h.attempt, label(h.id), h.place.here()))
 }
 
 // due returns the interruption planned for this place, or nil. recovers reports whether the
@@ -544,7 +544,7 @@ func (a *attempt) park(s spot) result {
 }
 
 // wait stalls the goroutine until the hang wakes, the call's context ends or the body is over. If that context
-// ends before the attempt's, the call has a timeout of its own, and the attempt goes on.
+// ends before the attempt's, the call has a timeout of its own, and the attempt continues.
 func (a *attempt) wait(h *hang, s spot) result {
 	w := a.life.w
 	select {

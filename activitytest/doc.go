@@ -25,8 +25,8 @@
 // otherwise, nothing of it outlives the process. Each run of the body has its own
 // [testing/synctest] bubble, so sleeps and timeouts of hours take no real time.
 //
-// A thousand runs take a second or two. Each run is a subtest. Its name describes the
-// interruption and runs it alone:
+// A thousand runs take a second or two, and longer with files or a database. Each run is a
+// subtest. Its name describes the interruption and runs it alone:
 //
 //	go test -run 'TestImportSurvivesEverything/crash_after_heartbeat_2_lost_1'
 //
@@ -207,7 +207,7 @@
 // current one is blocked. If time
 // stands still nevertheless, because goroutines wait for the lock without coming to a place before, the run is
 // inconclusive. It is skipped, and after three of them, so are those of the same kind at the same site. The
-// test logs how many. It fails only with Plan.RequireAll. A run in which time stands still takes a third of a
+// test logs how many. It fails only with Plan.RequireAll. A run in which time stands still takes up to a
 // second, and leaves its goroutines, open files and temporary directories behind.
 //
 // # Details that make no difference

@@ -9,14 +9,14 @@ import (
 )
 
 // A goroutine that waits for a mutex stops the bubble's time, even if the mutex ends with the attempt that is to
-// be interrupted. So if a run is inconclusive for this reason, it is made again with the goroutines one by
-// one: one goes on until it is blocked, and only then another one leaves its place. While one of them is
-// interrupted, the others are at places, and do not wait for its locks.
+// be interrupted. So if a run is inconclusive for this reason, it is repeated with one goroutine at a time: the
+// next one leaves its place only when the current one is blocked. While one of them is interrupted, the
+// others are at places, and do not wait for its locks.
 
 // A queue is the goroutines that wait at places for their turns.
 type queue struct {
-	on      bool   // whether goroutines go on one by one; set once, before the run
-	turn    string // goroutine that goes on, or was the last to do so
+	on      bool   // whether one goroutine runs at a time; set once, before the run
+	turn    string // goroutine that runs, or was the last to do so
 	waiting []*waiting
 	giving  bool      // whether giveTurns runs
 	paused  time.Time // no goroutine gets its turn until after this time
@@ -28,7 +28,7 @@ type waiting struct {
 	turn chan struct{} // closed when it is its turn
 }
 
-// awaitTurn waits until it is the turn of the calling goroutine, if goroutines go on one by one.
+// If queue.on is set, awaitTurn waits for the turn of the calling goroutine.
 func (w *World) awaitTurn(s spot) {
 	q := &w.queue
 	if !q.on {
@@ -36,7 +36,7 @@ func (w *World) awaitTurn(s spot) {
 	}
 	me := goid()
 	w.mu.Lock()
-	if q.turn == "" || q.turn == me || w.ended { // at the end, all go on
+	if q.turn == "" || q.turn == me || w.ended { // at the end, all continue
 		q.turn = me
 		w.mu.Unlock()
 		return
@@ -62,8 +62,8 @@ func (w *World) awaitTurn(s spot) {
 	}
 }
 
-// goOn lets all goroutines go on. World.mu is held.
-func (w *World) goOn() {
+// releaseAll lets all goroutines continue. World.mu is held.
+func (w *World) releaseAll() {
 	for _, next := range w.queue.waiting {
 		close(next.turn)
 	}
@@ -92,8 +92,7 @@ func (w *World) giveTurns() {
 
 // pause lets all other goroutines in the bubble run until they are blocked, because only then does the
 // bubble's time advance. If one of them waits for a lock that the caller holds, time stands still, and pause
-// returns at once: so after a Shutdown or a Fault, the caller goes on and releases it. It looks for such locks
-// only where there may be some, which takes a dump.
+// returns at once. It looks for such locks only where there may be some, because that takes a dump.
 func (w *World) pause(d time.Duration, s spot) {
 	end := time.Now().Add(d)
 	w.mu.Lock()

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// atReturn says that a stall wakes when the next attempt returns, or when nothing else can go on.
+// atReturn says that a stall wakes when the next attempt returns, or when nothing else can continue.
 const atReturn = -1
 
 // An interruption is a kind of interruption and its place. A second interruption of a run has
@@ -117,7 +117,7 @@ type choice struct {
 
 	inconclusive []string     // names of the runs that were inconclusive
 	doubts       map[way]int  // number of these
-	turns        map[way]bool // what was inconclusive until goroutines went on one by one
+	turns        map[way]bool // what was inconclusive until one goroutine ran at a time
 	unmade       int          // runs that were left out, because they would be inconclusive as well
 }
 
@@ -202,10 +202,10 @@ func (c *choice) doubtful(r *run) bool {
 	return false
 }
 
-// needTurns notes that a run was inconclusive because its goroutines did not go on one by one.
+// needTurns notes that a run was inconclusive because its goroutines ran at the same time.
 func (c *choice) needTurns(w *World) { c.turns[lastWay(w)] = true }
 
-// needsTurns reports whether the run would be inconclusive, like others, unless its goroutines go on one by one.
+// needsTurns reports whether the run would be inconclusive, like others, unless one goroutine runs at a time.
 func (c *choice) needsTurns(r *run) bool {
 	return slices.ContainsFunc(r.interruptions, func(in *interruption) bool { return c.turns[in.way()] })
 }

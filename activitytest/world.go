@@ -187,7 +187,7 @@ func (w *World) end() {
 	w.ended = true
 	lives, differs, missing, skipped := w.lives, w.differs, w.missing(), w.notCompared()
 	w.leaves = w.unfinished()
-	w.goOn()
+	w.releaseAll()
 	w.mu.Unlock()
 	switch {
 	case differs != "":

@@ -62,10 +62,10 @@ func init() {
 			`interrupted by a power loss after return 1 of the process itself, in state 0\n`,
 		},
 		"TestLeasePolled_Wrong": {`--- FAIL: TestLeasePolled_Wrong/stall_at_point_append_1_until_return `, `lines \(-want \+got\)`},
-		"TestUploadPlain_Wrong": {`attempt 1 of activity "import" hangs before heartbeat 1, and no later attempt can end before it goes on`},
+		"TestUploadPlain_Wrong": {`attempt 1 of activity "import" hangs before heartbeat 1, and no later attempt can end before it continues, because they wait for something that it holds`},
 		"TestUpload_Wrong": {
 			`--- FAIL: TestUpload_Wrong/stall_before_heartbeat_1_until_return `,
-			`attempt 1 of activity "import" hangs before heartbeat 1, and no later attempt can end before it goes on: they wait for something that it holds, such as a connection\n`,
+			`attempt 1 of activity "import" hangs before heartbeat 1, and no later attempt can end before it continues, because they wait for something that it holds, such as a connection\n`,
 		},
 		"TestLease_Wrong": {
 			`--- FAIL: TestLease_Wrong/stall_at_point_append_\d_until_return `,

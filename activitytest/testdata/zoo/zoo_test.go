@@ -777,6 +777,40 @@ func orders(t *testing.T, recovers bool) {
 func TestServerForgets_Wrong(t *testing.T) { orders(t, false) }
 func TestServerForgets_Right(t *testing.T) { orders(t, true) }
 
+// Two bodies of one activity poll, and another activity works. The process is idle once that has ended.
+func TestServerPollsTwice_Right(t *testing.T) {
+	activitytest.Plan{MaxRuns: 100}.Run(t, func(t *testing.T, w *activitytest.World) {
+		w.StopWhenIdle = true
+		d, opts := &table{}, activity.Options{HeartbeatTimeout: 10 * time.Second}
+		err := w.Run(func(ctx context.Context, rt *activity.Runtime) error {
+			poll := &activity.Definition[int, int]{Name: "poll", Options: opts, Func: func(ctx activity.Context, in int) (int, error) {
+				return 0, activity.RangeParallel(ctx, 0, 2, 2, func(ctx activity.Context, i int) error {
+					for {
+						if err := activity.Idle(ctx, time.Minute); err != nil {
+							return err
+						}
+					}
+				})
+			}}
+			work := &activity.Definition[int, int]{Name: "rows", Options: opts, Func: func(ctx activity.Context, in int) (int, error) {
+				return 0, inOrder(ctx, d)
+			}}
+			if _, err := poll.Start(context.WithoutCancel(ctx), rt, "poller", 0); err != nil && !errors.Is(err, activity.ErrShutdown) {
+				return err
+			}
+			if _, err := work.Start(context.WithoutCancel(ctx), rt, "rows", 0); err != nil && !errors.Is(err, activity.ErrShutdown) {
+				return err
+			}
+			<-ctx.Done()
+			return rt.Shutdown(context.WithoutCancel(ctx))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.check(t)
+	})
+}
+
 // Bug: the process drops the error of an interrupted activity without an ID, which is not
 // stored.
 func TestDropsErrorWithoutID_Wrong(t *testing.T) {
