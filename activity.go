@@ -169,10 +169,15 @@ func (a *activity) proceedLocked() {
 }
 
 // blockedLocked reports whether the next attempt must wait until functions of earlier
-// attempts return: there are too many abandoned ones, or one is inside Guard.
+// attempts return, because there are too many abandoned ones or one is inside Guard, or
+// until the Store has said whether a Commit that failed has happened.
 func (a *activity) blockedLocked() bool {
-	return a.latest != nil && (a.abandoned > a.opts.MaxAbandoned || a.guardedLocked())
+	return a.latest != nil && (a.abandoned > a.opts.MaxAbandoned || a.guardedLocked() || a.unresolvedLocked())
 }
+
+// unresolvedLocked reports whether a Commit has failed, and the Store has not said yet
+// whether it has happened.
+func (a *activity) unresolvedLocked() bool { return a.rec != nil && a.rec.unresolved != 0 }
 
 // guardedLocked reports whether a function is inside Guard. That can only be the latest
 // attempt's function, since no attempt starts while an earlier one is inside Guard.
@@ -186,7 +191,7 @@ func (a *activity) guardedLocked() bool {
 func (a *activity) guarded() bool { return a.latest != nil && a.latest.guards > 0 }
 
 // unblockLocked is called when the function of an attempt that is over has returned or
-// has left Guard. If nothing else blocks the activity, its next attempt proceeds. If the
+// has left Guard, or when a Commit that failed is resolved. If nothing else blocks the activity, its next attempt proceeds. If the
 // activity has ended, its ID becomes free.
 func (a *activity) unblockLocked() {
 	switch {

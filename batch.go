@@ -30,13 +30,21 @@ type write struct {
 	ran     time.Duration // how long latest has run
 	failure error         // the error whose text fill adds to cp; nil if cp has the text already
 	failing bool          // whether the Store has failed to take the record before
+	commits int           // the record's commits when the state was copied; a Commit since makes the write outdated
 	waiting               // everyone who waits for the result; moved here from the record
 }
 
-// writeLocked returns the record's state, and moves its waiters to the write. From now on
-// the Store may hold something of the execution, even if the call fails.
+// writeLocked returns the record's state, and moves its waiters to the write.
 func (r *record) writeLocked() write {
-	x := write{r: r, cp: r.last, failure: r.failure, failing: r.failing, waiting: r.waiting}
+	x := r.copyLocked()
+	x.waiting, r.waiting = r.waiting, waiting{}
+	return x
+}
+
+// copyLocked returns the record's state, to be written. From now on the Store may hold
+// something of the execution, even if that fails.
+func (r *record) copyLocked() write {
+	x := write{r: r, cp: r.last, failure: r.failure, failing: r.failing, commits: r.commits}
 	if a := r.a; a != nil {
 		x.cp, x.failure = r.checkpointLocked()
 		x.a, x.latest, x.counted = a, a.latest, a.countedLocked()
@@ -47,7 +55,7 @@ func (r *record) writeLocked() write {
 	if text, known := r.failureText.of(x.failure); known {
 		x.cp.LastFailure, x.failure = text, nil
 	}
-	r.waiting, r.start.written = waiting{}, true
+	r.start.written = true
 	return x
 }
 
@@ -62,15 +70,25 @@ func (x *write) fill(rt *Runtime) {
 		x.r.fresh = false
 		x.cp.Details = a.details.share()
 		if t := x.latest; t != nil {
-			if t.progressed {
-				x.cp.Progressed = min(x.counted, x.cp.Attempt)
-			}
-			if a.opts.RetryPolicy.resets(t.progressed, x.ran) {
-				x.cp.CountedFrom = t.number - 1
-			}
+			x.progress(t.progressed)
 		}
 		a.mu.Unlock()
 	}
+	x.fillFailure(rt)
+}
+
+// progress completes the checkpoint with the progress of the latest attempt.
+func (x *write) progress(progressed bool) {
+	if progressed {
+		x.cp.Progressed = min(x.counted, x.cp.Attempt)
+	}
+	if x.a.opts.RetryPolicy.resets(progressed, x.ran) {
+		x.cp.CountedFrom = x.latest.number - 1
+	}
+}
+
+// fillFailure completes the checkpoint with the text of the failure.
+func (x *write) fillFailure(rt *Runtime) {
 	if x.failure != nil {
 		x.cp.LastFailure = rt.lastFailure(x.a, x.failure)
 		rt.mu.Lock()
@@ -261,47 +279,43 @@ func (rd *round) giveBack() {
 	rd.w.rt.leave()
 }
 
-// giveBackLocked is giveBack with Runtime.mu held. The waiters return to their records, in
-// front of those that have come since. Records with waiters become urgent. Failing records
-// without waiters are due after the pause, and all others now.
+// giveBackLocked is giveBack with Runtime.mu held.
 func (rd *round) giveBackLocked() {
 	rest := slices.Concat(append(rd.parts, rd.untried, rd.suspects)...)
 	rd.parts, rd.untried, rd.suspects = nil, nil, nil
 	for i := range rest {
-		x := &rest[i]
-		r := x.r
-		if rd.w.records[r.id] != r {
-			x.notifyLocked(errReplaced)
-			continue
-		}
-		rd.w.markDirtyLocked(r)
-		if r.failing {
-			rd.w.failedLocked(r)
-		}
-		r.waiters = append(x.waiters, r.waiters...)
-		r.syncs = append(x.syncs, r.syncs...)
-		if len(r.waiters)+len(r.syncs) > 0 && !r.urgent {
-			rd.w.setUrgentLocked(r)
-		}
-		if !r.urgent && !r.failing {
-			rd.w.soon.setLocked(rd.w.rt, rd.w.rt.now)
-		}
+		rd.w.giveBackLocked(&rest[i])
 	}
+}
+
+// giveBackLocked returns a write that was not tried to its record, with its waiters in front
+// of those that have come since.
+func (w *writer) giveBackLocked(x *write) {
+	r := x.r
+	r.writing = false
+	w.changedLocked()
+	if w.records[r.id] != r {
+		x.notifyLocked(errReplaced)
+		return
+	}
+	r.waiters = append(x.waiters, r.waiters...)
+	r.syncs = append(x.syncs, r.syncs...)
+	w.returnLocked(r)
 }
 
 // call makes one call of the Store for the writes of part, and waits until it returns,
 // however long that takes. If the call is late, overdueLocked reports that to the waiters
 // meanwhile. Since the records were taken, new executions may have begun. Writes of records
-// that were replaced are removed from part, because an older write must not overwrite a
-// newer one.
+// that were replaced are removed from part, and so are those that a Commit has outdated,
+// because an older write must not overwrite a newer one.
 func (rd *round) call(part *[]write) (err error, late bool) {
 	w, rt := rd.w, rd.w.rt
 	rt.enter()
 	still := slices.DeleteFunc(*part, func(x write) bool {
-		if w.records[x.r.id] == x.r {
+		if w.records[x.r.id] == x.r && x.commits == x.r.commits {
 			return false
 		}
-		x.notifyLocked(errReplaced)
+		w.giveBackLocked(&x)
 		return true
 	})
 	for i := range still {
@@ -381,8 +395,10 @@ func (rd *round) tried(part []write, err error) {
 	p := w.pace(rd.gone)
 	rt.enter()
 	defer rt.leave()
+	w.changedLocked()
 	for i := range part {
 		r := part[i].r
+		r.writing = false
 		part[i].notifyLocked(err)
 		switch current := w.records[r.id] == r; {
 		case !current:

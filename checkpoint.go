@@ -96,6 +96,12 @@ type record struct {
 	unsaved  bool      // whether the Store may not hold the newest state
 	fresh    bool      // whether there are details that no write has read; guarded by activity.mu
 
+	// For Commit.
+	writing    bool   // whether a write of the record was taken and has no result yet
+	committing bool   // whether a Commit is in flight
+	commits    int    // number of Commits that have begun
+	unresolved uint64 // Sequence of a Commit that failed, until the Store has said whether it holds that; 0 if there is none
+
 	// For the writer.
 	dirty       bool    // whether the record is in writer.dirty
 	urgent      bool    // whether the record is to be tried at once; counted in writer.urgent

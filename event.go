@@ -37,7 +37,7 @@ const (
 	EventAttemptFailed               // an attempt has failed or timed out, with Err; not for canceled or paused attempts
 	EventAbandoned                   // an attempt is over, but its function still runs
 	EventAbandonedReturned           // the function of an abandoned attempt has returned
-	EventBlocked                     // the next attempt waits for functions that hang; Attempt is the last attempt
+	EventBlocked                     // the activity is in StateBlocked; Attempt is the last attempt
 	EventCompleted                   // the activity has completed: its function returned nil
 	EventFailed                      // the activity has failed, and there is no further attempt
 	EventCanceled                    // the activity was canceled by the caller's context, Handle.Cancel, Runtime.Cancel, Drain or Shutdown

@@ -57,15 +57,12 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 		a.mu.Unlock()
 		return end
 	}
-	// Heartbeats may overtake each other between the reading of the clock and the lock, so
-	// neither lastBeat nor the deadline may go back.
 	a.beats++
-	a.lastBeat = max(a.lastBeat, now)
-	t.granted = 0
-	if a.opts.HeartbeatTimeout > 0 {
-		t.beatBy = max(t.beatBy, now.add(a.opts.HeartbeatTimeout))
-	}
+	t.beat(now)
 	unsaved, sync := false, false
+	if (isInt || e.data != nil) && t.commitFailed != nil {
+		isInt, e, failed = false, encoded{}, t.commitFailed
+	}
 	if isInt || e.data != nil {
 		if isInt {
 			a.details.setInt(n)
@@ -128,6 +125,18 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 	return failed
 }
 
+// beat moves the heartbeat deadline, because the attempt is alive at now. Heartbeats may
+// overtake each other between the reading of the clock and the lock, so neither lastBeat nor
+// the deadline may go back. activity.mu is held.
+func (t *attempt) beat(now instant) {
+	a := t.a
+	a.lastBeat = max(a.lastBeat, now)
+	t.granted = 0
+	if a.opts.HeartbeatTimeout > 0 {
+		t.beatBy = max(t.beatBy, now.add(a.opts.HeartbeatTimeout))
+	}
+}
+
 // sync waits until the Store holds the details of the heartbeat that calls it, or until
 // ctx ends. err is the Store's error, and end the cause of ctx. The caller has increased
 // t.syncing, so that there is no heartbeat deadline meanwhile. The deadline counts anew
@@ -144,20 +153,26 @@ func (t *attempt) sync(ctx context.Context) (err, end error) {
 	case <-ctx.Done():
 	}
 	rt.enter()
-	a.mu.Lock()
-	if t.syncing--; t.syncing == 0 && !t.over.Load() {
-		t.beatBy = max(t.beatBy, rt.now.deadline(a.opts.HeartbeatTimeout))
-	}
-	a.mu.Unlock()
-	// While there was no heartbeat deadline, the alarm may have moved to a later one. It
-	// must never ring later than a deadline: see alarmAtLocked.
-	a.setAlarmLocked(a.alarmAtLocked())
+	t.syncedLocked()
 	rt.leave()
 	end = ended(ctx)
 	if err != nil {
 		err = fmt.Errorf("%s: attempt %d: heartbeat details are recorded in memory but not saved yet: %w", a, t.number, err)
 	}
 	return err, end
+}
+
+// syncedLocked ends a wait for the Store, which has increased t.syncing. Runtime.mu is held.
+func (t *attempt) syncedLocked() {
+	a := t.a
+	a.mu.Lock()
+	if t.syncing--; t.syncing == 0 && !t.over.Load() {
+		t.beatBy = max(t.beatBy, a.rt.now.deadline(a.opts.HeartbeatTimeout))
+	}
+	a.mu.Unlock()
+	// While there was no heartbeat deadline, the alarm may have moved to a later one. It
+	// must never ring later than a deadline: see alarmAtLocked.
+	a.setAlarmLocked(a.alarmAtLocked())
 }
 
 // recorded holds an activity's newest heartbeat details. Guarded by activity.mu.

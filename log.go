@@ -174,16 +174,18 @@ func (a *activity) logBlockedLocked() {
 	if !a.rt.scheduler.logsLocked().countLocked(logBlocked, a) {
 		return
 	}
-	why := fmt.Sprintf("%d functions of earlier attempts are running, MaxAbandoned is %d", a.abandoned, a.opts.MaxAbandoned)
+	msg, why := "activity: next attempt is blocked by a function that hangs", fmt.Sprintf("%d functions of earlier attempts are running, MaxAbandoned is %d", a.abandoned, a.opts.MaxAbandoned)
 	if a.guardedLocked() {
 		why = "the function of the last attempt is inside Guard"
+	} else if a.unresolvedLocked() {
+		msg, why = "activity: next attempt waits for the Store", "a Commit of the last attempt failed but may have happened"
 	}
 	number, stack := a.latest.number, stackOf(a.failure)
 	if a.latest.stopped { // and not failed
 		stack, _ = a.rt.stackLocked(a.latest)
 	}
 	a.post(notice{log: func() {
-		a.rt.log(slog.LevelError, "activity: next attempt is blocked by a function that hangs", a, number, slog.String("waiting_for", why), slog.String("stack", string(stack)))
+		a.rt.log(slog.LevelError, msg, a, number, slog.String("waiting_for", why), slog.String("stack", string(stack)))
 	}})
 }
 

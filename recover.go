@@ -152,12 +152,12 @@ func (r *recovery) start(ctx context.Context, cp Checkpoint) (*activity, error) 
 func (r *recovery) recheck(ctx context.Context, id string) (Checkpoint, error) {
 	rt := r.rt
 	rt.enter()
-	a, restoring := rt.runningLocked(id), rt.writer.records[id].restoring()
+	a, occupied := rt.runningLocked(id), rt.writer.records[id].occupiedLocked()
 	rt.leave()
 	notRecovered := func(err error) error { return fmt.Errorf("activity %q: not recovered: %w", id, err) }
 	switch {
-	case restoring:
-		return Checkpoint{}, notRecovered(errRestoring)
+	case occupied != nil:
+		return Checkpoint{}, notRecovered(occupied)
 	case a != nil && a.number == 0:
 		return Checkpoint{}, notRecovered(fmt.Errorf("%w: Forget is deleting its checkpoint", ErrAlreadyRunning))
 	case a != nil:
@@ -253,7 +253,7 @@ func (rt *Runtime) current(ctx context.Context, cp Checkpoint, dropped uint64) (
 	switch {
 	case a != nil || r != nil && r.gone:
 		return Checkpoint{}, busy, nil
-	case r != nil: // it has ended, and its checkpoint may not be saved yet
+	case r != nil && r.unresolved == 0: // it has ended, and its checkpoint may not be saved yet
 		return r.finalCheckpoint(rt), false, nil
 	case cp.State != 0 && !changed:
 		return cp, false, nil

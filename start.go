@@ -200,8 +200,10 @@ func (rt *Runtime) schedule(a *activity) error {
 		return refusal(id, ErrShutdown)
 	case id != "" && rt.runningLocked(id) != nil: // Forget("") may have registered the empty ID
 		return refusal(id, ErrAlreadyRunning)
-	case a.rec != nil && rt.writer.records[id].restoring():
-		return refusal(id, errRestoring)
+	case a.rec != nil:
+		if err := rt.writer.records[id].occupiedLocked(); err != nil {
+			return refusal(id, err)
+		}
 	}
 	if id != "" {
 		if before := rt.ids[id]; before != nil {
@@ -603,6 +605,21 @@ func (a *activity) waitSavedLocked(err error) {
 
 // errRestoring refuses a start while a checkpoint of the ID is being restored.
 var errRestoring = fmt.Errorf("%w: the Store failed to save an earlier start but may hold it; the previous checkpoint is still being restored", ErrAlreadyRunning)
+
+// errUnresolved refuses a start until it is known what the Store holds of the ID.
+var errUnresolved = fmt.Errorf("%w: a Commit of the last execution failed but may have happened; the Store is still being read", ErrAlreadyRunning)
+
+// occupiedLocked returns an error if r, the record of an execution that has ended, keeps its
+// ID in use. r may be nil. Runtime.mu is held.
+func (r *record) occupiedLocked() error {
+	switch {
+	case r.restoring():
+		return errRestoring
+	case r != nil && r.a == nil && r.heldLocked():
+		return errUnresolved
+	}
+	return nil
+}
 
 // restoring reports whether r is the record of a start that was refused because the Store
 // failed to save it. Since the Store may hold the start anyway, the previous checkpoint is

@@ -18,7 +18,7 @@ const (
 	StateWaiting          // waiting for a slot of Config.MaxConcurrent, or for the Store
 	StateRunning          // running an attempt, or calling RetryPolicy.Retryable for an attempt that has just failed
 	StateBackingOff       // waiting for the backoff before the next attempt
-	StateBlocked          // waiting for functions of earlier attempts, which hang or are inside Guard
+	StateBlocked          // waiting for functions of earlier attempts, which hang or are inside Guard, or for the Store after a Commit that failed
 	StateCompleted        // final: the function returned nil
 	StateFailed           // final: the last attempt failed, and is not retried
 	StateCanceled         // final: canceled by the caller's context, Handle.Cancel, Runtime.Cancel, Drain or Shutdown

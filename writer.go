@@ -56,7 +56,9 @@ type writer struct {
 	// does not hinder a synctest bubble. It is taken before Runtime.mu.
 	turn chan struct{}
 
-	writing bool // whether a batch that take has returned is being written; until note
+	writing     bool          // whether a batch that take has returned is being written; until note
+	keepsNewest bool          // whether the Store ignores a checkpoint that is older than the stored one: see Commit
+	changed     chan struct{} // closed when something changes that a Commit waits for; nil if none does
 
 	// The call in flight.
 	round   *round                  // nil if no call is in flight
@@ -70,6 +72,9 @@ type writer struct {
 // init prepares the writer of a Runtime that has a Store.
 func (w *writer) init(rt *Runtime) {
 	w.rt, w.records, w.loads, w.turn = rt, map[string]*record{}, map[string]*storeCall{}, make(chan struct{}, 1)
+	if s, ok := rt.cfg.Store.(interface{ KeepsNewest() bool }); ok {
+		w.keepsNewest = s.KeepsNewest()
+	}
 	w.patience.wake, w.overdue.wake = w.expireWaitersLocked, w.overdueLocked
 	for _, r := range []*reminder{&w.soon, &w.saves.retry, &w.deletes.retry} {
 		r.wake = func() { r.due = true }
@@ -191,7 +196,10 @@ func (w *writer) setUrgentLocked(r *record) {
 func (w *writer) hangsLocked(hangs bool) {
 	rt := w.rt
 	rt.scheduler.alarms.remove(w.patience.place)
-	if w.hangs = hangs; !hangs || w.urgent == 0 {
+	if w.hangs = hangs; !hangs {
+		w.changedLocked()
+	}
+	if !hangs || w.urgent == 0 {
 		return
 	}
 	next := never
@@ -253,6 +261,30 @@ func (w *writer) wallClockLocked() {
 			}
 			r.saveSoonLocked(w.rt)
 		}
+	}
+}
+
+// returnLocked makes a record due again that was taken or held, but not written. A record with
+// waiters becomes urgent. A failing one without waiters is due after the pause, and any other
+// now.
+func (w *writer) returnLocked(r *record) {
+	w.markDirtyLocked(r)
+	if r.failing {
+		w.failedLocked(r)
+	}
+	if len(r.waiters)+len(r.syncs) > 0 && !r.urgent {
+		w.setUrgentLocked(r)
+	}
+	if !r.urgent && !r.failing {
+		w.soon.setLocked(w.rt, w.rt.now)
+	}
+}
+
+// changedLocked wakes the Commits that wait for the writer.
+func (w *writer) changedLocked() {
+	if w.changed != nil {
+		w.rt.scheduler.closing = append(w.rt.scheduler.closing, w.changed)
+		w.changed = nil
 	}
 }
 
@@ -324,7 +356,7 @@ func (w *writer) failingLocked() {
 // written, recoveredLocked does nothing, since note calls it again.
 func (w *writer) recoveredLocked(taken bool) {
 	if !w.failing || w.writing || slices.ContainsFunc(w.dirty, func(r *record) bool {
-		return (r.failing || r.restoring()) && w.records[r.id] == r
+		return (r.failing || r.restoring() || r.unresolved != 0) && w.records[r.id] == r
 	}) {
 		return
 	}
@@ -451,6 +483,9 @@ func (w *writer) take(gone bool) (batch []write) {
 			// A new execution has the ID, or Forget has deleted the checkpoint. Writing
 			// the record would overwrite the newer state.
 			replaced = append(replaced, r)
+		case r.heldLocked():
+			w.clearUrgentLocked(r)
+			later = append(later, r)
 		case r.gone == gone && (r.urgent || r.failing && retry || !r.failing && others):
 			wanted = append(wanted, r)
 		default:
@@ -475,7 +510,7 @@ func (w *writer) take(gone bool) (batch []write) {
 	clear(w.dirty[len(later):])
 	w.dirty = append(later, rest...)
 	for _, r := range wanted[:len(wanted)-len(rest)] {
-		r.dirty = false
+		r.dirty, r.writing = false, true
 		w.clearUrgentLocked(r)
 		batch = append(batch, r.writeLocked())
 	}
