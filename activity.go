@@ -574,20 +574,33 @@ func (a *activity) finishCanceledLocked(err error) {
 // nil if the activity has completed. If the activity is not stored, it ends at once. A
 // stored success ends when its checkpoint is deleted. A stored failure or cancellation
 // ends after one try to save its checkpoint.
+//
+// If the Store is lost, the activity ends at once and is canceled, whatever the outcome was.
 func (a *activity) finishLocked(outcome State, retry RetryState, err error) {
-	a.outcome = outcome
-	if err != nil {
-		a.err = &Error{ID: a.id(), Name: a.name(), Attempt: a.attempts, RetryState: retry, Err: err}
+	lost := a.rec != nil && a.rt.writer.lost
+	if lost {
+		outcome, retry, err = StateCanceled, RetryStateCancelRequested, lostError(err)
+		a.rec.a, a.rec.waiters = nil, nil
 	}
+	a.decideOutcomeLocked(outcome, retry, err)
 	// If there is no time left to wait for the Store, the activity ends now. Its record
 	// stays dirty, and is saved in the background.
-	if a.rec != nil && a.rec.saveEndLocked(err) {
+	if !lost && a.rec != nil && a.rec.saveEndLocked(err) {
 		if until := a.endByLocked(); until > a.rt.now {
 			a.setPhaseLocked(phaseSavingEnd, until)
 			return
 		}
 	}
 	a.endLocked()
+}
+
+// decideOutcomeLocked sets the outcome and the callers' error. err is nil if the activity has
+// completed.
+func (a *activity) decideOutcomeLocked(outcome State, retry RetryState, err error) {
+	a.outcome = outcome
+	if err != nil {
+		a.err = &Error{ID: a.id(), Name: a.name(), Attempt: a.attempts, RetryState: retry, Err: err}
+	}
 }
 
 // endSoon is how long an activity that fails at its schedule-to-close deadline or later

@@ -329,6 +329,10 @@ func (rd *round) call(part *[]write) (err error, late bool) {
 		rt.leave()
 		return nil, false
 	}
+	if w.lost {
+		rt.leave()
+		return ErrStoreLost, false
+	}
 	rd.calling = still
 	w.round, w.late, w.method = rd, false, "Save"
 	if rd.gone {
@@ -456,7 +460,7 @@ func (rd *round) note() {
 	if w.failing && slices.ContainsFunc(w.dirty, func(r *record) bool { return r.failing && r.gone == rd.gone }) {
 		p.retry.setLocked(rt, max(p.retryAt, rt.now.add(rt.cfg.SaveInterval)))
 	}
-	if len(rd.failed) == 0 {
+	if len(rd.failed) == 0 || w.lost {
 		return
 	}
 	text := rd.err.Error()

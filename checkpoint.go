@@ -16,6 +16,11 @@ import (
 // and must return an error once ctx has ended. The Runtime ends ctx if a call takes longer
 // than Config.StoreTimeout. Only one Runtime at a time may use a Store. Package storetest
 // tests an implementation.
+//
+// A Store that can lose its ownership, because another process may take it over, has another
+// method, Lost() <-chan struct{}, which always returns the same channel. When the Store closes
+// it, the Runtime cancels every stored activity with [ErrStoreLost], and writes nothing more. A
+// Store that is used with [Commit] may have the method KeepsNewest, which is described there.
 type Store interface {
 	// Load returns the checkpoint with the given ID, and whether there is one.
 	Load(ctx context.Context, id string) (Checkpoint, bool, error)

@@ -316,7 +316,8 @@ func (r *record) resolve(rt *Runtime, a *activity) {
 	for pause := rt.cfg.SaveInterval; ; pause = max(rt.cfg.SaveInterval, min(2*pause, maxStorePause)) {
 		cp, err := rt.load(context.Background(), r.id, never, nil)
 		rt.enter()
-		needed := w.records[r.id] == r && !r.gone // not forgotten, nor completed all the same
+		// Not if it was forgotten or has completed all the same, or if the Store is lost.
+		needed := w.records[r.id] == r && !r.gone && !w.lost
 		if err == nil || !needed {
 			if needed && cp.Sequence >= r.unresolved {
 				r.sequence = max(r.sequence, cp.Sequence)

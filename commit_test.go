@@ -200,6 +200,29 @@ func TestCommit_SaveHangs(t *testing.T) {
 	})
 }
 
+// Given a Save of another ID that hangs, then Commit waits for that too: nothing else is written.
+func TestCommit_AnotherSaveHangs(t *testing.T) {
+	durable(t, activity.Config{StoreTimeout: 30 * time.Second}, func(t *testing.T, e *env, s *faultyStore) {
+		open := func() {}
+		e.start(activity.Options{ID: "b", RetryPolicy: once}, func(ctx activity.Context) error {
+			checkErr(t, ctx.Sleep(time.Second), nil)
+			open = s.block("Save")
+			return errors.Join(ctx.Heartbeat(1), untilEnded(ctx))
+		})
+		h := e.start(job, func(ctx activity.Context) error {
+			checkErr(t, ctx.Sleep(time.Second+30*time.Second), nil) // not late yet
+			checkErr(t, activity.Commit(ctx, s.commit, 1), nil)
+			checkErr(t, ctx.Sleep(time.Second), nil)
+			never := func(activity.Checkpoint) error { t.Error("committed while a call hangs"); return nil }
+			checkErr(t, activity.Commit(ctx, never, 2), context.DeadlineExceeded)
+			open()
+			return activity.Commit(ctx, s.commit, 2)
+		})
+		e.pass(2 * time.Minute)
+		checkErr(t, e.end(h), nil)
+	})
+}
+
 // A newestStore says that Commit need not wait for a Save.
 type newestStore struct{ *faultyStore }
 
@@ -221,10 +244,15 @@ func TestCommit_KeepsNewest(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newestStore{newStore(t)}
 			rt := activity.New(activity.Config{Store: s, Logger: quiet, StoreTimeout: time.Hour})
+			both := make(chan struct{})
 			fn := func(ctx activity.Context) error {
 				gate := make(chan struct{})
 				s.on("Save", func(context.Context) error { <-gate; return saves })
+				close(both)
 				checkErr(t, errors.Join(ctx.Heartbeat(1), ctx.Sleep(time.Second)), nil)
+				if n := len(s.batch()); n != 2 {
+					t.Errorf("%d checkpoints in the Save", n)
+				}
 				checkErr(t, activity.Commit(ctx, s.commit, 2), nil)
 				s.on("Save", nil)
 				close(gate)
@@ -236,6 +264,7 @@ func TestCommit_KeepsNewest(t *testing.T) {
 			}
 			// Another activity shares the Save, so that it is tried in parts.
 			other := startWith(t, t.Context(), rt, activity.Options{ID: "b", RetryPolicy: once}, func(ctx activity.Context) error {
+				<-both
 				return errors.Join(ctx.Heartbeat(5), untilEnded(ctx))
 			})
 			checkErr(t, rt.Run(t.Context(), activity.Options{ID: "a", Name: "job", RetryPolicy: once}, fn), errBoom)
@@ -380,10 +409,13 @@ func TestCommit_TimesOut(t *testing.T) {
 			opts := job
 			opts.HeartbeatTimeout = 10 * time.Second
 			h := e.start(opts, func(ctx activity.Context) error {
-				if ctx.Info().Attempt == 2 {
+				switch ctx.Info().Attempt {
+				case 2:
 					n, err := activity.Resume(ctx, 0)
 					checkErr(t, err, nil)
 					checkDiff(t, "what attempt 2 resumes from", n, 2)
+					return untilEnded(ctx)
+				case 3:
 					return nil
 				}
 				err := activity.Commit(ctx, func(cp activity.Checkpoint) error {
@@ -403,6 +435,11 @@ func TestCommit_TimesOut(t *testing.T) {
 			e.pass(time.Minute)
 			checkState(t, h, activity.StateBlocked)
 			e.open("commit")
+			// Attempt 1 has made progress by its Commit, so that the stall of attempt 2 is not
+			// the second in a row.
+			e.wantStarted("a", 2, time.Minute+10*time.Second)
+			e.pass(10 * time.Second)
+			e.wantStarted("a", 3, time.Minute+20*time.Second)
 			e.pass(time.Second)
 			checkErr(t, e.end(h), nil)
 		})

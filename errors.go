@@ -43,6 +43,13 @@ var (
 	// allows another input.
 	ErrCheckpointMismatch = errors.New("the checkpoint of this ID belongs to another activity")
 
+	// ErrStoreLost is the cause with which stored activities end when the Store has lost its
+	// ownership, for example to another process. It refuses further starts with an Options.ID.
+	// Nothing of these activities is written any more: the new owner continues them from what the
+	// Store holds. To run stored activities again, restart the program, or open a new Store and
+	// make a new Runtime.
+	ErrStoreLost = errors.New("the Store is lost to another owner")
+
 	// ErrGoexit is the error of an attempt whose function called runtime.Goexit, as
 	// t.FailNow does. It is not retried.
 	ErrGoexit = errors.New("the function called runtime.Goexit")

@@ -28,6 +28,12 @@ import (
 // their ID, or [Runtime.Forget] them. If a Definition is refused, or if two have the same
 // Name, Recover returns an error and starts nothing. Without a Store, Recover returns 0.
 func (rt *Runtime) Recover(ctx context.Context, defs ...Recoverable) (int, error) {
+	rt.enter()
+	lost := rt.writer.checkLostLocked()
+	rt.leave()
+	if lost {
+		return 0, fmt.Errorf("activity: Recover: %w", ErrStoreLost)
+	}
 	byName := map[string]Recoverable{}
 	for _, d := range defs {
 		name, err := d.definition()
@@ -202,7 +208,7 @@ func (rt *Runtime) checkpoints(ctx context.Context, busy func(id string)) iter.S
 		rt.enter()
 		var unsaved []string
 		for id, r := range rt.writer.records {
-			if r.a == nil {
+			if r.a == nil && !rt.writer.lost {
 				unsaved = append(unsaved, id)
 			}
 		}
@@ -246,14 +252,14 @@ func (rt *Runtime) checkpoints(ctx context.Context, busy func(id string)) iter.S
 // ID is in use by a start that is not accepted yet, or by Forget.
 func (rt *Runtime) current(ctx context.Context, cp Checkpoint, dropped uint64) (_ Checkpoint, busy bool, err error) {
 	rt.enter()
-	a, r, changed := rt.runningLocked(cp.ID), rt.writer.records[cp.ID], rt.writer.dropped != dropped
+	a, r, changed, lost := rt.runningLocked(cp.ID), rt.writer.records[cp.ID], rt.writer.dropped != dropped, rt.writer.lost
 	// Forget registers a placeholder, whose number is 0.
 	busy = a != nil && (a.number == 0 || a.rec != nil && !a.rec.start.accepted)
 	rt.leave()
 	switch {
-	case a != nil || r != nil && r.gone:
+	case a != nil || r != nil && r.gone && !lost:
 		return Checkpoint{}, busy, nil
-	case r != nil && r.unresolved == 0: // it has ended, and its checkpoint may not be saved yet
+	case r != nil && r.unresolved == 0 && !lost: // it has ended, and its checkpoint may not be saved yet
 		return r.finalCheckpoint(rt), false, nil
 	case cp.State != 0 && !changed:
 		return cp, false, nil
@@ -319,9 +325,11 @@ func (rt *Runtime) stored(ctx context.Context) iter.Seq2[Checkpoint, error] {
 func (rt *Runtime) Forget(ctx context.Context, id string) error {
 	notForgotten := func(err error) error { return fmt.Errorf("activity %q: not forgotten: %w", id, err) }
 	rt.enter()
-	a := rt.runningLocked(id)
+	a, lost := rt.runningLocked(id), rt.writer.checkLostLocked()
 	rt.leave()
 	switch {
+	case lost:
+		return notForgotten(ErrStoreLost)
 	case a != nil && a.number > 0: // number 0: another Forget, whose end is awaited below
 		return notForgotten(ErrAlreadyRunning)
 	case rt.cfg.Store == nil:
@@ -341,14 +349,20 @@ func (rt *Runtime) Forget(ctx context.Context, id string) error {
 	// the Delete would remove. Since the turn is held, there is only one placeholder.
 	placeholder := &activity{rt: rt, opts: Options{ID: id}}
 	rt.enter()
-	used, ended := rt.runningLocked(id) != nil, rt.ids[id]
-	if !used {
+	var err error
+	ended := rt.ids[id]
+	switch {
+	case rt.writer.checkLostLocked():
+		err = ErrStoreLost
+	case rt.runningLocked(id) != nil:
+		err = ErrAlreadyRunning
+	default:
 		rt.ids[id] = placeholder
 	}
 	rt.leave()
-	if used {
+	if err != nil {
 		<-rt.writer.turn
-		return notForgotten(ErrAlreadyRunning)
+		return notForgotten(err)
 	}
 	c := rt.callStore(ctx, "Delete", func(ctx context.Context) error { return rt.cfg.Store.Delete(ctx, []string{id}) })
 	<-c.decided

@@ -342,7 +342,7 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 		rt.writer.drain(ctx)
 	}
 	rt.enter()
-	left, unsaved, abandoned := rt.shutdown.open, len(rt.writer.records), rt.counts.abandoned
+	left, unsaved, abandoned, lost := rt.shutdown.open, len(rt.writer.records), rt.counts.abandoned, rt.writer.lost
 	ids := rt.openLocked()
 	if left == 0 {
 		ids = slices.Sorted(maps.Keys(rt.writer.records))
@@ -363,6 +363,8 @@ func (rt *Runtime) Shutdown(ctx context.Context) error {
 	switch {
 	case left > 0:
 		return fmt.Errorf("activity: shutdown: %s not ended: %w", count(left, ids), context.Cause(ctx))
+	case unsaved > 0 && lost:
+		return fmt.Errorf("activity: shutdown: %s not saved: %w", count(unsaved, ids), ErrStoreLost)
 	case unsaved > 0:
 		return fmt.Errorf("activity: shutdown: %s not saved: %w", count(unsaved, ids), context.Cause(ctx))
 	}

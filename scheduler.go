@@ -78,6 +78,7 @@ func (rt *Runtime) leave() {
 	}
 	clear(s.closing)
 	s.closing = s.closing[:0]
+	rt.writer.watchLocked()
 	rt.writer.wallClockLocked()
 	rt.writer.wakeLocked()
 	rt.mu.Unlock()

@@ -169,10 +169,10 @@ func (a *activity) notStarted(cause error) error {
 }
 
 // canceledStart returns the error of a start that was canceled before it was accepted.
-// After a Shutdown it is the same as that of a start that comes later. Runtime.mu is held.
+// After a Shutdown, or the loss of the Store, it is the same as that of a start that comes later. Runtime.mu is held.
 func (a *activity) canceledStart() error {
-	if a.cancelCause == ErrShutdown {
-		return refusal(a.opts.ID, ErrShutdown)
+	if a.cancelCause == ErrShutdown || a.cancelCause == ErrStoreLost {
+		return refusal(a.opts.ID, a.cancelCause)
 	}
 	return a.notStarted(a.cancelCause)
 }
@@ -198,6 +198,8 @@ func (rt *Runtime) schedule(a *activity) error {
 		return a.notStarted(a.cancelCause)
 	case rt.shutdown.begun:
 		return refusal(id, ErrShutdown)
+	case a.rec != nil && rt.writer.checkLostLocked():
+		return refusal(id, ErrStoreLost)
 	case id != "" && rt.runningLocked(id) != nil: // Forget("") may have registered the empty ID
 		return refusal(id, ErrAlreadyRunning)
 	case a.rec != nil:

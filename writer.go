@@ -37,6 +37,10 @@ type writer struct {
 	running bool                  // whether the writer's goroutine exists
 	drained chan struct{}         // closed when nothing is dirty; nil if nobody waits for that
 
+	lostSignal <-chan struct{} // closed when the Store is lost; nil if that cannot be
+	lost       bool            // set once, after lostSignal was closed
+	unwatch    chan struct{}   // closed to stop the goroutine that waits for lostSignal; nil if there is none
+
 	dirty    []*record // in the order in which they are tried
 	soon     reminder  // set for the records that are neither urgent nor failing
 	urgent   int       // number of urgent records in dirty
@@ -74,6 +78,9 @@ func (w *writer) init(rt *Runtime) {
 	w.rt, w.records, w.loads, w.turn = rt, map[string]*record{}, map[string]*storeCall{}, make(chan struct{}, 1)
 	if s, ok := rt.cfg.Store.(interface{ KeepsNewest() bool }); ok {
 		w.keepsNewest = s.KeepsNewest()
+	}
+	if s, ok := rt.cfg.Store.(interface{ Lost() <-chan struct{} }); ok {
+		w.lostSignal = s.Lost()
 	}
 	w.patience.wake, w.overdue.wake = w.expireWaitersLocked, w.overdueLocked
 	for _, r := range []*reminder{&w.soon, &w.saves.retry, &w.deletes.retry} {
@@ -355,7 +362,7 @@ func (w *writer) failingLocked() {
 // logged. If not, the failing records were replaced or withdrawn. While a batch is being
 // written, recoveredLocked does nothing, since note calls it again.
 func (w *writer) recoveredLocked(taken bool) {
-	if !w.failing || w.writing || slices.ContainsFunc(w.dirty, func(r *record) bool {
+	if !w.failing || w.writing || w.lost || slices.ContainsFunc(w.dirty, func(r *record) bool {
 		return (r.failing || r.restoring() || r.unresolved != 0) && w.records[r.id] == r
 	}) {
 		return
@@ -394,7 +401,7 @@ func (w *writer) isNewsLocked(text string) bool {
 
 // dueLocked reports whether anything is to be written now.
 func (w *writer) dueLocked() bool {
-	return w.urgent > 0 || w.soon.due || w.saves.retry.due || w.deletes.retry.due
+	return !w.lost && (w.urgent > 0 || w.soon.due || w.saves.retry.due || w.deletes.retry.due)
 }
 
 // wakeLocked starts the writer's goroutine, if a write is due and it does not exist.
@@ -558,7 +565,7 @@ func (w *writer) drain(ctx context.Context) {
 	if len(w.dirty) > 0 {
 		w.soon.due, w.saves.retry.due, w.deletes.retry.due = true, true, true
 	}
-	if (len(w.dirty) > 0 || w.running) && w.drained == nil {
+	if (len(w.dirty) > 0 || w.running) && w.drained == nil && !w.lost {
 		w.drained = make(chan struct{})
 	}
 	drained := w.drained

@@ -48,6 +48,7 @@ type durableRun struct {
 type durableTrack struct {
 	made    int                     // how many details, in all lives
 	details int                     // those that stand for the ID
+	maybe   int                     // or these do, because a Commit has failed; 0: no
 	unsure  bool                    // or none do, because Forget has failed
 	stands  activity.Checkpoint     // how it was left: whole by the life before, else its state; the zero Checkpoint: nothing is
 	ran     map[durableAttempt]bool // not those that were canceled
@@ -115,7 +116,7 @@ func (r *durableRun) live(n int, content map[string]activity.Checkpoint) map[str
 	r.late = max(r.late, time.Since(r.begun)-l.begin)
 	r.sleepUntil(l.begin)
 	p := &durableProcess{durableRun: r, life: l, handles: make([]*activity.Handle[int], len(l.actions)), results: make([]string, len(l.actions))}
-	p.store = &durableStore{p: p, content: map[string]activity.Checkpoint{}, tried: map[string]int{}}
+	p.store = &durableStore{p: p, lost: make(chan struct{}), content: map[string]activity.Checkpoint{}, tried: map[string]int{}}
 	if r.faulty {
 		rand := rand.New(rand.NewPCG(r.s.seed, uint64(n)))
 		p.store.rand = rand
@@ -128,6 +129,7 @@ func (r *durableRun) live(n int, content map[string]activity.Checkpoint) map[str
 	for i := range r.ids {
 		t, cp := &r.ids[i], content[strconv.Itoa(i)]
 		t.stands, t.details, t.unsure, t.asked, t.gone, t.pending, t.other = cp, durableDetails(cp), false, false, false, false, false
+		t.maybe = 0
 		t.paused, t.steered = false, false
 	}
 	r.mu.Unlock()
@@ -138,12 +140,21 @@ func (r *durableRun) live(n int, content map[string]activity.Checkpoint) map[str
 		p.ctxs, p.cancels = append(p.ctxs, ctx), append(p.cancels, cancel)
 	}
 	steer := func(before time.Duration) {
+		lose := func(before time.Duration) {
+			if l.lost > 0 && l.lost <= before && !p.store.isLost() {
+				r.sleepUntil(l.lost)
+				p.store.lose()
+				synctest.Wait()
+			}
+		}
 		for len(p.steered) < len(l.steers) && l.steers[len(p.steered)].at <= before {
 			x := l.steers[len(p.steered)]
+			lose(x.at)
 			r.sleepUntil(x.at)
 			p.steered = append(p.steered, p.steer(x))
 			synctest.Wait()
 		}
+		lose(before)
 	}
 	for i, x := range l.actions {
 		steer(x.at)
@@ -162,6 +173,9 @@ func (r *durableRun) live(n int, content map[string]activity.Checkpoint) map[str
 		p.shutdown()
 	}
 	left := p.stop(n)
+	if !p.store.isLost() {
+		p.store.lose() // what waits for that must end with the bubble
+	}
 	cancel(modelError("the process is over"))
 	synctest.Wait()
 	return left
@@ -196,6 +210,9 @@ func (p *durableProcess) shutdown() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.store.closed = true
+	if p.store.isLost() && (err == nil || errors.Is(err, activity.ErrStoreLost)) {
+		return
+	}
 	if err != nil {
 		p.problem("Shutdown: %v", err)
 		return
@@ -217,7 +234,7 @@ func (p *durableProcess) shutdown() {
 			if t.stands.Attempt >= 0 {
 				want.Attempt = t.stands.Attempt
 			}
-			if p.faulty && durableDetails(got) != t.details {
+			if p.faulty && durableDetails(got) != t.details && (t.maybe == 0 || durableDetails(got) != t.maybe) {
 				p.problem("after Shutdown the Store has details %d of %d, and the newest are %d", durableDetails(got), i, t.details)
 			}
 		}
@@ -349,6 +366,10 @@ func (p *durableProcess) act(i int) {
 			}
 		}
 		n, err := p.rt.Recover(ctx, defs...)
+		if errors.Is(err, activity.ErrStoreLost) && n == 0 {
+			result = "lost"
+			break
+		}
 		var unknown []int
 		for id := range durableIDs {
 			if err != nil && strings.Contains(err.Error(), fmt.Sprintf("activity %q", strconv.Itoa(id))) {
@@ -384,7 +405,7 @@ func (p *durableProcess) act(i int) {
 	case "forget":
 		if err := p.rt.Forget(ctx, strconv.Itoa(x.id)); err != nil {
 			result = durableError(err)
-			if !errors.Is(err, activity.ErrAlreadyRunning) {
+			if !errors.Is(err, activity.ErrAlreadyRunning) && !errors.Is(err, activity.ErrStoreLost) {
 				p.mu.Lock()
 				if t := &p.ids[x.id]; !p.over {
 					t.stands, t.unsure = activity.Checkpoint{State: durableEither}, true
@@ -437,7 +458,7 @@ func (p *durableProcess) accepted(id int, state activity.State) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ended := state == activity.StateCompleted || state == activity.StateFailed || state == activity.StateCanceled
-	if cp, found := p.store.content[strconv.Itoa(id)]; !p.over && !ended && (!found || !goesOn(cp.State)) {
+	if cp, found := p.store.content[strconv.Itoa(id)]; !p.over && !ended && !p.store.isLost() && (!found || !goesOn(cp.State)) {
 		p.problem("Start of %d returned nil, it is %s, and the Store has: %s", id, state, p.stored(cp))
 	}
 }
@@ -472,6 +493,8 @@ func (p *durableProcess) function(id int, recovered bool) func(activity.Context,
 				err = ctx.Heartbeat()
 			case "note":
 				err = ctx.Heartbeat(p.details(ctx, id, step.v))
+			case "commit":
+				err = p.commit(ctx, id, step.v)
 			}
 			if err != nil {
 				if ctx.Err() == nil && errors.Is(err, activity.ErrShutdown) { // a drain's, whose attempt does not count
@@ -498,6 +521,34 @@ func (p *durableProcess) function(id int, recovered bool) func(activity.Context,
 		}
 		return 100*program + n, nil
 	}
+}
+
+// commit is a Commit with details v or, with a faulty Store, with new ones.
+func (p *durableProcess) commit(ctx activity.Context, id, v int) error {
+	t := &p.ids[id]
+	if p.faulty {
+		p.mu.Lock()
+		t.made++
+		v = t.made
+		p.mu.Unlock()
+	}
+	return activity.Commit(ctx, func(cp activity.Checkpoint) error {
+		err, done := error(nil), false
+		defer func() { // inside Guard, so that the next attempt sees it
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			switch {
+			case p.over || !p.faulty:
+			case done && err == nil:
+				t.details = v
+			default:
+				t.maybe = v
+			}
+		}()
+		err = p.store.commit(cp)
+		done = true
+		return err
+	}, v)
 }
 
 // cleanUp takes its time before a canceled function returns err.
@@ -539,7 +590,10 @@ func (p *durableProcess) entered(ctx activity.Context, id, program int, first, r
 	if t.unsure && resumes == 0 {
 		t.details = 0
 	}
-	t.unsure = false
+	if t.maybe != 0 && resumes == t.maybe {
+		t.details = t.maybe
+	}
+	t.unsure, t.maybe = false, 0
 	if p.faulty && resumes != t.details {
 		p.problem("attempt %d of %d resumes from %d, and the newest are %d", info.Attempt, id, resumes, t.details)
 	}
@@ -619,7 +673,7 @@ func (p *durableProcess) observe(e activity.Event) {
 		if found && !t.asked {
 			p.problem("%d has completed, and is stored", id)
 		}
-		t.gone, t.pending, t.stands, t.details = !found, found, activity.Checkpoint{}, 0
+		t.gone, t.pending, t.stands, t.details, t.maybe = !found, found, activity.Checkpoint{}, 0, 0
 	case activity.EventFailed:
 		line += fmt.Sprintf(" %s: %s", failed.RetryState, durableKind(failed.Err.Error()))
 		t.stands = activity.Checkpoint{State: activity.CheckpointFailed, Attempt: failed.Attempt}
@@ -633,6 +687,8 @@ func (p *durableProcess) observe(e activity.Event) {
 		kind := durableKind(failed.Err.Error())
 		line += fmt.Sprintf(" %s: %s", failed.RetryState, kind)
 		switch {
+		case kind == "lost":
+			t.stands = activity.Checkpoint{State: durableEither}
 		case kind == "cancel":
 			t.stands = activity.Checkpoint{State: activity.CheckpointCanceled, Attempt: -1}
 		case t.begun || t.steered || !goesOn(t.stands.State) && t.stands.State != durableEither:
@@ -655,6 +711,8 @@ func durableError(err error) string {
 		return "already running"
 	case errors.Is(err, activity.ErrCheckpointMismatch):
 		return "mismatch"
+	case errors.Is(err, activity.ErrStoreLost) && !errors.As(err, &e):
+		return "lost"
 	case errors.As(err, &e):
 		return fmt.Sprintf("error #%d %s: %s", e.Attempt, e.RetryState, durableKind(e.Err.Error()))
 	}
@@ -666,7 +724,7 @@ func durableKind(text string) string {
 	kind, at := text, len(text)
 	for what, k := range map[string]string{
 		"heartbeat timeout": "", "start-to-close timeout": "", "schedule-to-start timeout": "", "schedule-to-close timeout": "",
-		"boom": "", "later": "", "fatal": "", "cannot resume": "cannot", "panic": "", "user cancel": "cancel", "user ctx": "ctx", "is shut down": "shutdown",
+		"boom": "", "later": "", "fatal": "", "cannot resume": "cannot", "panic": "", "user cancel": "cancel", "user ctx": "ctx", "is shut down": "shutdown", "the Store is lost": "lost",
 		"the process ended": "crash", "had been made before": "made before",
 	} {
 		if i := strings.Index(text, what); i >= 0 && i < at {
@@ -685,6 +743,8 @@ type durableStore struct {
 	limit            int    // how many checkpoints it takes at once while it is sick
 	content          map[string]activity.Checkpoint
 	tried            map[string]int  // the last attempt that a Save had, once that has returned
+	saving           []string        // the IDs that are being saved
+	lost             chan struct{}   // closed when it is lost
 	cut              bool            // the process was killed
 	closed           bool            // Shutdown has returned nil
 	writing          context.Context // of the call that writes; it has ended if that is late
@@ -703,7 +763,7 @@ func (s *durableStore) sick() bool {
 // trouble is what a call meets: it takes time, and may fail or hang.
 func (s *durableStore) trouble(ctx context.Context) error {
 	s.p.mu.Lock()
-	if s.closed && !s.p.over {
+	if s.closed && !s.p.over && !s.isLost() {
 		s.p.problem("the Store is called after Shutdown")
 	}
 	delay, luck := time.Duration(0), 1.0
@@ -756,13 +816,21 @@ func (s *durableStore) write(ctx context.Context, ids []string, apply func()) er
 	if s.writing != nil && !s.p.over {
 		s.p.problem("two writes at once")
 	}
-	s.writing = ctx
+	if s.isLost() && !s.p.over {
+		s.p.problem("a write after the Store was lost")
+	}
+	s.writing, s.saving = ctx, ids
 	s.p.mu.Unlock()
 	defer func() {
 		s.p.mu.Lock()
-		s.writing = nil
+		s.writing, s.saving = nil, nil
 		s.p.mu.Unlock()
 	}()
+	return s.change(ctx, ids, apply)
+}
+
+// change changes the content, or fails before or after that.
+func (s *durableStore) change(ctx context.Context, ids []string, apply func()) error {
 	if err := s.trouble(ctx); err != nil {
 		return err
 	}
@@ -791,6 +859,29 @@ func (s *durableStore) write(ctx context.Context, ids []string, apply func()) er
 		return errDurable
 	}
 	return nil
+}
+
+// commit is the transaction of a Commit.
+func (s *durableStore) commit(cp activity.Checkpoint) error {
+	s.p.mu.Lock()
+	if slices.Contains(s.saving, cp.ID) && !s.p.over {
+		s.p.problem("a Commit of %s during a Save of it", cp.ID)
+	}
+	s.p.mu.Unlock()
+	return s.change(context.Background(), []string{cp.ID}, func() { s.take(cp) })
+}
+
+func (s *durableStore) Lost() <-chan struct{} { return s.lost }
+
+func (s *durableStore) lose() { close(s.lost) }
+
+func (s *durableStore) isLost() bool {
+	select {
+	case <-s.lost:
+		return true
+	default:
+		return false
+	}
 }
 
 func (s *durableStore) Save(ctx context.Context, batch []activity.Checkpoint) error {
@@ -928,7 +1019,7 @@ func checkMet(t *testing.T, counts map[string]int, n, enough int, what ...string
 	}
 }
 
-// Rules 20 to 23 and 28. Given random scripts over several lives of a program and a Store
+// Rules 20 to 23, 28, 37 and 38. Given random scripts over several lives of a program and a Store
 // that takes no time, then the package does just what the model does.
 func TestDurableModel_RandomScripts(t *testing.T) {
 	counts := map[string]int{}
@@ -939,10 +1030,10 @@ func TestDurableModel_RandomScripts(t *testing.T) {
 		}
 	}
 	checkMet(t, counts, *durableN, 400, "completed", "failed", "canceled", "crash", "shutdown", "recovered running", "recovered interrupted", "crash interval", "left as found", "used up", "closed in downtime", "mismatch", "stored backoff", "waiting saved", "cleanup", "cannot", "drain", "drain, hangs", "drain, fails",
-		"pause running", "pause waiting", "pause backing off", "pausing, canceled", "unpause", "retry", "recovered paused", "left paused")
+		"pause running", "pause waiting", "pause backing off", "pausing, canceled", "unpause", "retry", "recovered paused", "left paused", "commit", "lost running", "lost canceling", "lost backing off", "lost waiting", "lost paused")
 }
 
-// Rules 19 to 24 and 28. Given random scripts and a Store that takes its time, hangs,
+// Rules 19 to 24, 28, 37 and 38. Given random scripts and a Store that takes its time, hangs,
 // refuses, and fails before the write, after it, and in other ways, then the invariants
 // hold.
 func TestDurableModel_StoreFaults(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// This file is a model of durability (rules 19-24 and 28), with a Store that takes
+// This file is a model of durability (rules 19-24, 28, 37 and 38), with a Store that takes
 // no time: one thing after the other, no goroutine. It shares no code with the
 // package. A durableScript is what both the model and the package are given; see
 // durable_model_run_test.go.
@@ -27,7 +27,7 @@ const (
 )
 
 type durableStep struct {
-	op string // sleep, beat, note (beat with details v)
+	op string // sleep, beat, note (beat with details v), commit (Commit with details v)
 	d  time.Duration
 	v  int
 }
@@ -74,6 +74,7 @@ type durableLife struct {
 	crash      bool          // else Shutdown
 	drain      time.Duration // how long a Drain may take before the Shutdown; 0: there is none
 	steers     []durableSteer
+	lost       time.Duration // when the Store is lost; 0: never
 }
 
 type durableScript struct {
@@ -176,6 +177,20 @@ func newDurableScript(seed uint64) *durableScript {
 		}
 		slices.SortFunc(l.steers, func(a, b durableSteer) int { return cmp.Compare(a.at, b.at) })
 	}
+	for i := range script.programs {
+		for _, try := range script.programs[i] {
+			for j := range try.steps {
+				if try.steps[j].op == "note" && r.IntN(3) == 0 {
+					try.steps[j].op = "commit"
+				}
+			}
+		}
+	}
+	for i := range script.lives {
+		if l := &script.lives[i]; r.IntN(6) == 0 {
+			l.lost = between(l.begin+1, l.end)
+		}
+	}
 	return script
 }
 
@@ -235,6 +250,7 @@ type durableModel struct {
 	queue   []*durableAct
 	free    int
 	drains  bool
+	lost    bool // the Store
 	flushAt time.Duration
 	results []string
 	steered []string
@@ -259,7 +275,7 @@ func (m *durableModel) event(a *durableAct, format string, args ...any) {
 
 func (m *durableModel) live() {
 	l := m.life
-	m.acts, m.queue, m.free, m.flushAt, m.drains = nil, nil, l.slots, durableNever, false
+	m.acts, m.queue, m.free, m.flushAt, m.drains, m.lost = nil, nil, l.slots, durableNever, false, false
 	m.results, m.steered = make([]string, len(l.actions)), make([]string, len(l.steers))
 	m.late = max(m.late, m.now-l.begin)
 	next, steer := 0, 0
@@ -269,6 +285,9 @@ func (m *durableModel) live() {
 		}
 		if steer < len(l.steers) {
 			offer(l.steers[steer].at+m.late, func() { steer++; m.steered[steer-1] = m.steer(l.steers[steer-1]) })
+		}
+		if l.lost > 0 && !m.lost {
+			offer(l.lost+m.late, m.lose)
 		}
 	})
 	if l.crash {
@@ -298,6 +317,19 @@ func (m *durableModel) live() {
 	}
 	for _, id := range slices.Sorted(maps.Keys(m.store)) {
 		m.say("stored", id, "%s", m.store[id])
+	}
+}
+
+// lose loses the Store: everything is canceled, and nothing is written any more.
+func (m *durableModel) lose() {
+	m.counts["lost"]++
+	m.lost = true
+	for _, a := range slices.Clone(m.acts) {
+		m.queue = slices.DeleteFunc(m.queue, func(b *durableAct) bool { return a == b })
+	}
+	for _, a := range slices.Clone(m.acts) {
+		m.counts["lost "+a.state]++
+		m.cancel(a, "lost")
 	}
 }
 
@@ -372,13 +404,19 @@ func (m *durableModel) act(i int) {
 	result := ""
 	switch x.kind {
 	case "start":
-		if m.running(x.id) {
+		if m.lost {
+			result = "lost"
+		} else if m.running(x.id) {
 			result = "already running"
 		} else {
 			m.start(i, x.id, x.program)
 			return
 		}
 	case "recover":
+		if m.lost {
+			result = "lost"
+			break
+		}
 		n := 0
 		var unknown []string
 		ids := slices.Sorted(maps.Keys(m.store))
@@ -409,7 +447,9 @@ func (m *durableModel) act(i int) {
 			}
 		}
 	case "forget":
-		if m.running(x.id) {
+		if m.lost {
+			result = "lost"
+		} else if m.running(x.id) {
 			result = "already running"
 		} else {
 			delete(m.store, x.id)
@@ -632,6 +672,12 @@ func (m *durableModel) step(a *durableAct) {
 			} else {
 				m.soon(a)
 			}
+		case "commit": // writes what is to be saved of this activity, and of no other
+			m.counts["commit"]++
+			a.details = step.v
+			a.moved = a.moved || step.v != a.resume
+			a.dirty = false
+			m.store[a.id] = m.checkpoint(a, "")
 		}
 		a.beatBy = durablePlus(m.now, a.opts.hb)
 	}
@@ -732,6 +778,9 @@ func (m *durableModel) cancel(a *durableAct, why string) {
 func (m *durableModel) finish(a *durableAct, state, why, kind string) {
 	m.acts = slices.DeleteFunc(m.acts, func(b *durableAct) bool { return a == b })
 	m.queue = slices.DeleteFunc(m.queue, func(b *durableAct) bool { return a == b })
+	if m.lost {
+		state, why, kind = "canceled", "lost", "lost"
+	}
 	m.counts[state]++
 	told := a.attempt // the last that was started
 	left, failure := "failed", kind
@@ -769,6 +818,7 @@ func (m *durableModel) finish(a *durableAct, state, why, kind string) {
 		}
 	}
 	switch {
+	case m.lost:
 	case state == "completed":
 		delete(m.store, a.id)
 		m.flush()
@@ -842,7 +892,7 @@ func (m *durableModel) save(a *durableAct) {
 func (m *durableModel) flush() {
 	m.flushAt = durableNever
 	for _, a := range m.acts {
-		if a.dirty {
+		if a.dirty && !m.lost {
 			a.dirty = false
 			m.store[a.id] = m.checkpoint(a, "")
 		}
@@ -855,7 +905,7 @@ func (s *durableScript) String() string {
 		fmt.Fprintf(&b, "program %d: %+v\n", i, p)
 	}
 	for i, l := range s.lives {
-		fmt.Fprintf(&b, "life %d: %s to %s, crash %t, slots %d, sync %s\n", i, l.begin, l.end, l.crash, l.slots, l.sync)
+		fmt.Fprintf(&b, "life %d: %s to %s, crash %t, slots %d, sync %s, lost %s\n", i, l.begin, l.end, l.crash, l.slots, l.sync, l.lost)
 		for j, x := range l.actions {
 			fmt.Fprintf(&b, "  action %d at %s: %s", j, x.at, x.kind)
 			switch x.kind {
