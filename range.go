@@ -40,7 +40,18 @@ type RangeProgress struct {
 // An activity may call Range once. In the same attempt, a second call returns a
 // NonRetryable error. For several phases, use [Resume] with a struct of your own.
 func Range(ctx Context, from, to int, body func(i int) error) error {
-	r, err := beginRange(ctx, "Range", from, to)
+	return rangeSteps(ctx, "activity.Range", from, to, func(i int, done func() RangeProgress) error {
+		if err := body(i); err != nil {
+			return noteBodyError(ctx, err)
+		}
+		return recordRange(ctx, done())
+	})
+}
+
+// rangeSteps is Range for steps that record their own progress, which done returns once the
+// step is done. name is that of the function that the user has called.
+func rangeSteps(ctx Context, name string, from, to int, step func(i int, done func() RangeProgress) error) error {
+	r, err := beginRange(ctx, name, from, to)
 	if err != nil {
 		return err
 	}
@@ -48,11 +59,11 @@ func Range(ctx Context, from, to int, body func(i int) error) error {
 		if err := stopped(ctx); err != nil {
 			return err
 		}
-		if err := body(i); err != nil {
-			return noteBodyError(ctx, err)
+		done := func() RangeProgress {
+			r.finish(i)
+			return r.progress()
 		}
-		r.finish(i)
-		if err := recordRange(ctx, r.progress()); err != nil {
+		if err := step(i, done); err != nil {
 			return err
 		}
 	}
@@ -95,7 +106,7 @@ func RangeParallel(ctx Context, from, to, workers int, body func(ctx Context, i 
 	case body == nil:
 		return NonRetryable(errors.New("activity.RangeParallel: body must not be nil"))
 	}
-	r, err := beginRange(ctx, "RangeParallel", from, to)
+	r, err := beginRange(ctx, "activity.RangeParallel", from, to)
 	if err != nil {
 		return err
 	}
@@ -280,7 +291,7 @@ type ranger struct {
 func beginRange(ctx Context, name string, from, to int) (*ranger, error) {
 	if e := engineOf(ctx); e != nil && !e.BeginRange() {
 		info := ctx.Info()
-		return nil, NonRetryable(fmt.Errorf("%s: attempt %d: activity.%s: an attempt has one Range (for several phases, use Resume with a struct)", label(info.ID, info.Name), info.Attempt, name))
+		return nil, NonRetryable(fmt.Errorf("%s: attempt %d: %s: an attempt has one Range (for several phases, use Resume with a struct)", label(info.ID, info.Name), info.Attempt, name))
 	}
 	var recorded RangeProgress
 	found, err := ctx.HeartbeatDetails(&recorded)
@@ -291,11 +302,11 @@ func beginRange(ctx Context, name string, from, to int) (*ranger, error) {
 	}
 	r := &ranger{from: from, to: to, next: from}
 	cannot := func(format string, args ...any) error {
-		return fmt.Errorf("activity.%s from %d to %d: %w: %s", name, from, to, ErrCannotResume, fmt.Sprintf(format, args...))
+		return fmt.Errorf("%s from %d to %d: %w: %s", name, from, to, ErrCannotResume, fmt.Sprintf(format, args...))
 	}
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("activity.%s from %d to %d: the recorded details are not a Range's: %w", name, from, to, err)
+		return nil, fmt.Errorf("%s from %d to %d: the recorded details are not a Range's: %w", name, from, to, err)
 	case !found:
 	case !recorded.sound():
 		return nil, cannot("they are not a Range's (Next %d, To %d, %d numbers in Done)", recorded.Next, recorded.To, len(recorded.Done))

@@ -162,7 +162,7 @@ func (a *attempt) sleep(ctx context.Context, d time.Duration, sleep func(time.Du
 func (a *attempt) Guard(f func() error) error {
 	c := a.enter(a, call{kind: "Guard"})
 	a.show(c)
-	err := activity.Guard(a.Context, func() error {
+	err := a.engine().Guard(func() error { // not activity.Guard, which a Commit in a drain must pass
 		if a.come(c.body, "entering guard", "").over {
 			return errOver
 		}
