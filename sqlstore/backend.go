@@ -1,0 +1,82 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strings"
+	"time"
+)
+
+// A backend is what differs between the databases. Each of them has one connection of the Store's
+// own, through which it writes. On PostgreSQL that connection also holds the lock by which the
+// Store owns its checkpoints.
+type backend interface {
+	// tableExists reports whether there is a table with that name.
+	tableExists(ctx context.Context, name string) (bool, error)
+	// lockSchema keeps other processes from creating the tables until tx ends, unless the
+	// database does so.
+	lockSchema(ctx context.Context, tx *sql.Tx) error
+	// warnings names settings with which a loss of power can undo a commit.
+	warnings(ctx context.Context, users *sql.DB) ([]string, error)
+	// reader returns the connections for Load and All.
+	reader() *sql.DB
+
+	// own makes the Store the owner, and returns its new epoch. If there is another one, it
+	// returns errOwned.
+	own(ctx context.Context) (epoch int64, err error)
+	// regain is called when own has succeeded before. It makes sure that the connection works,
+	// and reports whether the Store is still the owner. If the connection was lost, regain makes
+	// another and takes the lock again.
+	regain(ctx context.Context, epoch int64) (bool, error)
+	// save, remove and commit write, and report whether the Store is still the owner. If it is not, they
+	// have written nothing.
+	save(ctx context.Context, epoch int64, batch []row) (bool, error)
+	remove(ctx context.Context, epoch int64, ids [][]byte) (bool, error)
+	// commit writes r in a transaction of the user's. found reports whether the table had an
+	// older version of r.
+	commit(ctx context.Context, tx *sql.Tx, epoch int64, r row) (owner, found bool, err error)
+	// begin makes a transaction of the user's ready for writing.
+	begin(ctx context.Context, tx *sql.Tx) error
+	// interrupt ends the statement that the Store's connection executes, if any.
+	interrupt()
+	// close closes the connection, which gives up the ownership.
+	close() error
+
+	loadQuery() string    // arguments: owner, id
+	peekQuery() string    // the same, without waiting for anybody
+	writtenQuery() string // the epoch and the sequence; waits as loadQuery does
+	allQuery() string     // arguments: owner, the ID after which the page begins
+	holderQuery() string  // argument: owner
+}
+
+// errOwned is the error of backend.own if another process owns the checkpoints.
+var errOwned = errors.New("owned by another process")
+
+// page is the largest number of checkpoints that All reads at once.
+const page = "100"
+
+// isLocked reports whether err says that SQLite is locked by another connection. There is no
+// common type for that among the drivers.
+func isLocked(err error) bool {
+	if err == nil {
+		return false
+	}
+	text := err.Error()
+	return strings.Contains(text, "SQLITE_BUSY") || strings.Contains(text, "database is locked") || strings.Contains(text, "table is locked")
+}
+
+// retryLocked calls f until it does not fail because SQLite is locked, or ctx ends.
+func retryLocked(ctx context.Context, f func() error) error {
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		err := f()
+		if !isLocked(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), err)
+		case <-time.After(pause):
+		}
+	}
+}

@@ -1,0 +1,138 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/internal/inside"
+)
+
+// Commit records details in tx, and commits tx. So what the function has changed in tx and the
+// progress happen together or not at all, and the step is done exactly once. The Store of the
+// activity must be a [Store] on the database of tx.
+//
+// If Commit returns nil, tx is committed. Otherwise tx is rolled back, and the function should
+// return the error: a later attempt does the step again. If it is unknown whether tx was
+// committed, because the connection broke, Commit asks the database. If even that fails, the
+// next attempt starts when the database has answered, and resumes from what it holds. Details,
+// errors and the behavior in a [activity.Runtime.Drain] are those of [activity.Commit].
+//
+// A transaction of an attempt that is over, or of a process whose checkpoints another one has
+// taken over, cannot commit. Commit returns the cause, which in the latter case is
+// [activity.ErrStoreLost].
+//
+// Do the step in tx alone: what the function does elsewhere may happen twice. Do not Commit in
+// isolation levels above READ COMMITTED, if you can avoid it: there, a checkpoint that was saved
+// since tx began makes Commit fail, and the step is repeated.
+func Commit(ctx activity.Context, tx *sql.Tx, details ...any) error {
+	s, err := storeOf(ctx)
+	if err == nil && tx == nil {
+		err = refuse(ctx, errors.New("the *sql.Tx is nil"))
+	}
+	if err == nil {
+		err = activity.Commit(ctx, func(cp activity.Checkpoint) error { return s.commit(tx, &cp) }, details...)
+	}
+	if err != nil && tx != nil {
+		_ = tx.Rollback() // does nothing if tx has ended
+	}
+	return err
+}
+
+// Range is [activity.Range] whose bodies are transactions: for each i, it begins one, calls body,
+// and commits it with the progress, so that body i is done exactly once. db must be the database
+// of the activity's [Store].
+//
+// If body returns an error, its transaction is rolled back, and Range returns that error as it
+// is. body must not end tx. The transaction ends with ctx: an attempt that is over holds no locks.
+//
+// On SQLite, tx can write from the beginning, and waits for other writers before that.
+func Range(ctx activity.Context, db *sql.DB, from, to int, body func(tx *sql.Tx, i int) error) error {
+	s, err := storeOf(ctx)
+	if err != nil {
+		return err
+	}
+	if body == nil || db == nil {
+		return refuse(ctx, errors.New("the *sql.DB and the function must not be nil"))
+	}
+	return inside.Range(ctx, "sqlstore.Range", from, to, func(i int, done func() any) error {
+		tx, err := db.BeginTx(ctx, nil)
+		if err != nil {
+			return fmt.Errorf("sqlstore: beginning the transaction of body %d: %w", i, ofContext(ctx, err))
+		}
+		defer tx.Rollback() // also if body panics
+		if err := s.backend.begin(ctx, tx); err != nil {
+			return fmt.Errorf("sqlstore: beginning the transaction of body %d: %w", i, ofContext(ctx, err))
+		}
+		if err := body(tx, i); err != nil {
+			return err
+		}
+		return Commit(ctx, tx, done())
+	})
+}
+
+// storeOf returns the Store of the activity.
+func storeOf(ctx activity.Context) (*Store, error) {
+	store := inside.Store(ctx)
+	if s, ok := store.(*Store); ok {
+		return s, nil
+	}
+	return nil, refuse(ctx, fmt.Errorf("Config.Store must be a *sqlstore.Store (got %T)", store))
+}
+
+// refuse returns the error of a call that no attempt can make.
+func refuse(ctx activity.Context, err error) error {
+	info := ctx.Info()
+	return activity.NonRetryable(fmt.Errorf("sqlstore: activity %q (%s): nothing was committed: %w", info.ID, info.Name, err))
+}
+
+// commit writes cp in tx, and commits it.
+func (s *Store) commit(tx *sql.Tx, cp *activity.Checkpoint) error {
+	r, err := newRow(cp)
+	if err != nil {
+		return err
+	}
+	// Not the activity's context: if that ends now, it must still be known what has happened.
+	ctx, cancel := context.WithTimeout(context.Background(), 3*s.lease)
+	defer cancel()
+	owner, found, err := s.backend.commit(ctx, tx, s.epoch, r)
+	switch {
+	case err != nil:
+		return fmt.Errorf("writing the checkpoint: %w", err)
+	case !owner:
+		return s.loseTo()
+	case !found:
+		return errors.New("writing the checkpoint: the database has a newer one, or none")
+	}
+	done := make(chan error, 1)
+	go func() { done <- tx.Commit() }()
+	select {
+	case err = <-done:
+	case <-ctx.Done(): // the server does not answer
+		err = context.Cause(ctx)
+	}
+	if err == nil {
+		return nil
+	}
+	return s.resolve(r, err)
+}
+
+// resolve finds out whether the transaction that has written r has committed, although its COMMIT
+// has failed with err. It waits until that transaction has ended.
+func (s *Store) resolve(r row, err error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*s.lease)
+	defer cancel()
+	epoch, sequence := int64(0), ""
+	again := retryLocked(ctx, func() error {
+		return s.db.QueryRowContext(ctx, s.names.expand(s.backend.writtenQuery()), s.owner, r.ID).Scan(&epoch, &sequence)
+	})
+	switch {
+	case again != nil:
+		return fmt.Errorf("committing: %w; it is unknown whether that has happened: %w", err, again)
+	case epoch == s.epoch && sequence == r.Sequence:
+		return nil
+	}
+	return fmt.Errorf("committing: %w; it was rolled back", err)
+}

@@ -1,0 +1,408 @@
+package sqlstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"database/sql/driver"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// postgres is the backend on PostgreSQL.
+//
+// One session holds an advisory lock, and all writes of the Store go through it: if the session
+// ends, the Store has neither the lock nor a way to write. The server ends the session if it is
+// silent for a lease, because its process is stopped or the network is cut. The Store therefore
+// calls regain several times in each lease.
+//
+// A transaction of the user's is in another session. It locks the row of the owner against the
+// one who takes over, so that it either commits before, or sees the new epoch.
+type postgres struct {
+	db    *sql.DB
+	names names
+	owner string
+	lease time.Duration
+	key   int64 // of the advisory lock; set by own
+
+	conn    *sql.Conn                 // nil if it was lost; guarded by Store.turn
+	session atomic.Pointer[pgSession] // that of conn, or of the last one
+}
+
+// pgSession identifies a session of the server.
+type pgSession struct {
+	pid     int64
+	started string
+}
+
+func (p *postgres) tableExists(ctx context.Context, name string) (bool, error) {
+	exists := false
+	err := p.db.QueryRowContext(ctx, "SELECT to_regclass($1::text) IS NOT NULL", name).Scan(&exists)
+	return exists, err
+}
+
+func (p *postgres) reader() *sql.DB { return p.db }
+
+func (p *postgres) lockSchema(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, "SELECT pg_advisory_xact_lock($1::bigint)", lockKey("schema", p.names.table))
+	return err
+}
+
+// lockKey returns the key of an advisory lock.
+func lockKey(parts ...string) int64 {
+	sum := sha256.Sum256([]byte("activity/sqlstore\x00" + strings.Join(parts, "\x00")))
+	return int64(binary.BigEndian.Uint64(sum[:]))
+}
+
+func (p *postgres) warnings(ctx context.Context, users *sql.DB) ([]string, error) {
+	var found []string
+	var fsync, synchronous, fullPages string
+	err := users.QueryRowContext(ctx, "SELECT current_setting('fsync'), current_setting('synchronous_commit'), current_setting('full_page_writes')").Scan(&fsync, &synchronous, &fullPages)
+	if fsync == "off" {
+		found = append(found, "fsync is off: a loss of power can damage the database")
+	}
+	if fullPages == "off" {
+		found = append(found, "full_page_writes is off: a loss of power can damage the database")
+	}
+	if synchronous == "off" {
+		found = append(found, "synchronous_commit is off: a crash of the server can undo the last transactions, with their progress")
+	}
+	return found, err
+}
+
+// limit returns a context for a statement of the Store's own connection. It is not the caller's,
+// because a context that ends during a statement makes the driver close the connection. It ends
+// only if the server has not answered for so long that the connection must be taken for lost.
+func (p *postgres) limit() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), 3*p.lease)
+}
+
+// connect makes a connection for the Store's own use, with the settings that it needs.
+func (p *postgres) connect(ctx context.Context) (*sql.Conn, *pgSession, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*p.lease)
+	defer cancel()
+	conn, err := p.db.Conn(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	session, err := p.prepare(ctx, conn)
+	if err != nil {
+		discard(conn)
+		return nil, nil, err
+	}
+	return conn, session, nil
+}
+
+// prepare changes the settings of a new connection.
+func (p *postgres) prepare(ctx context.Context, conn *sql.Conn) (*pgSession, error) {
+	s, lease := &pgSession{}, fmt.Sprint(p.lease.Milliseconds())
+	// synchronous_commit: what Save has written must be durable, whatever the default is.
+	// lock_timeout: a transaction that hangs must not make the session look dead.
+	err := conn.QueryRowContext(ctx, `
+		SELECT pg_backend_pid(), (SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid())
+		FROM (SELECT
+			set_config('idle_session_timeout', $1::text, false),
+			set_config('lock_timeout', $1::text, false),
+			set_config('statement_timeout', '0', false),
+			set_config('application_name', $2::text, false),
+			set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
+		) AS settings`, lease, "activity sqlstore "+p.owner).Scan(&s.pid, &s.started)
+	return s, err
+}
+
+// discard closes a connection instead of returning it to the pool, because its session has a
+// lock and settings of the Store's.
+func discard(conn *sql.Conn) {
+	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+	_ = conn.Close()
+}
+
+// checkServer returns an error if the server cannot keep a lock for the Store.
+func (p *postgres) checkServer(ctx context.Context) error {
+	version, recovery := 0, false
+	if err := p.db.QueryRowContext(ctx, "SELECT current_setting('server_version_num')::int, pg_is_in_recovery()").Scan(&version, &recovery); err != nil {
+		return err
+	}
+	switch {
+	case version < 140000:
+		return fmt.Errorf("PostgreSQL 14 or newer is required (the server has %d)", version/10000)
+	case recovery:
+		return errors.New("the server is a read-only standby")
+	case p.db.Stats().MaxOpenConnections == 1:
+		return errors.New("the *sql.DB allows one open connection, and the Store needs one for itself: call SetMaxOpenConns with 2 or more")
+	}
+	return p.checkPooler(ctx)
+}
+
+// checkPooler returns an error if a pooler gives each transaction another session: the lock would
+// be in a session of others. It holds a transaction in one connection, and looks whether that has
+// taken the session of another, which is idle.
+func (p *postgres) checkPooler(ctx context.Context) error {
+	conn, err := p.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	pid := func(q querier) (n int64, err error) {
+		return n, q.QueryRowContext(ctx, "SELECT pg_backend_pid()").Scan(&n)
+	}
+	before, err := pid(conn)
+	if err != nil {
+		return err
+	}
+	tx, err := p.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	other, err := pid(tx)
+	if err != nil {
+		return err
+	}
+	if other == before {
+		return errors.New("a connection pooler such as PgBouncer shares sessions between connections, so that a session cannot hold a lock: connect to the server itself, or use session pooling")
+	}
+	return nil
+}
+
+func (p *postgres) own(ctx context.Context) (int64, error) {
+	if p.conn == nil {
+		if err := p.checkServer(ctx); err != nil {
+			return 0, err
+		}
+		// By the OID, so that it does not matter how the table is named.
+		oid := ""
+		if err := p.db.QueryRowContext(ctx, "SELECT $1::text::regclass::oid::text", p.names.table).Scan(&oid); err != nil {
+			return 0, err
+		}
+		p.key = lockKey("owner", oid, p.owner)
+		conn, session, err := p.connect(ctx)
+		if err != nil {
+			return 0, err
+		}
+		p.conn = conn
+		p.session.Store(session)
+	}
+	limit, cancel := p.limit()
+	defer cancel()
+	locked, err := p.tryLock(limit, p.conn)
+	epoch := int64(0)
+	if err == nil && locked {
+		// This waits for transactions of the owner before.
+		err = p.conn.QueryRowContext(limit, p.names.expand(`
+			INSERT INTO {owners} AS o (owner, epoch, holder) VALUES ($1::text, 1, $2::text)
+			ON CONFLICT (owner) DO UPDATE SET epoch = o.epoch + 1, holder = EXCLUDED.holder
+			RETURNING epoch`), p.owner, holder()).Scan(&epoch)
+	}
+	switch {
+	case err != nil:
+		p.drop()
+		return 0, err
+	case !locked:
+		return 0, errOwned
+	}
+	return epoch, nil
+}
+
+func (p *postgres) tryLock(ctx context.Context, conn *sql.Conn) (locked bool, err error) {
+	err = conn.QueryRowContext(ctx, "SELECT pg_try_advisory_lock($1::bigint)", p.key).Scan(&locked)
+	return locked, err
+}
+
+func (p *postgres) drop() {
+	if p.conn != nil {
+		discard(p.conn)
+		p.conn = nil
+	}
+}
+
+func (p *postgres) regain(ctx context.Context, epoch int64) (bool, error) {
+	if p.conn != nil {
+		limit, cancel := p.limit()
+		defer cancel()
+		if _, err := p.conn.ExecContext(limit, "SELECT 1"); err == nil {
+			return true, nil
+		}
+		p.drop()
+	}
+	conn, session, err := p.connect(ctx)
+	if err != nil {
+		return true, err
+	}
+	owner, locked, err := p.relock(ctx, conn, epoch)
+	if err != nil || !locked {
+		discard(conn)
+		return owner, err
+	}
+	p.conn = conn
+	p.session.Store(session)
+	return true, nil
+}
+
+// relock takes the lock again in a new session, if nobody has had it meanwhile. If another
+// session has it and has not raised the epoch, it may be the Store's own last session, whose end
+// the server has not noticed: relock then ends that.
+func (p *postgres) relock(ctx context.Context, conn *sql.Conn, epoch int64) (owner, locked bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*p.lease)
+	defer cancel()
+	if locked, err = p.tryLock(ctx, conn); err != nil {
+		return true, false, err
+	}
+	current := int64(0)
+	if err := conn.QueryRowContext(ctx, p.names.expand("SELECT epoch FROM {owners} WHERE owner = $1::text"), p.owner).Scan(&current); err != nil {
+		return true, false, err
+	}
+	if current != epoch {
+		return false, false, nil
+	}
+	if !locked {
+		last := p.session.Load()
+		_, err := conn.ExecContext(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1::bigint AND backend_start::text = $2::text", last.pid, last.started)
+		return true, false, errors.Join(errStillLocked, err)
+	}
+	return true, true, nil
+}
+
+var errStillLocked = errors.New("the lock is held by another session")
+
+func (p *postgres) interrupt() {
+	ctx, cancel := context.WithTimeout(context.Background(), p.lease)
+	defer cancel()
+	if last := p.session.Load(); last != nil {
+		_, _ = p.db.ExecContext(ctx, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = $1::bigint AND backend_start::text = $2::text", last.pid, last.started)
+	}
+}
+
+func (p *postgres) close() error {
+	p.drop() // the end of the session gives up the lock
+	return nil
+}
+
+// rowType is the type of the rows in a JSON array.
+var rowType = func() string {
+	types := map[string]string{"attempt": "bigint", "counted_from": "bigint", "progressed": "bigint", "state": "bigint"}
+	var all []string
+	for _, c := range columns {
+		t := types[c]
+		if t == "" {
+			t = "text"
+		}
+		all = append(all, c+" "+t)
+	}
+	return strings.Join(all, ", ")
+}()
+
+// binaryColumns are the columns whose values are base64 in JSON.
+var binaryColumns = map[string]bool{"id": true, "name": true, "input": true, "details": true, "header": true, "last_failure": true}
+
+// rowValues are the columns of a row r from JSON, as they are stored.
+var rowValues = func() string {
+	var all []string
+	for _, c := range columns {
+		v := "r." + c
+		if binaryColumns[c] {
+			v = "decode(" + v + ", 'base64')"
+		}
+		all = append(all, v+" AS "+c)
+	}
+	return strings.Join(all, ", ")
+}()
+
+// updates sets each column to the one of another row, except the ID.
+func updates(from string) string {
+	all := []string{"epoch = " + from + "epoch"}
+	for _, c := range columns {
+		if c != "id" {
+			all = append(all, c+" = "+from+c)
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+func (p *postgres) save(_ context.Context, epoch int64, batch []row) (bool, error) {
+	data, err := json.Marshal(batch)
+	if err != nil {
+		return true, err
+	}
+	// A checkpoint in the table that is newer stays.
+	return p.write(`
+		w AS (
+			INSERT INTO {table} AS c (owner, epoch, `+strings.Join(columns, ", ")+`)
+			SELECT $1::text, $2::bigint, `+rowValues+`
+			FROM o, json_to_recordset($3::text::json) AS r(`+rowType+`)
+			ON CONFLICT (owner, id) DO UPDATE SET `+updates("EXCLUDED.")+`
+			WHERE c.sequence < EXCLUDED.sequence
+		)`, epoch, string(data))
+}
+
+func (p *postgres) remove(_ context.Context, epoch int64, ids [][]byte) (bool, error) {
+	data, err := json.Marshal(ids)
+	if err != nil {
+		return true, err
+	}
+	return p.write(`
+		w AS (
+			DELETE FROM {table} AS c USING o
+			WHERE c.owner = $1::text AND c.id IN (SELECT decode(v, 'base64') FROM json_array_elements_text($3::text::json) AS v)
+		)`, epoch, string(data))
+}
+
+// write executes a statement that writes, if the epoch is the Store's own. The statement is a
+// part of a WITH, and depends on o, which is empty otherwise.
+func (p *postgres) write(part string, epoch int64, data string) (owner bool, err error) {
+	ctx, cancel := p.limit()
+	defer cancel()
+	n := 0
+	err = p.conn.QueryRowContext(ctx, p.names.expand(`
+		WITH o AS (SELECT 1 FROM {owners} WHERE owner = $1::text AND epoch = $2::bigint),`+part+`
+		SELECT count(*) FROM o`), p.owner, epoch, data).Scan(&n)
+	return err != nil || n > 0, err
+}
+
+func (p *postgres) commit(ctx context.Context, tx *sql.Tx, epoch int64, r row) (owner, found bool, err error) {
+	data, err := json.Marshal([]row{r})
+	if err != nil {
+		return true, true, err
+	}
+	var owners, updated int
+	// If this process stops before COMMIT, the server must end the transaction, which keeps
+	// others from taking over.
+	err = tx.QueryRowContext(ctx, p.names.expand(`
+		WITH o AS (SELECT 1 FROM {owners} WHERE owner = $1::text AND epoch = $2::bigint FOR SHARE),
+		w AS (
+			UPDATE {table} AS c SET `+updates("n.")+`
+			FROM (SELECT $2::bigint AS epoch, `+rowValues+` FROM o, json_to_recordset($3::text::json) AS r(`+rowType+`)) AS n
+			WHERE c.owner = $1::text AND c.id = n.id AND c.sequence < n.sequence
+			RETURNING 1
+		)
+		SELECT (SELECT count(*) FROM o), (SELECT count(*) FROM w)
+		FROM (SELECT set_config('idle_in_transaction_session_timeout', $4::text, true)) AS settings`),
+		p.owner, epoch, string(data), fmt.Sprint(p.lease.Milliseconds())).Scan(&owners, &updated)
+	return owners > 0, updated > 0, err
+}
+
+func (p *postgres) begin(context.Context, *sql.Tx) error { return nil }
+
+// loadQuery waits for a transaction of the user's that has written the row and has not ended.
+func (p *postgres) loadQuery() string {
+	return p.peekQuery() + " FOR SHARE"
+}
+
+func (p *postgres) peekQuery() string {
+	return "SELECT " + strings.Join(columns, ", ") + " FROM {table} WHERE owner = $1::text AND id = $2::bytea"
+}
+
+func (p *postgres) writtenQuery() string {
+	return "SELECT epoch, sequence FROM {table} WHERE owner = $1::text AND id = $2::bytea FOR SHARE"
+}
+
+func (p *postgres) allQuery() string {
+	return "SELECT " + strings.Join(columns, ", ") + " FROM {table} WHERE owner = $1::text AND id > $2::bytea ORDER BY id LIMIT " + page
+}
+
+func (p *postgres) holderQuery() string { return "SELECT holder FROM {owners} WHERE owner = $1::text" }

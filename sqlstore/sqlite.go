@@ -1,0 +1,281 @@
+package sqlstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"database/sql/driver"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"strings"
+)
+
+// sqlite is the backend on SQLite.
+//
+// The Store owns its checkpoints as long as it holds an exclusive transaction on a file of its
+// own, beside the database. The operating system ends that with the process. The Store has
+// connections of its own, opened with the driver of the user's *sql.DB: that may allow only one,
+// which a transaction of the user's may occupy.
+type sqlite struct {
+	names names
+	owner string
+
+	db   *sql.DB   // the Store's own connections to the database
+	lock *sql.DB   // the Store's connection to the lock file
+	held *sql.Conn // has the exclusive transaction; nil before own has succeeded
+}
+
+// A connector opens a file with the driver of another *sql.DB.
+type connector struct {
+	driver driver.Driver
+	file   string
+}
+
+func (c connector) Connect(context.Context) (driver.Conn, error) { return c.driver.Open(c.file) }
+func (c connector) Driver() driver.Driver                        { return c.driver }
+
+// fileName returns the name of a file for a driver. Drivers take what follows a question mark for
+// settings, unless the name is a URI.
+func fileName(path string) string {
+	if !strings.ContainsAny(path, "?#%") {
+		return path
+	}
+	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}).String()
+}
+
+// newSQLite returns the backend for the database file of users.
+func newSQLite(ctx context.Context, users *sql.DB, names names, owner string) (*sqlite, error) {
+	path := ""
+	err := retryLocked(ctx, func() error {
+		return users.QueryRowContext(ctx, "SELECT file FROM pragma_database_list WHERE name = 'main'").Scan(&path)
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case path == "":
+		return nil, errors.New("an SQLite database in memory cannot keep checkpoints: use a file")
+	}
+	lock := path + "-" + names.table + "-" + ownerFile(owner)
+	return &sqlite{
+		names: names, owner: owner,
+		db:   sql.OpenDB(connector{users.Driver(), fileName(path)}),
+		lock: sql.OpenDB(connector{users.Driver(), fileName(lock)}),
+	}, nil
+}
+
+var simpleName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
+
+// ownerFile returns the owner's part of the name of the lock file.
+func ownerFile(owner string) string {
+	if simpleName.MatchString(owner) {
+		return owner
+	}
+	sum := sha256.Sum256([]byte(owner))
+	return hex.EncodeToString(sum[:16])
+}
+
+func (q *sqlite) reader() *sql.DB { return q.db }
+
+func (q *sqlite) tableExists(ctx context.Context, name string) (exists bool, err error) {
+	err = retryLocked(ctx, func() error {
+		return q.db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?", name).Scan(&exists)
+	})
+	return exists, err
+}
+
+// lockSchema does nothing, because the first CREATE makes tx the only writer.
+func (q *sqlite) lockSchema(context.Context, *sql.Tx) error { return nil }
+
+func (q *sqlite) warnings(ctx context.Context, users *sql.DB) ([]string, error) {
+	var found []string
+	synchronous, journal := 0, ""
+	err := retryLocked(ctx, func() error {
+		if err := users.QueryRowContext(ctx, "PRAGMA synchronous").Scan(&synchronous); err != nil {
+			return err
+		}
+		return users.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&journal)
+	})
+	if synchronous == 0 {
+		found = append(found, "PRAGMA synchronous is OFF: a loss of power can damage the database")
+	}
+	if journal = strings.ToLower(journal); journal == "off" || journal == "memory" {
+		found = append(found, "PRAGMA journal_mode is "+journal+": a process that is killed can damage the database")
+	}
+	return found, err
+}
+
+func (q *sqlite) own(ctx context.Context) (int64, error) {
+	if q.held == nil {
+		held, err := q.lock.Conn(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if _, err = held.ExecContext(context.Background(), "BEGIN EXCLUSIVE"); err != nil {
+			held.Close()
+			if isLocked(err) {
+				return 0, errOwned
+			}
+			return 0, fmt.Errorf("locking the file beside the database: %w", err)
+		}
+		q.held = held
+	}
+	epoch := int64(0)
+	err := q.write(ctx, func(c *sql.Conn) error {
+		return c.QueryRowContext(context.Background(), q.names.expand(`
+			INSERT INTO {owners} (owner, epoch, holder) VALUES (?, 1, ?)
+			ON CONFLICT (owner) DO UPDATE SET epoch = epoch + 1, holder = excluded.holder
+			RETURNING epoch`), q.owner, holder()).Scan(&epoch)
+	})
+	return epoch, err
+}
+
+func (q *sqlite) regain(context.Context, int64) (bool, error) { return true, nil }
+
+// write calls f in a transaction of the Store's own. Its statements have no context that ends,
+// because drivers interrupt a statement by damaging the connection.
+func (q *sqlite) write(ctx context.Context, f func(*sql.Conn) error) error {
+	c, err := q.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	exec := func(statement string) error {
+		_, err := c.ExecContext(context.Background(), statement)
+		return err
+	}
+	if err := exec("PRAGMA synchronous = FULL"); err != nil { // what Save has written must be durable
+		return err
+	}
+	return retryLocked(ctx, func() error {
+		err := exec("BEGIN IMMEDIATE")
+		if err != nil {
+			return err
+		}
+		if err = f(c); err == nil {
+			err = exec("COMMIT")
+		}
+		if err != nil {
+			_ = exec("ROLLBACK") // fails if the COMMIT has ended the transaction
+		}
+		return err
+	})
+}
+
+// change calls f in a transaction, if the Store is still the owner.
+func (q *sqlite) change(ctx context.Context, epoch int64, f func(*sql.Conn) error) (owner bool, err error) {
+	err = q.write(ctx, func(c *sql.Conn) error {
+		current := int64(0)
+		if err := c.QueryRowContext(context.Background(), q.names.expand("SELECT epoch FROM {owners} WHERE owner = ?"), q.owner).Scan(&current); err != nil {
+			return err
+		}
+		if owner = current == epoch; !owner {
+			return nil
+		}
+		return f(c)
+	})
+	return owner || err != nil, err
+}
+
+func (q *sqlite) save(ctx context.Context, epoch int64, batch []row) (bool, error) {
+	return q.change(ctx, epoch, func(c *sql.Conn) error {
+		// A checkpoint in the table that is newer stays.
+		insert, err := c.PrepareContext(context.Background(), q.names.expand(`
+			INSERT INTO {table} (owner, epoch, `+strings.Join(columns, ", ")+`)
+			VALUES (?, ?`+strings.Repeat(", ?", len(columns))+`)
+			ON CONFLICT (owner, id) DO UPDATE SET `+updates("excluded.")+`
+			WHERE sequence < excluded.sequence`))
+		if err != nil {
+			return err
+		}
+		defer insert.Close()
+		for i := range batch {
+			if _, err := insert.ExecContext(context.Background(), append([]any{q.owner, epoch}, batch[i].values()...)...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (q *sqlite) remove(ctx context.Context, epoch int64, ids [][]byte) (bool, error) {
+	return q.change(ctx, epoch, func(c *sql.Conn) error {
+		remove, err := c.PrepareContext(context.Background(), q.names.expand("DELETE FROM {table} WHERE owner = ? AND id = ?"))
+		if err != nil {
+			return err
+		}
+		defer remove.Close()
+		for _, id := range ids {
+			if _, err := remove.ExecContext(context.Background(), q.owner, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (q *sqlite) commit(ctx context.Context, tx *sql.Tx, epoch int64, r row) (owner, found bool, err error) {
+	set := []string{"epoch = ?"}
+	args := []any{epoch}
+	for i, v := range r.values() {
+		if columns[i] != "id" {
+			set, args = append(set, columns[i]+" = ?"), append(args, v)
+		}
+	}
+	var result sql.Result
+	err = retryLocked(ctx, func() error {
+		result, err = tx.ExecContext(ctx, q.names.expand(`
+			UPDATE {table} SET `+strings.Join(set, ", ")+`
+			WHERE owner = ? AND id = ? AND sequence < ?
+			AND EXISTS (SELECT 1 FROM {owners} WHERE owner = ? AND epoch = ?)`),
+			append(args, q.owner, r.ID, r.Sequence, q.owner, epoch)...)
+		return err
+	})
+	if err != nil {
+		return true, true, err
+	}
+	if n, err := result.RowsAffected(); err != nil || n > 0 {
+		return true, n > 0, err
+	}
+	current := int64(0)
+	err = tx.QueryRowContext(ctx, q.names.expand("SELECT epoch FROM {owners} WHERE owner = ?"), q.owner).Scan(&current)
+	return err != nil || current == epoch, false, err
+}
+
+// begin makes tx the writer. If it read first, and another connection wrote before it did, SQLite
+// would refuse its write.
+func (q *sqlite) begin(ctx context.Context, tx *sql.Tx) error {
+	return retryLocked(ctx, func() error {
+		_, err := tx.ExecContext(ctx, q.names.expand("UPDATE {owners} SET epoch = epoch WHERE owner = ?"), q.owner)
+		return err
+	})
+}
+
+func (q *sqlite) interrupt() {}
+
+func (q *sqlite) close() error {
+	var err error
+	if q.held != nil {
+		_, err = q.held.ExecContext(context.Background(), "ROLLBACK")
+		err = errors.Join(err, q.held.Close())
+	}
+	return errors.Join(err, q.lock.Close(), q.db.Close())
+}
+
+func (q *sqlite) loadQuery() string { return q.peekQuery() }
+
+func (q *sqlite) peekQuery() string {
+	return "SELECT " + strings.Join(columns, ", ") + " FROM {table} WHERE owner = ? AND id = ?"
+}
+
+func (q *sqlite) writtenQuery() string {
+	return "SELECT epoch, sequence FROM {table} WHERE owner = ? AND id = ?"
+}
+
+func (q *sqlite) allQuery() string {
+	return "SELECT " + strings.Join(columns, ", ") + " FROM {table} WHERE owner = ? AND id > ? ORDER BY id LIMIT " + page
+}
+
+func (q *sqlite) holderQuery() string { return "SELECT holder FROM {owners} WHERE owner = ?" }

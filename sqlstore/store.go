@@ -1,0 +1,519 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"math"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/seed-9da638b0/activity"
+)
+
+// Options configure a Store. The zero Options are ready to use.
+type Options struct {
+	// Dialect is the kind of database. If zero, Open asks the database.
+	Dialect Dialect
+
+	// Table is the name of the table for checkpoints, of letters, digits and underscores. On
+	// PostgreSQL it may have a schema before it, as in "jobs.checkpoints". There are two more
+	// tables, whose names end in "_owners" and "_version". If empty, "activity_checkpoints".
+	Table string
+
+	// Owner is a name for the Runtime that uses the Store, at most 200 bytes. Stores with
+	// different Owners are independent, even in one table. If empty, "default".
+	Owner string
+
+	// Wait is how long Open stands by if another process is the owner: it returns as soon as
+	// that is gone. If zero, Open returns [ErrInUse] at once. See [Forever].
+	Wait time.Duration
+
+	// Lease is how long the owner may be silent on PostgreSQL, because its process is stopped or
+	// the network is cut, before the server takes its lock away. Another process that stands by
+	// then takes over. If zero, 10 s.
+	Lease time.Duration
+
+	// ReadOnly makes a Store that only reads, beside the owner: for tools that look at the
+	// checkpoints. Its Save and Delete return an error.
+	ReadOnly bool
+
+	// Logger gets a Warn for each setting of the database with which a loss of power can undo a
+	// commit, and lines about a connection that is lost. If nil, slog.Default() is used.
+	Logger *slog.Logger
+}
+
+// Forever is an [Options.Wait] without a limit.
+const Forever = time.Duration(math.MaxInt64)
+
+const (
+	defaultOwner = "default"
+	defaultLease = 10 * time.Second
+	maxOwner     = 200 // bytes
+	tryAgain     = 200 * time.Millisecond
+)
+
+// ErrInUse is returned by [Open] if another process, or another Store of this one, owns the
+// checkpoints.
+var ErrInUse = errors.New("the checkpoints are in use")
+
+var (
+	errClosed   = errors.New("the Store is closed")
+	errReadOnly = errors.New("the Store is read-only")
+)
+
+// A Store keeps the checkpoints of one Runtime in a database. It is an [activity.Store]. All its
+// methods may be called by several goroutines at once.
+type Store struct {
+	names    names
+	owner    string
+	dialect  Dialect
+	lease    time.Duration
+	readOnly bool
+	logger   *slog.Logger
+	backend  backend
+	db       *sql.DB // for Load and All
+	epoch    int64   // number of the ownership; set by Open
+
+	// turn is a lock, of capacity 1, for what the backend does with its connection. It is a
+	// channel so that waiting for it can be given up.
+	turn chan struct{}
+
+	closing context.Context // ends when Close is called
+	close   context.CancelFunc
+	keeper  sync.WaitGroup // the goroutine of keep
+	lost    chan struct{}  // closed when another owner has taken over
+	lose    func()         // closes lost
+}
+
+var _ activity.Store = (*Store)(nil)
+
+var tableName = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*\.)?[A-Za-z_][A-Za-z0-9_]*$`)
+
+// check returns an error if the Options are invalid.
+func (o *Options) check() error {
+	switch {
+	case o.Dialect < 0 || o.Dialect > SQLite:
+		return fmt.Errorf("Options.Dialect must be PostgreSQL, SQLite or zero (got %s)", o.Dialect)
+	case o.Table != "" && (!tableName.MatchString(o.Table) || len(o.Table) > 50):
+		return fmt.Errorf("Options.Table must be a name of at most 50 letters, digits and underscores, with or without a schema (got %q)", o.Table)
+	case len(o.Owner) > maxOwner || strings.Contains(o.Owner, "\x00"):
+		return fmt.Errorf("Options.Owner must have at most %d bytes, and no zero byte (got %q)", maxOwner, o.Owner)
+	case o.Wait < 0:
+		return fmt.Errorf("Options.Wait must not be negative (got %s)", o.Wait)
+	case o.Lease < 0 || o.Lease > 0 && o.Lease < 100*time.Millisecond:
+		return fmt.Errorf("Options.Lease must be at least 100 ms, or zero (got %s)", o.Lease)
+	}
+	return nil
+}
+
+// Open makes a Store that owns the checkpoints of Options.Owner in db. If the tables are missing,
+// Open creates them. opts may be nil. ctx limits Open, and not the Store.
+//
+// db must stay open until [Store.Close] has returned. On PostgreSQL the Store takes one of its
+// connections for itself.
+//
+// Open returns [ErrInUse] if another process owns the checkpoints, and does not give them up
+// within Options.Wait. When Open returns nil, call [activity.Runtime.Recover] to continue what
+// the owner before has left.
+func Open(ctx context.Context, db *sql.DB, opts *Options) (*Store, error) {
+	if opts == nil {
+		opts = &Options{}
+	}
+	s, err := open(ctx, db, opts)
+	if err != nil {
+		return nil, fmt.Errorf("sqlstore: %w", err)
+	}
+	return s, nil
+}
+
+func open(ctx context.Context, db *sql.DB, opts *Options) (*Store, error) {
+	if err := opts.check(); err != nil {
+		return nil, err
+	}
+	if db == nil {
+		return nil, errors.New("the *sql.DB is nil")
+	}
+	s := &Store{
+		names: names{orDefault(opts.Table, defaultTable)}, owner: orDefault(opts.Owner, defaultOwner),
+		dialect: opts.Dialect, lease: orDefault(opts.Lease, defaultLease), readOnly: opts.ReadOnly, logger: opts.Logger,
+		turn: make(chan struct{}, 1), lost: make(chan struct{}),
+	}
+	s.lose = sync.OnceFunc(func() { close(s.lost) })
+	s.closing, s.close = context.WithCancel(context.Background())
+	if s.dialect == 0 {
+		var err error
+		if s.dialect, err = detect(ctx, db); err != nil {
+			return nil, err
+		}
+	}
+	if s.dialect == PostgreSQL {
+		s.backend = &postgres{db: db, names: s.names, owner: s.owner, lease: s.lease}
+	} else {
+		q, err := newSQLite(ctx, db, s.names, s.owner)
+		if err != nil {
+			return nil, err
+		}
+		s.backend = q
+	}
+	s.db = s.backend.reader()
+	err := s.start(ctx, db, opts.Wait)
+	if err != nil {
+		return nil, errors.Join(err, s.backend.close())
+	}
+	return s, nil
+}
+
+// orDefault returns v, or otherwise if v is zero.
+func orDefault[T comparable](v, otherwise T) T {
+	var zero T
+	if v == zero {
+		return otherwise
+	}
+	return v
+}
+
+// detect returns the Dialect of db.
+func detect(ctx context.Context, db *sql.DB) (Dialect, error) {
+	version := ""
+	err := db.QueryRowContext(ctx, "SELECT version()").Scan(&version) // SQLite has no such function
+	switch {
+	case err == nil && strings.HasPrefix(version, "PostgreSQL ") && !strings.Contains(version, "-YB-"):
+		return PostgreSQL, nil
+	case err == nil:
+		return 0, fmt.Errorf("the database is neither PostgreSQL nor SQLite (%s)", version)
+	}
+	if again := db.QueryRowContext(ctx, "SELECT sqlite_version()").Scan(&version); again != nil {
+		return 0, fmt.Errorf("asking the database for its version: %w", errors.Join(err, again))
+	}
+	return SQLite, nil
+}
+
+// start creates the tables, and makes the Store the owner.
+func (s *Store) start(ctx context.Context, users *sql.DB, wait time.Duration) error {
+	if err := s.migrate(ctx); err != nil {
+		return err
+	}
+	if s.readOnly {
+		return nil
+	}
+	warnings, err := s.backend.warnings(ctx, users)
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		s.log().Warn("sqlstore: the database may lose what is committed: " + w)
+	}
+	standby := time.NewTimer(wait)
+	defer standby.Stop()
+	for {
+		s.epoch, err = s.backend.own(ctx)
+		if err == nil {
+			s.keeper.Go(s.keep)
+			return nil
+		}
+		if !errors.Is(err, errOwned) && (wait == 0 || ctx.Err() != nil) {
+			return err
+		}
+		if wait == 0 {
+			return s.inUse(ctx)
+		}
+		select {
+		case <-time.After(tryAgain):
+		case <-standby.C:
+			return errors.Join(s.inUse(ctx), fmt.Errorf("waited for %s: %w", wait, err))
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// inUse returns an error that says who owns the checkpoints.
+func (s *Store) inUse(ctx context.Context) error {
+	by := ""
+	_ = s.db.QueryRowContext(ctx, s.names.expand(s.backend.holderQuery()), s.owner).Scan(&by)
+	return fmt.Errorf("%w by %s (table %s, owner %q)", ErrInUse, orDefault(by, "another process"), s.names.table, s.owner)
+}
+
+// holder describes this process, for inUse.
+func holder() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	return fmt.Sprintf("process %d on %s, since %s", os.Getpid(), host, time.Now().UTC().Format(time.RFC3339))
+}
+
+func (s *Store) log() *slog.Logger {
+	if s.logger != nil {
+		return s.logger
+	}
+	return slog.Default()
+}
+
+// Close gives up the ownership, so that another process can take over. Close the Store after the
+// Runtime's Shutdown. From then on, every method returns an error.
+func (s *Store) Close() error {
+	s.close()
+	s.keeper.Wait()
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	if err := s.backend.close(); err != nil {
+		return fmt.Errorf("sqlstore: closing: %w", err)
+	}
+	return nil
+}
+
+// Lost returns a channel that is closed when another process has taken over the checkpoints. That
+// can happen on PostgreSQL, after this process was silent for Options.Lease or has lost its
+// connection. The Runtime then cancels its stored activities with [activity.ErrStoreLost].
+func (s *Store) Lost() <-chan struct{} { return s.lost }
+
+// KeepsNewest reports true: a Save never replaces a checkpoint that [Commit] has written later.
+func (s *Store) KeepsNewest() bool { return true }
+
+// keep makes sure that the Store stays the owner, until it is closed.
+func (s *Store) keep() {
+	for {
+		select {
+		case <-s.closing.Done():
+			return
+		case <-s.lost:
+			return
+		case <-time.After(s.lease / 4):
+		}
+		_ = s.do(s.closing, func() (bool, error) { return true, nil })
+	}
+}
+
+// do calls f, which writes, when the connection works and the Store is the owner. f reports
+// whether it still is. If ctx ends first, do returns, and f is interrupted.
+func (s *Store) do(ctx context.Context, f func() (owner bool, err error)) error {
+	if err := s.usable(ctx); err != nil {
+		return err
+	}
+	select {
+	case s.turn <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if err := s.usable(ctx); err != nil {
+		<-s.turn
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.exchange(ctx, f) }()
+	select {
+	case err := <-done:
+		<-s.turn
+		return err
+	case <-ctx.Done():
+		// The turn is kept, so that nothing else is interrupted, and nothing overtakes f.
+		go func() {
+			s.backend.interrupt()
+			<-done
+			<-s.turn
+		}()
+		return context.Cause(ctx)
+	}
+}
+
+// usable returns an error if the Store cannot be used any more, or ctx has ended.
+func (s *Store) usable(ctx context.Context) error {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case s.closing.Err() != nil:
+		return errClosed
+	case s.readOnly:
+		return nil
+	}
+	select {
+	case <-s.lost:
+		return activity.ErrStoreLost
+	default:
+		return nil
+	}
+}
+
+// exchange calls f. Before that, and after an error, it makes sure that the Store is the owner.
+func (s *Store) exchange(ctx context.Context, f func() (bool, error)) error {
+	if err := s.regain(ctx); err != nil {
+		return err
+	}
+	owner, err := f()
+	switch {
+	case !owner:
+		return s.loseTo()
+	case err != nil:
+		return errors.Join(err, s.regain(ctx))
+	}
+	return nil
+}
+
+// regain waits until the connection works, and the Store is the owner.
+func (s *Store) regain(ctx context.Context) error {
+	logged := false
+	for {
+		owner, err := s.backend.regain(ctx, s.epoch)
+		switch {
+		case err == nil && !owner:
+			return s.loseTo()
+		case err == nil:
+			if logged {
+				s.log().Info("sqlstore: connected again, and still the owner", "table", s.names.table, "owner", s.owner)
+			}
+			return nil
+		case !logged:
+			logged = true
+			s.log().Warn("sqlstore: the connection that holds the lock is lost; connecting again", "table", s.names.table, "owner", s.owner, "error", err)
+		}
+		select {
+		case <-time.After(tryAgain):
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), err)
+		case <-s.closing.Done():
+			return errors.Join(errClosed, err)
+		}
+	}
+}
+
+// loseTo notes that another process is the owner.
+func (s *Store) loseTo() error {
+	s.lose()
+	return activity.ErrStoreLost
+}
+
+// Save implements [activity.Store]. It is one transaction.
+func (s *Store) Save(ctx context.Context, batch []activity.Checkpoint) error {
+	rows := make([]row, len(batch))
+	for i := range batch {
+		var err error
+		if rows[i], err = newRow(&batch[i]); err != nil {
+			return fmt.Errorf("sqlstore: %w", err)
+		}
+	}
+	return s.change(ctx, "save", func() (bool, error) { return s.backend.save(ctx, s.epoch, rows) })
+}
+
+// Delete implements [activity.Store].
+func (s *Store) Delete(ctx context.Context, ids []string) error {
+	all := make([][]byte, len(ids))
+	for i, id := range ids {
+		all[i] = blob(id)
+	}
+	return s.change(ctx, "delete", func() (bool, error) { return s.backend.remove(ctx, s.epoch, all) })
+}
+
+func (s *Store) change(ctx context.Context, what string, f func() (bool, error)) error {
+	err := error(errReadOnly)
+	if !s.readOnly {
+		err = s.do(ctx, f)
+	}
+	if err != nil {
+		return fmt.Errorf("sqlstore: %s: %w", what, err)
+	}
+	return nil
+}
+
+// Load implements [activity.Store]. On PostgreSQL it waits for a transaction that is about to
+// commit the checkpoint, of this process or of the owner before.
+func (s *Store) Load(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
+	query := s.backend.loadQuery()
+	if s.readOnly {
+		query = s.backend.peekQuery()
+	}
+	cp, found, err := s.load(ctx, query, id)
+	if err != nil {
+		return activity.Checkpoint{}, false, fmt.Errorf("sqlstore: load: %w", err)
+	}
+	return cp, found, nil
+}
+
+func (s *Store) load(ctx context.Context, query, id string) (cp activity.Checkpoint, found bool, err error) {
+	if err := s.usable(ctx); err != nil {
+		return cp, false, err
+	}
+	var r row
+	err = retryLocked(ctx, func() error {
+		return s.db.QueryRowContext(ctx, s.names.expand(query), s.owner, blob(id)).Scan(r.fields()...)
+	})
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return cp, false, nil
+	case err != nil:
+		return cp, false, ofContext(ctx, err)
+	}
+	cp, err = r.checkpoint()
+	return cp, err == nil, err
+}
+
+// ofContext adds the cause of ctx to err, if it has ended.
+func ofContext(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return errors.Join(context.Cause(ctx), err)
+	}
+	return err
+}
+
+// All implements [activity.Store]. It yields the checkpoints in the order of their IDs, and reads
+// some at a time, so that it holds no connection while it yields.
+func (s *Store) All(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
+	return func(yield func(activity.Checkpoint, error) bool) {
+		for last := ""; ; {
+			rows, more, err := s.page(ctx, last)
+			if err != nil {
+				yield(activity.Checkpoint{}, fmt.Errorf("sqlstore: reading all checkpoints: %w", err))
+				return
+			}
+			for i := range rows {
+				cp, err := rows[i].checkpoint()
+				if err != nil {
+					err = fmt.Errorf("sqlstore: reading all checkpoints: %w", err)
+				}
+				if !yield(cp, err) || err != nil {
+					return
+				}
+				last, rows[i] = cp.ID, row{}
+			}
+			if !more {
+				return
+			}
+		}
+	}
+}
+
+const pageBytes = 16 << 20 // the size at which a page is cut
+
+// page returns the checkpoints after that ID, and whether there may be more.
+func (s *Store) page(ctx context.Context, after string) (all []row, more bool, err error) {
+	if err := s.usable(ctx); err != nil {
+		return nil, false, err
+	}
+	err = retryLocked(ctx, func() error {
+		all, more = nil, false
+		rows, err := s.db.QueryContext(ctx, s.names.expand(s.backend.allQuery()), s.owner, blob(after))
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for size := 0; rows.Next(); {
+			var r row
+			if err := rows.Scan(r.fields()...); err != nil {
+				return err
+			}
+			all, more = append(all, r), true
+			if size += r.size(); size > pageBytes {
+				return nil
+			}
+		}
+		return rows.Err()
+	})
+	return all, more, ofContext(ctx, err)
+}
