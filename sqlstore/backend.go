@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"strings"
 	"time"
@@ -38,14 +39,17 @@ type backend interface {
 	commit(ctx context.Context, tx *sql.Tx, epoch int64, r row) (owner, found bool, err error)
 	// begin makes a transaction of the user's ready for writing.
 	begin(ctx context.Context, tx *sql.Tx) error
+	// load returns the rows with these IDs. If fenced, it returns the IDs of rows that a
+	// transaction of the user's has locked apart, and the rows are those of the last transaction
+	// that has ended. loadLocked returns a row, or nil, when the transaction has ended.
+	load(ctx context.Context, ids [][]byte, fenced bool) (rows []row, locked [][]byte, err error)
+	loadLocked(ctx context.Context, id []byte) (*row, error)
 	// interrupt ends the statement that the Store's connection executes, if any.
 	interrupt()
 	// close closes the connection, which gives up the ownership.
 	close() error
 
-	loadQuery() string    // arguments: owner, id
-	peekQuery() string    // the same, without waiting for anybody
-	writtenQuery() string // the epoch and the sequence; waits as loadQuery does
+	writtenQuery() string // the epoch and the sequence of an ID, as loadLocked returns them; arguments: owner, id
 	allQuery() string     // arguments: owner, the ID after which the page begins
 	holderQuery() string  // argument: owner
 }
@@ -79,4 +83,11 @@ func retryLocked(ctx context.Context, f func() error) error {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// discard closes a connection instead of returning it to the pool: what the Store has changed in
+// its session is not for others.
+func discard(c *sql.Conn) {
+	_ = c.Raw(func(any) error { return driver.ErrBadConn })
+	_ = c.Close()
 }

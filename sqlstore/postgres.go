@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"database/sql"
-	"database/sql/driver"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -113,13 +112,6 @@ func (p *postgres) prepare(ctx context.Context, conn *sql.Conn) (*pgSession, err
 			set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
 		) AS settings`, lease, "activity sqlstore "+p.owner).Scan(&s.pid, &s.started)
 	return s, err
-}
-
-// discard closes a connection instead of returning it to the pool, because its session has a
-// lock and settings of the Store's.
-func discard(conn *sql.Conn) {
-	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
-	_ = conn.Close()
 }
 
 // checkServer returns an error if the server cannot keep a lock for the Store.
@@ -285,20 +277,16 @@ func (p *postgres) close() error {
 
 // rowType is the type of the rows in a JSON array.
 var rowType = func() string {
-	types := map[string]string{"attempt": "bigint", "counted_from": "bigint", "progressed": "bigint", "state": "bigint"}
 	var all []string
 	for _, c := range columns {
-		t := types[c]
-		if t == "" {
-			t = "text"
+		t := "text"
+		if numberColumns[c] {
+			t = "bigint"
 		}
 		all = append(all, c+" "+t)
 	}
 	return strings.Join(all, ", ")
 }()
-
-// binaryColumns are the columns whose values are base64 in JSON.
-var binaryColumns = map[string]bool{"id": true, "name": true, "input": true, "details": true, "header": true, "last_failure": true}
 
 // rowValues are the columns of a row r from JSON, as they are stored.
 var rowValues = func() string {
@@ -388,13 +376,63 @@ func (p *postgres) commit(ctx context.Context, tx *sql.Tx, epoch int64, r row) (
 
 func (p *postgres) begin(context.Context, *sql.Tx) error { return nil }
 
-// loadQuery waits for a transaction of the user's that has written the row and has not ended.
-func (p *postgres) loadQuery() string {
-	return p.peekQuery() + " FOR SHARE"
+func (p *postgres) load(ctx context.Context, ids [][]byte, fenced bool) (rows []row, locked [][]byte, err error) {
+	data, err := json.Marshal(ids)
+	if err != nil {
+		return nil, nil, err
+	}
+	lock := ""
+	if fenced {
+		lock = " FOR SHARE SKIP LOCKED"
+	}
+	// The columns come from l, since what is locked may be newer than what the rest of the
+	// statement sees.
+	found, err := p.db.QueryContext(ctx, p.names.expand(`
+		WITH w AS (SELECT decode(v, 'base64') AS id FROM json_array_elements_text($2::text::json) AS v),
+		l AS MATERIALIZED (SELECT * FROM {table} WHERE owner = $1::text AND id IN (SELECT id FROM w)`+lock+`)
+		SELECT t.id, l.id IS NULL, `+loadedColumns+`
+		FROM {table} AS t LEFT JOIN l ON l.id = t.id
+		WHERE t.owner = $1::text AND t.id IN (SELECT id FROM w)`), p.owner, string(data))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer found.Close()
+	for found.Next() {
+		var r row
+		var id []byte
+		isLocked := false
+		if err := found.Scan(append([]any{&id, &isLocked}, r.fields()...)...); err != nil {
+			return nil, nil, err
+		}
+		if isLocked {
+			locked = append(locked, id)
+		} else {
+			rows = append(rows, r)
+		}
+	}
+	return rows, locked, found.Err()
 }
 
-func (p *postgres) peekQuery() string {
-	return "SELECT " + strings.Join(columns, ", ") + " FROM {table} WHERE owner = $1::text AND id = $2::bytea"
+// loadedColumns are the columns of l, which is NULL where a row is locked.
+var loadedColumns = func() string {
+	var all []string
+	for _, c := range columns {
+		zero := "''"
+		if numberColumns[c] {
+			zero = "0"
+		}
+		all = append(all, "coalesce(l."+c+", "+zero+")")
+	}
+	return strings.Join(all, ", ")
+}()
+
+func (p *postgres) loadLocked(ctx context.Context, id []byte) (*row, error) {
+	r := &row{}
+	err := p.db.QueryRowContext(ctx, p.names.expand("SELECT "+strings.Join(columns, ", ")+" FROM {table} WHERE owner = $1::text AND id = $2::bytea FOR SHARE"), p.owner, id).Scan(r.fields()...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	return r, err
 }
 
 func (p *postgres) writtenQuery() string {

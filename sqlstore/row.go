@@ -40,6 +40,12 @@ var columns = []string{
 	"scheduled_at", "updated_at", "next_attempt", "input", "details", "header", "last_failure",
 }
 
+// The types of the columns. All others are text.
+var (
+	numberColumns = map[string]bool{"attempt": true, "counted_from": true, "progressed": true, "state": true}
+	binaryColumns = map[string]bool{"id": true, "name": true, "input": true, "details": true, "header": true, "last_failure": true}
+)
+
 // fields returns pointers to the row's fields, in the order of columns.
 func (r *row) fields() []any {
 	return []any{
@@ -138,6 +144,15 @@ func (r *row) checkpoint() (activity.Checkpoint, error) {
 		}
 	}
 	return cp, nil
+}
+
+// clone returns a copy of the row, with bytes of its own.
+func (r *row) clone() row {
+	c := *r
+	for _, b := range []*[]byte{&c.ID, &c.Name, &c.Input, &c.Details, &c.Header, &c.LastFailure} {
+		*b = blob(*b)
+	}
+	return c
 }
 
 // size returns the number of bytes of the row's large fields.

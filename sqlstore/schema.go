@@ -61,20 +61,17 @@ func (n names) schema(d Dialect) []string {
 	if d == SQLite {
 		number, bytes = "integer", "blob"
 	}
-	sequence := text
-	if d == PostgreSQL {
-		sequence += ` COLLATE "C"`
-	}
-	types := map[string]string{
-		"sequence": sequence, "attempt": number, "counted_from": number, "progressed": number, "state": number,
-		"scheduled_at": text, "updated_at": text, "next_attempt": text,
-	}
 	table := &strings.Builder{}
 	fmt.Fprintf(table, "CREATE TABLE IF NOT EXISTS %s (\n\towner %s NOT NULL,\n\tepoch %s NOT NULL", n.table, text, number)
 	for _, c := range columns {
-		t := types[c]
-		if t == "" {
+		t := text
+		switch {
+		case numberColumns[c]:
+			t = number
+		case binaryColumns[c]:
 			t = bytes
+		case c == "sequence" && d == PostgreSQL: // compared byte by byte
+			t += ` COLLATE "C"`
 		}
 		fmt.Fprintf(table, ",\n\t%s %s NOT NULL", c, t)
 	}

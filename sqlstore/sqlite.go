@@ -137,31 +137,31 @@ func (q *sqlite) regain(context.Context, int64) (bool, error) { return true, nil
 // write calls f in a transaction of the Store's own. Its statements have no context that ends,
 // because drivers interrupt a statement by damaging the connection.
 func (q *sqlite) write(ctx context.Context, f func(*sql.Conn) error) error {
-	c, err := q.db.Conn(ctx)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	exec := func(statement string) error {
-		_, err := c.ExecContext(context.Background(), statement)
-		return err
-	}
-	if err := exec("PRAGMA synchronous = FULL"); err != nil { // what Save has written must be durable
-		return err
-	}
 	return retryLocked(ctx, func() error {
-		err := exec("BEGIN IMMEDIATE")
+		c, err := q.db.Conn(ctx)
 		if err != nil {
 			return err
 		}
-		if err = f(c); err == nil {
-			err = exec("COMMIT")
+		if err := transact(c, f); err != nil {
+			discard(c) // it may still be in the transaction
+			return err
 		}
-		if err != nil {
-			_ = exec("ROLLBACK") // fails if the COMMIT has ended the transaction
-		}
-		return err
+		return c.Close()
 	})
+}
+
+// transact calls f in a transaction of c. It is durable when transact returns nil.
+func transact(c *sql.Conn, f func(*sql.Conn) error) error {
+	for _, statement := range []string{"PRAGMA synchronous = FULL", "BEGIN IMMEDIATE"} {
+		if _, err := c.ExecContext(context.Background(), statement); err != nil {
+			return err
+		}
+	}
+	if err := f(c); err != nil {
+		return err
+	}
+	_, err := c.ExecContext(context.Background(), "COMMIT")
+	return err
 }
 
 // change calls f in a transaction, if the Store is still the owner.
@@ -264,10 +264,26 @@ func (q *sqlite) close() error {
 	return errors.Join(err, q.lock.Close(), q.db.Close())
 }
 
-func (q *sqlite) loadQuery() string { return q.peekQuery() }
+func (q *sqlite) load(ctx context.Context, ids [][]byte, _ bool) (rows []row, locked [][]byte, err error) {
+	for _, id := range ids {
+		r, err := q.loadLocked(ctx, id)
+		if err != nil {
+			return nil, nil, err
+		}
+		if r != nil {
+			rows = append(rows, *r)
+		}
+	}
+	return rows, nil, nil
+}
 
-func (q *sqlite) peekQuery() string {
-	return "SELECT " + strings.Join(columns, ", ") + " FROM {table} WHERE owner = ? AND id = ?"
+func (q *sqlite) loadLocked(ctx context.Context, id []byte) (*row, error) {
+	r := &row{}
+	err := q.db.QueryRowContext(ctx, q.names.expand("SELECT "+strings.Join(columns, ", ")+" FROM {table} WHERE owner = ? AND id = ?"), q.owner, id).Scan(r.fields()...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	return r, err
 }
 
 func (q *sqlite) writtenQuery() string {

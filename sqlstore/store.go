@@ -85,6 +85,7 @@ type Store struct {
 	// channel so that waiting for it can be given up.
 	turn chan struct{}
 
+	loader  loader
 	closing context.Context // ends when Close is called
 	close   context.CancelFunc
 	keeper  sync.WaitGroup // the goroutine of keep
@@ -128,7 +129,7 @@ func Open(ctx context.Context, db *sql.DB, opts *Options) (*Store, error) {
 	}
 	s, err := open(ctx, db, opts)
 	if err != nil {
-		return nil, fmt.Errorf("sqlstore: %w", err)
+		return nil, fmt.Errorf("sqlstore: %w", ofContext(ctx, err))
 	}
 	return s, nil
 }
@@ -420,38 +421,6 @@ func (s *Store) change(ctx context.Context, what string, f func() (bool, error))
 		return fmt.Errorf("sqlstore: %s: %w", what, err)
 	}
 	return nil
-}
-
-// Load implements [activity.Store]. On PostgreSQL it waits for a transaction that is about to
-// commit the checkpoint, of this process or of the owner before.
-func (s *Store) Load(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
-	query := s.backend.loadQuery()
-	if s.readOnly {
-		query = s.backend.peekQuery()
-	}
-	cp, found, err := s.load(ctx, query, id)
-	if err != nil {
-		return activity.Checkpoint{}, false, fmt.Errorf("sqlstore: load: %w", err)
-	}
-	return cp, found, nil
-}
-
-func (s *Store) load(ctx context.Context, query, id string) (cp activity.Checkpoint, found bool, err error) {
-	if err := s.usable(ctx); err != nil {
-		return cp, false, err
-	}
-	var r row
-	err = retryLocked(ctx, func() error {
-		return s.db.QueryRowContext(ctx, s.names.expand(query), s.owner, blob(id)).Scan(r.fields()...)
-	})
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return cp, false, nil
-	case err != nil:
-		return cp, false, ofContext(ctx, err)
-	}
-	cp, err = r.checkpoint()
-	return cp, err == nil, err
 }
 
 // ofContext adds the cause of ctx to err, if it has ended.

@@ -342,4 +342,3 @@ func TestHarness_NoticesDuplicates(t *testing.T) {
 	}
 	t.Error("20 imports with plain heartbeats have imported no row twice")
 }
-
