@@ -80,9 +80,10 @@
 // many.
 //
 // Heartbeat after a step, never before it. A step that finished but was not
-// recorded runs again, so make steps idempotent. If that is not possible, [Guard]
-// keeps a step from overlapping a later attempt, and details can say how far to
-// cut back: a file's length, a transaction's number.
+// recorded runs again, so make steps idempotent. If a step writes to a database, module
+// sqlstore keeps the checkpoint there, and commits both in one transaction: see [Commit].
+// If neither is possible, [Guard] keeps a step from overlapping a later attempt, and
+// details can say how far to cut back: a file's length, a transaction's number.
 //
 // Details that would not come back as they were, because of an unexported field for
 // example, are refused when they are recorded: see [Codec]. If details cannot be decoded
@@ -239,7 +240,7 @@
 //
 // # Durability
 //
-// With a Config.Store, such as that of module boltstore, a [Checkpoint] of each activity
+// With a Config.Store, such as that of module boltstore or sqlstore, a [Checkpoint] of each activity
 // that has an Options.ID outlives the process. (An activity with a generated ID, such as
 // "#7", is never stored.)
 //
@@ -291,6 +292,10 @@
 // was canceled by [Handle.Cancel] or [Runtime.Cancel] stays canceled.
 // [Runtime.Checkpoints] lists the checkpoints of activities that do not run, and
 // [Runtime.Forget] deletes one.
+//
+// A Store that another process can take over may be lost. Its activities are then canceled with
+// [ErrStoreLost], and a function that returns nil nevertheless has not completed, because the
+// new owner continues it.
 //
 // The result of a recovered activity is lost, unless its function stores it, or the
 // program waits for it with the [Handle] that [Definition.Handle] returns.
