@@ -26,10 +26,12 @@ type backend interface {
 	// own makes the Store the owner, and returns its new epoch. If there is another one, it
 	// returns errOwned.
 	own(ctx context.Context) (epoch int64, err error)
+	// connected reports whether the connection is there, as far as is known.
+	connected() bool
 	// regain is called when own has succeeded before. It makes sure that the connection works,
 	// and reports whether the Store is still the owner. If the connection was lost, regain makes
-	// another and takes the lock again.
-	regain(ctx context.Context, epoch int64) (bool, error)
+	// a fresh one, and takes the lock again.
+	regain(ctx context.Context, epoch int64) (owner, fresh bool, err error)
 	// save, remove and commit write, and report whether the Store is still the owner. If it is not, they
 	// have written nothing.
 	save(ctx context.Context, epoch int64, batch []row) (bool, error)
@@ -52,6 +54,29 @@ type backend interface {
 	writtenQuery() string // the epoch and the sequence of an ID, as loadLocked returns them; arguments: owner, id
 	allQuery() string     // arguments: owner, the ID after which the page begins
 	holderQuery() string  // argument: owner
+}
+
+// updates sets each column of a row to that of a newer one, except the ID. An input that has not
+// changed stays where it is, because it may be large.
+func updates(of, from string) string {
+	all := []string{"epoch = " + from + "epoch"}
+	for _, c := range columns {
+		switch c {
+		case "id":
+		case "input":
+			all = append(all, "input = CASE WHEN "+of+"input = "+from+"input THEN "+of+"input ELSE "+from+"input END")
+		default:
+			all = append(all, c+" = "+from+c)
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// ownsIn finds out why a transaction has changed no row. query returns the epoch of the owner.
+func ownsIn(ctx context.Context, tx *sql.Tx, query, owner string, epoch int64) (owns, found bool, err error) {
+	current := int64(0)
+	err = tx.QueryRowContext(ctx, query, owner).Scan(&current)
+	return err != nil || current == epoch, false, err
 }
 
 // errOwned is the error of backend.own if another process owns the checkpoints.

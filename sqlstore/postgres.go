@@ -213,28 +213,30 @@ func (p *postgres) drop() {
 	}
 }
 
-func (p *postgres) regain(ctx context.Context, epoch int64) (bool, error) {
+func (p *postgres) regain(ctx context.Context, epoch int64) (owner, fresh bool, err error) {
 	if p.conn != nil {
 		limit, cancel := p.limit()
 		defer cancel()
 		if _, err := p.conn.ExecContext(limit, "SELECT 1"); err == nil {
-			return true, nil
+			return true, false, nil
 		}
 		p.drop()
 	}
 	conn, session, err := p.connect(ctx)
 	if err != nil {
-		return true, err
+		return true, false, err
 	}
 	owner, locked, err := p.relock(ctx, conn, epoch)
 	if err != nil || !locked {
 		discard(conn)
-		return owner, err
+		return owner, false, err
 	}
 	p.conn = conn
 	p.session.Store(session)
-	return true, nil
+	return true, true, nil
 }
+
+func (p *postgres) connected() bool { return p.conn != nil }
 
 // relock takes the lock again in a new session, if nobody has had it meanwhile. If another
 // session has it and has not raised the epoch, it may be the Store's own last session, whose end
@@ -301,17 +303,6 @@ var rowValues = func() string {
 	return strings.Join(all, ", ")
 }()
 
-// updates sets each column to the one of another row, except the ID.
-func updates(from string) string {
-	all := []string{"epoch = " + from + "epoch"}
-	for _, c := range columns {
-		if c != "id" {
-			all = append(all, c+" = "+from+c)
-		}
-	}
-	return strings.Join(all, ", ")
-}
-
 func (p *postgres) save(_ context.Context, epoch int64, batch []row) (bool, error) {
 	data, err := json.Marshal(batch)
 	if err != nil {
@@ -323,7 +314,7 @@ func (p *postgres) save(_ context.Context, epoch int64, batch []row) (bool, erro
 			INSERT INTO {table} AS c (owner, epoch, `+strings.Join(columns, ", ")+`)
 			SELECT $1::text, $2::bigint, `+rowValues+`
 			FROM o, json_to_recordset($3::text::json) AS r(`+rowType+`)
-			ON CONFLICT (owner, id) DO UPDATE SET `+updates("EXCLUDED.")+`
+			ON CONFLICT (owner, id) DO UPDATE SET `+updates("c.", "EXCLUDED.")+`
 			WHERE c.sequence < EXCLUDED.sequence
 		)`, epoch, string(data))
 }
@@ -353,86 +344,92 @@ func (p *postgres) write(part string, epoch int64, data string) (owner bool, err
 }
 
 func (p *postgres) commit(ctx context.Context, tx *sql.Tx, epoch int64, r row) (owner, found bool, err error) {
-	data, err := json.Marshal([]row{r})
+	set := []string{"epoch = $2::bigint"}
+	args := []any{p.owner, epoch, r.ID, r.Sequence, fmt.Sprint(p.lease.Milliseconds())}
+	for i, v := range r.values() {
+		if c := columns[i]; !fixedColumns[c] {
+			args = append(args, v)
+			set = append(set, fmt.Sprintf("%s = $%d", c, len(args)))
+		}
+	}
+	// FOR SHARE: whoever takes over must wait for this transaction. set_config: if this process
+	// stops before COMMIT, the server must end the transaction.
+	result, err := tx.ExecContext(ctx, p.names.expand(`
+		UPDATE {table} SET `+strings.Join(set, ", ")+`
+		WHERE owner = $1::text AND id = $3::bytea AND sequence < $4::text
+		AND EXISTS (SELECT 1 FROM {owners} WHERE owner = $1::text AND epoch = $2::bigint FOR SHARE)
+		AND set_config('idle_in_transaction_session_timeout', $5::text, true) <> ''`), args...)
 	if err != nil {
 		return true, true, err
 	}
-	var owners, updated int
-	// If this process stops before COMMIT, the server must end the transaction, which keeps
-	// others from taking over.
-	err = tx.QueryRowContext(ctx, p.names.expand(`
-		WITH o AS (SELECT 1 FROM {owners} WHERE owner = $1::text AND epoch = $2::bigint FOR SHARE),
-		w AS (
-			UPDATE {table} AS c SET `+updates("n.")+`
-			FROM (SELECT $2::bigint AS epoch, `+rowValues+` FROM o, json_to_recordset($3::text::json) AS r(`+rowType+`)) AS n
-			WHERE c.owner = $1::text AND c.id = n.id AND c.sequence < n.sequence
-			RETURNING 1
-		)
-		SELECT (SELECT count(*) FROM o), (SELECT count(*) FROM w)
-		FROM (SELECT set_config('idle_in_transaction_session_timeout', $4::text, true)) AS settings`),
-		p.owner, epoch, string(data), fmt.Sprint(p.lease.Milliseconds())).Scan(&owners, &updated)
-	return owners > 0, updated > 0, err
+	if n, err := result.RowsAffected(); err != nil || n > 0 {
+		return true, n > 0, err
+	}
+	return ownsIn(ctx, tx, p.names.expand("SELECT epoch FROM {owners} WHERE owner = $1::text"), p.owner, epoch)
 }
 
 func (p *postgres) begin(context.Context, *sql.Tx) error { return nil }
 
 func (p *postgres) load(ctx context.Context, ids [][]byte, fenced bool) (rows []row, locked [][]byte, err error) {
+	lock := ""
+	if fenced {
+		lock = " FOR SHARE NOWAIT"
+	}
+	query := "SELECT " + strings.Join(columns, ", ") + " FROM {table} WHERE owner = $1::text AND id "
+	if len(ids) == 1 {
+		rows, err = p.query(ctx, query+"= $2::bytea"+lock, ids[0])
+		if isRowLocked(err) {
+			return nil, ids, nil
+		}
+		return rows, nil, err
+	}
 	data, err := json.Marshal(ids)
 	if err != nil {
 		return nil, nil, err
 	}
-	lock := ""
-	if fenced {
-		lock = " FOR SHARE SKIP LOCKED"
+	rows, err = p.query(ctx, query+"IN (SELECT decode(v, 'base64') FROM json_array_elements_text($2::text::json) AS v)"+lock, string(data))
+	if !isRowLocked(err) {
+		return rows, nil, err
 	}
-	// The columns come from l, since what is locked may be newer than what the rest of the
-	// statement sees.
-	found, err := p.db.QueryContext(ctx, p.names.expand(`
-		WITH w AS (SELECT decode(v, 'base64') AS id FROM json_array_elements_text($2::text::json) AS v),
-		l AS MATERIALIZED (SELECT * FROM {table} WHERE owner = $1::text AND id IN (SELECT id FROM w)`+lock+`)
-		SELECT t.id, l.id IS NULL, `+loadedColumns+`
-		FROM {table} AS t LEFT JOIN l ON l.id = t.id
-		WHERE t.owner = $1::text AND t.id IN (SELECT id FROM w)`), p.owner, string(data))
+	rows = nil
+	for i := range ids {
+		some, busy, err := p.load(ctx, ids[i:i+1], fenced)
+		if err != nil {
+			return nil, nil, err
+		}
+		rows, locked = append(rows, some...), append(locked, busy...)
+	}
+	return rows, locked, nil
+}
+
+// isRowLocked reports whether err says that a row is locked by a transaction.
+func isRowLocked(err error) bool {
+	var state interface{ SQLState() string }
+	return errors.As(err, &state) && state.SQLState() == "55P03"
+}
+
+func (p *postgres) query(ctx context.Context, query string, arg any) (rows []row, err error) {
+	found, err := p.db.QueryContext(ctx, p.names.expand(query), p.owner, arg)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer found.Close()
 	for found.Next() {
 		var r row
-		var id []byte
-		isLocked := false
-		if err := found.Scan(append([]any{&id, &isLocked}, r.fields()...)...); err != nil {
-			return nil, nil, err
+		if err := found.Scan(r.fields()...); err != nil {
+			return nil, err
 		}
-		if isLocked {
-			locked = append(locked, id)
-		} else {
-			rows = append(rows, r)
-		}
+		rows = append(rows, r)
 	}
-	return rows, locked, found.Err()
+	return rows, found.Err()
 }
 
-// loadedColumns are the columns of l, which is NULL where a row is locked.
-var loadedColumns = func() string {
-	var all []string
-	for _, c := range columns {
-		zero := "''"
-		if numberColumns[c] {
-			zero = "0"
-		}
-		all = append(all, "coalesce(l."+c+", "+zero+")")
-	}
-	return strings.Join(all, ", ")
-}()
-
 func (p *postgres) loadLocked(ctx context.Context, id []byte) (*row, error) {
-	r := &row{}
-	err := p.db.QueryRowContext(ctx, p.names.expand("SELECT "+strings.Join(columns, ", ")+" FROM {table} WHERE owner = $1::text AND id = $2::bytea FOR SHARE"), p.owner, id).Scan(r.fields()...)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
+	rows, err := p.query(ctx, "SELECT "+strings.Join(columns, ", ")+" FROM {table} WHERE owner = $1::text AND id = $2::bytea FOR SHARE", id)
+	if err != nil || len(rows) == 0 {
+		return nil, err
 	}
-	return r, err
+	return &rows[0], nil
 }
 
 func (p *postgres) writtenQuery() string {

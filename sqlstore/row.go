@@ -46,6 +46,9 @@ var (
 	binaryColumns = map[string]bool{"id": true, "name": true, "input": true, "details": true, "header": true, "last_failure": true}
 )
 
+// fixedColumns do not change while an execution lasts.
+var fixedColumns = map[string]bool{"id": true, "name": true, "input": true, "header": true}
+
 // fields returns pointers to the row's fields, in the order of columns.
 func (r *row) fields() []any {
 	return []any{

@@ -132,7 +132,11 @@ func (q *sqlite) own(ctx context.Context) (int64, error) {
 	return epoch, err
 }
 
-func (q *sqlite) regain(context.Context, int64) (bool, error) { return true, nil }
+func (q *sqlite) connected() bool { return true }
+
+func (q *sqlite) regain(context.Context, int64) (owner, fresh bool, err error) {
+	return true, false, nil
+}
 
 // write calls f in a transaction of the Store's own. Its statements have no context that ends,
 // because drivers interrupt a statement by damaging the connection.
@@ -185,7 +189,7 @@ func (q *sqlite) save(ctx context.Context, epoch int64, batch []row) (bool, erro
 		insert, err := c.PrepareContext(context.Background(), q.names.expand(`
 			INSERT INTO {table} (owner, epoch, `+strings.Join(columns, ", ")+`)
 			VALUES (?, ?`+strings.Repeat(", ?", len(columns))+`)
-			ON CONFLICT (owner, id) DO UPDATE SET `+updates("excluded.")+`
+			ON CONFLICT (owner, id) DO UPDATE SET `+updates("", "excluded.")+`
 			WHERE sequence < excluded.sequence`))
 		if err != nil {
 			return err
@@ -220,7 +224,7 @@ func (q *sqlite) commit(ctx context.Context, tx *sql.Tx, epoch int64, r row) (ow
 	set := []string{"epoch = ?"}
 	args := []any{epoch}
 	for i, v := range r.values() {
-		if columns[i] != "id" {
+		if !fixedColumns[columns[i]] {
 			set, args = append(set, columns[i]+" = ?"), append(args, v)
 		}
 	}
@@ -239,9 +243,7 @@ func (q *sqlite) commit(ctx context.Context, tx *sql.Tx, epoch int64, r row) (ow
 	if n, err := result.RowsAffected(); err != nil || n > 0 {
 		return true, n > 0, err
 	}
-	current := int64(0)
-	err = tx.QueryRowContext(ctx, q.names.expand("SELECT epoch FROM {owners} WHERE owner = ?"), q.owner).Scan(&current)
-	return err != nil || current == epoch, false, err
+	return ownsIn(ctx, tx, q.names.expand("SELECT epoch FROM {owners} WHERE owner = ?"), q.owner, epoch)
 }
 
 // begin makes tx the writer. If it read first, and another connection wrote before it did, SQLite

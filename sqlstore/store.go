@@ -289,7 +289,10 @@ func (s *Store) keep() {
 			return
 		case <-time.After(s.lease / 4):
 		}
-		_ = s.do(s.closing, func() (bool, error) { return true, nil })
+		_ = s.do(s.closing, func() (bool, error) {
+			_, err := s.regain(s.closing)
+			return true, err
+		})
 	}
 }
 
@@ -343,34 +346,42 @@ func (s *Store) usable(ctx context.Context) error {
 	}
 }
 
-// exchange calls f. Before that, and after an error, it makes sure that the Store is the owner.
+// exchange calls f when the connection works. If the connection breaks, it is unknown what f has
+// done, and exchange calls it again with another connection, if the Store is still the owner.
 func (s *Store) exchange(ctx context.Context, f func() (bool, error)) error {
-	if err := s.regain(ctx); err != nil {
-		return err
+	if !s.backend.connected() {
+		if _, err := s.regain(ctx); err != nil {
+			return err
+		}
 	}
-	owner, err := f()
-	switch {
-	case !owner:
-		return s.loseTo()
-	case err != nil:
-		return errors.Join(err, s.regain(ctx))
+	for {
+		owner, err := f()
+		switch {
+		case !owner:
+			return s.loseTo()
+		case err == nil:
+			return nil
+		}
+		if fresh, again := s.regain(ctx); again != nil || !fresh {
+			return errors.Join(err, again)
+		}
 	}
-	return nil
 }
 
-// regain waits until the connection works, and the Store is the owner.
-func (s *Store) regain(ctx context.Context) error {
+// regain waits until the connection works, and reports whether it is a fresh one. It returns an
+// error if the Store is no longer the owner.
+func (s *Store) regain(ctx context.Context) (fresh bool, err error) {
 	logged := false
 	for {
-		owner, err := s.backend.regain(ctx, s.epoch)
+		owner, fresh, err := s.backend.regain(ctx, s.epoch)
 		switch {
 		case err == nil && !owner:
-			return s.loseTo()
+			return false, s.loseTo()
 		case err == nil:
 			if logged {
 				s.log().Info("sqlstore: connected again, and still the owner", "table", s.names.table, "owner", s.owner)
 			}
-			return nil
+			return fresh, nil
 		case !logged:
 			logged = true
 			s.log().Warn("sqlstore: the connection that holds the lock is lost; connecting again", "table", s.names.table, "owner", s.owner, "error", err)
@@ -378,9 +389,9 @@ func (s *Store) regain(ctx context.Context) error {
 		select {
 		case <-time.After(tryAgain):
 		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), err)
+			return false, errors.Join(context.Cause(ctx), err)
 		case <-s.closing.Done():
-			return errors.Join(errClosed, err)
+			return false, errors.Join(errClosed, err)
 		}
 	}
 }
