@@ -168,6 +168,8 @@
 //     "activity.ErrCannotResume".
 //   - Guard always keeps out later attempts in workers of the same client. It keeps out those
 //     elsewhere only while the server answers the heartbeats.
+//   - [activity.Commit] returns an error, because the progress is the server's, and cannot be part of
+//     a transaction.
 //   - The server's timers are a little late, its retries pass through a task queue, and
 //     ScheduleToStartTimeout bounds the wait for a worker.
 //

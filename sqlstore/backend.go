@@ -9,9 +9,8 @@ import (
 	"time"
 )
 
-// A backend is what differs between the databases. Each of them has one connection of the Store's
-// own, through which it writes. On PostgreSQL that connection also holds the lock by which the
-// Store owns its checkpoints.
+// A backend is what differs between the databases. Its methods that write are called by one
+// goroutine at a time.
 type backend interface {
 	// tableExists reports whether there is a table with that name.
 	tableExists(ctx context.Context, name string) (bool, error)
@@ -32,13 +31,15 @@ type backend interface {
 	// and reports whether the Store is still the owner. If the connection was lost, regain makes
 	// a fresh one, and takes the lock again.
 	regain(ctx context.Context, epoch int64) (owner, fresh bool, err error)
-	// save, remove and commit write, and report whether the Store is still the owner. If it is not, they
-	// have written nothing.
+	// save and remove write, and report whether the Store is still the owner.
 	save(ctx context.Context, epoch int64, batch []row) (bool, error)
 	remove(ctx context.Context, epoch int64, ids [][]byte) (bool, error)
-	// commit writes r in a transaction of the user's. found reports whether the table had an
-	// older version of r.
-	commit(ctx context.Context, tx *sql.Tx, epoch int64, r row) (owner, found bool, err error)
+	// commitStatement writes a row in a transaction of the user's, with commitArguments. It
+	// changes nothing if the table has no older version of it, or another process is the owner.
+	commitStatement() string
+	commitArguments(epoch int64, r *row) []any
+	// owns reports whether the Store is the owner.
+	owns(ctx context.Context, in querier, epoch int64) (bool, error)
 	// begin makes a transaction of the user's ready for writing.
 	begin(ctx context.Context, tx *sql.Tx) error
 	// load returns the rows with these IDs. If fenced, it returns the IDs of rows that a
@@ -54,29 +55,6 @@ type backend interface {
 	writtenQuery() string // the epoch and the sequence of an ID, as loadLocked returns them; arguments: owner, id
 	allQuery() string     // arguments: owner, the ID after which the page begins
 	holderQuery() string  // argument: owner
-}
-
-// updates sets each column of a row to that of a newer one, except the ID. An input that has not
-// changed stays where it is, because it may be large.
-func updates(of, from string) string {
-	all := []string{"epoch = " + from + "epoch"}
-	for _, c := range columns {
-		switch c {
-		case "id":
-		case "input":
-			all = append(all, "input = CASE WHEN "+of+"input = "+from+"input THEN "+of+"input ELSE "+from+"input END")
-		default:
-			all = append(all, c+" = "+from+c)
-		}
-	}
-	return strings.Join(all, ", ")
-}
-
-// ownsIn finds out why a transaction has changed no row. query returns the epoch of the owner.
-func ownsIn(ctx context.Context, tx *sql.Tx, query, owner string, epoch int64) (owns, found bool, err error) {
-	current := int64(0)
-	err = tx.QueryRowContext(ctx, query, owner).Scan(&current)
-	return err != nil || current == epoch, false, err
 }
 
 // errOwned is the error of backend.own if another process owns the checkpoints.

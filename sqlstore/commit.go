@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/seed-9da638b0/activity"
 	"github.com/seed-9da638b0/activity/internal/inside"
@@ -97,14 +98,8 @@ func (s *Store) commit(tx *sql.Tx, cp *activity.Checkpoint) error {
 	// Not the activity's context: if that ends now, it must still be known what has happened.
 	ctx, cancel := context.WithTimeout(context.Background(), 3*s.lease)
 	defer cancel()
-	owner, found, err := s.backend.commit(ctx, tx, s.epoch, r)
-	switch {
-	case err != nil:
+	if err := s.writeIn(ctx, tx, &r); err != nil {
 		return fmt.Errorf("writing the checkpoint: %w", err)
-	case !owner:
-		return s.loseTo()
-	case !found:
-		return errors.New("writing the checkpoint: the database has a newer one, or none")
 	}
 	done := make(chan error, 1)
 	go func() { done <- tx.Commit() }()
@@ -117,6 +112,42 @@ func (s *Store) commit(tx *sql.Tx, cp *activity.Checkpoint) error {
 		return nil
 	}
 	return s.resolve(r, err)
+}
+
+// writeIn writes r in tx.
+func (s *Store) writeIn(ctx context.Context, tx *sql.Tx, r *row) error {
+	args := s.backend.commitArguments(s.epoch, r)
+	var result sql.Result
+	err := retryLocked(ctx, func() (err error) {
+		// Prepared once for each connection. That is not possible in a transaction of another
+		// *sql.DB than the one that Open got.
+		if s.prepared != nil {
+			if result, err = tx.StmtContext(ctx, s.prepared).ExecContext(ctx, args...); err == nil || !isForeign(err) {
+				return err
+			}
+		}
+		result, err = tx.ExecContext(ctx, s.backend.commitStatement(), args...)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if n, err := result.RowsAffected(); err != nil || n > 0 {
+		return err
+	}
+	switch owner, err := s.backend.owns(ctx, tx, s.epoch); {
+	case err != nil:
+		return err
+	case !owner:
+		return s.loseTo()
+	}
+	return errors.New("the database has a newer one, or none")
+}
+
+// isForeign reports whether err says that a statement belongs to another *sql.DB than the
+// transaction, for which database/sql has no error value.
+func isForeign(err error) bool {
+	return strings.Contains(err.Error(), "statement from different database")
 }
 
 // resolve finds out whether the transaction that has written r has committed, although its COMMIT

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -20,8 +21,9 @@ import (
 // silent for a lease, because its process is stopped or the network is cut. The Store therefore
 // calls regain several times in each lease.
 //
-// A transaction of the user's is in another session. It locks the row of the owner against the
-// one who takes over, so that it either commits before, or sees the new epoch.
+// A transaction of the user's is in another session. It locks the row of its checkpoint. Whoever
+// takes over changes the epoch in all rows, so that such a transaction either commits before that,
+// or finds another epoch.
 type postgres struct {
 	db    *sql.DB
 	names names
@@ -185,11 +187,15 @@ func (p *postgres) own(ctx context.Context) (int64, error) {
 	locked, err := p.tryLock(limit, p.conn)
 	epoch := int64(0)
 	if err == nil && locked {
-		// This waits for transactions of the owner before.
+		// This waits for transactions of the owner before, which have locked their checkpoints.
 		err = p.conn.QueryRowContext(limit, p.names.expand(`
-			INSERT INTO {owners} AS o (owner, epoch, holder) VALUES ($1::text, 1, $2::text)
-			ON CONFLICT (owner) DO UPDATE SET epoch = o.epoch + 1, holder = EXCLUDED.holder
-			RETURNING epoch`), p.owner, holder()).Scan(&epoch)
+			WITH o AS (
+				INSERT INTO {owners} AS o (owner, epoch, holder) VALUES ($1::text, 1, $2::text)
+				ON CONFLICT (owner) DO UPDATE SET epoch = o.epoch + 1, holder = EXCLUDED.holder
+				RETURNING epoch
+			),
+			c AS (UPDATE {table} SET epoch = o.epoch FROM o WHERE owner = $1::text)
+			SELECT epoch FROM o`), p.owner, holder()).Scan(&epoch)
 	}
 	switch {
 	case err != nil:
@@ -247,12 +253,8 @@ func (p *postgres) relock(ctx context.Context, conn *sql.Conn, epoch int64) (own
 	if locked, err = p.tryLock(ctx, conn); err != nil {
 		return true, false, err
 	}
-	current := int64(0)
-	if err := conn.QueryRowContext(ctx, p.names.expand("SELECT epoch FROM {owners} WHERE owner = $1::text"), p.owner).Scan(&current); err != nil {
-		return true, false, err
-	}
-	if current != epoch {
-		return false, false, nil
+	if owner, err = p.owns(ctx, conn, epoch); err != nil || !owner {
+		return owner, false, err
 	}
 	if !locked {
 		last := p.session.Load()
@@ -304,68 +306,82 @@ var rowValues = func() string {
 }()
 
 func (p *postgres) save(_ context.Context, epoch int64, batch []row) (bool, error) {
+	if len(batch) == 1 {
+		args := append([]any{p.owner, epoch}, batch[0].values()...)
+		return p.write(epoch, 1, p.names.insert("VALUES ("+parameters(1, len(args))+")"), args...)
+	}
 	data, err := json.Marshal(batch)
 	if err != nil {
 		return true, err
 	}
-	// A checkpoint in the table that is newer stays.
-	return p.write(`
-		w AS (
-			INSERT INTO {table} AS c (owner, epoch, `+strings.Join(columns, ", ")+`)
-			SELECT $1::text, $2::bigint, `+rowValues+`
-			FROM o, json_to_recordset($3::text::json) AS r(`+rowType+`)
-			ON CONFLICT (owner, id) DO UPDATE SET `+updates("c.", "EXCLUDED.")+`
-			WHERE c.sequence < EXCLUDED.sequence
-		)`, epoch, string(data))
+	return p.write(epoch, len(batch), p.names.insert("SELECT $1::text, $2::bigint, "+rowValues+" FROM json_to_recordset($3::text::json) AS r("+rowType+")"), p.owner, epoch, string(data))
+}
+
+// parameters returns "$from, ..., $to".
+func parameters(from, to int) string {
+	var all []string
+	for i := from; i <= to; i++ {
+		all = append(all, "$"+strconv.Itoa(i))
+	}
+	return strings.Join(all, ", ")
 }
 
 func (p *postgres) remove(_ context.Context, epoch int64, ids [][]byte) (bool, error) {
+	query := "DELETE FROM {table} WHERE owner = $1::text AND epoch = $2::bigint AND id "
+	if len(ids) == 1 {
+		return p.write(epoch, 1, query+"= $3::bytea", p.owner, epoch, ids[0])
+	}
 	data, err := json.Marshal(ids)
 	if err != nil {
 		return true, err
 	}
-	return p.write(`
-		w AS (
-			DELETE FROM {table} AS c USING o
-			WHERE c.owner = $1::text AND c.id IN (SELECT decode(v, 'base64') FROM json_array_elements_text($3::text::json) AS v)
-		)`, epoch, string(data))
+	return p.write(epoch, len(ids), query+"IN "+idsFrom3, p.owner, epoch, string(data))
 }
 
-// write executes a statement that writes, if the epoch is the Store's own. The statement is a
-// part of a WITH, and depends on o, which is empty otherwise.
-func (p *postgres) write(part string, epoch int64, data string) (owner bool, err error) {
+// IDs in a JSON array, which is a parameter.
+const (
+	idsFrom2 = "(SELECT decode(v, 'base64') FROM json_array_elements_text($2::text::json) AS v)"
+	idsFrom3 = "(SELECT decode(v, 'base64') FROM json_array_elements_text($3::text::json) AS v)"
+)
+
+// write executes a statement that changes at most n rows. If it changes fewer, some have been
+// newer or missing, or another process is the owner.
+func (p *postgres) write(epoch int64, n int, query string, args ...any) (owner bool, err error) {
 	ctx, cancel := p.limit()
 	defer cancel()
-	n := 0
-	err = p.conn.QueryRowContext(ctx, p.names.expand(`
-		WITH o AS (SELECT 1 FROM {owners} WHERE owner = $1::text AND epoch = $2::bigint),`+part+`
-		SELECT count(*) FROM o`), p.owner, epoch, data).Scan(&n)
-	return err != nil || n > 0, err
+	result, err := p.conn.ExecContext(ctx, p.names.expand(query), args...)
+	if err != nil {
+		return true, err
+	}
+	if changed, err := result.RowsAffected(); err != nil || changed >= int64(n) {
+		return true, err
+	}
+	return p.owns(ctx, p.conn, epoch)
 }
 
-func (p *postgres) commit(ctx context.Context, tx *sql.Tx, epoch int64, r row) (owner, found bool, err error) {
-	set := []string{"epoch = $2::bigint"}
-	args := []any{p.owner, epoch, r.ID, r.Sequence, fmt.Sprint(p.lease.Milliseconds())}
-	for i, v := range r.values() {
-		if c := columns[i]; !fixedColumns[c] {
-			args = append(args, v)
-			set = append(set, fmt.Sprintf("%s = $%d", c, len(args)))
+// owns reports whether the Store is the owner.
+func (p *postgres) owns(ctx context.Context, in querier, epoch int64) (bool, error) {
+	current := int64(0)
+	err := in.QueryRowContext(ctx, p.names.expand("SELECT epoch FROM {owners} WHERE owner = $1::text"), p.owner).Scan(&current)
+	return err != nil || current == epoch, err
+}
+
+func (p *postgres) commitStatement() string {
+	var set []string
+	for _, c := range columns {
+		if !fixedColumns[c] {
+			set = append(set, fmt.Sprintf("%s = $%d", c, len(set)+6))
 		}
 	}
-	// FOR SHARE: whoever takes over must wait for this transaction. set_config: if this process
-	// stops before COMMIT, the server must end the transaction.
-	result, err := tx.ExecContext(ctx, p.names.expand(`
-		UPDATE {table} SET `+strings.Join(set, ", ")+`
-		WHERE owner = $1::text AND id = $3::bytea AND sequence < $4::text
-		AND EXISTS (SELECT 1 FROM {owners} WHERE owner = $1::text AND epoch = $2::bigint FOR SHARE)
-		AND set_config('idle_in_transaction_session_timeout', $5::text, true) <> ''`), args...)
-	if err != nil {
-		return true, true, err
-	}
-	if n, err := result.RowsAffected(); err != nil || n > 0 {
-		return true, n > 0, err
-	}
-	return ownsIn(ctx, tx, p.names.expand("SELECT epoch FROM {owners} WHERE owner = $1::text"), p.owner, epoch)
+	// set_config: if this process stops before COMMIT, the server must end the transaction, for
+	// which another process may wait.
+	return p.names.expand("UPDATE {table} SET " + strings.Join(set, ", ") + `
+		WHERE owner = $1::text AND id = $2::bytea AND epoch = $3::bigint AND sequence < $4::text
+		AND set_config('idle_in_transaction_session_timeout', $5::text, true) <> ''`)
+}
+
+func (p *postgres) commitArguments(epoch int64, r *row) []any {
+	return append([]any{p.owner, r.ID, epoch, r.Sequence, strconv.FormatInt(p.lease.Milliseconds(), 10)}, r.changing()...)
 }
 
 func (p *postgres) begin(context.Context, *sql.Tx) error { return nil }
@@ -387,7 +403,7 @@ func (p *postgres) load(ctx context.Context, ids [][]byte, fenced bool) (rows []
 	if err != nil {
 		return nil, nil, err
 	}
-	rows, err = p.query(ctx, query+"IN (SELECT decode(v, 'base64') FROM json_array_elements_text($2::text::json) AS v)"+lock, string(data))
+	rows, err = p.query(ctx, query+"IN "+idsFrom2+lock, string(data))
 	if !isRowLocked(err) {
 		return rows, nil, err
 	}

@@ -65,6 +65,16 @@ func (r *row) values() []any {
 	}
 }
 
+// changing returns the values of the columns that are not fixed, in the order of columns.
+func (r *row) changing() (all []any) {
+	for i, v := range r.values() {
+		if !fixedColumns[columns[i]] {
+			all = append(all, v)
+		}
+	}
+	return all
+}
+
 const timeLayout = "2006-01-02T15:04:05.000000000Z"
 
 // newRow returns the row of a checkpoint.

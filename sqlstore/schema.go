@@ -55,6 +55,30 @@ func (n names) expand(statement string) string {
 	return strings.NewReplacer("{table}", n.table, "{owners}", n.owners(), "{version}", n.version()).Replace(statement)
 }
 
+// insert returns a statement that inserts the rows that source yields. A checkpoint in the table
+// stays if it is newer, or if another owner has it.
+func (n names) insert(source string) string {
+	return n.expand("INSERT INTO {table} AS c (owner, epoch, " + strings.Join(columns, ", ") + ") " + source + `
+		ON CONFLICT (owner, id) DO UPDATE SET ` + updates() + `
+		WHERE c.epoch = excluded.epoch AND c.sequence < excluded.sequence`)
+}
+
+// updates sets each column to that of the newer row, except the ID. An input that has not changed
+// stays where it is, because it may be large.
+func updates() string {
+	var all []string
+	for _, c := range columns {
+		switch c {
+		case "id":
+		case "input":
+			all = append(all, "input = CASE WHEN c.input = excluded.input THEN c.input ELSE excluded.input END")
+		default:
+			all = append(all, c+" = excluded."+c)
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
 // schema returns the statements that create the tables.
 func (n names) schema(d Dialect) []string {
 	text, number, bytes := "text", "bigint", "bytea"

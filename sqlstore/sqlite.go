@@ -23,9 +23,10 @@ type sqlite struct {
 	names names
 	owner string
 
-	db   *sql.DB   // the Store's own connections to the database
-	lock *sql.DB   // the Store's connection to the lock file
-	held *sql.Conn // has the exclusive transaction; nil before own has succeeded
+	db      *sql.DB   // the Store's own connections to the database
+	session *session  // nil before the first write, and after one that failed
+	lock    *sql.DB   // the Store's connection to the lock file
+	held    *sql.Conn // has the exclusive transaction; nil before own has succeeded
 }
 
 // A connector opens a file with the driver of another *sql.DB.
@@ -123,11 +124,16 @@ func (q *sqlite) own(ctx context.Context) (int64, error) {
 		q.held = held
 	}
 	epoch := int64(0)
-	err := q.write(ctx, func(c *sql.Conn) error {
-		return c.QueryRowContext(context.Background(), q.names.expand(`
+	err := q.write(ctx, func(c *session) error {
+		err := c.QueryRowContext(context.Background(), q.names.expand(`
 			INSERT INTO {owners} (owner, epoch, holder) VALUES (?, 1, ?)
 			ON CONFLICT (owner) DO UPDATE SET epoch = epoch + 1, holder = excluded.holder
 			RETURNING epoch`), q.owner, holder()).Scan(&epoch)
+		if err != nil {
+			return err
+		}
+		_, err = c.exec(q.names.expand("UPDATE {table} SET epoch = ? WHERE owner = ?"), epoch, q.owner)
+		return err
 	})
 	return epoch, err
 }
@@ -138,119 +144,142 @@ func (q *sqlite) regain(context.Context, int64) (owner, fresh bool, err error) {
 	return true, false, nil
 }
 
-// write calls f in a transaction of the Store's own. Its statements have no context that ends,
-// because drivers interrupt a statement by damaging the connection.
-func (q *sqlite) write(ctx context.Context, f func(*sql.Conn) error) error {
+// A session is the connection through which the Store writes, with its prepared statements. Its
+// statements have no context that ends, because drivers interrupt a statement by damaging the
+// connection.
+type session struct {
+	conn       *sql.Conn
+	statements map[string]*sql.Stmt
+}
+
+func (c *session) prepare(statement string) (*sql.Stmt, error) {
+	if s := c.statements[statement]; s != nil {
+		return s, nil
+	}
+	s, err := c.conn.PrepareContext(context.Background(), statement)
+	if err == nil {
+		c.statements[statement] = s
+	}
+	return s, err
+}
+
+// exec executes a statement, and returns the number of rows that it has changed.
+func (c *session) exec(statement string, args ...any) (int64, error) {
+	s, err := c.prepare(statement)
+	if err != nil {
+		return 0, err
+	}
+	result, err := s.ExecContext(context.Background(), args...)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+// QueryRowContext implements querier.
+func (c *session) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	return c.conn.QueryRowContext(ctx, query, args...)
+}
+
+// write calls f in a transaction of the Store's own. If anything fails, the connection may still be
+// in the transaction, and is not used any more.
+func (q *sqlite) write(ctx context.Context, f func(*session) error) error {
 	return retryLocked(ctx, func() error {
-		c, err := q.db.Conn(ctx)
+		if q.session == nil {
+			conn, err := q.db.Conn(ctx)
+			if err != nil {
+				return err
+			}
+			q.session = &session{conn, map[string]*sql.Stmt{}}
+			// What Save has written must be durable.
+			if _, err := conn.ExecContext(context.Background(), "PRAGMA synchronous = FULL"); err != nil {
+				q.drop()
+				return err
+			}
+		}
+		_, err := q.session.exec("BEGIN IMMEDIATE")
+		if err == nil {
+			err = f(q.session)
+		}
+		if err == nil {
+			_, err = q.session.exec("COMMIT")
+		}
 		if err != nil {
-			return err
+			q.drop()
 		}
-		if err := transact(c, f); err != nil {
-			discard(c) // it may still be in the transaction
-			return err
-		}
-		return c.Close()
-	})
-}
-
-// transact calls f in a transaction of c. It is durable when transact returns nil.
-func transact(c *sql.Conn, f func(*sql.Conn) error) error {
-	for _, statement := range []string{"PRAGMA synchronous = FULL", "BEGIN IMMEDIATE"} {
-		if _, err := c.ExecContext(context.Background(), statement); err != nil {
-			return err
-		}
-	}
-	if err := f(c); err != nil {
 		return err
-	}
-	_, err := c.ExecContext(context.Background(), "COMMIT")
-	return err
+	})
 }
 
-// change calls f in a transaction, if the Store is still the owner.
-func (q *sqlite) change(ctx context.Context, epoch int64, f func(*sql.Conn) error) (owner bool, err error) {
-	err = q.write(ctx, func(c *sql.Conn) error {
-		current := int64(0)
-		if err := c.QueryRowContext(context.Background(), q.names.expand("SELECT epoch FROM {owners} WHERE owner = ?"), q.owner).Scan(&current); err != nil {
-			return err
+func (q *sqlite) drop() {
+	if q.session != nil {
+		discard(q.session.conn)
+		q.session = nil
+	}
+}
+
+// change executes a statement for each of a list of arguments, in one transaction. If it changes
+// nothing for some of them, these have been newer or missing, or another process is the owner.
+func (q *sqlite) change(ctx context.Context, epoch int64, statement string, all [][]any) (owner bool, err error) {
+	changed := int64(0)
+	err = q.write(ctx, func(c *session) error {
+		changed = 0
+		for _, args := range all {
+			n, err := c.exec(statement, args...)
+			if err != nil {
+				return err
+			}
+			changed += n
 		}
-		if owner = current == epoch; !owner {
-			return nil
-		}
-		return f(c)
+		return nil
 	})
-	return owner || err != nil, err
+	if err != nil || changed >= int64(len(all)) {
+		return true, err
+	}
+	return q.owns(context.Background(), q.session, epoch)
 }
 
 func (q *sqlite) save(ctx context.Context, epoch int64, batch []row) (bool, error) {
-	return q.change(ctx, epoch, func(c *sql.Conn) error {
-		// A checkpoint in the table that is newer stays.
-		insert, err := c.PrepareContext(context.Background(), q.names.expand(`
-			INSERT INTO {table} (owner, epoch, `+strings.Join(columns, ", ")+`)
-			VALUES (?, ?`+strings.Repeat(", ?", len(columns))+`)
-			ON CONFLICT (owner, id) DO UPDATE SET `+updates("", "excluded.")+`
-			WHERE sequence < excluded.sequence`))
-		if err != nil {
-			return err
-		}
-		defer insert.Close()
-		for i := range batch {
-			if _, err := insert.ExecContext(context.Background(), append([]any{q.owner, epoch}, batch[i].values()...)...); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	var all [][]any
+	for i := range batch {
+		all = append(all, append([]any{q.owner, epoch}, batch[i].values()...))
+	}
+	return q.change(ctx, epoch, q.names.insert("VALUES (?, ?"+strings.Repeat(", ?", len(columns))+")"), all)
 }
 
 func (q *sqlite) remove(ctx context.Context, epoch int64, ids [][]byte) (bool, error) {
-	return q.change(ctx, epoch, func(c *sql.Conn) error {
-		remove, err := c.PrepareContext(context.Background(), q.names.expand("DELETE FROM {table} WHERE owner = ? AND id = ?"))
-		if err != nil {
-			return err
-		}
-		defer remove.Close()
-		for _, id := range ids {
-			if _, err := remove.ExecContext(context.Background(), q.owner, id); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	var all [][]any
+	for _, id := range ids {
+		all = append(all, []any{q.owner, id, epoch})
+	}
+	return q.change(ctx, epoch, q.names.expand("DELETE FROM {table} WHERE owner = ? AND id = ? AND epoch = ?"), all)
 }
 
-func (q *sqlite) commit(ctx context.Context, tx *sql.Tx, epoch int64, r row) (owner, found bool, err error) {
-	set := []string{"epoch = ?"}
-	args := []any{epoch}
-	for i, v := range r.values() {
-		if !fixedColumns[columns[i]] {
-			set, args = append(set, columns[i]+" = ?"), append(args, v)
+func (q *sqlite) owns(ctx context.Context, in querier, epoch int64) (bool, error) {
+	current := int64(0)
+	err := in.QueryRowContext(ctx, q.names.expand("SELECT epoch FROM {owners} WHERE owner = ?"), q.owner).Scan(&current)
+	return err != nil || current == epoch, err
+}
+
+func (q *sqlite) commitStatement() string {
+	var set []string
+	for _, c := range columns {
+		if !fixedColumns[c] {
+			set = append(set, c+" = ?")
 		}
 	}
-	var result sql.Result
-	err = retryLocked(ctx, func() error {
-		result, err = tx.ExecContext(ctx, q.names.expand(`
-			UPDATE {table} SET `+strings.Join(set, ", ")+`
-			WHERE owner = ? AND id = ? AND sequence < ?
-			AND EXISTS (SELECT 1 FROM {owners} WHERE owner = ? AND epoch = ?)`),
-			append(args, q.owner, r.ID, r.Sequence, q.owner, epoch)...)
-		return err
-	})
-	if err != nil {
-		return true, true, err
-	}
-	if n, err := result.RowsAffected(); err != nil || n > 0 {
-		return true, n > 0, err
-	}
-	return ownsIn(ctx, tx, q.names.expand("SELECT epoch FROM {owners} WHERE owner = ?"), q.owner, epoch)
+	return q.names.expand("UPDATE {table} SET " + strings.Join(set, ", ") + " WHERE owner = ? AND id = ? AND epoch = ? AND sequence < ?")
+}
+
+func (q *sqlite) commitArguments(epoch int64, r *row) []any {
+	return append(r.changing(), q.owner, r.ID, epoch, r.Sequence)
 }
 
 // begin makes tx the writer. If it read first, and another connection wrote before it did, SQLite
 // would refuse its write.
 func (q *sqlite) begin(ctx context.Context, tx *sql.Tx) error {
 	return retryLocked(ctx, func() error {
-		_, err := tx.ExecContext(ctx, q.names.expand("UPDATE {owners} SET epoch = epoch WHERE owner = ?"), q.owner)
+		_, err := tx.ExecContext(ctx, q.names.expand("DELETE FROM {owners} WHERE 0"))
 		return err
 	})
 }
@@ -259,6 +288,7 @@ func (q *sqlite) interrupt() {}
 
 func (q *sqlite) close() error {
 	var err error
+	q.drop()
 	if q.held != nil {
 		_, err = q.held.ExecContext(context.Background(), "ROLLBACK")
 		err = errors.Join(err, q.held.Close())

@@ -78,8 +78,9 @@ type Store struct {
 	readOnly bool
 	logger   *slog.Logger
 	backend  backend
-	db       *sql.DB // for Load and All
-	epoch    int64   // number of the ownership; set by Open
+	db       *sql.DB   // for Load and All
+	epoch    int64     // number of the ownership; set by Open
+	prepared *sql.Stmt // what Commit executes; nil if it could not be prepared
 
 	// turn is a lock, of capacity 1, for what the backend does with its connection. It is a
 	// channel so that waiting for it can be given up.
@@ -216,6 +217,9 @@ func (s *Store) start(ctx context.Context, users *sql.DB, wait time.Duration) er
 	for {
 		s.epoch, err = s.backend.own(ctx)
 		if err == nil {
+			if s.prepared, err = users.PrepareContext(ctx, s.backend.commitStatement()); err != nil {
+				s.prepared = nil // such as in a pool whose only connection is in use
+			}
 			s.keeper.Go(s.keep)
 			return nil
 		}
@@ -265,6 +269,9 @@ func (s *Store) Close() error {
 	s.keeper.Wait()
 	s.turn <- struct{}{}
 	defer func() { <-s.turn }()
+	if s.prepared != nil {
+		_ = s.prepared.Close()
+	}
 	if err := s.backend.close(); err != nil {
 		return fmt.Errorf("sqlstore: closing: %w", err)
 	}
@@ -297,7 +304,7 @@ func (s *Store) keep() {
 }
 
 // do calls f, which writes, when the connection works and the Store is the owner. f reports
-// whether it still is. If ctx ends first, do returns, and f is interrupted.
+// whether it still is. If ctx ends, f is interrupted.
 func (s *Store) do(ctx context.Context, f func() (owner bool, err error)) error {
 	if err := s.usable(ctx); err != nil {
 		return err
@@ -307,25 +314,20 @@ func (s *Store) do(ctx context.Context, f func() (owner bool, err error)) error 
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	defer func() { <-s.turn }()
 	if err := s.usable(ctx); err != nil {
-		<-s.turn
 		return err
 	}
-	done := make(chan error, 1)
-	go func() { done <- s.exchange(ctx, f) }()
-	select {
-	case err := <-done:
-		<-s.turn
-		return err
-	case <-ctx.Done():
-		// The turn is kept, so that nothing else is interrupted, and nothing overtakes f.
-		go func() {
-			s.backend.interrupt()
-			<-done
-			<-s.turn
-		}()
-		return context.Cause(ctx)
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		s.backend.interrupt()
+		close(interrupted)
+	})
+	err := s.exchange(ctx, f)
+	if !stop() {
+		<-interrupted // so that it does not interrupt what comes next
 	}
+	return ofContext(ctx, err)
 }
 
 // usable returns an error if the Store cannot be used any more, or ctx has ended.
