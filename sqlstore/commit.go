@@ -101,12 +101,16 @@ func (s *Store) commit(tx *sql.Tx, cp *activity.Checkpoint) error {
 	if err := s.writeIn(ctx, tx, &r); err != nil {
 		return fmt.Errorf("writing the checkpoint: %w", err)
 	}
-	done := make(chan error, 1)
-	go func() { done <- tx.Commit() }()
-	select {
-	case err = <-done:
-	case <-ctx.Done(): // the server does not answer
-		err = context.Cause(ctx)
+	if s.dialect == SQLite {
+		err = tx.Commit()
+	} else { // it has no context, and a server that is cut off does not answer
+		done := make(chan error, 1)
+		go func() { done <- tx.Commit() }()
+		select {
+		case err = <-done:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
 	}
 	if err == nil {
 		return nil
