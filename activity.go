@@ -191,8 +191,8 @@ func (a *activity) guardedLocked() bool {
 func (a *activity) guarded() bool { return a.latest != nil && a.latest.guards > 0 }
 
 // unblockLocked is called when the function of an attempt that is over has returned or
-// has left Guard, or when a Commit that failed is resolved. If nothing else blocks the activity, its next attempt proceeds. If the
-// activity has ended, its ID becomes free.
+// has left Guard, or when a Commit that failed is resolved. If nothing else blocks the
+// activity, its next attempt proceeds. If the activity has ended, its ID becomes free.
 func (a *activity) unblockLocked() {
 	switch {
 	case a.phase == phaseBlocked && !a.blockedLocked():
@@ -595,9 +595,12 @@ func (a *activity) finishLocked(outcome State, retry RetryState, err error) {
 }
 
 // decideOutcomeLocked sets the outcome and the callers' error. err is nil if the activity has
-// completed.
+// completed. In phaseSavingEnd it replaces an outcome that is being saved.
 func (a *activity) decideOutcomeLocked(outcome State, retry RetryState, err error) {
+	states := &a.rt.counts.states
+	states[a.stateLocked()]--
 	a.outcome = outcome
+	states[a.stateLocked()]++
 	if err != nil {
 		a.err = &Error{ID: a.id(), Name: a.name(), Attempt: a.attempts, RetryState: retry, Err: err}
 	}

@@ -39,19 +39,19 @@ type attempt struct {
 	over atomic.Bool
 
 	// Guarded by activity.mu.
-	beatBy       instant       // the heartbeat deadline, unless a heartbeat waits for the Store; see heartbeatBy
-	granted      time.Duration // total extension of beatBy since the last heartbeat, for pauses of the process
-	outermost    Context       // the Context that an Interceptor passed to next; nil before that
-	progressed   bool          // set once, by a heartbeat whose details differ from resumesFrom
-	causeGiven   bool          // set once, when a helper that cuts work short, such as Sleep, returns the Context's cause, or ErrShutdown in a drain, to the function
-	drainTold    bool          // set once, when one of these returns ErrShutdown in a drain
-	beatsTold    int32         // number of heartbeats that have returned ErrShutdown in a drain, without those that the function does not see: see swallowed
-	longNoted    bool          // set once, by the first heartbeat after RetryPolicy.ResetAfter
-	rangeCalled  bool          // set once, by BeginRange
-	guards       int32         // number of functions inside Guard, with those inside Commit
-	syncing      int32         // number of heartbeats and Commits that wait for the Store
-	askedCommit  bool          // set once, by the first Commit in a drain
-	commitFailed error         // error of a Commit that failed, and may have happened; set once
+	beatBy         instant       // the heartbeat deadline, unless a heartbeat waits for the Store; see heartbeatBy
+	granted        time.Duration // total extension of beatBy since the last heartbeat, for pauses of the process
+	outermost      Context       // the Context that an Interceptor passed to next; nil before that
+	progressed     bool          // set once, by details that differ from resumesFrom
+	causeGiven     bool          // set once, when a helper that cuts work short, such as Sleep, returns the Context's cause, or ErrShutdown in a drain, to the function
+	drainTold      bool          // set once, when one of these returns ErrShutdown in a drain
+	beatsTold      int32         // number of heartbeats that have returned ErrShutdown in a drain, without those that the function does not see: see swallowed
+	longNoted      bool          // set once, by the first heartbeat after RetryPolicy.ResetAfter
+	rangeCalled    bool          // set once, by BeginRange
+	guards         int32         // number of functions inside Guard, with those inside Commit
+	storeWaits     int32         // number of heartbeats and Commits that wait for the Store
+	drainCommitted bool          // set once, by the first Commit that begins in a drain
+	commitFailed   error         // error of a Commit that failed, and may have happened; set once
 
 	// Guarded by Runtime.mu.
 	ended         instant      // when the function returned, or the attempt timed out or was abandoned; never until then
@@ -259,7 +259,7 @@ func (t *attempt) timedOut() TimeoutType {
 // heartbeatBy returns the heartbeat deadline. It is never while a heartbeat waits for the
 // Store, because a slow Store is not a stall of the function. activity.mu is held.
 func (t *attempt) heartbeatBy() instant {
-	if t.syncing > 0 {
+	if t.storeWaits > 0 {
 		return never
 	}
 	return t.beatBy

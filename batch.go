@@ -30,7 +30,7 @@ type write struct {
 	ran     time.Duration // how long latest has run
 	failure error         // the error whose text fill adds to cp; nil if cp has the text already
 	failing bool          // whether the Store has failed to take the record before
-	commits int           // the record's commits when the state was copied; a Commit since makes the write outdated
+	commits int           // record.commits when the state was copied; if that has grown, the write is outdated
 	waiting               // everyone who waits for the result; moved here from the record
 }
 
@@ -292,8 +292,8 @@ func (rd *round) giveBackLocked() {
 // of those that have come since.
 func (w *writer) giveBackLocked(x *write) {
 	r := x.r
-	r.writing = false
-	w.changedLocked()
+	r.taken = false
+	w.wakeCommitsLocked()
 	if w.records[r.id] != r {
 		x.notifyLocked(errReplaced)
 		return
@@ -329,7 +329,7 @@ func (rd *round) call(part *[]write) (err error, late bool) {
 		rt.leave()
 		return nil, false
 	}
-	if w.lost {
+	if w.noticeLossLocked() {
 		rt.leave()
 		return ErrStoreLost, false
 	}
@@ -399,10 +399,10 @@ func (rd *round) tried(part []write, err error) {
 	p := w.pace(rd.gone)
 	rt.enter()
 	defer rt.leave()
-	w.changedLocked()
+	w.wakeCommitsLocked()
 	for i := range part {
 		r := part[i].r
-		r.writing = false
+		r.taken = false
 		part[i].notifyLocked(err)
 		switch current := w.records[r.id] == r; {
 		case !current:

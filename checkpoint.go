@@ -17,10 +17,14 @@ import (
 // than Config.StoreTimeout. Only one Runtime at a time may use a Store. Package storetest
 // tests an implementation.
 //
-// A Store that can lose its ownership, because another process may take it over, has another
-// method, Lost() <-chan struct{}, which always returns the same channel. When the Store closes
-// it, the Runtime cancels every stored activity with [ErrStoreLost], and writes nothing more. A
-// Store that is used with [Commit] may have the method KeepsNewest, which is described there.
+// Two more methods are optional. A Store that another process can take over has the method
+// Lost() <-chan struct{}, which always returns the same channel. When the Store closes it, the
+// Runtime cancels every stored activity with [ErrStoreLost], and writes nothing more. In a
+// synctest bubble, make such a Store in the bubble.
+//
+// The method KeepsNewest() bool is for a Store that is used with [Commit]. If it returns true,
+// Save must ignore a checkpoint whose Sequence is lower than the stored one. Commit then does not
+// wait for a Save of the ID in progress, which may itself wait for the transaction of the Commit.
 type Store interface {
 	// Load returns the checkpoint with the given ID, and whether there is one.
 	Load(ctx context.Context, id string) (Checkpoint, bool, error)
@@ -102,7 +106,7 @@ type record struct {
 	fresh    bool      // whether there are details that no write has read; guarded by activity.mu
 
 	// For Commit.
-	writing    bool   // whether a write of the record was taken and has no result yet
+	taken      bool   // whether the writer has taken the record, and has no result yet
 	committing bool   // whether a Commit is in flight
 	commits    int    // number of Commits that have begun
 	unresolved uint64 // Sequence of a Commit that failed, until the Store has said whether it holds that; 0 if there is none

@@ -6,40 +6,39 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"time"
 
 	"github.com/seed-9da638b0/activity/internal/heartbeatdetails"
 )
 
-// Commit records details and the effects of the activity in one transaction, so that a step is
-// done exactly once. It is for a Store that shares a database with these effects. Package
-// sqlstore has a Commit for database/sql, which most programs use instead.
+// Commit records details and the effects of the activity in one transaction. If these effects
+// are all that a step does, the step is done exactly once. Commit is for a Store that shares a
+// database with the effects. Package sqlstore has a Commit for database/sql, which most programs
+// use instead.
 //
-// Commit calls commit once, with the [Checkpoint] that the Store is to hold, and commit writes
-// that and commits the transaction. Without details, the checkpoint has those recorded last.
-// commit runs inside [Guard]: no later attempt starts meanwhile, nor a new execution of the ID.
-// It must not change or keep the checkpoint, and must not call Commit. A call of Commit is also
-// a heartbeat.
+// Commit calls commit once, with the [Checkpoint] that the Store is to hold. commit must write
+// the checkpoint and the effects in one transaction, and commit that. Without details, the
+// checkpoint has those recorded last. commit runs inside [Guard]: no later attempt starts
+// meanwhile, nor a new execution of the ID. It must not change or keep the checkpoint, and must
+// not call Commit. A Commit counts as a heartbeat.
 //
 // Commit returns nil when commit has returned nil. The details are then recorded and durable,
 // even if the attempt has timed out meanwhile: the next one resumes from them. A cancellation
 // that came meanwhile is written after them.
 //
 // If commit returns an error, Commit returns an error that wraps it. The transaction may have
-// happened all the same. So the attempt is at its end: each later Commit, and each later
-// Heartbeat with details, returns that error. The next attempt begins when the Store has said
-// what it holds, and resumes from that.
+// happened nevertheless, so the attempt can record nothing more: each later Commit, and each
+// later Heartbeat with details, returns that error. The next attempt starts after the Runtime has
+// loaded the checkpoint. If the Store holds that of the Commit, the attempt resumes from it, and
+// otherwise from the details recorded before.
 //
 // Before it calls commit, Commit returns the cause if ctx has ended. During a [Runtime.Drain],
 // one Commit of an attempt is still made, so that the step in progress can finish, and the next
-// one returns [ErrShutdown]. If the Store is busy with the ID for Config.StoreTimeout, Commit
-// returns an error, and may be called again. If there is no Config.Store or no Options.ID, or if
-// the details are rejected (see Context), the error is [NonRetryable]. In all these cases
-// nothing was committed.
-//
-// Commit never overlaps with a Save of the same ID. If the Store has a method KeepsNewest that
-// returns true, it must ignore a Save of a checkpoint whose Sequence is lower than the stored
-// one. Commit then does not wait for a Save in progress, which may itself wait for the
-// transaction.
+// one returns [ErrShutdown]. Commits of one activity, and Saves of its checkpoint, take turns. If
+// none of them makes room for Config.StoreTimeout, Commit returns an error, and may be called
+// again. If there is no Config.Store or no Options.ID, or if the details are rejected (see
+// [Context]), the error is [NonRetryable]. In all these cases nothing was committed.
 func Commit(ctx Context, commit func(Checkpoint) error, details ...any) error {
 	t := attemptOf(ctx)
 	refuse := func(err error) error {
@@ -65,25 +64,24 @@ func Commit(ctx Context, commit func(Checkpoint) error, details ...any) error {
 		own.set(e)
 		c.encoded = own.share()
 	}
-	if err := t.mayCommit(ctx); err != nil {
+	if err := t.refusesCommit(ctx); err != nil {
 		return err
 	}
 	return engineOf(ctx).Guard(c.run)
 }
 
-// mayCommit returns what Commit returns instead of committing: the cause if ctx has ended, or
+// refusesCommit returns what Commit returns instead of committing: the cause if ctx has ended, or
 // ErrShutdown if the Runtime drains and the attempt has committed since.
-func (t *attempt) mayCommit(ctx Context) error {
+func (t *attempt) refusesCommit(ctx Context) error {
 	if err := ended(ctx); err != nil {
 		return t.noteCause(err)
 	}
 	err := t.drained(ctx)
 	if err == ErrShutdown {
 		t.a.mu.Lock()
-		first := !t.askedCommit
-		t.askedCommit = true
+		committed := t.drainCommitted
 		t.a.mu.Unlock()
-		if first {
+		if !committed {
 			return nil
 		}
 	}
@@ -97,7 +95,12 @@ type commitment struct {
 	commit  func(Checkpoint) error
 	details []any
 	encoded []byte // details; nil if there are none, and those recorded last count
-	sleeper        // alarm for the moment when the call of commit is late
+	count   uint64 // recorded.count when the checkpoint was made: details that were recorded since are newer
+
+	// Guarded by Runtime.mu.
+	waiting waiting // everyone who waits for what the checkpoint has
+	late    bool    // whether the call of commit has taken Config.StoreTimeout
+	sleeper         // alarm for that
 }
 
 // errCommitPanicked is the error of a Commit whose function has panicked or called
@@ -123,89 +126,97 @@ func (c *commitment) run() error {
 	return c.end(&x, result)
 }
 
-// begin waits until the record is not being written, and returns the state to commit. From then
-// on the writer leaves the record alone.
+// begin waits until the Commit may begin, and returns the state to commit. From then on the writer
+// leaves the record alone. The wait is no stall of the function.
 func (c *commitment) begin() (write, error) {
 	t, a, rt := c.t, c.t.a, c.t.a.rt
-	r, w := a.rec, &rt.writer
-	var late *waitTimer
 	rt.enter()
 	a.mu.Lock()
 	if !t.over.Load() {
-		a.beats++
 		t.beat(rt.now)
 	}
-	t.syncing++
+	t.storeWaits++
 	a.mu.Unlock()
 	for {
-		a.mu.Lock()
-		err := ended(t.Context)
-		if err == nil {
-			err = t.commitFailed
+		err, mayBegin := c.nextLocked()
+		if err == nil && mayBegin == nil {
+			t.syncedLocked()
+			x := c.takeLocked()
+			rt.leave()
+			return x, nil
 		}
-		a.mu.Unlock()
-		if err == nil && !w.mayCommitLocked(r) {
-			if late == nil {
-				late = rt.newWaitTimerLocked(rt.cfg.StoreTimeout)
-				defer late.stop()
-			}
-			if w.changed == nil {
-				w.changed = make(chan struct{})
-			}
-			changed := w.changed
+		if err == nil {
+			late := rt.newWaitTimerLocked(rt.cfg.StoreTimeout) // anew with each change: others may commit
 			rt.leave()
 			select {
-			case <-changed:
+			case <-mayBegin:
+			case <-t.Done():
 			case <-c.ctx.Done():
 				err = ended(c.ctx) // which is user code
 			case <-late.c:
-				err = fmt.Errorf("%s: attempt %d: nothing was committed: %w", a, t.number, rt.errNotTried())
+				err = fmt.Errorf("%s: attempt %d: nothing was committed: the Store or another Commit was busy with the ID for %s (Config.StoreTimeout): %w", a, t.number, rt.cfg.StoreTimeout, context.DeadlineExceeded)
 			}
+			late.stop()
 			rt.enter()
-			if err == nil {
-				continue
-			}
 		}
-		t.syncedLocked()
 		if err != nil {
+			t.syncedLocked()
 			rt.leave()
 			return write{}, t.noteCause(err)
 		}
-		x := r.beginCommitLocked(rt)
-		c.wake = c.lateLocked
-		rt.scheduler.setSleeperLocked(&c.sleeper, rt.now.add(rt.cfg.StoreTimeout))
-		rt.leave()
-		return x, nil
 	}
 }
 
-// mayCommitLocked reports whether a Commit of r may begin.
-func (w *writer) mayCommitLocked(r *record) bool {
-	return !r.committing && (w.keepsNewest || !r.writing && !w.hangs)
+// nextLocked returns an error if the attempt must not commit, or a channel to wait for before the
+// next look, or neither.
+func (c *commitment) nextLocked() (err error, mayBegin <-chan struct{}) {
+	t, r, w := c.t, c.t.a.rec, &c.t.a.rt.writer
+	if w.noticeLossLocked() {
+		return ErrStoreLost, nil
+	}
+	t.a.mu.Lock()
+	defer t.a.mu.Unlock()
+	switch {
+	case t.Err() != nil:
+		return ended(t.Context), nil
+	case t.commitFailed != nil:
+		return t.commitFailed, nil
+	case !r.committing && (w.keepsNewest || !r.taken && !w.hangs):
+		return nil, nil
+	}
+	if w.commitsMayBegin == nil {
+		w.commitsMayBegin = make(chan struct{})
+	}
+	return nil, w.commitsMayBegin
 }
 
 // heldLocked reports whether the writer must leave the record alone: a Commit is in flight, or
 // it is not known which details the Store holds. A delete needs no details.
 func (r *record) heldLocked() bool { return r.committing || r.unresolved != 0 && !r.gone }
 
-// beginCommitLocked returns the state of the record for a Commit, which covers everything that
-// was to be saved. If others wait for that, they wait for the next write.
-func (r *record) beginCommitLocked(rt *Runtime) write {
-	w := &rt.writer
+// takeLocked begins the Commit. It returns the state of the record, which covers everything that
+// was to be saved.
+func (c *commitment) takeLocked() write {
+	a, rt := c.t.a, c.t.a.rt
+	r, w := a.rec, &rt.writer
 	r.committing = true
 	r.commits++
-	x := r.copyLocked()
+	x := r.writeLocked()
+	c.waiting, x.waiting = x.waiting, waiting{}
 	r.sequence++
 	x.cp.Sequence = r.sequence
-	if r.dirty && len(r.waiters)+len(r.syncs) == 0 {
-		i := 0
-		for w.dirty[i] != r {
-			i++
-		}
-		w.dirty = append(w.dirty[:i], w.dirty[i+1:]...)
+	if r.dirty && !r.failing { // a failing one stays in dirty, which shows that the Store fails
+		w.dirty = slices.DeleteFunc(w.dirty, func(other *record) bool { return other == r })
 		r.dirty = false
 		w.clearUrgentLocked(r)
 	}
+	if rt.drain.begun.Load() {
+		a.mu.Lock()
+		c.t.drainCommitted = true
+		a.mu.Unlock()
+	}
+	c.wake = c.lateLocked
+	rt.scheduler.setSleeperLocked(&c.sleeper, rt.now.add(rt.cfg.StoreTimeout))
 	return x
 }
 
@@ -214,28 +225,35 @@ func (c *commitment) fill(x *write) {
 	a := c.t.a
 	a.mu.Lock()
 	x.r.fresh = false
+	c.count = a.details.count
 	if c.encoded == nil {
 		c.encoded = a.details.share()
 	}
-	x.progress(c.t.progressed || c.progressesFrom())
+	x.progress(c.t.progressed || !bytes.Equal(c.encoded, c.t.resumesFrom))
 	a.mu.Unlock()
 	x.cp.Details = c.encoded
 	x.fillFailure(a.rt)
 }
 
-// progressesFrom reports whether the details of the Commit are progress.
-func (c *commitment) progressesFrom() bool { return !bytes.Equal(c.encoded, c.t.resumesFrom) }
-
 // lateLocked reports an error to those who wait for the record, because the Commit has taken
-// Config.StoreTimeout.
+// Config.StoreTimeout, and does so again while it lasts.
 func (c *commitment) lateLocked() {
-	a := c.t.a
-	err := fmt.Errorf("a Commit has not returned after %s (Config.StoreTimeout): %w", a.rt.cfg.StoreTimeout, context.DeadlineExceeded)
-	number := c.t.number
-	a.post(notice{log: func() {
-		a.rt.log(slog.LevelError, "activity: a Commit hangs", a, number, slog.Any("error", err))
-	}})
+	a, rt := c.t.a, c.t.a.rt
+	err := fmt.Errorf("a Commit has not returned after %s (Config.StoreTimeout): %w", rt.cfg.StoreTimeout, context.DeadlineExceeded)
+	if !c.late {
+		c.late = true
+		rt.writer.failures++
+		rt.writer.failingLocked()
+		a.rec.failing = true
+		rt.writer.markDirtyLocked(a.rec)
+		number := c.t.number
+		a.post(notice{log: func() {
+			a.rt.log(slog.LevelError, "activity: a Commit hangs", a, number, slog.Any("error", err))
+		}})
+	}
+	c.waiting.notifyLocked(err)
 	a.rec.notifyLocked(err)
+	rt.scheduler.setSleeperLocked(&c.sleeper, rt.now.add(rt.cfg.StoreTimeout))
 }
 
 // end ends the Commit with the error of its function, and returns what Commit returns.
@@ -246,17 +264,18 @@ func (c *commitment) end(x *write, err error) error {
 	defer rt.leave()
 	rt.scheduler.alarms.remove(c.place)
 	r.committing = false
-	w.changedLocked()
+	w.wakeCommitsLocked()
 	if err != nil {
 		err = fmt.Errorf("%s: attempt %d: a Commit failed but may have happened: %w", a, t.number, err)
 		a.mu.Lock()
 		t.commitFailed = err
 		a.mu.Unlock()
-		if !r.gone {
+		r.waiters = append(c.waiting.waiters, r.waiters...)
+		r.syncs = append(c.waiting.syncs, r.syncs...)
+		if w.returnLocked(r); !r.gone {
 			r.unresolved = x.cp.Sequence
-			go r.resolve(rt, a)
+			go r.resolve(a, c.count, rt.cfg.SaveInterval)
 		}
-		w.returnLocked(r)
 		return err
 	}
 	a.mu.Lock()
@@ -264,14 +283,15 @@ func (c *commitment) end(x *write, err error) error {
 		c.beatLocked()
 	}
 	a.mu.Unlock()
-	r.holdsLocked(a, c.encoded)
-	switch {
-	case r.dirty: // it has changed meanwhile
+	r.adoptLocked(a, c.encoded, c.count)
+	c.waiting.notifyLocked(nil)
+	r.failing, r.failedAlone = false, false
+	if r.dirty { // it has changed meanwhile, or was failing
 		w.returnLocked(r)
-	default:
-		r.unsaved, r.failing, r.failedAlone = false, false, false
-		w.recoveredLocked(true)
+	} else {
+		r.unsaved = false
 	}
+	w.recoveredLocked(true)
 	return nil
 }
 
@@ -279,6 +299,7 @@ func (c *commitment) end(x *write, err error) error {
 // held.
 func (c *commitment) beatLocked() {
 	t, a := c.t, c.t.a
+	a.beats++
 	t.beat(a.rt.now)
 	if len(c.details) > 0 {
 		if p, ok := c.details[0].(RangeProgress); ok && a.loop != nil {
@@ -290,54 +311,59 @@ func (c *commitment) beatLocked() {
 	}
 }
 
-// holdsLocked makes details, which the Store holds because of a Commit of a's latest attempt,
-// the newest ones. The attempt may be over, and the activity may have ended.
-func (r *record) holdsLocked(a *activity, details []byte) {
+// adoptLocked makes details, which the Store holds because of a Commit of a's latest attempt,
+// the newest ones, unless a heartbeat has recorded others since, when recorded.count was count.
+// The attempt may be over, and the activity may have ended.
+func (r *record) adoptLocked(a *activity, details []byte, count uint64) {
 	t := a.latest
 	a.mu.Lock()
-	a.details = recorded{data: details, shared: true}
+	if a.details.count == count {
+		a.details = recorded{data: details, shared: true, count: count}
+	}
 	t.progressed = t.progressed || !bytes.Equal(details, t.resumesFrom)
-	progressed := t.progressed
+	newest := a.details.share()
 	a.mu.Unlock()
-	switch {
-	case r.a != nil && t.ended != never:
-		a.noteProgressLocked(t)
-	case r.a == nil && !r.gone:
-		if r.last.Details = details; progressed {
-			r.last.Progressed = r.last.Attempt
-		}
+	if t.ended == never {
+		return
+	}
+	a.noteProgressLocked(t)
+	if r.a == nil && !r.gone {
+		r.last.Details = newest
+		r.last.Progressed, r.last.CountedFrom = min(a.progressed, r.last.Attempt), min(a.countedFrom, r.last.Attempt)
 	}
 }
 
-// resolve finds out whether the Store holds a Commit of a that has failed. Until it knows,
-// nothing of the ID is written, because the next write could undo the details of the Commit.
-func (r *record) resolve(rt *Runtime, a *activity) {
+// resolve finds out whether the Store holds a Commit of a that has failed. count is as in
+// adoptLocked. Until it is known, nothing of the ID is written, because the next write could undo
+// the details of the Commit. If the Store cannot be read, resolve is called again after pause.
+func (r *record) resolve(a *activity, count uint64, pause time.Duration) {
+	rt := a.rt
 	w := &rt.writer
-	for pause := rt.cfg.SaveInterval; ; pause = max(rt.cfg.SaveInterval, min(2*pause, maxStorePause)) {
-		cp, err := rt.load(context.Background(), r.id, never, nil)
-		rt.enter()
-		// Not if it was forgotten or has completed all the same, or if the Store is lost.
-		needed := w.records[r.id] == r && !r.gone && !w.lost
-		if err == nil || !needed {
-			if needed && cp.Sequence >= r.unresolved {
-				r.sequence = max(r.sequence, cp.Sequence)
-				r.holdsLocked(a, bytes.Clone(cp.Details))
-			}
-			if r.unresolved = 0; needed {
-				w.returnLocked(r)
-			}
-			w.recoveredLocked(true)
-			a.unblockLocked()
-			rt.leave()
-			return
-		}
+	cp, err := rt.load(context.Background(), r.id, never, nil)
+	rt.enter()
+	defer rt.leave()
+	// Not if it was forgotten or has completed all the same, or if the Store is lost.
+	needed := w.records[r.id] == r && !r.gone && !w.lost
+	if err != nil && needed {
 		w.failingLocked()
 		r.notifyLocked(err)
-		news := w.isNewsLocked(err.Error())
-		rt.leave()
-		if news {
-			rt.log(slog.LevelError, "activity: the Store failed; it is not known whether a Commit has happened, and the next attempt waits", nil, 0, slog.String("id", r.id), slog.Any("error", err), slog.Duration("retry_in", pause))
+		if w.isNewsLocked(err.Error()) {
+			go rt.log(slog.LevelError, "activity: the Store failed; it is not known whether a Commit has happened, and the next attempt waits", a, 0, slog.Any("error", err), slog.Duration("retry_in", pause))
 		}
-		<-rt.newWaitTimer(pause).c
+		again := &sleeper{wake: func() {
+			go r.resolve(a, count, max(rt.cfg.SaveInterval, min(2*pause, maxStorePause)))
+		}}
+		rt.scheduler.setSleeperLocked(again, rt.now.add(pause))
+		return
 	}
+	if needed && cp.Sequence >= r.unresolved {
+		r.sequence = max(r.sequence, cp.Sequence)
+		r.adoptLocked(a, bytes.Clone(cp.Details), count)
+	}
+	r.unresolved = 0
+	if r.dirty { // if it is no longer the record of its ID, the writer drops it
+		w.returnLocked(r)
+	}
+	w.recoveredLocked(true)
+	a.unblockLocked()
 }

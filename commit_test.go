@@ -426,6 +426,9 @@ func TestCommit_TimesOut(t *testing.T) {
 				if timeoutType(context.Cause(ctx)) != activity.TimeoutHeartbeat {
 					t.Error("no timeout")
 				}
+				if n := len(e.of(activity.EventHeartbeat)); n > 0 {
+					t.Errorf("%d heartbeats of an attempt that is over", n)
+				}
 				return nil
 			})
 			e.pass(10*time.Second - 1)
@@ -582,7 +585,7 @@ func TestCommit_OneAtATime(t *testing.T) {
 	})
 }
 
-// Given a Commit that hangs, then those who wait for the Store are told after StoreTimeout.
+// Given a Commit that hangs, then those who wait for the Store get an error after StoreTimeout.
 func TestCommit_Hangs(t *testing.T) {
 	var book logbook
 	durable(t, activity.Config{StoreTimeout: 30 * time.Second, Logger: slog.New(&book)}, func(t *testing.T, e *env, s *faultyStore) {

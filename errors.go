@@ -44,11 +44,11 @@ var (
 	ErrCheckpointMismatch = errors.New("the checkpoint of this ID belongs to another activity")
 
 	// ErrStoreLost is the cause with which stored activities end when the Store has lost its
-	// ownership, for example to another process. It refuses further starts with an Options.ID.
-	// Nothing of these activities is written any more: the new owner continues them from what the
-	// Store holds. To run stored activities again, restart the program, or open a new Store and
+	// ownership, for example to another process. Further starts with an Options.ID are refused
+	// with it. Nothing of these activities is written any more: the new owner continues them from
+	// what the Store holds. To run stored activities again, restart the program, or open a new Store and
 	// make a new Runtime.
-	ErrStoreLost = errors.New("the Store is lost to another owner")
+	ErrStoreLost = errors.New("the Store has lost its ownership")
 
 	// ErrGoexit is the error of an attempt whose function called runtime.Goexit, as
 	// t.FailNow does. It is not retried.

@@ -68,6 +68,7 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 			a.details.setInt(n)
 		} else {
 			a.details.set(e)
+			a.details.count++
 		}
 		if r, ok := details[0].(RangeProgress); ok && a.loop != nil {
 			a.loop.note(r)
@@ -80,16 +81,16 @@ func (t *attempt) heartbeat(ctx context.Context, details []any) error {
 			// record dirty. The write reads whatever details are newest then.
 			unsaved, a.rec.fresh = !a.rec.fresh, true
 			if sync = a.opts.SyncHeartbeats && end == nil; sync {
-				t.syncing++
+				t.storeWaits++
 			}
 		}
 	}
-	// Posted before activity.mu is unlocked, so that the events of heartbeats are in the
-	// order in which the details were recorded.
 	// The Store must know when the attempt has run for ResetAfter, also if no details change.
 	if after := a.opts.RetryPolicy.ResetAfter; after > 0 && a.rec != nil && !t.longNoted && now.since(t.started.at) >= after {
 		t.longNoted, unsaved = true, true
 	}
+	// Posted before activity.mu is unlocked, so that the events of heartbeats are in the
+	// order in which the details were recorded.
 	if a.rt.subscribers.want(EventHeartbeat) {
 		ev := Event{Kind: EventHeartbeat, Time: a.rt.wall(now), Attempt: t.number}
 		if isInt || e.data != nil {
@@ -139,14 +140,18 @@ func (t *attempt) beat(now instant) {
 
 // sync waits until the Store holds the details of the heartbeat that calls it, or until
 // ctx ends. err is the Store's error, and end the cause of ctx. The caller has increased
-// t.syncing, so that there is no heartbeat deadline meanwhile. The deadline counts anew
+// t.storeWaits, so that there is no heartbeat deadline meanwhile. The deadline counts anew
 // from the end of the wait.
 func (t *attempt) sync(ctx context.Context) (err, end error) {
 	a, rt := t.a, t.a.rt
 	tried := make(chan error, 1) // with a buffer, because the writer must not block if ctx ends first
 	rt.enter()
-	a.rec.syncs = append(a.rec.syncs, tried)
-	a.rec.saveLocked(rt, nil)
+	if rt.writer.noticeLossLocked() {
+		tried <- ErrStoreLost
+	} else {
+		a.rec.syncs = append(a.rec.syncs, tried)
+		a.rec.saveLocked(rt, nil)
+	}
 	rt.leave()
 	select {
 	case err = <-tried:
@@ -162,11 +167,11 @@ func (t *attempt) sync(ctx context.Context) (err, end error) {
 	return err, end
 }
 
-// syncedLocked ends a wait for the Store, which has increased t.syncing. Runtime.mu is held.
+// syncedLocked ends a wait for the Store, which has increased t.storeWaits. Runtime.mu is held.
 func (t *attempt) syncedLocked() {
 	a := t.a
 	a.mu.Lock()
-	if t.syncing--; t.syncing == 0 && !t.over.Load() {
+	if t.storeWaits--; t.storeWaits == 0 && !t.over.Load() {
 		t.beatBy = max(t.beatBy, a.rt.now.deadline(a.opts.HeartbeatTimeout))
 	}
 	a.mu.Unlock()
@@ -181,10 +186,14 @@ type recorded struct {
 	shared bool   // whether data is referenced elsewhere, so that it must not be overwritten
 	isInt  bool   // whether the details are the single int n, which is not encoded in data yet
 	n      int
+	count  uint64 // number of times that details were recorded
 }
 
 // setInt records a single int, which encode encodes when it is needed.
-func (r *recorded) setInt(n int) { r.n, r.isInt = n, true }
+func (r *recorded) setInt(n int) {
+	r.n, r.isInt = n, true
+	r.count++
+}
 
 // set records e. It reuses the memory of the previous details unless that is shared.
 func (r *recorded) set(e encoded) {

@@ -3,13 +3,18 @@ package activity
 import "log/slog"
 
 // A Store may lose its ownership, for example if another process has taken it over. It then
-// closes the channel that its method Lost returns, and the Runtime stops everything that it
-// stores there (rule 38).
+// closes the channel that its method Lost returns, and the Runtime cancels every stored activity
+// (rule 38).
 
 // watchLocked starts the goroutine that waits for the loss of the Store, if there is anything to
 // lose, and else stops it. It is called by leave.
 func (w *writer) watchLocked() {
-	switch need := w.lostSignal != nil && !w.lost && len(w.records) > 0; {
+	if w.lostSignal == nil {
+		return
+	}
+	// Once all activities have ended, the next call of the Store notices the loss soon enough.
+	alive := w.rt.shutdown.open > 0 || w.draining > 0
+	switch need := !w.lost && len(w.records) > 0 && alive; {
 	case need && w.unwatch == nil:
 		unwatch := make(chan struct{})
 		w.unwatch = unwatch
@@ -17,7 +22,7 @@ func (w *writer) watchLocked() {
 			select {
 			case <-w.lostSignal:
 				w.rt.enter()
-				w.checkLostLocked()
+				w.noticeLossLocked()
 				w.rt.leave()
 			case <-unwatch:
 			}
@@ -28,9 +33,9 @@ func (w *writer) watchLocked() {
 	}
 }
 
-// checkLostLocked reports whether the Store is lost. If that is new, it ends all stored
-// activities.
-func (w *writer) checkLostLocked() bool {
+// noticeLossLocked ends all stored activities if the Store was lost since the last look. It
+// reports whether the Store is lost.
+func (w *writer) noticeLossLocked() bool {
 	if w.lostSignal == nil || w.lost {
 		return w.lost
 	}
@@ -46,24 +51,27 @@ func (w *writer) checkLostLocked() bool {
 func (w *writer) loseLocked() {
 	rt := w.rt
 	w.lost = true
-	w.failingLocked() // forever, so that Stats and a health check show it
+	// Nothing ends this, so that Stats and a health check show the loss.
+	w.failingLocked()
 	canceled := 0
 	for a := range rt.allLocked() {
-		if a.rec == nil {
+		switch {
+		case a.rec == nil:
 			continue
+		case a.phase != phaseSavingEnd:
+			a.cancelLocked(ErrStoreLost)
+		case a.err != nil:
+			a.finishLocked(0, 0, a.err.(*Error).Err)
+		default:
+			a.finishLocked(0, 0, nil)
 		}
 		canceled++
-		if a.phase == phaseSavingEnd {
-			a.loseEndLocked()
-		} else {
-			a.cancelLocked(ErrStoreLost)
-		}
 	}
 	if w.round != nil {
 		w.cancel(ErrStoreLost)
 		w.ctx = nil
 	}
-	// What is left are heartbeats that wait for the Store.
+	// Synchronous heartbeats still wait.
 	for _, r := range w.records {
 		r.notifyLocked(ErrStoreLost)
 	}
@@ -71,19 +79,7 @@ func (w *writer) loseLocked() {
 		rt.scheduler.closing = append(rt.scheduler.closing, w.drained)
 		w.drained = nil
 	}
-	go rt.log(slog.LevelError, "activity: the Store is lost to another owner; its activities are canceled, and nothing is saved any more", nil, 0, slog.Int("activities", canceled))
-}
-
-// loseEndLocked ends an activity whose outcome was being saved.
-func (a *activity) loseEndLocked() {
-	var result error
-	if a.err != nil {
-		result = a.err.(*Error).Err
-	}
-	a.rt.counts.states[a.outcome]--
-	a.decideOutcomeLocked(StateCanceled, RetryStateCancelRequested, lostError(result))
-	a.rt.counts.states[a.outcome]++
-	a.endLocked()
+	go rt.log(slog.LevelError, "activity: the Store has lost its ownership; its activities are canceled, and nothing is saved any more", nil, 0, slog.Int("activities", canceled))
 }
 
 // lostError returns the error of an activity that ends with result after the loss of its Store.

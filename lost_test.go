@@ -4,6 +4,7 @@ package activity_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
@@ -154,7 +155,18 @@ func TestLost_WhileCallingTheStore(t *testing.T) {
 				}
 				close(s.lost)
 				synctest.Wait()
-				checkErr(t, <-result, activity.ErrStoreLost)
+				err := <-result
+				checkErr(t, err, activity.ErrStoreLost)
+				if c.err != nil {
+					checkErr(t, err, c.err)
+				}
+				var ended *activity.Error
+				if started := c.method == "Delete" || c.err != nil; errors.As(err, &ended) != started {
+					t.Errorf("%v is an *Error: %t", err, !started) // what was not started is refused
+				}
+				if st := e.rt.Stats(); st.Completed+st.Failed > 0 || st.Canceled != st.Scheduled {
+					t.Errorf("%+v", st)
+				}
 				checkErr(t, canceled, activity.ErrStoreLost)
 				if len(e.rt.Activities()) > 0 {
 					t.Error("an activity has not ended")
@@ -212,8 +224,7 @@ func TestLost_DuringShutdown(t *testing.T) {
 	})
 }
 
-// Given a Commit in flight, then it decides whether it has happened, and the loss is told to
-// the caller.
+// Given a Commit in flight, then it returns its own result, and the caller gets the loss.
 func TestLost_DuringCommit(t *testing.T) {
 	for _, result := range []error{nil, errLink} {
 		losing(t, activity.Config{}, func(t *testing.T, e *env, s losingStore) {
@@ -258,5 +269,115 @@ func TestLost_OwnsNoGoroutine(t *testing.T) {
 			checkErr(t, rt.Run(t.Context(), id("a"), noop), nil)
 		}
 		goroutines(t, before)
+	})
+}
+
+// A rudeStore has a Lost that panics.
+type rudeStore struct{ *faultyStore }
+
+func (rudeStore) Lost() <-chan struct{} { panic("rude") }
+
+// Given a synchronous heartbeat of a clean-up after the loss, then it returns.
+func TestLost_SyncHeartbeatAfterwards(t *testing.T) {
+	losing(t, activity.Config{}, func(t *testing.T, e *env, s losingStore) {
+		told := make(chan error, 1)
+		opts := id("a")
+		opts.SyncHeartbeats = true
+		ctx0, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		h := e.start(opts, func(ctx activity.Context) error {
+			<-ctx.Done()
+			own := context.WithoutCancel(ctx)
+			own, stop := context.WithCancel(own)
+			context.AfterFunc(ctx0, stop)
+			beside, _ := activity.FromContext(own)
+			told <- beside.Heartbeat(7)
+			return nil
+		})
+		s.lose()
+		e.pass(24 * time.Hour)
+		if len(told) == 0 {
+			t.Error("the heartbeat never returns")
+		}
+		_ = h
+	})
+}
+
+// Given an activity that has ended and is not saved, then no goroutine waits for the loss.
+func TestLost_OwnsNoGoroutineAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := losingStore{newStore(t), make(chan struct{})}
+		rt := activity.New(activity.Config{Store: s, Logger: quiet})
+		checkErr(t, rt.Run(t.Context(), activity.Options{ID: "a", RetryPolicy: once}, func(ctx activity.Context) error {
+			s.on("Save", failing)
+			return errLink
+		}), errLink)
+	})
+}
+
+// Given a loss that the Runtime has not noticed, then Commit does not commit.
+func TestLost_BeforeCommit(t *testing.T) {
+	losing(t, activity.Config{}, func(t *testing.T, e *env, s losingStore) {
+		e.start(id("a"), func(ctx activity.Context) error {
+			close(s.lost)
+			return activity.Commit(ctx, func(activity.Checkpoint) error {
+				t.Error("committed after the loss")
+				return nil
+			}, 1)
+		})
+		e.pass(time.Second)
+	})
+}
+
+func TestLost_Panics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := activity.New(activity.Config{Store: rudeStore{newStore(t)}, Logger: quiet})
+		checkErr(t, rt.Run(t.Context(), id("a"), noop), nil)
+	})
+}
+
+// Given ends that are not saved, then Checkpoints has what the Store holds after the loss.
+func TestLost_Checkpoints(t *testing.T) {
+	losing(t, activity.Config{}, func(t *testing.T, e *env, s losingStore) {
+		for name, err := range map[string]error{"fails": errBoom, "completes": nil} {
+			opts := id(name)
+			opts.RetryPolicy = once
+			h := e.start(opts, func(activity.Context) error {
+				s.on("Save", failing)
+				s.on("Delete", failing)
+				return err
+			})
+			h.Cancel(nil)
+			synctest.Wait()
+			s.on("Save", nil)
+		}
+		s.on("Save", failing)
+		close(s.lost)
+		e.pass(time.Minute)
+		var got []string
+		for cp, err := range e.rt.Checkpoints(e.ctx) {
+			checkErr(t, err, nil)
+			got = append(got, cp.ID+" "+cp.State.String())
+		}
+		checkDiff(t, "the checkpoints", got, []string{"completes running", "fails running"})
+	})
+}
+
+// Given a Forget that waits for a Save that hangs, then the loss refuses it.
+func TestLost_DuringForget(t *testing.T) {
+	losing(t, activity.Config{}, func(t *testing.T, e *env, s losingStore) {
+		e.start(id("a"), func(ctx activity.Context) error {
+			s.on("Save", func(ctx context.Context) error { <-e.gate("save"); return errDisk })
+			return errors.Join(ctx.Heartbeat(1), untilEnded(ctx))
+		})
+		e.pass(time.Second)
+		forgotten := make(chan error, 1)
+		go func() { forgotten <- e.rt.Forget(e.ctx, "b") }()
+		synctest.Wait()
+		s.on("Delete", func(context.Context) error { t.Error("a Delete after the loss"); return nil })
+		close(s.lost)
+		synctest.Wait()
+		e.open("save")
+		checkErr(t, <-forgotten, activity.ErrStoreLost)
 	})
 }

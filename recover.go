@@ -29,7 +29,7 @@ import (
 // Name, Recover returns an error and starts nothing. Without a Store, Recover returns 0.
 func (rt *Runtime) Recover(ctx context.Context, defs ...Recoverable) (int, error) {
 	rt.enter()
-	lost := rt.writer.checkLostLocked()
+	lost := rt.writer.noticeLossLocked()
 	rt.leave()
 	if lost {
 		return 0, fmt.Errorf("activity: Recover: %w", ErrStoreLost)
@@ -325,7 +325,7 @@ func (rt *Runtime) stored(ctx context.Context) iter.Seq2[Checkpoint, error] {
 func (rt *Runtime) Forget(ctx context.Context, id string) error {
 	notForgotten := func(err error) error { return fmt.Errorf("activity %q: not forgotten: %w", id, err) }
 	rt.enter()
-	a, lost := rt.runningLocked(id), rt.writer.checkLostLocked()
+	a, lost := rt.runningLocked(id), rt.writer.noticeLossLocked()
 	rt.leave()
 	switch {
 	case lost:
@@ -352,7 +352,7 @@ func (rt *Runtime) Forget(ctx context.Context, id string) error {
 	var err error
 	ended := rt.ids[id]
 	switch {
-	case rt.writer.checkLostLocked():
+	case rt.writer.noticeLossLocked():
 		err = ErrStoreLost
 	case rt.runningLocked(id) != nil:
 		err = ErrAlreadyRunning

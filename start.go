@@ -169,7 +169,8 @@ func (a *activity) notStarted(cause error) error {
 }
 
 // canceledStart returns the error of a start that was canceled before it was accepted.
-// After a Shutdown, or the loss of the Store, it is the same as that of a start that comes later. Runtime.mu is held.
+// After a Shutdown, or the loss of the Store, it is the same as that of a start that comes
+// later. Runtime.mu is held.
 func (a *activity) canceledStart() error {
 	if a.cancelCause == ErrShutdown || a.cancelCause == ErrStoreLost {
 		return refusal(a.opts.ID, a.cancelCause)
@@ -198,7 +199,7 @@ func (rt *Runtime) schedule(a *activity) error {
 		return a.notStarted(a.cancelCause)
 	case rt.shutdown.begun:
 		return refusal(id, ErrShutdown)
-	case a.rec != nil && rt.writer.checkLostLocked():
+	case a.rec != nil && rt.writer.noticeLossLocked():
 		return refusal(id, ErrStoreLost)
 	case id != "" && rt.runningLocked(id) != nil: // Forget("") may have registered the empty ID
 		return refusal(id, ErrAlreadyRunning)
@@ -617,7 +618,7 @@ func (r *record) occupiedLocked() error {
 	switch {
 	case r.restoring():
 		return errRestoring
-	case r != nil && r.a == nil && r.heldLocked():
+	case r != nil && r.a == nil && r.unresolved != 0:
 		return errUnresolved
 	}
 	return nil

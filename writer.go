@@ -19,6 +19,8 @@ import (
 //   - Failing: the Store has not taken it. It is tried after a pause, which doubles.
 //   - All others, such as heartbeat details. They are tried within Config.SaveInterval.
 //
+// A record that a Commit holds is not tried before that has ended.
+//
 // Records are saved and deleted apart: a record that is gone is deleted. If the Store
 // takes none of many calls, it is down, and is then called once after each pause.
 
@@ -29,13 +31,14 @@ import (
 //
 // Guarded by Runtime.mu, except turn.
 type writer struct {
-	rt      *Runtime
-	records map[string]*record    // the newest record of each ID that is running or not saved yet; nil without a Store
-	dropped uint64                // number of times a record was dropped, because the Store holds its final state
-	loads   map[string]*storeCall // the Loads in flight, by ID
-	moved   time.Duration         // timekeeper.moved when the records' times were last written
-	running bool                  // whether the writer's goroutine exists
-	drained chan struct{}         // closed when nothing is dirty; nil if nobody waits for that
+	rt       *Runtime
+	records  map[string]*record    // the newest record of each ID that is running or not saved yet; nil without a Store
+	dropped  uint64                // number of times a record was dropped, because the Store holds its final state
+	loads    map[string]*storeCall // the Loads in flight, by ID
+	moved    time.Duration         // timekeeper.moved when the records' times were last written
+	running  bool                  // whether the writer's goroutine exists
+	drained  chan struct{}         // closed when nothing is dirty; nil if nobody waits for that
+	draining int                   // number of calls of drain that wait
 
 	lostSignal <-chan struct{} // closed when the Store is lost; nil if that cannot be
 	lost       bool            // set once, after lostSignal was closed
@@ -60,9 +63,9 @@ type writer struct {
 	// does not hinder a synctest bubble. It is taken before Runtime.mu.
 	turn chan struct{}
 
-	writing     bool          // whether a batch that take has returned is being written; until note
-	keepsNewest bool          // whether the Store ignores a checkpoint that is older than the stored one: see Commit
-	changed     chan struct{} // closed when something changes that a Commit waits for; nil if none does
+	writing         bool          // whether a batch that take has returned is being written; until note
+	keepsNewest     bool          // whether the Store ignores a checkpoint that is older than the stored one: see Commit
+	commitsMayBegin chan struct{} // closed when a Commit that waits may begin; nil if none waits
 
 	// The call in flight.
 	round   *round                  // nil if no call is in flight
@@ -77,10 +80,10 @@ type writer struct {
 func (w *writer) init(rt *Runtime) {
 	w.rt, w.records, w.loads, w.turn = rt, map[string]*record{}, map[string]*storeCall{}, make(chan struct{}, 1)
 	if s, ok := rt.cfg.Store.(interface{ KeepsNewest() bool }); ok {
-		w.keepsNewest = s.KeepsNewest()
+		rt.protect(nil, "Store.KeepsNewest", func() { w.keepsNewest = s.KeepsNewest() })
 	}
 	if s, ok := rt.cfg.Store.(interface{ Lost() <-chan struct{} }); ok {
-		w.lostSignal = s.Lost()
+		rt.protect(nil, "Store.Lost", func() { w.lostSignal = s.Lost() })
 	}
 	w.patience.wake, w.overdue.wake = w.expireWaitersLocked, w.overdueLocked
 	for _, r := range []*reminder{&w.soon, &w.saves.retry, &w.deletes.retry} {
@@ -204,7 +207,7 @@ func (w *writer) hangsLocked(hangs bool) {
 	rt := w.rt
 	rt.scheduler.alarms.remove(w.patience.place)
 	if w.hangs = hangs; !hangs {
-		w.changedLocked()
+		w.wakeCommitsLocked()
 	}
 	if !hangs || w.urgent == 0 {
 		return
@@ -287,11 +290,11 @@ func (w *writer) returnLocked(r *record) {
 	}
 }
 
-// changedLocked wakes the Commits that wait for the writer.
-func (w *writer) changedLocked() {
-	if w.changed != nil {
-		w.rt.scheduler.closing = append(w.rt.scheduler.closing, w.changed)
-		w.changed = nil
+// wakeCommitsLocked wakes the Commits that wait for the writer.
+func (w *writer) wakeCommitsLocked() {
+	if w.commitsMayBegin != nil {
+		w.rt.scheduler.closing = append(w.rt.scheduler.closing, w.commitsMayBegin)
+		w.commitsMayBegin = nil
 	}
 }
 
@@ -517,7 +520,7 @@ func (w *writer) take(gone bool) (batch []write) {
 	clear(w.dirty[len(later):])
 	w.dirty = append(later, rest...)
 	for _, r := range wanted[:len(wanted)-len(rest)] {
-		r.dirty, r.writing = false, true
+		r.dirty, r.taken = false, true
 		w.clearUrgentLocked(r)
 		batch = append(batch, r.writeLocked())
 	}
@@ -569,11 +572,17 @@ func (w *writer) drain(ctx context.Context) {
 		w.drained = make(chan struct{})
 	}
 	drained := w.drained
-	w.rt.leave()
-	if drained != nil {
-		select {
-		case <-drained:
-		case <-ctx.Done():
-		}
+	if drained == nil {
+		w.rt.leave()
+		return
 	}
+	w.draining++
+	w.rt.leave()
+	select {
+	case <-drained:
+	case <-ctx.Done():
+	}
+	w.rt.enter()
+	w.draining--
+	w.rt.leave()
 }

@@ -724,7 +724,7 @@ func durableKind(text string) string {
 	kind, at := text, len(text)
 	for what, k := range map[string]string{
 		"heartbeat timeout": "", "start-to-close timeout": "", "schedule-to-start timeout": "", "schedule-to-close timeout": "",
-		"boom": "", "later": "", "fatal": "", "cannot resume": "cannot", "panic": "", "user cancel": "cancel", "user ctx": "ctx", "is shut down": "shutdown", "the Store is lost": "lost",
+		"boom": "", "later": "", "fatal": "", "cannot resume": "cannot", "panic": "", "user cancel": "cancel", "user ctx": "ctx", "is shut down": "shutdown", "the Store has lost": "lost",
 		"the process ended": "crash", "had been made before": "made before",
 	} {
 		if i := strings.Index(text, what); i >= 0 && i < at {
