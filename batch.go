@@ -464,7 +464,7 @@ func (rd *round) note() {
 		return
 	}
 	text := rd.err.Error()
-	attrs := []slog.Attr{slog.Any("error", rd.err), slog.Int("checkpoints", len(rd.failed)), slog.Duration("retry_in", p.retryAt.since(rt.now))}
+	attrs := []slog.Attr{slog.Any("error", rd.err), slog.Int("checkpoints", len(rd.failed)), slog.Duration("retry_in", max(0, p.retryAt.since(rt.now)))}
 	if len(rd.failed) == 1 {
 		text += rd.failed[0].id
 		attrs = append(attrs, slog.String("id", rd.failed[0].id))

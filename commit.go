@@ -266,7 +266,7 @@ func (c *commitment) end(x *write, err error) error {
 	r.committing = false
 	w.wakeCommitsLocked()
 	if err != nil {
-		err = fmt.Errorf("%s: attempt %d: a Commit failed but may have happened: %w", a, t.number, err)
+		err = fmt.Errorf("%s: attempt %d: a Commit failed, and the attempt can record nothing more: %w", a, t.number, err)
 		a.mu.Lock()
 		t.commitFailed = err
 		a.mu.Unlock()
@@ -343,7 +343,7 @@ func (r *record) resolve(a *activity, count uint64, pause time.Duration) {
 	rt.enter()
 	defer rt.leave()
 	// Not if it was forgotten or has completed all the same, or if the Store is lost.
-	needed := w.records[r.id] == r && !r.gone && !w.lost
+	needed := w.records[r.id] == r && !r.gone && !w.noticeLossLocked()
 	if err != nil && needed {
 		w.failingLocked()
 		r.notifyLocked(err)

@@ -300,7 +300,7 @@ func TestCommit_Fails(t *testing.T) {
 						return errLink
 					}, 2)
 					checkErr(t, err, errLink)
-					if text := err.Error(); !strings.Contains(text, `activity "a" (job): attempt 1`) || !strings.Contains(text, "may have happened") {
+					if text := err.Error(); !strings.Contains(text, `activity "a" (job): attempt 1`) || !strings.Contains(text, "a Commit failed") {
 						t.Error(text)
 					}
 					checkErr(t, ctx.Heartbeat(), nil)

@@ -185,7 +185,11 @@ func (a *activity) logBlockedLocked() {
 		stack, _ = a.rt.stackLocked(a.latest)
 	}
 	a.post(notice{log: func() {
-		a.rt.log(slog.LevelError, msg, a, number, slog.String("waiting_for", why), slog.String("stack", string(stack)))
+		attrs := []slog.Attr{slog.String("waiting_for", why)}
+		if len(stack) > 0 {
+			attrs = append(attrs, slog.String("stack", string(stack)))
+		}
+		a.rt.log(slog.LevelError, msg, a, number, attrs...)
 	}})
 }
 

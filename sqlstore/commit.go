@@ -58,6 +58,9 @@ func Range(ctx activity.Context, db *sql.DB, from, to int, body func(tx *sql.Tx,
 	if body == nil || db == nil {
 		return refuse(ctx, errors.New("the *sql.DB and the function must not be nil"))
 	}
+	if err := s.checkDB(ctx, db); err != nil {
+		return err
+	}
 	return inside.Range(ctx, "sqlstore.Range", from, to, func(i int, done func() any) error {
 		tx, err := db.BeginTx(ctx, nil)
 		if err != nil {
@@ -72,6 +75,28 @@ func Range(ctx activity.Context, db *sql.DB, from, to int, body func(tx *sql.Tx,
 		}
 		return Commit(ctx, tx, done())
 	})
+}
+
+// checkDB returns an error if db is not the database of the Store, where its epoch is.
+func (s *Store) checkDB(ctx activity.Context, db *sql.DB) error {
+	owns := func(db *sql.DB) (owner bool, err error) {
+		err = retryLocked(ctx, func() error {
+			owner, err = s.backend.owns(ctx, db, s.epoch)
+			return err
+		})
+		return owner, err
+	}
+	owner, err := owns(db)
+	if err != nil {
+		return fmt.Errorf("sqlstore: looking for the tables of the Store in the *sql.DB of Range: %w", ofContext(ctx, err))
+	}
+	if !owner {
+		if owner, err := owns(s.db); err == nil && owner {
+			return refuse(ctx, errors.New("the *sql.DB is not the database of the Store"))
+		}
+		return s.loseTo()
+	}
+	return nil
 }
 
 // storeOf returns the Store of the activity.

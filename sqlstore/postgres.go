@@ -71,7 +71,7 @@ func (p *postgres) warnings(ctx context.Context, users *sql.DB) ([]string, error
 		found = append(found, "full_page_writes is off: a loss of power can damage the database")
 	}
 	if synchronous == "off" {
-		found = append(found, "synchronous_commit is off: a crash of the server can undo the last transactions, with their progress")
+		found = append(found, "synchronous_commit is off: a crash of the server can undo the last transactions of the application, with their progress")
 	}
 	return found, err
 }
@@ -124,11 +124,11 @@ func (p *postgres) checkServer(ctx context.Context) error {
 	}
 	switch {
 	case version < 140000:
-		return fmt.Errorf("PostgreSQL 14 or newer is required (the server has %d)", version/10000)
+		return &finalError{fmt.Errorf("PostgreSQL 14 or newer is required (the server has %d)", version/10000)}
 	case recovery:
-		return errors.New("the server is a read-only standby")
+		return &finalError{errors.New("the server is a read-only standby")}
 	case p.db.Stats().MaxOpenConnections == 1:
-		return errors.New("the *sql.DB allows one open connection, and the Store needs one for itself: call SetMaxOpenConns with 2 or more")
+		return &finalError{errors.New("the *sql.DB allows one open connection, and the Store needs one for itself: call SetMaxOpenConns with 2 or more")}
 	}
 	return p.checkPooler(ctx)
 }
@@ -159,7 +159,7 @@ func (p *postgres) checkPooler(ctx context.Context) error {
 		return err
 	}
 	if other == before {
-		return errors.New("a connection pooler such as PgBouncer shares sessions between connections, so that a session cannot hold a lock: connect to the server itself, or use session pooling")
+		return &finalError{errors.New("a connection pooler such as PgBouncer shares sessions between connections, so that a session cannot hold a lock: connect to the server itself, or use session pooling")}
 	}
 	return nil
 }

@@ -92,15 +92,21 @@ func (q *sqlite) lockSchema(context.Context, *sql.Tx) error { return nil }
 
 func (q *sqlite) warnings(ctx context.Context, users *sql.DB) ([]string, error) {
 	var found []string
-	synchronous, journal := 0, ""
+	synchronous, timeout, journal := 0, 0, ""
 	err := retryLocked(ctx, func() error {
 		if err := users.QueryRowContext(ctx, "PRAGMA synchronous").Scan(&synchronous); err != nil {
+			return err
+		}
+		if err := users.QueryRowContext(ctx, "PRAGMA busy_timeout").Scan(&timeout); err != nil {
 			return err
 		}
 		return users.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&journal)
 	})
 	if synchronous == 0 {
 		found = append(found, "PRAGMA synchronous is OFF: a loss of power can damage the database")
+	}
+	if timeout == 0 {
+		found = append(found, "PRAGMA busy_timeout is 0: a transaction fails if another connection is writing")
 	}
 	if journal = strings.ToLower(journal); journal == "off" || journal == "memory" {
 		found = append(found, "PRAGMA journal_mode is "+journal+": a process that is killed can damage the database")
@@ -119,7 +125,7 @@ func (q *sqlite) own(ctx context.Context) (int64, error) {
 			if isLocked(err) {
 				return 0, errOwned
 			}
-			return 0, fmt.Errorf("locking the file beside the database: %w", err)
+			return 0, &finalError{fmt.Errorf("locking the file beside the database: %w", err)}
 		}
 		q.held = held
 	}

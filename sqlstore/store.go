@@ -35,17 +35,19 @@ type Options struct {
 	// that is gone. If zero, Open returns [ErrInUse] at once. See [Forever].
 	Wait time.Duration
 
-	// Lease is how long the owner may be silent on PostgreSQL, because its process is stopped or
-	// the network is cut, before the server takes its lock away. Another process that stands by
-	// then takes over. If zero, 10 s.
+	// Lease is for PostgreSQL. It is how long the owner may be silent, because its process is
+	// stopped or the network is cut, before the server takes its lock away. Another process that
+	// stands by then takes over. A server that has not answered a statement of the Store for three
+	// times as long is taken for unreachable. If zero, 10 s.
 	Lease time.Duration
 
 	// ReadOnly makes a Store that only reads, beside the owner: for tools that look at the
 	// checkpoints. Its Save and Delete return an error.
 	ReadOnly bool
 
-	// Logger gets a Warn for each setting of the database with which a loss of power can undo a
-	// commit, and lines about a connection that is lost. If nil, slog.Default() is used.
+	// Logger gets a Warn for each setting of the database that may be a mistake, such as one with
+	// which a loss of power can undo a commit. It also gets lines about standing by, and about a
+	// connection that is lost. If nil, slog.Default() is used.
 	Logger *slog.Logger
 }
 
@@ -183,6 +185,9 @@ func orDefault[T comparable](v, otherwise T) T {
 
 // detect returns the Dialect of db.
 func detect(ctx context.Context, db *sql.DB) (Dialect, error) {
+	if err := db.PingContext(ctx); err != nil {
+		return 0, err
+	}
 	version := ""
 	err := db.QueryRowContext(ctx, "SELECT version()").Scan(&version) // SQLite has no such function
 	switch {
@@ -210,34 +215,47 @@ func (s *Store) start(ctx context.Context, users *sql.DB, wait time.Duration) er
 		return err
 	}
 	for _, w := range warnings {
-		s.log().Warn("sqlstore: the database may lose what is committed: " + w)
+		s.log().Warn("sqlstore: " + w)
 	}
-	standby := time.NewTimer(wait)
-	defer standby.Stop()
+	ended := time.NewTimer(wait)
+	defer ended.Stop()
+	said := ""
 	for {
 		s.epoch, err = s.backend.own(ctx)
-		if err == nil {
+		var final *finalError
+		switch {
+		case err == nil:
 			if s.prepared, err = users.PrepareContext(ctx, s.backend.commitStatement()); err != nil {
 				s.prepared = nil // such as in a pool whose only connection is in use
 			}
 			s.keeper.Go(s.keep)
 			return nil
-		}
-		if !errors.Is(err, errOwned) && (wait == 0 || ctx.Err() != nil) {
+		case errors.As(err, &final):
 			return err
+		case errors.Is(err, errOwned):
+			err = s.inUse(ctx)
 		}
 		if wait == 0 {
-			return s.inUse(ctx)
+			return err
+		}
+		if text := err.Error(); text != said { // such as another owner
+			said = text
+			s.log().Info("sqlstore: standing by", "table", s.names.table, "owner", s.owner, "reason", text)
 		}
 		select {
 		case <-time.After(tryAgain):
-		case <-standby.C:
-			return errors.Join(s.inUse(ctx), fmt.Errorf("waited for %s: %w", wait, err))
+		case <-ended.C:
+			return fmt.Errorf("%w; waited for %s", err, wait)
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return errors.Join(context.Cause(ctx), err)
 		}
 	}
 }
+
+// A finalError is an error of backend.own that waiting does not mend.
+type finalError struct{ error }
+
+func (e *finalError) Unwrap() error { return e.error }
 
 // inUse returns an error that says who owns the checkpoints.
 func (s *Store) inUse(ctx context.Context) error {
@@ -384,7 +402,7 @@ func (s *Store) regain(ctx context.Context) (fresh bool, err error) {
 				s.log().Info("sqlstore: connected again, and still the owner", "table", s.names.table, "owner", s.owner)
 			}
 			return fresh, nil
-		case !logged:
+		case !logged && ctx.Err() == nil:
 			logged = true
 			s.log().Warn("sqlstore: the connection that holds the lock is lost; connecting again", "table", s.names.table, "owner", s.owner, "error", err)
 		}

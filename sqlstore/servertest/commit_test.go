@@ -4,12 +4,14 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/seed-9da638b0/activity"
+	"github.com/seed-9da638b0/activity/internal/pgserver"
 	"github.com/seed-9da638b0/activity/sqlstore"
 )
 
@@ -245,4 +247,55 @@ func TestRange_TimesOut(t *testing.T) {
 		checkErr(t, err, nil)
 		rows.want(upTo(5)...)
 	})
+}
+
+// Given another database, or one without the tables, then Range says so.
+func TestRange_AnotherDatabase(t *testing.T) {
+	each(t, func(t *testing.T, connect func() *sql.DB) {
+		table := newTable()
+		rt := newRuntime(t, open(t, connect(), sqlstore.Options{Table: table}))
+		file := filepath.Join(t.TempDir(), "other.db")
+		other := openSQLite(t, file)
+		if t.Name() != "TestRange_AnotherDatabase/SQLite" {
+			other = openDB(t, "pgx", pgserver.Start(t).DSN())
+		}
+		opts := fast("a")
+		opts.RetryPolicy.MaximumAttempts = 1
+		try := func() error {
+			return rt.Run(t.Context(), opts, func(ctx activity.Context) error {
+				return sqlstore.Range(ctx, other, 0, 1, func(*sql.Tx, int) error { return nil })
+			})
+		}
+		if err := try(); err == nil || !strings.Contains(err.Error(), "*sql.DB of Range") {
+			t.Errorf("without tables: %v", err)
+		}
+		for range 2 { // its epoch differs
+			checkErr(t, open(t, other, sqlstore.Options{Table: table}).Close(), nil)
+		}
+		if err := try(); err == nil || !strings.Contains(err.Error(), "not the database of the Store") {
+			t.Errorf("another epoch: %v", err)
+		}
+	})
+}
+
+// Given a COMMIT on SQLite that takes long, because a disk is slow, then Commit waits for it.
+func TestCommit_SlowDisk(t *testing.T) {
+	hook := &hooks{beforeCommit: func() error {
+		time.Sleep(time.Second)
+		return nil
+	}}
+	file := filepath.Join(t.TempDir(), "data.db")
+	direct := openSQLite(t, file)
+	db := sql.OpenDB(hookedSQLite{direct.Driver(), "file:" + file + "?_pragma=busy_timeout(10000)", hook})
+	defer db.Close()
+	rt, rows := newRuntime(t, open(t, direct, sqlstore.Options{Lease: 100 * time.Millisecond})), newRows(t, direct)
+	attempts := 0
+	checkErr(t, rt.Run(t.Context(), fast("a"), func(ctx activity.Context) error {
+		attempts++
+		return sqlstore.Range(ctx, db, 0, 2, func(tx *sql.Tx, i int) error { return rows.insert(ctx, tx, i) })
+	}), nil)
+	rows.want(0, 1)
+	if attempts != 1 {
+		t.Errorf("%d attempts", attempts)
+	}
 }

@@ -21,7 +21,7 @@ func ExampleRange() {
 	db, _ := sql.Open("sqlite", filepath.Join(dir, "data.db")+"?_pragma=journal_mode(WAL)&_pragma=busy_timeout(10000)")
 	defer db.Close()
 	_, _ = db.Exec("CREATE TABLE customers (name text)")
-	store, err := sqlstore.Open(context.Background(), db, nil)
+	store, err := sqlstore.Open(context.Background(), db, &sqlstore.Options{Logger: quiet})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -58,7 +58,7 @@ func ExampleOpen_twoReplicas() {
 	replica := func(name string, started chan<- struct{}, stop <-chan struct{}) {
 		db := connect()
 		defer db.Close()
-		store, err := sqlstore.Open(context.Background(), db, &sqlstore.Options{Wait: sqlstore.Forever})
+		store, err := sqlstore.Open(context.Background(), db, &sqlstore.Options{Wait: sqlstore.Forever, Logger: quiet})
 		if err != nil {
 			fmt.Println(err)
 			return

@@ -70,3 +70,39 @@ func (x hookedTx) Commit() error {
 	}
 	return nil
 }
+
+// hookedSQLite connects to a file of SQLite, with hooks.
+type hookedSQLite struct {
+	driver driver.Driver
+	file   string
+	h      *hooks
+}
+
+func (c hookedSQLite) Driver() driver.Driver { return c.driver }
+
+func (c hookedSQLite) Connect(context.Context) (driver.Conn, error) {
+	conn, err := c.driver.Open(c.file)
+	if err != nil {
+		return nil, err
+	}
+	return &hookedFile{conn.(fileConn), c.h}, nil
+}
+
+// fileConn is what a connection of modernc.org/sqlite implements.
+type fileConn interface {
+	driver.Conn
+	driver.ConnBeginTx
+	driver.ConnPrepareContext
+	driver.ExecerContext
+	driver.QueryerContext
+}
+
+type hookedFile struct {
+	fileConn
+	h *hooks
+}
+
+func (c *hookedFile) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	tx, err := c.fileConn.BeginTx(ctx, opts)
+	return hookedTx{tx, c.h}, err
+}
