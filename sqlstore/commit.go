@@ -64,11 +64,11 @@ func Range(ctx activity.Context, db *sql.DB, from, to int, body func(tx *sql.Tx,
 	return inside.Range(ctx, "sqlstore.Range", from, to, func(i int, done func() any) error {
 		tx, err := db.BeginTx(ctx, nil)
 		if err != nil {
-			return fmt.Errorf("sqlstore: beginning the transaction of body %d: %w", i, ofContext(ctx, err))
+			return fmt.Errorf("sqlstore: beginning the transaction of body %d: %w", i, withCause(ctx, err))
 		}
 		defer tx.Rollback() // also if body panics
 		if err := s.backend.begin(ctx, tx); err != nil {
-			return fmt.Errorf("sqlstore: beginning the transaction of body %d: %w", i, ofContext(ctx, err))
+			return fmt.Errorf("sqlstore: beginning the transaction of body %d: %w", i, withCause(ctx, err))
 		}
 		if err := body(tx, i); err != nil {
 			return err
@@ -79,22 +79,15 @@ func Range(ctx activity.Context, db *sql.DB, from, to int, body func(tx *sql.Tx,
 
 // checkDB returns an error if db is not the database of the Store, where its epoch is.
 func (s *Store) checkDB(ctx activity.Context, db *sql.DB) error {
-	owns := func(db *sql.DB) (owner bool, err error) {
-		err = retryLocked(ctx, func() error {
-			owner, err = s.backend.owns(ctx, db, s.epoch)
-			return err
-		})
-		return owner, err
+	check := func(db *sql.DB) error {
+		return retryLocked(ctx, func() error { return s.backend.checkOwner(ctx, db, s.epoch) })
 	}
-	owner, err := owns(db)
-	if err != nil {
-		return fmt.Errorf("sqlstore: looking for the tables of the Store in the *sql.DB of Range: %w", ofContext(ctx, err))
-	}
-	if !owner {
-		if owner, err := owns(s.db); err == nil && owner {
-			return refuse(ctx, errors.New("the *sql.DB is not the database of the Store"))
-		}
-		return s.loseTo()
+	err := check(db)
+	switch {
+	case errors.Is(err, errNotOwner) && check(s.db) == nil:
+		return refuse(ctx, errors.New("the *sql.DB is not the database of the Store"))
+	case err != nil:
+		return fmt.Errorf("sqlstore: looking for the owner of the Store in the *sql.DB of Range: %w", withCause(ctx, s.ifLost(err)))
 	}
 	return nil
 }
@@ -123,12 +116,15 @@ func (s *Store) commit(tx *sql.Tx, cp *activity.Checkpoint) error {
 	// Not the activity's context: if that ends now, it must still be known what has happened.
 	ctx, cancel := context.WithTimeout(context.Background(), 3*s.lease)
 	defer cancel()
-	if err := s.writeIn(ctx, tx, &r); err != nil {
-		return fmt.Errorf("writing the checkpoint: %w", err)
+	if err := s.usable(ctx); err != nil {
+		return err
 	}
-	if s.dialect == SQLite {
+	if err := s.writeIn(ctx, tx, &r); err != nil {
+		return fmt.Errorf("writing the checkpoint: %w", s.ifLost(err))
+	}
+	if s.dialect == SQLite { // a slow disk must not make it look as if COMMIT had failed
 		err = tx.Commit()
-	} else { // it has no context, and a server that is cut off does not answer
+	} else { // a server that is cut off does not answer
 		done := make(chan error, 1)
 		go func() { done <- tx.Commit() }()
 		select {
@@ -145,6 +141,9 @@ func (s *Store) commit(tx *sql.Tx, cp *activity.Checkpoint) error {
 
 // writeIn writes r in tx.
 func (s *Store) writeIn(ctx context.Context, tx *sql.Tx, r *row) error {
+	if err := s.backend.checkOpen(ctx, tx); err != nil {
+		return err
+	}
 	args := s.backend.commitArguments(s.epoch, r)
 	var result sql.Result
 	err := retryLocked(ctx, func() (err error) {
@@ -164,11 +163,8 @@ func (s *Store) writeIn(ctx context.Context, tx *sql.Tx, r *row) error {
 	if n, err := result.RowsAffected(); err != nil || n > 0 {
 		return err
 	}
-	switch owner, err := s.backend.owns(ctx, tx, s.epoch); {
-	case err != nil:
+	if err := s.backend.checkOwner(ctx, tx, s.epoch); err != nil {
 		return err
-	case !owner:
-		return s.loseTo()
 	}
 	return errors.New("the database has a newer one, or none")
 }
@@ -184,15 +180,23 @@ func isForeign(err error) bool {
 func (s *Store) resolve(r row, err error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*s.lease)
 	defer cancel()
+	s.unknown.Store(string(r.ID), true)
 	epoch, sequence := int64(0), ""
-	again := retryLocked(ctx, func() error {
-		return s.db.QueryRowContext(ctx, s.names.expand(s.backend.writtenQuery()), s.owner, r.ID).Scan(&epoch, &sequence)
-	})
-	switch {
-	case again != nil:
-		return fmt.Errorf("committing: %w; it is unknown whether that has happened: %w", err, again)
-	case epoch == s.epoch && sequence == r.Sequence:
-		return nil
+	again := s.backend.await(ctx, r.ID)
+	if again == nil {
+		again = retryLocked(ctx, func() error {
+			return s.db.QueryRowContext(ctx, s.names.expand(s.backend.writtenQuery()), s.owner, r.ID).Scan(&epoch, &sequence)
+		})
 	}
-	return fmt.Errorf("committing: %w; it was rolled back", err)
+	if again != nil {
+		return fmt.Errorf("committing: %w; it is unknown whether that has happened: %w", err, again)
+	}
+	s.unknown.Delete(string(r.ID))
+	switch {
+	case epoch != s.epoch: // the other owner may have written since
+		return fmt.Errorf("committing: %w; it is unknown whether that has happened: %w", err, s.ifLost(errNotOwner))
+	case sequence != r.Sequence:
+		return fmt.Errorf("committing: %w; it was rolled back", err)
+	}
+	return nil
 }

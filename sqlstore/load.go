@@ -8,13 +8,12 @@ import (
 	"github.com/seed-9da638b0/activity"
 )
 
-// Load implements [activity.Store]. On PostgreSQL it waits for a transaction that is about to
-// commit the checkpoint, of this process or of the owner before. Calls at the same time share a
-// query.
+// Load implements [activity.Store]. Calls at the same time share a query. After a [Commit] whose
+// outcome is unknown, Load waits on PostgreSQL until its transaction has ended.
 func (s *Store) Load(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
 	cp, found, err := s.load(ctx, id)
 	if err != nil {
-		return activity.Checkpoint{}, false, fmt.Errorf("sqlstore: load: %w", ofContext(ctx, err))
+		return activity.Checkpoint{}, false, fmt.Errorf("sqlstore: load: %w", withCause(ctx, err))
 	}
 	return cp, found, nil
 }
@@ -22,6 +21,12 @@ func (s *Store) Load(ctx context.Context, id string) (activity.Checkpoint, bool,
 func (s *Store) load(ctx context.Context, id string) (cp activity.Checkpoint, found bool, err error) {
 	if err := s.usable(ctx); err != nil {
 		return cp, false, err
+	}
+	if _, unknown := s.unknown.Load(id); unknown {
+		if err := s.backend.await(ctx, []byte(id)); err != nil {
+			return cp, false, err
+		}
+		s.unknown.Delete(id)
 	}
 	l := &loading{id: []byte(id), done: make(chan struct{})}
 	s.loader.add(s, l)
@@ -66,14 +71,13 @@ func (l *loader) run(s *Store) {
 	for {
 		l.mu.Lock()
 		batch := l.waiting
-		if l.waiting = nil; len(batch) == 0 {
+		if len(batch) == 0 {
 			l.busy = false
 			l.mu.Unlock()
 			return
 		}
-		if len(batch) > loadsAtOnce {
-			batch, l.waiting = batch[:loadsAtOnce], batch[loadsAtOnce:]
-		}
+		n := min(len(batch), loadsAtOnce)
+		batch, l.waiting = batch[:n:n], batch[n:]
 		l.mu.Unlock()
 		s.loadBatch(batch)
 	}
@@ -81,60 +85,28 @@ func (l *loader) run(s *Store) {
 
 const loadsAtOnce = 100
 
-// loadBatch answers calls of Load. A row that a transaction has locked is loaded again, by a
-// query of its own that waits for the end of that.
+// loadBatch answers calls of Load.
 func (s *Store) loadBatch(batch []*loading) {
 	ctx, cancel := context.WithTimeout(s.closing, 3*s.lease)
 	defer cancel()
-	byID := map[string][]*loading{}
-	var ids [][]byte
-	for _, l := range batch {
-		if byID[string(l.id)] == nil {
-			ids = append(ids, l.id)
-		}
-		byID[string(l.id)] = append(byID[string(l.id)], l)
-	}
-	answer := func(id []byte, r *row, err error) {
-		for i, l := range byID[string(id)] {
-			if l.err = err; r != nil {
-				own := *r
-				if i > 0 { // each caller gets bytes of its own
-					own = r.clone()
-				}
-				l.row = &own
-			}
-			close(l.done)
-		}
+	ids := make([][]byte, len(batch))
+	for i, l := range batch {
+		ids[i] = l.id
 	}
 	var rows []row
-	var locked [][]byte
 	err := retryLocked(ctx, func() (err error) {
-		rows, locked, err = s.backend.load(ctx, ids, !s.readOnly)
+		rows, err = s.backend.load(ctx, ids)
 		return err
 	})
-	if err != nil {
-		for _, id := range ids {
-			answer(id, nil, err)
+	found := map[string]row{}
+	for _, r := range rows {
+		found[string(r.ID)] = r
+	}
+	for _, l := range batch {
+		if r, ok := found[string(l.id)]; ok {
+			l.row = &r
 		}
-		return
-	}
-	found := map[string]*row{}
-	for i := range rows {
-		found[string(rows[i].ID)] = &rows[i]
-	}
-	isLocked := map[string]bool{}
-	for _, id := range locked {
-		isLocked[string(id)] = true
-		go func() {
-			ctx, cancel := context.WithTimeout(s.closing, 3*s.lease)
-			defer cancel()
-			r, err := s.backend.loadLocked(ctx, id)
-			answer(id, r, err)
-		}()
-	}
-	for _, id := range ids {
-		if !isLocked[string(id)] {
-			answer(id, found[string(id)], nil)
-		}
+		l.err = err
+		close(l.done)
 	}
 }

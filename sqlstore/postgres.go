@@ -29,16 +29,10 @@ type postgres struct {
 	names names
 	owner string
 	lease time.Duration
-	key   int64 // of the advisory lock; set by own
+	key   int64 // of the advisory lock; set by takeOver
 
-	conn    *sql.Conn                 // nil if it was lost; guarded by Store.turn
-	session atomic.Pointer[pgSession] // that of conn, or of the last one
-}
-
-// pgSession identifies a session of the server.
-type pgSession struct {
-	pid     int64
-	started string
+	conn *sql.Conn    // nil if it was lost; guarded by Store.turn
+	pid  atomic.Int64 // of the session of conn, or of the last one
 }
 
 func (p *postgres) tableExists(ctx context.Context, name string) (bool, error) {
@@ -84,36 +78,30 @@ func (p *postgres) limit() (context.Context, context.CancelFunc) {
 }
 
 // connect makes a connection for the Store's own use, with the settings that it needs.
-func (p *postgres) connect(ctx context.Context) (*sql.Conn, *pgSession, error) {
+func (p *postgres) connect(ctx context.Context) (*sql.Conn, int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*p.lease)
 	defer cancel()
 	conn, err := p.db.Conn(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, 0, fmt.Errorf("getting a connection of the pool: %w", err)
 	}
-	session, err := p.prepare(ctx, conn)
-	if err != nil {
-		discard(conn)
-		return nil, nil, err
-	}
-	return conn, session, nil
-}
-
-// prepare changes the settings of a new connection.
-func (p *postgres) prepare(ctx context.Context, conn *sql.Conn) (*pgSession, error) {
-	s, lease := &pgSession{}, fmt.Sprint(p.lease.Milliseconds())
 	// synchronous_commit: what Save has written must be durable, whatever the default is.
 	// lock_timeout: a transaction that hangs must not make the session look dead.
-	err := conn.QueryRowContext(ctx, `
-		SELECT pg_backend_pid(), (SELECT backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid())
+	pid := int64(0)
+	err = conn.QueryRowContext(ctx, `
+		SELECT pg_backend_pid()
 		FROM (SELECT
 			set_config('idle_session_timeout', $1::text, false),
 			set_config('lock_timeout', $1::text, false),
 			set_config('statement_timeout', '0', false),
 			set_config('application_name', $2::text, false),
 			set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
-		) AS settings`, lease, "activity sqlstore "+p.owner).Scan(&s.pid, &s.started)
-	return s, err
+		) AS settings`, strconv.FormatInt(p.lease.Milliseconds(), 10), "activity sqlstore "+p.owner).Scan(&pid)
+	if err != nil {
+		discard(conn)
+		return nil, 0, err
+	}
+	return conn, pid, nil
 }
 
 // checkServer returns an error if the server cannot keep a lock for the Store.
@@ -130,12 +118,22 @@ func (p *postgres) checkServer(ctx context.Context) error {
 	case p.db.Stats().MaxOpenConnections == 1:
 		return &finalError{errors.New("the *sql.DB allows one open connection, and the Store needs one for itself: call SetMaxOpenConns with 2 or more")}
 	}
-	return p.checkPooler(ctx)
+	ctx, cancel := context.WithTimeout(ctx, 3*p.lease)
+	defer cancel()
+	for range 3 {
+		if err := p.checkPooler(ctx); errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("the pool has no two free connections (SetMaxOpenConns): %w", err)
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkPooler returns an error if a pooler gives each transaction another session: the lock would
 // be in a session of others. It holds a transaction in one connection, and looks whether that has
-// taken the session of another, which is idle.
+// taken the session of another connection, which is idle, or whether that one has another session
+// by then.
 func (p *postgres) checkPooler(ctx context.Context) error {
 	conn, err := p.db.Conn(ctx)
 	if err != nil {
@@ -158,13 +156,19 @@ func (p *postgres) checkPooler(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if other == before {
-		return &finalError{errors.New("a connection pooler such as PgBouncer shares sessions between connections, so that a session cannot hold a lock: connect to the server itself, or use session pooling")}
+	again, err := pid(conn)
+	if err != nil {
+		return err
+	}
+	if other == before || again != before {
+		return &finalError{errPooler}
 	}
 	return nil
 }
 
-func (p *postgres) own(ctx context.Context) (int64, error) {
+var errPooler = errors.New("a connection pooler such as PgBouncer shares sessions between connections, so that a session cannot hold a lock: connect to the server itself, or use session pooling")
+
+func (p *postgres) takeOver(ctx context.Context) (int64, error) {
 	if p.conn == nil {
 		if err := p.checkServer(ctx); err != nil {
 			return 0, err
@@ -175,12 +179,12 @@ func (p *postgres) own(ctx context.Context) (int64, error) {
 			return 0, err
 		}
 		p.key = lockKey("owner", oid, p.owner)
-		conn, session, err := p.connect(ctx)
+		conn, pid, err := p.connect(ctx)
 		if err != nil {
 			return 0, err
 		}
 		p.conn = conn
-		p.session.Store(session)
+		p.pid.Store(pid)
 	}
 	limit, cancel := p.limit()
 	defer cancel()
@@ -190,12 +194,12 @@ func (p *postgres) own(ctx context.Context) (int64, error) {
 		// This waits for transactions of the owner before, which have locked their checkpoints.
 		err = p.conn.QueryRowContext(limit, p.names.expand(`
 			WITH o AS (
-				INSERT INTO {owners} AS o (owner, epoch, holder) VALUES ($1::text, 1, $2::text)
+				INSERT INTO {owners} AS o (owner, epoch, holder) VALUES ($1::text, $2::bigint, $3::text)
 				ON CONFLICT (owner) DO UPDATE SET epoch = o.epoch + 1, holder = EXCLUDED.holder
 				RETURNING epoch
 			),
 			c AS (UPDATE {table} SET epoch = o.epoch FROM o WHERE owner = $1::text)
-			SELECT epoch FROM o`), p.owner, holder()).Scan(&epoch)
+			SELECT epoch FROM o`), p.owner, firstEpoch(), holder()).Scan(&epoch)
 	}
 	switch {
 	case err != nil:
@@ -219,27 +223,30 @@ func (p *postgres) drop() {
 	}
 }
 
-func (p *postgres) regain(ctx context.Context, epoch int64) (owner, fresh bool, err error) {
+func (p *postgres) regain(ctx context.Context, epoch int64) (fresh bool, err error) {
 	if p.conn != nil {
 		limit, cancel := p.limit()
 		defer cancel()
-		if _, err := p.conn.ExecContext(limit, "SELECT 1"); err == nil {
-			return true, false, nil
+		pid := int64(0)
+		if err := p.conn.QueryRowContext(limit, "SELECT pg_backend_pid()").Scan(&pid); err == nil && pid == p.pid.Load() {
+			return false, nil
 		}
 		p.drop()
+		if pid != 0 {
+			return false, errPooler
+		}
 	}
-	conn, session, err := p.connect(ctx)
+	conn, pid, err := p.connect(ctx)
 	if err != nil {
-		return true, false, err
+		return false, err
 	}
-	owner, locked, err := p.relock(ctx, conn, epoch)
-	if err != nil || !locked {
+	if err := p.relock(ctx, conn, epoch); err != nil {
 		discard(conn)
-		return owner, false, err
+		return false, err
 	}
 	p.conn = conn
-	p.session.Store(session)
-	return true, true, nil
+	p.pid.Store(pid)
+	return true, nil
 }
 
 func (p *postgres) connected() bool { return p.conn != nil }
@@ -247,31 +254,27 @@ func (p *postgres) connected() bool { return p.conn != nil }
 // relock takes the lock again in a new session, if nobody has had it meanwhile. If another
 // session has it and has not raised the epoch, it may be the Store's own last session, whose end
 // the server has not noticed: relock then ends that.
-func (p *postgres) relock(ctx context.Context, conn *sql.Conn, epoch int64) (owner, locked bool, err error) {
+func (p *postgres) relock(ctx context.Context, conn *sql.Conn, epoch int64) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*p.lease)
 	defer cancel()
-	if locked, err = p.tryLock(ctx, conn); err != nil {
-		return true, false, err
+	locked, err := p.tryLock(ctx, conn)
+	if err != nil {
+		return err
 	}
-	if owner, err = p.owns(ctx, conn, epoch); err != nil || !owner {
-		return owner, false, err
+	if err := p.checkOwner(ctx, conn, epoch); err != nil || locked {
+		return err
 	}
-	if !locked {
-		last := p.session.Load()
-		_, err := conn.ExecContext(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1::bigint AND backend_start::text = $2::text", last.pid, last.started)
-		return true, false, errors.Join(errStillLocked, err)
-	}
-	return true, true, nil
+	_, err = conn.ExecContext(ctx, "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE "+ownLock, p.pid.Load(), p.key)
+	return errors.Join(errors.New("another session has the lock"), err)
 }
 
-var errStillLocked = errors.New("the lock is held by another session")
+// ownLock finds the session of a PID in pg_locks, if it has the lock with that key.
+const ownLock = "locktype = 'advisory' AND granted AND pid = $1::bigint AND objsubid = 1 AND (classid::bigint << 32 | objid::bigint) = $2::bigint"
 
-func (p *postgres) interrupt() {
-	ctx, cancel := context.WithTimeout(context.Background(), p.lease)
+func (p *postgres) interrupt(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, p.lease)
 	defer cancel()
-	if last := p.session.Load(); last != nil {
-		_, _ = p.db.ExecContext(ctx, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = $1::bigint AND backend_start::text = $2::text", last.pid, last.started)
-	}
+	_, _ = p.db.ExecContext(ctx, "SELECT pg_cancel_backend(pid) FROM pg_locks WHERE "+ownLock, p.pid.Load(), p.key)
 }
 
 func (p *postgres) close() error {
@@ -283,11 +286,7 @@ func (p *postgres) close() error {
 var rowType = func() string {
 	var all []string
 	for _, c := range columns {
-		t := "text"
-		if numberColumns[c] {
-			t = "bigint"
-		}
-		all = append(all, c+" "+t)
+		all = append(all, c+" "+columnType(c, "text", "bigint", "text"))
 	}
 	return strings.Join(all, ", ")
 }()
@@ -305,65 +304,62 @@ var rowValues = func() string {
 	return strings.Join(all, ", ")
 }()
 
-func (p *postgres) save(_ context.Context, epoch int64, batch []row) (bool, error) {
+func (p *postgres) save(_ context.Context, epoch int64, batch []row) error {
 	if len(batch) == 1 {
 		args := append([]any{p.owner, epoch}, batch[0].values()...)
-		return p.write(epoch, 1, p.names.insert("VALUES ("+parameters(1, len(args))+")"), args...)
+		return p.write(epoch, 1, p.names.insert("SELECT "+p.parameters(), p.owns()), args...)
 	}
 	data, err := json.Marshal(batch)
 	if err != nil {
-		return true, err
+		return err
 	}
-	return p.write(epoch, len(batch), p.names.insert("SELECT $1::text, $2::bigint, "+rowValues+" FROM json_to_recordset($3::text::json) AS r("+rowType+")"), p.owner, epoch, string(data))
+	source := "SELECT $1::text, $2::bigint, " + rowValues + " FROM json_to_recordset($3::text::json) AS r(" + rowType + ")"
+	return p.write(epoch, len(batch), p.names.insert(source, p.owns()), p.owner, epoch, string(data))
 }
 
-// parameters returns "$from, ..., $to".
-func parameters(from, to int) string {
-	var all []string
-	for i := from; i <= to; i++ {
-		all = append(all, "$"+strconv.Itoa(i))
+// owns is a condition: that the epoch is the Store's.
+func (p *postgres) owns() string {
+	return "EXISTS (SELECT 1 FROM {owners} WHERE owner = $1::text AND epoch = $2::bigint)"
+}
+
+// parameters are the owner, the epoch and the values of a row.
+func (p *postgres) parameters() string {
+	all := []string{"$1::text", "$2::bigint"}
+	for i, c := range columns {
+		all = append(all, fmt.Sprintf("$%d::%s", i+3, columnType(c, "text", "bigint", "bytea")))
 	}
 	return strings.Join(all, ", ")
 }
 
-func (p *postgres) remove(_ context.Context, epoch int64, ids [][]byte) (bool, error) {
-	query := "DELETE FROM {table} WHERE owner = $1::text AND epoch = $2::bigint AND id "
+func (p *postgres) remove(_ context.Context, epoch int64, ids [][]byte) error {
+	query := "DELETE FROM {table} WHERE owner = $1::text AND " + p.owns() + " AND id "
 	if len(ids) == 1 {
 		return p.write(epoch, 1, query+"= $3::bytea", p.owner, epoch, ids[0])
 	}
 	data, err := json.Marshal(ids)
 	if err != nil {
-		return true, err
+		return err
 	}
-	return p.write(epoch, len(ids), query+"IN "+idsFrom3, p.owner, epoch, string(data))
+	return p.write(epoch, len(ids), query+"IN (SELECT decode(v, 'base64') FROM json_array_elements_text($3::text::json) AS v)", p.owner, epoch, string(data))
 }
 
-// IDs in a JSON array, which is a parameter.
-const (
-	idsFrom2 = "(SELECT decode(v, 'base64') FROM json_array_elements_text($2::text::json) AS v)"
-	idsFrom3 = "(SELECT decode(v, 'base64') FROM json_array_elements_text($3::text::json) AS v)"
-)
-
-// write executes a statement that changes at most n rows. If it changes fewer, some have been
+// write executes a statement that changes at most n rows. If it changes fewer, some of them are
 // newer or missing, or another process is the owner.
-func (p *postgres) write(epoch int64, n int, query string, args ...any) (owner bool, err error) {
+func (p *postgres) write(epoch int64, n int, query string, args ...any) error {
 	ctx, cancel := p.limit()
 	defer cancel()
 	result, err := p.conn.ExecContext(ctx, p.names.expand(query), args...)
 	if err != nil {
-		return true, err
+		return err
 	}
 	if changed, err := result.RowsAffected(); err != nil || changed >= int64(n) {
-		return true, err
+		return err
 	}
-	return p.owns(ctx, p.conn, epoch)
+	return p.checkOwner(ctx, p.conn, epoch)
 }
 
-// owns reports whether the Store is the owner.
-func (p *postgres) owns(ctx context.Context, in querier, epoch int64) (bool, error) {
-	current := int64(0)
-	err := in.QueryRowContext(ctx, p.names.expand("SELECT epoch FROM {owners} WHERE owner = $1::text"), p.owner).Scan(&current)
-	return err != nil || current == epoch, err
+func (p *postgres) checkOwner(ctx context.Context, in querier, epoch int64) error {
+	return checkOwner(ctx, in, p.names.expand("SELECT epoch FROM {owners} WHERE owner = $1::text"), p.owner, epoch)
 }
 
 func (p *postgres) commitStatement() string {
@@ -386,46 +382,19 @@ func (p *postgres) commitArguments(epoch int64, r *row) []any {
 
 func (p *postgres) begin(context.Context, *sql.Tx) error { return nil }
 
-func (p *postgres) load(ctx context.Context, ids [][]byte, fenced bool) (rows []row, locked [][]byte, err error) {
-	lock := ""
-	if fenced {
-		lock = " FOR SHARE NOWAIT"
-	}
-	query := "SELECT " + strings.Join(columns, ", ") + " FROM {table} WHERE owner = $1::text AND id "
-	if len(ids) == 1 {
-		rows, err = p.query(ctx, query+"= $2::bytea"+lock, ids[0])
-		if isRowLocked(err) {
-			return nil, ids, nil
-		}
-		return rows, nil, err
-	}
-	data, err := json.Marshal(ids)
-	if err != nil {
-		return nil, nil, err
-	}
-	rows, err = p.query(ctx, query+"IN "+idsFrom2+lock, string(data))
-	if !isRowLocked(err) {
-		return rows, nil, err
-	}
-	rows = nil
-	for i := range ids {
-		some, busy, err := p.load(ctx, ids[i:i+1], fenced)
+// checkOpen does nothing, because the server executes nothing in a transaction that has failed.
+func (p *postgres) checkOpen(context.Context, *sql.Tx) error { return nil }
+
+func (p *postgres) load(ctx context.Context, ids [][]byte) (rows []row, err error) {
+	query, arg := "= $2::bytea", any(ids[0])
+	if len(ids) > 1 {
+		data, err := json.Marshal(ids)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		rows, locked = append(rows, some...), append(locked, busy...)
+		query, arg = "IN (SELECT decode(v, 'base64') FROM json_array_elements_text($2::text::json) AS v)", string(data)
 	}
-	return rows, locked, nil
-}
-
-// isRowLocked reports whether err says that a row is locked by a transaction.
-func isRowLocked(err error) bool {
-	var state interface{ SQLState() string }
-	return errors.As(err, &state) && state.SQLState() == "55P03"
-}
-
-func (p *postgres) query(ctx context.Context, query string, arg any) (rows []row, err error) {
-	found, err := p.db.QueryContext(ctx, p.names.expand(query), p.owner, arg)
+	found, err := p.db.QueryContext(ctx, p.names.expand("SELECT "+strings.Join(columns, ", ")+" FROM {table} WHERE owner = $1::text AND id "+query), p.owner, arg)
 	if err != nil {
 		return nil, err
 	}
@@ -440,16 +409,18 @@ func (p *postgres) query(ctx context.Context, query string, arg any) (rows []row
 	return rows, found.Err()
 }
 
-func (p *postgres) loadLocked(ctx context.Context, id []byte) (*row, error) {
-	rows, err := p.query(ctx, "SELECT "+strings.Join(columns, ", ")+" FROM {table} WHERE owner = $1::text AND id = $2::bytea FOR SHARE", id)
-	if err != nil || len(rows) == 0 {
-		return nil, err
+// await returns nothing but a number, because the lock lasts until the result is read.
+func (p *postgres) await(ctx context.Context, id []byte) error {
+	n := 0
+	err := p.db.QueryRowContext(ctx, p.names.expand("SELECT 1 FROM {table} WHERE owner = $1::text AND id = $2::bytea FOR SHARE"), p.owner, id).Scan(&n)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
 	}
-	return &rows[0], nil
+	return err
 }
 
 func (p *postgres) writtenQuery() string {
-	return "SELECT epoch, sequence FROM {table} WHERE owner = $1::text AND id = $2::bytea FOR SHARE"
+	return "SELECT epoch, sequence FROM {table} WHERE owner = $1::text AND id = $2::bytea"
 }
 
 func (p *postgres) allQuery() string {

@@ -46,6 +46,17 @@ var (
 	binaryColumns = map[string]bool{"id": true, "name": true, "input": true, "details": true, "header": true, "last_failure": true}
 )
 
+// columnType returns the type of a column, of those for text, numbers and bytes.
+func columnType(column, text, number, bytes string) string {
+	switch {
+	case numberColumns[column]:
+		return number
+	case binaryColumns[column]:
+		return bytes
+	}
+	return text
+}
+
 // fixedColumns do not change while an execution lasts.
 var fixedColumns = map[string]bool{"id": true, "name": true, "input": true, "header": true}
 
@@ -157,15 +168,6 @@ func (r *row) checkpoint() (activity.Checkpoint, error) {
 		}
 	}
 	return cp, nil
-}
-
-// clone returns a copy of the row, with bytes of its own.
-func (r *row) clone() row {
-	c := *r
-	for _, b := range []*[]byte{&c.ID, &c.Name, &c.Input, &c.Details, &c.Header, &c.LastFailure} {
-		*b = blob(*b)
-	}
-	return c
 }
 
 // size returns the number of bytes of the row's large fields.

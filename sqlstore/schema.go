@@ -55,18 +55,18 @@ func (n names) expand(statement string) string {
 	return strings.NewReplacer("{table}", n.table, "{owners}", n.owners(), "{version}", n.version()).Replace(statement)
 }
 
-// insert returns a statement that inserts the rows that source yields. A checkpoint in the table
-// stays if it is newer, or if another owner has it.
-func (n names) insert(source string) string {
-	return n.expand("INSERT INTO {table} AS c (owner, epoch, " + strings.Join(columns, ", ") + ") " + source + `
+// insert returns a statement that inserts the rows that source yields, if the Store owns them. A
+// checkpoint in the table stays if it is newer.
+func (n names) insert(source, owns string) string {
+	return n.expand("INSERT INTO {table} AS c (owner, epoch, " + strings.Join(columns, ", ") + ") " + source + " WHERE " + owns + `
 		ON CONFLICT (owner, id) DO UPDATE SET ` + updates() + `
-		WHERE c.epoch = excluded.epoch AND c.sequence < excluded.sequence`)
+		WHERE c.sequence < excluded.sequence`)
 }
 
 // updates sets each column to that of the newer row, except the ID. An input that has not changed
 // stays where it is, because it may be large.
 func updates() string {
-	var all []string
+	all := []string{"epoch = excluded.epoch"}
 	for _, c := range columns {
 		switch c {
 		case "id":
@@ -88,13 +88,8 @@ func (n names) schema(d Dialect) []string {
 	table := &strings.Builder{}
 	fmt.Fprintf(table, "CREATE TABLE IF NOT EXISTS %s (\n\towner %s NOT NULL,\n\tepoch %s NOT NULL", n.table, text, number)
 	for _, c := range columns {
-		t := text
-		switch {
-		case numberColumns[c]:
-			t = number
-		case binaryColumns[c]:
-			t = bytes
-		case c == "sequence" && d == PostgreSQL: // compared byte by byte
+		t := columnType(c, text, number, bytes)
+		if c == "sequence" && d == PostgreSQL { // compared byte by byte
 			t += ` COLLATE "C"`
 		}
 		fmt.Fprintf(table, ",\n\t%s %s NOT NULL", c, t)

@@ -59,7 +59,7 @@ func newSQLite(ctx context.Context, users *sql.DB, names names, owner string) (*
 	case path == "":
 		return nil, errors.New("an SQLite database in memory cannot keep checkpoints: use a file")
 	}
-	lock := path + "-" + names.table + "-" + ownerFile(owner)
+	lock := path + "-" + names.table + "-" + ownerFile(owner) + ".lock"
 	return &sqlite{
 		names: names, owner: owner,
 		db:   sql.OpenDB(connector{users.Driver(), fileName(path)}),
@@ -82,7 +82,7 @@ func (q *sqlite) reader() *sql.DB { return q.db }
 
 func (q *sqlite) tableExists(ctx context.Context, name string) (exists bool, err error) {
 	err = retryLocked(ctx, func() error {
-		return q.db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?", name).Scan(&exists)
+		return q.db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND lower(name) = lower(?)", name).Scan(&exists)
 	})
 	return exists, err
 }
@@ -114,7 +114,7 @@ func (q *sqlite) warnings(ctx context.Context, users *sql.DB) ([]string, error) 
 	return found, err
 }
 
-func (q *sqlite) own(ctx context.Context) (int64, error) {
+func (q *sqlite) takeOver(ctx context.Context) (int64, error) {
 	if q.held == nil {
 		held, err := q.lock.Conn(ctx)
 		if err != nil {
@@ -132,9 +132,9 @@ func (q *sqlite) own(ctx context.Context) (int64, error) {
 	epoch := int64(0)
 	err := q.write(ctx, func(c *session) error {
 		err := c.QueryRowContext(context.Background(), q.names.expand(`
-			INSERT INTO {owners} (owner, epoch, holder) VALUES (?, 1, ?)
+			INSERT INTO {owners} (owner, epoch, holder) VALUES (?, ?, ?)
 			ON CONFLICT (owner) DO UPDATE SET epoch = epoch + 1, holder = excluded.holder
-			RETURNING epoch`), q.owner, holder()).Scan(&epoch)
+			RETURNING epoch`), q.owner, firstEpoch(), holder()).Scan(&epoch)
 		if err != nil {
 			return err
 		}
@@ -146,8 +146,12 @@ func (q *sqlite) own(ctx context.Context) (int64, error) {
 
 func (q *sqlite) connected() bool { return true }
 
-func (q *sqlite) regain(context.Context, int64) (owner, fresh bool, err error) {
-	return true, false, nil
+func (q *sqlite) regain(ctx context.Context, epoch int64) (fresh bool, err error) {
+	err = q.checkOwner(ctx, q.db, epoch)
+	if isLocked(err) {
+		err = nil
+	}
+	return false, err
 }
 
 // A session is the connection through which the Store writes, with its prepared statements. Its
@@ -208,7 +212,11 @@ func (q *sqlite) write(ctx context.Context, f func(*session) error) error {
 			err = f(q.session)
 		}
 		if err == nil {
-			_, err = q.session.exec("COMMIT")
+			// Retried alone: readers that come meanwhile must wait.
+			err = retryLocked(ctx, func() error {
+				_, err := q.session.exec("COMMIT")
+				return err
+			})
 		}
 		if err != nil {
 			q.drop()
@@ -224,11 +232,11 @@ func (q *sqlite) drop() {
 	}
 }
 
-// change executes a statement for each of a list of arguments, in one transaction. If it changes
-// nothing for some of them, these have been newer or missing, or another process is the owner.
-func (q *sqlite) change(ctx context.Context, epoch int64, statement string, all [][]any) (owner bool, err error) {
+// change executes a statement for each of a list of arguments, in one transaction, if the Store is
+// the owner.
+func (q *sqlite) change(ctx context.Context, epoch int64, statement string, all [][]any) error {
 	changed := int64(0)
-	err = q.write(ctx, func(c *session) error {
+	err := q.write(ctx, func(c *session) error {
 		changed = 0
 		for _, args := range all {
 			n, err := c.exec(statement, args...)
@@ -240,31 +248,32 @@ func (q *sqlite) change(ctx context.Context, epoch int64, statement string, all 
 		return nil
 	})
 	if err != nil || changed >= int64(len(all)) {
-		return true, err
+		return err
 	}
-	return q.owns(context.Background(), q.session, epoch)
+	return retryLocked(ctx, func() error { return q.checkOwner(context.Background(), q.db, epoch) })
 }
 
-func (q *sqlite) save(ctx context.Context, epoch int64, batch []row) (bool, error) {
+func (q *sqlite) save(ctx context.Context, epoch int64, batch []row) error {
 	var all [][]any
 	for i := range batch {
-		all = append(all, append([]any{q.owner, epoch}, batch[i].values()...))
+		all = append(all, append(append([]any{q.owner, epoch}, batch[i].values()...), q.owner, epoch))
 	}
-	return q.change(ctx, epoch, q.names.insert("VALUES (?, ?"+strings.Repeat(", ?", len(columns))+")"), all)
+	return q.change(ctx, epoch, q.names.insert("SELECT ?, ?"+strings.Repeat(", ?", len(columns)), ownsSQLite), all)
 }
 
-func (q *sqlite) remove(ctx context.Context, epoch int64, ids [][]byte) (bool, error) {
+// ownsSQLite is a condition: that the epoch is the Store's. Its arguments are the owner and the epoch.
+const ownsSQLite = "EXISTS (SELECT 1 FROM {owners} WHERE owner = ? AND epoch = ?)"
+
+func (q *sqlite) remove(ctx context.Context, epoch int64, ids [][]byte) error {
 	var all [][]any
 	for _, id := range ids {
-		all = append(all, []any{q.owner, id, epoch})
+		all = append(all, []any{q.owner, id, q.owner, epoch})
 	}
-	return q.change(ctx, epoch, q.names.expand("DELETE FROM {table} WHERE owner = ? AND id = ? AND epoch = ?"), all)
+	return q.change(ctx, epoch, q.names.expand("DELETE FROM {table} WHERE owner = ? AND id = ? AND "+ownsSQLite), all)
 }
 
-func (q *sqlite) owns(ctx context.Context, in querier, epoch int64) (bool, error) {
-	current := int64(0)
-	err := in.QueryRowContext(ctx, q.names.expand("SELECT epoch FROM {owners} WHERE owner = ?"), q.owner).Scan(&current)
-	return err != nil || current == epoch, err
+func (q *sqlite) checkOwner(ctx context.Context, in querier, epoch int64) error {
+	return checkOwner(ctx, in, q.names.expand("SELECT epoch FROM {owners} WHERE owner = ?"), q.owner, epoch)
 }
 
 func (q *sqlite) commitStatement() string {
@@ -290,38 +299,43 @@ func (q *sqlite) begin(ctx context.Context, tx *sql.Tx) error {
 	})
 }
 
-func (q *sqlite) interrupt() {}
+// checkOpen begins another transaction, which fails if one is open. SQLite rolls a whole transaction
+// back after some errors, such as a full disk, an interrupted statement, or INSERT OR ROLLBACK. What
+// comes after that is then not in it.
+func (q *sqlite) checkOpen(ctx context.Context, tx *sql.Tx) error {
+	if _, err := tx.ExecContext(ctx, "BEGIN"); err != nil {
+		return nil
+	}
+	_, err := tx.ExecContext(ctx, "ROLLBACK")
+	return errors.Join(errors.New("SQLite has rolled the transaction back after an error of a statement; return such errors from the function"), err)
+}
+
+func (q *sqlite) interrupt(context.Context) {}
+
+// await does nothing, because a COMMIT on SQLite has returned when it has ended.
+func (q *sqlite) await(context.Context, []byte) error { return nil }
 
 func (q *sqlite) close() error {
-	var err error
 	q.drop()
 	if q.held != nil {
-		_, err = q.held.ExecContext(context.Background(), "ROLLBACK")
-		err = errors.Join(err, q.held.Close())
+		discard(q.held)
+		q.held = nil
 	}
-	return errors.Join(err, q.lock.Close(), q.db.Close())
+	return errors.Join(q.lock.Close(), q.db.Close())
 }
 
-func (q *sqlite) load(ctx context.Context, ids [][]byte, _ bool) (rows []row, locked [][]byte, err error) {
+func (q *sqlite) load(ctx context.Context, ids [][]byte) (rows []row, err error) {
 	for _, id := range ids {
-		r, err := q.loadLocked(ctx, id)
-		if err != nil {
-			return nil, nil, err
-		}
-		if r != nil {
-			rows = append(rows, *r)
+		var r row
+		err := q.db.QueryRowContext(ctx, q.names.expand("SELECT "+strings.Join(columns, ", ")+" FROM {table} WHERE owner = ? AND id = ?"), q.owner, id).Scan(r.fields()...)
+		switch {
+		case err == nil:
+			rows = append(rows, r)
+		case !errors.Is(err, sql.ErrNoRows):
+			return nil, err
 		}
 	}
-	return rows, nil, nil
-}
-
-func (q *sqlite) loadLocked(ctx context.Context, id []byte) (*row, error) {
-	r := &row{}
-	err := q.db.QueryRowContext(ctx, q.names.expand("SELECT "+strings.Join(columns, ", ")+" FROM {table} WHERE owner = ? AND id = ?"), q.owner, id).Scan(r.fields()...)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
-	}
-	return r, err
+	return rows, nil
 }
 
 func (q *sqlite) writtenQuery() string {

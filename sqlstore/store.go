@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/seed-9da638b0/activity"
 )
@@ -59,6 +60,7 @@ const (
 	defaultLease = 10 * time.Second
 	maxOwner     = 200 // bytes
 	tryAgain     = 200 * time.Millisecond
+	busy         = 30 * time.Second // how long Open waits for a database that is locked or does not answer
 )
 
 // ErrInUse is returned by [Open] if another process, or another Store of this one, owns the
@@ -88,12 +90,14 @@ type Store struct {
 	// channel so that waiting for it can be given up.
 	turn chan struct{}
 
-	loader  loader
-	closing context.Context // ends when Close is called
-	close   context.CancelFunc
-	keeper  sync.WaitGroup // the goroutine of keep
-	lost    chan struct{}  // closed when another owner has taken over
-	lose    func()         // closes lost
+	loader   loader
+	unknown  sync.Map        // the IDs of checkpoints whose last Commit may still be in progress
+	closed   bool            // whether Close has returned; guarded by turn
+	closing  context.Context // ends when Close is called
+	close    context.CancelFunc
+	keeper   sync.WaitGroup // the goroutine of keep
+	lost     chan struct{}  // closed when another owner has taken over
+	markLost func()         // closes lost
 }
 
 var _ activity.Store = (*Store)(nil)
@@ -107,8 +111,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("Options.Dialect must be PostgreSQL, SQLite or zero (got %s)", o.Dialect)
 	case o.Table != "" && (!tableName.MatchString(o.Table) || len(o.Table) > 50):
 		return fmt.Errorf("Options.Table must be a name of at most 50 letters, digits and underscores, with or without a schema (got %q)", o.Table)
-	case len(o.Owner) > maxOwner || strings.Contains(o.Owner, "\x00"):
-		return fmt.Errorf("Options.Owner must have at most %d bytes, and no zero byte (got %q)", maxOwner, o.Owner)
+	case len(o.Owner) > maxOwner || strings.Contains(o.Owner, "\x00") || !utf8.ValidString(o.Owner):
+		return fmt.Errorf("Options.Owner must be UTF-8 of at most %d bytes, without a zero byte (got %q)", maxOwner, o.Owner)
 	case o.Wait < 0:
 		return fmt.Errorf("Options.Wait must not be negative (got %s)", o.Wait)
 	case o.Lease < 0 || o.Lease > 0 && o.Lease < 100*time.Millisecond:
@@ -132,7 +136,7 @@ func Open(ctx context.Context, db *sql.DB, opts *Options) (*Store, error) {
 	}
 	s, err := open(ctx, db, opts)
 	if err != nil {
-		return nil, fmt.Errorf("sqlstore: %w", ofContext(ctx, err))
+		return nil, fmt.Errorf("sqlstore: %w", withCause(ctx, err))
 	}
 	return s, nil
 }
@@ -149,13 +153,16 @@ func open(ctx context.Context, db *sql.DB, opts *Options) (*Store, error) {
 		dialect: opts.Dialect, lease: orDefault(opts.Lease, defaultLease), readOnly: opts.ReadOnly, logger: opts.Logger,
 		turn: make(chan struct{}, 1), lost: make(chan struct{}),
 	}
-	s.lose = sync.OnceFunc(func() { close(s.lost) })
+	s.markLost = sync.OnceFunc(func() { close(s.lost) })
 	s.closing, s.close = context.WithCancel(context.Background())
 	if s.dialect == 0 {
 		var err error
 		if s.dialect, err = detect(ctx, db); err != nil {
 			return nil, err
 		}
+	}
+	if s.dialect == SQLite && strings.Contains(s.names.table, ".") {
+		return nil, fmt.Errorf("Options.Table must have no schema on SQLite (got %q)", s.names.table)
 	}
 	if s.dialect == PostgreSQL {
 		s.backend = &postgres{db: db, names: s.names, owner: s.owner, lease: s.lease}
@@ -204,7 +211,11 @@ func detect(ctx context.Context, db *sql.DB) (Dialect, error) {
 
 // start creates the tables, and makes the Store the owner.
 func (s *Store) start(ctx context.Context, users *sql.DB, wait time.Duration) error {
-	if err := s.migrate(ctx); err != nil {
+	// A transaction of others, on SQLite, must not keep Open waiting without a word.
+	limit, cancel := context.WithTimeout(ctx, busy)
+	err := s.migrate(limit)
+	cancel()
+	if err != nil {
 		return err
 	}
 	if s.readOnly {
@@ -221,7 +232,9 @@ func (s *Store) start(ctx context.Context, users *sql.DB, wait time.Duration) er
 	defer ended.Stop()
 	said := ""
 	for {
-		s.epoch, err = s.backend.own(ctx)
+		limit, cancel := context.WithTimeout(ctx, busy)
+		s.epoch, err = s.backend.takeOver(limit)
+		cancel()
 		var final *finalError
 		switch {
 		case err == nil:
@@ -252,11 +265,6 @@ func (s *Store) start(ctx context.Context, users *sql.DB, wait time.Duration) er
 	}
 }
 
-// A finalError is an error of backend.own that waiting does not mend.
-type finalError struct{ error }
-
-func (e *finalError) Unwrap() error { return e.error }
-
 // inUse returns an error that says who owns the checkpoints.
 func (s *Store) inUse(ctx context.Context) error {
 	by := ""
@@ -281,12 +289,17 @@ func (s *Store) log() *slog.Logger {
 }
 
 // Close gives up the ownership, so that another process can take over. Close the Store after the
-// Runtime's Shutdown. From then on, every method returns an error.
+// Runtime's Shutdown. From then on, every method returns an error, and so do [Commit] and [Range]. A
+// second Close does nothing.
 func (s *Store) Close() error {
 	s.close()
 	s.keeper.Wait()
 	s.turn <- struct{}{}
 	defer func() { <-s.turn }()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
 	if s.prepared != nil {
 		_ = s.prepared.Close()
 	}
@@ -314,16 +327,16 @@ func (s *Store) keep() {
 			return
 		case <-time.After(s.lease / 4):
 		}
-		_ = s.do(s.closing, func() (bool, error) {
-			_, err := s.regain(s.closing)
-			return true, err
+		_ = s.do(s.closing, func(ctx context.Context) error {
+			_, err := s.regain(ctx)
+			return err
 		})
 	}
 }
 
-// do calls f, which writes, when the connection works and the Store is the owner. f reports
-// whether it still is. If ctx ends, f is interrupted.
-func (s *Store) do(ctx context.Context, f func() (owner bool, err error)) error {
+// do calls f, which writes, when the connection works and the Store is the owner. If ctx ends first,
+// do returns its cause, and f is interrupted.
+func (s *Store) do(ctx context.Context, f func(context.Context) error) error {
 	if err := s.usable(ctx); err != nil {
 		return err
 	}
@@ -332,20 +345,38 @@ func (s *Store) do(ctx context.Context, f func() (owner bool, err error)) error 
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	defer func() { <-s.turn }()
 	if err := s.usable(ctx); err != nil {
+		<-s.turn
 		return err
 	}
-	interrupted := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		s.backend.interrupt()
-		close(interrupted)
-	})
-	err := s.exchange(ctx, f)
-	if !stop() {
-		<-interrupted // so that it does not interrupt what comes next
+	// Close ends waits, too.
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(s.closing, func() { cancel(errClosed) })
+	done := make(chan error, 1)
+	go func() { done <- s.exchange(ctx, f) }()
+	select {
+	case err := <-done:
+		stop()
+		cancel(nil)
+		<-s.turn
+		return err
+	case <-ctx.Done():
+		// The turn is kept, so that nothing else is interrupted, and nothing overtakes f.
+		go func() {
+			stop()
+			waiting, over := context.WithCancel(context.Background())
+			interrupted := make(chan struct{})
+			go func() {
+				defer close(interrupted)
+				s.backend.interrupt(waiting)
+			}()
+			<-done
+			over()
+			<-interrupted
+			<-s.turn
+		}()
+		return context.Cause(ctx)
 	}
-	return ofContext(ctx, err)
 }
 
 // usable returns an error if the Store cannot be used any more, or ctx has ended.
@@ -368,19 +399,19 @@ func (s *Store) usable(ctx context.Context) error {
 
 // exchange calls f when the connection works. If the connection breaks, it is unknown what f has
 // done, and exchange calls it again with another connection, if the Store is still the owner.
-func (s *Store) exchange(ctx context.Context, f func() (bool, error)) error {
+func (s *Store) exchange(ctx context.Context, f func(context.Context) error) error {
 	if !s.backend.connected() {
 		if _, err := s.regain(ctx); err != nil {
 			return err
 		}
 	}
 	for {
-		owner, err := f()
-		switch {
-		case !owner:
-			return s.loseTo()
-		case err == nil:
-			return nil
+		err := f(ctx)
+		if isCanceled(err) && ctx.Err() == nil {
+			continue // it was meant for the statement before
+		}
+		if err == nil || errors.Is(err, errNotOwner) || errors.Is(err, activity.ErrStoreLost) {
+			return s.ifLost(err)
 		}
 		if fresh, again := s.regain(ctx); again != nil || !fresh {
 			return errors.Join(err, again)
@@ -388,15 +419,21 @@ func (s *Store) exchange(ctx context.Context, f func() (bool, error)) error {
 	}
 }
 
-// regain waits until the connection works, and reports whether it is a fresh one. It returns an
-// error if the Store is no longer the owner.
+// isCanceled reports whether err says that interrupt has ended the statement.
+func isCanceled(err error) bool {
+	var state interface{ SQLState() string }
+	return errors.As(err, &state) && state.SQLState() == "57014"
+}
+
+// regain waits until the connection works, and reports whether it is a fresh one. It returns
+// ErrStoreLost if the Store is no longer the owner.
 func (s *Store) regain(ctx context.Context) (fresh bool, err error) {
 	logged := false
 	for {
-		owner, fresh, err := s.backend.regain(ctx, s.epoch)
+		fresh, err := s.backend.regain(ctx, s.epoch)
 		switch {
-		case err == nil && !owner:
-			return false, s.loseTo()
+		case errors.Is(err, errNotOwner):
+			return false, s.ifLost(err)
 		case err == nil:
 			if logged {
 				s.log().Info("sqlstore: connected again, and still the owner", "table", s.names.table, "owner", s.owner)
@@ -409,16 +446,17 @@ func (s *Store) regain(ctx context.Context) (fresh bool, err error) {
 		select {
 		case <-time.After(tryAgain):
 		case <-ctx.Done():
-			return false, errors.Join(context.Cause(ctx), err)
-		case <-s.closing.Done():
-			return false, errors.Join(errClosed, err)
+			return false, withCause(ctx, err)
 		}
 	}
 }
 
-// loseTo notes that another process is the owner.
-func (s *Store) loseTo() error {
-	s.lose()
+// ifLost notes that another process is the owner, if err says so, and returns the error for users.
+func (s *Store) ifLost(err error) error {
+	if !errors.Is(err, errNotOwner) {
+		return err
+	}
+	s.markLost()
 	return activity.ErrStoreLost
 }
 
@@ -431,7 +469,7 @@ func (s *Store) Save(ctx context.Context, batch []activity.Checkpoint) error {
 			return fmt.Errorf("sqlstore: %w", err)
 		}
 	}
-	return s.change(ctx, "save", func() (bool, error) { return s.backend.save(ctx, s.epoch, rows) })
+	return s.change(ctx, "save", func(ctx context.Context) error { return s.backend.save(ctx, s.epoch, rows) })
 }
 
 // Delete implements [activity.Store].
@@ -440,10 +478,10 @@ func (s *Store) Delete(ctx context.Context, ids []string) error {
 	for i, id := range ids {
 		all[i] = blob(id)
 	}
-	return s.change(ctx, "delete", func() (bool, error) { return s.backend.remove(ctx, s.epoch, all) })
+	return s.change(ctx, "delete", func(ctx context.Context) error { return s.backend.remove(ctx, s.epoch, all) })
 }
 
-func (s *Store) change(ctx context.Context, what string, f func() (bool, error)) error {
+func (s *Store) change(ctx context.Context, what string, f func(context.Context) error) error {
 	err := error(errReadOnly)
 	if !s.readOnly {
 		err = s.do(ctx, f)
@@ -454,8 +492,8 @@ func (s *Store) change(ctx context.Context, what string, f func() (bool, error))
 	return nil
 }
 
-// ofContext adds the cause of ctx to err, if it has ended.
-func ofContext(ctx context.Context, err error) error {
+// withCause adds the cause of ctx to err, if it has ended.
+func withCause(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return errors.Join(context.Cause(ctx), err)
 	}
@@ -515,5 +553,5 @@ func (s *Store) page(ctx context.Context, after string) (all []row, more bool, e
 		}
 		return rows.Err()
 	})
-	return all, more, ofContext(ctx, err)
+	return all, more, withCause(ctx, err)
 }

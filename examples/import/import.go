@@ -72,20 +72,10 @@ func importer(db database, src *source) *activity.Definition[input, struct{}] {
 	}
 }
 
-// openStore makes this process the owner of the checkpoints. If another process owns them, it
-// stands by until that one has ended.
-func openStore(ctx context.Context, db database) (*sqlstore.Store, error) {
-	store, err := sqlstore.Open(ctx, db.DB, nil)
-	if errors.Is(err, sqlstore.ErrInUse) {
-		log.Printf("standing by: %v", err)
-		store, err = sqlstore.Open(ctx, db.DB, &sqlstore.Options{Wait: sqlstore.Forever})
-	}
-	return store, err
-}
-
 // importAll imports what earlier processes have not imported.
 func importAll(ctx context.Context, db database, src *source, observe func(activity.Event)) error {
-	store, err := openStore(ctx, db)
+	// If another process owns the checkpoints, this one stands by until that one has ended.
+	store, err := sqlstore.Open(ctx, db.DB, &sqlstore.Options{Wait: sqlstore.Forever})
 	if err != nil {
 		return err
 	}

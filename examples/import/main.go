@@ -88,7 +88,7 @@ func run() (int, error) {
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	observe := progress(src)
 	err = importAll(ctx, db, src, observe)
-	for errors.Is(err, activity.ErrStoreLost) { // the server has heard nothing of this process for too long
+	for errors.Is(err, activity.ErrStoreLost) { // this process was silent for too long
 		log.Print("another process has taken over")
 		err = importAll(ctx, db, src, observe)
 	}

@@ -223,7 +223,7 @@ func (r *program) signal(s os.Signal) {
 // standsBy waits until the program says that it stands by for another one.
 func (r *program) standsBy(owner *program) {
 	r.t.Helper()
-	r.says(fmt.Sprintf(`^import: standing by: .* in use by process %d on `, owner.cmd.Process.Pid))
+	r.says(fmt.Sprintf(`^import: INFO sqlstore: standing by .* in use by process %d on `, owner.cmd.Process.Pid))
 }
 
 // middle starts a program and stops it, with SIGSTOP, when some of the rows are imported.
@@ -283,7 +283,7 @@ func standsBy(t *testing.T, create func() string) {
 	second.standsBy(first)
 	first.signal(syscall.SIGCONT)
 	first.exits(0, "import: 20,000 of 20,000 rows\n$")
-	second.exits(0, `^import: standing by: .*\nimport: the rows are imported already\n$`)
+	second.exits(0, `^import: INFO sqlstore: standing by .*\nimport: the rows are imported already\n$`)
 }
 
 // Given an import, when Ctrl-C stops it, then the next run continues.

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -167,43 +168,52 @@ func TestStore_ManyStartsAtOnce(t *testing.T) {
 	})
 }
 
-// Given a row that a transaction is about to commit, then Load waits for that, and a Load of
-// another ID does not.
-func TestLoad_WaitsForTransaction(t *testing.T) {
+// Given a transaction that has locked a row, then Load has the row as it was.
+func TestLoad_DoesNotWait(t *testing.T) {
 	db, table := openDB(t, "pgx", postgres(t).DSN()), newTable()
 	s := open(t, db, sqlstore.Options{Table: table})
-	checkErr(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("a", 1), checkpoint("b", 1)}), nil)
-	for _, commits := range []bool{true, false} {
-		tx, err := db.Begin()
-		checkErr(t, err, nil)
-		if _, err := tx.Exec("UPDATE " + table + " SET sequence = '00000000000000000007' WHERE id = 'a'"); err != nil {
-			t.Fatal(err)
-		}
-		got := make(chan activity.Checkpoint, 1)
-		go func() {
-			cp, _, err := s.Load(t.Context(), "a")
-			checkErr(t, err, nil)
-			got <- cp
-		}()
-		for range 20 {
-			cp, found, err := s.Load(t.Context(), "b")
-			if !found || err != nil || cp.Sequence != 1 {
-				t.Fatalf("%+v %t %v", cp, found, err)
-			}
-		}
-		if len(got) > 0 {
-			t.Error("Load did not wait")
-		}
-		want := uint64(7)
-		if commits {
-			checkErr(t, tx.Commit(), nil)
-		} else {
-			checkErr(t, tx.Rollback(), nil)
-		}
-		if cp := <-got; cp.Sequence != want {
-			t.Errorf("commits %t: sequence %d, want %d", commits, cp.Sequence, want)
-		}
+	checkErr(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("a", 1)}), nil)
+	tx, err := db.Begin()
+	checkErr(t, err, nil)
+	defer tx.Rollback()
+	if _, err := tx.Exec("UPDATE " + table + " SET sequence = '00000000000000000007'"); err != nil {
+		t.Fatal(err)
 	}
+	if cp, _, err := s.Load(t.Context(), "a"); cp.Sequence != 1 || err != nil {
+		t.Errorf("sequence %d (%v)", cp.Sequence, err)
+	}
+}
+
+// Given a connection that is cut off during COMMIT, then Commit waits until the server has ended the
+// transaction, and knows that it was rolled back.
+func TestCommit_CutOff(t *testing.T) {
+	server := pgserver.Start(t)
+	proxy, err := server.Proxy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hook := &hooks{}
+	direct, cut := openDB(t, "pgx", server.DSN()), openHooked(t, proxy.DSN(), hook)
+	rt, rows := newRuntime(t, open(t, direct, sqlstore.Options{Lease: 300 * time.Millisecond})), newRows(t, direct)
+	n := 0
+	hook.beforeCommit = func() error {
+		if n++; n == 2 {
+			proxy.Cut()
+		}
+		return nil
+	}
+	attempts := 0
+	checkErr(t, rt.Run(t.Context(), fast("a"), func(ctx activity.Context) error {
+		if attempts++; attempts == 2 {
+			proxy.Heal()
+		}
+		err := sqlstore.Range(ctx, cut, 0, 4, func(tx *sql.Tx, i int) error { return rows.insert(ctx, tx, i) })
+		if attempts == 1 && (err == nil || !strings.Contains(err.Error(), "it was rolled back")) {
+			t.Error(err)
+		}
+		return err
+	}), nil)
+	rows.want(upTo(4)...)
 }
 
 // A batch of 1,000 is one statement.
