@@ -15,19 +15,20 @@ import (
 // progress happen together or not at all, and the step is done exactly once. The Store of the
 // activity must be a [Store] on the database of tx.
 //
-// If Commit returns nil, tx is committed. Otherwise tx is rolled back, and the function should
-// return the error: a later attempt does the step again. If it is unknown whether tx was
-// committed, because the connection broke, Commit asks the database. If even that fails, the
-// next attempt starts when the database has answered, and resumes from what it holds. Details,
-// errors and the behavior in a [activity.Runtime.Drain] are those of [activity.Commit].
+// If Commit returns nil, tx is committed. If it returns an error, tx is rolled back, and the
+// function should return the error: a later attempt does the step again. If the connection breaks
+// during the COMMIT, Commit reads the database to find out what has happened. If that fails too,
+// the error says that it is unknown. The next attempt then starts when the database has answered,
+// and resumes from what it holds. Details, other errors and the behavior in a
+// [activity.Runtime.Drain] are those of [activity.Commit].
 //
 // A transaction of an attempt that is over, or of a process whose checkpoints another one has
 // taken over, cannot commit. Commit returns the cause, which in the latter case is
 // [activity.ErrStoreLost].
 //
-// Do the step in tx alone: what the function does elsewhere may happen twice. Do not Commit in
-// isolation levels above READ COMMITTED, if you can avoid it: there, a checkpoint that was saved
-// since tx began makes Commit fail, and the step is repeated.
+// Do the step in tx alone: what the function does elsewhere may happen twice. In isolation levels
+// above READ COMMITTED, Commit fails if the checkpoint was saved since tx began, and the step is
+// repeated.
 func Commit(ctx activity.Context, tx *sql.Tx, details ...any) error {
 	s, err := storeOf(ctx)
 	if err == nil && tx == nil {

@@ -40,11 +40,17 @@
 // find out whether it has happened.
 //
 // Only what is in the transaction happens once. A request to another service can be repeated, so
-// give it an idempotency key, such as the number of the step. The end of an activity is no part of
-// its last transaction: if the process ends between them, the function runs again, and [Range]
-// finds everything done. Once the activity has completed, nothing is stored of it. Before a
-// program starts an ID that may have completed, it must look at its own tables: let the function
-// note there that it is done.
+// give it an idempotency key, such as the number of the step. Return the errors of statements:
+// after some of them, SQLite rolls the transaction back by itself, and what follows is not in it.
+// [Commit] then returns an error.
+//
+// A transaction costs a commit. If the rows are small, let each body insert a batch of them in one
+// statement. The number of a batch must mean the same rows in every run.
+//
+// Once an activity has completed, nothing is stored of it, so a start of its ID begins anew. Before
+// a program starts an ID that may have completed, it must look at its own tables. Either the
+// function notes in a transaction that it is done, or, as in the repository's examples/import, the
+// program finds rows, and [Store.Load] finds no checkpoint.
 //
 // # One owner, and others that stand by
 //
@@ -61,6 +67,12 @@
 //
 // Between the end of the lease and the moment at which the old owner notices it, functions of both
 // may run. What they do in transactions with [Commit] or [Range] is safe. Other effects can overlap.
+// Whoever takes over waits for transactions that have locked a checkpoint, at most for the lease if
+// they are an activity's, and rewrites all rows of the owner once.
+//
+// The Store takes one connection of the pool for itself, and needs another when it connects. If
+// you limit the pool with SetMaxOpenConns, allow two more than the transactions at a time. The
+// role needs SELECT, INSERT, UPDATE and DELETE on the three tables.
 //
 // A pooler that shares sessions among transactions, such as PgBouncer in transaction mode, cannot
 // be used. Open refuses it. The application may use one for its own transactions, if the Store
@@ -75,8 +87,8 @@
 // SQLite has one writer at a time. While a transaction of an activity is open, the Store cannot
 // save, so keep transactions short. Use a write-ahead log and a busy timeout, for example
 // "file:data.db?_pragma=journal_mode(WAL)&_pragma=busy_timeout(10000)" with modernc.org/sqlite.
-// If a transaction reads first and writes later, begin it as a writer (_txlock=immediate), or it
-// may fail with SQLITE_BUSY. [Range] does so itself. The *sql.DB may be limited to one connection.
+// A transaction that reads first and writes later may fail with SQLITE_BUSY. Begin it as a writer,
+// with _txlock=immediate in the name of the file. [Range] does so itself. The *sql.DB may be limited to one connection.
 // The Store opens the file by its name for connections of its own, with the same driver, so it
 // does not see settings of the data source name, such as a key for encryption. It refuses databases
 // in memory.
