@@ -138,7 +138,7 @@ func (c *commitment) begin() (write, error) {
 	t.storeWaits++
 	a.mu.Unlock()
 	for {
-		err, mayBegin := c.nextLocked()
+		mayBegin, err := c.nextLocked()
 		if err == nil && mayBegin == nil {
 			t.syncedLocked()
 			x := c.takeLocked()
@@ -167,27 +167,27 @@ func (c *commitment) begin() (write, error) {
 	}
 }
 
-// nextLocked returns an error if the attempt must not commit, or a channel to wait for before the
-// next look, or neither.
-func (c *commitment) nextLocked() (err error, mayBegin <-chan struct{}) {
+// nextLocked returns a channel to wait for before the next look, or an error if the attempt must not
+// commit. If it returns neither, the Commit may begin.
+func (c *commitment) nextLocked() (mayBegin <-chan struct{}, err error) {
 	t, r, w := c.t, c.t.a.rec, &c.t.a.rt.writer
 	if w.noticeLossLocked() {
-		return ErrStoreLost, nil
+		return nil, ErrStoreLost
 	}
 	t.a.mu.Lock()
 	defer t.a.mu.Unlock()
 	switch {
 	case t.Err() != nil:
-		return ended(t.Context), nil
+		return nil, ended(t.Context)
 	case t.commitFailed != nil:
-		return t.commitFailed, nil
+		return nil, t.commitFailed
 	case !r.committing && (w.keepsNewest || !r.taken && !w.hangs):
 		return nil, nil
 	}
 	if w.commitsMayBegin == nil {
 		w.commitsMayBegin = make(chan struct{})
 	}
-	return nil, w.commitsMayBegin
+	return w.commitsMayBegin, nil
 }
 
 // heldLocked reports whether the writer must leave the record alone: a Commit is in flight, or
