@@ -32,8 +32,8 @@ type Options struct {
 	// different Owners are independent, even in one table. If empty, "default".
 	Owner string
 
-	// Wait is how long Open stands by if another process is the owner: it returns as soon as
-	// that is gone. If zero, Open returns [ErrInUse] at once. See [Forever].
+	// Wait is how long Open stands by if another process is the owner. Open returns as soon as
+	// the owner is gone. If zero, Open returns [ErrInUse] at once. See [Forever].
 	Wait time.Duration
 
 	// Lease is for PostgreSQL. It is how long the owner may be silent, because its process is
@@ -174,8 +174,8 @@ func open(ctx context.Context, db *sql.DB, opts *Options) (*Store, error) {
 		s.backend = q
 	}
 	s.db = s.backend.reader()
-	err := s.start(ctx, db, opts.Wait)
-	if err != nil {
+	if err := s.start(ctx, db, opts.Wait); err != nil {
+		s.close()
 		return nil, errors.Join(err, s.backend.close())
 	}
 	return s, nil
@@ -311,7 +311,7 @@ func (s *Store) Close() error {
 
 // Lost returns a channel that is closed when another process has taken over the checkpoints. That
 // can happen on PostgreSQL, after this process was silent for Options.Lease or has lost its
-// connection. The Runtime then cancels its stored activities with [activity.ErrStoreLost].
+// connection. On SQLite it can happen only if somebody removes the file with the lock. The Runtime then cancels its stored activities with [activity.ErrStoreLost].
 func (s *Store) Lost() <-chan struct{} { return s.lost }
 
 // KeepsNewest reports true: a Save never replaces a checkpoint that [Commit] has written later.

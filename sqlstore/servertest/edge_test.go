@@ -98,6 +98,57 @@ func TestSave_OfAnotherEpoch(t *testing.T) {
 	})
 }
 
+// Given a process that was replaced while its transaction was open, then that cannot commit.
+func TestCommit_OfAnotherEpoch(t *testing.T) {
+	each(t, func(t *testing.T, connect func() *sql.DB) {
+		db, table := connect(), newTable()
+		rt, rows := newRuntime(t, open(t, db, sqlstore.Options{Table: table})), newRows(t, db)
+		checkErr(t, rt.Run(t.Context(), fast("a"), func(ctx activity.Context) error {
+			for _, statement := range []string{"UPDATE " + table + "_owners SET epoch = epoch + 1", "UPDATE " + table + " SET epoch = epoch + 1"} {
+				if _, err := db.Exec(statement); err != nil {
+					t.Error(err)
+				}
+			}
+			tx, err := db.BeginTx(context.WithoutCancel(ctx), nil)
+			checkErr(t, err, nil)
+			checkErr(t, rows.insert(context.WithoutCancel(ctx), tx, 1), nil)
+			err = sqlstore.Commit(ctx, tx, 1)
+			checkErr(t, err, activity.ErrStoreLost)
+			return err
+		}), activity.ErrStoreLost)
+		rows.want()
+	})
+}
+
+// Given a server that stands still when it gets a COMMIT, and executes it after Commit has given up,
+// then each row is there once.
+func TestCommit_ServerPaused(t *testing.T) {
+	server := pgserver.Start(t)
+	hook := &hooks{}
+	direct, db := openDB(t, "pgx", server.DSN()), openHooked(t, server.DSN(), hook)
+	rt, rows := newRuntime(t, open(t, direct, sqlstore.Options{Lease: 200 * time.Millisecond})), newRows(t, direct)
+	n := 0
+	hook.beforeCommit = func() error {
+		if n++; n == 2 {
+			checkErr(t, server.Pause(), nil)
+		}
+		return nil
+	}
+	attempts := 0
+	checkErr(t, rt.Run(t.Context(), fast("a"), func(ctx activity.Context) error {
+		attempts++
+		err := sqlstore.Range(ctx, db, 0, 4, func(tx *sql.Tx, i int) error { return rows.insert(ctx, tx, i) })
+		if attempts == 1 {
+			if err == nil || !strings.Contains(err.Error(), "unknown") {
+				t.Error(err)
+			}
+			go server.Resume()
+		}
+		return err
+	}), nil)
+	rows.want(upTo(4)...)
+}
+
 // Given an owner that does nothing, then it notices nevertheless that another one has taken over.
 func TestOwner_NoticesWhenIdle(t *testing.T) {
 	t.Run("PostgreSQL", func(t *testing.T) {
