@@ -21,7 +21,7 @@ import (
 // the checkpoint and the effects in one transaction, and commit that. Without details, the
 // checkpoint has those recorded last. commit runs inside [Guard]: no later attempt starts
 // meanwhile, nor a new execution of the ID. It must not change or keep the checkpoint, and must
-// not call Commit. A Commit counts as a heartbeat.
+// not call Commit or, with Options.SyncHeartbeats, Heartbeat. A Commit counts as a heartbeat.
 //
 // Commit returns nil when commit has returned nil. The details are then recorded and durable,
 // even if the attempt has timed out meanwhile: the next one resumes from them. A cancellation

@@ -533,12 +533,25 @@ func (p *durableProcess) commit(ctx activity.Context, id, v int) error {
 		p.mu.Unlock()
 	}
 	return activity.Commit(ctx, func(cp activity.Checkpoint) error {
-		err, done := error(nil), false
+		err, done, beat := error(nil), false, 0
+		if p.faulty && v%3 == 0 { // a heartbeat with newer details during the Commit
+			p.mu.Lock()
+			t.made++
+			beat = t.made
+			p.mu.Unlock()
+			if timedOut(ctx) {
+				beat = 0
+			}
+			_ = ctx.Heartbeat(beat) // which may have to wait, for this very Commit
+		}
 		defer func() { // inside Guard, so that the next attempt sees it
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			switch {
 			case p.over || !p.faulty:
+			case beat != 0:
+				p.troubles["beat"]++
+				t.details = beat
 			case done && err == nil:
 				t.details = v
 			default:
@@ -637,7 +650,7 @@ func (p *durableProcess) details(ctx activity.Context, id, v int) int {
 		return v
 	}
 	if p.over || ctx.Err() != nil {
-		return t.made
+		return t.details
 	}
 	if v%2 == 1 || t.details == 0 {
 		t.made++
@@ -1044,7 +1057,7 @@ func TestDurableModel_StoreFaults(t *testing.T) {
 			t.Fatalf("seed %d (-durable.seed=%d -durable.n=1):\n%s\n%s", seed, seed, s, problems)
 		}
 	}
-	checkMet(t, counts, *durableN, 400, "hangs", "panics", "exits", "refuses many", "refuses one", "fails after the write")
+	checkMet(t, counts, *durableN, 400, "hangs", "panics", "exits", "refuses many", "refuses one", "fails after the write", "beat")
 }
 
 func timedOut(ctx context.Context) bool {
