@@ -208,6 +208,9 @@ func (q *sqlite) write(ctx context.Context, f func(*session) error) error {
 			}
 		}
 		_, err := q.session.exec("BEGIN IMMEDIATE")
+		if isLocked(err) {
+			return err
+		}
 		if err == nil {
 			err = f(q.session)
 		}
