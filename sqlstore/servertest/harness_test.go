@@ -20,17 +20,7 @@ import (
 // The crash harness: several processes import the same rows, and are killed, stopped, and cut off.
 // However that goes, each row must be imported once.
 
-var rounds = flag.Int("rounds", 0, "how many rounds of each fault the crash harness makes; 0: a few")
-
-func roundsOf(t *testing.T) int {
-	switch {
-	case *rounds > 0:
-		return *rounds
-	case testing.Short():
-		return 1
-	}
-	return 3
-}
+var rounds = flag.Int("rounds", 1, "how many rounds of each fault the crash harness makes")
 
 const testLease = time.Second
 
@@ -304,7 +294,7 @@ func TestHarness_PostgreSQL(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			r.t = t
-			for i := range roundsOf(t) {
+			for i := range *rounds {
 				seed := rand.Uint64()
 				r.rand = rand.New(rand.NewPCG(seed, 1))
 				if twice := r.run(2+i%2, fault...); twice != 0 {
@@ -320,7 +310,7 @@ func TestHarness_SQLite(t *testing.T) {
 	db := openSQLite(t, file)
 	dsn := "file:" + file + "?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(10000)"
 	r := &round{t: t, driver: "sqlite", dsn: dsn, mode: "range", db: db}
-	for i := range roundsOf(t) {
+	for i := range *rounds {
 		seed := rand.Uint64()
 		r.rand = rand.New(rand.NewPCG(seed, 1))
 		if twice := r.run(2+i%2, "kill"); twice != 0 {
