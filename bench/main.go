@@ -4,8 +4,8 @@
 //	cd bench && GOWORK=off go run .
 //
 // It prints the medians, and writes them to RESULTS.md with a chart, results.svg. A full run
-// takes some three minutes. With -quick, a rough run takes half a minute. With -once, each
-// row runs once, which only shows that it works.
+// takes some five minutes. With -quick, a rough run takes a minute. With -once, each
+// row runs once, which only shows that it works. Without PostgreSQL, its sections are skipped.
 package main
 
 import (
@@ -39,6 +39,8 @@ type scale struct {
 	timeouts    int           // the timeouts under load, one after the other
 	storm       int           // the activities that fail at once
 	durable     int           // the durable activities at once
+	commits     int           // the rounds of a section whose rows commit to a database
+	steps       int           // the least number of operations of its measurements, because the first ones are slower
 	attempts    int           // the attempts of the test on virtual time
 }
 
@@ -47,32 +49,33 @@ var (
 		name: "full", rounds: 9, slowRounds: 3, time: 50 * time.Millisecond,
 		pending: []int{100, 100_000, 1_000_000}, beating: []int{100, 10_000},
 		outstanding: []int{100_000, 1_000_000}, stalls: 50, stalling: 10_000, silence: 2 * time.Second, load: 64, timeouts: 100, storm: 100_000,
-		durable: 64, attempts: 100,
+		durable: 64, commits: 31, steps: 50, attempts: 100,
 	}
 	quick = scale{
 		name: "quick", rounds: 3, slowRounds: 1, time: 10 * time.Millisecond,
 		pending: []int{100, 100_000}, beating: []int{100, 10_000},
 		outstanding: []int{100_000}, stalls: 20, stalling: 10_000, silence: 2 * time.Second, load: 64, timeouts: 30, storm: 10_000,
-		durable: 64, attempts: 100,
+		durable: 64, commits: 5, steps: 10, attempts: 100,
 	}
 	once = scale{
 		name: "once", rounds: 1, slowRounds: 1,
 		pending: []int{10}, beating: []int{10},
 		outstanding: []int{10}, stalls: 2, stalling: 10, silence: 100 * time.Millisecond, load: 4, timeouts: 2, storm: 10,
-		durable: 4, attempts: 100,
+		durable: 4, commits: 1, steps: 1, attempts: 100,
 	}
 )
 
 // sections returns the sections in the order of the goroutines that they start. The
 // runtime keeps some memory of each goroutine forever, which makes garbage collection
 // rarer and dumps of stacks slower.
-func sections(t *testing.T, s scale) []section {
+func sections(t *testing.T, s scale, d *databases) []section {
 	beats := heartbeatSections(s)
 	few := len(beats) - 1 // the last section has the most activities
 	return slices.Concat(
 		runSections(),
 		beats[:few],
 		durableSections(s),
+		sqlSections(s, d),
 		[]section{virtualSection(t, s), stallSection(s), loadSection(s)},
 		beats[few:],
 		[]section{stallsSection(s), stormSection(s)},
@@ -82,7 +85,7 @@ func sections(t *testing.T, s scale) []section {
 }
 
 func main() {
-	isQuick := flag.Bool("quick", false, "a rough run in half a minute; writes files only with -out")
+	isQuick := flag.Bool("quick", false, "a rough run in a minute; writes files only with -out")
 	isOnce := flag.Bool("once", false, "the smallest sizes, one round; writes files only with -out")
 	out := flag.String("out", "", "write RESULTS.md and results.svg to this `directory` (the default of a full run is the current one)")
 	pattern := flag.String("run", "", "measure only the rows that match this `regexp`, such as \"heartbeat, int/floor: time.Now\"")
@@ -130,11 +133,20 @@ func bench(t *testing.T, s scale, pattern, out, profile string, w io.Writer) (er
 		defer pprof.StopCPUProfile()
 	}
 
+	d := newDatabases()
+	defer func() { err = errors.Join(err, d.stop()) }()
 	r := report{scale: s, began: time.Now()}
-	for _, sec := range sections(t, s) {
+	for _, sec := range sections(t, s, d) {
 		sec = sec.matching(only)
 		if len(sec.rows) == 0 {
 			continue
+		}
+		if sec.missing != nil {
+			if why := sec.missing(); why != nil {
+				fmt.Fprintf(os.Stderr, "%s: skipped: %v\n", sec.name, why)
+				r.skipped = append(r.skipped, skipped{sec.title, why})
+				continue
+			}
 		}
 		began := time.Now()
 		fmt.Fprintf(os.Stderr, "%s ...", sec.name)
@@ -147,6 +159,7 @@ func bench(t *testing.T, s scale, pattern, out, profile string, w io.Writer) (er
 		r.results = append(r.results, res)
 	}
 	r.took = time.Since(r.began)
+	r.postgres = d.version
 
 	var text bytes.Buffer
 	r.write(&text)

@@ -91,6 +91,51 @@ func TestCalibrate_FillsBudget(t *testing.T) {
 	}
 }
 
+// Given a row with a limit of its rounds, then the other rows are measured in all rounds.
+func TestInterleave_LimitsRoundsOfARow(t *testing.T) {
+	var order []string
+	one := func(name string, rounds int) row {
+		return row{name: name, fixed: 1, rounds: rounds, open: func() (subject, error) {
+			return subject{measure: func(int) ([]sample, error) {
+				order = append(order, name)
+				return []sample{{}}, nil
+			}}, nil
+		}}
+	}
+	lines, err := interleave([]row{one("a", 0), one("b", 2), one("c", 0)}, 3, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := strings.Join(order, ""), "abcabcac"; got != want {
+		t.Errorf("measured %s, want %s", got, want)
+	}
+	for i, want := range []int{3, 2, 3} {
+		if got := len(lines[i].samples); got != want {
+			t.Errorf("%s has %d samples, want %d", lines[i].name, got, want)
+		}
+	}
+}
+
+// Given a section that cannot be measured, then the report says why. Given transactions that were
+// counted, then the table has a column for them.
+func TestReport_SkippedAndCommits(t *testing.T) {
+	var text bytes.Buffer
+	r := report{scale: once, skipped: []skipped{{"On a database", errors.New("there is none")}}, results: []result{
+		{section: section{title: "Counted"}, measured: []line{{name: "a row", samples: []sample{{ns: 1, commits: 2}}}}},
+		{section: section{title: "Not counted"}, measured: []line{{name: "a row", samples: []sample{{ns: 1}}}}},
+	}}
+	r.write(&text)
+	for _, want := range []string{
+		"\n## On a database\n\nNot measured: there is none.\n",
+		"| what  |  ns | bytes | allocations | commits |   x | remark |\n",
+		"| what  |  ns | bytes | allocations |   x | remark |\n",
+	} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("the report lacks %q:\n%s", want, &text)
+		}
+	}
+}
+
 // Given a number, then short has three digits at most, unless they are before the point.
 func TestShort_ThreeDigits(t *testing.T) {
 	for v, want := range map[float64]string{
@@ -120,9 +165,13 @@ func TestBench_OnceRunsEveryRow(t *testing.T) {
 	if err != nil || !bytes.Equal(written, printed.Bytes()) {
 		t.Errorf("RESULTS.md is not what was printed: %v", err)
 	}
-	for _, sec := range sections(t, once) {
+	for _, sec := range sections(t, once, newDatabases()) {
 		if !strings.Contains(printed.String(), "\n## "+sec.title+"\n") {
 			t.Errorf("no section %q", sec.title)
+		}
+		if sec.missing != nil && strings.Contains(printed.String(), "\n## "+sec.title+"\n\nNot measured: ") {
+			t.Logf("%s: skipped", sec.name)
+			continue
 		}
 		for _, r := range sec.rows {
 			if !strings.Contains(printed.String(), "\n| "+r.name) {

@@ -15,6 +15,7 @@ import (
 type sample struct {
 	ns, bytes, allocs float64 // of one operation; NaN if not measured
 	live              uint64  // the bytes of the live heap at its start; zero if not read
+	commits           float64 // the transactions of the whole measurement that have written; zero if not counted
 	stack             uint64  // the bytes of a new goroutine's stack at its start; zero if not read
 }
 
@@ -26,6 +27,7 @@ type row struct {
 	lines        []string // the names of a measurement's samples, if there are several
 	fixed        int      // the operations of a measurement; if zero, as many as fill its time
 	least, most  int      // limits of that number; zero if there is none
+	rounds       int      // the most rounds that measure it; zero if there is no limit
 	busy         bool     // it works in the background while open, so it is opened for each measurement
 	open         func() (subject, error)
 }
@@ -39,12 +41,13 @@ type subject struct {
 // A section is a group of rows that take turns, round after round, so that all of them see
 // the same machine.
 type section struct {
-	name   string // the name for the -run flag
-	title  string
-	text   string // the meaning of the numbers
-	rounds int    // the most rounds; zero if there is no limit
-	apart  bool   // a row has all its rounds before the next, because open rows would disturb each other
-	rows   []row
+	name    string // the name for the -run flag
+	title   string
+	text    string       // the meaning of the numbers
+	rounds  int          // the number of rounds; zero for that of the scale
+	missing func() error // returns why the section cannot be measured on this machine; nil if it always can
+	apart   bool         // a row has all its rounds before the next, because open rows would disturb each other
+	rows    []row
 }
 
 // A line is a line of the table, with one sample for each round. If its row has several
@@ -114,7 +117,7 @@ func (sec section) measure(s scale) (result, error) {
 	}
 	rounds := s.rounds
 	if sec.rounds > 0 {
-		rounds = min(rounds, sec.rounds)
+		rounds = sec.rounds
 	}
 	for _, rows := range groups {
 		lines, err := interleave(rows, rounds, s.time)
@@ -159,8 +162,11 @@ func interleave(rows []row, rounds int, budget time.Duration) (lines []line, err
 			lines = append(lines, line{name: r.name, part: part, remark: r.remark, group: r.group, ours: r.ours})
 		}
 	}
-	for range rounds {
+	for round := range rounds {
 		for i, r := range rows {
+			if r.rounds > 0 && round >= r.rounds {
+				continue
+			}
 			samples, err := open[i].measure(counts[i])
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", r.name, err)
@@ -241,6 +247,9 @@ func (l *line) each(f func(sample) float64) []float64 {
 func (l *line) ns() float64     { return median(l.each(func(s sample) float64 { return s.ns })) }
 func (l *line) bytes() float64  { return median(l.each(func(s sample) float64 { return s.bytes })) }
 func (l *line) allocs() float64 { return median(l.each(func(s sample) float64 { return s.allocs })) }
+func (l *line) commits() float64 {
+	return median(l.each(func(s sample) float64 { return s.commits }))
+}
 
 // over returns the ratio of l's time to base's: the median of the rounds' ratios.
 func (l *line) over(base *line) float64 {

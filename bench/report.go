@@ -19,13 +19,25 @@ type report struct {
 	began   time.Time
 	took    time.Duration
 	results []result
+	skipped []skipped
+
+	postgres string // the version of the server; empty if there was none
+}
+
+// skipped is a section that was not measured, and why.
+type skipped struct {
+	title string
+	why   error
 }
 
 // peers has the modules whose versions the report names.
 var peers = []string{
 	"github.com/cenkalti/backoff/v5",
 	"github.com/cschleiden/go-workflows",
+	"github.com/dbos-inc/dbos-transact-golang",
 	"github.com/failsafe-go/failsafe-go",
+	"github.com/jackc/pgx/v5",
+	"github.com/riverqueue/river",
 	"go.etcd.io/bbolt",
 	"go.temporal.io/sdk",
 	"modernc.org/sqlite",
@@ -45,7 +57,11 @@ func (r *report) write(w io.Writer) {
 	fmt.Fprintf(w, "- machine: %s, %d cores (GOMAXPROCS %d), %s/%s\n", cpuModel(), runtime.NumCPU(), runtime.GOMAXPROCS(0), runtime.GOOS, runtime.GOARCH)
 	fmt.Fprintf(w, "- %s, GOGC=%s\n", runtime.Version(), gogc())
 	fmt.Fprintf(w, "- %s, a %s run of %.0f s: %s\n", r.began.UTC().Format(time.DateOnly), r.scale.name, r.took.Seconds(), rounds)
-	fmt.Fprintf(w, "- %s\n\n", strings.Join(versions(), ", "))
+	all := versions()
+	if r.postgres != "" {
+		all = append(all, "PostgreSQL "+r.postgres)
+	}
+	fmt.Fprintf(w, "- %s\n\n", strings.Join(all, ", "))
 	fmt.Fprintf(w, "Everything runs in one process. The rows of a section take turns, round after round. Each measurement starts\n"+
 		"after a garbage collection. The numbers are medians of the rounds. x is the ratio of a row's time to that of the row\n"+
 		"with the 1, which is this package's: the median of the rounds' ratios. If the live heap is a few MB, garbage collection\n"+
@@ -54,12 +70,19 @@ func (r *report) write(w io.Writer) {
 	for i := range r.results {
 		r.results[i].write(w)
 	}
+	for _, s := range r.skipped {
+		fmt.Fprintf(w, "\n## %s\n\nNot measured: %v.\n", s.title, s.why)
+	}
 	writeTargets(w, targets(r.results, r.scale))
 }
 
 func (res *result) write(w io.Writer) {
 	fmt.Fprintf(w, "\n## %s\n\n%s%s\n\n", res.title, res.text, res.notes())
-	rows := [][]string{{"what", "ns", "bytes", "allocations", "x", "remark"}}
+	counted := slices.ContainsFunc(res.measured, func(l line) bool { return l.commits() > 0 })
+	rows, align := [][]string{{"what", "ns", "bytes", "allocations", "x", "remark"}}, "lrrrrl"
+	if counted {
+		rows[0], align = slices.Insert(rows[0], 4, "commits"), "lrrrrrl"
+	}
 	for i := range res.measured {
 		l := &res.measured[i]
 		x := "–"
@@ -74,9 +97,13 @@ func (res *result) write(w io.Writer) {
 		if l.part != "" {
 			name += ": " + l.part
 		}
-		rows = append(rows, []string{name, number(l.ns()), number(l.bytes()), short(l.allocs()), x, l.remark})
+		cells := []string{name, number(l.ns()), number(l.bytes()), short(l.allocs()), x, l.remark}
+		if counted {
+			cells = slices.Insert(cells, 4, short(l.commits()))
+		}
+		rows = append(rows, cells)
 	}
-	writeTable(w, rows, "lrrrrl")
+	writeTable(w, rows, align)
 }
 
 // base returns the line of this package that l is compared with. It is the same part of a

@@ -121,6 +121,22 @@ func targets(results []result, s scale) []target {
 		compare(fmt.Sprintf("Run beside %s pending deadlines, over beside %s", count(many), count(few)), "<=", 3, "x", over,
 			lineOf{section: "run, beside", row: "this package, beside " + count(many)}, lineOf{section: "run, beside", row: "this package, beside " + count(few)})
 	}
+
+	d := newDatabases() // for their names
+	for _, db := range []database{d.postgres(), d.sqlite()} {
+		compare("a durable Run on "+db.name+", over the two commits it consists of", "<=", 1.3, "x", over,
+			lineOf{section: sqlRun(db), row: sqlOurRun}, lineOf{section: sqlRun(db), row: sqlFloorRun})
+		compare("the same, over by hand", "", 0, "x", over,
+			lineOf{section: sqlRun(db), row: sqlOurRun}, lineOf{section: sqlRun(db), row: sqlHandRun})
+		compare("a step with sqlstore.Commit on "+db.name+", over the same transaction without it", "<=", 1.2, "x", over,
+			lineOf{section: sqlStep(db), row: sqlOurCommit}, lineOf{section: sqlStep(db), row: sqlFloorStep})
+		compare("the same, over by hand", "", 0, "x", over,
+			lineOf{section: sqlStep(db), row: sqlOurCommit}, lineOf{section: sqlStep(db), row: sqlHandStep})
+		compare("a body of sqlstore.Range on "+db.name+", over BEGIN, INSERT, COMMIT", "", 0, "x", over,
+			lineOf{section: sqlStep(db), row: sqlOurRange}, lineOf{section: sqlStep(db), row: sqlFloorStep})
+	}
+	compare(fmt.Sprintf("%s activities started at once on PostgreSQL", count(s.durable)), "<=", 3, " commits", func(l []*line) float64 { return l[0].commits() },
+		lineOf{section: sqlAtOnce(d.postgres()), row: sqlOurStart, part: partStart})
 	return all
 }
 
