@@ -29,10 +29,40 @@ type postgres struct {
 	names names
 	owner string
 	lease time.Duration
+	text  pgStatements
 	key   int64 // of the advisory lock; set by takeOver
 
 	conn *sql.Conn    // nil if it was lost; guarded by Store.turn
 	pid  atomic.Int64 // of the session of conn, or of the last one
+}
+
+// pgStatements are the statements that are executed often. They are made once, because that takes
+// about as long as a round trip to a server on the same machine.
+type pgStatements struct{ insertOne, insertMany, deleteOne, deleteMany, findOne, findMany, await, owner string }
+
+func newPostgres(db *sql.DB, n names, owner string, lease time.Duration) *postgres {
+	const (
+		ids2 = "IN (SELECT decode(v, 'base64') FROM json_array_elements_text($2::text::json) AS v)"
+		ids3 = "IN (SELECT decode(v, 'base64') FROM json_array_elements_text($3::text::json) AS v)"
+		// owns is a condition: that the epoch is the Store's.
+		owns = "EXISTS (SELECT 1 FROM {owners} WHERE owner = $1::text AND epoch = $2::bigint)"
+	)
+	one := []string{"$1::text", "$2::bigint"}
+	for i, c := range columns {
+		one = append(one, fmt.Sprintf("$%d::%s", i+3, columnType(c, "text", "bigint", "bytea")))
+	}
+	remove := "DELETE FROM {table} WHERE owner = $1::text AND " + owns + " AND id "
+	find := "SELECT " + strings.Join(columns, ", ") + " FROM {table} WHERE owner = $1::text AND id "
+	return &postgres{db: db, names: n, owner: owner, lease: lease, text: pgStatements{
+		insertOne:  n.insert("SELECT "+strings.Join(one, ", "), owns),
+		insertMany: n.insert("SELECT $1::text, $2::bigint, "+rowValues+" FROM json_to_recordset($3::text::json) AS r("+rowType+")", owns),
+		deleteOne:  n.expand(remove + "= $3::bytea"),
+		deleteMany: n.expand(remove + ids3),
+		findOne:    n.expand(find + "= $2::bytea"),
+		findMany:   n.expand(find + ids2),
+		await:      n.expand("SELECT 1 FROM {table} WHERE owner = $1::text AND id = $2::bytea FOR SHARE"),
+		owner:      n.expand("SELECT epoch FROM {owners} WHERE owner = $1::text"),
+	}}
 }
 
 func (p *postgres) tableExists(ctx context.Context, name string) (bool, error) {
@@ -306,41 +336,24 @@ var rowValues = func() string {
 
 func (p *postgres) save(_ context.Context, epoch int64, batch []row) error {
 	if len(batch) == 1 {
-		args := append([]any{p.owner, epoch}, batch[0].values()...)
-		return p.write(epoch, 1, p.names.insert("SELECT "+p.parameters(), p.owns()), args...)
+		return p.write(epoch, 1, p.text.insertOne, append([]any{p.owner, epoch}, batch[0].values()...)...)
 	}
 	data, err := json.Marshal(batch)
 	if err != nil {
 		return err
 	}
-	source := "SELECT $1::text, $2::bigint, " + rowValues + " FROM json_to_recordset($3::text::json) AS r(" + rowType + ")"
-	return p.write(epoch, len(batch), p.names.insert(source, p.owns()), p.owner, epoch, string(data))
-}
-
-// owns is a condition: that the epoch is the Store's.
-func (p *postgres) owns() string {
-	return "EXISTS (SELECT 1 FROM {owners} WHERE owner = $1::text AND epoch = $2::bigint)"
-}
-
-// parameters are the owner, the epoch and the values of a row.
-func (p *postgres) parameters() string {
-	all := []string{"$1::text", "$2::bigint"}
-	for i, c := range columns {
-		all = append(all, fmt.Sprintf("$%d::%s", i+3, columnType(c, "text", "bigint", "bytea")))
-	}
-	return strings.Join(all, ", ")
+	return p.write(epoch, len(batch), p.text.insertMany, p.owner, epoch, string(data))
 }
 
 func (p *postgres) remove(_ context.Context, epoch int64, ids [][]byte) error {
-	query := "DELETE FROM {table} WHERE owner = $1::text AND " + p.owns() + " AND id "
 	if len(ids) == 1 {
-		return p.write(epoch, 1, query+"= $3::bytea", p.owner, epoch, ids[0])
+		return p.write(epoch, 1, p.text.deleteOne, p.owner, epoch, ids[0])
 	}
 	data, err := json.Marshal(ids)
 	if err != nil {
 		return err
 	}
-	return p.write(epoch, len(ids), query+"IN (SELECT decode(v, 'base64') FROM json_array_elements_text($3::text::json) AS v)", p.owner, epoch, string(data))
+	return p.write(epoch, len(ids), p.text.deleteMany, p.owner, epoch, string(data))
 }
 
 // write executes a statement that changes at most n rows. If it changes fewer, some of them are
@@ -348,7 +361,7 @@ func (p *postgres) remove(_ context.Context, epoch int64, ids [][]byte) error {
 func (p *postgres) write(epoch int64, n int, query string, args ...any) error {
 	ctx, cancel := p.limit()
 	defer cancel()
-	result, err := p.conn.ExecContext(ctx, p.names.expand(query), args...)
+	result, err := p.conn.ExecContext(ctx, query, args...)
 	if err != nil {
 		return err
 	}
@@ -359,7 +372,7 @@ func (p *postgres) write(epoch int64, n int, query string, args ...any) error {
 }
 
 func (p *postgres) checkOwner(ctx context.Context, in querier, epoch int64) error {
-	return checkOwner(ctx, in, p.names.expand("SELECT epoch FROM {owners} WHERE owner = $1::text"), p.owner, epoch)
+	return checkOwner(ctx, in, p.text.owner, p.owner, epoch)
 }
 
 func (p *postgres) commitStatement() string {
@@ -386,15 +399,15 @@ func (p *postgres) begin(context.Context, *sql.Tx) error { return nil }
 func (p *postgres) checkOpen(context.Context, *sql.Tx) error { return nil }
 
 func (p *postgres) load(ctx context.Context, ids [][]byte) (rows []row, err error) {
-	query, arg := "= $2::bytea", any(ids[0])
+	query, arg := p.text.findOne, any(ids[0])
 	if len(ids) > 1 {
 		data, err := json.Marshal(ids)
 		if err != nil {
 			return nil, err
 		}
-		query, arg = "IN (SELECT decode(v, 'base64') FROM json_array_elements_text($2::text::json) AS v)", string(data)
+		query, arg = p.text.findMany, string(data)
 	}
-	found, err := p.db.QueryContext(ctx, p.names.expand("SELECT "+strings.Join(columns, ", ")+" FROM {table} WHERE owner = $1::text AND id "+query), p.owner, arg)
+	found, err := p.db.QueryContext(ctx, query, p.owner, arg)
 	if err != nil {
 		return nil, err
 	}
@@ -412,7 +425,7 @@ func (p *postgres) load(ctx context.Context, ids [][]byte) (rows []row, err erro
 // await returns nothing but a number, because the lock lasts until the result is read.
 func (p *postgres) await(ctx context.Context, id []byte) error {
 	n := 0
-	err := p.db.QueryRowContext(ctx, p.names.expand("SELECT 1 FROM {table} WHERE owner = $1::text AND id = $2::bytea FOR SHARE"), p.owner, id).Scan(&n)
+	err := p.db.QueryRowContext(ctx, p.text.await, p.owner, id).Scan(&n)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}

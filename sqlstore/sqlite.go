@@ -22,12 +22,17 @@ import (
 type sqlite struct {
 	names names
 	owner string
+	text  sqliteStatements
 
 	db      *sql.DB   // the Store's own connections to the database
 	session *session  // nil before the first write, and after one that failed
 	lock    *sql.DB   // the Store's connection to the lock file
 	held    *sql.Conn // has the exclusive transaction; nil before own has succeeded
 }
+
+// sqliteStatements are the statements that are executed often. They are made once, because that takes
+// about as long as executing them.
+type sqliteStatements struct{ insert, remove, find, owner, begin string }
 
 // A connector opens a file with the driver of another *sql.DB.
 type connector struct {
@@ -62,6 +67,13 @@ func newSQLite(ctx context.Context, users *sql.DB, names names, owner string) (*
 	lock := path + "-" + names.table + "-" + ownerFile(owner) + ".lock"
 	return &sqlite{
 		names: names, owner: owner,
+		text: sqliteStatements{
+			insert: names.insert("SELECT ?, ?"+strings.Repeat(", ?", len(columns)), ownsSQLite),
+			remove: names.expand("DELETE FROM {table} WHERE owner = ? AND id = ? AND " + ownsSQLite),
+			find:   names.expand("SELECT " + strings.Join(columns, ", ") + " FROM {table} WHERE owner = ? AND id = ?"),
+			owner:  names.expand("SELECT epoch FROM {owners} WHERE owner = ?"),
+			begin:  names.expand("DELETE FROM {owners} WHERE 0"),
+		},
 		db:   sql.OpenDB(connector{users.Driver(), fileName(path)}),
 		lock: sql.OpenDB(connector{users.Driver(), fileName(lock)}),
 	}, nil
@@ -261,7 +273,7 @@ func (q *sqlite) save(ctx context.Context, epoch int64, batch []row) error {
 	for i := range batch {
 		all = append(all, append(append([]any{q.owner, epoch}, batch[i].values()...), q.owner, epoch))
 	}
-	return q.change(ctx, epoch, q.names.insert("SELECT ?, ?"+strings.Repeat(", ?", len(columns)), ownsSQLite), all)
+	return q.change(ctx, epoch, q.text.insert, all)
 }
 
 // ownsSQLite is a condition: that the epoch is the Store's. Its arguments are the owner and the epoch.
@@ -272,11 +284,11 @@ func (q *sqlite) remove(ctx context.Context, epoch int64, ids [][]byte) error {
 	for _, id := range ids {
 		all = append(all, []any{q.owner, id, q.owner, epoch})
 	}
-	return q.change(ctx, epoch, q.names.expand("DELETE FROM {table} WHERE owner = ? AND id = ? AND "+ownsSQLite), all)
+	return q.change(ctx, epoch, q.text.remove, all)
 }
 
 func (q *sqlite) checkOwner(ctx context.Context, in querier, epoch int64) error {
-	return checkOwner(ctx, in, q.names.expand("SELECT epoch FROM {owners} WHERE owner = ?"), q.owner, epoch)
+	return checkOwner(ctx, in, q.text.owner, q.owner, epoch)
 }
 
 func (q *sqlite) commitStatement() string {
@@ -297,7 +309,7 @@ func (q *sqlite) commitArguments(epoch int64, r *row) []any {
 // would refuse its write.
 func (q *sqlite) begin(ctx context.Context, tx *sql.Tx) error {
 	return retryLocked(ctx, func() error {
-		_, err := tx.ExecContext(ctx, q.names.expand("DELETE FROM {owners} WHERE 0"))
+		_, err := tx.ExecContext(ctx, q.text.begin)
 		return err
 	})
 }
@@ -330,7 +342,7 @@ func (q *sqlite) close() error {
 func (q *sqlite) load(ctx context.Context, ids [][]byte) (rows []row, err error) {
 	for _, id := range ids {
 		var r row
-		err := q.db.QueryRowContext(ctx, q.names.expand("SELECT "+strings.Join(columns, ", ")+" FROM {table} WHERE owner = ? AND id = ?"), q.owner, id).Scan(r.fields()...)
+		err := q.db.QueryRowContext(ctx, q.text.find, q.owner, id).Scan(r.fields()...)
 		switch {
 		case err == nil:
 			rows = append(rows, r)

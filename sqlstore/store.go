@@ -165,7 +165,7 @@ func open(ctx context.Context, db *sql.DB, opts *Options) (*Store, error) {
 		return nil, fmt.Errorf("Options.Table must have no schema on SQLite (got %q)", s.names.table)
 	}
 	if s.dialect == PostgreSQL {
-		s.backend = &postgres{db: db, names: s.names, owner: s.owner, lease: s.lease}
+		s.backend = newPostgres(db, s.names, s.owner, s.lease)
 	} else {
 		q, err := newSQLite(ctx, db, s.names, s.owner)
 		if err != nil {
