@@ -88,16 +88,16 @@
 // save, so keep transactions short. Use a write-ahead log and a busy timeout, for example
 // "file:data.db?_pragma=journal_mode(WAL)&_pragma=busy_timeout(10000)" with modernc.org/sqlite.
 // A transaction that reads first and writes later may fail with SQLITE_BUSY. Begin it as a writer,
-// with _txlock=immediate in the name of the file. [Range] does so itself. The *sql.DB may be limited to one connection.
-// The Store opens the file by its name for connections of its own, with the same driver, so it
-// does not see settings of the data source name, such as a key for encryption. It refuses databases
-// in memory.
+// with _txlock=immediate in the name of the file. [Range] does so itself. The *sql.DB may be
+// limited to one connection. The Store opens the file by its name for connections of its own, with
+// the same driver, so it does not see settings of the data source name, such as a key for
+// encryption. It refuses databases in memory.
 //
 // # Durability
 //
-// When Save returns nil, the checkpoints survive a crash of the server and a loss of power, even
-// if synchronous_commit is off by default, or PRAGMA synchronous is NORMAL: the Store sets these for its own
-// connection. A transaction of the application's has the application's settings. With
+// When Save returns nil, the checkpoints survive a crash of the server and a loss of power. The
+// Store sets synchronous_commit and PRAGMA synchronous for its own connection. A transaction of the
+// application's has the application's settings. With
 // synchronous_commit=off, or in a write-ahead log with PRAGMA synchronous=NORMAL, the last
 // transactions can be lost together with their progress, which then happen again, once. With
 // fsync=off, or PRAGMA synchronous=OFF, a loss of power can damage the database. Open warns of the

@@ -311,7 +311,8 @@ func (s *Store) Close() error {
 
 // Lost returns a channel that is closed when another process has taken over the checkpoints. That
 // can happen on PostgreSQL, after this process was silent for Options.Lease or has lost its
-// connection. On SQLite it can happen only if somebody removes the file with the lock. The Runtime then cancels its stored activities with [activity.ErrStoreLost].
+// connection. On SQLite it can happen only if somebody removes the file with the lock. The Runtime
+// then cancels its stored activities with [activity.ErrStoreLost].
 func (s *Store) Lost() <-chan struct{} { return s.lost }
 
 // KeepsNewest reports true: a Save never replaces a checkpoint that [Commit] has written later.
