@@ -342,7 +342,7 @@ func (r *record) resolve(a *activity, count uint64, pause time.Duration) {
 	cp, err := rt.load(context.Background(), r.id, never, nil)
 	rt.enter()
 	defer rt.leave()
-	// Not if it was forgotten or has completed all the same, or if the Store is lost.
+	// Not if it was forgotten or has completed nevertheless, or if the Store is lost.
 	needed := w.records[r.id] == r && !r.gone && !w.noticeLossLocked()
 	if err != nil && needed {
 		w.failingLocked()

@@ -387,7 +387,7 @@ func TestCommit_FailsAtTheEnd(t *testing.T) {
 	})
 }
 
-// Given a function that ignores that its Commit has failed, then it has completed all the same.
+// Given a function that ignores that its Commit has failed, then the activity completes nevertheless.
 func TestCommit_FailureIgnored(t *testing.T) {
 	durable(t, activity.Config{}, func(t *testing.T, e *env, s *faultyStore) {
 		h := e.start(job, func(ctx activity.Context) error {

@@ -27,7 +27,7 @@ type sqlite struct {
 	db      *sql.DB   // the Store's own connections to the database
 	session *session  // nil before the first write, and after one that failed
 	lock    *sql.DB   // the Store's connection to the lock file
-	held    *sql.Conn // has the exclusive transaction; nil before own has succeeded
+	held    *sql.Conn // has the exclusive transaction; nil before takeOver has succeeded
 }
 
 // sqliteStatements are the statements that are executed often. They are made once, because that takes
