@@ -17,7 +17,7 @@ import (
 // than Config.StoreTimeout. Only one Runtime at a time may use a Store. Package storetest
 // tests an implementation.
 //
-// Two more methods are optional. A Store that another process can take over has the method
+// Three more methods are optional. A Store that another process can take over has the method
 // Lost() <-chan struct{}, which always returns the same channel. When the Store closes it, the
 // Runtime cancels every stored activity with [ErrStoreLost], and writes nothing more. In a
 // synctest bubble, make such a Store in the bubble.
@@ -25,6 +25,11 @@ import (
 // The method KeepsNewest() bool is for a Store that is used with [Commit]. If it returns true,
 // Save must ignore a checkpoint whose Sequence is lower than the stored one. Commit then does not
 // wait for a Save of the ID in progress, which may itself wait for the transaction of the Commit.
+//
+// The method MayHold(id string) bool is for a Store that keeps its IDs in memory. If it returns
+// false, the Store has no checkpoint with that ID, and an activity starts without a call of Load.
+// The answer may also be false if the Store was lost and does not know that yet, because the Save
+// that follows then fails. MayHold must return at once.
 type Store interface {
 	// Load returns the checkpoint with the given ID, and whether there is one.
 	Load(ctx context.Context, id string) (Checkpoint, bool, error)

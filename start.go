@@ -351,6 +351,9 @@ func (a *activity) find() (cp Checkpoint, err error) {
 		}
 		return cp, nil
 	}
+	if !rt.mayHold(r.id) {
+		return cp, nil
+	}
 	return rt.load(a.base, r.id, a.closeBy(), func(cancel context.CancelCauseFunc) {
 		r.start.cancelLoad = cancel
 		if a.cancelCause != nil {

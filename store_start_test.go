@@ -805,3 +805,47 @@ func TestStoreStart_SlowStoreRefusesNone(t *testing.T) {
 		s.on("Save", nil)
 	})
 }
+
+// An idStore knows its IDs, so that it need not be asked for a checkpoint that it lacks.
+type idStore struct {
+	*faultyStore
+	mayHold func(id string) bool
+}
+
+func (s idStore) MayHold(id string) bool { return s.mayHold(id) }
+
+// Given a Store that says which IDs it may have, then a start loads only those. If MayHold panics,
+// the checkpoint is loaded.
+func TestStart_MayHold(t *testing.T) {
+	for name, tt := range map[string]struct {
+		mayHold func(s *faultyStore) func(id string) bool
+		loads   []string
+	}{
+		"the ID": {func(s *faultyStore) func(string) bool { return func(id string) bool { return s.get(id).State != 0 } }, []string{"a"}},
+		"panics": {func(*faultyStore) func(string) bool { return func(string) bool { panic("boom") } }, []string{"new", "a"}},
+		"any":    {func(*faultyStore) func(string) bool { return func(string) bool { return true } }, []string{"new", "a"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newStore(t)
+				s.put(activity.Checkpoint{State: activity.CheckpointInterrupted, Attempt: 1, Progressed: 1, Details: details(7)})
+				rt := activity.New(activity.Config{Store: idStore{s, tt.mayHold(s)}, Logger: quiet})
+				for _, id := range []string{"new", "a"} {
+					checkErr(t, rt.Run(t.Context(), activity.Options{ID: id}, func(ctx activity.Context) error {
+						start, err := activity.Resume(ctx, 0)
+						if want := map[string]int{"new": 0, "a": 7}[id]; start != want {
+							t.Errorf("%s resumes from %d, want %d", id, start, want)
+						}
+						return err
+					}), nil)
+				}
+				var loads []string
+				for _, call := range s.of("Load") {
+					loads = append(loads, call.ids...)
+				}
+				checkDiff(t, "the IDs that were loaded", loads, tt.loads)
+				checkErr(t, rt.Shutdown(t.Context()), nil)
+			})
+		})
+	}
+}

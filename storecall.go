@@ -175,6 +175,16 @@ func (rt *Runtime) errNotTried() error {
 	return fmt.Errorf("the Store was not called for %s (Config.StoreTimeout), because an earlier call has not returned: %w", rt.cfg.StoreTimeout, context.DeadlineExceeded)
 }
 
+// mayHold reports whether the Store may have a checkpoint of id. It calls the Store, so no
+// lock may be held.
+func (rt *Runtime) mayHold(id string) bool {
+	may := true
+	if f := rt.writer.mayHold; f != nil {
+		rt.protect(nil, "Store.MayHold", func() { may = f(id) })
+	}
+	return may
+}
+
 // load returns the Store's checkpoint of id, or one whose State is 0 if there is none. It
 // waits until by at the latest. At most one Load of an ID is in flight (rule 24). If
 // cancelable is not nil, it is called, with Runtime.mu held, with a function that ends the

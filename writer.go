@@ -63,9 +63,10 @@ type writer struct {
 	// does not hinder a synctest bubble. It is taken before Runtime.mu.
 	turn chan struct{}
 
-	writing         bool          // whether a batch that take has returned is being written; until note
-	keepsNewest     bool          // whether the Store ignores a checkpoint that is older than the stored one: see Commit
-	commitsMayBegin chan struct{} // closed when a Commit that waits may begin; nil if none waits
+	writing         bool                 // whether a batch that take has returned is being written; until note
+	mayHold         func(id string) bool // Store.MayHold; nil if the Store has no such method
+	keepsNewest     bool                 // whether the Store ignores a checkpoint that is older than the stored one: see Commit
+	commitsMayBegin chan struct{}        // closed when a Commit that waits may begin; nil if none waits
 
 	// The call in flight.
 	round   *round                  // nil if no call is in flight
@@ -81,6 +82,9 @@ func (w *writer) init(rt *Runtime) {
 	w.rt, w.records, w.loads, w.turn = rt, map[string]*record{}, map[string]*storeCall{}, make(chan struct{}, 1)
 	if s, ok := rt.cfg.Store.(interface{ KeepsNewest() bool }); ok {
 		rt.protect(nil, "Store.KeepsNewest", func() { w.keepsNewest = s.KeepsNewest() })
+	}
+	if s, ok := rt.cfg.Store.(interface{ MayHold(id string) bool }); ok {
+		w.mayHold = s.MayHold
 	}
 	if s, ok := rt.cfg.Store.(interface{ Lost() <-chan struct{} }); ok {
 		rt.protect(nil, "Store.Lost", func() { w.lostSignal = s.Lost() })

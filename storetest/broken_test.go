@@ -49,6 +49,29 @@ var brokenBasics = []brokenStore{
 	{"Save does nothing", map[string]string{"SaveAndLoad": "not found", "SaveBatch": "not found", "DurableSave": "not found"}, func(f *fake) {
 		f.save = func(context.Context, []activity.Checkpoint) error { return nil }
 	}},
+	{"MayHold knows nothing", map[string]string{"SaveAndLoad": "MayHold", "SaveBatch": "MayHold"}, func(f *fake) {
+		f.holds = func(string) bool { return false }
+	}},
+	{"MayHold forgets an ID that is saved again", map[string]string{"Delete": "MayHold"}, func(f *fake) {
+		var deleted sync.Map
+		f.remove = func(ctx context.Context, ids []string) error {
+			for _, id := range ids {
+				deleted.Store(id, true)
+			}
+			return f.Memory.Delete(ctx, ids)
+		}
+		f.holds = func(id string) bool {
+			_, gone := deleted.Load(id)
+			return !gone
+		}
+	}},
+	{"MayHold does not know what it finds at the start", map[string]string{"DurableSave": "MayHold"}, func(f *fake) {
+		f.reopen = func() activity.Store {
+			again := newFake(f.Memory.Clone())
+			again.holds = func(string) bool { return false }
+			return again
+		}
+	}},
 	{"Save keeps the first of an ID", map[string]string{"SaveReplaces": "the wrong Sequence", "ReadDuringSaves": "got Sequence 1 (0 means not found), want at least"}, func(f *fake) {
 		f.save = func(ctx context.Context, batch []activity.Checkpoint) error {
 			var fresh []activity.Checkpoint

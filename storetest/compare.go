@@ -80,13 +80,25 @@ func remove(ctx context.Context, s activity.Store, ids ...string) error {
 	return nil
 }
 
-// load calls s.Load and adds the ID to its error.
+// load calls s.Load and adds the ID to its error. It checks that s does not deny a checkpoint
+// that it has.
 func load(ctx context.Context, s activity.Store, id string) (activity.Checkpoint, bool, error) {
 	c, ok, err := s.Load(ctx, id)
 	if err != nil {
 		err = fmt.Errorf("Load of ID %s: %w", brief(id), err)
+	} else if ok && !mayHold(s, id) {
+		err = fmt.Errorf("MayHold of ID %s returns false, but Load finds a checkpoint", brief(id))
 	}
 	return c, ok, err
+}
+
+// mayHold calls MayHold, if s has that method.
+func mayHold(s activity.Store, id string) bool {
+	if sub, ok := s.(*subject); ok {
+		s = sub.Store
+	}
+	m, ok := s.(interface{ MayHold(id string) bool })
+	return !ok || m.MayHold(id)
 }
 
 // loads checks that Load returns want for its ID.

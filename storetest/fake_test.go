@@ -21,6 +21,7 @@ type fake struct {
 	all    func(ctx context.Context) iter.Seq2[activity.Checkpoint, error]
 	close  func() error
 	reopen func() activity.Store
+	holds  func(id string) bool
 
 	released chan struct{} // closed after the check, to end the calls that hang
 }
@@ -35,6 +36,7 @@ func newFake(m *Memory) *fake {
 		Memory: m,
 		load:   m.Load, save: m.Save, remove: m.Delete, all: m.All, close: m.Close,
 		reopen:   func() activity.Store { return m.Clone() },
+		holds:    func(string) bool { return true },
 		released: make(chan struct{}),
 	}
 }
@@ -49,7 +51,8 @@ func (f *fake) Delete(ctx context.Context, ids []string) error { return f.remove
 func (f *fake) All(ctx context.Context) iter.Seq2[activity.Checkpoint, error] {
 	return f.all(ctx)
 }
-func (f *fake) Close() error { return f.close() }
+func (f *fake) Close() error           { return f.close() }
+func (f *fake) MayHold(id string) bool { return f.holds(id) }
 
 // onSave makes Save store the result of change for each checkpoint.
 func (f *fake) onSave(change func(activity.Checkpoint) activity.Checkpoint) {

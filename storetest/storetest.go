@@ -85,6 +85,7 @@ import (
 //     may be ranged over again.
 //   - Save and Delete do not change their argument. The caller may keep and change whatever
 //     Load and All return, including the bytes.
+//   - If the Store has the method MayHold, it returns true for each checkpoint that Load finds.
 //   - If the Store is an io.Closer, every method returns an error after Close, and a second
 //     Close does not panic.
 //

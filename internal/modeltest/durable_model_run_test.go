@@ -945,6 +945,14 @@ func (s *durableStore) Delete(ctx context.Context, ids []string) error {
 	})
 }
 
+// MayHold is, in every other script, that of a Store that knows its IDs.
+func (s *durableStore) MayHold(id string) bool {
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	_, found := s.content[id]
+	return found || s.p.s.seed%2 == 0
+}
+
 func (s *durableStore) Load(ctx context.Context, id string) (activity.Checkpoint, bool, error) {
 	if err := s.trouble(ctx); err != nil {
 		return activity.Checkpoint{}, false, err
