@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"sync"
 
@@ -109,4 +110,57 @@ func (s *Store) loadBatch(batch []*loading) {
 		l.err = err
 		close(l.done)
 	}
+}
+
+// An idSet is the set of the IDs of all rows. Nobody but the owner inserts rows, so it need not ask
+// the database. It changes while its Store's turn is held.
+type idSet struct {
+	mu  sync.RWMutex
+	all map[string]struct{}
+}
+
+// fill makes s the result of a query for IDs.
+func (s *idSet) fill(rows *sql.Rows, err error) error {
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	all := map[string]struct{}{}
+	for rows.Next() {
+		id := ""
+		if err := rows.Scan(&id); err != nil {
+			return err
+		}
+		all[id] = struct{}{}
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all = all
+	return nil
+}
+
+func (s *idSet) add(batch []row) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range batch {
+		s.all[string(batch[i].ID)] = struct{}{}
+	}
+}
+
+func (s *idSet) remove(ids []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		delete(s.all, id)
+	}
+}
+
+func (s *idSet) has(id string) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	_, ok := s.all[id]
+	return ok
 }

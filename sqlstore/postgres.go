@@ -29,6 +29,7 @@ type postgres struct {
 	names names
 	owner string
 	lease time.Duration
+	ids   *idSet // filled by whoever gets the lock
 	text  pgStatements
 	key   int64 // of the advisory lock; set by takeOver
 
@@ -38,9 +39,9 @@ type postgres struct {
 
 // pgStatements are the statements that are executed often. They are made once, because that takes
 // about as long as a round trip to a server on the same machine.
-type pgStatements struct{ insertOne, insertMany, deleteOne, deleteMany, findOne, findMany, await, owner string }
+type pgStatements struct{ insertOne, insertMany, deleteOne, deleteMany, findOne, findMany, ids, await, owner string }
 
-func newPostgres(db *sql.DB, n names, owner string, lease time.Duration) *postgres {
+func newPostgres(db *sql.DB, n names, owner string, lease time.Duration, ids *idSet) *postgres {
 	const (
 		ids2 = "IN (SELECT decode(v, 'base64') FROM json_array_elements_text($2::text::json) AS v)"
 		ids3 = "IN (SELECT decode(v, 'base64') FROM json_array_elements_text($3::text::json) AS v)"
@@ -53,13 +54,14 @@ func newPostgres(db *sql.DB, n names, owner string, lease time.Duration) *postgr
 	}
 	remove := "DELETE FROM {table} WHERE owner = $1::text AND " + owns + " AND id "
 	find := "SELECT " + strings.Join(columns, ", ") + " FROM {table} WHERE owner = $1::text AND id "
-	return &postgres{db: db, names: n, owner: owner, lease: lease, text: pgStatements{
+	return &postgres{db: db, names: n, owner: owner, lease: lease, ids: ids, text: pgStatements{
 		insertOne:  n.insert("SELECT "+strings.Join(one, ", "), owns),
 		insertMany: n.insert("SELECT $1::text, $2::bigint, "+rowValues+" FROM json_to_recordset($3::text::json) AS r("+rowType+")", owns),
 		deleteOne:  n.expand(remove + "= $3::bytea"),
 		deleteMany: n.expand(remove + ids3),
 		findOne:    n.expand(find + "= $2::bytea"),
 		findMany:   n.expand(find + ids2),
+		ids:        n.expand("SELECT id FROM {table} WHERE owner = $1::text"),
 		await:      n.expand("SELECT 1 FROM {table} WHERE owner = $1::text AND id = $2::bytea FOR SHARE"),
 		owner:      n.expand("SELECT epoch FROM {owners} WHERE owner = $1::text"),
 	}}
@@ -231,6 +233,9 @@ func (p *postgres) takeOver(ctx context.Context) (int64, error) {
 			c AS (UPDATE {table} SET epoch = o.epoch FROM o WHERE owner = $1::text)
 			SELECT epoch FROM o`), p.owner, firstEpoch(), holder()).Scan(&epoch)
 	}
+	if err == nil && locked {
+		err = p.ids.fill(p.conn.QueryContext(limit, p.text.ids, p.owner))
+	}
 	switch {
 	case err != nil:
 		p.drop()
@@ -291,8 +296,11 @@ func (p *postgres) relock(ctx context.Context, conn *sql.Conn, epoch int64) erro
 	if err != nil {
 		return err
 	}
-	if err := p.checkOwner(ctx, conn, epoch); err != nil || locked {
+	if err := p.checkOwner(ctx, conn, epoch); err != nil {
 		return err
+	}
+	if locked { // after a restart, the database may be an older one
+		return p.ids.fill(conn.QueryContext(ctx, p.text.ids, p.owner))
 	}
 	_, err = conn.ExecContext(ctx, "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE "+ownLock, p.pid.Load(), p.key)
 	return errors.Join(errors.New("another session has the lock"), err)

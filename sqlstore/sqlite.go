@@ -22,6 +22,7 @@ import (
 type sqlite struct {
 	names names
 	owner string
+	ids   *idSet // filled by takeOver
 	text  sqliteStatements
 
 	db      *sql.DB   // the Store's own connections to the database
@@ -53,7 +54,7 @@ func fileName(path string) string {
 }
 
 // newSQLite returns the backend for the database file of users.
-func newSQLite(ctx context.Context, users *sql.DB, names names, owner string) (*sqlite, error) {
+func newSQLite(ctx context.Context, users *sql.DB, names names, owner string, ids *idSet) (*sqlite, error) {
 	path := ""
 	err := retryLocked(ctx, func() error {
 		return users.QueryRowContext(ctx, "SELECT file FROM pragma_database_list WHERE name = 'main'").Scan(&path)
@@ -66,7 +67,7 @@ func newSQLite(ctx context.Context, users *sql.DB, names names, owner string) (*
 	}
 	lock := path + "-" + names.table + "-" + ownerFile(owner) + ".lock"
 	return &sqlite{
-		names: names, owner: owner,
+		names: names, owner: owner, ids: ids,
 		text: sqliteStatements{
 			insert: names.insert("SELECT ?, ?"+strings.Repeat(", ?", len(columns)), ownsSQLite),
 			remove: names.expand("DELETE FROM {table} WHERE owner = ? AND id = ? AND " + ownsSQLite),
@@ -150,8 +151,10 @@ func (q *sqlite) takeOver(ctx context.Context) (int64, error) {
 		if err != nil {
 			return err
 		}
-		_, err = c.exec(q.names.expand("UPDATE {table} SET epoch = ? WHERE owner = ?"), epoch, q.owner)
-		return err
+		if _, err = c.exec(q.names.expand("UPDATE {table} SET epoch = ? WHERE owner = ?"), epoch, q.owner); err != nil {
+			return err
+		}
+		return q.ids.fill(c.conn.QueryContext(context.Background(), q.names.expand("SELECT id FROM {table} WHERE owner = ?"), q.owner))
 	})
 	return epoch, err
 }

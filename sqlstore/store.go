@@ -91,6 +91,7 @@ type Store struct {
 	turn chan struct{}
 
 	loader   loader
+	ids      idSet           // the IDs of all rows; unknown if readOnly
 	unknown  sync.Map        // the IDs of checkpoints whose last Commit may still be in progress
 	closed   bool            // whether Close has returned; guarded by turn
 	closing  context.Context // ends when Close is called
@@ -165,9 +166,9 @@ func open(ctx context.Context, db *sql.DB, opts *Options) (*Store, error) {
 		return nil, fmt.Errorf("Options.Table must have no schema on SQLite (got %q)", s.names.table)
 	}
 	if s.dialect == PostgreSQL {
-		s.backend = newPostgres(db, s.names, s.owner, s.lease)
+		s.backend = newPostgres(db, s.names, s.owner, s.lease, &s.ids)
 	} else {
-		q, err := newSQLite(ctx, db, s.names, s.owner)
+		q, err := newSQLite(ctx, db, s.names, s.owner, &s.ids)
 		if err != nil {
 			return nil, err
 		}
@@ -317,6 +318,12 @@ func (s *Store) Lost() <-chan struct{} { return s.lost }
 
 // KeepsNewest reports true: a Save never replaces a checkpoint that [Commit] has written later.
 func (s *Store) KeepsNewest() bool { return true }
+
+// MayHold reports whether there may be a checkpoint with that ID. It asks no database, so the
+// Runtime starts an activity with a new ID without a query. If another process has taken over, it
+// may be wrong until [Store.Lost] is closed: unlike [Store.Load], it is not for programs that only
+// look.
+func (s *Store) MayHold(id string) bool { return s.readOnly || s.ids.has(id) }
 
 // keep makes sure that the Store stays the owner, until it is closed.
 func (s *Store) keep() {
@@ -470,7 +477,10 @@ func (s *Store) Save(ctx context.Context, batch []activity.Checkpoint) error {
 			return fmt.Errorf("sqlstore: %w", err)
 		}
 	}
-	return s.change(ctx, "save", func(ctx context.Context) error { return s.backend.save(ctx, s.epoch, rows) })
+	return s.change(ctx, "save", func(ctx context.Context) error {
+		s.ids.add(rows) // whatever becomes of it
+		return s.backend.save(ctx, s.epoch, rows)
+	})
 }
 
 // Delete implements [activity.Store].
@@ -479,7 +489,13 @@ func (s *Store) Delete(ctx context.Context, ids []string) error {
 	for i, id := range ids {
 		all[i] = blob(id)
 	}
-	return s.change(ctx, "delete", func(ctx context.Context) error { return s.backend.remove(ctx, s.epoch, all) })
+	return s.change(ctx, "delete", func(ctx context.Context) error {
+		err := s.backend.remove(ctx, s.epoch, all)
+		if err == nil {
+			s.ids.remove(ids)
+		}
+		return err
+	})
 }
 
 func (s *Store) change(ctx context.Context, what string, f func(context.Context) error) error {

@@ -6,13 +6,18 @@ import (
 	"database/sql"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/seed-9da638b0/activity"
 	"github.com/seed-9da638b0/activity/internal/pgserver"
@@ -321,6 +326,101 @@ func TestOwner_Regains(t *testing.T) {
 	if after := epoch(); after != before {
 		t.Errorf("epoch %d became %d: another owner came between", before, after)
 	}
+}
+
+// A resetConn is a connection to a server that is not told when it breaks.
+type resetConn struct {
+	net.Conn
+	reset *atomic.Bool
+}
+
+func (c resetConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.reset.Load() {
+		return 0, errLink
+	}
+	return n, err
+}
+
+func (c resetConn) Write(b []byte) (int, error) {
+	if c.reset.Load() {
+		return 0, errLink
+	}
+	return c.Conn.Write(b)
+}
+
+func (c resetConn) Close() error {
+	if c.reset.Load() {
+		return nil
+	}
+	return c.Conn.Close()
+}
+
+// Given a connection that breaks, and a server that has not noticed and still has the lock for the
+// old session, then the Store ends that session, and is still the owner.
+func TestOwner_EndsItsLastSession(t *testing.T) {
+	config, err := pgx.ParseConfig(postgres(t).DSN())
+	checkErr(t, err, nil)
+	var mu sync.Mutex
+	var resets []*atomic.Bool
+	config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		t.Cleanup(func() { conn.Close() })
+		mu.Lock()
+		defer mu.Unlock()
+		reset := new(atomic.Bool)
+		resets = append(resets, reset)
+		return resetConn{conn, reset}, nil
+	}
+	db := stdlib.OpenDB(*config)
+	t.Cleanup(func() { db.Close() })
+	table := newTable()
+	s := open(t, db, sqlstore.Options{Table: table, Lease: time.Hour})
+	checkErr(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("a", 1)}), nil)
+	mu.Lock()
+	for _, reset := range resets {
+		reset.Store(true)
+	}
+	mu.Unlock()
+	checkErr(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("a", 2)}), nil)
+	if cp, _, err := s.Load(t.Context(), "a"); cp.Sequence != 2 || err != nil {
+		t.Errorf("sequence %d (%v)", cp.Sequence, err)
+	}
+	select {
+	case <-s.Lost():
+		t.Error("it is lost")
+	default:
+	}
+	refused(t, db, sqlstore.Options{Table: table}, "in use")
+}
+
+// Given a server that comes back with an older state of the database, then the owner knows what is
+// in it: a checkpoint that has been deleted since is found.
+func TestOwner_DatabaseRestored(t *testing.T) {
+	server := pgserver.Start(t)
+	db := openDB(t, "pgx", server.DSN())
+	s := open(t, db, sqlstore.Options{})
+	checkErr(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("a", 5)}), nil)
+	execute := func(statement string) {
+		if _, err := db.Exec(statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	execute("CREATE TABLE backup AS TABLE activity_checkpoints")
+	checkErr(t, s.Delete(t.Context(), []string{"a"}), nil)
+	execute("INSERT INTO activity_checkpoints TABLE backup")
+	checkErr(t, server.Restart(), nil)
+	checkErr(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("b", 1)}), nil) // connects again
+	checkErr(t, newRuntime(t, s).Run(t.Context(), fast("a"), func(ctx activity.Context) error {
+		found, err := ctx.HeartbeatDetails(new(int))
+		if !found {
+			t.Error("it begins anew")
+		}
+		return err
+	}), nil)
 }
 
 // Given an owner that is cut off until another has taken over, then it is lost: its activity ends,

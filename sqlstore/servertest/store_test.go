@@ -238,3 +238,41 @@ func TestSave_OneRoundTrip(t *testing.T) {
 		t.Errorf("%d rows are left", rows)
 	}
 }
+
+// Given an owner, then MayHold knows which IDs are stored, also those of the owner before. A Store
+// that only reads does not.
+func TestMayHold(t *testing.T) {
+	each(t, func(t *testing.T, connect func() *sql.DB) {
+		db, table := connect(), newTable()
+		s := open(t, db, sqlstore.Options{Table: table})
+		want := func(s *sqlstore.Store, want ...bool) {
+			t.Helper()
+			for i, id := range []string{"a", "b\xff", "c"} {
+				if got := s.MayHold(id); got != want[i] {
+					t.Errorf("MayHold(%q) = %t, want %t", id, got, want[i])
+				}
+			}
+		}
+		want(s, false, false, false)
+		checkErr(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("a", 1), checkpoint("b\xff", 1)}), nil)
+		want(s, true, true, false)
+		checkErr(t, s.Delete(t.Context(), []string{"a", "c"}), nil)
+		want(s, false, true, false)
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		checkErr(t, s.Delete(ended, []string{"b\xff"}), context.Canceled)
+		want(s, false, true, false)
+		want(open(t, db, sqlstore.Options{Table: table, ReadOnly: true}), true, true, true)
+		want(open(t, db, sqlstore.Options{Table: table, Owner: "other"}), false, false, false)
+		checkErr(t, s.Close(), nil)
+		s = open(t, db, sqlstore.Options{Table: table})
+		want(s, false, true, false)
+		if _, err := db.Exec("DROP TABLE " + table); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Delete(t.Context(), []string{"b\xff"}); err == nil {
+			t.Error("Delete returns nil without a table")
+		}
+		want(s, false, true, false)
+	})
+}
