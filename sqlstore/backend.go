@@ -71,20 +71,18 @@ func (e *finalError) Unwrap() error { return e.error }
 // page is the largest number of checkpoints that All reads at once.
 const page = "100"
 
-// isLocked reports whether err says that SQLite is locked by another connection, which may end
-// soon. The drivers have no common type for that. A snapshot that is out of date stays so.
+// isLocked reports whether err says that SQLite is locked by another connection. The drivers have no
+// common type for that, but SQLite's own text in their errors.
 func isLocked(err error) bool {
 	if err == nil {
 		return false
 	}
 	text := err.Error()
-	if strings.Contains(text, "SNAPSHOT") || strings.Contains(text, "(517)") {
-		return false
-	}
 	return strings.Contains(text, "SQLITE_BUSY") || strings.Contains(text, "database is locked") || strings.Contains(text, "table is locked")
 }
 
-// retryLocked calls f until it does not fail because SQLite is locked, or ctx ends.
+// retryLocked calls f until it does not fail because SQLite is locked, or ctx ends. f must not write in
+// a transaction that has read, because a snapshot that is out of date stays locked.
 func retryLocked(ctx context.Context, f func() error) error {
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		err := f()

@@ -145,19 +145,9 @@ func (s *Store) writeIn(ctx context.Context, tx *sql.Tx, r *row) error {
 	if err := s.backend.checkOpen(ctx, tx); err != nil {
 		return err
 	}
-	args := s.backend.commitArguments(s.epoch, r)
-	var result sql.Result
-	err := retryLocked(ctx, func() (err error) {
-		// Prepared once for each connection. That is not possible in a transaction of another
-		// *sql.DB than the one that Open got.
-		if s.prepared != nil {
-			if result, err = tx.StmtContext(ctx, s.prepared).ExecContext(ctx, args...); err == nil || !isForeign(err) {
-				return err
-			}
-		}
-		result, err = tx.ExecContext(ctx, s.backend.commitStatement(), args...)
-		return err
-	})
+	// An SQLite that is locked is not tried again, because tx may have a snapshot that stays out of
+	// date. The driver has waited for its busy timeout.
+	result, err := s.execIn(ctx, tx, s.backend.commitArguments(s.epoch, r)...)
 	if err != nil {
 		return err
 	}
@@ -168,6 +158,17 @@ func (s *Store) writeIn(ctx context.Context, tx *sql.Tx, r *row) error {
 		return err
 	}
 	return errors.New("the database has a newer one, or none")
+}
+
+// execIn executes the statement that writes a row in tx. It is prepared once for each connection.
+// That is not possible in a transaction of another *sql.DB than the one that Open got.
+func (s *Store) execIn(ctx context.Context, tx *sql.Tx, args ...any) (sql.Result, error) {
+	if s.prepared != nil {
+		if result, err := tx.StmtContext(ctx, s.prepared).ExecContext(ctx, args...); err == nil || !isForeign(err) {
+			return result, err
+		}
+	}
+	return tx.ExecContext(ctx, s.backend.commitStatement(), args...)
 }
 
 // isForeign reports whether err says that a statement belongs to another *sql.DB than the

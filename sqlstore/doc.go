@@ -18,8 +18,8 @@
 //	}
 //
 // The package needs no particular driver. It is tested with github.com/jackc/pgx/v5/stdlib and
-// github.com/lib/pq for PostgreSQL 15, and with modernc.org/sqlite. PostgreSQL 14 is the oldest
-// version that it accepts. It runs on SQLite 3.35 or newer.
+// github.com/lib/pq for PostgreSQL 15, and with modernc.org/sqlite and github.com/mattn/go-sqlite3 for
+// SQLite. PostgreSQL 14 is the oldest version that it accepts. It runs on SQLite 3.35 or newer.
 //
 // # Exactly once
 //
@@ -89,7 +89,9 @@
 //
 // SQLite has one writer at a time. While a transaction of an activity is open, the Store cannot
 // save, so keep transactions short. Use a write-ahead log and a busy timeout, for example
-// "file:data.db?_pragma=journal_mode(WAL)&_pragma=busy_timeout(10000)" with modernc.org/sqlite.
+// "file:data.db?_pragma=journal_mode(WAL)&_pragma=busy_timeout(10000)" with modernc.org/sqlite, and
+// "file:data.db?_journal_mode=WAL&_busy_timeout=10000" with mattn/go-sqlite3.
+//
 // A transaction that reads first and writes later may fail with SQLITE_BUSY. Begin it as a writer,
 // with _txlock=immediate in the name of the file. [Range] does so itself. The *sql.DB may be
 // limited to one connection. The Store opens the file by its name for connections of its own, with
@@ -100,11 +102,10 @@
 //
 // When Save returns nil, the checkpoints survive a crash of the server and a loss of power. The
 // Store sets synchronous_commit and PRAGMA synchronous for its own connection. A transaction of the
-// application's has the application's settings. With
-// synchronous_commit=off, or in a write-ahead log with PRAGMA synchronous=NORMAL, the last
-// transactions can be lost together with their progress, which then happen again, once. With
-// fsync=off, or PRAGMA synchronous=OFF, a loss of power can damage the database. Open warns of the
-// settings that are off.
+// application's has the application's settings. With synchronous_commit=off, or in a write-ahead log
+// with PRAGMA synchronous=NORMAL, the last transactions can be lost together with their progress, and
+// then happen again, once. NORMAL is the default of mattn/go-sqlite3. With fsync=off, or PRAGMA
+// synchronous=OFF, a loss of power can damage the database. Open warns of the settings that are off.
 //
 // # The tables
 //

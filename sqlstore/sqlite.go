@@ -15,7 +15,7 @@ import (
 
 // sqlite is the backend on SQLite.
 //
-// The Store owns its checkpoints as long as it holds an exclusive transaction on a file of its
+// The Store owns its checkpoints as long as it holds a write transaction on a file of its
 // own, beside the database. The operating system ends that with the process. The Store has
 // connections of its own, opened with the driver of the user's *sql.DB: that may allow only one,
 // which a transaction of the user's may occupy.
@@ -28,7 +28,7 @@ type sqlite struct {
 	db      *sql.DB   // the Store's own connections to the database
 	session *session  // nil before the first write, and after one that failed
 	lock    *sql.DB   // the Store's connection to the lock file
-	held    *sql.Conn // has the exclusive transaction; nil before takeOver has succeeded
+	held    *sql.Conn // has the transaction; nil before takeOver has succeeded
 }
 
 // sqliteStatements are the statements that are executed often. They are made once, because that takes
@@ -133,12 +133,15 @@ func (q *sqlite) takeOver(ctx context.Context) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		if _, err = held.ExecContext(context.Background(), "BEGIN EXCLUSIVE"); err != nil {
-			held.Close()
-			if isLocked(err) {
-				return 0, errOwned
+		// Not EXCLUSIVE: some drivers read the file when they open it.
+		for _, statement := range []string{"PRAGMA busy_timeout = 0", "BEGIN IMMEDIATE"} {
+			if _, err = held.ExecContext(context.Background(), statement); err != nil {
+				discard(held)
+				if isLocked(err) {
+					return 0, errOwned
+				}
+				return 0, &finalError{fmt.Errorf("locking the file beside the database: %w", err)}
 			}
-			return 0, &finalError{fmt.Errorf("locking the file beside the database: %w", err)}
 		}
 		q.held = held
 	}

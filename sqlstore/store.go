@@ -156,9 +156,11 @@ func open(ctx context.Context, db *sql.DB, opts *Options) (*Store, error) {
 	}
 	s.markLost = sync.OnceFunc(func() { close(s.lost) })
 	s.closing, s.close = context.WithCancel(context.Background())
+	limit, cancel := context.WithTimeout(ctx, busy)
+	defer cancel()
 	if s.dialect == 0 {
 		var err error
-		if s.dialect, err = detect(ctx, db); err != nil {
+		if s.dialect, err = detect(limit, db); err != nil {
 			return nil, err
 		}
 	}
@@ -168,7 +170,7 @@ func open(ctx context.Context, db *sql.DB, opts *Options) (*Store, error) {
 	if s.dialect == PostgreSQL {
 		s.backend = newPostgres(db, s.names, s.owner, s.lease, &s.ids)
 	} else {
-		q, err := newSQLite(ctx, db, s.names, s.owner, &s.ids)
+		q, err := newSQLite(limit, db, s.names, s.owner, &s.ids)
 		if err != nil {
 			return nil, err
 		}
@@ -193,7 +195,8 @@ func orDefault[T comparable](v, otherwise T) T {
 
 // detect returns the Dialect of db.
 func detect(ctx context.Context, db *sql.DB) (Dialect, error) {
-	if err := db.PingContext(ctx); err != nil {
+	// A new connection fails if its data source name sets the journal mode, and SQLite is locked.
+	if err := retryLocked(ctx, func() error { return db.PingContext(ctx) }); err != nil {
 		return 0, err
 	}
 	version := ""

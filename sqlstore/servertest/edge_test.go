@@ -18,29 +18,31 @@ import (
 // Given a statement after whose error SQLite rolls back the whole transaction, and a body that
 // ignores that, then Commit records no progress.
 func TestCommit_RolledBackBySQLite(t *testing.T) {
-	db := databases[1].open(t)()
-	rt, rows := newRuntime(t, open(t, db, sqlstore.Options{Table: newTable()})), newRows(t, db)
-	if _, err := db.Exec("CREATE TABLE u (k int UNIQUE); INSERT INTO u VALUES (1)"); err != nil {
-		t.Fatal(err)
-	}
-	ignores := true
-	checkErr(t, rt.Run(t.Context(), fast("a"), func(ctx activity.Context) error {
-		err := sqlstore.Range(ctx, db, 0, 5, func(tx *sql.Tx, i int) error {
-			if err := rows.insert(ctx, tx, i); err != nil {
-				return err
-			}
-			if i == 2 && ignores {
-				_, _ = tx.Exec("INSERT OR ROLLBACK INTO u VALUES (1)")
-			}
-			return nil
-		})
-		if ignores && (err == nil || !strings.Contains(err.Error(), "SQLite has rolled the transaction back")) {
-			t.Error(err)
+	eachSQLite(t, func(t *testing.T, connect func() *sql.DB) {
+		db := connect()
+		rt, rows := newRuntime(t, open(t, db, sqlstore.Options{Table: newTable()})), newRows(t, db)
+		if _, err := db.Exec("CREATE TABLE u (k int UNIQUE); INSERT INTO u VALUES (1)"); err != nil {
+			t.Fatal(err)
 		}
-		ignores = false
-		return err
-	}), nil)
-	rows.want(upTo(5)...)
+		ignores := true
+		checkErr(t, rt.Run(t.Context(), fast("a"), func(ctx activity.Context) error {
+			err := sqlstore.Range(ctx, db, 0, 5, func(tx *sql.Tx, i int) error {
+				if err := rows.insert(ctx, tx, i); err != nil {
+					return err
+				}
+				if i == 2 && ignores {
+					_, _ = tx.Exec("INSERT OR ROLLBACK INTO u VALUES (1)")
+				}
+				return nil
+			})
+			if ignores && (err == nil || !strings.Contains(err.Error(), "SQLite has rolled the transaction back")) {
+				t.Error(err)
+			}
+			ignores = false
+			return err
+		}), nil)
+		rows.want(upTo(5)...)
+	})
 }
 
 // Given rows that somebody has changed, then the owner's Save and Delete do not pass over them.
@@ -251,54 +253,58 @@ func TestOpen_TablesMadeAgain(t *testing.T) {
 // Given a transaction whose snapshot is out of date, then Commit fails at once, and the next attempt
 // succeeds.
 func TestCommit_BusySnapshot(t *testing.T) {
-	db := databases[1].open(t)()
-	s := open(t, db, sqlstore.Options{Table: newTable()})
-	rt := newRuntime(t, s)
-	attempts := 0
-	checkErr(t, rt.Run(t.Context(), fast("a"), func(ctx activity.Context) error {
-		attempts++
-		tx, err := db.BeginTx(ctx, nil)
-		if err != nil {
+	eachSQLite(t, func(t *testing.T, connect func() *sql.DB) {
+		db := connect()
+		s := open(t, db, sqlstore.Options{Table: newTable()})
+		rt := newRuntime(t, s)
+		attempts := 0
+		checkErr(t, rt.Run(t.Context(), fast("a"), func(ctx activity.Context) error {
+			attempts++
+			tx, err := db.BeginTx(ctx, nil)
+			if err != nil {
+				return err
+			}
+			n := 0
+			checkErr(t, tx.QueryRow("SELECT count(*) FROM sqlite_master").Scan(&n), nil)
+			if attempts == 1 {
+				checkErr(t, s.Save(ctx, []activity.Checkpoint{checkpoint("b", 1)}), nil)
+			}
+			err = sqlstore.Commit(ctx, tx, 1)
+			if failed := err != nil; failed != (attempts == 1) || failed && !strings.Contains(err.Error(), "database is locked") {
+				t.Error(err)
+			}
 			return err
-		}
-		n := 0
-		checkErr(t, tx.QueryRow("SELECT count(*) FROM sqlite_master").Scan(&n), nil)
-		if attempts == 1 {
-			checkErr(t, s.Save(ctx, []activity.Checkpoint{checkpoint("b", 1)}), nil)
-		}
-		err = sqlstore.Commit(ctx, tx, 1)
-		if failed := err != nil; failed != (attempts == 1) || failed && !strings.Contains(err.Error(), "517") {
-			t.Error(err)
-		}
-		return err
-	}), nil)
+		}), nil)
+	})
 }
 
 // Range begins as a writer, so that a body that reads first can write.
 func TestRange_ReadsFirst(t *testing.T) {
-	db := databases[1].open(t)()
-	s := open(t, db, sqlstore.Options{Table: newTable()})
-	rt, rows := newRuntime(t, s), newRows(t, db)
-	opts := fast("a")
-	opts.RetryPolicy.MaximumAttempts = 1
-	checkErr(t, rt.Run(t.Context(), opts, func(ctx activity.Context) error {
-		return sqlstore.Range(ctx, db, 0, 5, func(tx *sql.Tx, i int) error {
-			n := 0
-			if err := tx.QueryRow("SELECT count(*) FROM " + rows.name).Scan(&n); err != nil {
-				return err
-			}
-			saved := make(chan error, 1)
-			go func() {
-				saved <- s.Save(context.WithoutCancel(ctx), []activity.Checkpoint{checkpoint("b", uint64(i+1))})
-			}()
-			select {
-			case <-saved: // only if the transaction is no writer yet
-			case <-time.After(50 * time.Millisecond):
-			}
-			return rows.insert(ctx, tx, i)
-		})
-	}), nil)
-	rows.want(upTo(5)...)
+	eachSQLite(t, func(t *testing.T, connect func() *sql.DB) {
+		db := connect()
+		s := open(t, db, sqlstore.Options{Table: newTable()})
+		rt, rows := newRuntime(t, s), newRows(t, db)
+		opts := fast("a")
+		opts.RetryPolicy.MaximumAttempts = 1
+		checkErr(t, rt.Run(t.Context(), opts, func(ctx activity.Context) error {
+			return sqlstore.Range(ctx, db, 0, 5, func(tx *sql.Tx, i int) error {
+				n := 0
+				if err := tx.QueryRow("SELECT count(*) FROM " + rows.name).Scan(&n); err != nil {
+					return err
+				}
+				saved := make(chan error, 1)
+				go func() {
+					saved <- s.Save(context.WithoutCancel(ctx), []activity.Checkpoint{checkpoint("b", uint64(i+1))})
+				}()
+				select {
+				case <-saved: // only if the transaction is no writer yet
+				case <-time.After(50 * time.Millisecond):
+				}
+				return rows.insert(ctx, tx, i)
+			})
+		}), nil)
+		rows.want(upTo(5)...)
+	})
 }
 
 // Given a server that does not answer, then a Save returns when its context ends.
@@ -315,19 +321,21 @@ func TestSave_ServerPaused(t *testing.T) {
 
 // Given a Save that waits for a transaction of the user's, then Close ends it.
 func TestClose_WhileLocked(t *testing.T) {
-	db := databases[1].open(t)()
-	rows, s := newRows(t, db), open(t, db, sqlstore.Options{Table: newTable()})
-	tx, err := db.Begin()
-	checkErr(t, err, nil)
-	defer tx.Rollback()
-	checkErr(t, rows.insert(t.Context(), tx, 1), nil)
-	saved := make(chan error, 1)
-	go func() { saved <- s.Save(context.Background(), []activity.Checkpoint{checkpoint("a", 1)}) }()
-	checkErr(t, s.Close(), nil)
-	if err := <-saved; err == nil {
-		t.Error("Save returned nil")
-	}
-	checkErr(t, s.Close(), nil)
+	eachSQLite(t, func(t *testing.T, connect func() *sql.DB) {
+		db := connect()
+		rows, s := newRows(t, db), open(t, db, sqlstore.Options{Table: newTable()})
+		tx, err := db.Begin()
+		checkErr(t, err, nil)
+		defer tx.Rollback()
+		checkErr(t, rows.insert(t.Context(), tx, 1), nil)
+		saved := make(chan error, 1)
+		go func() { saved <- s.Save(context.Background(), []activity.Checkpoint{checkpoint("a", 1)}) }()
+		checkErr(t, s.Close(), nil)
+		if err := <-saved; err == nil {
+			t.Error("Save returned nil")
+		}
+		checkErr(t, s.Close(), nil)
+	})
 }
 
 // Given a Store that is closed, then Commit is refused.

@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/lib/pq v1.12.3
+	github.com/mattn/go-sqlite3 v1.14.53
 	github.com/seed-9da638b0/activity v0.1.0
 	github.com/seed-9da638b0/activity/sqlstore v0.1.0
 	modernc.org/sqlite v1.62.0

@@ -71,22 +71,28 @@ func (x hookedTx) Commit() error {
 	return nil
 }
 
-// hookedSQLite connects to a file of SQLite, with hooks.
+// hookedSQLite is a driver with hooks.
 type hookedSQLite struct {
-	driver driver.Driver
-	file   string
-	h      *hooks
+	driver.Driver
+	h *hooks
 }
 
-func (c hookedSQLite) Driver() driver.Driver { return c.driver }
-
-func (c hookedSQLite) Connect(context.Context) (driver.Conn, error) {
-	conn, err := c.driver.Open(c.file)
+func (d hookedSQLite) Open(file string) (driver.Conn, error) {
+	conn, err := d.Driver.Open(file)
 	if err != nil {
 		return nil, err
 	}
-	return &hookedFile{conn.(fileConn), c.h}, nil
+	return &hookedFile{conn.(fileConn), d.h}, nil
 }
+
+// A connector opens a file with a driver.
+type connector struct {
+	driver driver.Driver
+	file   string
+}
+
+func (c connector) Driver() driver.Driver                        { return c.driver }
+func (c connector) Connect(context.Context) (driver.Conn, error) { return c.driver.Open(c.file) }
 
 // fileConn is what a connection of modernc.org/sqlite implements.
 type fileConn interface {
@@ -105,4 +111,32 @@ type hookedFile struct {
 func (c *hookedFile) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
 	tx, err := c.fileConn.BeginTx(ctx, opts)
 	return hookedTx{tx, c.h}, err
+}
+
+// weakSQLite is a driver whose connections do not wait for the disk, unless they are told to.
+type weakSQLite struct {
+	driver.Driver
+	atCommit func(conn fileConn) // called before each COMMIT that is prepared
+}
+
+func (d weakSQLite) Open(file string) (driver.Conn, error) {
+	conn, err := d.Driver.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	weak := &weakFile{conn.(fileConn), d}
+	_, err = weak.ExecContext(context.Background(), "PRAGMA synchronous = OFF", nil)
+	return weak, err
+}
+
+type weakFile struct {
+	fileConn
+	d weakSQLite
+}
+
+func (c *weakFile) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	if query == "COMMIT" {
+		c.d.atCommit(c.fileConn)
+	}
+	return c.fileConn.PrepareContext(ctx, query)
 }

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -211,8 +213,28 @@ func TestOpen_Warns(t *testing.T) {
 	})
 }
 
+// What is saved is flushed to the disk, even if the driver's default is not to do so.
+func TestSave_IsDurableOnSQLite(t *testing.T) {
+	var settings []int64
+	weak := weakSQLite{openDB(t, "sqlite", "").Driver(), func(conn fileConn) {
+		rows, err := conn.QueryContext(t.Context(), "PRAGMA synchronous", nil)
+		checkErr(t, err, nil)
+		defer rows.Close()
+		value := make([]driver.Value, 1)
+		checkErr(t, rows.Next(value), nil)
+		settings = append(settings, value[0].(int64))
+	}}
+	db := sql.OpenDB(connector{weak, filepath.Join(t.TempDir(), "data.db")})
+	t.Cleanup(func() { db.Close() })
+	s := open(t, db, sqlstore.Options{})
+	checkErr(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("a", 1)}), nil)
+	if len(settings) == 0 || slices.Min(settings) < 2 { // FULL is 2
+		t.Errorf("synchronous is %d at each COMMIT of the Store", settings)
+	}
+}
+
 // What is saved is flushed to the disk, even if the server's default is not to do so.
-func TestSave_IsDurable(t *testing.T) {
+func TestSave_IsDurableOnPostgreSQL(t *testing.T) {
 	db := openDB(t, "pgx", pgserver.Start(t, "wal_writer_delay=10s").DSN()+" synchronous_commit=off")
 	s := open(t, db, sqlstore.Options{Table: newTable(), Owner: "durable"})
 	flushed := func() (n int64) {

@@ -110,6 +110,13 @@ func each(t *testing.T, test func(t *testing.T, connect func() *sql.DB)) {
 	}
 }
 
+// eachSQLite runs a test on each driver for SQLite.
+func eachSQLite(t *testing.T, test func(t *testing.T, connect func() *sql.DB)) {
+	for _, d := range databases[1:] {
+		t.Run(d.name, func(t *testing.T) { test(t, d.open(t)) })
+	}
+}
+
 // open opens a Store until the end of the test.
 func open(t testing.TB, db *sql.DB, opts sqlstore.Options) *sqlstore.Store {
 	t.Helper()
