@@ -50,6 +50,27 @@ type names struct{ table string }
 func (n names) owners() string  { return n.table + "_owners" }
 func (n names) version() string { return n.table + "_version" }
 
+// qualify adds the schema on PostgreSQL, because a transaction of the user's may have another
+// search_path. A table that does not exist will be created in the current schema.
+func (n *names) qualify(ctx context.Context, db *sql.DB) error {
+	if strings.Contains(n.table, ".") {
+		return nil
+	}
+	schema := sql.NullString{} // NULL if no schema of the search_path exists
+	err := db.QueryRowContext(ctx, `
+		SELECT quote_ident(coalesce((
+			SELECT nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1::text)
+		), current_schema()))`, n.table).Scan(&schema)
+	switch {
+	case err != nil:
+		return err
+	case !schema.Valid:
+		return errors.New("no schema of the search_path exists")
+	}
+	n.table = schema.String + "." + n.table
+	return nil
+}
+
 // expand replaces {table}, {owners} and {version} in a statement.
 func (n names) expand(statement string) string {
 	return strings.NewReplacer("{table}", n.table, "{owners}", n.owners(), "{version}", n.version()).Replace(statement)

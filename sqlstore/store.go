@@ -24,7 +24,8 @@ type Options struct {
 	Dialect Dialect
 
 	// Table is the name of the table for checkpoints, of letters, digits and underscores. On
-	// PostgreSQL it may have a schema before it, as in "jobs.checkpoints". There are two more
+	// PostgreSQL it may have a schema before it, as in "jobs.checkpoints". Without one, Open looks
+	// for it in the search_path of db once, and creates it in the first schema. There are two more
 	// tables, whose names end in "_owners" and "_version". If empty, "activity_checkpoints".
 	Table string
 
@@ -168,6 +169,9 @@ func open(ctx context.Context, db *sql.DB, opts *Options) (*Store, error) {
 		return nil, fmt.Errorf("Options.Table must have no schema on SQLite (got %q)", s.names.table)
 	}
 	if s.dialect == PostgreSQL {
+		if err := s.names.qualify(limit, db); err != nil {
+			return nil, fmt.Errorf("finding the schema of the table %s: %w", s.names.table, err)
+		}
 		s.backend = newPostgres(db, s.names, s.owner, s.lease, &s.ids)
 	} else {
 		q, err := newSQLite(limit, db, s.names, s.owner, &s.ids)

@@ -278,6 +278,40 @@ func TestRange_AnotherDatabase(t *testing.T) {
 	})
 }
 
+// Given a schema that needs quotes and is on the search_path only when the Store is opened, then
+// transactions with another search_path record their progress in it.
+func TestRange_AnotherSearchPath(t *testing.T) {
+	dsn := postgres(t).DSN()
+	plain := openDB(t, "pgx", dsn)
+	table := newTable()
+	for _, statement := range []string{`CREATE SCHEMA "Odd one"`, "CREATE SCHEMA tenant"} {
+		if _, err := plain.Exec(statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	db := openDB(t, "pgx", dsn+` search_path='"Odd one"'`)
+	s := open(t, db, sqlstore.Options{Table: table})
+	rt, rows := newRuntime(t, s), newRows(t, plain)
+	decoy := open(t, plain, sqlstore.Options{Table: table}) // in the schema public
+	checkErr(t, rt.Run(t.Context(), fast("a"), func(ctx activity.Context) error {
+		return sqlstore.Range(ctx, plain, 0, 5, func(tx *sql.Tx, i int) error {
+			if i == 2 {
+				if _, err := tx.Exec("SET LOCAL search_path = tenant, public"); err != nil {
+					return err
+				}
+			}
+			if cp, found, err := s.Load(ctx, "a"); !found || err != nil || i > 0 && len(cp.Details) == 0 {
+				t.Errorf("body %d finds %+v (%v)", i, cp, err)
+			}
+			return rows.insert(ctx, tx, i)
+		})
+	}), nil)
+	rows.want(upTo(5)...)
+	if _, found, err := decoy.Load(t.Context(), "a"); found || err != nil {
+		t.Errorf("found in another schema (%v)", err)
+	}
+}
+
 // Given a COMMIT on SQLite that takes long, because a disk is slow, then Commit waits for it.
 func TestCommit_SlowDisk(t *testing.T) {
 	hook := &hooks{beforeCommit: func() error {

@@ -188,6 +188,12 @@ func TestOpen_WithoutRights(t *testing.T) {
 	refused(t, db, sqlstore.Options{Table: "jobs.points"}, "in use")
 }
 
+// Given a search_path without a schema, then Open says so.
+func TestOpen_NoSchema(t *testing.T) {
+	db := openDB(t, "pgx", postgres(t).DSN()+" search_path=missing")
+	refused(t, db, sqlstore.Options{Table: newTable()}, "finding the schema of the table checkpoints", "search_path")
+}
+
 func TestOpen_Warns(t *testing.T) {
 	warned := func(t *testing.T, db *sql.DB, text string) {
 		t.Helper()
