@@ -24,6 +24,7 @@ const (
 
 func sqlRun(d database) string    { return "sql, run, " + d.name }
 func sqlStep(d database) string   { return "sql, step, " + d.name }
+func sqlBatch(d database) string  { return "sql, batch, " + d.name }
 func sqlAtOnce(d database) string { return "sql, at once, " + d.name }
 
 func sqlSections(s scale, d *databases) []section {
@@ -55,7 +56,7 @@ func sqlSections(s scale, d *databases) []section {
 		row{name: "DBOS, RunAsTransaction", remark: "pgxpool, on the pool of the system database; nine statements", least: s.steps, open: pg.row("step_dbos", func(c *sqlClient) (subject, error) { return dbosSteps(d, c) })},
 	)
 
-	return []section{run, sqlRunSection(lite, s), step, sqlStepSection(lite, s), sqlAtOnceSection(pg, s), sqlAtOnceSection(lite, s)}
+	return []section{run, sqlRunSection(lite, s), step, sqlStepSection(lite, s), sqlBatchSection(pg, s), sqlBatchSection(lite, s), sqlAtOnceSection(pg, s), sqlAtOnceSection(lite, s)}
 }
 
 func sqlRunSection(d database, s scale) section {
@@ -105,14 +106,14 @@ func sqlStepSection(d database, s scale) section {
 		text: "On " + d.settings + ". One after the other, with a context that can be canceled. ns: from the beginning of the transaction until it is committed.",
 		rows: []row{
 			{name: sqlFloorStep, remark: "database/sql", least: s.steps, open: d.row("step_floor", func(c *sqlClient) (subject, error) {
-				return c.floorSteps(func(_ context.Context, _ *stepTable, tx *sql.Tx) error { return tx.Commit() })
+				return c.floorSteps(1, func(_ context.Context, _ *stepTable, tx *sql.Tx) error { return tx.Commit() })
 			})},
 			{name: sqlHandStep, remark: "a row with the number of the last step: no fencing, no sequence, no answer if the connection breaks", least: s.steps, open: d.row("step_hand", func(c *sqlClient) (subject, error) {
 				if err := c.exec("CREATE TABLE "+c.table+" (id text PRIMARY KEY, n bigint NOT NULL)", "INSERT INTO "+c.table+" (id, n) VALUES ('steps', 0)"); err != nil {
 					return subject{}, err
 				}
 				progress := "UPDATE " + c.table + " SET n = $1 WHERE id = $2"
-				return c.floorSteps(func(ctx context.Context, t *stepTable, tx *sql.Tx) error {
+				return c.floorSteps(1, func(ctx context.Context, t *stepTable, tx *sql.Tx) error {
 					result, err := tx.ExecContext(ctx, progress, t.last, "steps")
 					if err != nil {
 						return err
@@ -124,19 +125,40 @@ func sqlStepSection(d database, s scale) section {
 				})
 			})},
 			{name: sqlOurCommit, remark: "sqlstore.Commit in place of COMMIT", ours: true, least: s.steps, open: d.row("step_commit", func(c *sqlClient) (subject, error) {
-				return c.ourSteps(func(ctx activity.Context, t *stepTable, n int) error {
-					return repeat(n, func() error {
-						return t.step(ctx, func(tx *sql.Tx) error { return sqlstore.Commit(ctx, tx, t.last) })
-					})
-				})
+				return c.ourSteps(1, commits)
 			})},
 			{name: sqlOurRange, remark: "sqlstore.Range: one body", least: s.steps, open: d.row("step_range", func(c *sqlClient) (subject, error) {
-				return c.ourSteps(func(ctx activity.Context, t *stepTable, n int) error {
+				return c.ourSteps(1, func(ctx activity.Context, t *stepTable, n int) error {
 					return sqlstore.Range(ctx, c.db, 0, n, func(tx *sql.Tx, _ int) error { return t.add(ctx, tx) })
 				})
 			})},
 		},
 	}
+}
+
+// stepRows is the number of rows that a step of sqlBatchSection inserts, as many as examples/import does.
+const stepRows = 1000
+
+func sqlBatchSection(d database, s scale) section {
+	return section{
+		name: sqlBatch(d), title: fmt.Sprintf("One step that inserts %s rows, on %s", count(stepRows), d.name), missing: d.missing, rounds: s.commits,
+		text: "On " + d.settings + ". One after the other, with a context that can be canceled. The rows are in one statement. ns: from the beginning of the transaction until it is committed.",
+		rows: []row{
+			{name: sqlFloorStep, remark: "database/sql", least: s.steps, open: d.row("batch_floor", func(c *sqlClient) (subject, error) {
+				return c.floorSteps(stepRows, func(_ context.Context, _ *stepTable, tx *sql.Tx) error { return tx.Commit() })
+			})},
+			{name: sqlOurCommit, remark: "sqlstore.Commit in place of COMMIT", ours: true, least: s.steps, open: d.row("batch_commit", func(c *sqlClient) (subject, error) {
+				return c.ourSteps(stepRows, commits)
+			})},
+		},
+	}
+}
+
+// commits takes n steps with sqlstore.Commit.
+func commits(ctx activity.Context, t *stepTable, n int) error {
+	return repeat(n, func() error {
+		return t.step(ctx, func(tx *sql.Tx) error { return sqlstore.Commit(ctx, tx, t.last) })
+	})
 }
 
 // floorRuns returns a subject that does what a durable run does with its checkpoint.
@@ -151,9 +173,9 @@ func (c *sqlClient) floorRuns(run func(ctx context.Context, f *floorTable) error
 	}, func(int) error { return nil }), close: func() error { cancel(); return nil }}, nil
 }
 
-// floorSteps returns a subject with steps that no activity takes.
-func (c *sqlClient) floorSteps(commit func(context.Context, *stepTable, *sql.Tx) error) (subject, error) {
-	t, err := c.stepTable()
+// floorSteps returns a subject with steps that no activity takes, each of size rows.
+func (c *sqlClient) floorSteps(size int, commit func(context.Context, *stepTable, *sql.Tx) error) (subject, error) {
+	t, err := c.stepTable(size)
 	if err != nil {
 		return subject{}, err
 	}
@@ -163,9 +185,9 @@ func (c *sqlClient) floorSteps(commit func(context.Context, *stepTable, *sql.Tx)
 	}, t.verify), close: func() error { cancel(); return nil }}, nil
 }
 
-// ourSteps returns a subject with the steps of an activity, which many takes.
-func (c *sqlClient) ourSteps(many func(ctx activity.Context, t *stepTable, n int) error) (subject, error) {
-	t, err := c.stepTable()
+// ourSteps returns a subject with the steps of an activity, which many takes, each of size rows.
+func (c *sqlClient) ourSteps(size int, many func(ctx activity.Context, t *stepTable, n int) error) (subject, error) {
+	t, err := c.stepTable(size)
 	if err != nil {
 		return subject{}, err
 	}

@@ -240,22 +240,27 @@ func (f *floorTable) delete(ctx context.Context, id string) error {
 	return errors.Join(err, same(int(n), 1, "deleted rows"))
 }
 
-// A stepTable is a table that gets a row from each step.
+// A stepTable is a table that gets rows from each step.
 type stepTable struct {
 	*sqlClient
 	insert string
+	size   int // the rows of a step
 	last   int // the number in the last row
 	rows   int // the rows that verify has counted
 }
 
 // stepTable creates the table, without a key, so that a step that is done twice shows.
-func (c *sqlClient) stepTable() (*stepTable, error) {
+func (c *sqlClient) stepTable(size int) (*stepTable, error) {
 	name := c.table + "_rows"
 	err := c.exec("CREATE TABLE " + name + " (n bigint NOT NULL)")
-	return &stepTable{sqlClient: c, insert: "INSERT INTO " + name + " (n) VALUES ($1)"}, err
+	marks := make([]string, size)
+	for i := range marks {
+		marks[i] = fmt.Sprintf("($%d)", i+1)
+	}
+	return &stepTable{sqlClient: c, insert: "INSERT INTO " + name + " (n) VALUES " + strings.Join(marks, ", "), size: size}, err
 }
 
-// step is a transaction that adds a row.
+// step is a transaction that adds rows.
 func (t *stepTable) step(ctx context.Context, commit func(*sql.Tx) error) error {
 	tx, err := t.db.BeginTx(ctx, nil)
 	if err != nil {
@@ -269,12 +274,16 @@ func (t *stepTable) step(ctx context.Context, commit func(*sql.Tx) error) error 
 }
 
 func (t *stepTable) add(ctx context.Context, tx *sql.Tx) error {
-	t.last++
-	_, err := tx.ExecContext(ctx, t.insert, t.last)
+	numbers := make([]any, t.size)
+	for i := range numbers {
+		t.last++
+		numbers[i] = t.last
+	}
+	_, err := tx.ExecContext(ctx, t.insert, numbers...)
 	return err
 }
 
-// verify returns an error if n steps since the last call have not added a row each.
+// verify returns an error if n steps since the last call have not added their rows.
 func (t *stepTable) verify(n int) error {
 	rows, distinct := 0, 0
 	if err := t.db.QueryRow("SELECT count(*), count(DISTINCT n) FROM "+t.table+"_rows").Scan(&rows, &distinct); err != nil {
@@ -282,5 +291,5 @@ func (t *stepTable) verify(n int) error {
 	}
 	did := rows - t.rows
 	t.rows = rows
-	return errors.Join(same(did, n, "rows"), same(distinct, rows, "distinct rows"))
+	return errors.Join(same(did, n*t.size, "rows"), same(distinct, rows, "distinct rows"))
 }

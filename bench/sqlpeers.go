@@ -31,7 +31,7 @@ func (d *databases) pool() (*pgxpool.Pool, error) {
 }
 
 func pgxpoolSteps(d *databases, c *sqlClient) (subject, error) {
-	s, err := c.stepTable()
+	s, err := c.stepTable(1)
 	if err != nil {
 		return subject{}, err
 	}
@@ -181,7 +181,7 @@ func (stepsJob) Kind() string { return "steps" }
 // riverSteps returns a subject with the steps of one job. Each has the row and the cursor in
 // one transaction.
 func riverSteps(d *databases, table *sqlClient) (subject, error) {
-	s, err := table.stepTable()
+	s, err := table.stepTable(1)
 	if err != nil {
 		return subject{}, err
 	}
@@ -283,7 +283,7 @@ func dbosWorkflows(d *databases, schema string) (subject, error) {
 // dbosSteps returns a subject with the steps of one workflow. Each has the row and the
 // checkpoint in one transaction.
 func dbosSteps(d *databases, table *sqlClient) (subject, error) {
-	s, err := table.stepTable()
+	s, err := table.stepTable(1)
 	if err != nil {
 		return subject{}, err
 	}
