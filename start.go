@@ -334,7 +334,7 @@ func (a *activity) load(recovering bool) (err error) {
 	defer func() {
 		err = a.loaded(cp, mismatch, recovering, err)
 	}()
-	cp, err = a.find()
+	cp, err = a.find(recovering)
 	if err == nil && cp.State != 0 {
 		mismatch = a.compare(cp)
 	}
@@ -343,7 +343,8 @@ func (a *activity) load(recovering bool) (err error) {
 
 // find returns the checkpoint of the activity's ID. Its State is 0 if there is none. A
 // record that is not saved yet is newer than what the Store holds, so it comes first.
-func (a *activity) find() (cp Checkpoint, err error) {
+// Recover has seen the checkpoint, and need not ask the Store whether it may hold one.
+func (a *activity) find(recovering bool) (cp Checkpoint, err error) {
 	r, rt := a.rec, a.rt
 	if p := r.start.replaces; p != nil {
 		if !p.gone {
@@ -351,7 +352,7 @@ func (a *activity) find() (cp Checkpoint, err error) {
 		}
 		return cp, nil
 	}
-	if !rt.mayHold(r.id) {
+	if !recovering && !rt.mayHold(r.id) {
 		return cp, nil
 	}
 	return rt.load(a.base, r.id, a.closeBy(), func(cancel context.CancelCauseFunc) {

@@ -849,3 +849,22 @@ func TestStart_MayHold(t *testing.T) {
 		})
 	}
 }
+
+// Given a Store that does not know a checkpoint that All yields, then Recover continues it.
+func TestRecover_MayHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore(t)
+		s.put(activity.Checkpoint{State: activity.CheckpointInterrupted, Attempt: 1, Progressed: 1, Details: details(7)})
+		rt := activity.New(activity.Config{Store: idStore{s, func(string) bool { return false }}, Logger: quiet})
+		start := 0
+		n, err := rt.Recover(t.Context(), &activity.Definition[struct{}, struct{}]{Name: "job", Func: func(ctx activity.Context, _ struct{}) (none struct{}, err error) {
+			start, err = activity.Resume(ctx, 0)
+			return none, err
+		}})
+		checkErr(t, err, nil)
+		synctest.Wait()
+		if checkErr(t, rt.Shutdown(t.Context()), nil); n != 1 || start != 7 {
+			t.Errorf("%d recovered, from %d", n, start)
+		}
+	})
+}
