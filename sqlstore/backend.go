@@ -36,8 +36,6 @@ type backend interface {
 	// close closes the Store's own connection, which gives up the ownership.
 	close() error
 
-	// interrupt ends the statement that the Store's own connection executes, if any.
-	interrupt(ctx context.Context)
 	// load returns the rows with these IDs.
 	load(ctx context.Context, ids [][]byte) ([]row, error)
 	// await waits until no transaction of the user's that has written the row with this ID is open.

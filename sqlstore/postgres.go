@@ -102,11 +102,34 @@ func (p *postgres) warnings(ctx context.Context, users *sql.DB) ([]string, error
 	return found, err
 }
 
-// limit returns a context for a statement of the Store's own connection. It is not the caller's,
-// because a context that ends during a statement makes the driver close the connection. It ends
-// only if the server has not answered for so long that the connection must be taken for lost.
-func (p *postgres) limit() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), 3*p.lease)
+// execute calls f, which executes statements of the Store's own connection, with a context that is not
+// the caller's, because a context that ends during a statement makes the driver close the connection.
+// When ctx ends, the server is asked to cancel the statement. Only if that does not help, or if the
+// server has not answered for so long that it must be taken for unreachable, the context ends.
+func (p *postgres) execute(ctx context.Context, f func(context.Context) error) error {
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*p.lease)
+	defer cancel()
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		p.interrupt(limit)
+		cancel()
+	})
+	err := f(limit)
+	if !stop() {
+		cancel()
+		<-interrupted // so that it does not cancel what is executed next
+	}
+	return err
+}
+
+// interrupt asks the server to cancel the statement of the Store's own connection, and returns after a
+// lease or when limit ends.
+func (p *postgres) interrupt(limit context.Context) {
+	limit, cancel := context.WithTimeout(limit, p.lease)
+	defer cancel()
+	_, _ = p.db.ExecContext(limit, "SELECT pg_cancel_backend(pid) FROM pg_locks WHERE "+ownLock, p.pid.Load(), p.key)
+	<-limit.Done()
 }
 
 // connect makes a connection for the Store's own use, with the settings that it needs.
@@ -218,13 +241,13 @@ func (p *postgres) takeOver(ctx context.Context) (int64, error) {
 		p.conn = conn
 		p.pid.Store(pid)
 	}
-	limit, cancel := p.limit()
-	defer cancel()
-	locked, err := p.tryLock(limit, p.conn)
-	epoch := int64(0)
-	if err == nil && locked {
+	locked, epoch := false, int64(0)
+	err := p.execute(ctx, func(ctx context.Context) (err error) {
+		if locked, err = p.tryLock(ctx, p.conn); err != nil || !locked {
+			return err
+		}
 		// This waits for transactions of the owner before, which have locked their checkpoints.
-		err = p.conn.QueryRowContext(limit, p.names.expand(`
+		err = p.conn.QueryRowContext(ctx, p.names.expand(`
 			WITH o AS (
 				INSERT INTO {owners} AS o (owner, epoch, holder) VALUES ($1::text, $2::bigint, $3::text)
 				ON CONFLICT (owner) DO UPDATE SET epoch = o.epoch + 1, holder = EXCLUDED.holder
@@ -232,10 +255,11 @@ func (p *postgres) takeOver(ctx context.Context) (int64, error) {
 			),
 			c AS (UPDATE {table} SET epoch = o.epoch FROM o WHERE owner = $1::text)
 			SELECT epoch FROM o`), p.owner, firstEpoch(), holder()).Scan(&epoch)
-	}
-	if err == nil && locked {
-		err = p.ids.fill(p.conn.QueryContext(limit, p.text.ids, p.owner))
-	}
+		if err != nil {
+			return err
+		}
+		return p.ids.fill(p.conn.QueryContext(ctx, p.text.ids, p.owner))
+	})
 	switch {
 	case err != nil:
 		p.drop()
@@ -260,10 +284,11 @@ func (p *postgres) drop() {
 
 func (p *postgres) regain(ctx context.Context, epoch int64) (fresh bool, err error) {
 	if p.conn != nil {
-		limit, cancel := p.limit()
-		defer cancel()
 		pid := int64(0)
-		if err := p.conn.QueryRowContext(limit, "SELECT pg_backend_pid()").Scan(&pid); err == nil && pid == p.pid.Load() {
+		err := p.execute(ctx, func(ctx context.Context) error {
+			return p.conn.QueryRowContext(ctx, "SELECT pg_backend_pid()").Scan(&pid)
+		})
+		if err == nil && pid == p.pid.Load() {
 			return false, nil
 		}
 		p.drop()
@@ -309,12 +334,6 @@ func (p *postgres) relock(ctx context.Context, conn *sql.Conn, epoch int64) erro
 // ownLock finds the session of a PID in pg_locks, if it has the lock with that key.
 const ownLock = "locktype = 'advisory' AND granted AND pid = $1::bigint AND objsubid = 1 AND (classid::bigint << 32 | objid::bigint) = $2::bigint"
 
-func (p *postgres) interrupt(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, p.lease)
-	defer cancel()
-	_, _ = p.db.ExecContext(ctx, "SELECT pg_cancel_backend(pid) FROM pg_locks WHERE "+ownLock, p.pid.Load(), p.key)
-}
-
 func (p *postgres) close() error {
 	p.drop() // the end of the session gives up the lock
 	return nil
@@ -342,41 +361,41 @@ var rowValues = func() string {
 	return strings.Join(all, ", ")
 }()
 
-func (p *postgres) save(_ context.Context, epoch int64, batch []row) error {
+func (p *postgres) save(ctx context.Context, epoch int64, batch []row) error {
 	if len(batch) == 1 {
-		return p.write(epoch, 1, p.text.insertOne, append([]any{p.owner, epoch}, batch[0].values()...)...)
+		return p.write(ctx, epoch, 1, p.text.insertOne, append([]any{p.owner, epoch}, batch[0].values()...)...)
 	}
 	data, err := json.Marshal(batch)
 	if err != nil {
 		return err
 	}
-	return p.write(epoch, len(batch), p.text.insertMany, p.owner, epoch, string(data))
+	return p.write(ctx, epoch, len(batch), p.text.insertMany, p.owner, epoch, string(data))
 }
 
-func (p *postgres) remove(_ context.Context, epoch int64, ids [][]byte) error {
+func (p *postgres) remove(ctx context.Context, epoch int64, ids [][]byte) error {
 	if len(ids) == 1 {
-		return p.write(epoch, 1, p.text.deleteOne, p.owner, epoch, ids[0])
+		return p.write(ctx, epoch, 1, p.text.deleteOne, p.owner, epoch, ids[0])
 	}
 	data, err := json.Marshal(ids)
 	if err != nil {
 		return err
 	}
-	return p.write(epoch, len(ids), p.text.deleteMany, p.owner, epoch, string(data))
+	return p.write(ctx, epoch, len(ids), p.text.deleteMany, p.owner, epoch, string(data))
 }
 
 // write executes a statement that changes at most n rows. If it changes fewer, some of them are
 // newer or missing, or another process is the owner.
-func (p *postgres) write(epoch int64, n int, query string, args ...any) error {
-	ctx, cancel := p.limit()
-	defer cancel()
-	result, err := p.conn.ExecContext(ctx, query, args...)
-	if err != nil {
-		return err
-	}
-	if changed, err := result.RowsAffected(); err != nil || changed >= int64(n) {
-		return err
-	}
-	return p.checkOwner(ctx, p.conn, epoch)
+func (p *postgres) write(ctx context.Context, epoch int64, n int, query string, args ...any) error {
+	return p.execute(ctx, func(ctx context.Context) error {
+		result, err := p.conn.ExecContext(ctx, query, args...)
+		if err != nil {
+			return err
+		}
+		if changed, err := result.RowsAffected(); err != nil || changed >= int64(n) {
+			return err
+		}
+		return p.checkOwner(ctx, p.conn, epoch)
+	})
 }
 
 func (p *postgres) checkOwner(ctx context.Context, in querier, epoch int64) error {

@@ -219,8 +219,8 @@ func (q *sqlite) write(ctx context.Context, f func(*session) error) error {
 				return err
 			}
 			q.session = &session{conn, map[string]*sql.Stmt{}}
-			// What Save has written must be durable.
-			if _, err := conn.ExecContext(context.Background(), "PRAGMA synchronous = FULL"); err != nil {
+			// What Save has written must be durable. A wait for a lock must end with ctx.
+			if _, err := conn.ExecContext(context.Background(), "PRAGMA synchronous = FULL; PRAGMA busy_timeout = 0"); err != nil {
 				q.drop()
 				return err
 			}
@@ -330,8 +330,6 @@ func (q *sqlite) checkOpen(ctx context.Context, tx *sql.Tx) error {
 	_, err := tx.ExecContext(ctx, "ROLLBACK")
 	return errors.Join(errors.New("SQLite has rolled the transaction back after an error of a statement; return such errors from the function"), err)
 }
-
-func (q *sqlite) interrupt(context.Context) {}
 
 // await does nothing, because a COMMIT on SQLite has returned when it has ended.
 func (q *sqlite) await(context.Context, []byte) error { return nil }

@@ -349,8 +349,8 @@ func (s *Store) keep() {
 	}
 }
 
-// do calls f, which writes, when the connection works and the Store is the owner. If ctx ends first,
-// do returns its cause, and f is interrupted.
+// do calls f, which writes, when the connection works and the Store is the owner. When ctx ends, or
+// the Store is closed, the connection is interrupted.
 func (s *Store) do(ctx context.Context, f func(context.Context) error) error {
 	if err := s.usable(ctx); err != nil {
 		return err
@@ -360,38 +360,14 @@ func (s *Store) do(ctx context.Context, f func(context.Context) error) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	defer func() { <-s.turn }()
 	if err := s.usable(ctx); err != nil {
-		<-s.turn
 		return err
 	}
-	// Close ends waits, too.
 	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(s.closing, func() { cancel(errClosed) })
-	done := make(chan error, 1)
-	go func() { done <- s.exchange(ctx, f) }()
-	select {
-	case err := <-done:
-		stop()
-		cancel(nil)
-		<-s.turn
-		return err
-	case <-ctx.Done():
-		// The turn is kept, so that nothing else is interrupted, and nothing overtakes f.
-		go func() {
-			stop()
-			waiting, over := context.WithCancel(context.Background())
-			interrupted := make(chan struct{})
-			go func() {
-				defer close(interrupted)
-				s.backend.interrupt(waiting)
-			}()
-			<-done
-			over()
-			<-interrupted
-			<-s.turn
-		}()
-		return context.Cause(ctx)
-	}
+	defer cancel(nil)
+	defer context.AfterFunc(s.closing, func() { cancel(errClosed) })()
+	return withCause(ctx, s.exchange(ctx, f))
 }
 
 // usable returns an error if the Store cannot be used any more, or ctx has ended.
@@ -422,11 +398,13 @@ func (s *Store) exchange(ctx context.Context, f func(context.Context) error) err
 	}
 	for {
 		err := f(ctx)
-		if isCanceled(err) && ctx.Err() == nil {
-			continue // it was meant for the statement before
-		}
-		if err == nil || errors.Is(err, errNotOwner) || errors.Is(err, activity.ErrStoreLost) {
+		switch {
+		case err == nil || errors.Is(err, errNotOwner) || errors.Is(err, activity.ErrStoreLost):
 			return s.ifLost(err)
+		case ctx.Err() != nil:
+			return err
+		case isCanceled(err):
+			continue // it was meant for the statement before
 		}
 		if fresh, again := s.regain(ctx); again != nil || !fresh {
 			return errors.Join(err, again)
@@ -434,7 +412,7 @@ func (s *Store) exchange(ctx context.Context, f func(context.Context) error) err
 	}
 }
 
-// isCanceled reports whether err says that interrupt has ended the statement.
+// isCanceled reports whether err says that the server was asked to cancel the statement.
 func isCanceled(err error) bool {
 	var state interface{ SQLState() string }
 	return errors.As(err, &state) && state.SQLState() == "57014"
@@ -475,7 +453,8 @@ func (s *Store) ifLost(err error) error {
 	return activity.ErrStoreLost
 }
 
-// Save implements [activity.Store]. It is one transaction.
+// Save implements [activity.Store]. It is one transaction. If the database does not answer, Save returns
+// at most Options.Lease after ctx has ended.
 func (s *Store) Save(ctx context.Context, batch []activity.Checkpoint) error {
 	rows := make([]row, len(batch))
 	for i := range batch {

@@ -310,7 +310,7 @@ func TestRange_ReadsFirst(t *testing.T) {
 // Given a server that does not answer, then a Save returns when its context ends.
 func TestSave_ServerPaused(t *testing.T) {
 	server := pgserver.Start(t)
-	s := open(t, openDB(t, "pgx", server.DSN()), sqlstore.Options{Lease: time.Minute})
+	s := open(t, openDB(t, "pgx", server.DSN()), sqlstore.Options{Lease: 500 * time.Millisecond})
 	checkErr(t, server.Pause(), nil)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
