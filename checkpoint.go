@@ -28,8 +28,9 @@ import (
 //
 // The method MayHold(id string) bool is for a Store that keeps its IDs in memory. If it returns
 // false, the Store has no checkpoint with that ID, and an activity starts without a call of Load.
-// The answer may also be false if the Store was lost and does not know that yet, because the Save
-// that follows then fails. MayHold must return at once.
+// If the Store was lost and has not noticed, MayHold may wrongly return false. That is harmless,
+// because the Save that follows fails. MayHold must return at once. A Store that wraps another one
+// and changes the IDs must have a MayHold of its own.
 type Store interface {
 	// Load returns the checkpoint with the given ID, and whether there is one.
 	Load(ctx context.Context, id string) (Checkpoint, bool, error)

@@ -343,7 +343,7 @@ func (a *activity) load(recovering bool) (err error) {
 
 // find returns the checkpoint of the activity's ID. Its State is 0 if there is none. A
 // record that is not saved yet is newer than what the Store holds, so it comes first.
-// Recover has seen the checkpoint, and need not ask the Store whether it may hold one.
+// Recover has already seen the checkpoint, so MayHold is not asked.
 func (a *activity) find(recovering bool) (cp Checkpoint, err error) {
 	r, rt := a.rec, a.rt
 	if p := r.start.replaces; p != nil {

@@ -173,7 +173,7 @@ func (c *sqlClient) floorRuns(run func(ctx context.Context, f *floorTable) error
 	}, func(int) error { return nil }), close: func() error { cancel(); return nil }}, nil
 }
 
-// floorSteps returns a subject with steps that no activity takes, each of size rows.
+// floorSteps returns a subject with steps that no activity takes. Each inserts size rows.
 func (c *sqlClient) floorSteps(size int, commit func(context.Context, *stepTable, *sql.Tx) error) (subject, error) {
 	t, err := c.stepTable(size)
 	if err != nil {
@@ -185,7 +185,8 @@ func (c *sqlClient) floorSteps(size int, commit func(context.Context, *stepTable
 	}, t.verify), close: func() error { cancel(); return nil }}, nil
 }
 
-// ourSteps returns a subject with the steps of an activity, which many takes, each of size rows.
+// ourSteps returns a subject with the steps of an activity. many takes the steps, and each inserts size
+// rows.
 func (c *sqlClient) ourSteps(size int, many func(ctx activity.Context, t *stepTable, n int) error) (subject, error) {
 	t, err := c.stepTable(size)
 	if err != nil {

@@ -70,7 +70,7 @@ func (e *finalError) Unwrap() error { return e.error }
 const page = "100"
 
 // isLocked reports whether err says that SQLite is locked by another connection. The drivers have no
-// common type for that, but SQLite's own text in their errors.
+// common error type, so isLocked looks for SQLite's text.
 func isLocked(err error) bool {
 	if err == nil {
 		return false

@@ -145,8 +145,8 @@ func (s *Store) writeIn(ctx context.Context, tx *sql.Tx, r *row) error {
 	if err := s.backend.checkOpen(ctx, tx); err != nil {
 		return err
 	}
-	// An SQLite that is locked is not tried again, because tx may have a snapshot that stays out of
-	// date. The driver has waited for its busy timeout.
+	// If SQLite is locked, the statement is not retried, because tx may have a snapshot that stays out
+	// of date. The driver has waited for its busy timeout.
 	result, err := s.execIn(ctx, tx, s.backend.commitArguments(s.epoch, r)...)
 	if err != nil {
 		return err
@@ -160,8 +160,8 @@ func (s *Store) writeIn(ctx context.Context, tx *sql.Tx, r *row) error {
 	return errors.New("the database has a newer one, or none")
 }
 
-// execIn executes the statement that writes a row in tx. It is prepared once for each connection.
-// That is not possible in a transaction of another *sql.DB than the one that Open got.
+// execIn executes the statement that writes a row in tx. The statement is prepared once for each
+// connection. It cannot be used in a transaction of another *sql.DB than the one that Open got.
 func (s *Store) execIn(ctx context.Context, tx *sql.Tx, args ...any) (sql.Result, error) {
 	if s.prepared != nil {
 		if result, err := tx.StmtContext(ctx, s.prepared).ExecContext(ctx, args...); err == nil || !isForeign(err) {

@@ -71,7 +71,9 @@
 // they are an activity's, and rewrites all rows of the owner once.
 //
 // The owner keeps the IDs of its checkpoints in memory, so that a start of a new ID needs no query. A
-// million IDs take some 70 MB. So nobody but the Store may insert rows while it is open.
+// million short IDs take some 70 MB. Because the owner does not look for new rows, nothing else may
+// insert any while the Store is open. If the owner connects again and finds rows that it has deleted,
+// as after a failover to a server that lagged behind, the Store is lost, too.
 //
 // The Store takes one connection of the pool for itself, and needs another when it connects. If
 // you limit the pool with SetMaxOpenConns, allow two more than the transactions at a time. The
@@ -90,10 +92,12 @@
 // SQLite has one writer at a time. While a transaction of an activity is open, the Store cannot
 // save, so keep transactions short. Use a write-ahead log and a busy timeout, for example
 // "file:data.db?_pragma=journal_mode(WAL)&_pragma=busy_timeout(10000)" with modernc.org/sqlite, and
-// "file:data.db?_journal_mode=WAL&_busy_timeout=10000" with mattn/go-sqlite3.
+// "file:data.db?_journal_mode=WAL&_synchronous=FULL&_busy_timeout=10000" with mattn/go-sqlite3. Use one
+// driver in a process: two copies of SQLite do not see each other's locks, and can damage the file.
 //
-// A transaction that reads first and writes later may fail with SQLITE_BUSY. Begin it as a writer,
-// with _txlock=immediate in the name of the file. [Range] does so itself. The *sql.DB may be
+// A transaction that reads first and writes later can fail with SQLITE_BUSY ("database is locked") at
+// once, whatever the busy timeout. Begin it as a writer, with _txlock=immediate in the name of the
+// file. [Range] does so itself. The *sql.DB may be
 // limited to one connection. The Store opens the file by its name for connections of its own, with
 // the same driver, so it does not see settings of the data source name, such as a key for
 // encryption. It refuses databases in memory.

@@ -112,41 +112,70 @@ func (s *Store) loadBatch(batch []*loading) {
 	}
 }
 
-// An idSet is the set of the IDs of all rows. Nobody but the owner inserts rows, so it need not ask
-// the database. It changes while its Store's turn is held.
+// An idSet has the IDs of the owner's rows. Only the owner inserts rows, so the set stays correct
+// without queries. It changes while its Store's turn is held.
 type idSet struct {
-	mu  sync.RWMutex
-	all map[string]struct{}
+	mu    sync.RWMutex
+	all   map[string]struct{} // nil before the first fill
+	tried map[string]string   // the highest sequence of each new ID whose Save has not succeeded yet
 }
 
-// fill makes s the result of a query for IDs.
+// fill replaces the set with the IDs of rows, the result of a query for IDs and sequences. If there is
+// a row that was deleted or is not the Store's own, fill returns an error that wraps errNotOwner: a
+// server that was restarted or replaced may have an older database. What is saved now might be older
+// than such a row, which would keep it from being stored.
 func (s *idSet) fill(rows *sql.Rows, err error) error {
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	all := map[string]struct{}{}
 	for rows.Next() {
-		id := ""
-		if err := rows.Scan(&id); err != nil {
+		id, sequence := "", ""
+		if err := rows.Scan(&id, &sequence); err != nil {
 			return err
+		}
+		_, known := s.all[id]
+		if tried, isNew := s.tried[id]; s.all != nil && (!known || isNew && sequence > tried) {
+			return fmt.Errorf("%w, or the database is an older one: the checkpoint %q is there again", errNotOwner, id)
 		}
 		all[id] = struct{}{}
 	}
 	if err := rows.Err(); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	for id := range s.tried { // they may still be written
+		all[id] = struct{}{}
+	}
 	s.all = all
 	return nil
 }
 
+// add adds the rows of a Save that is about to be tried.
 func (s *idSet) add(batch []row) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range batch {
-		s.all[string(batch[i].ID)] = struct{}{}
+		id, sequence := string(batch[i].ID), batch[i].Sequence
+		tried, isNew := s.tried[id]
+		if _, known := s.all[id]; known && !isNew {
+			continue
+		}
+		if s.tried == nil {
+			s.tried = map[string]string{}
+		}
+		s.all[id], s.tried[id] = struct{}{}, max(tried, sequence)
+	}
+}
+
+// saved notes that the Save has succeeded.
+func (s *idSet) saved(batch []row) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range batch {
+		delete(s.tried, string(batch[i].ID))
 	}
 }
 
@@ -155,6 +184,7 @@ func (s *idSet) remove(ids []string) {
 	defer s.mu.Unlock()
 	for _, id := range ids {
 		delete(s.all, id)
+		delete(s.tried, id)
 	}
 }
 

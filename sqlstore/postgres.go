@@ -61,7 +61,7 @@ func newPostgres(db *sql.DB, n names, owner string, lease time.Duration, ids *id
 		deleteMany: n.expand(remove + ids3),
 		findOne:    n.expand(find + "= $2::bytea"),
 		findMany:   n.expand(find + ids2),
-		ids:        n.expand("SELECT id FROM {table} WHERE owner = $1::text"),
+		ids:        n.expand("SELECT id, sequence FROM {table} WHERE owner = $1::text"),
 		await:      n.expand("SELECT 1 FROM {table} WHERE owner = $1::text AND id = $2::bytea FOR SHARE"),
 		owner:      n.expand("SELECT epoch FROM {owners} WHERE owner = $1::text"),
 	}}
@@ -104,8 +104,8 @@ func (p *postgres) warnings(ctx context.Context, users *sql.DB) ([]string, error
 
 // execute calls f, which executes statements of the Store's own connection, with a context that is not
 // the caller's, because a context that ends during a statement makes the driver close the connection.
-// When ctx ends, the server is asked to cancel the statement. Only if that does not help, or if the
-// server has not answered for so long that it must be taken for unreachable, the context ends.
+// When ctx ends, the server is asked to cancel the statement. If it has agreed, and that does not help
+// within a lease, or if the server is silent for three leases, the context ends.
 func (p *postgres) execute(ctx context.Context, f func(context.Context) error) error {
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*p.lease)
 	defer cancel()
@@ -118,17 +118,20 @@ func (p *postgres) execute(ctx context.Context, f func(context.Context) error) e
 	err := f(limit)
 	if !stop() {
 		cancel()
-		<-interrupted // so that it does not cancel what is executed next
+		<-interrupted // so that the cancel request does not hit what is executed next
 	}
 	return err
 }
 
-// interrupt asks the server to cancel the statement of the Store's own connection, and returns after a
-// lease or when limit ends.
+// interrupt asks the server to cancel the statement of the Store's own connection. It returns a lease
+// after that, or when limit ends. If the pool has no connection for it, the statement may go on.
 func (p *postgres) interrupt(limit context.Context) {
-	limit, cancel := context.WithTimeout(limit, p.lease)
-	defer cancel()
-	_, _ = p.db.ExecContext(limit, "SELECT pg_cancel_backend(pid) FROM pg_locks WHERE "+ownLock, p.pid.Load(), p.key)
+	_, err := p.db.ExecContext(limit, "SELECT pg_cancel_backend(pid) FROM pg_locks WHERE "+ownLock, p.pid.Load(), p.key)
+	if err == nil {
+		var cancel context.CancelFunc
+		limit, cancel = context.WithTimeout(limit, p.lease)
+		defer cancel()
+	}
 	<-limit.Done()
 }
 
@@ -288,7 +291,7 @@ func (p *postgres) regain(ctx context.Context, epoch int64) (fresh bool, err err
 		err := p.execute(ctx, func(ctx context.Context) error {
 			return p.conn.QueryRowContext(ctx, "SELECT pg_backend_pid()").Scan(&pid)
 		})
-		if err == nil && pid == p.pid.Load() {
+		if err == nil && pid == p.pid.Load() || isCanceled(err) {
 			return false, nil
 		}
 		p.drop()
@@ -324,7 +327,7 @@ func (p *postgres) relock(ctx context.Context, conn *sql.Conn, epoch int64) erro
 	if err := p.checkOwner(ctx, conn, epoch); err != nil {
 		return err
 	}
-	if locked { // after a restart, the database may be an older one
+	if locked { // a server that was restarted may have an older database
 		return p.ids.fill(conn.QueryContext(ctx, p.text.ids, p.owner))
 	}
 	_, err = conn.ExecContext(ctx, "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE "+ownLock, p.pid.Load(), p.key)

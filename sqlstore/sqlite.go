@@ -61,7 +61,7 @@ func newSQLite(ctx context.Context, users *sql.DB, names names, owner string, id
 	})
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, fmt.Errorf("asking SQLite for the name of the file: %w", err)
 	case path == "":
 		return nil, errors.New("an SQLite database in memory cannot keep checkpoints: use a file")
 	}
@@ -133,7 +133,7 @@ func (q *sqlite) takeOver(ctx context.Context) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		// Not EXCLUSIVE: some drivers read the file when they open it.
+		// EXCLUSIVE would fail a second Open, because some drivers read the file when they open it.
 		for _, statement := range []string{"PRAGMA busy_timeout = 0", "BEGIN IMMEDIATE"} {
 			if _, err = held.ExecContext(context.Background(), statement); err != nil {
 				discard(held)
@@ -157,7 +157,7 @@ func (q *sqlite) takeOver(ctx context.Context) (int64, error) {
 		if _, err = c.exec(q.names.expand("UPDATE {table} SET epoch = ? WHERE owner = ?"), epoch, q.owner); err != nil {
 			return err
 		}
-		return q.ids.fill(c.conn.QueryContext(context.Background(), q.names.expand("SELECT id FROM {table} WHERE owner = ?"), q.owner))
+		return q.ids.fill(c.conn.QueryContext(context.Background(), q.names.expand("SELECT id, sequence FROM {table} WHERE owner = ?"), q.owner))
 	})
 	return epoch, err
 }

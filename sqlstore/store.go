@@ -71,6 +71,7 @@ var ErrInUse = errors.New("the checkpoints are in use")
 var (
 	errClosed   = errors.New("the Store is closed")
 	errReadOnly = errors.New("the Store is read-only")
+	errBusy     = fmt.Errorf("the database was locked by another connection, or did not answer, for %s", busy)
 )
 
 // A Store keeps the checkpoints of one Runtime in a database. It is an [activity.Store]. All its
@@ -130,7 +131,8 @@ func (o *Options) check() error {
 // connections for itself.
 //
 // Open returns [ErrInUse] if another process owns the checkpoints, and does not give them up
-// within Options.Wait. When Open returns nil, call [activity.Runtime.Recover] to continue what
+// within Options.Wait. If the database is locked or does not answer for 30 s while Open looks for the
+// tables, Open returns an error. When Open returns nil, call [activity.Runtime.Recover] to continue what
 // the owner before has left.
 func Open(ctx context.Context, db *sql.DB, opts *Options) (*Store, error) {
 	if opts == nil {
@@ -157,7 +159,7 @@ func open(ctx context.Context, db *sql.DB, opts *Options) (*Store, error) {
 	}
 	s.markLost = sync.OnceFunc(func() { close(s.lost) })
 	s.closing, s.close = context.WithCancel(context.Background())
-	limit, cancel := context.WithTimeout(ctx, busy)
+	limit, cancel := context.WithTimeoutCause(ctx, busy, errBusy)
 	defer cancel()
 	if s.dialect == 0 {
 		var err error
@@ -220,11 +222,11 @@ func detect(ctx context.Context, db *sql.DB) (Dialect, error) {
 // start creates the tables, and makes the Store the owner.
 func (s *Store) start(ctx context.Context, users *sql.DB, wait time.Duration) error {
 	// A transaction of others, on SQLite, must not keep Open waiting without a word.
-	limit, cancel := context.WithTimeout(ctx, busy)
+	limit, cancel := context.WithTimeoutCause(ctx, busy, errBusy)
 	err := s.migrate(limit)
 	cancel()
 	if err != nil {
-		return err
+		return withCause(limit, err)
 	}
 	if s.readOnly {
 		return nil
@@ -240,7 +242,7 @@ func (s *Store) start(ctx context.Context, users *sql.DB, wait time.Duration) er
 	defer ended.Stop()
 	said := ""
 	for {
-		limit, cancel := context.WithTimeout(ctx, busy)
+		limit, cancel := context.WithTimeoutCause(ctx, max(busy, 3*s.lease), errBusy)
 		s.epoch, err = s.backend.takeOver(limit)
 		cancel()
 		var final *finalError
@@ -350,7 +352,8 @@ func (s *Store) keep() {
 }
 
 // do calls f, which writes, when the connection works and the Store is the owner. When ctx ends, or
-// the Store is closed, the connection is interrupted.
+// the Store is closed, f is asked to end. What f has done is then unknown: a canceled COMMIT may be on
+// the server's disk, and not yet on that of its standby.
 func (s *Store) do(ctx context.Context, f func(context.Context) error) error {
 	if err := s.usable(ctx); err != nil {
 		return err
@@ -367,7 +370,11 @@ func (s *Store) do(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.closing, func() { cancel(errClosed) })()
-	return withCause(ctx, s.exchange(ctx, f))
+	err := s.exchange(ctx, f)
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return withCause(ctx, err)
 }
 
 // usable returns an error if the Store cannot be used any more, or ctx has ended.
@@ -404,7 +411,7 @@ func (s *Store) exchange(ctx context.Context, f func(context.Context) error) err
 		case ctx.Err() != nil:
 			return err
 		case isCanceled(err):
-			continue // it was meant for the statement before
+			continue // the cancel request was meant for the statement before
 		}
 		if fresh, again := s.regain(ctx); again != nil || !fresh {
 			return errors.Join(err, again)
@@ -426,6 +433,7 @@ func (s *Store) regain(ctx context.Context) (fresh bool, err error) {
 		fresh, err := s.backend.regain(ctx, s.epoch)
 		switch {
 		case errors.Is(err, errNotOwner):
+			s.log().Error("sqlstore: the Store is lost", "table", s.names.table, "owner", s.owner, "error", err)
 			return false, s.ifLost(err)
 		case err == nil:
 			if logged {
@@ -453,8 +461,9 @@ func (s *Store) ifLost(err error) error {
 	return activity.ErrStoreLost
 }
 
-// Save implements [activity.Store]. It is one transaction. If the database does not answer, Save returns
-// at most Options.Lease after ctx has ended.
+// Save implements [activity.Store]. It is one transaction. If ctx ends, the server is asked to cancel
+// the statement. If it does not answer, Save returns within three times Options.Lease, or, with
+// lib/pq, when the network reports an error. On SQLite, Save waits for the disk.
 func (s *Store) Save(ctx context.Context, batch []activity.Checkpoint) error {
 	rows := make([]row, len(batch))
 	for i := range batch {
@@ -464,8 +473,12 @@ func (s *Store) Save(ctx context.Context, batch []activity.Checkpoint) error {
 		}
 	}
 	return s.change(ctx, "save", func(ctx context.Context) error {
-		s.ids.add(rows) // whatever becomes of it
-		return s.backend.save(ctx, s.epoch, rows)
+		s.ids.add(rows) // even if this fails, because it may have happened
+		err := s.backend.save(ctx, s.epoch, rows)
+		if err == nil {
+			s.ids.saved(rows)
+		}
+		return err
 	})
 }
 
@@ -495,9 +508,9 @@ func (s *Store) change(ctx context.Context, what string, f func(context.Context)
 	return nil
 }
 
-// withCause adds the cause of ctx to err, if it has ended.
+// withCause adds the cause of ctx to err, if ctx has ended and err does not say so.
 func withCause(ctx context.Context, err error) error {
-	if err != nil && ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil && !errors.Is(err, context.Cause(ctx)) {
 		return errors.Join(context.Cause(ctx), err)
 	}
 	return err

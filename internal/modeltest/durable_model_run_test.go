@@ -945,7 +945,7 @@ func (s *durableStore) Delete(ctx context.Context, ids []string) error {
 	})
 }
 
-// MayHold is, in every other script, that of a Store that knows its IDs.
+// MayHold is exact in every other script, and true in the rest.
 func (s *durableStore) MayHold(id string) bool {
 	s.p.mu.Lock()
 	defer s.p.mu.Unlock()

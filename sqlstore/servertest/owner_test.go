@@ -219,7 +219,7 @@ func TestOpen_Warns(t *testing.T) {
 	})
 }
 
-// What is saved is flushed to the disk, even if the driver's default is not to do so.
+// Given a driver whose connections do not flush, when Save returns, then the checkpoint is flushed.
 func TestSave_IsDurableOnSQLite(t *testing.T) {
 	var settings []int64
 	weak := weakSQLite{openDB(t, "sqlite", "").Driver(), func(conn fileConn) {
@@ -239,7 +239,7 @@ func TestSave_IsDurableOnSQLite(t *testing.T) {
 	}
 }
 
-// What is saved is flushed to the disk, even if the server's default is not to do so.
+// Given a server whose default is not to flush, when Save returns, then the checkpoint is flushed.
 func TestSave_IsDurableOnPostgreSQL(t *testing.T) {
 	db := openDB(t, "pgx", pgserver.Start(t, "wal_writer_delay=10s").DSN()+" synchronous_commit=off")
 	s := open(t, db, sqlstore.Options{Table: newTable(), Owner: "durable"})
@@ -356,7 +356,31 @@ func TestOwner_Regains(t *testing.T) {
 	}
 }
 
-// A resetConn is a connection to a server that is not told when it breaks.
+// Given a server that waits for a synchronous standby, which does not answer, when the context of a
+// Save ends, then Save returns an error: the checkpoint is on one server only.
+func TestSave_SynchronousStandby(t *testing.T) {
+	db := openDB(t, "pgx", pgserver.Start(t).DSN())
+	s := open(t, db, sqlstore.Options{})
+	for _, statement := range []string{"ALTER SYSTEM SET synchronous_standby_names = 'missing'", "SELECT pg_reload_conf()"} {
+		if _, err := db.Exec(statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := uint64(1); ; n++ { // until the server has read its configuration
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		err := s.Save(ctx, []activity.Checkpoint{checkpoint("a", n)})
+		ended := ctx.Err() != nil
+		if cancel(); err != nil {
+			checkErr(t, err, context.DeadlineExceeded)
+			return
+		}
+		if ended {
+			t.Fatal("Save has returned nil")
+		}
+	}
+}
+
+// A resetConn is a connection whose server does not notice when it breaks.
 type resetConn struct {
 	net.Conn
 	reset *atomic.Bool
@@ -425,30 +449,42 @@ func TestOwner_EndsItsLastSession(t *testing.T) {
 	refused(t, db, sqlstore.Options{Table: table}, "in use")
 }
 
-// Given a server that comes back with an older state of the database, then the owner knows what is
-// in it: a checkpoint that has been deleted since is found.
+// Given a server that comes back with an older state of the database, in which a checkpoint is that was
+// deleted since, then the Store is lost: a Save of that ID could be older than the checkpoint.
 func TestOwner_DatabaseRestored(t *testing.T) {
-	server := pgserver.Start(t)
-	db := openDB(t, "pgx", server.DSN())
-	s := open(t, db, sqlstore.Options{})
-	checkErr(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("a", 5)}), nil)
-	execute := func(statement string) {
-		if _, err := db.Exec(statement); err != nil {
-			t.Fatal(err)
-		}
+	for _, first := range []string{"a", "b"} { // what is started first, and connects again
+		t.Run(first, func(t *testing.T) {
+			server := pgserver.Start(t)
+			db := openDB(t, "pgx", server.DSN())
+			s := open(t, db, sqlstore.Options{})
+			execute := func(statement string) {
+				if _, err := db.Exec(statement); err != nil {
+					t.Fatal(err)
+				}
+			}
+			checkErr(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("a", 5)}), nil)
+			execute("CREATE TABLE backup AS TABLE activity_checkpoints")
+			checkErr(t, s.Delete(t.Context(), []string{"a"}), nil)
+			execute("INSERT INTO activity_checkpoints TABLE backup")
+			checkErr(t, server.Restart(), nil)
+			err := newRuntime(t, s).Run(t.Context(), fast(first), func(activity.Context) error {
+				t.Error("it runs")
+				return nil
+			})
+			checkErr(t, err, activity.ErrStoreLost)
+			checkErr(t, s.Close(), nil)
+
+			// The next owner finds the checkpoint.
+			next := newRuntime(t, open(t, db, sqlstore.Options{}))
+			checkErr(t, next.Run(t.Context(), fast("a"), func(ctx activity.Context) error {
+				found, err := ctx.HeartbeatDetails(new(int))
+				if !found {
+					t.Error("it begins anew")
+				}
+				return err
+			}), nil)
+		})
 	}
-	execute("CREATE TABLE backup AS TABLE activity_checkpoints")
-	checkErr(t, s.Delete(t.Context(), []string{"a"}), nil)
-	execute("INSERT INTO activity_checkpoints TABLE backup")
-	checkErr(t, server.Restart(), nil)
-	checkErr(t, s.Save(t.Context(), []activity.Checkpoint{checkpoint("b", 1)}), nil) // connects again
-	checkErr(t, newRuntime(t, s).Run(t.Context(), fast("a"), func(ctx activity.Context) error {
-		found, err := ctx.HeartbeatDetails(new(int))
-		if !found {
-			t.Error("it begins anew")
-		}
-		return err
-	}), nil)
 }
 
 // Given an owner that is cut off until another has taken over, then it is lost: its activity ends,
