@@ -97,10 +97,9 @@
 //
 // A transaction that reads first and writes later can fail with SQLITE_BUSY ("database is locked") at
 // once, whatever the busy timeout. Begin it as a writer, with _txlock=immediate in the name of the
-// file. [Range] does so itself. The *sql.DB may be
-// limited to one connection. The Store opens the file by its name for connections of its own, with
-// the same driver, so it does not see settings of the data source name, such as a key for
-// encryption. It refuses databases in memory.
+// file. [Range] does so itself. The *sql.DB may be limited to one connection. The Store opens the file
+// by its name for connections of its own, with the same driver, so it does not see settings of the
+// data source name, such as a key for encryption. It refuses databases in memory.
 //
 // # Durability
 //

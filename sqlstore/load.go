@@ -113,7 +113,7 @@ func (s *Store) loadBatch(batch []*loading) {
 }
 
 // An idSet has the IDs of the owner's rows. Only the owner inserts rows, so the set stays correct
-// without queries. It changes while its Store's turn is held.
+// without queries. Whoever changes it holds its Store's turn. mu is for has, which does not.
 type idSet struct {
 	mu    sync.RWMutex
 	all   map[string]struct{} // nil before the first fill
@@ -129,8 +129,6 @@ func (s *idSet) fill(rows *sql.Rows, err error) error {
 		return err
 	}
 	defer rows.Close()
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	all := map[string]struct{}{}
 	for rows.Next() {
 		id, sequence := "", ""
@@ -149,6 +147,8 @@ func (s *idSet) fill(rows *sql.Rows, err error) error {
 	for id := range s.tried { // they may still be written
 		all[id] = struct{}{}
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.all = all
 	return nil
 }

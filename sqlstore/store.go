@@ -223,10 +223,10 @@ func detect(ctx context.Context, db *sql.DB) (Dialect, error) {
 func (s *Store) start(ctx context.Context, users *sql.DB, wait time.Duration) error {
 	// A transaction of others, on SQLite, must not keep Open waiting without a word.
 	limit, cancel := context.WithTimeoutCause(ctx, busy, errBusy)
-	err := s.migrate(limit)
+	err := withCause(limit, s.migrate(limit))
 	cancel()
 	if err != nil {
-		return withCause(limit, err)
+		return err
 	}
 	if s.readOnly {
 		return nil
@@ -244,6 +244,7 @@ func (s *Store) start(ctx context.Context, users *sql.DB, wait time.Duration) er
 	for {
 		limit, cancel := context.WithTimeoutCause(ctx, max(busy, 3*s.lease), errBusy)
 		s.epoch, err = s.backend.takeOver(limit)
+		err = withCause(limit, err)
 		cancel()
 		var final *finalError
 		switch {
@@ -321,7 +322,7 @@ func (s *Store) Close() error {
 
 // Lost returns a channel that is closed when another process has taken over the checkpoints. That
 // can happen on PostgreSQL, after this process was silent for Options.Lease or has lost its
-// connection. On SQLite it can happen only if somebody removes the file with the lock. The Runtime
+// connection. It is also closed if the database turns out to be an older one after that. On SQLite it can happen only if somebody removes the file with the lock. The Runtime
 // then cancels its stored activities with [activity.ErrStoreLost].
 func (s *Store) Lost() <-chan struct{} { return s.lost }
 
@@ -433,7 +434,7 @@ func (s *Store) regain(ctx context.Context) (fresh bool, err error) {
 		fresh, err := s.backend.regain(ctx, s.epoch)
 		switch {
 		case errors.Is(err, errNotOwner):
-			s.log().Error("sqlstore: the Store is lost", "table", s.names.table, "owner", s.owner, "error", err)
+			s.log().Warn("sqlstore: the Store is lost", "table", s.names.table, "owner", s.owner, "error", err)
 			return false, s.ifLost(err)
 		case err == nil:
 			if logged {

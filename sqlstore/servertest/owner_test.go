@@ -178,7 +178,10 @@ func TestOpen_WithoutRights(t *testing.T) {
 		}
 	}
 	worker := openDB(t, "pgx", strings.Replace(dsn, "user=postgres", "user=worker", 1))
-	refused(t, worker, sqlstore.Options{Table: "jobs.points"}, "Schema has the statements", "permission denied")
+	err := refused(t, worker, sqlstore.Options{Table: "jobs.points"}, "Schema has the statements", "permission denied")
+	if errors.Is(err, context.Canceled) {
+		t.Errorf("nobody has canceled it: %v", err)
+	}
 	checkErr(t, open(t, db, sqlstore.Options{Table: "jobs.points"}).Close(), nil)
 	if _, err := db.Exec("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA jobs TO worker"); err != nil {
 		t.Fatal(err)
