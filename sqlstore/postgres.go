@@ -104,8 +104,8 @@ func (p *postgres) warnings(ctx context.Context, users *sql.DB) ([]string, error
 
 // execute calls f, which executes statements of the Store's own connection, with a context that is not
 // the caller's, because a context that ends during a statement makes the driver close the connection.
-// When ctx ends, the server is asked to cancel the statement. If that does not
-// help within a lease, or if the server is silent for three leases, the context ends.
+// When ctx ends, the server is asked to cancel the statement. If that does not help within a lease, or
+// if the server is silent for three leases, the context ends.
 func (p *postgres) execute(ctx context.Context, f func(context.Context) error) error {
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*p.lease)
 	defer cancel()
