@@ -38,10 +38,10 @@ func (rt *Runtime) run(ctx context.Context, opts *Options, body body) (*activity
 	if a.releaseBase != nil {
 		defer a.releaseBase()
 	}
-	if err := a.awaitStart(); err != nil {
-		return nil, err
-	}
 	a.awaitEnd()
+	if a.rec != nil && a.rec.start.refusal != nil {
+		return nil, a.rec.start.refusal
+	}
 	return a, a.err
 }
 
