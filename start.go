@@ -45,10 +45,9 @@ func (rt *Runtime) run(ctx context.Context, opts *Options, body body) (*activity
 	return a, a.err
 }
 
-// start creates an activity and starts it. If the activity is stored, the caller must call
-// awaitStart, which returns whether the start was accepted. recovered is the checkpoint
-// that Recover has found, or nil. If it is not nil, the activity is started only if its
-// checkpoint is still unfinished.
+// start creates an activity and starts it. A stored one may still be refused: see awaitStart.
+// recovered is the checkpoint that Recover has found, or nil. If it is not nil, the activity is
+// started only if its checkpoint is still unfinished.
 func (rt *Runtime) start(ctx context.Context, opts *Options, body body, mode startMode, recovered *Checkpoint) (*activity, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
@@ -114,10 +113,10 @@ func (a *activity) releaseContext() {
 	}
 }
 
-// awaitEnd waits until the callers are released. In startAttended mode it also watches the
-// caller's context. While an attempt runs, it waits for the attempt's Context, which ends
-// with the caller's context as well as with the attempt. That needs neither another
-// context nor a select on a channel for which many goroutines contend.
+// awaitEnd waits until the caller is released, in startAttended mode, and watches the caller's
+// context. While an attempt runs, it waits for the attempt's Context, which ends with the
+// caller's context as well as with the attempt. That needs neither another context nor a
+// select on a channel for which many goroutines contend.
 func (a *activity) awaitEnd() {
 	for {
 		a.rt.mu.Lock()
@@ -127,7 +126,7 @@ func (a *activity) awaitEnd() {
 		case released:
 			return
 		case !running:
-			a.await(a.done())
+			a.awaitDone()
 			return
 		}
 		<-t.Done()
@@ -137,23 +136,24 @@ func (a *activity) awaitEnd() {
 	}
 }
 
-// await waits until c is closed. In startAttended mode it also watches the caller's
-// context, and cancels the activity when that ends.
-func (a *activity) await(c <-chan struct{}) {
-	if a.stopWatch == nil && a.base.Done() != nil {
+// awaitDone waits until the caller is released, and cancels the activity when the caller's
+// context ends.
+func (a *activity) awaitDone() {
+	done := a.done()
+	if a.base.Done() != nil {
 		// The caller's context may come from outside a synctest bubble. A goroutine that
 		// waits for a channel from outside is not durably blocked, and would stop the
 		// bubble's time. So it waits for a context that was made inside.
 		watch, cancel := context.WithCancel(a.base)
 		defer cancel()
 		select {
-		case <-c:
+		case <-done:
 			return
 		case <-watch.Done():
 			a.checkParent()
 		}
 	}
-	<-c
+	<-done
 }
 
 // checkParent cancels the activity if the caller's context has ended.
@@ -284,7 +284,7 @@ func (a *activity) awaitStart() error {
 		return nil
 	}
 	s := &a.rec.start
-	a.await(s.decided)
+	<-s.decided
 	if s.refusal != nil {
 		<-a.done() // the caller's context is released before that
 	}
