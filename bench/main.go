@@ -4,7 +4,7 @@
 //	cd bench && GOWORK=off go run .
 //
 // It prints the medians, and writes them to RESULTS.md with a chart, results.svg. A full run
-// takes some five minutes. With -quick, a rough run takes a minute. With -once, each
+// takes some seven minutes. With -quick, a rough run takes a minute. With -once, each
 // row runs once, which only shows that it works. Without PostgreSQL, its sections are skipped.
 package main
 
