@@ -322,8 +322,9 @@ func (s *Store) Close() error {
 
 // Lost returns a channel that is closed when another process has taken over the checkpoints. That
 // can happen on PostgreSQL, after this process was silent for Options.Lease or has lost its
-// connection. It is also closed if the database turns out to be an older one after that. On SQLite it can happen only if somebody removes the file with the lock. The Runtime
-// then cancels its stored activities with [activity.ErrStoreLost].
+// connection. The channel is also closed if the Store connects again and finds an older database. On
+// SQLite, it can be closed only if somebody removes the file with the lock. The Runtime then cancels
+// its stored activities with [activity.ErrStoreLost].
 func (s *Store) Lost() <-chan struct{} { return s.lost }
 
 // KeepsNewest reports true: a Save never replaces a checkpoint that [Commit] has written later.
